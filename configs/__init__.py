@@ -1,0 +1,1 @@
+"""Configuration: the schema base class, the YAML loader and the shipped YAML files."""

@@ -1,0 +1,61 @@
+"""One shape for every command: ``COMMAND CONFIG.yaml key.sub=value ...``, errors in one message."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from configs.load import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser with the two arguments that every command takes."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("config", metavar="CONFIG.yaml", help="the config file of the run")
+    result.add_argument(
+        "overrides",
+        metavar="key.sub=value",
+        nargs="*",
+        help="config values to change for this run, as YAML",
+    )
+    return result
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Exits with what `main` returns; a user's mistake or a full disk ends in one clear message.
+
+    Exit codes: 0 done, 2 a mistake that a person can mend. Anything else keeps its traceback.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        code = _fail(str(error))
+    except OSError as error:
+        message = _describe_os_error(error)
+        if message is None:
+            raise
+        code = _fail(message)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _describe_os_error(error: OSError) -> str | None:
+    name = error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left while writing {name}: free some disk space (or choose another output "
+            "folder) and run the same command again; it goes on where it stopped"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{name}: {os.strerror(error.errno)}: check the owner and the permissions"
+    return None
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR

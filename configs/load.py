@@ -1,0 +1,239 @@
+"""Reads a YAML file into a frozen pydantic config and reports every error in it at once.
+
+A config file may name a parent with ``extends: other.yaml`` (relative to itself); its own keys win,
+mappings merge key by key, lists and scalars replace. A mapping whose ``type`` changes replaces the
+parent's whole mapping, since the two have different keys. The command line adds
+``key.sub=value`` overrides, whose values are YAML.
+
+The schemas live beside the code that they configure; this module knows none of them.
+"""
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+class UserError(ValueError):
+    """A mistake that a person can mend. Shown as one message, without a traceback."""
+
+
+class ConfigError(UserError):
+    """A config file that cannot be used; the message lists every error in it."""
+
+
+class Config(BaseModel):
+    """Base of all schemas: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def load(path: str | Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """The config in `path`, with its parents and `overrides` ("key.sub=value") applied.
+
+    Raises ConfigError that names the file and, for every bad key, its dotted path.
+    """
+    return validate(read_tree(path, overrides), schema, origin=str(path))
+
+
+def validate(tree: Mapping[str, Any], schema: type[ConfigT], origin: str) -> ConfigT:
+    """`tree` as a `schema`; `origin` names it in the ConfigError that lists all errors."""
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {line}" for line in _describe(error, schema)]
+        raise ConfigError(f"{origin}: {len(lines)} error(s)\n" + "\n".join(lines)) from None
+
+
+def fingerprint(value: Any) -> str:
+    """The sha256 (hex) of a config, or of any JSON value, in canonical form (sorted keys)."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The merged mapping of `path`, its parents and `overrides`, before any schema sees it."""
+    tree = _read_with_parents(Path(path), seen=())
+    for override in overrides:
+        _apply_override(tree, override)
+    return tree
+
+
+def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.resolve()
+    if resolved in seen:
+        chain = " -> ".join(str(p) for p in (*seen, resolved))
+        raise ConfigError(f"{path}: 'extends' goes in a circle: {chain}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: the top level must be 'key: value' lines, not a {_kind(tree)}")
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: 'extends' must be the name of one file, not {parent!r}")
+    return _merge(_read_with_parents(path.parent / parent, (*seen, resolved)), tree)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which by itself keeps the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} appears twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(parent)
+    for key, value in child.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            same_choice = value.get("type", old.get("type")) == old.get("type")
+            merged[key] = _merge(old, value) if same_choice else value
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override {override!r}: write it as key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        is_last = depth == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise ConfigError(
+                    f"override {override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; "
+                    f"{key!r} is not one of its indices"
+                )
+            index: Any = int(key)
+        elif isinstance(node, dict):
+            index = key
+        else:
+            raise ConfigError(
+                f"override {override!r}: {'.'.join(keys[:depth])} is {node!r}, which has no keys"
+            )
+        if is_last:
+            node[index] = value
+        elif isinstance(node, dict):
+            child = node.get(index)
+            node = node.setdefault(index, {}) if child is not None else _set(node, index, {})
+        else:
+            node = node[index]
+
+
+def _set(node: dict[str, Any], key: str, value: dict[str, Any]) -> dict[str, Any]:
+    node[key] = value
+    return value
+
+
+def _describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        location = item["loc"]
+        name = ".".join(str(part) for part in _without_union_tags(location, schema)) or "(file)"
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(schema, location[:-1])
+            close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.6)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {_join(fields)}"
+            yield f"{name}: unknown key{hint}"
+        elif item["type"] == "missing":
+            yield f"{name}: required, but missing"
+        elif item["type"] == "value_error":
+            yield f"{name}: {item['ctx']['error']}"
+        else:
+            yield f"{name}: {item['msg']}, got {_shorten(item['input'])}"
+
+
+def _models_at(schema: Any, location: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The models that `location` leads to: several where it ends at a union."""
+    models = list(_models_in(schema))
+    for part in location:
+        tagged = [model for model in models if _tag_of(model) == part]
+        if tagged:
+            models = tagged
+        elif isinstance(part, str):
+            models = [
+                inner
+                for model in models
+                if part in model.model_fields
+                for inner in _models_in(model.model_fields[part].annotation)
+            ]
+    return models
+
+
+def _fields_at(schema: Any, location: Sequence[int | str]) -> list[str]:
+    """The field names at `location`, all choices' where it is a union."""
+    return sorted({name for model in _models_at(schema, location) for name in model.model_fields})
+
+
+def _without_union_tags(location: Sequence[int | str], schema: Any) -> Iterator[int | str]:
+    """`location` less the union tags that pydantic puts in it, which no file contains."""
+    for depth, part in enumerate(location):
+        models = _models_at(schema, location[:depth])
+        is_key = isinstance(part, int) or any(part in model.model_fields for model in models)
+        if is_key or all(_tag_of(model) != part for model in models):
+            yield part
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every model class named inside a type annotation (unions, lists, mappings, Annotated)."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        for argument in typing.get_args(annotation):
+            yield from _models_in(argument)
+
+
+def _tag_of(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("type")
+    choices = typing.get_args(field.annotation) if field else ()
+    return choices[0] if choices else None
+
+
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", int: "number", float: "number"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
