@@ -1,0 +1,54 @@
+"""Files that are either whole or absent, whatever moment the machine or the process dies at.
+
+A file is written under a temporary name in its own folder, flushed to disk, renamed, and the folder
+is flushed too. A name with the suffix ``.partial-PID`` is never read by anyone.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL_MARK = ".partial-"
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path`, whole and on disk, when the block ends well.
+
+    An exception inside the block removes the temporary file; `path` is then as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)  # so that the message says where the disk is full
+        partial.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes `content` (text as UTF-8) to `path`, whole or not at all."""
+    with open_atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in `folder` (a rename, a new file) survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
