@@ -1,0 +1,130 @@
+"""The encoder: embedding and transformer layers, from tokens to hidden states.
+
+B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidden states are
+[T/tp, H] between blocks, whole again at the end.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import SelfAttention
+from model.config import ModelConfig
+from model.dropout import Site, dropout, mask_seed
+from model.layers import Mlp, Norm, ReplicatedEmbedding, VocabularyEmbedding, gather_rows
+from model.parallel import Grid
+from model.rows import RowContext, make_row_context
+
+
+class Encoder(nn.Module):
+    """Tokens [B, S] -> hidden states [T, H]."""
+
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.tp_group = grid.tp_group
+        self.gathers_rows = config.sequence_parallel and grid.tp_size > 1
+        self.embeddings = Embeddings(grid, config, vocab_size)
+        self.layers = nn.ModuleList(Layer(grid, config) for _ in range(config.num_layers))
+        is_pre = config.norm_placement.type == "pre"
+        self.norm = Norm(grid, config, config.sequence_parallel) if is_pre else None
+
+    def forward(self, tokens: Tensor, dropout_key: int | None) -> Tensor:
+        key = dropout_key if self.training else None
+        dtype = self.embeddings.word.weight.dtype
+        context = make_row_context(self.config, tokens, key, dtype)
+        hidden = self.embeddings(tokens, context)  # [T(/tp), H]
+        for number, layer in enumerate(self.layers):
+            hidden = layer(hidden, context, number)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        if self.gathers_rows:
+            # Every rank goes on with all tokens and computes the same: gradients are not summed.
+            hidden = gather_rows(hidden, tensor_parallel_output_grad=False, group=self.tp_group)
+        return hidden  # [T, H]
+
+
+class Embeddings(nn.Module):
+    """Tokens [B, S] -> [T(/tp), H]: word + position + segment vectors, norm, dropout."""
+
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.rate = config.hidden_dropout
+        self.pad_token_id = config.pad_token_id
+        self.part = token_part(grid, config)
+        self.word = VocabularyEmbedding(grid, config, vocab_size)
+        self.position: ReplicatedEmbedding | None = None
+        self.segment: ReplicatedEmbedding | None = None
+        if config.positions.type == "learned":
+            self.offset = config.positions.offset
+            rows = config.max_row_tokens + self.offset
+            zero_row = self.offset - 1 if self.offset else None
+            self.position = ReplicatedEmbedding(grid, config, rows, zero_row)
+        if config.type_vocab_size:
+            self.segment = ReplicatedEmbedding(grid, config, config.type_vocab_size)
+        self.norm = Norm(grid, config, config.sequence_parallel)
+
+    def forward(self, tokens: Tensor, context: RowContext) -> Tensor:
+        hidden = self.word(tokens.view(-1))  # [T(/tp), H]
+        if self.position is not None:
+            hidden = hidden + self.position(self._my_part(self._position_rows(tokens, context)))
+        if self.segment is not None:
+            hidden = hidden + self.segment(self._my_part(torch.zeros_like(tokens)))
+        hidden = self.norm(hidden)
+        if context.dropout_key is None or self.rate == 0:
+            return hidden
+        seed = mask_seed(context.dropout_key, 0, Site.EMBEDDING)
+        return dropout(hidden, self.rate, seed, self.part)
+
+    def _position_rows(self, tokens: Tensor, context: RowContext) -> Tensor:
+        """[B, S] rows of the position matrix; padding takes the row before position 0, as in HF."""
+        places = context.positions
+        if places is None:
+            places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        rows = places + self.offset
+        if self.offset:
+            rows = torch.where(tokens == self.pad_token_id, self.offset - 1, rows)
+        return rows
+
+    def _my_part(self, ids: Tensor) -> Tensor:
+        """The ids [T(/tp)] of the tokens that this rank holds, of [B, S]."""
+        index, count = self.part
+        return ids.reshape(-1).chunk(count)[index]
+
+
+class Layer(nn.Module):
+    """One transformer layer, [T(/tp), H] -> [T(/tp), H]."""
+
+    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+        super().__init__()
+        self.is_post = config.norm_placement.type == "post"
+        self.rate = config.hidden_dropout
+        self.part = token_part(grid, config)
+        self.attention = SelfAttention(grid, config)
+        self.attention_norm = Norm(grid, config, config.sequence_parallel)
+        self.mlp = Mlp(grid, config)
+        self.mlp_norm = Norm(grid, config, config.sequence_parallel)
+
+    def forward(self, x: Tensor, context: RowContext, number: int) -> Tensor:
+        if self.is_post:
+            mixed = self.attention(x, context, number)
+            x = self.attention_norm(
+                x + self._dropout(mixed, context, number, Site.ATTENTION_OUTPUT)
+            )
+            inner = self.mlp(x)
+            return self.mlp_norm(x + self._dropout(inner, context, number, Site.MLP_OUTPUT))
+        mixed = self.attention(self.attention_norm(x), context, number)
+        x = x + self._dropout(mixed, context, number, Site.ATTENTION_OUTPUT)
+        inner = self.mlp(self.mlp_norm(x))
+        return x + self._dropout(inner, context, number, Site.MLP_OUTPUT)
+
+    def _dropout(self, x: Tensor, context: RowContext, number: int, site: Site) -> Tensor:
+        if context.dropout_key is None or self.rate == 0:
+            return x
+        return dropout(x, self.rate, mask_seed(context.dropout_key, number, site), self.part)
+
+
+def token_part(grid: Grid, config: ModelConfig) -> tuple[int, int]:
+    """(index, count) of this rank's part of the tokens between blocks: (0, 1) is all of them."""
+    if config.sequence_parallel:
+        return grid.tp_rank, grid.tp_size
+    return 0, 1

@@ -1,0 +1,259 @@
+"""The parts of a layer: tensor-parallel linears and embedding on megatron-core, norms, the MLP.
+
+T tokens (all rows of the micro-batch in one line: B x S), H hidden, F inner width of the MLP,
+V vocabulary; ``/tp`` sharded over tensor-parallel ranks. Hidden states are [T, H], and [T/tp, H]
+between the blocks under sequence parallelism.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core import ModelParallelConfig
+from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    linear_with_frozen_weight,
+    linear_with_grad_accumulation_and_async_allreduce,
+)
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    gather_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.parallel import Grid
+from model.parameters import ParameterSpec, declare
+
+# ruff's one-door rule: the rest of model/ takes megatron-core's mappings from here.
+gather_rows = gather_from_sequence_parallel_region
+scatter_rows = scatter_to_sequence_parallel_region
+gather_columns = gather_from_tensor_model_parallel_region
+
+
+def _megatron_config(grid: Grid, sequence_parallel: bool) -> ModelParallelConfig:
+    return ModelParallelConfig(
+        tensor_model_parallel_size=grid.tp_size,
+        sequence_parallel=sequence_parallel and grid.tp_size > 1,
+        use_cpu_initialization=True,
+        perform_initialization=False,
+        params_dtype=torch.float32,
+    )
+
+
+def _no_init(weight: Tensor) -> None:
+    raise AssertionError("initial values come from model.parameters.initialize")
+
+
+class ReplicatedGradient(nn.Module):
+    """Base of modules whose parameters every rank holds, while each may see a part of the tokens.
+
+    Under sequence parallelism each rank's gradient is then a part of the sum. DeepSpeed does not
+    add these up over TP ranks, so the graph does: `shared(parameter)` is the parameter, and its
+    gradient is all-reduced.
+    """
+
+    def __init__(self, grid: Grid, sequence_parallel: bool) -> None:
+        super().__init__()
+        self.tp_group = grid.tp_group
+        self.reduces_gradient = sequence_parallel and grid.tp_size > 1
+
+    def shared(self, parameter: Tensor) -> Tensor:
+        """`parameter`, its gradient summed over TP ranks where they see different tokens."""
+        if not self.reduces_gradient:
+            return parameter
+        result: Tensor = copy_to_tensor_model_parallel_region(parameter, group=self.tp_group)
+        return result
+
+
+class ColumnLinear(ColumnParallelLinear):
+    """[T, in] (or [T/tp, in] under sequence parallelism) -> [T, out/tp]; the output is sharded."""
+
+    def __init__(self, grid: Grid, sequence_parallel: bool, in_size: int, out_size: int) -> None:
+        super().__init__(
+            in_size,
+            out_size,
+            config=_megatron_config(grid, sequence_parallel),
+            init_method=_no_init,
+            tp_group=grid.tp_group,
+        )
+        declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=0))
+        declare(self.bias, ParameterSpec((out_size,), partition_dim=0, start="zeros"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, _ = super().forward(x)
+        result: Tensor = output
+        return result
+
+
+class RowLinear(RowParallelLinear):
+    """[T, in/tp] -> [T, out] (or [T/tp, out] under sequence parallelism), summed over TP ranks."""
+
+    def __init__(self, grid: Grid, sequence_parallel: bool, in_size: int, out_size: int) -> None:
+        super().__init__(
+            in_size,
+            out_size,
+            config=_megatron_config(grid, sequence_parallel),
+            init_method=_no_init,
+            bias=True,
+            input_is_parallel=True,
+            skip_bias_add=True,
+            tp_group=grid.tp_group,
+        )
+        self.reduces_bias_gradient = sequence_parallel and grid.tp_size > 1
+        declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=1))
+        declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, bias = super().forward(x)
+        if self.reduces_bias_gradient:
+            bias = copy_to_tensor_model_parallel_region(bias, group=self.tp_group)
+        result: Tensor = output + bias
+        return result
+
+
+class VocabularyEmbedding(VocabParallelEmbedding):
+    """The one matrix [V, H] that maps tokens to vectors and, tied, vectors to logits.
+
+    Both uses go through `forward`, so that ZeRO 3 gathers the weight for either.
+    """
+
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+        padded = config.padded_vocab_size(vocab_size)
+        self.sequence_parallel = config.sequence_parallel and grid.tp_size > 1
+        super().__init__(
+            padded,
+            config.hidden_size,
+            init_method=_no_init,
+            reduce_scatter_embeddings=self.sequence_parallel,
+            config=_megatron_config(grid, config.sequence_parallel),
+            tp_group=grid.tp_group,
+        )
+        spec = ParameterSpec(
+            (vocab_size, config.hidden_size),
+            partition_dim=0,
+            padded_size=padded,
+            zero_row=config.pad_token_id if config.pad_token_id < vocab_size else None,
+        )
+        declare(self.weight, spec)
+
+    def forward(self, x: Tensor, logits_bias: Tensor | None = None) -> Tensor:
+        """Tokens [T] -> [T(/tp), H]; or, with `logits_bias` [V/tp], hidden [N, H] -> [N, V/tp]."""
+        if logits_bias is None:
+            embedded: Tensor = super().forward(x[None, :])  # [1, T, H], or [T/tp, 1, H]
+            return embedded.view(-1, self.embedding_dim)
+        linear = (
+            linear_with_grad_accumulation_and_async_allreduce
+            if self.weight.requires_grad
+            else linear_with_frozen_weight
+        )
+        logits: Tensor = linear(
+            x,
+            self.weight,
+            logits_bias,
+            gradient_accumulation_fusion=False,
+            allreduce_dgrad=self.tp_group.size() > 1,
+            sequence_parallel=False,
+            tp_group=self.tp_group,
+        )
+        return logits
+
+
+class ReplicatedEmbedding(ReplicatedGradient):
+    """A small matrix [rows, H] that every rank holds whole: positions, segments."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: ModelConfig,
+        num_rows: int,
+        zero_row: int | None = None,
+    ) -> None:
+        super().__init__(grid, config.sequence_parallel)
+        self.weight = nn.Parameter(torch.empty(num_rows, config.hidden_size))
+        shape = (num_rows, config.hidden_size)
+        declare(self.weight, ParameterSpec(shape, partition_dim=None, zero_row=zero_row))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [...] -> [..., H]."""
+        return F.embedding(ids, self.shared(self.weight))
+
+
+class Norm(ReplicatedGradient):
+    """LayerNorm or RMSNorm over the last dimension."""
+
+    def __init__(self, grid: Grid, config: ModelConfig, sequence_parallel: bool) -> None:
+        super().__init__(grid, sequence_parallel)
+        shape = (config.hidden_size,)
+        self.eps = config.layer_norm_eps
+        self.weight = nn.Parameter(torch.empty(shape))
+        declare(self.weight, ParameterSpec(shape, partition_dim=None, start="ones"))
+        if config.norm.type == "layer_norm":
+            self.bias = nn.Parameter(torch.empty(shape))
+            declare(self.bias, ParameterSpec(shape, partition_dim=None, start="zeros"))
+        else:
+            self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.weight.shape
+        if self.bias is None:
+            return F.rms_norm(x, shape, self.shared(self.weight), self.eps)
+        return F.layer_norm(x, shape, self.shared(self.weight), self.shared(self.bias), self.eps)
+
+
+class ReplicatedLinear(nn.Module):
+    """A linear layer that every rank computes whole, for heads: [..., in] -> [..., out]."""
+
+    def __init__(self, in_size: int, out_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_size, in_size))
+        self.bias = nn.Parameter(torch.empty(out_size))
+        declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=None))
+        declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Mlp(nn.Module):
+    """[T, H] -> [T, H] through an inner layer of width F, sharded over TP ranks.
+
+    A gated activation interleaves gate and value in the first matrix ([F, 2, H] on its first
+    dimension), so that a plain cut or concatenation is right at any TP size.
+    """
+
+    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation.type
+        inner = config.ffn_hidden_size
+        up_size = 2 * inner if config.is_gated else inner
+        self.up = ColumnLinear(grid, config.sequence_parallel, config.hidden_size, up_size)
+        self.down = RowLinear(grid, config.sequence_parallel, inner, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.up(x)  # [T, F/tp], or [T, 2F/tp]
+        if self.activation == "gelu":
+            return self.down(F.gelu(inner))
+        gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)  # [T, F/tp] each
+        gate = F.gelu(gate) if self.activation == "geglu" else F.silu(gate)
+        return self.down(gate * value)
+
+
+def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """(fp32 losses [N], whether the target has the highest logit [N]) of logits [N, V/tp]."""
+    with torch.no_grad():
+        highest, place = logits.max(dim=-1)  # [N]
+        found = torch.stack([highest.float(), place + grid.tp_rank * logits.shape[-1]])
+        if grid.tp_size > 1:
+            parts = [torch.empty_like(found) for _ in range(grid.tp_size)]
+            torch.distributed.all_gather(parts, found, group=grid.tp_group)
+            found = torch.stack(parts)  # [tp, 2, N]
+            winner = found[:, 0].argmax(dim=0, keepdim=True)
+            found = found.gather(0, winner[:, None].expand(1, 2, -1))[0]
+        is_right = found[1] == targets
+    # vocab_parallel_cross_entropy works in place on fp32 logits and keeps them for its backward.
+    losses: Tensor = vocab_parallel_cross_entropy(logits, targets)
+    return losses, is_right
