@@ -1,0 +1,134 @@
+"""The config of a data preparation run: what is read, kept, tokenized and packed, and where."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.load import Config
+from data_prep.document import BadRecordPolicy
+from data_prep.engine import EngineConfig, LocalEngineConfig
+from data_prep.filters import FiltersConfig
+from data_prep.readers import ReaderConfig
+
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class SourceConfig(Config):
+    """One source of documents."""
+
+    reader: ReaderConfig
+    """The format and the files."""
+    filters: FiltersConfig | None = None
+    """Limits for this source, instead of the common ones."""
+
+
+class NearDedupConfig(Config):
+    """Near duplicates: MinHash over word n-grams, 14 bands of 8 hashes."""
+
+    ngram_words: int = Field(default=5, ge=1)
+    """Words of an n-gram."""
+    min_similarity: float = Field(default=0.75, ge=0, le=1)
+    """A candidate pair whose estimated Jaccard similarity is below this is no duplicate."""
+
+
+class DedupConfig(Config):
+    """Which documents count as the same. The earlier source, then the earlier document, stays."""
+
+    exact: bool = True
+    """Drop documents whose words are the same as those of an earlier one."""
+    near: NearDedupConfig | None = NearDedupConfig()
+    """Drop documents that nearly equal an earlier one; null turns it off."""
+
+
+class TrainTokenizerConfig(Config):
+    """Trains a byte-level BPE on a sample of the documents."""
+
+    type: Literal["train"] = "train"
+    vocab_size: int = Field(default=50_265, ge=300)
+    """Size of the vocabulary with its five special tokens."""
+    sample_mb: int = Field(default=1000, ge=1)
+    """Text to train on at most, MB."""
+    weights: dict[SourceName, float] = Field(default_factory=dict)
+    """Share of each source in the sample, relative; by its bytes when not given."""
+
+
+class TokenizerFromFileConfig(Config):
+    """Takes a tokenizer.json with RoBERTa's special tokens."""
+
+    type: Literal["file"]
+    path: str
+    """The tokenizer.json."""
+
+
+class TokenizerFromVocabularyConfig(Config):
+    """Takes the vocabulary and merges of GPT-2 or RoBERTa."""
+
+    type: Literal["vocabulary"]
+    vocab: str
+    """vocab.json (GPT-2's is renumbered to RoBERTa's layout, special tokens first and last)."""
+    merges: str
+    """merges.txt."""
+
+
+TokenizerConfig = Annotated[
+    TrainTokenizerConfig | TokenizerFromFileConfig | TokenizerFromVocabularyConfig,
+    Field(discriminator="type"),
+]
+
+
+class PackConfig(Config):
+    """How documents are put into rows."""
+
+    mode: Literal["full_sentences", "doc_sentences", "best_fit"] = "full_sentences"
+    """Text runs on across documents; or a row holds one document; or whole documents are placed
+    where they fit best."""
+    row_tokens: int = Field(default=512, ge=8, le=8192)
+    """Ids in a row."""
+    block_rows: int = Field(default=256, ge=1, le=1024)
+    """Rows in a block (a sample of a shard)."""
+    shard_mb: int = Field(default=256, ge=1)
+    """Size of a shard, MB."""
+
+
+class DataConfig(Config):
+    """A data preparation run."""
+
+    output: Path
+    """Folder of the finished rows: manifest.json, tokenizer.json, shards/, report.html."""
+    work: Path
+    """Folder of the stages' intermediate files; may be deleted when the rows are finished."""
+    sources: dict[SourceName, SourceConfig] = Field(min_length=1)
+    """Sources by name; of duplicates, the one in the source that comes first here stays."""
+    filters: FiltersConfig = FiltersConfig()
+    """Limits outside which a document is dropped, for sources without limits of their own."""
+    dedup: DedupConfig = DedupConfig()
+    """What counts as a duplicate."""
+    tokenizer: TokenizerConfig = TrainTokenizerConfig()
+    """Where the tokenizer comes from."""
+    pack: PackConfig = PackConfig()
+    """Rows and shards."""
+    heldout_share: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the documents set apart for evaluation, chosen by the hash of their text."""
+    checked_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of the documents that is also encoded by the reference tokenizer and compared."""
+    encoder: Literal["fast", "reference"] = "fast"
+    """gigatoken, or tokenizers (tens of times slower, the same ids)."""
+    on_bad_record: BadRecordPolicy = "skip"
+    """Count and set aside a record that cannot be read, or stop."""
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of bad records in a source above which the job stops."""
+    part_mb: float = Field(default=64, gt=0)
+    """Size of the parts that the input is cut into, MB. Results do not depend on it."""
+    engine: EngineConfig = LocalEngineConfig()
+    """Where the parts are run. Results do not depend on it."""
+
+    @model_validator(mode="after")
+    def _weights_name_sources(self) -> "DataConfig":
+        if isinstance(self.tokenizer, TrainTokenizerConfig) and self.tokenizer.weights:
+            different = self.tokenizer.weights.keys() ^ self.sources.keys()
+            if different:
+                raise ValueError(
+                    f"tokenizer.weights must name every source once; check {sorted(different)}"
+                )
+        return self

@@ -1,0 +1,184 @@
+"""The first stage: sources to clean documents. Reads, normalises, filters, counts what it drops."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.load import UserError
+from data_prep.atomic import open_atomic, write_atomic
+from data_prep.config import DataConfig, SourceConfig
+from data_prep.document import BadRecords, Document, in_batches
+from data_prep.filters import KEPT, drop_reasons
+from data_prep.normalise import normalise
+from data_prep.readers.files import SourceFile, Span, list_files
+from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.text_batch import TextBatch
+
+NAME, VERSION = "ingest", 1
+_SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
+_EXAMPLES_PER_REASON = 3
+_EXAMPLE_BYTES = 400
+
+
+def ingest_stage(config: DataConfig) -> Stage:
+    """The stage for the files that are there now, cut into parts of about `part_mb`."""
+    parts: list[Part] = []
+    settings: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    context: dict[str, Any] = {"on_bad_record": config.on_bad_record, "readers": {}}
+    for name, source in config.sources.items():
+        files = list_files(source.reader.files, f"sources.{name}.reader.files")
+        inputs.update((f"{name}/{file.name}", f"{file.num_bytes} bytes") for file in files)
+        limits = source.filters or config.filters
+        settings[name] = {
+            "reader": source.reader.model_dump(mode="json", exclude={"files"}),
+            "filters": limits.model_dump(mode="json"),
+        }
+        context["readers"][name] = SourceConfig(reader=source.reader, filters=limits)
+        parts += _parts_of(name, source, files, int(config.part_mb * 1_000_000))
+    # The order of the sources decides which of two duplicates stays, so it is a setting too.
+    order = list(config.sources)
+    return Stage(
+        NAME, VERSION, {"order": order, "sources": settings}, inputs, parts, ingest_part, context
+    )
+
+
+def _parts_of(
+    name: str, source: SourceConfig, files: Sequence[SourceFile], part_bytes: int
+) -> Iterator[Part]:
+    """Spans of large files alone, small files together."""
+    reader = source.reader.build()
+    group: list[Span] = []
+    weight = number = 0
+    for span in (span for file in files for span in reader.spans(file, part_bytes)):
+        share = min(span.end - span.start, span.file.num_bytes)
+        if group and weight + share > part_bytes:
+            yield _part(name, number, group)
+            group, weight, number = [], 0, number + 1
+        group.append(span)
+        weight += share
+    yield _part(name, number, group)
+
+
+def _part(source: str, number: int, spans: Sequence[Span]) -> Part:
+    arguments = {
+        "source": source,
+        "spans": [[*astuple(span.file), span.start, span.end] for span in spans],
+    }
+    num_bytes = sum(min(span.end - span.start, span.file.num_bytes) for span in spans)
+    return Part(f"{source}-{number:06d}", arguments, num_bytes)
+
+
+def ingest_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes PART.parquet (text, id) and PART.dropped.jsonl (examples); the task of the stage."""
+    source: SourceConfig = settings["readers"][part.arguments["source"]]
+    assert source.filters is not None
+    bad = BadRecords(settings["on_bad_record"])
+    tally = _Tally()
+    documents_name, dropped_name = f"{part.name}.parquet", f"{part.name}.dropped.jsonl"
+    with (
+        open_atomic(folder / documents_name) as file,
+        pq.ParquetWriter(
+            file, _SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
+        ) as writer,
+    ):
+        for batch in in_batches(_documents(source, part, bad)):
+            texts = normalise([document.text for document in batch])
+            reasons = drop_reasons(TextBatch(texts), source.filters)
+            tally.add(batch, texts, reasons)
+            kept = np.flatnonzero(reasons == KEPT).tolist()
+            if kept:
+                columns = [
+                    pa.array([texts[k] for k in kept], pa.binary()).cast(pa.string()),
+                    pa.array([batch[k].id for k in kept], pa.string()),
+                ]
+                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+    write_atomic(
+        folder / dropped_name, "".join(json.dumps(example) + "\n" for example in tally.examples)
+    )
+    record = {
+        "source": part.arguments["source"],
+        **tally.record(),
+        "bad": dict(sorted(bad.counts.items())),
+        "bad_examples": bad.examples,
+    }
+    return record, [documents_name, dropped_name]
+
+
+def _documents(source: SourceConfig, part: Part, bad: BadRecords) -> Iterator[Document]:
+    reader = source.reader.build()
+    for *file, start, end in part.arguments["spans"]:
+        yield from reader.read(Span(SourceFile(*file), start, end), bad)
+
+
+class _Tally:
+    """Counts of one part."""
+
+    def __init__(self) -> None:
+        self._read = self._read_bytes = self._kept = self._kept_bytes = 0
+        self._dropped: Counter[str] = Counter()
+        self._dropped_bytes: Counter[str] = Counter()
+        self.examples: list[dict[str, Any]] = []
+
+    def add(self, batch: Sequence[Document], texts: Sequence[bytes], reasons: Any) -> None:
+        self._read += len(batch)
+        self._read_bytes += sum(len(text) for text in texts)
+        for k in np.flatnonzero(reasons != KEPT).tolist():
+            reason = str(reasons[k])
+            if self._dropped[reason] < _EXAMPLES_PER_REASON:
+                text = texts[k][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
+                self.examples.append({"reason": reason, "id": batch[k].id, "text": text})
+            self._dropped[reason] += 1
+            self._dropped_bytes[reason] += len(texts[k])
+
+    def record(self) -> Record:
+        return {
+            "documents_read": self._read,
+            "bytes_read": self._read_bytes,
+            "documents": self._read - self._dropped.total(),
+            "bytes": self._read_bytes - self._dropped_bytes.total(),
+            "dropped": dict(sorted(self._dropped.items())),
+            "dropped_bytes": dict(sorted(self._dropped_bytes.items())),
+        }
+
+
+def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:
+    """The documents of one part, batch by batch: (texts as UTF-8, ids)."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, use_threads=False)
+            texts = table.column("text").cast(pa.binary()).to_pylist()
+            yield texts, table.column("id").to_pylist()
+
+
+def check_bad_share(result: StageResult, max_share: float) -> None:
+    """UserError when a source has more bad records than `max_share` of its records."""
+    good: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    examples: dict[str, list[Any]] = {}
+    for record in result.records:
+        good[record["source"]] += record["documents_read"]
+        bad[record["source"]] += sum(record["bad"].values())
+        examples.setdefault(record["source"], []).extend(record["bad_examples"])
+    for source, num_bad in bad.items():
+        share = num_bad / max(num_bad + good[source], 1)
+        if share > max_share:
+            shown = [f"  {e['file']}:{e['offset']}: {e['reason']}" for e in examples[source][:5]]
+            raise UserError(
+                f"source {source!r}: {num_bad:,} of {num_bad + good[source]:,} records "
+                f"({share:.1%}) cannot be read, more than max_bad_share ({max_share:.1%}):\n"
+                + "\n".join(shown)
+                + "\nmend the files, or raise max_bad_share"
+            )
+    for source in good:
+        if not good[source]:
+            raise UserError(f"source {source!r}: its files hold no document")

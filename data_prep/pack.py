@@ -1,0 +1,94 @@
+"""How documents are laid into rows: pure functions of the documents' lengths.
+
+A *placement* says which ids stand where: row, first column, start in the source's stream of ids,
+number of ids. The ``<s>`` and ``</s>`` around the ids, and the padding behind them, follow from it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+I64 = npt.NDArray[np.int64]
+EDGE_TOKENS = 2
+"""``<s>`` and ``</s>`` around every row, or every piece of one."""
+
+
+class Placements(NamedTuple):
+    """Pieces of documents in rows, in the order of rows and columns: [P] each."""
+
+    row: I64
+    column: I64
+    """Where the piece's ``<s>`` stands."""
+    start: I64
+    """Number of the piece's first id in the stream."""
+    length: I64
+    """Ids of the piece, without ``<s>`` and ``</s>``."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the pieces fill."""
+        return int(self.row[-1]) + 1 if len(self.row) else 0
+
+
+def full_sentences_rows(stream_ids: int, row_tokens: int) -> int:
+    """Rows of a stream of `stream_ids` ids, separators included.
+
+    Row i holds ``<s>``, the ids i * (row_tokens - 2) and following, ``</s>``; the last row is
+    padded (RoBERTa's FULL-SENTENCES, Liu et al. 2019, section 4.2, run on across documents).
+    """
+    return -(-stream_ids // (row_tokens - EDGE_TOKENS))
+
+
+def pieces_of(lengths: I64, starts: I64, longest: int) -> tuple[I64, I64]:
+    """(start, length) of the documents' pieces, none longer than `longest`: all but the last of a
+    document are that long. Documents without ids have no piece."""
+    counts = -(-lengths // longest)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    within = (np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)) * longest
+    return starts[document] + within, np.minimum(lengths[document] - within, longest)
+
+
+def doc_sentences(lengths: I64, starts: I64, row_tokens: int) -> Placements:
+    """A row a piece: rows never hold two documents (RoBERTa's DOC-SENTENCES).
+
+    `lengths` and `starts` ([D]) are the documents' ids and where they begin in the stream.
+    """
+    start, length = pieces_of(lengths, starts, row_tokens - EDGE_TOKENS)
+    return Placements(np.arange(len(start)), np.zeros(len(start), np.int64), start, length)
+
+
+def best_fit(lengths: I64, starts: I64, row_tokens: int) -> Placements:
+    """Whole documents, or row-long pieces of long ones, by best-fit-decreasing.
+
+    Each piece goes, longest first, into the row with the least room that still holds it (Ding et
+    al. 2024, "Fewer Truncations Improve Language Modeling", section 3).
+    """
+    start, length = pieces_of(lengths, starts, row_tokens - EDGE_TOKENS)
+    order = np.argsort(-length, kind="stable")
+    sizes = (length[order] + EDGE_TOKENS).tolist()
+    row, column = np.empty(len(sizes), np.int64), np.empty(len(sizes), np.int64)
+    rows_with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
+    rooms = 0  # bit r is set where rows_with_room[r] is not empty
+    num_rows = 0
+    for number, size in enumerate(sizes):
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            chosen = rows_with_room[room].pop()
+            if not rows_with_room[room]:
+                rooms &= ~(1 << room)
+        else:
+            chosen, room = num_rows, row_tokens
+            num_rows += 1
+        row[number], column[number] = chosen, row_tokens - room
+        rows_with_room[room - size].append(chosen)
+        rooms |= 1 << (room - size)
+    by_place = np.lexsort((column, row))
+    return Placements(
+        row[by_place], column[by_place], start[order][by_place], length[order][by_place]
+    )
+
+
+PACKERS = {"doc_sentences": doc_sentences, "best_fit": best_fit}
+"""The modes that place documents; ``full_sentences`` needs no placements."""

@@ -1,0 +1,66 @@
+"""The end of a run: tokenizer, report and manifest beside the shards, in that order."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_prep.atomic import PARTIAL_MARK, write_atomic
+from data_prep.config import DataConfig
+from data_prep.report import write_report
+from data_prep.rows import manifest_of
+from data_prep.shards import (
+    MANIFEST_NAME,
+    Manifest,
+    SpecialTokens,
+    TokenizerFile,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
+from data_prep.stages import StageResult
+
+
+def withdraw_if_other(output: Path, rows_fingerprint: str) -> None:
+    """Removes the manifest of `output` where it describes other rows than will be written now."""
+    path = output / MANIFEST_NAME
+    if path.exists() and read_manifest(output).stages.get("rows") != rows_fingerprint:
+        path.unlink()
+
+
+def publish(
+    config: DataConfig, results: Mapping[str, StageResult], special: SpecialTokens, dtype: str
+) -> None:
+    """Writes tokenizer.json, report and manifest.json, where they do not stand already."""
+    output = config.output
+    if (output / MANIFEST_NAME).exists() and (output / "report.html").exists():
+        return
+    trained = results["tokenizer"].folder / "tokenizer.tokenizer.json"
+    write_atomic(output / "tokenizer.json", trained.read_bytes())
+    manifest = manifest_of(
+        results["encode"],
+        results["rows"],
+        config.pack,
+        list(config.sources),
+        special,
+        dtype,
+        TokenizerFile(path="tokenizer.json", sha256=file_sha256(output / "tokenizer.json")),
+        {name: result.content_fingerprint for name, result in results.items()},
+    )
+    write_report(output, config, results, manifest)
+    write_manifest(output, manifest)
+    _remove_leftovers(output / "shards", {Path(s).name for s in _shard_paths(manifest)})
+
+
+def _shard_paths(manifest: Manifest) -> list[str]:
+    return [
+        shard.path
+        for sources in manifest.splits.values()
+        for source in sources.values()
+        for shard in source.shards
+    ]
+
+
+def _remove_leftovers(folder: Path, known: set[str]) -> None:
+    """Removes shards of an earlier data set, and partial files of processes that were killed."""
+    for path in folder.glob("*"):
+        if path.name not in known and (path.suffix == ".tar" or PARTIAL_MARK in path.name):
+            path.unlink()

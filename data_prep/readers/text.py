@@ -1,0 +1,143 @@
+"""Plain text: a file, a section, a paragraph or a line is a document."""
+
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
+
+from pydantic import Field
+
+from configs.load import Config
+from data_prep.document import BadRecords, Document, decoded
+from data_prep.readers.files import (
+    TRUNCATED,
+    SourceFile,
+    Span,
+    byte_spans,
+    decompressed,
+    is_compressed,
+    open_file,
+)
+
+_LOOK_BACK_BYTES = 1 << 16
+
+
+class TextReaderConfig(Config):
+    """Plain UTF-8 text files; .gz, .zst and .bz2 too."""
+
+    type: Literal["text"]
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths, globs or URLs."""
+    document: Literal["file", "section", "paragraph", "line"] = "file"
+    """What makes a document. Paragraphs end at blank lines; a section is the paragraphs that begin
+    within the same `section_bytes` of the file."""
+    section_bytes: int = Field(default=8192, ge=256)
+    """Length of a section, bytes."""
+
+    def build(self) -> "TextReader":
+        """The reader."""
+        return TextReader(self)
+
+
+class TextReader:
+    """Reads plain text."""
+
+    def __init__(self, config: TextReaderConfig) -> None:
+        self._unit = config.document
+        self._section_bytes = config.section_bytes
+
+    def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
+        """Byte ranges; a document belongs to the range in which it begins."""
+        if self._unit == "file" or is_compressed(file.name):
+            return [Span(file, 0, file.num_bytes)]
+        align = self._section_bytes if self._unit == "section" else 1
+        return byte_spans(file, part_bytes, align)
+
+    def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
+        """The documents that begin in `span`."""
+        path = span.file.path
+        with open_file(span.file) as stream:
+            for offset, content in self._contents(stream, span, bad):
+                text = decoded(content, path, offset, bad)
+                if text is not None and (text.strip() or self._unit == "file"):
+                    yield Document(text, f"{span.file.name}:{offset}")
+
+    def _contents(
+        self, stream: BinaryIO, span: Span, bad: BadRecords
+    ) -> Iterator[tuple[int, bytes]]:
+        if self._unit == "file":
+            parts: list[bytes] = []
+            for _, line in lines_in(stream, span, bad):
+                parts.append(line)
+            yield 0, b"".join(parts)
+        elif self._unit == "line":
+            yield from lines_in(stream, span, bad)
+        else:
+            yield from self._sections(stream, span, bad)
+
+    def _sections(
+        self, stream: BinaryIO, span: Span, bad: BadRecords
+    ) -> Iterator[tuple[int, bytes]]:
+        """Paragraphs, or runs of them that begin in one section."""
+        section_bytes = self._section_bytes if self._unit == "section" else 1
+        content: list[bytes] = []
+        begin = section = -1
+        after_blank = span.start == 0 or _line_before_is_blank(stream, span.start)
+        within = False  # inside a paragraph that began in this span
+        for offset, line in lines_in(stream, span, bad, run_on=True):
+            is_blank = not line.strip()
+            if not is_blank and after_blank:
+                if offset >= span.end and not is_compressed(span.file.name):
+                    break
+                within = True
+                if content and offset // section_bytes != section:
+                    yield begin, b"".join(content)
+                    content = []
+                if not content:
+                    begin, section = offset, offset // section_bytes
+            elif offset >= span.end and not within:
+                break
+            if within:
+                content.append(line)
+            after_blank = is_blank
+        if content:
+            yield begin, b"".join(content)
+
+
+def _line_before_is_blank(stream: BinaryIO, start: int) -> bool:
+    """Whether the last line that begins before `start` is blank."""
+    at = max(0, start - _LOOK_BACK_BYTES)
+    stream.seek(at)
+    before = stream.read(start - at)
+    if before.endswith(b"\n"):
+        before = before[:-1]
+    elif before[before.rfind(b"\n") + 1 :].strip():
+        return False
+    else:
+        before += stream.readline().rstrip(b"\n")
+    return not before[before.rfind(b"\n") + 1 :].strip()
+
+
+def lines_in(
+    stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """(offset, line with its newline) of every line that begins in `span`.
+
+    With `run_on`, the lines after the span too. Offsets in a compressed file count decompressed
+    bytes; what follows damage in it is one bad record.
+    """
+    offset = span.start
+    compressed = is_compressed(span.file.name)
+    lines = decompressed(stream, span.file.name) if compressed else stream
+    try:
+        if not compressed:
+            stream.seek(max(0, span.start - 1))
+            if span.start > 0:
+                offset = span.start - 1 + len(stream.readline())
+        for line in lines:
+            if not compressed and not run_on and offset >= span.end:
+                return
+            yield offset, line
+            offset += len(line)
+    except (*TRUNCATED, OSError) as error:
+        if not compressed or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        bad.add(span.file.path, offset, "damaged or truncated compression", str(error))

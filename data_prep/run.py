@@ -1,0 +1,126 @@
+"""Makes rows from sources: ``python -m data_prep.run CONFIG.yaml [key.sub=value ...]``.
+
+Run again, it does no finished work; interrupted, it goes on where it stopped.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs import command
+from configs.load import load
+from data_prep.config import DataConfig
+from data_prep.stages import PartRunner, Stage, StageResult, restart_from, run_stage
+
+STAGES = (
+    "ingest",
+    "signatures",
+    "pairs",
+    "verdicts",
+    "tokenizer",
+    "encode",
+    "layout",
+    "rows",
+)
+
+
+def main() -> None:
+    """Runs data preparation as the command line says."""
+    parser = command.parser(__doc__ or "")
+    parser.add_argument(
+        "--restart-from",
+        metavar="STAGE",
+        choices=STAGES,
+        help=f"do this stage and those after it anew ({', '.join(STAGES)})",
+    )
+    parser.add_argument(
+        "--scheduler-file",
+        metavar="FILE",
+        help="run the parts on the workers of the Dask scheduler that wrote this file",
+    )
+    arguments = parser.parse_args()
+    overrides = list(arguments.overrides)
+    if arguments.scheduler_file:
+        overrides.append(
+            f"engine={{type: scheduler, scheduler_file: '{arguments.scheduler_file}'}}"
+        )
+    config = load(arguments.config, DataConfig, overrides)
+    if arguments.restart_from:
+        restart_from(config.work, STAGES[STAGES.index(arguments.restart_from) :])
+    prepare(config)
+
+
+def prepare(config: DataConfig) -> None:
+    """Makes the rows of `config`, or finds them finished."""
+    begun = time.monotonic()
+    with config.engine.build() as engine:
+        job = _Job(config.work, engine, _progress_line())
+        _run_stages(config, job)
+    seconds = time.monotonic() - begun
+    if job.num_worked:
+        print(f"done in {seconds:.1f} s: {config.output / 'report.html'}")
+    else:
+        print(f"{config.output}: finished before, nothing to do ({seconds:.1f} s)")
+
+
+@dataclass
+class _Job:
+    """One run over the stages."""
+
+    work: Path
+    runner: PartRunner
+    show: Callable[[str, bool], None]
+    num_worked: int = 0
+
+    def run(self, stage: Stage) -> StageResult:
+        def show(line: str, is_last: bool) -> None:
+            self.num_worked += is_last
+            self.show(line, is_last)
+
+        return run_stage(stage, self.work, self.runner, show)
+
+
+def _run_stages(config: DataConfig, job: _Job) -> None:
+    from data_prep import dedup, encode, ingest, rows
+    from data_prep.publish import publish, withdraw_if_other
+    from data_prep.shards import narrowest_dtype
+    from data_prep.tokenizer import load_tokenizer, special_tokens
+
+    sources = list(config.sources)
+    ingested = job.run(ingest.ingest_stage(config))
+    ingest.check_bad_share(ingested, config.max_bad_share)
+    signed = job.run(dedup.signatures_stage(ingested, config.dedup))
+    paired = job.run(dedup.pairs_stage(signed, config.dedup))
+    verdicts = job.run(dedup.verdicts_stage(signed, paired, sources))
+    trained = job.run(encode.tokenizer_stage(config, ingested, signed, verdicts))
+    encoded = job.run(encode.encode_stage(config, ingested, signed, verdicts, trained))
+    special = special_tokens(load_tokenizer(trained.folder / "tokenizer.tokenizer.json"))
+    dtype = narrowest_dtype(special.mask + 1)
+    laid_out = job.run(rows.layout_stage(encoded, config.pack, sources, dtype))
+    stage = rows.rows_stage(encoded, laid_out, config.pack, sources, special, dtype, config.output)
+    results = [ingested, signed, paired, verdicts, trained, encoded, laid_out]
+    withdraw_if_other(config.output, stage.content_fingerprint)
+    written = job.run(stage)
+    publish(config, dict(zip(STAGES, [*results, written], strict=True)), special, dtype)
+
+
+def _progress_line() -> Callable[[str, bool], None]:
+    """Shows progress in one line that is written over on a terminal, else only its last state."""
+    terminal = sys.stdout.isatty()
+    last_shown = 0.0
+
+    def show(line: str, is_last: bool) -> None:
+        nonlocal last_shown
+        if terminal and (is_last or time.monotonic() - last_shown > 0.1):
+            print(f"\r\x1b[2K{line}", end="\n" if is_last else "", flush=True)
+            last_shown = time.monotonic()
+        elif is_last:
+            print(line, flush=True)
+
+    return show
+
+
+if __name__ == "__main__":
+    command.run(main)
