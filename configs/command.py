@@ -4,18 +4,20 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from configs.load import UserError
 
 EXIT_USER_ERROR = 2
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser with the two arguments that every command takes."""
+def parser(description: str, verbs: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """An argument parser with the two arguments that every command takes, after one of `verbs`."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    if verbs:
+        result.add_argument("verb", choices=verbs, help="what to do")
     result.add_argument("config", metavar="CONFIG.yaml", help="the config file of the run")
     result.add_argument(
         "overrides",
@@ -57,5 +59,15 @@ def _describe_os_error(error: OSError) -> str | None:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    """Prints `message`: once for all ranks of a launch as long as they have not met.
+
+    Until then every rank finds the same mistake; later one rank may be alone with its error.
+    """
+    rank = os.environ.get("RANK", "0")
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_initialized()
+    if met:
+        print(f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
+    elif rank == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR

@@ -1,1 +1,33 @@
-"""Training objectives: pure numpy functions of (rows, seed, pass, row numbers); one file each."""
+"""Training objectives: pure numpy functions of (rows, seed, pass, row numbers); one file each.
+
+`ObjectiveConfig` is the union that a run's config chooses from; `Objective` is what they build.
+"""
+
+from typing import Annotated, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from model.objectives.mlm import MaskedLanguageModelConfig, MaskedRows
+
+ObjectiveConfig = Annotated[MaskedLanguageModelConfig, Field()]
+"""Every objective that a config may name under `type`."""
+
+
+class Objective(Protocol):
+    """Turns rows into what the network gets and must predict."""
+
+    def mask_rows(
+        self,
+        rows: NDArray[np.unsignedinteger],
+        *,
+        seed: int,
+        passes: NDArray[np.integer],
+        row_numbers: NDArray[np.integer],
+        sources: NDArray[np.integer] | None = None,
+    ) -> MaskedRows:
+        """The masked `rows` [n, R]; `passes`, `row_numbers`, `sources` are [n]."""
+
+
+__all__ = ["MaskedLanguageModelConfig", "MaskedRows", "Objective", "ObjectiveConfig"]

@@ -1,0 +1,245 @@
+"""Checkpoints in one canonical form that any grid can read, verified before use.
+
+A checkpoint is a folder ``step-00001234`` with one safetensors file per tensor-parallel rank and a
+``manifest.json``, which is written last, before the folder gets its name by one rename. Per
+parameter it holds the fp32 master weight and the optimizer's moments, as shards that concatenate to
+the full tensor and that carry no vocabulary padding. Reading takes only the slices that a rank of
+the new grid needs, so tensor- and data-parallel sizes and ZeRO stage may all differ from before.
+
+This module is the format and its reading; `checkpoint_writer` writes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+
+from configs.load import Config, UserError
+from model.parameters import ParameterSpec
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+class FileRecord(Config):
+    """A file of a checkpoint."""
+
+    path: str
+    """Name inside the checkpoint's folder."""
+    bytes: int
+    """Size."""
+    sha256: str
+    """Hash of the content (hex)."""
+
+
+class ParameterRecord(Config):
+    """A parameter over all ranks."""
+
+    shape: tuple[int, ...]
+    """Full shape, without vocabulary padding."""
+    partition_dim: int | None
+    """The dimension that tensor-parallel ranks share out; None: every rank holds all of it."""
+
+
+class Segment(Config):
+    """A stretch of the row stream that was drawn with one set of mixture weights."""
+
+    start_row: int
+    """First row of the stream in it."""
+    weights: dict[str, float] | None
+    """The mixture weights (None: by row count)."""
+
+
+class CheckpointManifest(Config):
+    """Everything that says what a checkpoint is and what made it."""
+
+    format_version: int = FORMAT_VERSION
+    step: int
+    """Optimizer steps tried, skipped ones included."""
+    optimizer_step: int
+    """Optimizer steps taken: Adam's own count for its bias correction."""
+    consumed_rows: int
+    """The position in the row stream."""
+    segments: tuple[Segment, ...]
+    """Mixture weights from the first row on."""
+    seed: int
+    """The seed of the run."""
+    tp_size: int
+    """Tensor-parallel ranks that wrote it."""
+    dp_size: int
+    """Data-parallel ranks that wrote it."""
+    zero_stage: int
+    """DeepSpeed ZeRO stage that wrote it."""
+    config: dict[str, Any]
+    """The whole config of the run."""
+    vocab_size: int
+    """Vocabulary without padding."""
+    data_fingerprint: str
+    """Fingerprint of the data set's manifest."""
+    tokenizer_sha256: str
+    """Hash of the tokenizer that made the data."""
+    tracking_run_id: str | None = None
+    """MLflow's id of the run."""
+    heldout_loss: float | None = None
+    """Latest held-out loss, nats per masked token."""
+    versions: dict[str, str]
+    """Versions of the packages that wrote it."""
+    parameters: dict[str, ParameterRecord]
+    """Every parameter, by name."""
+    state_keys: tuple[str, ...]
+    """What is held of each parameter: "weight" and the optimizer's moments."""
+    files: tuple[FileRecord, ...] = ()
+    """The tensor files, one a tensor-parallel rank in rank order."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every byte was verified."""
+
+    path: Path
+    manifest: CheckpointManifest
+
+
+def tensor_key(state_key: str, parameter: str) -> str:
+    """The name of a tensor in a checkpoint's files."""
+    return f"{state_key}/{parameter}"
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is."""
+    return folder / f"step-{step:08d}"
+
+
+def part_name(tp_rank: int, tp_size: int) -> str:
+    """The tensor file of one tensor-parallel rank."""
+    return f"state-tp{tp_rank:03d}-of-{tp_size:03d}.safetensors"
+
+
+def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, and a message for each damaged newer one."""
+    problems: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return Checkpoint(path, verify(path)), problems
+        except UserError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def verify(path: Path) -> CheckpointManifest:
+    """The manifest of the checkpoint at `path`, after every file's size and hash were compared.
+
+    Raises UserError that names the first file that is missing or differs.
+    """
+    manifest = read_manifest(path)
+    for record in manifest.files:
+        file = path / record.path
+        size = file.stat().st_size if file.is_file() else None
+        if size != record.bytes:
+            raise UserError(
+                f"{file}: damaged checkpoint: {record.bytes} bytes expected, "
+                f"{'no such file' if size is None else f'{size} found'}"
+            )
+        if file_sha256(file) != record.sha256:
+            raise UserError(f"{file}: damaged checkpoint: the content does not match its sha256")
+    return manifest
+
+
+def read_manifest(path: Path) -> CheckpointManifest:
+    """The manifest of the checkpoint at `path`; its own hash is checked, its files are not."""
+    file = path / MANIFEST_NAME
+    try:
+        tree = json.loads(file.read_bytes())
+        if not isinstance(tree, dict):
+            raise ValueError("not a mapping")
+        expected = tree.pop("sha256", None)
+        if expected != tree_sha256(tree):
+            raise ValueError("the content does not match its sha256")
+        version = tree.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+        return CheckpointManifest.model_validate(tree)
+    except FileNotFoundError:
+        raise UserError(f"{file}: not a checkpoint: no such file") from None
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(f"{file}: damaged checkpoint: {error}") from None
+
+
+def check_checkpoint(
+    manifest: CheckpointManifest, specs: Mapping[str, ParameterSpec], tokenizer_sha256: str
+) -> None:
+    """Raises UserError that names every difference of a checkpoint to this model and tokenizer."""
+    errors = [f"no parameter {name}" for name in sorted(specs.keys() - manifest.parameters.keys())]
+    errors += [
+        f"parameter {name}, which this model does not have"
+        for name in sorted(manifest.parameters.keys() - specs.keys())
+    ]
+    for name in sorted(specs.keys() & manifest.parameters.keys()):
+        saved, wanted = manifest.parameters[name].shape, specs[name].full_shape
+        if saved != wanted:
+            errors.append(f"{name} has the shape {list(saved)}, this model wants {list(wanted)}")
+    if manifest.tokenizer_sha256 != tokenizer_sha256:
+        errors.append("it was trained with another tokenizer")
+    if errors:
+        raise UserError(
+            f"the checkpoint of step {manifest.step} is not of this model:\n"
+            + "\n".join(f"  {error}" for error in errors)
+        )
+
+
+class TensorReader:
+    """Reads shards of the tensors in a checkpoint, for any tensor-parallel size."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._parameters = checkpoint.manifest.parameters
+        self._files = [
+            safe_open(checkpoint.path / record.path, framework="pt")
+            for record in checkpoint.manifest.files
+        ]
+
+    def full(self, state_key: str, parameter: str) -> torch.Tensor:
+        """The whole tensor, fp32, without padding."""
+        record = self._parameters[parameter]
+        key = tensor_key(state_key, parameter)
+        if record.partition_dim is None:
+            return self._files[0].get_tensor(key)
+        return torch.cat([file.get_tensor(key) for file in self._files], record.partition_dim)
+
+    def local(
+        self, state_key: str, parameter: str, spec: ParameterSpec, tp_rank: int, tp_size: int
+    ) -> torch.Tensor:
+        """Rank `tp_rank`'s shard, fp32, with zeros for vocabulary padding; reads no more of it."""
+        key = tensor_key(state_key, parameter)
+        dim = spec.partition_dim
+        if dim is None:
+            return self._files[0].get_tensor(key)
+        start, length = spec.local_range(tp_rank, tp_size)
+        shape = [*spec.full_shape[:dim], length, *spec.full_shape[dim + 1 :]]
+        result = torch.zeros(shape)
+        offset = 0
+        for file in self._files:
+            piece = file.get_slice(key)
+            size = piece.get_shape()[dim]
+            first, last = max(start, offset), min(start + length, offset + size)
+            if first < last:
+                window = [slice(None)] * dim + [slice(first - offset, last - offset)]
+                result.narrow(dim, first - start, last - first).copy_(piece[tuple(window)])
+            offset += size
+        return result
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content (hex)."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_sha256(tree: dict[str, Any]) -> str:
+    """The sha256 of a JSON tree in canonical form (hex)."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

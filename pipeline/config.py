@@ -1,0 +1,165 @@
+"""The schema of a training run: one file holds everything that decides what comes out."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from configs.load import Config
+from model.config import ModelConfig
+from model.objectives import ObjectiveConfig
+from pipeline.schedule import LinearSchedule, ScheduleConfig
+
+
+class DataConfig(Config):
+    """Which packed rows are trained on."""
+
+    path: Path
+    """The folder that data preparation wrote (it holds manifest.json)."""
+
+    weights: dict[str, NonNegativeFloat] | None = None
+    """Share of every source in the stream; they need not sum to 1 (default: by row count)."""
+
+    verify: Literal["full", "sizes"] = "full"
+    """What is checked of the shards at the start: their sha256, or (faster) only their sizes."""
+
+    workers: NonNegativeInt = 1
+    """Processes a rank that read and mask rows; 0: in the training process."""
+
+    prefetch_steps: PositiveInt = 4
+    """Optimizer steps that each worker prepares ahead."""
+
+
+class BatchConfig(Config):
+    """Batch sizes in rows; the number of accumulated micro-batches follows from them."""
+
+    global_rows: PositiveInt = 8192
+    """Rows of one optimizer step over all ranks (8192: Liu et al. 2019, Table 9)."""
+
+    micro_rows: PositiveInt = 8
+    """Rows of one forward and backward pass on one rank."""
+
+
+class AdamWConfig(Config):
+    """Adam with decoupled weight decay, none on biases and norms (Liu et al. 2019, Table 9)."""
+
+    type: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 4e-4
+    """The peak learning rate (RoBERTa: 6e-4 base, 4e-4 large)."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(0.98, ge=0, lt=1)
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Weight decay a step, as a share of the learning rate."""
+
+
+OptimizerConfig = Annotated[AdamWConfig, Field()]
+
+
+class ParallelConfig(Config):
+    """How the model is laid out over the ranks; data parallelism takes what is left."""
+
+    tensor: PositiveInt = 1
+    """Ranks that share one copy of the model (tensor-parallel size)."""
+
+    zero_stage: Literal[1, 2, 3] = 1
+    """What data-parallel ranks share out: 1 optimizer state, 2 gradients too, 3 weights too."""
+
+
+class EvaluationConfig(Config):
+    """Held-out loss during training, with masks that never change."""
+
+    every_steps: PositiveInt = 1000
+    """Optimizer steps between evaluations; the last step is always evaluated."""
+
+    rows_per_source: PositiveInt = 512
+    """Held-out rows of every source (fewer where it has fewer)."""
+
+
+class CheckpointConfig(Config):
+    """When the state is saved and how many saves are kept."""
+
+    every_steps: PositiveInt = 1000
+    """Optimizer steps between saves; the last step is always saved."""
+
+    keep_last: PositiveInt = 3
+    """Newest checkpoints that stay on disk."""
+
+
+class TrackingConfig(Config):
+    """Where metrics go besides the run's own folder."""
+
+    uri: str | None = None
+    """MLflow tracking URI (default: the SQLite file mlflow.db beside the run's folder)."""
+
+    experiment: str = "pretraining"
+    """MLflow experiment name."""
+
+    enabled: bool = True
+    """False keeps the metrics in the run's folder only."""
+
+
+class TrainConfig(Config):
+    """One pretraining run."""
+
+    name: str
+    """Name of the run in MLflow."""
+
+    output: Path
+    """Folder of the run: checkpoints, metrics, exported model. One run a folder."""
+
+    seed: NonNegativeInt = 1
+    """Decides initial weights, row order, masks and dropout."""
+
+    total_rows: PositiveInt
+    """Rows to train on, repeats included; rounded down to whole optimizer steps."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of weights and activations; master weights and sums are always fp32."""
+
+    gradient_clipping: NonNegativeFloat = 0.0
+    """Largest gradient norm; 0: no clipping, as in RoBERTa."""
+
+    log_every_steps: PositiveInt = 10
+    """Optimizer steps between progress lines; metrics are recorded for every step."""
+
+    data: DataConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
+    schedule: ScheduleConfig = LinearSchedule()
+    parallel: ParallelConfig = ParallelConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> "TrainConfig":
+        if self.total_rows < self.batch.global_rows:
+            raise ValueError(
+                f"total_rows {self.total_rows} is less than one optimizer step of "
+                f"batch.global_rows {self.batch.global_rows}"
+            )
+        end = self.schedule.total_rows or self.total_rows
+        if self.schedule.warmup_rows > end:
+            raise ValueError(
+                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule "
+                f"of {end} rows"
+            )
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.total_rows // self.batch.global_rows

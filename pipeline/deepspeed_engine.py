@@ -1,0 +1,349 @@
+"""The one door to DeepSpeed: launch, engine, one optimizer step, and the state that is saved.
+
+Facts about this DeepSpeed (0.19.8) that the code here rests on, each found by running it:
+- ZeRO 0 in bf16 takes an optimizer step at construction and reports a wrong norm: always >= 1.
+- Gradients are summed in bf16 over accumulation unless ``data_types.grad_accum_dtype`` says fp32.
+- ``safe_get_full_optimizer_state`` knows only the first parameter group until the links between
+  parameters and optimizer state are made again after the optimizer's first step.
+- ``safe_set_full_*`` fails under ZeRO 3 for parameters that do not divide by the ranks; the local
+  partition is set instead.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from configs.load import UserError
+from data_prep.shards import Manifest
+from model.heads import build_masked_lm
+from model.parallel import Grid
+from model.parameters import ParameterSpec, parameter_specs, unpad_local
+from pipeline.checkpoint import Checkpoint, TensorReader, check_checkpoint, tensor_key
+from pipeline.config import TrainConfig
+from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
+from pipeline.launch import Launch
+from pipeline.loader import StepBatch
+from pipeline.plan import BatchPlan
+
+FLAT_PARTITIONS = (
+    "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
+    "single_partition_of_fp32_groups",  # DeepSpeedZeroOptimizer: ZeRO 1 and 2
+    "fp32_partitioned_groups_flat",  # DeepSpeedZeroOptimizer_Stage3
+)
+"""Where DeepSpeed's optimizers keep this rank's flat fp32 master weights, one tensor a group."""
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE_KEYS = ("weight", *MOMENTS)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step gave, equal on all ranks."""
+
+    loss: float
+    """Mean over the masked tokens of the whole global batch, nats."""
+    accuracy: float
+    """Share of the masked tokens whose most likely prediction is right."""
+    masked_tokens: int
+    """Masked tokens of the global batch."""
+    gradient_norm: float
+    """Norm of the whole gradient before clipping; not finite when the step was skipped."""
+    skipped: bool
+    """True when a gradient was not finite, and no weight was changed."""
+
+    def metrics(self) -> dict[str, float]:
+        """The values under the names that they are recorded with."""
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "masked_tokens": self.masked_tokens,
+            "gradient_norm": self.gradient_norm,
+            "skipped": float(self.skipped),
+        }
+
+
+def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
+    """The device of this rank, after all ranks of the launch have met (NCCL on CUDA, else gloo)."""
+    import deepspeed
+
+    _quiet_logs()
+    if torch.cuda.is_available():
+        device = torch.device("cuda", launch.local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
+
+    with _without_chatter():
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout_s),
+            auto_mpi_discovery=False,
+            verbose=False,
+        )
+    return device
+
+
+def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
+    """DeepSpeed's dictionary, computed from ours; nothing of it is read from any other file."""
+    return {
+        "train_batch_size": plan.global_rows,
+        "train_micro_batch_size_per_gpu": plan.micro_rows,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": config.gradient_clipping,
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": config.parallel.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1 << 62,
+    }
+
+
+def build_engine(
+    config: TrainConfig, data: Manifest, plan: BatchPlan, grid: Grid, checkpoint: Checkpoint | None
+) -> "Engine":
+    """The model of `config` under DeepSpeed, at its start or as `checkpoint` left it."""
+    model = build_masked_lm(
+        config.model, data.vocab_size, grid, config.seed, torch.float32, grid.device
+    )
+    if checkpoint is None:
+        return Engine(model, config, plan, grid)
+    check_checkpoint(checkpoint.manifest, parameter_specs(model), data.tokenizer.sha256)
+    reader = TensorReader(checkpoint)
+    load_weights(model, reader, grid)
+    engine = Engine(model, config, plan, grid)
+    engine.restore(reader, checkpoint.manifest.optimizer_step)
+    return engine
+
+
+class Engine:
+    """A model under DeepSpeed ZeRO: takes optimizer steps, and gives and takes its whole state.
+
+    Every method is a collective over all ranks.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, plan: BatchPlan, grid: Grid) -> None:
+        import deepspeed
+
+        self._grid = grid
+        self._plan = plan
+        self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.specs: dict[str, ParameterSpec] = parameter_specs(model)
+        with _without_chatter():
+            self._engine, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=_build_optimizer(self._named, config, grid.device),
+                config=deepspeed_config(config, plan),
+                mpu=grid,
+                dist_init_required=False,
+            )
+        self._zero = self._engine.optimizer
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself."""
+        return self._engine.module
+
+    def step(self, batch: StepBatch, learning_rate: float) -> StepResult:
+        """Takes one optimizer step; the loss is divided once, by the masked tokens of all ranks."""
+        self._engine.train()
+        for group in self._zero.param_groups:
+            group["lr"] = learning_rate
+        masked = self._sum((batch.labels >= 0).sum())
+        if masked == 0:
+            raise UserError("a global batch without a masked token: raise objective.mask_rate")
+        # DeepSpeed divides by the accumulation and averages over data-parallel ranks; undo both.
+        scale = self._plan.accumulation * self._plan.dp_size / masked
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._grid.device)
+        correct = torch.zeros_like(loss_sum)
+        skipped_before = self._engine.skipped_steps
+        for micro, key in enumerate(batch.dropout_keys):
+            tokens, positions, labels = (
+                tensor[micro].to(self._grid.device, non_blocking=True)
+                for tensor in (batch.tokens, batch.positions, batch.labels)
+            )
+            loss, _, right = self._engine(tokens, positions, labels, key)
+            self._engine.backward(loss * scale)
+            self._engine.step()
+            loss_sum += loss.detach()
+            correct += right
+        return StepResult(
+            loss=self._sum(loss_sum) / masked,
+            accuracy=self._sum(correct) / masked,
+            masked_tokens=int(masked),
+            gradient_norm=float(self._engine.get_global_grad_norm() or 0.0),
+            skipped=self._engine.skipped_steps > skipped_before,
+        )
+
+    def evaluate(self, heldout: HeldoutRows) -> dict[str, HeldoutScore]:
+        """The held-out score of every source, the same on all ranks; training is not disturbed."""
+        self._engine.eval()
+        result = {}
+        with torch.no_grad():
+            for name, rows in heldout.sources.items():
+                sums = torch.zeros(3, dtype=torch.float64, device=self._grid.device)
+                for part, counts in rank_shares(
+                    len(rows.tokens), self._plan.micro_rows, self._grid.dp_rank, self._grid.dp_size
+                ):
+                    arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
+                    inputs = [torch.from_numpy(a).to(self._grid.device) for a in arrays]
+                    outputs = self._engine(*inputs, None)
+                    if counts:
+                        sums += torch.stack([value.detach().double() for value in outputs])
+                result[name] = HeldoutScore(*(self._sum(value) for value in sums))
+        return result
+
+    def any_rank(self, flag: bool) -> bool:
+        """True on every rank when `flag` is True on one."""
+        return self._sum(torch.tensor(float(flag))) > 0
+
+    def _sum(self, value: Tensor) -> float:
+        """The sum of a scalar over data-parallel ranks; tensor-parallel peers hold the same one."""
+        total = value.detach().to(self._grid.device, torch.float64).reshape(1).clone()
+        dist.all_reduce(total)
+        return float(total) / self._grid.tp_size
+
+    # ------------------------------------------------------------------------------------- state
+
+    def optimizer_steps(self) -> int:
+        """Optimizer steps taken so far, as Adam counts them for its bias correction."""
+        for partition in self._partitions():
+            state = self._zero.optimizer.state.get(partition)
+            if state:
+                return int(state["step"])
+        return 0
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The master weights and moments of this tensor-parallel rank, copied to host memory.
+
+        Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, the other
+        ranks help to gather and get an empty dictionary.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        self._link_optimizer_state()
+        tensors = {}
+        for name, parameter in self._named:
+            for key in STATE_KEYS:
+                local = (
+                    safe_get_full_fp32_param(parameter)
+                    if key == "weight"
+                    else safe_get_full_optimizer_state(parameter, key)
+                )
+                if self._grid.dp_rank == 0:
+                    spec, grid = self.specs[name], self._grid
+                    unpadded = unpad_local(spec, local, grid.tp_rank, grid.tp_size)
+                    tensors[tensor_key(key, name)] = unpadded.to("cpu", copy=True).contiguous()
+        return tensors
+
+    def restore(self, reader: TensorReader, optimizer_steps: int) -> None:
+        """Sets master weights, moments and Adam's step count from a checkpoint.
+
+        The model must have been built with the checkpoint's weights, so that the low-precision
+        copies agree with the masters already.
+        """
+        self._make_optimizer_state(optimizer_steps)
+        for name, parameter in self._named:
+            for key in STATE_KEYS:
+                value = reader.local(
+                    key, name, self.specs[name], self._grid.tp_rank, self._grid.tp_size
+                )
+                self._set_full(parameter, key, value.to(self._grid.device))
+
+    def _partitions(self) -> list[Tensor]:
+        """The flat fp32 tensors that the optimizer works on."""
+        for name in FLAT_PARTITIONS:
+            if hasattr(self._zero, name):
+                return list(getattr(self._zero, name))
+        raise AssertionError(f"{type(self._zero).__name__} keeps its fp32 partitions elsewhere")
+
+    def _make_optimizer_state(self, optimizer_steps: int) -> None:
+        for partition in self._partitions():
+            state = self._zero.optimizer.state[partition]
+            state["step"] = torch.tensor(float(optimizer_steps), device=partition.device)
+            for key in MOMENTS:
+                state[key] = torch.zeros_like(partition)
+        self._link_optimizer_state()
+
+    def _link_optimizer_state(self) -> None:
+        if not any(self._zero.optimizer.state.get(p) for p in self._partitions()):
+            self._make_optimizer_state(0)
+        elif hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _set_full(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        if not hasattr(parameter, "ds_id"):
+            if key == "weight":
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, key)
+            return
+        length: int = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+        start = length * self._grid.dp_rank
+        local = torch.zeros(length, device=value.device)
+        piece = value.flatten()[start : start + length]
+        local[: len(piece)] = piece
+        if key == "weight":
+            safe_set_local_fp32_param(parameter, local)
+        else:
+            safe_set_local_optimizer_state(parameter, local, key)
+
+
+def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
+    """Puts this rank's shards of a checkpoint's fp32 weights in `model`."""
+    specs = parameter_specs(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            local = reader.local("weight", name, specs[name], grid.tp_rank, grid.tp_size)
+            parameter.copy_(local)
+
+
+def _build_optimizer(
+    named: "list[tuple[str, nn.Parameter]]", config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    decayed = [p for _, p in named if p.dim() > 1]
+    plain = [p for _, p in named if p.dim() <= 1]  # biases and norms
+    settings = config.optimizer
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=True,
+    )
+
+
+def _quiet_logs() -> None:
+    """DeepSpeed's and torch's progress chatter off; warnings and errors stay."""
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Drops what DeepSpeed prints while it starts: memory figures and "built successfully"."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,44 @@
+"""Pretrains an encoder: ``deepspeed pipeline/train.py CONFIG.yaml key.sub=value ...``.
+
+The same command starts a run and goes on with it after any interruption.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not pipeline/
+
+from configs import command
+from configs.load import load
+from data_prep.shards import read_manifest, verify_shards
+from pipeline import run_folder
+from pipeline.config import TrainConfig
+from pipeline.launch import read_launch
+from pipeline.plan import check_run
+
+
+def main() -> None:
+    """Checks everything that needs no model, then trains."""
+    parser = command.parser("Pretrain a masked language model, or go on with it.")
+    parser.add_argument("--local_rank", help="set by the deepspeed launcher; not used")
+    arguments = parser.parse_args()
+    config = load(arguments.config, TrainConfig, arguments.overrides)
+    launch = read_launch()
+    if run_folder.is_done(config):
+        if launch.rank == 0:
+            print(f"{config.output}: this run is finished (its DONE file says so)")
+        return
+    manifest = read_manifest(config.data.path)
+    check_run(config, manifest, launch.world_size)
+    if launch.rank == 0:
+        verify_shards(config.data.path, manifest, full=config.data.verify == "full")
+        for change in run_folder.claim(config, manifest):
+            print(f"changed since the last start: {change}", flush=True)
+    # Late, so that --help and mistakes in the config do not wait 15 s for torch and its friends.
+    from pipeline.pretraining import train
+
+    train(config, launch, [arguments.config, *arguments.overrides])
+
+
+if __name__ == "__main__":
+    command.run(main)
