@@ -16,6 +16,7 @@ from data_prep.normalise import SEPARATOR
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
+_NEWLINE, _RECORD = 10, SEPARATOR[0]
 _TAIL = bytes(16)  # so that eight bytes can be read at any word's end
 _FOLD = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if bytes([byte]).isalnum() or byte >= 128 else 0
@@ -80,6 +81,22 @@ class TextBatch:
         hashes[longer] += (eight[ends[longer] - 8] ^ lengths[longer].astype(np.uint64)) * _ODD[2]
         return mixed(hashes)
 
+    @cached_property
+    def word_text(self) -> I64:
+        """Number of the text that each word belongs to: [W]."""
+        return np.repeat(np.arange(len(self.texts)), self.word_counts)
+
+    @cached_property
+    def word_bytes_before(self) -> I64:
+        """Bytes of all words before each word, and at last of all words: [W + 1]."""
+        starts, ends = self.word_bounds
+        return np.append(0, np.cumsum(ends - starts))
+
+    @cached_property
+    def word_bytes(self) -> I64:
+        """Bytes of all words of each text: [D]."""
+        return np.diff(self.word_bytes_before[self.first_words])
+
     @property
     def word_begins_with_letter(self) -> npt.NDArray[np.bool_]:
         """Whether each word begins with a letter (any non-ASCII character counts): [W]."""
@@ -94,6 +111,40 @@ class TextBatch:
     def count_at(self, positions: I64) -> I64:
         """How many of the ascending byte `positions` lie in each text: [D]."""
         return np.diff(np.searchsorted(positions, np.append(self.starts, len(self.data))))
+
+    @cached_property
+    def line_bounds(self) -> tuple[I64, I64]:
+        """First byte of each line that is not empty, and the byte after its last: [L], [L]."""
+        return self._between(np.flatnonzero((self.data == _NEWLINE) | (self.data == _RECORD)))
+
+    @cached_property
+    def paragraph_bounds(self) -> tuple[I64, I64]:
+        """The same for paragraphs, which blank lines end."""
+        blank = (self.data[1:] == _NEWLINE) & (self.data[:-1] == _NEWLINE)
+        breaks = self.data == _RECORD
+        breaks[1:] |= blank
+        return self._between(np.flatnonzero(breaks))
+
+    def _between(self, breaks: I64) -> tuple[I64, I64]:
+        starts, ends = breaks[:-1] + 1, breaks[1:]
+        held = ends > starts
+        return starts[held], ends[held]
+
+    def text_of(self, positions: I64) -> I64:
+        """Number of the text that each byte position lies in."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
+
+    def unit_hashes(self, starts: I64) -> tuple[U64, I64]:
+        """A hash of the words of each line or paragraph, by where it begins, and their number:
+        [L], [L]. One without words has hash 0."""
+        word_starts, _ = self.word_bounds
+        first = np.append(np.searchsorted(word_starts, starts), len(word_starts))
+        counts = np.diff(first)
+        position = np.arange(first[0], len(word_starts)) - np.repeat(first[:-1], counts)
+        weighted = self.word_hashes[first[0] :] * (2 * position + 1).astype(np.uint64)
+        sums = np.append(np.uint64(0), np.cumsum(weighted, dtype=np.uint64))
+        bounds = first - first[0]
+        return mixed(sums[bounds[1:]] - sums[bounds[:-1]]), counts
 
     def ngram_hashes(self, n: int) -> tuple[U64, I64]:
         """Hashes of all word n-grams inside texts, and the first word of each: [G], [G]."""

@@ -7,9 +7,13 @@ from pydantic import Field
 
 from data_prep.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span
+from data_prep.readers.hf_dataset import HfDatasetReaderConfig
 from data_prep.readers.jsonl import JsonLinesReaderConfig
 from data_prep.readers.mediawiki import MediaWikiReaderConfig
+from data_prep.readers.parquet import ParquetReaderConfig
+from data_prep.readers.table import TableReaderConfig
 from data_prep.readers.text import TextReaderConfig
+from data_prep.readers.warc import WarcReaderConfig
 
 
 class Reader(Protocol):
@@ -26,6 +30,12 @@ class Reader(Protocol):
 
 
 ReaderConfig = Annotated[
-    TextReaderConfig | JsonLinesReaderConfig | MediaWikiReaderConfig,
+    TextReaderConfig
+    | JsonLinesReaderConfig
+    | ParquetReaderConfig
+    | TableReaderConfig
+    | MediaWikiReaderConfig
+    | WarcReaderConfig
+    | HfDatasetReaderConfig,
     Field(discriminator="type"),
 ]
