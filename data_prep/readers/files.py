@@ -6,6 +6,7 @@ Local paths and globs (``**`` too), and every URL that fsspec knows (``s3://``, 
 import bz2
 import glob
 import gzip
+import io
 import os
 import stat
 import zlib
@@ -164,11 +165,47 @@ def decompressed(stream: BinaryIO, name: str) -> IO[bytes]:
     if name.endswith(".gz"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     if name.endswith(".zst"):
-        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        return cast(IO[bytes], reader)
+        return cast(IO[bytes], io.BufferedReader(_ZstdFrames(stream), 1 << 17))
     if name.endswith(".bz2"):
         return cast(IO[bytes], bz2.BZ2File(stream))
     return stream
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The content of one or more zstandard frames. Unlike the library's own reader it raises
+    EOFError where the input ends inside a frame."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._frame: Any = None
+        self._pending = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        compressed = b""
+        while not self._pending:
+            if self._frame is not None and self._frame.eof:
+                compressed, self._frame = self._frame.unused_data, None
+            compressed = compressed or self._stream.read(1 << 17)
+            if not compressed:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a zstandard frame")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._pending = memoryview(self._frame.decompress(compressed))
+            compressed = b""
+        num_bytes = min(len(buffer), len(self._pending))
+        buffer[:num_bytes] = self._pending[:num_bytes]
+        self._pending = self._pending[num_bytes:]
+        return num_bytes
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether `error` is about a file's content, not about reading it from the disk."""
+    return not isinstance(error, OSError) or error.errno is None
 
 
 def byte_spans(file: SourceFile, part_bytes: int, align_bytes: int = 1) -> list[Span]:

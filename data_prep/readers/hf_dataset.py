@@ -10,7 +10,7 @@ from pydantic import Field
 from configs.load import Config
 from data_prep.document import BadRecords, Document
 from data_prep.readers.columns import check_columns, documents_in
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span, is_damage, open_file
 from data_prep.readers.parquet import DAMAGE, grouped
 
 
@@ -41,7 +41,9 @@ class HfDatasetReader:
         try:
             with _opened(file) as batches:
                 return grouped(file, [batch.nbytes for batch in batches], part_bytes)
-        except DAMAGE:
+        except DAMAGE as error:
+            if not is_damage(error):
+                raise
             return [Span(file, 0, 1 << 62)]
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
@@ -57,9 +59,7 @@ class HfDatasetReader:
                         yield from documents_in(batch, row, path, span.file.name, self._fields, bad)
                     row += batch.num_rows
         except DAMAGE as error:
-            bad.add(path, row, "damaged or truncated Arrow file", str(error))
-        except OSError as error:
-            if error.errno is not None:
+            if not is_damage(error):
                 raise
             bad.add(path, row, "damaged or truncated Arrow file", str(error))
 

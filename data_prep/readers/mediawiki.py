@@ -9,7 +9,7 @@ from pydantic import Field
 
 from configs.load import Config
 from data_prep.document import BadRecords, Document
-from data_prep.readers.files import TRUNCATED, SourceFile, Span, decompressed, open_file
+from data_prep.readers.files import TRUNCATED, SourceFile, Span, decompressed, is_damage, open_file
 
 _CHUNK_BYTES = 1 << 20
 _DROPPED_TAGS = {"ref", "table", "gallery", "math", "timeline", "syntaxhighlight", "imagemap"}
@@ -84,7 +84,7 @@ def _pages(stream: Any, path: str, bad: BadRecords) -> Iterator[tuple[int, Any]]
     except ParseError as error:
         bad.add(path, offset, "damaged or truncated XML", str(error))
     except (*TRUNCATED, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if not is_damage(error):
             raise
         bad.add(path, offset, "damaged or truncated compression", str(error))
 
@@ -111,7 +111,7 @@ def _texts_of(nodes: Any) -> Iterator[str]:
         elif isinstance(node, HTMLEntity):
             yield node.normalize()
         elif isinstance(node, Heading):
-            yield from _texts_of(node.title.nodes)
+            yield "".join(_texts_of(node.title.nodes)).strip()
         elif isinstance(node, Wikilink):
             title = str(node.title)
             if node.text is not None and not _DROPPED_LINKS.match(title):

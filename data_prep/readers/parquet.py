@@ -11,9 +11,10 @@ from pydantic import Field
 from configs.load import Config
 from data_prep.document import BadRecords, Document
 from data_prep.readers.columns import check_columns, documents_in
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span, is_damage, open_file
 
-DAMAGE = (pa.ArrowInvalid, pa.ArrowException, EOFError)
+DAMAGE = (pa.ArrowException, OSError, EOFError)
+"""What pyarrow raises for a damaged file, a bare OSError among it."""
 
 
 class ParquetReaderConfig(Config):
@@ -46,7 +47,9 @@ class ParquetReader:
                     parquet.metadata.row_group(g).total_byte_size
                     for g in range(parquet.num_row_groups)
                 ]
-        except DAMAGE:
+        except DAMAGE as error:
+            if not is_damage(error):
+                raise
             return [Span(file, 0, 1)]
         return grouped(file, sizes, part_bytes)
 
@@ -68,9 +71,7 @@ class ParquetReader:
                     yield from documents_in(batch, row, path, span.file.name, self._fields, bad)
                     row += batch.num_rows
         except DAMAGE as error:
-            bad.add(path, row, "damaged or truncated Parquet", str(error))
-        except OSError as error:
-            if error.errno is not None:
+            if not is_damage(error):
                 raise
             bad.add(path, row, "damaged or truncated Parquet", str(error))
 

@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -77,10 +77,11 @@ class TableReader:
                 else:
                     yield Document(text, f"{name}:{line}" if id_at is None else row[id_at])
 
-    def _next(self, rows: "csv._reader", path: str, bad: BadRecords) -> list[str] | None:
+    def _next(self, rows: Any, path: str, bad: BadRecords) -> list[str] | None:
         while True:
             try:
-                return next(rows)
+                row: list[str] = next(rows)
+                return row
             except StopIteration:
                 return None
             except csv.Error as error:

@@ -14,6 +14,7 @@ from data_prep.readers.files import (
     byte_spans,
     decompressed,
     is_compressed,
+    is_damage,
     open_file,
 )
 
@@ -138,6 +139,6 @@ def lines_in(
             yield offset, line
             offset += len(line)
     except (*TRUNCATED, OSError) as error:
-        if not compressed or (isinstance(error, OSError) and error.errno is not None):
+        if not compressed or not is_damage(error):
             raise
         bad.add(span.file.path, offset, "damaged or truncated compression", str(error))

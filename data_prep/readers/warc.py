@@ -1,13 +1,13 @@
 """WARC and WET archives of web pages, read by fastwarc; HTML becomes text by resiliparse."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from configs.load import Config
 from data_prep.document import BadRecords, Document
-from data_prep.readers.files import TRUNCATED, SourceFile, Span, open_file
+from data_prep.readers.files import TRUNCATED, SourceFile, Span, decompressed, is_damage, open_file
 
 
 class WarcReaderConfig(Config):
@@ -41,25 +41,27 @@ class WarcReader:
         kinds = WarcRecordType.response | WarcRecordType.conversion
         path, offset = span.file.path, 0
         with open_file(span.file) as stream:
-            try:
-                for record in ArchiveIterator(stream, record_types=kinds, parse_http=True):
-                    offset = record.stream_pos
-                    content = record.reader.read()
-                    if len(content) < record.content_length and not record.is_http:
-                        bad.add(path, offset, "truncated record")
-                        continue
-                    text = self._text_of(record, content)
-                    if text is None:
-                        continue
-                    if "\0" in text:
-                        bad.add(path, offset, "NUL byte")
-                        continue
-                    uri = record.headers.get("WARC-Target-URI") or f"{span.file.name}:{offset}"
-                    yield Document(text, uri)
-            except (*TRUNCATED, OSError, ValueError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                bad.add(path, offset, "damaged or truncated archive", str(error))
+            plain: Any = _UntilFailure(decompressed(stream, span.file.name))
+            for record in ArchiveIterator(plain, record_types=kinds, parse_http=True):
+                offset = record.stream_pos
+                expected_bytes = record.content_length
+                content = record.reader.read()
+                whole_head = record.headers.get("Content-Length") is not None
+                if not whole_head or len(content) != expected_bytes:
+                    bad.add(path, offset, "truncated record")
+                    continue
+                text = self._text_of(record, content)
+                if text is None:
+                    continue
+                if "\0" in text:
+                    bad.add(path, offset, "NUL byte")
+                    continue
+                uri = record.headers.get("WARC-Target-URI") or f"{span.file.name}:{offset}"
+                yield Document(text, uri)
+            if plain.error is not None:
+                if not is_damage(plain.error):
+                    raise plain.error
+                bad.add(path, plain.tell(), "damaged or truncated compression", str(plain.error))
 
     def _text_of(self, record: object, content: bytes) -> str | None:
         """The text of a page, None where the record holds none."""
@@ -77,6 +79,28 @@ class WarcReader:
         return None
 
 
+class _UntilFailure:
+    """A stream that ends where reading fails and keeps the error: fastwarc panics on an exception
+    in its source, and takes a truncated compressed file's end for its end."""
+
+    def __init__(self, stream: Any) -> None:
+        self.error: Exception | None = None
+        self._stream = stream
+        self._position = 0
+
+    def read(self, num_bytes: int) -> bytes:
+        try:
+            content = bytes(self._stream.read1(num_bytes))
+        except (*TRUNCATED, OSError) as error:
+            self.error = error
+            return b""
+        self._position += len(content)
+        return content
+
+    def tell(self) -> int:
+        return self._position
+
+
 def text_of_html(content: bytes, charset: str | None = None, main_content: bool = True) -> str:
     """The readable text of an HTML page; `charset` is what its headers say."""
     from resiliparse.extract.html2text import extract_plain_text
@@ -88,4 +112,6 @@ def decode(content: bytes, charset: str | None) -> str:
     """`content` as text: in the stated encoding, or the one that it seems to be in."""
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    return str(bytes_to_str(content, charset or detect_encoding(content), errors="ignore"))
+    return str(
+        bytes_to_str(content, charset or detect_encoding(content) or "utf-8", errors="ignore")
+    )

@@ -1,0 +1,331 @@
+"""Every reader: the same documents wherever a file is cut, and bad input counted, never lost."""
+
+import bz2
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from configs.load import UserError
+from data_prep.document import BadRecords
+from data_prep.readers import ReaderConfig
+from data_prep.readers.files import list_files
+
+
+def read(path, part_bytes=1 << 30, policy="skip", **config):
+    """The documents of the files, and the bad records: ([(text, id)], counts)."""
+    tree = {"files": [str(path)], **config}
+    reader_config = TypeAdapter(ReaderConfig).validate_python(tree)
+    reader, bad = reader_config.build(), BadRecords(policy)
+    documents = [
+        (document.text, document.id)
+        for file in list_files(reader_config.files, "files")
+        for span in reader.spans(file, part_bytes)
+        for document in reader.read(span, bad)
+    ]
+    return documents, dict(bad.counts)
+
+
+lines = st.lists(
+    st.sampled_from(["", " ", "a", "word", "two words", "ü" * 5, "\r", "x" * 30]), max_size=30
+)
+
+
+@settings(max_examples=150)
+@given(lines, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.integers(1, 60))
+def test_text_gives_the_same_documents_wherever_it_is_cut(tmp_path_factory, lines, end, last, cut):
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_bytes((end.join(lines) + (end if last else "")).encode())
+    for unit in ("line", "paragraph"):
+        assert read(path, cut, type="text", document=unit) == read(path, type="text", document=unit)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 400), max_size=40), st.integers(1, 3000))
+def test_sections_are_the_same_wherever_a_file_is_cut(tmp_path_factory, lengths, cut):
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_text("\n".join("x" * length for length in lengths))
+    config = {"type": "text", "document": "section", "section_bytes": 256}
+    documents, _ = read(path, **config)
+    assert read(path, cut, **config)[0] == documents
+    kept = "".join(text for text, _ in documents).split()
+    assert kept == path.read_text().split()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text(max_size=20).filter(lambda t: "\0" not in t)), st.integers(1, 200))
+def test_json_lines_are_the_same_wherever_a_file_is_cut(tmp_path_factory, texts, cut):
+    path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    documents, bad = read(path, cut, type="jsonl")
+    assert [text for text, _ in documents] == texts
+    assert not bad
+    assert read(path, type="jsonl")[0] == documents
+
+
+def test_paragraphs_sections_and_files():
+    folder = Path(__file__).parent
+    (documents, _) = read(folder / "test_data_readers.py", type="text", document="file")
+    assert documents[0] == ((folder / "test_data_readers.py").read_text(), "test_data_readers.py:0")
+
+
+def test_paragraphs_end_at_blank_lines(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\none\none\n \ntwo\n\n\nthree")
+    documents, _ = read(tmp_path / "a.txt", type="text", document="paragraph")
+    assert [text.strip() for text, _ in documents] == ["one\none", "two", "three"]
+
+
+RECORDS = [{"text": f'text {n}\nof two lines, "quoted"', "key": f"k{n}"} for n in range(50)]
+
+
+def write_jsonl(path):
+    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+
+
+def write_gzip(path):
+    path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in RECORDS).encode()))
+
+
+def write_zstd(path):  # two frames, as `cat a.zst b.zst` gives
+    compress = zstandard.ZstdCompressor().compress
+    half = [
+        "".join(json.dumps(r) + "\n" for r in part).encode() for part in (RECORDS[:9], RECORDS[9:])
+    ]
+    path.write_bytes(compress(half[0]) + compress(half[1]))
+
+
+def write_bz2(path):
+    path.write_bytes(bz2.compress("".join(json.dumps(r) + "\n" for r in RECORDS).encode()))
+
+
+def write_parquet(path):
+    pq.write_table(pa.Table.from_pylist(RECORDS), path, row_group_size=7)
+
+
+def write_csv(path, delimiter=","):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["key", "text"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(RECORDS)
+
+
+def write_arrow(path):
+    table = pa.Table.from_pylist(RECORDS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=6)
+
+
+FORMATS = {
+    "a.jsonl": ("jsonl", write_jsonl),
+    "a.jsonl.gz": ("jsonl", write_gzip),
+    "a.jsonl.zst": ("jsonl", write_zstd),
+    "a.jsonl.bz2": ("jsonl", write_bz2),
+    "a.parquet": ("parquet", write_parquet),
+    "a.csv": ("csv", write_csv),
+    "a.tsv": ("tsv", lambda path: write_csv(path, "\t")),
+    "a.arrow": ("hf_dataset", write_arrow),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_gives_texts_and_ids_wherever_it_is_cut(tmp_path, name):
+    kind, write = FORMATS[name]
+    write(tmp_path / name)
+    expected = [(record["text"], record["key"]) for record in RECORDS]
+    for part_bytes in (1 << 30, 500, 1):
+        assert read(tmp_path / name, part_bytes, type=kind, id_field="key") == (expected, {})
+    by_place, _ = read(tmp_path / name, type=kind)
+    assert by_place[0][1].startswith(f"{name}:")
+    assert len({number for _, number in by_place}) == len(RECORDS)
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n not in ("a.jsonl", "a.csv", "a.tsv")])
+def test_a_truncated_file_is_one_bad_record_and_what_precedes_is_read(tmp_path, name):
+    kind, write = FORMATS[name]
+    write(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+    documents, bad = read(tmp_path / name, type=kind, id_field="key")
+    assert documents == [(r["text"], r["key"]) for r in RECORDS[: len(documents)]]
+    if name in (
+        "a.jsonl.gz",
+        "a.jsonl.zst",
+        "a.arrow",
+    ):  # bz2 and Parquet are whole or nothing here
+        assert len(documents) > 5
+    assert sum(bad.values()) == 1
+    assert "truncated" in next(iter(bad))
+    with pytest.raises(UserError, match=r"truncated(.|\n)*on_bad_record: skip"):
+        read(tmp_path / name, policy="stop", type=kind, id_field="key")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.arrow"])
+def test_a_missing_column_stops_the_job(tmp_path, name):
+    kind, write = FORMATS[name]
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=r"no column 'body'(.|\n)*key"):
+        read(tmp_path / name, type=kind, text_field="body")
+
+
+def test_bad_json_lines_are_counted_by_reason(tmp_path):
+    rows = [
+        b'{"text": "good"}',
+        b"",
+        b'{"text": "cut',
+        b'["text"]',
+        b'{"body": "x"}',
+        b'{"text": 7}',
+        b'{"text": "\\u0000"}',
+        b'{"text": "\xff"}',
+        b'{"text": "good too", "id": 5}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\r\n".join(rows))
+    documents, bad = read(tmp_path / "a.jsonl", type="jsonl", id_field="id")
+    assert documents == [("good", "a.jsonl:0"), ("good too", "5")]
+    assert bad == {
+        "not JSON": 2,
+        "JSON, but no object": 1,
+        "the field 'text' is missing": 1,
+        "the field 'text' is no text": 1,
+        "NUL byte": 1,
+    }
+
+
+def test_text_that_is_not_utf8_is_counted_with_its_offset(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good\nbad \xe9\nnul \0\ngood\n")
+    documents, bad = read(tmp_path / "a.txt", type="text", document="line")
+    assert [number for _, number in documents] == ["a.txt:0", "a.txt:17"]
+    assert bad == {"not UTF-8": 1, "NUL byte": 1}
+    with pytest.raises(UserError, match=r"a\.txt: not UTF-8 at offset 9"):
+        read(tmp_path / "a.txt", policy="stop", type="text", document="line")
+
+
+def test_bad_table_rows_are_counted_by_reason(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'text,n\ngood,1\nshort\n"b\xe9d",2\n\n"a""b\nc",3\n')
+    documents, bad = read(tmp_path / "a.csv", type="csv")
+    assert [text for text, _ in documents] == ["good", 'a"b\nc']
+    assert bad == {"not 2 fields": 1, "not UTF-8": 1}
+
+
+def test_a_null_text_is_counted(tmp_path):
+    pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
+    documents, bad = read(tmp_path / "a.parquet", type="parquet")
+    assert [text for text, _ in documents] == ["a", "b"]
+    assert bad == {"the field 'text' is missing": 1}
+
+
+WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">
+<page><title>Bread</title><ns>0</ns><revision><text>'''Bread''' is a [[food]] made of
+[[flour|ground grain]].&lt;ref&gt;A book&lt;/ref&gt; {{cite|x}} [[File:Loaf.jpg|thumb|A loaf]]
+
+== History ==
+See [http://example.org the site]. [[Category:Food]] [[de:Brot]]</text></revision></page>
+<page><title>Loaf</title><ns>0</ns><redirect title="Bread"/><revision><text/></revision></page>
+<page><title>Talk:Bread</title><ns>1</ns><revision><text>Hello</text></revision></page>
+<page><title>Oven</title><ns>0</ns><revision><text>An '''oven''' is hot.</text></revision></page>
+</mediawiki>"""
+
+
+def test_wiki_articles_become_plain_text(tmp_path):
+    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(WIKI.encode()))
+    documents, bad = read(tmp_path / "dump.xml.bz2", type="mediawiki")
+    assert [number for _, number in documents] == ["dump.xml.bz2:Bread", "dump.xml.bz2:Oven"]
+    text = documents[0][0]
+    assert text.startswith("Bread\n\nBread is a food made of\nground grain.")
+    assert "History\nSee the site." in text
+    for markup in ("ref", "book", "cite", "loaf", "Category", "Brot", "==", "''"):
+        assert markup not in text
+    assert not bad
+
+
+def test_a_truncated_dump_keeps_its_whole_articles(tmp_path):
+    (tmp_path / "dump.xml").write_text(WIKI[: WIKI.index("Oven") + 10])
+    documents, bad = read(tmp_path / "dump.xml", type="mediawiki")
+    assert [number for _, number in documents] == ["dump.xml:Bread"]
+    assert bad == {"damaged or truncated XML": 1}
+
+
+def warc_record(kind: str, content: bytes, uri: str) -> bytes:
+    content_type = "application/http; msgtype=response" if kind == "response" else "text/plain"
+    head = (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {uri}\r\n"
+        "WARC-Record-ID: <urn:uuid:1>\r\nWARC-Date: 2020-01-01T00:00:00Z\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content + b"\r\n\r\n"
+
+
+def test_web_archives_give_pages_and_extracted_text(tmp_path):
+    page = "<html><body><nav>Home About</nav><p>Caf\u00e9 opens on Monday.</p></body></html>"
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=latin-1\r\n\r\n"
+    gone = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n<p>Nothing here.</p>"
+    records = [
+        warc_record("response", http + page.encode("latin-1"), "http://a"),
+        warc_record("response", gone, "http://b"),
+        warc_record("conversion", "Extracted t\u00e9xt.".encode(), "http://c"),
+    ]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
+    documents, bad = read(tmp_path / "a.warc.gz", type="warc")
+    assert [(text.strip(), uri) for text, uri in documents] == [
+        ("Café opens on Monday.", "http://a"),
+        ("Extracted téxt.", "http://c"),
+    ]
+    assert not bad
+    cut = b"".join(map(gzip.compress, records))[:-80]
+    (tmp_path / "a.warc.gz").write_bytes(cut)
+    documents, bad = read(tmp_path / "a.warc.gz", type="warc")
+    assert [uri for _, uri in documents] == ["http://a"]
+    assert bad["damaged or truncated compression"] == 1
+
+
+def test_files_are_found_by_pattern_in_a_fixed_order(tmp_path):
+    for name in ("b/2.txt", "a/1.txt", "a/0.md", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    patterns = [str(tmp_path / "**/*.txt"), str(tmp_path / "a/*")]
+    found = list_files(patterns, "files")
+    assert [Path(file.path).name for file in found] == ["0.md", "1.txt", "2.txt", "c.txt"]
+    with pytest.raises(UserError, match=r"files: '.*/\*\.csv' matches no file"):
+        list_files([str(tmp_path / "*.csv")], "files")
+    with pytest.raises(UserError, match="is a folder"):
+        list_files([str(tmp_path / "a")], "files")
+
+
+def test_urls_are_read_through_fsspec(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl")
+    url = f"file://{tmp_path}/*.jsonl"
+    assert read(url, 300, type="jsonl")[0] == read(tmp_path / "a.jsonl", type="jsonl")[0]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_file_that_changes_or_disappears_after_planning_stops_the_job(tmp_path, scheme):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path)
+    config = TypeAdapter(ReaderConfig).validate_python(
+        {"type": "jsonl", "files": [f"{scheme}{path}"]}
+    )
+    (file,) = list_files(config.files, "files")
+    reader = config.build()
+    (span,) = reader.spans(file, 1 << 30)
+    path.write_text(path.read_text() + '{"text": "more"}\n')
+    with pytest.raises(UserError, match=r"changed since the plan(.|\n)*--restart-from ingest"):
+        list(reader.read(span, BadRecords("skip")))
+    path.unlink()
+    with pytest.raises(UserError, match="disappeared since the plan"):
+        list(reader.read(span, BadRecords("skip")))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_empty_file_gives_nothing_or_one_bad_record(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    documents, bad = read(tmp_path / name, type=FORMATS[name][0])
+    assert documents == []
+    assert sum(bad.values()) <= 1
