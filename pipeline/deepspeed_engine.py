@@ -82,7 +82,8 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
+        if "OMP_NUM_THREADS" not in os.environ:  # torch has taken it from there otherwise
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
 
     with _without_chatter():
         deepspeed.init_distributed(

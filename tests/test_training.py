@@ -1,0 +1,147 @@
+"""Whole training runs: equal on any grid, and bit for bit the same after any interruption."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from pipeline.checkpoint import CheckpointManifest, find_checkpoint
+from pipeline.config import TrainConfig
+from pipeline.run_folder import DONE_NAME, checkpoints_folder, is_done
+from pipeline.run_log import LOG_NAME, read_events
+from tests.gloo import run_ranks
+from tests.training_run import (
+    assert_same_bits,
+    final_state,
+    make_config,
+    make_rows,
+    metrics,
+    pretrain,
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    make_rows(folder)
+    return folder
+
+
+def newest(config: TrainConfig) -> CheckpointManifest:
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    return checkpoint.manifest
+
+
+def test_a_run_learns_and_records_every_step(rows, tmp_path):
+    config = make_config(rows, tmp_path / "run", total_rows=200 * 16, optimizer={"lr": 5e-3})
+    run_ranks(pretrain, 1, config)
+    losses = metrics(config, "loss")
+    assert len(losses) == 200
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert is_done(config)
+    events = [event for event, _ in read_events(config.output / LOG_NAME)]
+    scores = [event["values"] for event in events if "heldout_loss" in event.get("values", {})]
+    assert len(scores) == 20
+    assert scores[-1]["heldout_loss"] < 0.9 * scores[-1]["heldout_unigram_loss"]
+    assert {"heldout_loss/a", "heldout_loss/b"} <= scores[-1].keys()
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tensor", "zero_stage"),
+    [(2, 2, 1), (2, 1, 1), (2, 1, 2), (2, 1, 3), (2, 2, 3), (4, 2, 2)],
+)
+def test_another_grid_gives_the_same_losses_and_norms(
+    rows, tmp_path, world_size, tensor, zero_stage
+):
+    one = make_config(rows, tmp_path / "one")
+    run_ranks(pretrain, 1, one)
+    other = make_config(
+        rows, tmp_path / "other", parallel={"tensor": tensor, "zero_stage": zero_stage}
+    )
+    run_ranks(pretrain, world_size, other)
+    for name in ("loss", "gradient_norm", "heldout_loss"):
+        if name == "heldout_loss":
+            first, second = newest(one).heldout_loss, newest(other).heldout_loss
+        else:
+            first, second = metrics(one, name), metrics(other, name)
+        assert second == pytest.approx(first, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tensor", "zero_stage", "precision"),
+    [(2, 2, 1, "bf16"), (2, 1, 2, "bf16"), (2, 1, 3, "bf16"), (1, 1, 1, "fp32")],
+)
+def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_undisturbed(
+    rows, tmp_path, world_size, tensor, zero_stage, precision
+):
+    parallel = {"tensor": tensor, "zero_stage": zero_stage}
+    settings = {"parallel": parallel, "precision": precision}
+    whole = make_config(rows, tmp_path / "whole", **settings)
+    run_ranks(pretrain, world_size, whole)
+    stopped = make_config(rows, tmp_path / "stopped", **settings)
+    run_ranks(pretrain_until_signalled, world_size, stopped, 7)
+    at = newest(stopped)
+    assert 7 <= at.step < 20
+    assert at.consumed_rows == at.step * 16
+    assert not (stopped.output / DONE_NAME).exists()
+    run_ranks(pretrain, world_size, stopped)
+    assert newest(stopped).step == 20
+    assert_same_bits(final_state(whole), final_state(stopped))
+    assert metrics(whole, "loss") == metrics(stopped, "loss")
+
+
+def pretrain_until_signalled(config: TrainConfig, step: int) -> None:
+    """Trains; only the last rank gets SIGTERM, soon after `step`: all must stop together."""
+    import torch.distributed as dist
+
+    if dist.get_rank() == dist.get_world_size() - 1:
+
+        def watch() -> None:
+            while True:
+                if (config.output / LOG_NAME).exists():
+                    events = [event for event, _ in read_events(config.output / LOG_NAME)]
+                    if any(event.get("step", 0) >= step for event in events):
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
+                time.sleep(0.001)
+
+        threading.Thread(target=watch, daemon=True).start()
+    pretrain(config)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, 1, 1), (2, 2, 3)), ((2, 2, 1), (1, 1, 2)), ((2, 1, 3), (2, 2, 1))],
+    ids=str,
+)
+def test_a_checkpoint_goes_on_at_another_grid(rows, tmp_path, before, after):
+
+    schedule = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
+    whole = make_config(rows, tmp_path / "whole", schedule=schedule)
+    run_ranks(pretrain, 1, whole)
+    for total_rows, (world_size, tensor, zero_stage) in ((160, before), (320, after)):
+        moved = make_config(
+            rows,
+            tmp_path / "moved",
+            schedule=schedule,
+            total_rows=total_rows,
+            parallel={"tensor": tensor, "zero_stage": zero_stage},
+        )
+        run_ranks(pretrain, world_size, moved)
+    assert metrics(moved, "loss") == pytest.approx(metrics(whole, "loss"), abs=1e-6, rel=1e-6)
+    for name, tensor_of_whole in final_state(whole).items():
+        torch.testing.assert_close(
+            final_state(moved)[name], tensor_of_whole, rtol=1e-4, atol=1e-6, msg=name
+        )
+
+
+def test_loader_workers_change_nothing(rows, tmp_path):
+    first = make_config(rows, tmp_path / "first")
+    run_ranks(pretrain, 1, first)
+    second = make_config(rows, tmp_path / "second", workers=2)
+    run_ranks(pretrain, 1, second)
+    assert_same_bits(final_state(first), final_state(second))
