@@ -3,11 +3,15 @@
 B rows, S tokens in a row, T = B x S, H hidden, h heads of this rank (all heads / tp), d head size.
 """
 
+import functools
 import math
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attention_masks import AttentionMask
 from model.config import ModelConfig
 from model.dropout import Site, apply_keep_mask, keep_mask, mask_seed
 from model.layers import ColumnLinear, RowLinear
@@ -23,7 +27,8 @@ class SelfAttention(nn.Module):
         self.num_local_heads = config.num_attention_heads // grid.tp_size
         self.first_head = grid.tp_rank * self.num_local_heads
         self.head_size = config.head_size
-        self.dropout = config.attention_dropout
+        self.window = config.attention_pattern.window
+        self.rate = config.attention_dropout
         hidden = config.hidden_size
         self.qkv = ColumnLinear(grid, config.sequence_parallel, hidden, 3 * hidden)
         self.output = RowLinear(grid, config.sequence_parallel, hidden, hidden)
@@ -36,20 +41,36 @@ class SelfAttention(nn.Module):
         query, key, value = qkv.contiguous().unbind(0)  # [h, B, S, d]
         if context.rotation is not None:
             query, key = rotate(query, context.rotation), rotate(key, context.rotation)
-        kept = self._dropout_mask(context, layer) if self.training else None
-        mixed = explicit_attention(query, key, value, context.bias, kept, self.dropout)
+        mixed = self._mix(query, key, value, context, layer)
         mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, heads * size)  # [T, H/tp]
         return self.output(mixed)
 
-    def _dropout_mask(self, context: RowContext, layer: int) -> Tensor | None:
+    def _mix(
+        self, query: Tensor, key: Tensor, value: Tensor, context: RowContext, layer: int
+    ) -> Tensor:
+        mask = context.masks[self.window(layer)]
+        rate = 0.0 if context.dropout_key is None else self.rate
+        if mask.backend == "flex":
+            return flex_attention(query, key, value, mask)
+        if mask.backend == "explicit":
+            kept = self._keep_mask(context, layer) if rate else None
+            return explicit_attention(query, key, value, mask.bias, kept, rate)
+        seed = None
+        if rate:
+            assert context.dropout_key is not None
+            # One seed for all heads of the rank: the kernel draws one mask for them.
+            key_of = (context.dropout_key, layer, Site.ATTENTION_PROBABILITIES)
+            seed = mask_seed(*key_of, self.first_head)
+        return sdpa_attention(query, key, value, mask.allowed, rate, seed)
+
+    def _keep_mask(self, context: RowContext, layer: int) -> Tensor:
         """[h, B, S, S]: each head's mask is keyed by its number among all heads."""
-        if context.dropout_key is None or self.dropout == 0:
-            return None
+        assert context.dropout_key is not None
         rows, tokens = context.shape
         masks = [
             keep_mask(
                 (rows, tokens, tokens),
-                self.dropout,
+                self.rate,
                 mask_seed(context.dropout_key, layer, Site.ATTENTION_PROBABILITIES, head),
                 context.device,
             )
@@ -77,6 +98,45 @@ def explicit_attention(
     if kept is not None:
         probabilities = apply_keep_mask(probabilities, kept, dropout)
     return torch.matmul(probabilities, value)  # [h, B, S, d]
+
+
+def sdpa_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor | None,
+    dropout: float,
+    seed: int | None,
+) -> Tensor:
+    """The same through torch's scaled_dot_product_attention, [h, B, S, d].
+
+    Its dropout draws from torch's global generator, which is set to `seed` and put back; the
+    masks therefore depend on the TP size, unlike those of the explicit backend.
+    """
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [B, h, S, d]
+    mask = None if allowed is None else allowed[:, None]  # [B or 1, 1, S or 1, S]
+    if seed is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(0, 1)
+    devices = [query.device] if query.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return mixed.transpose(0, 1)
+
+
+def flex_attention(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
+    """The same through FlexAttention, which skips blocks that the mask empties; no dropout."""
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [B, h, S, d]
+    mixed: Tensor = _flex_kernel(query.is_cuda)(query, key, value, block_mask=mask.blocks)
+    return mixed.transpose(0, 1)
+
+
+@functools.cache
+def _flex_kernel(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention as eager
+
+    # Eager FlexAttention computes all scores: right, and good enough to check against on the CPU.
+    return torch.compile(eager) if compiled else eager
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -3,82 +3,40 @@
 The vocabulary size is not here: it comes with the tokenizer, from the data set's manifest.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from configs.load import Config, ConfigError
+from model.options import (
+    Activation,
+    ActivationCheckpointing,
+    AllVisible,
+    AttendAcross,
+    AttentionBackend,
+    AttentionPattern,
+    EmbeddingStart,
+    Frozen,
+    FullAttention,
+    Gelu,
+    KeepActivations,
+    LayerNormConfig,
+    LearnedPositions,
+    NoPooler,
+    Norm,
+    NormPlacement,
+    NoSharing,
+    NothingFrozen,
+    PackedRows,
+    ParameterSharing,
+    Pooler,
+    Positions,
+    PostNorm,
+    RandomEmbeddings,
+    Visibility,
+)
 from model.vocabulary import padded_vocab_size
-
-
-class PostNorm(Config):
-    """Normalise after each residual sum (BERT, RoBERTa)."""
-
-    type: Literal["post"] = "post"
-
-
-class PreNorm(Config):
-    """Normalise each block's input, and once more after the last layer."""
-
-    type: Literal["pre"] = "pre"
-
-
-class LayerNormConfig(Config):
-    """Layer normalisation with weight and bias (Ba et al. 2016)."""
-
-    type: Literal["layer_norm"] = "layer_norm"
-
-
-class RmsNormConfig(Config):
-    """Root-mean-square normalisation, weight only (Zhang and Sennrich 2019)."""
-
-    type: Literal["rms_norm"] = "rms_norm"
-
-
-class Gelu(Config):
-    """GELU in its exact form with erf (Hendrycks and Gimpel 2016), as in BERT and RoBERTa."""
-
-    type: Literal["gelu"] = "gelu"
-
-
-class GeGlu(Config):
-    """GELU(gate) x value (Shazeer 2020, equation 6): the first MLP matrix is twice as large."""
-
-    type: Literal["geglu"] = "geglu"
-
-
-class SwiGlu(Config):
-    """SiLU(gate) x value (Shazeer 2020, equation 6): the first MLP matrix is twice as large."""
-
-    type: Literal["swiglu"] = "swiglu"
-
-
-class LearnedPositions(Config):
-    """One learned vector per position, added to the embedding."""
-
-    type: Literal["learned"] = "learned"
-    offset: int = Field(2, ge=0)
-    """Rows of the matrix before position 0: 2 in RoBERTa (its pad id + 1), 0 in BERT."""
-
-
-class RotaryPositions(Config):
-    """Rotary position embedding of queries and keys (Su et al. 2021, equation 34)."""
-
-    type: Literal["rotary"] = "rotary"
-    base: float = Field(10_000.0, gt=1)
-    """theta of the wave lengths 2 pi theta^(2i/d)."""
-
-
-class NoPositions(Config):
-    """No position information at all."""
-
-    type: Literal["none"] = "none"
-
-
-NormPlacement = Annotated[PostNorm | PreNorm, Field(discriminator="type")]
-Norm = Annotated[LayerNormConfig | RmsNormConfig, Field(discriminator="type")]
-Activation = Annotated[Gelu | GeGlu | SwiGlu, Field(discriminator="type")]
-Positions = Annotated[LearnedPositions | RotaryPositions | NoPositions, Field(discriminator="type")]
 
 
 class ModelConfig(Config):
@@ -107,6 +65,26 @@ class ModelConfig(Config):
     """The MLP's activation."""
     positions: Positions = LearnedPositions()
     """How the network learns where a token stands."""
+
+    attention_pattern: AttentionPattern = FullAttention()
+    """Which tokens a token attends to."""
+    attention_backend: AttentionBackend = "auto"
+    """explicit softmax (fastest on CPU), torch's sdpa (flash on CUDA), or flex (block masks)."""
+    packed_rows: PackedRows = AttendAcross()
+    """Whether the pieces that share a row see each other."""
+    visibility: Visibility = AllVisible()
+    """Keys hidden in training to imitate shorter sentences; off in evaluation."""
+
+    parameter_sharing: ParameterSharing = NoSharing()
+    """Layers that share their weights."""
+    pooler: Pooler = NoPooler()
+    """How a row becomes one vector, for heads that need one."""
+    embedding_start: EmbeddingStart = RandomEmbeddings()
+    """The word vectors before training."""
+    frozen: Frozen = NothingFrozen()
+    """Parts that keep their weights."""
+    activation_checkpointing: ActivationCheckpointing = KeepActivations()
+    """Memory saved by computing layers again in the backward pass."""
 
     hidden_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate of the embedding and of each block's output."""
@@ -141,8 +119,13 @@ class ModelConfig(Config):
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads "
                 f"{self.num_attention_heads}; nearest hidden sizes that are: {near}"
             )
-        if self.positions.type == "rotary" and self.head_size % 2:
-            raise ValueError(f"rotary positions need an even head size, not {self.head_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "ModelConfig":
+        errors = list(_disagreements(self))
+        if errors:
+            raise ValueError("; ".join(errors))
         return self
 
     @property
@@ -160,6 +143,41 @@ class ModelConfig(Config):
         return padded_vocab_size(vocab_size, self.vocabulary_multiple)
 
 
+def _disagreements(config: ModelConfig) -> Iterator[str]:
+    pattern, sharing, frozen = config.attention_pattern, config.parameter_sharing, config.frozen
+    if config.positions.type == "rotary" and config.head_size % 2:
+        yield f"rotary positions need an even head size, not {config.head_size}"
+    if pattern.type != "full" and pattern.neighbours >= config.max_row_tokens:
+        yield (
+            f"attention_pattern.neighbours {pattern.neighbours} reaches beyond a row of "
+            f"max_row_tokens {config.max_row_tokens}: use at most {config.max_row_tokens - 1}, or "
+            "type: full"
+        )
+    if sharing.type == "groups":
+        if sharing.num_groups > config.num_layers:
+            yield (
+                f"parameter_sharing.num_groups {sharing.num_groups} is more than num_layers "
+                f"{config.num_layers}"
+            )
+        if sharing.pooler and config.pooler.type == "none":
+            yield "parameter_sharing.pooler needs a pooler: set pooler.type to first or mean"
+        if frozen.type == "all_but_last" or (frozen.type == "lower" and frozen.num_layers):
+            yield "layers that share their weights cannot be frozen one by one"
+    if frozen.type != "nothing" and frozen.num_layers > config.num_layers:
+        yield f"frozen.num_layers {frozen.num_layers} is more than num_layers {config.num_layers}"
+    if config.attention_backend == "flex" and config.attention_dropout > 0:
+        yield "attention_backend flex has no dropout: set attention_dropout to 0"
+
+
+def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
+    """Raises ConfigError if rows of `row_tokens` do not fit the model."""
+    if row_tokens > config.max_row_tokens:
+        raise ConfigError(
+            f"rows of {row_tokens} tokens are longer than model.max_row_tokens "
+            f"{config.max_row_tokens}: raise it, or pack shorter rows"
+        )
+
+
 def check_grid(config: ModelConfig, tp_size: int) -> None:
     """Raises one ConfigError that lists every size of `config` that `tp_size` does not divide."""
     sizes = {
@@ -167,6 +185,8 @@ def check_grid(config: ModelConfig, tp_size: int) -> None:
         "ffn_hidden_size": config.ffn_hidden_size,
         "vocabulary_multiple": config.vocabulary_multiple,
     }
+    if config.sequence_parallel:
+        sizes["max_row_tokens"] = config.max_row_tokens
     errors = [
         f"model.{name} {size} is not divisible by tensor-parallel size {tp_size}; nearest values "
         f"that are: {nearest_multiples(size, tp_size)}; tensor-parallel sizes that divide {size}: "

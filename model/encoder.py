@@ -6,9 +6,10 @@ B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidde
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import SelfAttention
-from model.config import ModelConfig
+from model.config import ModelConfig, check_row_tokens
 from model.dropout import Site, dropout, mask_seed
 from model.layers import Mlp, Norm, ReplicatedEmbedding, VocabularyEmbedding, gather_rows
 from model.parallel import Grid
@@ -21,26 +22,53 @@ class Encoder(nn.Module):
     def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.tp_group = grid.tp_group
+        self.tp_group, self.tp_size = grid.tp_group, grid.tp_size
         self.gathers_rows = config.sequence_parallel and grid.tp_size > 1
         self.embeddings = Embeddings(grid, config, vocab_size)
-        self.layers = nn.ModuleList(Layer(grid, config) for _ in range(config.num_layers))
+        self.group_of = [layer_group(config, n) for n in range(config.num_layers)]
+        self.layers = nn.ModuleList(Layer(grid, config) for _ in range(max(self.group_of) + 1))
         is_pre = config.norm_placement.type == "pre"
         self.norm = Norm(grid, config, config.sequence_parallel) if is_pre else None
 
-    def forward(self, tokens: Tensor, dropout_key: int | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, dropout_key: int | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None."""
+        check_row_tokens(self.config, tokens.shape[1])
+        if self.gathers_rows and tokens.numel() % self.tp_size:
+            raise ValueError(
+                f"{tokens.numel()} tokens of a micro-batch do not divide into {self.tp_size} parts "
+                "for sequence parallelism: change the micro-batch or the row width"
+            )
         key = dropout_key if self.training else None
         dtype = self.embeddings.word.weight.dtype
         context = make_row_context(self.config, tokens, key, dtype)
-        hidden = self.embeddings(tokens, context)  # [T(/tp), H]
-        for number, layer in enumerate(self.layers):
-            hidden = layer(hidden, context, number)
+        hidden = self.embeddings(tokens, context, segments)  # [T(/tp), H]
+        hidden = self._run_all(hidden, context)
         if self.norm is not None:
             hidden = self.norm(hidden)
         if self.gathers_rows:
             # Every rank goes on with all tokens and computes the same: gradients are not summed.
             hidden = gather_rows(hidden, tensor_parallel_output_grad=False, group=self.tp_group)
         return hidden  # [T, H]
+
+    def _run(self, hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
+        for number in numbers:
+            hidden = self.layers[self.group_of[number]](hidden, context, number)
+        return hidden
+
+    def _run_all(self, hidden: Tensor, context: RowContext) -> Tensor:
+        numbers = range(len(self.group_of))
+        choice = self.config.activation_checkpointing
+        if choice.type == "none" or not self.training:
+            return self._run(hidden, context, numbers)
+        for first in numbers[:: choice.every]:
+            span = numbers[first : first + choice.every]
+            # Dropout is keyed: computing again draws the same masks, no generator state is kept.
+            hidden = checkpoint(
+                self._run, hidden, context, span, use_reentrant=False, preserve_rng_state=False
+            )
+        return hidden
 
 
 class Embeddings(nn.Module):
@@ -63,12 +91,13 @@ class Embeddings(nn.Module):
             self.segment = ReplicatedEmbedding(grid, config, config.type_vocab_size)
         self.norm = Norm(grid, config, config.sequence_parallel)
 
-    def forward(self, tokens: Tensor, context: RowContext) -> Tensor:
+    def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
         hidden = self.word(tokens.view(-1))  # [T(/tp), H]
         if self.position is not None:
             hidden = hidden + self.position(self._my_part(self._position_rows(tokens, context)))
         if self.segment is not None:
-            hidden = hidden + self.segment(self._my_part(torch.zeros_like(tokens)))
+            segments = torch.zeros_like(tokens) if segments is None else segments
+            hidden = hidden + self.segment(self._my_part(segments))
         hidden = self.norm(hidden)
         if context.dropout_key is None or self.rate == 0:
             return hidden
@@ -121,6 +150,13 @@ class Layer(nn.Module):
         if context.dropout_key is None or self.rate == 0:
             return x
         return dropout(x, self.rate, mask_seed(context.dropout_key, number, site), self.part)
+
+
+def layer_group(config: ModelConfig, number: int) -> int:
+    """Which set of weights layer `number` uses: its own, or that of its group."""
+    if config.parameter_sharing.type == "none":
+        return number
+    return number * config.parameter_sharing.num_groups // config.num_layers
 
 
 def token_part(grid: Grid, config: ModelConfig) -> tuple[int, int]:

@@ -1,14 +1,19 @@
-"""The masked-language-model head and the whole model for pretraining.
+"""The whole models: masked language modelling, and any set of task heads beside it.
 
 B rows, S tokens in a row, K label slots of a row, N = B x K, H hidden, V vocabulary.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.load import ConfigError
 from model.config import ModelConfig, check_grid
 from model.encoder import Encoder
+from model.freezing import freeze
 from model.layers import (
     Norm,
     ReplicatedLinear,
@@ -17,7 +22,11 @@ from model.layers import (
     vocabulary_cross_entropy,
 )
 from model.parallel import Grid
-from model.parameters import ParameterSpec, declare, initialize
+from model.parameters import ParameterSpec, declare, initialize, shard_tensor
+from model.task_heads import LossAndCounts, Pooler, TaskHead, TaskHeadConfig
+from model.word_vectors import WordVectors, read_word_vectors
+
+ModelT = TypeVar("ModelT", bound="MaskedLanguageModel")
 
 
 class LanguageModelHead(nn.Module):
@@ -32,8 +41,9 @@ class LanguageModelHead(nn.Module):
         self.dense = ReplicatedLinear(config.hidden_size, config.hidden_size)
         self.norm = Norm(grid, config, sequence_parallel=False)
         self.bias = nn.Parameter(torch.empty(padded // grid.tp_size))
-        declare(self.bias, ParameterSpec((vocab_size,), 0, padded_size=padded, start="zeros"))
-        start, length = self.bias.spec.local_range(grid.tp_rank, grid.tp_size)  # type: ignore[attr-defined]
+        spec = ParameterSpec((vocab_size,), 0, padded_size=padded, start="zeros")
+        declare(self.bias, spec)
+        start, length = spec.local_range(grid.tp_rank, grid.tp_size)
         self.num_padding = min(length, max(0, start + length - vocab_size))
 
     def forward(self, hidden: Tensor, vocabulary: VocabularyEmbedding) -> Tensor:
@@ -58,13 +68,18 @@ class MaskedLanguageModel(nn.Module):
 
     def forward(
         self, tokens: Tensor, positions: Tensor, labels: Tensor, dropout_key: int | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> LossAndCounts:
         """(sum of the losses in fp32, number of labels, number predicted right), scalars.
 
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
         """
         hidden = self.encoder(tokens, dropout_key)  # [T, H]
+        return self._masked_loss(hidden, tokens, positions, labels)
+
+    def _masked_loss(
+        self, hidden: Tensor, tokens: Tensor, positions: Tensor, labels: Tensor
+    ) -> LossAndCounts:
         first = torch.arange(tokens.shape[0], device=tokens.device) * tokens.shape[1]
         chosen = hidden.index_select(0, (positions + first[:, None]).view(-1))  # [N, H]
         labels = labels.view(-1)
@@ -75,17 +90,79 @@ class MaskedLanguageModel(nn.Module):
         loss_sum = (losses * is_used).sum()
         return loss_sum, is_used.sum(), (is_right & is_used).sum()
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """[B, S, V] logits at every position, of all ranks and without padding."""
-        hidden = self.encoder(tokens, None)
+    def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""
+        hidden = self.encoder(tokens, None, segments)
         logits = self.head(hidden, self.encoder.embeddings.word)  # [T, V/tp]
         logits = gather_columns(logits, group=self.grid.tp_group)  # [T, padded V]
         return logits[:, : self.vocab_size].view(*tokens.shape, self.vocab_size)
 
-    def hidden_states(self, tokens: Tensor) -> Tensor:
-        """[B, S, H] output of the last layer."""
-        hidden: Tensor = self.encoder(tokens, None)
+    def hidden_states(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """[B, S, H] output of the last layer; no dropout."""
+        hidden: Tensor = self.encoder(tokens, None, segments)
         return hidden.view(*tokens.shape, -1)
+
+
+class MultiTaskModel(MaskedLanguageModel):
+    """One encoder with the masked-language-model head and any number of named task heads."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: ModelConfig,
+        vocab_size: int,
+        heads: Mapping[str, TaskHeadConfig],
+    ) -> None:
+        super().__init__(grid, config, vocab_size)
+        self.task_heads = nn.ModuleDict(
+            {name: head.build(name, config) for name, head in heads.items()}
+        )
+        self.pooler = Pooler(config)
+
+    def forward(  # type: ignore[override]
+        self,
+        tokens: Tensor,
+        labels: Mapping[str, Tensor],
+        masked: tuple[Tensor, Tensor] | None = None,
+        dropout_key: int | None = None,
+        segments: Tensor | None = None,
+    ) -> dict[str, LossAndCounts]:
+        """By head, (loss sum, number labelled, number right), from one pass through the encoder.
+
+        `labels` are by head name; `masked` (positions, labels), [B, K] each, asks for the masked
+        language model's, under the name "mlm". Labels of -100 leave rows out of a head.
+        """
+        hidden = self.encoder(tokens, dropout_key, segments)  # [T, H]
+        results: dict[str, LossAndCounts] = {}
+        if masked is not None:
+            results["mlm"] = self._masked_loss(hidden, tokens, *masked)
+        scores = self._scores(hidden, tokens, list(labels), dropout_key)
+        for name, head_labels in labels.items():
+            results[name] = self._head(name).loss(scores[name], head_labels)
+        return results
+
+    def scores(
+        self, tokens: Tensor, names: Sequence[str], segments: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """By head name, its scores for `tokens` [B, S] without dropout."""
+        return self._scores(self.encoder(tokens, None, segments), tokens, names, None)
+
+    def _scores(
+        self, hidden: Tensor, tokens: Tensor, names: Sequence[str], dropout_key: int | None
+    ) -> dict[str, Tensor]:
+        by_row = hidden.view(*tokens.shape, -1)  # [B, S, H]
+        pooled = None
+        if any(self._head(name).reads_pooled for name in names):
+            pooled = self.pooler(by_row, tokens, self.encoder)  # [B, H]
+        return {
+            name: self._head(name)(pooled if self._head(name).reads_pooled else by_row, dropout_key)
+            for name in names
+        }
+
+    def _head(self, name: str) -> TaskHead:
+        head = self.task_heads[name]
+        assert isinstance(head, TaskHead)
+        return head
 
 
 def build_masked_lm(
@@ -95,12 +172,73 @@ def build_masked_lm(
     seed: int,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> MaskedLanguageModel:
     """A model with its initial weights, which are the same at every TP size.
 
+    `vocabulary` (token texts by id) is needed where `config.embedding_start` reads word vectors.
     Raises ConfigError if the sizes do not divide by the grid's tensor-parallel size.
     """
     check_grid(config, grid.tp_size)
+    vectors = _word_vectors(config, vocab_size, vocabulary)
     model = MaskedLanguageModel(grid, config, vocab_size)
+    return _start(model, seed, vectors, dtype, device)
+
+
+def build_multi_task(
+    config: ModelConfig,
+    heads: Mapping[str, TaskHeadConfig],
+    vocab_size: int,
+    grid: Grid,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    vocabulary: Sequence[str] | None = None,
+) -> MultiTaskModel:
+    """As `build_masked_lm`, with task heads; what both have keeps its name and value."""
+    check_grid(config, grid.tp_size)
+    if "mlm" in heads:
+        raise ConfigError("heads.mlm: this name is taken by the masked-language-model head")
+    vectors = _word_vectors(config, vocab_size, vocabulary)
+    model = MultiTaskModel(grid, config, vocab_size, heads)
+    return _start(model, seed, vectors, dtype, device)
+
+
+def _start(
+    model: ModelT,
+    seed: int,
+    vectors: WordVectors | None,
+    dtype: torch.dtype,
+    device: torch.device | None,
+) -> ModelT:
+    grid, config = model.grid, model.config
     initialize(model, seed, config.initializer_range, grid.tp_rank, grid.tp_size)
+    if vectors is not None:
+        _put_word_vectors(model, vectors)
+    freeze(model.encoder, config)
     return model.to(device=device or grid.device, dtype=dtype)
+
+
+def _word_vectors(
+    config: ModelConfig, vocab_size: int, vocabulary: Sequence[str] | None
+) -> WordVectors | None:
+    start = config.embedding_start
+    if start.type == "random":
+        return None
+    if vocabulary is None or len(vocabulary) != vocab_size:
+        raise ConfigError(
+            f"model.embedding_start {start.type} needs the texts of all {vocab_size} tokens, got "
+            f"{0 if vocabulary is None else len(vocabulary)}: give the tokenizer's vocabulary"
+        )
+    return read_word_vectors(start, vocabulary, config.hidden_size, config.initializer_range)
+
+
+def _put_word_vectors(model: MaskedLanguageModel, vectors: WordVectors) -> None:
+    weight, grid = model.encoder.embeddings.word.weight, model.grid
+    spec: ParameterSpec = weight.spec
+    flat_spec = ParameterSpec(spec.full_shape[:1], 0, padded_size=spec.padded_size)
+    place = (grid.tp_rank, grid.tp_size)
+    values = shard_tensor(spec, torch.from_numpy(vectors.matrix), *place)
+    found = shard_tensor(flat_spec, torch.from_numpy(vectors.found), *place)
+    with torch.no_grad():
+        weight[found] = values[found]

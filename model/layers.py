@@ -20,7 +20,8 @@ from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
     gather_from_tensor_model_parallel_region,
-    scatter_to_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    scatter_to_tensor_model_parallel_region,
 )
 from torch import Tensor, nn
 
@@ -30,8 +31,9 @@ from model.parameters import ParameterSpec, declare
 
 # ruff's one-door rule: the rest of model/ takes megatron-core's mappings from here.
 gather_rows = gather_from_sequence_parallel_region
-scatter_rows = scatter_to_sequence_parallel_region
 gather_columns = gather_from_tensor_model_parallel_region
+scatter_columns = scatter_to_tensor_model_parallel_region
+reduce_columns = reduce_from_tensor_model_parallel_region
 
 
 def _megatron_config(grid: Grid, sequence_parallel: bool) -> ModelParallelConfig:
@@ -107,7 +109,13 @@ class RowLinear(RowParallelLinear):
         declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=1))
         declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x_is_whole: bool = False) -> Tensor:
+        """`x_is_whole`: `x` is [N, in] on every rank, and so is the output [N, out]."""
+        if x_is_whole:
+            mine = scatter_columns(x, group=self.tp_group)  # [N, in/tp]
+            summed = reduce_columns(F.linear(mine, self.weight), group=self.tp_group)
+            whole: Tensor = summed + self.bias
+            return whole
         output, bias = super().forward(x)
         if self.reduces_bias_gradient:
             bias = copy_to_tensor_model_parallel_region(bias, group=self.tp_group)
@@ -145,19 +153,18 @@ class VocabularyEmbedding(VocabParallelEmbedding):
         if logits_bias is None:
             embedded: Tensor = super().forward(x[None, :])  # [1, T, H], or [T/tp, 1, H]
             return embedded.view(-1, self.embedding_dim)
-        linear = (
-            linear_with_grad_accumulation_and_async_allreduce
-            if self.weight.requires_grad
-            else linear_with_frozen_weight
-        )
-        logits: Tensor = linear(
-            x,
-            self.weight,
-            logits_bias,
-            gradient_accumulation_fusion=False,
-            allreduce_dgrad=self.tp_group.size() > 1,
-            sequence_parallel=False,
-            tp_group=self.tp_group,
+        settings = {
+            "gradient_accumulation_fusion": False,
+            "allreduce_dgrad": self.tp_group.size() > 1,
+            "sequence_parallel": False,
+            "tp_group": self.tp_group,
+        }
+        if not self.weight.requires_grad:
+            # megatron-core's linear with a frozen weight gives the bias no gradient either.
+            frozen: Tensor = linear_with_frozen_weight(x, self.weight, None, **settings)
+            return frozen + logits_bias
+        logits: Tensor = linear_with_grad_accumulation_and_async_allreduce(
+            x, self.weight, logits_bias, **settings
         )
         return logits
 

@@ -1,8 +1,8 @@
 """The TP x DP grid of ranks, and the only user of megatron-core's parallel state."""
 
-import datetime
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,20 +106,22 @@ def close_grid() -> None:
     parallel_state.destroy_model_parallel()
 
 
-def make_single_rank_grid() -> Grid:
+@contextlib.contextmanager
+def single_rank_grid() -> Iterator[Grid]:
     """A grid of this process alone, for export, import and tools that no launcher started.
 
-    Initialises torch.distributed (gloo, no network) if that has not been done.
+    Initialises torch.distributed (gloo, no network) if that has not been done, and undoes on exit
+    what it has done.
     """
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "gloo",
-            store=dist.HashStore(),
-            rank=0,
-            world_size=1,
-            timeout=datetime.timedelta(minutes=5),
-        )
-    return make_grid(tp_size=1)
+    starts_world = not dist.is_initialized()
+    if starts_world:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield make_grid(tp_size=1)
+    finally:
+        close_grid()
+        if starts_world:
+            dist.destroy_process_group()
 
 
 def _device() -> torch.device:

@@ -1,6 +1,6 @@
 """What the layers must know of a micro-batch of rows beside its hidden states.
 
-B rows, S tokens in a row.
+B rows, S tokens in a row, d head size.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.attention_masks import AttentionMask, MaskRule, build_mask, choose_backend
 from model.config import ModelConfig
+from model.dropout import Site, mask_seed
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class RowContext:
     """None: no dropout."""
     positions: Tensor | None
     """[B, S] position of each token, None where every row counts 0, 1, 2, ..."""
-    bias: Tensor | None
-    """Added to the attention scores, broadcastable to [h, B, S, S]; None: all see all."""
+    masks: dict[int | None, AttentionMask]
+    """By window (None: full attention), what the attention backend needs to know."""
     rotation: tuple[Tensor, Tensor] | None
     """Cosines and sines of rotary positions, [B or 1, S, d/2] each."""
 
@@ -31,24 +33,69 @@ class RowContext:
 def make_row_context(
     config: ModelConfig, tokens: Tensor, dropout_key: int | None, dtype: torch.dtype
 ) -> RowContext:
-    """The context of `tokens` [B, S]."""
+    """The context of `tokens` [B, S]; `dropout_key` is None outside of training."""
+    rows, row_tokens = tokens.shape
+    pieces = positions = None
+    if config.packed_rows.type == "inside":
+        begins = tokens == config.begin_token_id
+        pieces = begins.cumsum(dim=1)
+        if config.packed_rows.restart_positions:
+            positions = positions_in_pieces(begins)
     is_pad = tokens == config.pad_token_id
-    bias = None
-    if bool(is_pad.any()):
-        bias = torch.zeros(tokens.shape, dtype=dtype, device=tokens.device)
-        bias = bias.masked_fill(is_pad, torch.finfo(dtype).min)[:, None, :]  # [B, 1, S]
+    visible = ~is_pad if bool(is_pad.any()) else None
+    hidden = None
+    if dropout_key is not None and config.visibility.type != "all":
+        hidden = hidden_keys(config, tokens, dropout_key)
+    windows = {config.attention_pattern.window(layer) for layer in range(config.num_layers)}
+    backend = choose_backend(config, tokens.device, dropout_key is not None)
+    masks = {
+        window: build_mask(
+            backend,
+            MaskRule(rows, row_tokens, window, pieces, visible, hidden),
+            dtype,
+            tokens.device,
+        )
+        for window in windows
+    }
     rotation = None
     if config.positions.type == "rotary":
-        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        places = positions
+        if places is None:
+            places = torch.arange(row_tokens, device=tokens.device)[None]
         rotation = rotation_of(places, config.head_size, config.positions.base, dtype)
     return RowContext(
-        shape=(tokens.shape[0], tokens.shape[1]),
+        shape=(rows, row_tokens),
         device=tokens.device,
         dropout_key=dropout_key,
-        positions=None,
-        bias=bias,
+        positions=positions,
+        masks=masks,
         rotation=rotation,
     )
+
+
+def positions_in_pieces(begins: Tensor) -> Tensor:
+    """[B, S] int64: each token's distance to the last position where `begins` [B, S] is True."""
+    places = torch.arange(begins.shape[1], device=begins.device)
+    starts = torch.where(begins, places, 0).cummax(dim=1).values
+    return places - starts
+
+
+def hidden_keys(config: ModelConfig, tokens: Tensor, dropout_key: int) -> Tensor:
+    """[B, S] bool: tokens hidden from the others in this pass; never a piece's <s>.
+
+    Drawn on the CPU from a generator keyed by `dropout_key`: the same on every rank and device.
+    """
+    assert config.visibility.type != "all"
+    seed = mask_seed(dropout_key, 0, Site.VISIBILITY)
+    generator = torch.Generator().manual_seed(seed)
+    rows, row_tokens = tokens.shape
+    shares = torch.rand((rows, 1), generator=generator) * config.visibility.max_share
+    if config.visibility.type == "random_keys":
+        hidden = torch.rand((rows, row_tokens), generator=generator) < shares
+    else:
+        lengths = (shares * row_tokens).round()  # [B, 1]
+        hidden = torch.arange(row_tokens) >= row_tokens - lengths
+    return hidden.to(tokens.device) & (tokens != config.begin_token_id)
 
 
 def rotation_of(

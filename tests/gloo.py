@@ -4,6 +4,7 @@ Heavy imports are done once, here in the parent, so that a rank starts in a tent
 """
 
 import datetime
+import functools
 import os
 import pickle
 import signal
@@ -47,6 +48,20 @@ def run_ranks(
         return [
             pickle.loads(Path(folder, f"{rank}.result").read_bytes()) for rank in range(world_size)
         ]
+
+
+def in_one_rank(test: Callable[..., None]) -> Callable[..., None]:
+    """The test, run on a forked rank of a world of one.
+
+    The pytest process itself must never make a gloo world: what gloo leaves behind (a thread) is
+    dead in ranks forked later, which then hang.
+    """
+
+    @functools.wraps(test)
+    def run(*args: Any, **arguments: Any) -> None:
+        run_ranks(functools.partial(test, *args, **arguments), 1)
+
+    return run
 
 
 def _fork_rank(

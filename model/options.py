@@ -1,0 +1,254 @@
+"""The architecture's options: each a frozen config with a literal `type`, in one union a choice.
+
+The first of each union is RoBERTa's. Imports no torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.load import Config
+
+
+class PostNorm(Config):
+    """Normalise after each residual sum (BERT, RoBERTa)."""
+
+    type: Literal["post"] = "post"
+
+
+class PreNorm(Config):
+    """Normalise each block's input, and once more after the last layer."""
+
+    type: Literal["pre"] = "pre"
+
+
+class LayerNormConfig(Config):
+    """Layer normalisation with weight and bias (Ba et al. 2016)."""
+
+    type: Literal["layer_norm"] = "layer_norm"
+
+
+class RmsNormConfig(Config):
+    """Root-mean-square normalisation, weight only (Zhang and Sennrich 2019)."""
+
+    type: Literal["rms_norm"] = "rms_norm"
+
+
+class Gelu(Config):
+    """GELU in its exact form with erf (Hendrycks and Gimpel 2016), as in BERT and RoBERTa."""
+
+    type: Literal["gelu"] = "gelu"
+
+
+class GeGlu(Config):
+    """GELU(gate) x value (Shazeer 2020, equation 6): the first MLP matrix is twice as large."""
+
+    type: Literal["geglu"] = "geglu"
+
+
+class SwiGlu(Config):
+    """SiLU(gate) x value (Shazeer 2020, equation 6): the first MLP matrix is twice as large."""
+
+    type: Literal["swiglu"] = "swiglu"
+
+
+class LearnedPositions(Config):
+    """One learned vector per position, added to the embedding."""
+
+    type: Literal["learned"] = "learned"
+    offset: int = Field(2, ge=0)
+    """Rows of the matrix before position 0: 2 in RoBERTa (its pad id + 1), 0 in BERT."""
+
+
+class RotaryPositions(Config):
+    """Rotary position embedding of queries and keys (Su et al. 2021, equation 34)."""
+
+    type: Literal["rotary"] = "rotary"
+    base: float = Field(10_000.0, gt=1)
+    """theta of the wave lengths 2 pi theta^(2i/d)."""
+
+
+class NoPositions(Config):
+    """No position information at all."""
+
+    type: Literal["none"] = "none"
+
+
+class FullAttention(Config):
+    """Every token attends to every token of its row."""
+
+    type: Literal["full"] = "full"
+
+    def window(self, layer: int) -> int | None:
+        """Neighbours seen on each side in layer `layer`; None: all."""
+        return None
+
+
+class WindowAttention(Config):
+    """A token attends to `neighbours` tokens on its left and as many on its right, and itself."""
+
+    type: Literal["window"] = "window"
+    neighbours: int = Field(12, gt=0)
+    """Tokens seen on each side."""
+
+    def window(self, layer: int) -> int | None:
+        """Neighbours seen on each side in layer `layer`; None: all."""
+        return self.neighbours
+
+
+class AlternatingAttention(Config):
+    """Windows, but every `global_every`-th layer is full, from the first on (ModernBERT)."""
+
+    type: Literal["alternating"] = "alternating"
+    neighbours: int = Field(64, gt=0)
+    """Tokens seen on each side in local layers."""
+    global_every: int = Field(3, gt=1)
+    """Layers 0, n, 2n, ... attend to the whole row."""
+
+    def window(self, layer: int) -> int | None:
+        """Neighbours seen on each side in layer `layer`; None: all."""
+        return None if layer % self.global_every == 0 else self.neighbours
+
+
+class AttendAcross(Config):
+    """Attention and positions run on over all pieces of a row, as in RoBERTa."""
+
+    type: Literal["across"] = "across"
+
+
+class AttendInside(Config):
+    """Attention stays inside a piece of the row, from one <s> to the next (block-diagonal)."""
+
+    type: Literal["inside"] = "inside"
+    restart_positions: bool = True
+    """Whether positions count from each piece's <s>, or run on through the row."""
+
+
+class AllVisible(Config):
+    """No key is hidden."""
+
+    type: Literal["all"] = "all"
+
+
+class HideRandomKeys(Config):
+    """In training, hides a random share of each row's tokens from the others' attention."""
+
+    type: Literal["random_keys"] = "random_keys"
+    max_share: float = Field(0.5, gt=0, lt=1)
+    """A row's share is drawn uniformly between 0 and this; each token is hidden with it."""
+
+
+class HideRandomSpan(Config):
+    """In training, hides the end of each row, of a random length: rows look shorter."""
+
+    type: Literal["random_span"] = "random_span"
+    max_share: float = Field(0.5, gt=0, lt=1)
+    """The hidden span's length is drawn uniformly between 0 and this share of the row."""
+
+
+class NoSharing(Config):
+    """Each layer has its own weights."""
+
+    type: Literal["none"] = "none"
+
+
+class ShareInGroups(Config):
+    """Neighbouring layers share their weights in groups (Lan et al. 2020, ALBERT)."""
+
+    type: Literal["groups"] = "groups"
+    num_groups: int = Field(1, gt=0)
+    """Sets of weights; 1: all layers are the same."""
+    pooler: bool = False
+    """Whether the pooler uses the last layer's attention output matrix as its own."""
+
+
+class NoPooler(Config):
+    """Heads for whole rows read the first token's hidden state."""
+
+    type: Literal["none"] = "none"
+
+
+class FirstTokenPooler(Config):
+    """tanh(dense(hidden state of <s>)), as in BERT and RoBERTa's classification head."""
+
+    type: Literal["first"] = "first"
+
+
+class MeanPooler(Config):
+    """tanh(dense(mean of the hidden states of all tokens that are not padding))."""
+
+    type: Literal["mean"] = "mean"
+
+
+class RandomEmbeddings(Config):
+    """Word vectors start at random."""
+
+    type: Literal["random"] = "random"
+
+
+class PretrainedVectors(Config):
+    """Word vectors start from a word2vec or GloVe file, where it has the token's text."""
+
+    type: Literal["vectors"] = "vectors"
+    path: str
+    """The file of vectors, of hidden_size dimensions."""
+    format: Literal["word2vec_binary", "word2vec_text", "glove_text"] = "word2vec_text"
+    """word2vec files begin with a line of two counts, GloVe's do not."""
+    rescale: bool = True
+    """Whether the vectors are scaled to the standard deviation initializer_range."""
+
+
+class NothingFrozen(Config):
+    """All parameters are trained."""
+
+    type: Literal["nothing"] = "nothing"
+
+
+class FreezeLower(Config):
+    """The lower layers keep their weights."""
+
+    type: Literal["lower"] = "lower"
+    embeddings: bool = True
+    """Whether the embeddings (and with them the tied decoder matrix) are frozen."""
+    num_layers: int = Field(0, ge=0)
+    """Layers frozen, counted from the embedding."""
+
+
+class TrainLast(Config):
+    """Only the last layers and the heads are trained."""
+
+    type: Literal["all_but_last"] = "all_but_last"
+    num_layers: int = Field(1, ge=0)
+    """Layers trained, counted from the output."""
+
+
+class KeepActivations(Config):
+    """Activations of all layers are kept for the backward pass."""
+
+    type: Literal["none"] = "none"
+
+
+class CheckpointLayers(Config):
+    """Only the input of every n-th layer is kept; what is between is computed again (Chen 2016)."""
+
+    type: Literal["layers"] = "layers"
+    every: int = Field(1, gt=0)
+    """Layers between two kept activations."""
+
+
+NormPlacement = Annotated[PostNorm | PreNorm, Field(discriminator="type")]
+Norm = Annotated[LayerNormConfig | RmsNormConfig, Field(discriminator="type")]
+Activation = Annotated[Gelu | GeGlu | SwiGlu, Field(discriminator="type")]
+Positions = Annotated[LearnedPositions | RotaryPositions | NoPositions, Field(discriminator="type")]
+
+AttentionPattern = Annotated[
+    FullAttention | WindowAttention | AlternatingAttention, Field(discriminator="type")
+]
+PackedRows = Annotated[AttendAcross | AttendInside, Field(discriminator="type")]
+Visibility = Annotated[AllVisible | HideRandomKeys | HideRandomSpan, Field(discriminator="type")]
+ParameterSharing = Annotated[NoSharing | ShareInGroups, Field(discriminator="type")]
+Pooler = Annotated[NoPooler | FirstTokenPooler | MeanPooler, Field(discriminator="type")]
+EmbeddingStart = Annotated[RandomEmbeddings | PretrainedVectors, Field(discriminator="type")]
+Frozen = Annotated[NothingFrozen | FreezeLower | TrainLast, Field(discriminator="type")]
+ActivationCheckpointing = Annotated[KeepActivations | CheckpointLayers, Field(discriminator="type")]
+AttentionBackend = Literal["auto", "explicit", "sdpa", "flex"]
