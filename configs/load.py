@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -35,6 +35,19 @@ class Config(BaseModel):
     """Base of all schemas: unknown keys are errors, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_the_default_type(cls, tree: Any) -> Any:
+        """A choice that is given without its `type` is the one that the field has by default."""
+        if not isinstance(tree, dict):
+            return tree
+        chosen = dict(tree)
+        for name, field in cls.model_fields.items():
+            value, default = tree.get(name), getattr(field.default, "type", None)
+            if isinstance(value, dict) and "type" not in value and isinstance(default, str):
+                chosen[name] = {"type": default, **value}
+        return chosen
 
 
 def load(path: str | Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from data_prep.shards import Manifest, RowReader
 from model.objectives import MaskedRows, Objective
 from pipeline.config import DataConfig
-from pipeline.order import RowOrder, SourceSize, build_order
+from pipeline.order import RowOrder, build_order, train_sources
 from pipeline.plan import BatchPlan
 from pipeline.signals import ignore_stop_signals
 
@@ -97,14 +97,6 @@ def dropout_key(seed: int, position: int) -> int:
     """A 63-bit key for the dropout of the micro-batch whose first row is at stream `position`."""
     raw = np.random.Philox(key=[seed, 0xD20B], counter=[position, 0, 0, 0]).random_raw()
     return int(raw) >> 1
-
-
-def train_sources(manifest: Manifest) -> list[SourceSize]:
-    """The sizes of the training sources, by name."""
-    return [
-        SourceSize(name, rows.rows, rows.block_rows)
-        for name, rows in sorted(manifest.splits["train"].items())
-    ]
 
 
 def build_stream(

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.load import ConfigError
+from data_prep.shards import Manifest
 
 WINDOW_ROWS = 1 << 18
 """Rows that are permuted among each other: 256 MB of uint16 rows of 512 tokens."""
@@ -82,6 +83,14 @@ class RowOrder:
             mine = passes == pass_number
             row[mine] = _pass_order(size, self.seed, int(pass_number)).rows_at(offset[mine])
         return row
+
+
+def train_sources(manifest: Manifest) -> list[SourceSize]:
+    """The sizes of the training sources, by name."""
+    return [
+        SourceSize(name, rows.rows, rows.block_rows)
+        for name, rows in sorted(manifest.splits["train"].items())
+    ]
 
 
 def build_order(

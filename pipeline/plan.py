@@ -6,6 +6,7 @@ from configs.load import ConfigError
 from data_prep.shards import Manifest
 from model.config import check_grid
 from pipeline.config import BatchConfig, TrainConfig
+from pipeline.order import build_order, train_sources
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def check_run(config: TrainConfig, manifest: Manifest, world_size: int) -> Batch
     """The batch plan of `config` on `world_size` ranks, after every check that needs no weights.
 
     Raises ConfigError, before anything is allocated, for ranks that do not divide, heads or
-    vocabulary that do not split over the tensor-parallel ranks, and rows longer than the positions.
+    vocabulary that do not split over the tensor-parallel ranks, rows longer than the positions, and
+    mixture weights that do not fit the sources.
     """
     tp_size = config.parallel.tensor
     if world_size % tp_size:
@@ -70,4 +72,5 @@ def check_run(config: TrainConfig, manifest: Manifest, world_size: int) -> Batch
             f"model.max_row_tokens {config.model.max_row_tokens} is less than the rows of "
             f"{manifest.row_tokens} tokens in {config.data.path}"
         )
+    build_order(train_sources(manifest), config.data.weights, config.seed)
     return plan_batch(config.batch, world_size // tp_size)

@@ -7,6 +7,7 @@ import deepspeed  # noqa: F401  (once, in the parent: a forked rank then starts 
 import numpy as np
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
 
 from configs.load import validate
 from data_prep.shards import (
@@ -31,11 +32,14 @@ VOCAB_SIZE = 131
 NUM_TOPICS = 8
 
 
-def make_rows(folder: Path, rows: int = 512, seed: int = 0) -> None:
+def make_rows(
+    folder: Path, rows: int = 512, seed: int = 0, tokenizer: Tokenizer | None = None
+) -> None:
     """A data set of two sources; a row repeats four ids, which masked places can be told from."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = folder / "tokenizer.json"
-    tokenizer.write_text("{}")
+    tokenizer_file = folder / "tokenizer.json"
+    tokenizer_file.write_text(tokenizer.to_str() if tokenizer else "{}")
+    vocab_size = tokenizer.get_vocab_size() if tokenizer else VOCAB_SIZE
     generator = np.random.default_rng(seed)
     splits: dict[str, dict[str, SourceRows]] = {"train": {}, "heldout": {}}
     for split, source, count in (
@@ -61,11 +65,11 @@ def make_rows(folder: Path, rows: int = 512, seed: int = 0) -> None:
     manifest = Manifest(
         format_version=1,
         row_tokens=ROW_TOKENS,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         dtype="uint16",
         packing="full_sentences",
-        tokenizer=TokenizerFile(path=tokenizer.name, sha256=file_sha256(tokenizer)),
-        special_tokens=SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=VOCAB_SIZE - 1),
+        tokenizer=TokenizerFile(path=tokenizer_file.name, sha256=file_sha256(tokenizer_file)),
+        special_tokens=SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=vocab_size - 1),
         stages={},
         splits=splits,
     )

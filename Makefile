@@ -1,0 +1,68 @@
+# The two commands of a newcomer: `make pretrain` and `make test`. `make help` lists all targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo
+# Config values to change for one call, e.g. OVERRIDES="total_rows=640 evaluation.every_steps=10".
+OVERRIDES ?=
+INSTALLED := $(VENV)/.installed
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: venv
+venv: $(INSTALLED) ## make .venv from the pinned requirements
+
+$(INSTALLED): requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	    { echo "error: $(PYTHON) is not Python 3.11; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	    { echo "error: $(PYTHON) lacks venv; on Debian: apt-get install python3-venv python3-dev" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(INSTALLED)
+
+.PHONY: pretrain
+pretrain: $(INSTALLED) ## demo: real text -> rows -> pretraining -> Hugging Face model
+	python -m data_prep.demo_corpus data/demo/raw
+	python -m data_prep.run configs/data_demo.yaml
+	deepspeed --num_accelerators 2 pipeline/train.py configs/demo.yaml output=$(RUN) $(OVERRIDES)
+	python -m pipeline.export configs/demo.yaml output=$(RUN) $(OVERRIDES)
+	python -m pipeline.fill_mask $(RUN)/hf \
+	    "Return a new <mask> object." \
+	    "He was born in <mask> and died in London." \
+	    "What say <mask>, my lord?"
+	@echo
+	@echo "rows and their report   data/demo/rows  (data/demo/rows/report.html)"
+	@echo "checkpoints, record     $(RUN)/checkpoints, $(RUN)/events.jsonl"
+	@echo "Hugging Face model      $(RUN)/hf"
+	@echo "see the run in MLflow   make ui"
+
+.PHONY: ui
+ui: $(INSTALLED) ## open the MLflow UI on the runs (http://127.0.0.1:5000)
+	mlflow ui --backend-store-uri sqlite:///$(abspath $(dir $(RUN)))/mlflow.db
+
+.PHONY: test
+test: $(INSTALLED) ## run the test suite (a few minutes)
+	python -m pytest
+
+.PHONY: check
+check: $(INSTALLED) ## lint, format and type checks
+	ruff check .
+	ruff format --check .
+	mypy
+
+.PHONY: format
+format: $(INSTALLED) ## mend what ruff can
+	ruff check --fix .
+	ruff format .
+
+.PHONY: clean
+clean: ## remove the demo's data and runs, not the environment
+	rm -rf data/demo runs/demo

@@ -1,0 +1,54 @@
+"""Fills masks with an exported model: ``python -m pipeline.fill_mask FOLDER "Some <mask>." ...``"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from configs import command
+from configs.load import UserError
+from pipeline.export import load_exported
+
+CANDIDATES = 5
+
+
+def main() -> None:
+    """Prints the likeliest tokens for every mask of every sentence."""
+    parser = argparse.ArgumentParser(description="Fill the masks in sentences.")
+    parser.add_argument("folder", type=Path, help="a Hugging Face folder (RUN/hf)")
+    parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
+    arguments = parser.parse_args()
+    if not (arguments.folder / "config.json").exists():
+        raise UserError(f"{arguments.folder}: no exported model there; run pipeline.export first")
+    tokenizer, model = load_exported(arguments.folder)
+    for sentence in arguments.sentences:
+        print(sentence)
+        for candidates in fill(tokenizer, model, sentence):
+            print("    " + "  ".join(f"{text!r} {share:.0%}" for text, share in candidates))
+
+
+def fill(tokenizer, model, sentence: str) -> list[list[tuple[str, float]]]:  # type: ignore[no-untyped-def]
+    """For each mask, the likeliest tokens and their probabilities.
+
+    Raises UserError for a sentence without a mask, or longer than the model's rows.
+    """
+    inputs = tokenizer(sentence, return_tensors="pt")
+    ids = inputs["input_ids"][0]  # [S]
+    places = (ids == tokenizer.mask_token_id).nonzero().flatten()
+    if not len(places):
+        raise UserError(f"{sentence!r}: no {tokenizer.mask_token} in it")
+    if len(ids) > tokenizer.model_max_length:
+        raise UserError(
+            f"{sentence[:60]!r}...: {len(ids)} tokens, the model takes {tokenizer.model_max_length}"
+        )
+    with torch.no_grad():
+        probabilities = model(**inputs).logits[0, places].softmax(-1)  # [masks, V]
+    best = probabilities.topk(CANDIDATES)
+    return [
+        [(tokenizer.decode([i]), float(p)) for i, p in zip(row_ids, row_shares, strict=True)]
+        for row_ids, row_shares in zip(best.indices, best.values, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    command.run(main)
