@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.attention_masks import AttentionMask
 from model.config import ModelConfig
-from model.dropout import Site, apply_keep_mask, keep_mask, mask_seed
+from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed
 from model.layers import ColumnLinear, RowLinear
 from model.parallel import Grid
 from model.rows import RowContext
@@ -54,7 +54,9 @@ class SelfAttention(nn.Module):
             return flex_attention(query, key, value, mask)
         if mask.backend == "explicit":
             kept = self._keep_mask(context, layer) if rate else None
-            return explicit_attention(query, key, value, mask.bias, kept, rate)
+            # Dropout's scale goes to the smaller of the two factors.
+            value = value * (1 / (1 - rate)) if rate else value
+            return explicit_attention(query, key, value, mask.bias, kept)
         seed = None
         if rate:
             assert context.dropout_key is not None
@@ -67,16 +69,13 @@ class SelfAttention(nn.Module):
         """[h, B, S, S]: each head's mask is keyed by its number among all heads."""
         assert context.dropout_key is not None
         rows, tokens = context.shape
-        masks = [
-            keep_mask(
-                (rows, tokens, tokens),
-                self.rate,
-                mask_seed(context.dropout_key, layer, Site.ATTENTION_PROBABILITIES, head),
-                context.device,
-            )
-            for head in range(self.first_head, self.first_head + self.num_local_heads)
-        ]
-        return torch.stack(masks)
+        shape = (self.num_local_heads, rows, tokens, tokens)
+        mask = torch.empty(shape, dtype=torch.int16, device=context.device)
+        for place in range(self.num_local_heads):
+            head = self.first_head + place
+            seed = mask_seed(context.dropout_key, layer, Site.ATTENTION_PROBABILITIES, head)
+            draw_keep_mask(mask[place], self.rate, seed)
+        return mask
 
 
 def explicit_attention(
@@ -85,18 +84,18 @@ def explicit_attention(
     value: Tensor,
     bias: Tensor | None,
     kept: Tensor | None,
-    dropout: float,
 ) -> Tensor:
-    """softmax(Q K^T / sqrt(d) + bias) V, [h, B, S, d] from three of these.
+    """(softmax(Q K^T / sqrt(d) + bias) where kept) V, [h, B, S, d] from three of these.
 
-    `bias` is broadcastable to [h, B, S, S]; `kept` [h, B, S, S] is the dropout mask, or None.
+    `bias` is broadcastable to [h, B, S, S]; `kept` [h, B, S, S] is the dropout mask, or None; its
+    scale 1 / (1 - rate) is the caller's, in `value`.
     """
     scores = torch.matmul(query * (1 / math.sqrt(query.shape[-1])), key.transpose(-1, -2))
     if bias is not None:
         scores = scores + bias
     probabilities = torch.softmax(scores, dim=-1)  # [h, B, S, S]
     if kept is not None:
-        probabilities = apply_keep_mask(probabilities, kept, dropout)
+        probabilities = apply_keep_mask(probabilities, kept)
     return torch.matmul(probabilities, value)  # [h, B, S, d]
 
 

@@ -64,9 +64,10 @@ def read_word_vectors(
 def _places_by_word(vocabulary: Sequence[str]) -> Mapping[str, list[tuple[int, bool]]]:
     """By word: the ids of its tokens, and whether the word is the token's text as it stands."""
     decode = {symbol: byte for byte, symbol in byte_symbols().items()}
+    is_word_piece = any(token.startswith("##") and len(token) > 2 for token in vocabulary)
     places: dict[str, list[tuple[int, bool]]] = {}
     for token_id, token in enumerate(vocabulary):
-        if all(symbol in decode for symbol in token):
+        if not is_word_piece and all(symbol in decode for symbol in token):
             text = bytes(decode[symbol] for symbol in token).decode("utf-8", errors="replace")
         else:
             text = token

@@ -45,7 +45,7 @@ def run_backend(
     query, key, value = (x.clone().requires_grad_(with_gradients) for x in inputs[:3])
     mask = build_mask(backend, rule, query.dtype, query.device)
     if backend == "explicit":
-        output = explicit_attention(query, key, value, mask.bias, None, 0.0)
+        output = explicit_attention(query, key, value, mask.bias, None)
     elif backend == "sdpa":
         output = sdpa_attention(query, key, value, mask.allowed, 0.0, None)
     else:

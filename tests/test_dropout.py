@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 def test_masks_keep_the_share_and_are_independent() -> None:
     masks = [
-        keep_mask((64, 4096), 0.1, mask_seed(3, layer, site, head), CPU).float()
+        (keep_mask((64, 4096), 0.1, mask_seed(3, layer, site, head), CPU) != 0).float()
         for layer in (0, 1)
         for site in (Site.ATTENTION_PROBABILITIES, Site.MLP_OUTPUT)
         for head in (0, 1)

@@ -10,8 +10,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from model.objectives.mlm import MaskedLanguageModelConfig, MaskedRows
+from model.objectives.published import PublishedMaskingConfig
+from model.objectives.span import SpanMaskingConfig
+from model.objectives.static import StaticMaskingConfig
+from model.objectives.whole_word import WholeWordMaskingConfig, word_starts_of
 
-ObjectiveConfig = Annotated[MaskedLanguageModelConfig, Field()]
+ObjectiveConfig = Annotated[
+    MaskedLanguageModelConfig
+    | StaticMaskingConfig
+    | WholeWordMaskingConfig
+    | SpanMaskingConfig
+    | PublishedMaskingConfig,
+    Field(discriminator="type"),
+]
 """Every objective that a config may name under `type`."""
 
 
@@ -26,8 +37,18 @@ class Objective(Protocol):
         passes: NDArray[np.integer],
         row_numbers: NDArray[np.integer],
         sources: NDArray[np.integer] | None = None,
+        progress: float | NDArray[np.floating] = 0.0,
     ) -> MaskedRows:
-        """The masked `rows` [n, R]; `passes`, `row_numbers`, `sources` are [n]."""
+        """The masked `rows` [n, R]; `passes`, `row_numbers`, `sources` are [n].
+
+        `progress` in training, from 0 to 1 (one number, or [n]), is for mask-rate schedules.
+        """
 
 
-__all__ = ["MaskedLanguageModelConfig", "MaskedRows", "Objective", "ObjectiveConfig"]
+__all__ = [
+    "MaskedLanguageModelConfig",
+    "MaskedRows",
+    "Objective",
+    "ObjectiveConfig",
+    "word_starts_of",
+]

@@ -4,7 +4,7 @@ n rows, R tokens in a row, K label slots of a row.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,20 +45,48 @@ class Corruption(Config):
         return self
 
 
+class LinearMaskRate(Config):
+    """A mask rate that moves on a straight line over the training."""
+
+    type: Literal["linear"] = "linear"
+    start: float = Field(0.3, gt=0, lt=1)
+    """Share of tokens chosen at the beginning."""
+    end: float = Field(0.15, gt=0, lt=1)
+    """Share of tokens chosen at the end."""
+
+
+MaskRate = Annotated[float, Field(gt=0, lt=1)] | LinearMaskRate
+
+
+def rate_at(rate: MaskRate, progress: float | NDArray[np.floating]) -> NDArray[np.floating]:
+    """The mask rate at `progress` (0: begin of training, 1: end), of its shape."""
+    share = np.clip(np.asarray(progress, dtype=np.float64), 0.0, 1.0)
+    if isinstance(rate, LinearMaskRate):
+        return rate.start + (rate.end - rate.start) * share
+    return np.full(share.shape, rate)
+
+
+def highest_rate(rate: MaskRate) -> float:
+    """The highest rate of a schedule: it fixes the number of label slots."""
+    return max(rate.start, rate.end) if isinstance(rate, LinearMaskRate) else rate
+
+
 class MaskedLanguageModelConfig(Config):
     """Dynamic masking (Liu et al. 2019, section 4.1), with exactly round(rate x maskable) a row."""
 
     type: Literal["mlm"] = "mlm"
-    mask_rate: float = Field(0.15, gt=0, lt=1)
-    """Share of a row's ordinary tokens that is chosen for prediction."""
+    mask_rate: MaskRate = 0.15
+    """Share of a row's ordinary tokens that is chosen: a number, or a schedule."""
     corruption: Corruption = Corruption()
     """What becomes of the chosen tokens."""
 
     def num_slots(self, row_tokens: int) -> int:
         """K, the label slots of a row of `row_tokens` tokens: the most that can be chosen."""
-        return max(1, round_half_up(self.mask_rate * row_tokens))
+        return max(1, round_half_up(highest_rate(self.mask_rate) * row_tokens))
 
-    def build(self, vocab_size: int) -> "MaskedLanguageModelObjective":
+    def build(
+        self, vocab_size: int, word_starts: NDArray[np.bool_] | None = None
+    ) -> "MaskedLanguageModelObjective":
         """The objective for a vocabulary of `vocab_size` ids in RoBERTa's layout."""
         return MaskedLanguageModelObjective(self, SpecialIds.of(vocab_size))
 
@@ -78,9 +106,11 @@ class MaskedLanguageModelObjective:
         passes: NDArray[np.integer],
         row_numbers: NDArray[np.integer],
         sources: NDArray[np.integer] | None = None,
+        progress: float | NDArray[np.floating] = 0.0,
     ) -> MaskedRows:
         """The masked `rows` [n, R]; `passes`, `row_numbers`, `sources` are [n] (sources 0 if None).
 
+        `progress` in training, from 0 to 1 (one number, or [n]), matters for mask-rate schedules.
         Raises ValueError when an id of `rows` is outside of the vocabulary.
         """
         num_rows, row_tokens = rows.shape
@@ -95,7 +125,9 @@ class MaskedLanguageModelObjective:
             row_numbers=row_numbers,
         )
         maskable = is_ordinary(rows, self.special)
-        num_chosen = round_half_up_array(self.config.mask_rate, maskable.sum(axis=1))
+        num_chosen = round_half_up_array(
+            rate_at(self.config.mask_rate, progress), maskable.sum(axis=1)
+        )
         halves = words.view(np.uint32)[:, :row_tokens]
         positions, used = choose_positions(halves, maskable, num_chosen, num_slots)
         return corrupt(
@@ -177,6 +209,8 @@ def round_half_up(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def round_half_up_array(rate: float, counts: NDArray[np.integer]) -> NDArray[np.int64]:
+def round_half_up_array(
+    rate: float | NDArray[np.floating], counts: NDArray[np.integer]
+) -> NDArray[np.int64]:
     """[n] the nearest integers to rate x counts, by the same rule as `round_half_up`."""
     return np.floor(rate * counts + 0.5).astype(np.int64)
