@@ -17,15 +17,14 @@ from pipeline.run_folder import checkpoints_folder
 from tests.gloo import run_ranks
 from tests.training_run import make_config, make_rows, pretrain
 
-WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "ate", "the", "hat", "of", "the", "rat", "in", "a", "red", "bed"]
+SENTENCE = "the cat sat on the mat and the dog ate the hat of the rat in a red bed"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished tiny run at tensor parallel 2 whose tokenizer is a real one."""
     folder = tmp_path_factory.mktemp("trained")
-    text = [" ".join(WORDS[k:] + WORDS[:k]) for k in range(len(WORDS))]
-    tokenizer = train_tokenizer(text * 3, 270)
+    tokenizer = train_tokenizer([SENTENCE] * 60, 270)
     make_rows(folder / "rows", tokenizer=tokenizer)
     config = make_config(folder / "rows", folder / "run", parallel={"tensor": 2})
     run_ranks(pretrain, 2, config)
