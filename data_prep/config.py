@@ -10,6 +10,7 @@ from data_prep.document import BadRecordPolicy
 from data_prep.engine import EngineConfig, LocalEngineConfig
 from data_prep.filters import FiltersConfig
 from data_prep.readers import ReaderConfig
+from data_prep.scrub import ScrubConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -32,6 +33,32 @@ class NearDedupConfig(Config):
     """A candidate pair whose estimated Jaccard similarity is below this is no duplicate."""
 
 
+class LineDedupConfig(Config):
+    """Lines that many documents of one source have: menus, notices, licences."""
+
+    unit: Literal["line", "paragraph"] = "line"
+    """What is compared. Lines are equal when their words are."""
+    min_words: int = Field(default=4, ge=1)
+    """Shorter lines always stay."""
+    max_documents: int = Field(default=20, ge=1)
+    """A line in more documents of its source than this is repeated too often."""
+    keep_first: bool = True
+    """Leave it in the first of them, or take it out of all."""
+
+
+class DecontaminateConfig(Config):
+    """Training documents that overlap evaluation texts are dropped."""
+
+    evaluation: dict[SourceName, ReaderConfig] = Field(default_factory=dict)
+    """Evaluation texts, by name."""
+    heldout: bool = True
+    """Whether the held-out documents of this run count as evaluation texts too."""
+    ngram_words: int = Field(default=13, ge=1)
+    """Words of an n-gram that counts as overlap (Brown et al. 2020, appendix C: 13)."""
+    max_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a document's n-grams that may occur in evaluation texts."""
+
+
 class DedupConfig(Config):
     """Which documents count as the same. The earlier source, then the earlier document, stays."""
 
@@ -39,6 +66,8 @@ class DedupConfig(Config):
     """Drop documents whose words are the same as those of an earlier one."""
     near: NearDedupConfig | None = NearDedupConfig()
     """Drop documents that nearly equal an earlier one; null turns it off."""
+    lines: LineDedupConfig | None = None
+    """Take out lines that are repeated within a source; null turns it off."""
 
 
 class TrainTokenizerConfig(Config):
@@ -104,6 +133,10 @@ class DataConfig(Config):
     """Limits outside which a document is dropped, for sources without limits of their own."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
+    scrub: ScrubConfig = ScrubConfig()
+    """What is replaced in the texts."""
+    decontaminate: DecontaminateConfig | None = None
+    """Drop training documents that overlap evaluation texts; null turns it off."""
     tokenizer: TokenizerConfig = TrainTokenizerConfig()
     """Where the tokenizer comes from."""
     pack: PackConfig = PackConfig()

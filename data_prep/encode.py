@@ -15,68 +15,35 @@ import numpy.typing as npt
 from configs.load import UserError
 from data_prep.atomic import open_atomic, write_atomic
 from data_prep.config import DataConfig, TokenizerConfig, TrainTokenizerConfig
-from data_prep.dedup import KEEP, save_array
+from data_prep.dedup import save_array
 from data_prep.ingest import read_documents
+from data_prep.selection import CHECK, SAMPLE, Selection, chosen
 from data_prep.shards import Split, file_sha256, narrowest_dtype
 from data_prep.stages import Part, Record, Stage, StageResult
-from data_prep.text_batch import U64, mixed
 from data_prep.tokenizer import load_tokenizer, tokenizer_from_vocabulary, train_tokenizer
 
 TOKENIZER, ENCODE = "tokenizer", "encode"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
-_HELDOUT, _SAMPLE, _CHECK = 0x51ED270B, 0x2545F491, 0x7FEB352D
 _RENEW_ENCODER_BYTES = 256_000_000  # gigatoken 0.10.0 caches words without bound
 
 
-def chosen(hashes: U64, share: float, purpose: int) -> npt.NDArray[np.bool_]:
-    """Whether each document belongs to a random share; independent choices for other purposes."""
-    keyed = mixed(hashes[0] ^ np.uint64(purpose))
-    return keyed < np.uint64(min(int(share * 2.0**64), (1 << 64) - 1))
+def tokenizer_stage(config: DataConfig, selection: Selection, inputs: Mapping[str, str]) -> Stage:
+    """One part that trains, or takes over, the tokenizer.
 
-
-def tokenizer_stage(
-    config: DataConfig, ingest: StageResult, signed: StageResult, verdicts: StageResult
-) -> Stage:
-    """One part that trains, or takes over, the tokenizer."""
+    `inputs` are the content fingerprints of what decides which documents there are.
+    """
     choice = config.tokenizer
-    inputs = {}
+    settings = choice.model_dump(mode="json", exclude={"path", "vocab", "merges"})
     if isinstance(choice, TrainTokenizerConfig):
-        inputs = {"verdicts": verdicts.content_fingerprint}
+        settings["heldout_share"] = config.heldout_share
     else:
+        inputs = {}
         for key, path in choice.model_dump(exclude={"type"}).items():
             if not Path(path).is_file():
                 raise UserError(f"tokenizer.{key}: {path}: no such file")
             inputs[key] = file_sha256(Path(path))
-    settings = {
-        **choice.model_dump(mode="json", exclude={"path", "vocab", "merges"}),
-        "heldout_share": config.heldout_share,
-    }
-    context = {"config": choice, **_documents_context(ingest, signed, verdicts)}
+    context = {"config": choice, "selection": selection}
     return Stage(TOKENIZER, 1, settings, inputs, [Part("tokenizer", {})], tokenizer_part, context)
-
-
-def _documents_context(
-    ingest: StageResult, signed: StageResult, verdicts: StageResult
-) -> dict[str, Any]:
-    counts = [record["documents"] for record in ingest.records]
-    return {
-        "documents": str(ingest.folder),
-        "signatures": str(signed.folder),
-        "verdicts": str(verdicts.folder / "verdicts.codes.npy"),
-        "first": {
-            part.name: int(first)
-            for part, first in zip(ingest.parts, np.cumsum([0, *counts]), strict=False)
-        },
-        "kept": verdicts.records[0]["sources"],
-    }
-
-
-def _kept(settings: Mapping[str, Any], name: str) -> tuple[npt.NDArray[np.bool_], U64]:
-    """Whether each document of a part is kept, and the hashes: [D], [2, D]."""
-    hashes = np.load(Path(settings["signatures"]) / f"{name}.hashes.npy")
-    codes = np.load(settings["verdicts"], mmap_mode="r")
-    first = settings["first"][name]
-    return codes[first : first + hashes.shape[1]] == KEEP, hashes
 
 
 def tokenizer_part(
@@ -96,28 +63,22 @@ def tokenizer_part(
 
 def _sample(settings: Mapping[str, Any], config: TrainTokenizerConfig) -> Iterator[str]:
     """Training documents of all sources, each source by its weight."""
-    kept_bytes = {name: counts["kept_bytes"] for name, counts in settings["kept"].items()}
-    weights = config.weights or kept_bytes
+    selection: Selection = settings["selection"]
+    weights = config.weights or selection.kept_bytes
     scale = config.sample_mb * 1_000_000 / max(sum(weights.values()), 1e-9)
-    for name in settings["first"]:
-        source = name.rpartition("-")[0]
-        share = min(1.0, scale * weights[source] / max(kept_bytes[source], 1))
-        keep, hashes = _kept(settings, name)
-        keep &= chosen(hashes, share, _SAMPLE) | (share >= 1.0)
-        keep &= ~chosen(hashes, settings["heldout_share"], _HELDOUT)
-        at = 0
-        for texts, _ in read_documents(Path(settings["documents"]) / f"{name}.parquet"):
-            for k in np.flatnonzero(keep[at : at + len(texts)]):
-                yield texts[k].decode()
-            at += len(texts)
+    for part in selection.parts:
+        source = part.name.rpartition("-")[0]
+        share = scale * weights[source] / max(selection.kept_bytes[source], 1)
+        sampled = chosen(selection.hashes(part.name), share, SAMPLE)
+        sampled &= selection.kept(part.name)
+        sampled &= ~selection.heldout(part.name, settings["heldout_share"])
+        for texts in selection.chosen_texts(part.name, sampled):
+            for text in texts:
+                yield text.decode()
 
 
 def encode_stage(
-    config: DataConfig,
-    ingest: StageResult,
-    signed: StageResult,
-    verdicts: StageResult,
-    tokenizer: StageResult,
+    config: DataConfig, selection: Selection, inputs: Mapping[str, str], tokenizer: StageResult
 ) -> Stage:
     """Part for part of the documents: ids and lengths, train and held-out apart."""
     path = tokenizer.folder / "tokenizer.tokenizer.json"
@@ -126,14 +87,14 @@ def encode_stage(
         1,
         {"heldout_share": config.heldout_share},
         {
-            "verdicts": verdicts.content_fingerprint,
+            **inputs,
             "tokenizer": tokenizer.content_fingerprint,
             "tokenizer_file": file_sha256(path),
         },
-        [Part(p.name, {}, r["bytes"]) for p, r in zip(ingest.parts, ingest.records, strict=True)],
+        list(selection.parts),
         encode_part,
         {
-            **_documents_context(ingest, signed, verdicts),
+            "selection": selection,
             "tokenizer": str(path),
             "checked_share": config.checked_share,
             "encoder": config.encoder,
@@ -146,9 +107,10 @@ def encode_part(
 ) -> tuple[Record, Sequence[str]]:
     """Writes, for each split, PART.SPLIT.ids (each document's ids, then ``</s>``) and
     PART.SPLIT.lengths.npy [documents], without the separators."""
-    keep, hashes = _kept(settings, part.name)
-    heldout = chosen(hashes, settings["heldout_share"], _HELDOUT)
-    checked = chosen(hashes, settings["checked_share"], _CHECK)
+    selection: Selection = settings["selection"]
+    keep = selection.kept(part.name)
+    heldout = selection.heldout(part.name, settings["heldout_share"])
+    checked = chosen(selection.hashes(part.name), settings["checked_share"], CHECK)
     checked[np.flatnonzero(keep)[:1]] = True  # at least one document a part
     encoder = _Encoder(Path(settings["tokenizer"]), settings["encoder"])
     counts: dict[str, Any] = {"bytes": 0, "checked_documents": int((checked & keep).sum())}
@@ -159,7 +121,7 @@ def encode_part(
         open_atomic(folder / f"{part.name}.heldout.ids") as held,
     ):
         at = 0
-        for texts, ids in read_documents(Path(settings["documents"]) / f"{part.name}.parquet"):
+        for texts, ids in read_documents(Path(selection.documents) / f"{part.name}.parquet"):
             window = slice(at, at + len(texts))
             at += len(texts)
             for split, file, chosen_here in (

@@ -129,8 +129,18 @@ def _repetition_rules(batch: TextBatch, config: RepetitionConfig) -> Iterator[tu
     yield "repeated paragraphs", paragraphs > config.max_repeated_paragraph_share
     too_many_bytes = paragraph_bytes > config.max_repeated_paragraph_byte_share
     yield "repeated paragraphs (bytes)", too_many_bytes
-    for n, limit in sorted(config.max_common_ngram_share.items()):
-        yield f"one common {n}-gram", most_common_ngram_share(batch, n, limit) > limit
+    # An n-gram consists of two halves of at most ceil(n / 2) <= 2 words; the longer of them is at
+    # least as frequent and half as long, so that texts whose 2-grams stay under half of a limit
+    # for n = 2, 3, 4 need not be counted for it.
+    suspect = np.ones(len(batch.texts), dtype=bool)
+    common = sorted(config.max_common_ngram_share.items())
+    for n, limit in common:
+        halved = n == 2 and common[-1][0] <= 4
+        ceiling = min(value / (1 + (k > 2)) for k, value in common) if halved else limit
+        share = most_common_ngram_share(batch, n, suspect, ceiling)
+        yield f"one common {n}-gram", share > limit
+        if halved:
+            suspect = share > ceiling
     limits = sorted(config.max_repeated_ngram_share.items())
     # What lies in repeated (n + 1)-grams lies in repeated n-grams too, so that only texts above the
     # smallest of all later limits need to be measured again.

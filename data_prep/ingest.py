@@ -18,11 +18,12 @@ from data_prep.document import BadRecords, Document, in_batches
 from data_prep.filters import KEPT, drop_reasons
 from data_prep.normalise import normalise
 from data_prep.readers.files import SourceFile, Span, list_files
+from data_prep.scrub import ScrubConfig, scrubbed
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import TextBatch
 
-NAME, VERSION = "ingest", 1
-_SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
+NAME = "ingest"
+DOCUMENTS_SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
 _EXAMPLES_PER_REASON = 3
 _EXAMPLE_BYTES = 400
 
@@ -46,7 +47,13 @@ def ingest_stage(config: DataConfig) -> Stage:
     # The order of the sources decides which of two duplicates stays, so it is a setting too.
     order = list(config.sources)
     return Stage(
-        NAME, VERSION, {"order": order, "sources": settings}, inputs, parts, ingest_part, context
+        NAME,
+        1,
+        {"order": order, "sources": settings, "scrub": config.scrub.model_dump(mode="json")},
+        inputs,
+        parts,
+        ingest_part,
+        context,
     )
 
 
@@ -84,30 +91,28 @@ def ingest_part(
     assert source.filters is not None
     bad = BadRecords(settings["on_bad_record"])
     tally = _Tally()
+    scrubs: Counter[str] = Counter()
     documents_name, dropped_name = f"{part.name}.parquet", f"{part.name}.dropped.jsonl"
     with (
         open_atomic(folder / documents_name) as file,
         pq.ParquetWriter(
-            file, _SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
+            file, DOCUMENTS_SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
         ) as writer,
     ):
         for batch in in_batches(_documents(source, part, bad)):
             texts = normalise([document.text for document in batch])
+            texts = scrubbed(texts, ScrubConfig.model_validate(settings["scrub"]), scrubs)
             reasons = drop_reasons(TextBatch(texts), source.filters)
             tally.add(batch, texts, reasons)
             kept = np.flatnonzero(reasons == KEPT).tolist()
-            if kept:
-                columns = [
-                    pa.array([texts[k] for k in kept], pa.binary()).cast(pa.string()),
-                    pa.array([batch[k].id for k in kept], pa.string()),
-                ]
-                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+            write_documents(writer, [texts[k] for k in kept], [batch[k].id for k in kept])
     write_atomic(
         folder / dropped_name, "".join(json.dumps(example) + "\n" for example in tally.examples)
     )
     record = {
         "source": part.arguments["source"],
         **tally.record(),
+        "scrubbed": dict(sorted(scrubs.items())),
         "bad": dict(sorted(bad.counts.items())),
         "bad_examples": bad.examples,
     }
@@ -149,6 +154,16 @@ class _Tally:
             "dropped": dict(sorted(self._dropped.items())),
             "dropped_bytes": dict(sorted(self._dropped_bytes.items())),
         }
+
+
+def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Sequence[str]) -> None:
+    """Appends a batch of documents as a row group of its own."""
+    if texts:
+        columns = [
+            pa.array(texts, pa.binary()).cast(pa.string()),
+            pa.array(ids, pa.string()),
+        ]
+        writer.write_batch(pa.record_batch(columns, schema=DOCUMENTS_SCHEMA))
 
 
 def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:

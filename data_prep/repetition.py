@@ -33,16 +33,18 @@ def repeated_units(batch: TextBatch, starts: I64, ends: I64) -> tuple[F64, F64]:
     return repeated_count / np.maximum(units, 1), repeated_length / np.maximum(length, 1)
 
 
-def most_common_ngram_share(batch: TextBatch, n: int, ceiling: float) -> F64:
+def most_common_ngram_share(
+    batch: TextBatch, n: int, texts: npt.NDArray[np.bool_], ceiling: float
+) -> F64:
     """Share of each text's word bytes that lie in its most frequent n-gram: [D].
 
-    Texts that are certain to stay under `ceiling` get 0 without being counted exactly.
+    Only the chosen `texts` ([D]) are measured, and those that are certain to stay under `ceiling`
+    are not counted exactly; the others get 0.
     """
-    hashes, first = batch.ngram_hashes(n)
     share = np.zeros(len(batch.texts))
+    hashes, first, text = _ngrams_of(batch, n, texts)
     if not len(first):
         return share
-    text = batch.word_text[first]
     size = (batch.word_bytes_before[first + n] - batch.word_bytes_before[first]).astype(np.float64)
     keys = _keyed(hashes, text)
     slots = _slots(keys)
@@ -67,21 +69,27 @@ def repeated_ngram_share(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_])
     Only the chosen `texts` ([D]) are measured; the others get 0.
     """
     share = np.zeros(len(batch.texts))
-    hashes, first = batch.ngram_hashes(n)
-    text = batch.word_text[first]
-    if not texts.all():
-        chosen = texts[text]
-        hashes, first, text = hashes[chosen], first[chosen], text[chosen]
+    hashes, first, text = _ngrams_of(batch, n, texts)
     repeated = first[_repeated(_keyed(hashes, text))]
     if not len(repeated):
         return share
-    opened = np.zeros(len(batch.word_text) + 1, dtype=np.int32)
-    np.add.at(opened, repeated, 1)
-    np.add.at(opened, repeated + n, -1)
-    covered = np.cumsum(opened[:-1]) > 0  # [W]
+    num_words = len(batch.word_text)
+    opened = np.bincount(repeated, minlength=num_words + 1)
+    closed = np.bincount(repeated + n, minlength=num_words + 1)
+    covered = np.cumsum(opened[:-1] - closed[:-1]) > 0  # [W]
     starts, ends = batch.word_bounds
     covered_bytes = batch.sum_over_words((ends - starts) * covered)
     return covered_bytes / np.maximum(batch.word_bytes, 1)
+
+
+def _ngrams_of(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_]) -> tuple[U64, I64, I64]:
+    """(hash, first word, text) of the n-grams of the chosen texts."""
+    hashes, first = batch.ngram_hashes(n)
+    text = batch.word_text[first]
+    if texts.all():
+        return hashes, first, text
+    chosen = np.flatnonzero(texts[text])
+    return hashes[chosen], first[chosen], text[chosen]
 
 
 def _keyed(hashes: U64, text: I64) -> U64:

@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.atomic import write_atomic
 from data_prep.config import DataConfig
 from data_prep.shards import Manifest
-from data_prep.stages import StageResult
+from data_prep.stages import Part, StageResult
 
 Tree = dict[str, Any]
 
@@ -30,13 +30,24 @@ def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest
     sources = {}
     for name in config.sources:
         records = [r for r in results["ingest"].records if r["source"] == name]
+        cleaned = [r for r in _records(results, "clean") if r["source"] == name]
+        overlap = [
+            record
+            for part, record in _parts_and_records(results, "overlap")
+            if part.name.rpartition("-")[0] == name
+        ]
         rows = {split: manifest.splits[split][name] for split in manifest.splits}
         sources[name] = {
             "read_documents": sum(r["documents_read"] for r in records),
             "read_bytes": sum(r["bytes_read"] for r in records),
             "filtered_documents": sum(r["documents"] for r in records),
             "filtered_bytes": sum(r["bytes"] for r in records),
-            "dropped": _sum_counts(r["dropped"] for r in records),
+            "dropped": _sum_counts(r["dropped"] for r in [*records, *cleaned]),
+            "removed_lines": sum(r["removed_lines"] for r in cleaned),
+            "removed_line_bytes": sum(r["removed_bytes"] for r in cleaned),
+            "scrubbed": _sum_counts(r["scrubbed"] for r in records),
+            "contaminated_documents": sum(r["documents"] for r in overlap),
+            "contaminated_bytes": sum(r["bytes"] for r in overlap),
             "bad": _sum_counts(r["bad"] for r in records),
             "bad_examples": [e for r in records for e in r["bad_examples"]][:10],
             **verdicts["sources"][name],
@@ -54,6 +65,17 @@ def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest
         "packing": manifest.packing,
         "fingerprint": manifest.fingerprint,
     }
+
+
+def _parts_and_records(results: Mapping[str, StageResult], stage: str) -> list[tuple[Part, Tree]]:
+    """The parts of a stage with their records; none where the run had no such stage."""
+    if stage not in results:
+        return []
+    return list(zip(results[stage].parts, results[stage].records, strict=True))
+
+
+def _records(results: Mapping[str, StageResult], stage: str) -> list[Tree]:
+    return [record for _, record in _parts_and_records(results, stage)]
 
 
 def _fill(rows: Iterable[Any], row_tokens: int) -> float:

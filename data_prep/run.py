@@ -6,24 +6,26 @@ Run again, it does no finished work; interrupted, it goes on where it stopped.
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs import command
 from configs.load import load
 from data_prep.config import DataConfig
+from data_prep.dry_run import describe
 from data_prep.stages import PartRunner, Stage, StageResult, restart_from, run_stage
 
+if TYPE_CHECKING:
+    from data_prep.selection import Selection
+
 STAGES = (
-    "ingest",
-    "signatures",
-    "pairs",
-    "verdicts",
-    "tokenizer",
-    "encode",
-    "layout",
-    "rows",
+    *("ingest", "line_counts", "line_repeats", "clean"),
+    *("signatures", "pairs", "verdicts"),
+    *("excluded_ngrams", "exclusion", "overlap"),
+    *("tokenizer", "encode", "layout", "rows"),
 )
+"""All stages in their order; a run has those that its config asks for."""
 
 
 def main() -> None:
@@ -34,6 +36,9 @@ def main() -> None:
         metavar="STAGE",
         choices=STAGES,
         help=f"do this stage and those after it anew ({', '.join(STAGES)})",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan with sizes, and do nothing"
     )
     parser.add_argument(
         "--scheduler-file",
@@ -47,6 +52,9 @@ def main() -> None:
             f"engine={{type: scheduler, scheduler_file: '{arguments.scheduler_file}'}}"
         )
     config = load(arguments.config, DataConfig, overrides)
+    if arguments.dry_run:
+        print(describe(config, STAGES))
+        return
     if arguments.restart_from:
         restart_from(config.work, STAGES[STAGES.index(arguments.restart_from) :])
     prepare(config)
@@ -73,37 +81,70 @@ class _Job:
     runner: PartRunner
     show: Callable[[str, bool], None]
     num_worked: int = 0
+    results: dict[str, StageResult] = field(default_factory=dict)
 
     def run(self, stage: Stage) -> StageResult:
         def show(line: str, is_last: bool) -> None:
             self.num_worked += is_last
             self.show(line, is_last)
 
-        return run_stage(stage, self.work, self.runner, show)
+        result = run_stage(stage, self.work, self.runner, show)
+        self.results[stage.name] = result
+        return result
 
 
 def _run_stages(config: DataConfig, job: _Job) -> None:
     from data_prep import dedup, encode, ingest, rows
     from data_prep.publish import publish, withdraw_if_other
+    from data_prep.selection import select
     from data_prep.shards import narrowest_dtype
     from data_prep.tokenizer import load_tokenizer, special_tokens
 
     sources = list(config.sources)
     ingested = job.run(ingest.ingest_stage(config))
     ingest.check_bad_share(ingested, config.max_bad_share)
-    signed = job.run(dedup.signatures_stage(ingested, config.dedup))
+    documents = _without_repeated_lines(config, job, ingested)
+    signed = job.run(dedup.signatures_stage(documents, config.dedup))
     paired = job.run(dedup.pairs_stage(signed, config.dedup))
     verdicts = job.run(dedup.verdicts_stage(signed, paired, sources))
-    trained = job.run(encode.tokenizer_stage(config, ingested, signed, verdicts))
-    encoded = job.run(encode.encode_stage(config, ingested, signed, verdicts, trained))
+    selection = select(documents, signed, verdicts)
+    selection, inputs = _without_overlap(config, job, selection)
+    trained = job.run(encode.tokenizer_stage(config, selection, inputs))
+    encoded = job.run(encode.encode_stage(config, selection, inputs, trained))
     special = special_tokens(load_tokenizer(trained.folder / "tokenizer.tokenizer.json"))
     dtype = narrowest_dtype(special.mask + 1)
     laid_out = job.run(rows.layout_stage(encoded, config.pack, sources, dtype))
     stage = rows.rows_stage(encoded, laid_out, config.pack, sources, special, dtype, config.output)
-    results = [ingested, signed, paired, verdicts, trained, encoded, laid_out]
     withdraw_if_other(config.output, stage.content_fingerprint)
-    written = job.run(stage)
-    publish(config, dict(zip(STAGES, [*results, written], strict=True)), special, dtype)
+    job.run(stage)
+    publish(config, job.results, special, dtype)
+
+
+def _without_repeated_lines(config: DataConfig, job: _Job, ingested: StageResult) -> StageResult:
+    """The documents without repeated lines, where the config asks for that."""
+    rules = config.dedup.lines
+    if rules is None:
+        return ingested
+    from data_prep import lines
+
+    counted = job.run(lines.counts_stage(ingested, rules))
+    repeated = job.run(lines.repeats_stage(counted, rules))
+    return job.run(lines.clean_stage(config, rules, ingested, repeated))
+
+
+def _without_overlap(
+    config: DataConfig, job: _Job, selection: "Selection"
+) -> tuple["Selection", dict[str, str]]:
+    """The selection without contaminated documents, and the fingerprints that decide it."""
+    rules = config.decontaminate
+    if rules is None:
+        return selection, {"verdicts": selection.fingerprint}
+    from data_prep import decontaminate
+
+    excluded = job.run(decontaminate.excluded_stage(config, rules, selection))
+    exclusion = job.run(decontaminate.exclusion_stage(excluded))
+    overlap = job.run(decontaminate.overlap_stage(config, rules, selection, exclusion))
+    return replace(selection, overlap=str(overlap.folder)), {"overlap": overlap.content_fingerprint}
 
 
 def _progress_line() -> Callable[[str, bool], None]:

@@ -57,8 +57,9 @@ def test_ngrams_never_cross_texts(texts, n):
 @given(texts_of_few_words, st.integers(2, 5))
 def test_repetition_is_that_of_the_plain_definition(texts, n):
     batch = TextBatch(normalise(texts))
-    repeated = repeated_ngram_share(batch, n, np.ones(len(texts), dtype=bool))
-    common = most_common_ngram_share(batch, n, ceiling=0.0)
+    every = np.ones(len(texts), dtype=bool)
+    repeated = repeated_ngram_share(batch, n, every)
+    common = most_common_ngram_share(batch, n, every, ceiling=0.0)
     for k, text in enumerate(batch.texts):
         words, grams = words_of(text), ngrams_of(text, n)
         total = max(sum(map(len, words)), 1)

@@ -1,0 +1,172 @@
+"""Training documents that share word n-grams with evaluation texts are found and dropped.
+
+Three stages: the n-grams of the evaluation texts and of the held-out documents; all of them as one
+sorted array; the training documents that have more of them than allowed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from data_prep.config import DataConfig, DecontaminateConfig
+from data_prep.dedup import save_array
+from data_prep.document import BadRecords, in_batches
+from data_prep.ingest import read_documents
+from data_prep.normalise import normalise
+from data_prep.readers import ReaderConfig
+from data_prep.readers.files import SourceFile, Span, list_files
+from data_prep.selection import Selection
+from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.text_batch import U64, TextBatch
+
+EXCLUDED, EXCLUSION, OVERLAP = "excluded_ngrams", "exclusion", "overlap"
+_FILTER_BITS = 24
+
+
+def excluded_stage(config: DataConfig, rules: DecontaminateConfig, selection: Selection) -> Stage:
+    """A part an evaluation file, and one a part of the documents for what is held out of it."""
+    parts: list[Part] = []
+    inputs = {"verdicts": selection.fingerprint}
+    for name, reader in rules.evaluation.items():
+        files = list_files(reader.files, f"decontaminate.evaluation.{name}.files")
+        for number, file in enumerate(files):
+            inputs[f"{name}/{file.name}"] = f"{file.num_bytes} bytes"
+            arguments = {
+                "reader": reader.model_dump(mode="json"),
+                "spans": [
+                    [*astuple(s.file), s.start, s.end] for s in reader.build().spans(file, 1 << 62)
+                ],
+            }
+            parts.append(Part(f"evaluation-{name}-{number:06d}", arguments, file.num_bytes))
+    if rules.heldout:
+        parts += [Part(f"heldout-{part.name}", {"part": part.name}) for part in selection.parts]
+    return Stage(
+        EXCLUDED,
+        1,
+        {
+            "rules": rules.model_dump(mode="json", exclude={"evaluation", "max_share"}),
+            "heldout_share": config.heldout_share,
+        },
+        inputs,
+        parts,
+        excluded_part,
+        {"selection": selection, "on_bad_record": config.on_bad_record},
+    )
+
+
+def excluded_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes PART.ngrams.npy [n]: hashes of word n-grams, ascending."""
+    words = settings["rules"]["ngram_words"]
+    bad = BadRecords(settings["on_bad_record"])
+    if "reader" in part.arguments:
+        batches = _evaluation_texts(part, bad)
+    else:
+        selection: Selection = settings["selection"]
+        name = part.arguments["part"]
+        heldout = selection.kept(name) & selection.heldout(name, settings["heldout_share"])
+        batches = selection.chosen_texts(name, heldout)
+    found = [TextBatch(texts).ngram_hashes(words)[0] for texts in batches if texts]
+    ngrams = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
+    save_array(folder / f"{part.name}.ngrams.npy", ngrams)
+    record = {"ngrams": len(ngrams), "bad": dict(sorted(bad.counts.items()))}
+    return record, [f"{part.name}.ngrams.npy"]
+
+
+def _evaluation_texts(part: Part, bad: BadRecords) -> Iterator[list[bytes]]:
+    reader = TypeAdapter(ReaderConfig).validate_python(part.arguments["reader"]).build()
+    for *file, start, end in part.arguments["spans"]:
+        for batch in in_batches(reader.read(Span(SourceFile(*file), start, end), bad)):
+            yield normalise([document.text for document in batch])
+
+
+def exclusion_stage(excluded: StageResult) -> Stage:
+    """All n-grams as one array."""
+    paths = [str(excluded.folder / f"{part.name}.ngrams.npy") for part in excluded.parts]
+    return Stage(
+        EXCLUSION,
+        1,
+        {},
+        {"ngrams": excluded.content_fingerprint},
+        [Part("exclusion", {}, 8 * excluded.total("ngrams"))],
+        exclusion_part,
+        {"paths": paths},
+    )
+
+
+def exclusion_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes exclusion.ngrams.npy [n], ascending."""
+    arrays = [np.load(path) for path in settings["paths"]]
+    ngrams = np.unique(np.concatenate([np.empty(0, np.uint64), *arrays]))
+    save_array(folder / "exclusion.ngrams.npy", ngrams)
+    return {"ngrams": len(ngrams)}, ["exclusion.ngrams.npy"]
+
+
+def overlap_stage(
+    config: DataConfig, rules: DecontaminateConfig, selection: Selection, exclusion: StageResult
+) -> Stage:
+    """Part for part of the documents: which training documents overlap too much."""
+    return Stage(
+        OVERLAP,
+        1,
+        {
+            "ngram_words": rules.ngram_words,
+            "max_share": rules.max_share,
+            "heldout_share": config.heldout_share,
+        },
+        {"exclusion": exclusion.content_fingerprint, "verdicts": selection.fingerprint},
+        list(selection.parts),
+        overlap_part,
+        {"selection": selection, "exclusion": str(exclusion.folder / "exclusion.ngrams.npy")},
+    )
+
+
+def overlap_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes PART.overlap.npy [D]: whether each document is dropped."""
+    selection: Selection = settings["selection"]
+    excluded = np.load(settings["exclusion"], mmap_mode="r")
+    maybe = _filter_of(excluded)
+    kept = selection.kept(part.name)
+    trained = kept & ~selection.heldout(part.name, settings["heldout_share"])
+    dropped = np.zeros(len(kept), dtype=bool)
+    dropped_bytes = at = 0
+    for texts, _ in read_documents(Path(selection.documents) / f"{part.name}.parquet"):
+        batch = TextBatch(texts)
+        hashes, first = batch.ngram_hashes(settings["ngram_words"])
+        text = batch.word_text[first]
+        found = np.flatnonzero(maybe[(hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)])
+        found = found[_contains(excluded, hashes[found])]
+        total = np.bincount(text, minlength=len(texts))
+        share = np.bincount(text[found], minlength=len(texts)) / np.maximum(total, 1)
+        window = slice(at, at + len(texts))
+        dropped[window] = trained[window] & (share > settings["max_share"])
+        dropped_bytes += int(batch.lengths[dropped[window]].sum())
+        at += len(texts)
+    save_array(folder / f"{part.name}.overlap.npy", dropped)
+    counts = {"documents": int(dropped.sum()), "bytes": dropped_bytes}
+    return counts, [f"{part.name}.overlap.npy"]
+
+
+def _filter_of(ngrams: U64) -> npt.NDArray[np.bool_]:
+    """For each possible highest bits of a hash, whether any of `ngrams` begins so."""
+    maybe = np.zeros(1 << _FILTER_BITS, dtype=bool)
+    maybe[(ngrams >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)] = True
+    return maybe
+
+
+def _contains(ascending: U64, values: U64) -> npt.NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(values), dtype=bool)
+    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    result: npt.NDArray[np.bool_] = ascending[place] == values
+    return result

@@ -1,0 +1,228 @@
+"""Lines or paragraphs that many documents of a source repeat: counted, then taken out.
+
+Three stages: the lines of each part with their documents; the lines of each source that are
+repeated too often; the documents without them. Equal words make equal lines.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from data_prep.atomic import open_atomic
+from data_prep.config import DataConfig, LineDedupConfig
+from data_prep.dedup import save_array
+from data_prep.ingest import DOCUMENTS_SCHEMA, read_documents, write_documents
+from data_prep.normalise import SEPARATOR, plain_white_space
+from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.text_batch import I64, U64, TextBatch
+
+COUNTS, REPEATED, CLEAN = "line_counts", "line_repeats", "clean"
+ONLY_REPEATED = "only repeated lines"
+_LINES_A_JOIN = 16_000_000
+
+
+def counts_stage(ingested: StageResult, config: LineDedupConfig) -> Stage:
+    """Part for part of the documents: hashes of lines, in how many documents, and the first."""
+    return Stage(
+        COUNTS,
+        1,
+        {"unit": config.unit, "min_words": config.min_words},
+        {"ingest": ingested.content_fingerprint},
+        _parts_of(ingested),
+        counts_part,
+        {"documents": str(ingested.folder), "first": _first_numbers(ingested)},
+    )
+
+
+def _first_numbers(ingested: StageResult) -> dict[str, int]:
+    """The number of each part's first document."""
+    counts = [record["documents"] for record in ingested.records]
+    names = [part.name for part in ingested.parts]
+    return dict(zip(names, np.cumsum([0, *counts]).tolist(), strict=False))
+
+
+def _parts_of(ingested: StageResult) -> list[Part]:
+    pairs = zip(ingested.parts, ingested.records, strict=True)
+    return [Part(part.name, {}, record["bytes"]) for part, record in pairs]
+
+
+def counts_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document."""
+    document = settings["first"][part.name]
+    hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for texts, _ in read_documents(Path(settings["documents"]) / f"{part.name}.parquet"):
+        batch = TextBatch(texts)
+        found, _, _, text = lines_of(batch, settings["unit"], settings["min_words"])
+        hashes.append(found)
+        numbers.append(text + document)
+        document += len(texts)
+    lines = _count(np.concatenate(hashes), np.concatenate(numbers))
+    save_array(folder / f"{part.name}.lines.npy", lines)
+    return {"lines": lines.shape[1]}, [f"{part.name}.lines.npy"]
+
+
+def lines_of(batch: TextBatch, unit: str, min_words: int) -> tuple[U64, I64, I64, I64]:
+    """(hash, start, end, text) of the lines, or paragraphs, of at least `min_words` words."""
+    starts, ends = batch.line_bounds if unit == "line" else batch.paragraph_bounds
+    hashes, words = batch.unit_hashes(starts)
+    long = np.flatnonzero(words >= max(min_words, 1))
+    starts, ends = starts[long], ends[long]
+    return hashes[long], starts, ends, batch.text_of(starts)
+
+
+def _count(hashes: U64, documents: I64) -> U64:
+    """[3, lines]: each hash once, in how many of `documents` it occurs, the first of them."""
+    order = np.lexsort((documents, hashes))
+    hashes, documents = hashes[order], documents[order]
+    again = (hashes[1:] == hashes[:-1]) & (documents[1:] == documents[:-1])
+    once = np.append(True, ~again)[: len(hashes)]
+    hashes, documents = hashes[once], documents[once]
+    begins = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)])
+    counts = np.diff(np.append(begins, len(hashes)))
+    return np.stack([hashes[begins], counts.astype(np.uint64), documents[begins].astype(np.uint64)])
+
+
+def repeats_stage(counted: StageResult, config: LineDedupConfig) -> Stage:
+    """A part a source and range of hashes: the lines that are repeated too often."""
+    lines: Counter[str] = Counter()
+    for part, record in zip(counted.parts, counted.records, strict=True):
+        lines[part.name.rpartition("-")[0]] += record["lines"]
+    parts = []
+    for source, num in lines.items():
+        ranges = -(-num // _LINES_A_JOIN) or 1
+        parts += [
+            Part(f"{source}-{r:06d}", {"source": source, "range": r, "ranges": ranges}, 24 * num)
+            for r in range(ranges)
+        ]
+    return Stage(
+        REPEATED,
+        1,
+        {"max_documents": config.max_documents},
+        {"lines": counted.content_fingerprint},
+        parts,
+        repeats_part,
+        {"lines": [str(counted.folder / f"{part.name}.lines.npy") for part in counted.parts]},
+    )
+
+
+def repeats_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes PART.repeats.npy [2, lines]: hash (ascending), first document."""
+    source, number, ranges = (part.arguments[key] for key in ("source", "range", "ranges"))
+    low, high = number * (1 << 64) // ranges, (number + 1) * (1 << 64) // ranges - 1
+    found = [np.empty((3, 0), np.uint64)]
+    for path in settings["lines"]:
+        if Path(path).name.partition(".")[0].rpartition("-")[0] == source:
+            lines = np.load(path, mmap_mode="r")
+            begin = np.searchsorted(lines[0], np.uint64(low))
+            end = np.searchsorted(lines[0], np.uint64(high), side="right")
+            found.append(np.array(lines[:, begin:end]))
+    hashes, counts, first = np.concatenate(found, axis=1)
+    unique, inverse = np.unique(hashes, return_inverse=True)
+    documents = np.bincount(inverse, counts, minlength=len(unique))
+    earliest = np.full(len(unique), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(earliest, inverse, first)
+    often = documents > settings["max_documents"]
+    save_array(folder / f"{part.name}.repeats.npy", np.stack([unique[often], earliest[often]]))
+    return {"repeated_lines": int(often.sum())}, [f"{part.name}.repeats.npy"]
+
+
+def clean_stage(
+    config: DataConfig, rules: LineDedupConfig, ingested: StageResult, repeated: StageResult
+) -> Stage:
+    """Part for part: the documents without the repeated lines."""
+    min_words = {
+        name: (source.filters or config.filters).min_words
+        for name, source in config.sources.items()
+    }
+    repeats: dict[str, list[str]] = {name: [] for name in config.sources}
+    for part in repeated.parts:
+        repeats[part.arguments["source"]].append(str(repeated.folder / f"{part.name}.repeats.npy"))
+    return Stage(
+        CLEAN,
+        1,
+        {"rules": rules.model_dump(mode="json"), "min_words": min_words},
+        {"ingest": ingested.content_fingerprint, "repeats": repeated.content_fingerprint},
+        _parts_of(ingested),
+        clean_part,
+        {
+            "documents": str(ingested.folder),
+            "repeats": repeats,
+            "first": _first_numbers(ingested),
+        },
+    )
+
+
+def clean_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes PART.parquet like the first stage's; a document that becomes too short is dropped."""
+    source = part.name.rpartition("-")[0]
+    rules = LineDedupConfig.model_validate(settings["rules"])
+    repeats = np.concatenate([np.load(path) for path in settings["repeats"][source]], axis=1)
+    document = settings["first"][part.name]
+    tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
+    dropped = dropped_bytes = 0
+    name = f"{part.name}.parquet"
+    with (
+        open_atomic(folder / name) as file,
+        pq.ParquetWriter(
+            file, DOCUMENTS_SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
+        ) as writer,
+    ):
+        for texts, ids in read_documents(Path(settings["documents"]) / name):
+            batch = TextBatch(texts)
+            starts, ends = _to_remove(batch, rules, repeats, document)
+            document += len(texts)
+            cleaned = _without_lines(batch, starts, ends)
+            words = TextBatch(cleaned).word_counts
+            keep = (words >= settings["min_words"][source]) & (words > 0)
+            kept = np.flatnonzero(keep).tolist()
+            write_documents(writer, [cleaned[k] for k in kept], [ids[k] for k in kept])
+            tally["documents"] += len(kept)
+            tally["bytes"] += sum(len(cleaned[k]) for k in kept)
+            tally["removed_lines"] += len(starts)
+            tally["removed_bytes"] += int((ends - starts).sum())
+            dropped += len(texts) - len(kept)
+            dropped_bytes += sum(len(cleaned[k]) for k in np.flatnonzero(~keep).tolist())
+    record = {
+        "source": source,
+        **tally,
+        "dropped": {ONLY_REPEATED: dropped} if dropped else {},
+        "dropped_bytes": {ONLY_REPEATED: dropped_bytes} if dropped else {},
+    }
+    return record, [name]
+
+
+def _to_remove(
+    batch: TextBatch, rules: LineDedupConfig, repeats: U64, first_document: int
+) -> tuple[I64, I64]:
+    """(start, end) of the lines to take out of a batch."""
+    hashes, starts, ends, text = lines_of(batch, rules.unit, rules.min_words)
+    place = np.searchsorted(repeats[0], hashes)
+    place = np.minimum(place, max(repeats.shape[1] - 1, 0))
+    if not repeats.shape[1]:
+        return starts[:0], ends[:0]
+    goes = repeats[0, place] == hashes
+    if rules.keep_first:
+        goes &= repeats[1, place] != (text + first_document).astype(np.uint64)
+    return starts[goes], ends[goes]
+
+
+def _without_lines(batch: TextBatch, starts: I64, ends: I64) -> list[bytes]:
+    if not len(starts):
+        return list(batch.texts)
+    change = np.zeros(len(batch.data) + 1, dtype=np.int32)
+    change[starts] += 1
+    change[ends] -= 1
+    keep = np.cumsum(change[:-1]) == 0
+    last = int(batch.ends[-1])
+    joined = plain_white_space(batch.data[1:last][keep[1:last]].tobytes())
+    return [text.strip(b" \n") for text in joined.split(SEPARATOR)]

@@ -1,0 +1,95 @@
+"""Which documents a run keeps, holds out or samples: verdicts, and choices by hash."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.dedup import KEEP
+from data_prep.ingest import read_documents
+from data_prep.stages import Part, StageResult
+from data_prep.text_batch import U64, mixed
+
+Flags = npt.NDArray[np.bool_]
+HELDOUT, SAMPLE, CHECK = 0x51ED270B, 0x2545F491, 0x7FEB352D
+"""Purposes of `chosen`."""
+
+
+def chosen(hashes: U64, share: float, purpose: int) -> Flags:
+    """Whether each document belongs to a random share; independent choices for other purposes.
+
+    `hashes` are [2, D]; equal documents are chosen alike.
+    """
+    if share >= 1:
+        return np.ones(hashes.shape[1], dtype=bool)
+    keyed = mixed(hashes[0] ^ np.uint64(purpose))
+    return keyed < np.uint64(int(share * 2.0**64))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The documents of a run after deduplication, part by part."""
+
+    parts: Sequence[Part]
+    documents: str
+    """Folder of the documents' files."""
+    signatures: str
+    """Folder of the hashes."""
+    verdicts: str
+    """File of the verdicts."""
+    first: dict[str, int]
+    """Number of each part's first document."""
+    kept_bytes: dict[str, int]
+    """Bytes of kept documents by source."""
+    fingerprint: str
+    """Content fingerprint of the verdicts."""
+    overlap: str | None = field(default=None)
+    """Folder of the documents that overlap evaluation texts, once they are known."""
+
+    def hashes(self, name: str) -> U64:
+        """The hashes of a part's documents: [2, D]."""
+        result: U64 = np.load(Path(self.signatures) / f"{name}.hashes.npy")
+        return result
+
+    def kept(self, name: str) -> Flags:
+        """Whether each document of a part is kept: [D]."""
+        codes = np.load(self.verdicts, mmap_mode="r")
+        first = self.first[name]
+        result: Flags = codes[first : first + self.hashes(name).shape[1]] == KEEP
+        if self.overlap is not None:
+            result &= ~np.load(Path(self.overlap) / f"{name}.overlap.npy")
+        return result
+
+    def heldout(self, name: str, share: float) -> Flags:
+        """Whether each document of a part belongs to the held-out share: [D]."""
+        return chosen(self.hashes(name), share, HELDOUT)
+
+    def chosen_texts(self, name: str, flags: Flags) -> Iterator[list[bytes]]:
+        """The texts of a part's chosen documents, batch by batch."""
+        at = 0
+        for texts, _ in read_documents(Path(self.documents) / f"{name}.parquet"):
+            yield [texts[k] for k in np.flatnonzero(flags[at : at + len(texts)]).tolist()]
+            at += len(texts)
+
+
+def select(documents: StageResult, signed: StageResult, verdicts: StageResult) -> Selection:
+    """The selection that the verdicts make."""
+    counts = [record["documents"] for record in documents.records]
+    sources = verdicts.records[0]["sources"]
+    return Selection(
+        [
+            Part(part.name, {}, record["bytes"])
+            for part, record in zip(documents.parts, documents.records, strict=True)
+        ],
+        str(documents.folder),
+        str(signed.folder),
+        str(verdicts.folder / "verdicts.codes.npy"),
+        {
+            part.name: first
+            for part, first in zip(documents.parts, np.cumsum([0, *counts]).tolist(), strict=False)
+        },
+        {name: entry["kept_bytes"] for name, entry in sources.items()},
+        verdicts.content_fingerprint,
+    )
