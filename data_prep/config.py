@@ -29,7 +29,9 @@ class NearDedupConfig(Config):
 
     ngram_words: int = Field(default=5, ge=1)
     """Words of an n-gram."""
-    min_similarity: float = Field(default=0.75, ge=0, le=1)
+    groupings: int = Field(default=2, ge=1, le=4)
+    """Ways of grouping the 112 hashes into 14 bands: more find more pairs, in more time."""
+    min_similarity: float = Field(default=0.72, ge=0, le=1)
     """A candidate pair whose estimated Jaccard similarity is below this is no duplicate."""
 
 

@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from data_prep.atomic import open_atomic
 from data_prep.config import DedupConfig
 from data_prep.ingest import read_documents
-from data_prep.minhash import NUM_BANDS, signatures, similarity
+from data_prep.minhash import NUM_BANDS, band_keys, signatures, similarity
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
 
@@ -107,7 +107,7 @@ def pairs_stage(signed: StageResult, config: DedupConfig) -> Stage:
                 {"band": band, "range": r, "ranges": num_ranges},
                 documents * 8 // num_ranges,
             )
-            for band in range(NUM_BANDS)
+            for band in range(NUM_BANDS * config.near.groupings)
             for r in range(num_ranges)
         ]
     near = config.near.model_dump(mode="json") if config.near else None
@@ -133,12 +133,13 @@ def pairs_part(
     store = SignatureStore(Path(settings["signatures"]), settings["signed"])
     share = part.arguments["range"], part.arguments["ranges"]
     if "band" in part.arguments:
-        keys, numbers = store.keys_in_range("signatures", part.arguments["band"], *share)
+        band = part.arguments["band"]
+        keys, numbers = store.keys_in_range("signatures", lambda s: band_keys(s, band), *share)
         pairs, compared = near_pairs(
             keys, numbers, store.signatures_of, settings["near"]["min_similarity"]
         )
     else:
-        keys, numbers = store.keys_in_range("hashes", 0, *share)
+        keys, numbers = store.keys_in_range("hashes", lambda hashes: hashes[0], *share)
         pairs = exact_pairs(keys, store.second_hashes_of(numbers), numbers)
         compared = {"candidates": pairs.shape[1], "uncompared": 0}
     save_array(folder / f"{part.name}.pairs.npy", pairs)
@@ -154,14 +155,16 @@ class SignatureStore:
         counts = [count for _, count in self._parts]
         self._first = np.append(0, np.cumsum(counts, dtype=np.int64))
 
-    def keys_in_range(self, kind: str, row: int, number: int, of: int) -> tuple[U64, I64]:
-        """The keys of `row` of all documents that lie in the `number`-th of `of` equal ranges of
-        64-bit numbers, and the numbers of their documents."""
+    def keys_in_range(
+        self, kind: str, keys_in: Callable[[U64], U64], number: int, of: int
+    ) -> tuple[U64, I64]:
+        """The keys of all documents that lie in the `number`-th of `of` equal ranges of 64-bit
+        numbers, and the numbers of their documents."""
         low = number * (1 << 64) // of
         high = (number + 1) * (1 << 64) // of - 1
         keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for (name, _), first in zip(self._parts, self._first, strict=False):
-            column = np.load(self._folder / f"{name}.{kind}.npy", mmap_mode="r")[row]
+            column = keys_in(np.load(self._folder / f"{name}.{kind}.npy", mmap_mode="r"))
             if of == 1:
                 inside = np.arange(len(column))
             else:
@@ -240,7 +243,8 @@ def near_pairs(
         similar = _are_similar(left, right, signatures_of, min_similarity)
         found.append(np.stack([left[similar], right[similar]]))
         rest = rest[~is_first][~similar]
-    pairs = np.unique(np.concatenate(found, axis=1), axis=1)
+    pairs = np.concatenate(found, axis=1)
+    pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
     return pairs, {"candidates": candidates, "uncompared": len(rest)}
 
 

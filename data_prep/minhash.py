@@ -48,6 +48,22 @@ def _short_items(batch: TextBatch, texts: npt.NDArray[np.int64], fallback: U64) 
     return items
 
 
+def band_keys(signatures: Signatures, band: int) -> U64:
+    """The eight bytes of one band of each signature as an integer: [14, D] to [D].
+
+    The bands 0 .. 13 are those of the signature. The same bytes grouped another way, the r-th byte
+    of a band out of the r-th next one, give 14 more: at a similarity of .8 they find most of the
+    8 % of the pairs that the first 14 miss, for the time of another join and no state.
+    """
+    grouping, band = divmod(band, NUM_BANDS)
+    if grouping == 0:
+        return np.asarray(signatures[band])
+    bytes_of = signatures.view(np.uint8).reshape(NUM_BANDS, -1, BAND_ROWS)
+    columns = [bytes_of[(band + r * grouping) % NUM_BANDS, :, r] for r in range(BAND_ROWS)]
+    keys: U64 = np.stack(columns, axis=1).view("<u8")[:, 0]
+    return keys
+
+
 def similarity(left: Signatures, right: Signatures) -> npt.NDArray[np.float64]:
     """The estimated Jaccard similarity of each pair of signatures: [14, P] twice to [P]."""
     differing = np.ascontiguousarray((left ^ right).T).view(np.uint8)  # [P, 112]

@@ -1,0 +1,165 @@
+"""The whole of data preparation: MB per CPU second of each stage, and how it grows with the data.
+
+``python -m benchmarks.data_throughput CORPUS.jsonl ... [--scaling] [--work FOLDER]``
+
+Takes JSON lines to shards on disk with the default filters, exact and near dedup, and a tokenizer
+trained beforehand. Every stage runs in a process of its own on one core, so that its CPU time and
+memory are its own. ``--scaling`` repeats it for a quarter, a half and all of the documents. The
+reference tokenizer is run on a sample beside it.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.load import validate
+from data_prep.config import DataConfig
+from data_prep.run import prepare
+from data_prep.tokenizer import load_tokenizer, train_tokenizer
+
+VOCABULARY = 50_265
+PACKING = ("encode", "layout", "rows")
+
+
+def main() -> None:
+    """Runs and prints tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", nargs="+", type=Path)
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--part-mb", type=float, default=16)
+    parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+        work = Path(folder)
+        tokenizer = work / "tokenizer.json"
+        train_tokenizer(sample(arguments.corpus, 30e6), VOCABULARY).save(str(tokenizer))
+        shares = (4, 2, 1) if arguments.scaling else (1,)
+        runs = []
+        for every in shares:
+            files = [thinned(path, every, work / f"raw{every}") for path in arguments.corpus]
+            config = config_of(files, tokenizer, work / f"run{every}", arguments.part_mb)
+            runs.append(measure(config, files))
+            shutil.rmtree(work / f"run{every}")
+        print_run(runs[-1])
+        if arguments.scaling:
+            print_scaling(runs)
+        print_reference(tokenizer, list(sample(arguments.corpus, 4e6)))
+
+
+def sample(paths: Sequence[Path], num_bytes: float) -> Any:
+    """Texts of all files alike."""
+    for path in paths:
+        taken = 0
+        with open(path, "rb") as file:
+            for line in file:
+                text = json.loads(line)["text"]
+                yield text
+                taken += len(text)
+                if taken > num_bytes / len(paths):
+                    break
+
+
+def thinned(path: Path, every: int, folder: Path) -> Path:
+    """A file of every n-th line of `path`."""
+    folder.mkdir(exist_ok=True)
+    target = folder / path.name
+    with open(path, "rb") as source, open(target, "wb") as file:
+        file.writelines(line for number, line in enumerate(source) if number % every == 0)
+    return target
+
+
+def config_of(files: Sequence[Path], tokenizer: Path, folder: Path, part_mb: float) -> DataConfig:
+    """The default settings on `files`, in this process."""
+    tree = {
+        "output": str(folder / "rows"),
+        "work": str(folder / "work"),
+        "sources": {p.stem: {"reader": {"type": "jsonl", "files": [str(p)]}} for p in files},
+        "tokenizer": {"type": "file", "path": str(tokenizer)},
+        "part_mb": part_mb,
+        "engine": {"type": "serial"},
+    }
+    return validate(tree, DataConfig, "benchmark")
+
+
+def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
+    """CPU seconds by stage, and the peak of memory, of a run in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measured, args=(config.model_dump(mode="json"), sender))
+    process.start()
+    result: dict[str, Any] = receiver.recv()
+    process.join()
+    result["bytes"] = sum(path.stat().st_size for path in files)
+    report = json.loads((config.output / "report.json").read_text())
+    result["kept_bytes"] = sum(s["kept_bytes"] for s in report["sources"].values())
+    result["filtered_bytes"] = sum(s["filtered_bytes"] for s in report["sources"].values())
+    return result
+
+
+def _measured(tree: dict[str, Any], sender: Any) -> None:
+    from data_prep import run, stages
+
+    seconds: dict[str, float] = {}
+    run_stage = stages.run_stage
+
+    def timed_stage(stage: Any, *arguments: Any) -> Any:
+        begun = time.process_time()
+        result = run_stage(stage, *arguments)
+        seconds[stage.name] = time.process_time() - begun
+        return result
+
+    run.run_stage = timed_stage
+    begun = time.process_time()
+    prepare(validate(tree, DataConfig, "benchmark"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    sender.send({"seconds": seconds, "total": time.process_time() - begun, "peak_mb": peak})
+
+
+def print_run(run: dict[str, Any]) -> None:
+    """MB of its input per CPU second of each stage."""
+    print(f"\n{run['bytes'] / 1e6:,.0f} MB of JSON lines, {run['kept_bytes'] / 1e6:,.0f} MB kept")
+    print(f"{'stage':<24}{'CPU s':>9}{'of MB':>9}{'MB/CPU s':>11}")
+    sizes = {"ingest": run["bytes"], "signatures": run["filtered_bytes"]}
+    dedup = ("signatures", "pairs", "verdicts")
+    rows = [(name, seconds, sizes.get(name)) for name, seconds in run["seconds"].items()]
+    rows += [
+        ("near + exact dedup", sum(run["seconds"][n] for n in dedup), run["filtered_bytes"]),
+        ("tokenize, pack, write", sum(run["seconds"][n] for n in PACKING), run["kept_bytes"]),
+        ("all", run["total"], run["bytes"]),
+    ]
+    for name, seconds, size in rows:
+        speed = f"{size / 1e6:>9.1f}{size / 1e6 / seconds:>11.1f}" if size else ""
+        print(f"{name:<24}{seconds:>9.2f}{speed}")
+    print(f"peak memory {run['peak_mb']:,.0f} MB")
+
+
+def print_scaling(runs: Sequence[dict[str, Any]]) -> None:
+    """CPU time and memory against size."""
+    print(f"\n{'MB':>9}{'CPU s':>9}{'MB/CPU s':>11}{'against the first':>20}{'peak MB':>10}")
+    first = runs[0]["total"] / runs[0]["bytes"]
+    for run in runs:
+        speed = run["bytes"] / 1e6 / run["total"]
+        ratio = run["total"] / run["bytes"] / first
+        line = f"{run['bytes'] / 1e6:>9.1f}{run['total']:>9.2f}{speed:>11.1f}{ratio:>20.3f}"
+        print(f"{line}{run['peak_mb']:>10,.0f}")
+
+
+def print_reference(path: Path, texts: list[str]) -> None:
+    """The reference tokenizer's speed."""
+    tokenizer = load_tokenizer(path)
+    begun = time.process_time()
+    tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    seconds = time.process_time() - begun
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    print(f"\ntokenizers alone, encode_batch_fast: {megabytes / seconds:.2f} MB/CPU s")
+
+
+if __name__ == "__main__":
+    main()
