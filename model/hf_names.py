@@ -109,8 +109,11 @@ def from_hf(
     vocab_size: int,
     layout: Layout | None = None,
     with_head: bool = True,
+    leave_out: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Our full tensors from Hugging Face's; without the head's if not `with_head`.
+
+    Tensors whose names begin with one of `leave_out` are passed over.
 
     Raises ConfigError that lists every missing, superfluous and misshapen tensor, and a decoder
     that is not tied to the embedding. Names may lack the model prefix ("roberta.") and may end in
@@ -119,6 +122,7 @@ def from_hf(
     layout = layout or layout_of(config)
     pairs = list(_pairs(config, vocab_size, layout, with_head))
     state = _modern_names(state, layout)
+    state = {name: t for name, t in state.items() if not name.startswith(leave_out)}
     errors = list(_check(state, pairs, layout))
     if errors:
         raise ConfigError(
