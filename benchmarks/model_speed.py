@@ -1,0 +1,189 @@
+"""Training speed of our model against Hugging Face's, side by side in one run on the CPU.
+
+    python benchmarks/model_speed.py [--steps 2] [--accumulation 4] [--profile]
+
+RoBERTa-small-like (4 layers, hidden 512, vocabulary 50,265), rows of 512, bf16. The baseline is
+`RobertaForMaskedLM` under transformers' `Trainer` (bf16 autocast, its defaults); ours is the model
+under DeepSpeed ZeRO 1, on one rank with all threads and on two tensor-parallel ranks. All see the
+same masked rows in the same batches. The first optimizer step of each is not timed. The Trainer
+needs `accelerate`, which the project itself does not.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.config import ModelConfig
+from model.heads import build_masked_lm
+from model.objectives import MaskedLanguageModelConfig, MaskedRows
+from model.parallel import make_grid
+from pipeline.local_ranks import run_ranks
+
+VOCAB_SIZE = 50_265
+ROW_TOKENS = 512
+MICRO_ROWS = 8
+MODEL = {"num_layers": 4, "hidden_size": 512, "num_attention_heads": 8}
+LEARNING_RATE = 1e-4
+RANK_TIMEOUT_S = 1800.0
+
+
+def masked_rows(num_rows: int) -> MaskedRows:
+    """The rows that all contestants train on."""
+    rows = np.random.default_rng(0).integers(4, VOCAB_SIZE - 1, (num_rows, ROW_TOKENS))
+    rows[:, 0], rows[:, -1] = 0, 2
+    numbers = np.arange(num_rows)
+    objective = MaskedLanguageModelConfig().build(VOCAB_SIZE)
+    return objective.mask_rows(
+        rows.astype(np.uint16), seed=0, passes=numbers * 0, row_numbers=numbers
+    )
+
+
+def hugging_face_tokens_per_s(num_steps: int, accumulation: int, threads: int) -> float:
+    """Tokens a second of transformers' Trainer after its first optimizer step."""
+    torch.set_num_threads(threads)
+    import transformers
+
+    masked = masked_rows((num_steps + 1) * accumulation * MICRO_ROWS)
+    labels = np.full(masked.tokens.shape, -100)
+    used = masked.labels >= 0
+    row = np.broadcast_to(np.arange(len(labels))[:, None], masked.positions.shape)
+    labels[row[used], masked.positions[used]] = masked.labels[used]
+    rows = [
+        {"input_ids": torch.from_numpy(tokens), "labels": torch.from_numpy(label)}
+        for tokens, label in zip(masked.tokens, labels, strict=True)
+    ]
+    ours = ModelConfig(**MODEL)
+    model = transformers.RobertaForMaskedLM(
+        transformers.RobertaConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=ours.hidden_size,
+            num_hidden_layers=ours.num_layers,
+            num_attention_heads=ours.num_attention_heads,
+            intermediate_size=ours.ffn_hidden_size,
+            max_position_embeddings=ROW_TOKENS + 2,
+            type_vocab_size=1,
+        )
+    )
+    times: list[float] = []
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    arguments = transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(prefix="hf-trainer-"),
+        per_device_train_batch_size=MICRO_ROWS,
+        gradient_accumulation_steps=accumulation,
+        max_steps=num_steps + 1,
+        learning_rate=LEARNING_RATE,
+        bf16=True,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        model=model, args=arguments, train_dataset=rows, callbacks=[Clock()]
+    )
+    trainer.train()
+    return num_steps * accumulation * MICRO_ROWS * ROW_TOKENS / (times[-1] - times[0])
+
+
+def our_tokens_per_s(tp_size: int, num_steps: int, accumulation: int, threads: int) -> float:
+    """Tokens a second of our model under DeepSpeed after its first optimizer step."""
+    torch.set_num_threads(threads)
+    import deepspeed
+
+    grid = make_grid(tp_size)
+    model = build_masked_lm(ModelConfig(**MODEL), VOCAB_SIZE, grid, seed=0)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True),
+        mpu=grid,
+        dist_init_required=False,
+        config={
+            "train_micro_batch_size_per_gpu": MICRO_ROWS,
+            "gradient_accumulation_steps": accumulation,
+            "bf16": {"enabled": True},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "zero_optimization": {"stage": 1},
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": 1.0,
+        },
+    )
+    masked = masked_rows((num_steps + 1) * accumulation * MICRO_ROWS)
+    arrays = (masked.tokens, masked.positions, masked.labels)
+    started = 0.0
+    for number in range((num_steps + 1) * accumulation):
+        if number == accumulation:
+            started = time.perf_counter()
+        part = slice(number * MICRO_ROWS, (number + 1) * MICRO_ROWS)
+        inputs = [torch.from_numpy(array[part]) for array in arrays]
+        loss_sum, count, _ = engine(*inputs, number)
+        engine.backward(loss_sum / count)
+        engine.step()
+    return num_steps * accumulation * MICRO_ROWS * ROW_TOKENS / (time.perf_counter() - started)
+
+
+def profile(threads: int) -> str:
+    """Where a forward and backward pass spends its time, by operation."""
+    torch.set_num_threads(threads)
+    model = build_masked_lm(
+        ModelConfig(**MODEL), VOCAB_SIZE, make_grid(1), seed=0, dtype=torch.bfloat16
+    )
+    masked = masked_rows(MICRO_ROWS)
+    inputs = [torch.from_numpy(a) for a in (masked.tokens, masked.positions, masked.labels)]
+
+    def run() -> None:
+        loss_sum, count, _ = model(*inputs, 0)
+        (loss_sum / count).backward()
+
+    run()
+    with torch.profiler.profile() as profiler:
+        run()
+    averages = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in averages)
+    top = sorted(averages, key=lambda event: -event.self_cpu_time_total)[:12]
+    return "\n".join(f"  {e.self_cpu_time_total / total:6.1%}  {e.key}" for e in top)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2, help="timed optimizer steps")
+    parser.add_argument("--accumulation", type=int, default=4, help="micro-batches of 8 rows")
+    parser.add_argument("--profile", action="store_true", help="also say where the time goes")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    arguments = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    sizes = (arguments.steps, arguments.accumulation)
+    contestants: dict[str, Any] = {
+        "ours, one rank": (our_tokens_per_s, 1, 1, *sizes, threads),
+        "ours, tensor parallel 2": (our_tokens_per_s, 2, 2, *sizes, max(1, threads // 2)),
+    }
+    # Outside of any process group: the Trainer would wrap the model for data parallelism.
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        baseline = pool.submit(hugging_face_tokens_per_s, *sizes, threads).result()
+    figures = {"Hugging Face Trainer": round(baseline)}
+    print(f"{'Hugging Face Trainer':26} {baseline:6,.0f} tokens/s", flush=True)
+    for name, (function, world_size, *values) in contestants.items():
+        speeds = run_ranks(function, world_size, *values, timeout_s=RANK_TIMEOUT_S)
+        figures[name] = round(min(speeds))
+        ratio = figures[name] / figures["Hugging Face Trainer"]
+        print(f"{name:26} {figures[name]:6,} tokens/s   {ratio:.2f} x", flush=True)
+    if arguments.profile:
+        print(run_ranks(profile, 1, threads, timeout_s=RANK_TIMEOUT_S)[0])
+    if arguments.output:
+        arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
