@@ -48,10 +48,12 @@ class ParameterRecord(Config):
 
 
 class Segment(Config):
-    """A stretch of the row stream that was drawn with one set of mixture weights."""
+    """A stretch of a phase's row stream that is drawn with one set of mixture weights."""
 
+    phase: int
+    """Number of the phase, from 0."""
     start_row: int
-    """First row of the stream in it."""
+    """Position in the stream of the phase at which it begins."""
     weights: dict[str, float] | None
     """The mixture weights (None: by row count)."""
 
@@ -67,7 +69,7 @@ class CheckpointManifest(Config):
     consumed_rows: int
     """The position in the row stream."""
     segments: tuple[Segment, ...]
-    """Mixture weights from the first row on."""
+    """Mixture weights of all phases, those to come included."""
     seed: int
     """The seed of the run."""
     tp_size: int

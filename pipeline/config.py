@@ -1,7 +1,7 @@
 """The schema of a training run: one file holds everything that decides what comes out."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -37,6 +37,16 @@ class DataConfig(Config):
     """Optimizer steps that each worker prepares ahead."""
 
 
+class BatchStage(Config):
+    """A stretch of training with a smaller global batch."""
+
+    until_row: PositiveInt
+    """Row of the phase at which the next stage begins, rounded up to a whole step."""
+
+    global_rows: PositiveInt
+    """Rows of one optimizer step until then."""
+
+
 class BatchConfig(Config):
     """Batch sizes in rows; the number of accumulated micro-batches follows from them."""
 
@@ -45,6 +55,16 @@ class BatchConfig(Config):
 
     micro_rows: PositiveInt = 8
     """Rows of one forward and backward pass on one rank."""
+
+    warmup: tuple[BatchStage, ...] = ()
+    """Smaller global batches at the start of the phase, in their order."""
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> "BatchConfig":
+        ends = [stage.until_row for stage in self.warmup]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"warmup: until_row must grow from stage to stage, not {ends}")
+        return self
 
 
 class AdamWConfig(Config):
@@ -109,8 +129,41 @@ class TrackingConfig(Config):
     """False keeps the metrics in the run's folder only."""
 
 
-class TrainConfig(Config):
-    """One pretraining run."""
+class PhaseConfig(Config):
+    """A part of a run with its own data, row width, batch and schedule."""
+
+    data: DataConfig
+    """The rows to train on."""
+
+    total_rows: PositiveInt
+    """Rows to train on, repeats included; rounded down to whole optimizer steps."""
+
+    batch: BatchConfig = BatchConfig()
+    """Batch sizes."""
+
+    schedule: ScheduleConfig = LinearSchedule()
+    """The learning rate as a function of the rows of this phase."""
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        warmup_rows = max((stage.until_row for stage in self.batch.warmup), default=0)
+        if self.total_rows < self.batch.global_rows + warmup_rows:
+            raise ValueError(
+                f"total_rows {self.total_rows} is less than one optimizer step of "
+                f"batch.global_rows {self.batch.global_rows}"
+                + (f" after the batch warm-up of {warmup_rows} rows" if warmup_rows else "")
+            )
+        end = self.schedule.total_rows or self.total_rows
+        if self.schedule.warmup_rows > end:
+            raise ValueError(
+                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule "
+                f"of {end} rows"
+            )
+        return self
+
+
+class TrainConfig(PhaseConfig):
+    """One pretraining run: its only or first phase, those that follow, and what all share."""
 
     name: str
     """Name of the run in MLflow."""
@@ -121,8 +174,8 @@ class TrainConfig(Config):
     seed: NonNegativeInt = 1
     """Decides initial weights, row order, masks and dropout."""
 
-    total_rows: PositiveInt
-    """Rows to train on, repeats included; rounded down to whole optimizer steps."""
+    then: tuple[PhaseConfig, ...] = ()
+    """Phases after the first, for instance on longer rows; weights and moments go on."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number format of weights and activations; master weights and sums are always fp32."""
@@ -133,33 +186,15 @@ class TrainConfig(Config):
     log_every_steps: PositiveInt = 10
     """Optimizer steps between progress lines; metrics are recorded for every step."""
 
-    data: DataConfig
     model: ModelConfig
     objective: ObjectiveConfig
-    batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = AdamWConfig()
-    schedule: ScheduleConfig = LinearSchedule()
     parallel: ParallelConfig = ParallelConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    @model_validator(mode="after")
-    def _lengths_fit(self) -> "TrainConfig":
-        if self.total_rows < self.batch.global_rows:
-            raise ValueError(
-                f"total_rows {self.total_rows} is less than one optimizer step of "
-                f"batch.global_rows {self.batch.global_rows}"
-            )
-        end = self.schedule.total_rows or self.total_rows
-        if self.schedule.warmup_rows > end:
-            raise ValueError(
-                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule "
-                f"of {end} rows"
-            )
-        return self
-
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.total_rows // self.batch.global_rows
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases in their order, the first included."""
+        return (self, *self.then)

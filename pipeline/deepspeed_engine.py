@@ -24,7 +24,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.load import UserError
-from data_prep.shards import Manifest
 from model.heads import build_masked_lm
 from model.parallel import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
@@ -33,7 +32,7 @@ from pipeline.config import TrainConfig
 from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
 from pipeline.launch import Launch
 from pipeline.loader import StepBatch
-from pipeline.plan import BatchPlan
+from pipeline.plan import RunPlan
 
 FLAT_PARTITIONS = (
     "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
@@ -95,12 +94,15 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
     return device
 
 
-def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
-    """DeepSpeed's dictionary, computed from ours; nothing of it is read from any other file."""
+def deepspeed_config(config: TrainConfig, max_accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's dictionary, computed from ours; nothing of it is read from any other file.
+
+    Its batch sizes only say that gradients are accumulated: `Engine.step` tells DeepSpeed which
+    micro-batch is the last of a step, and divides the loss itself.
+    """
     return {
-        "train_batch_size": plan.global_rows,
-        "train_micro_batch_size_per_gpu": plan.micro_rows,
-        "gradient_accumulation_steps": plan.accumulation,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": max_accumulation,
         "gradient_clipping": config.gradient_clipping,
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -110,19 +112,18 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def build_engine(
-    config: TrainConfig, data: Manifest, plan: BatchPlan, grid: Grid, checkpoint: Checkpoint | None
-) -> "Engine":
-    """The model of `config` under DeepSpeed, at its start or as `checkpoint` left it."""
+def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> "Engine":
+    """The model of the run under DeepSpeed, at its start or as `checkpoint` left it."""
+    config = plan.config
     model = build_masked_lm(
-        config.model, data.vocab_size, grid, config.seed, torch.float32, grid.device
+        config.model, plan.vocab_size, grid, config.seed, torch.float32, grid.device
     )
     if checkpoint is None:
-        return Engine(model, config, plan, grid)
-    check_checkpoint(checkpoint.manifest, parameter_specs(model), data.tokenizer.sha256)
+        return Engine(model, config, plan.max_accumulation, grid)
+    check_checkpoint(checkpoint.manifest, parameter_specs(model), plan.tokenizer_sha256)
     reader = TensorReader(checkpoint)
     load_weights(model, reader, grid)
-    engine = Engine(model, config, plan, grid)
+    engine = Engine(model, config, plan.max_accumulation, grid)
     engine.restore(reader, checkpoint.manifest.optimizer_step)
     return engine
 
@@ -133,18 +134,20 @@ class Engine:
     Every method is a collective over all ranks.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, plan: BatchPlan, grid: Grid) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, max_accumulation: int, grid: Grid
+    ) -> None:
+        """`max_accumulation`: the most micro-batches that a rank will take in one step."""
         import deepspeed
 
         self._grid = grid
-        self._plan = plan
         self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.specs: dict[str, ParameterSpec] = parameter_specs(model)
         with _without_chatter():
             self._engine, *_ = deepspeed.initialize(
                 model=model,
-                optimizer=_build_optimizer(self._named, config, grid.device),
-                config=deepspeed_config(config, plan),
+                optimizer=_build_optimizer(self._named, config),
+                config=deepspeed_config(config, max_accumulation),
                 mpu=grid,
                 dist_init_required=False,
             )
@@ -163,18 +166,19 @@ class Engine:
         masked = self._sum((batch.labels >= 0).sum())
         if masked == 0:
             raise UserError("a global batch without a masked token: raise objective.mask_rate")
-        # DeepSpeed divides by the accumulation and averages over data-parallel ranks; undo both.
-        scale = self._plan.accumulation * self._plan.dp_size / masked
+        scale = self._grid.dp_size / masked  # DeepSpeed averages over data-parallel ranks
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._grid.device)
         correct = torch.zeros_like(loss_sum)
         skipped_before = self._engine.skipped_steps
+        last = len(batch.dropout_keys) - 1
         for micro, key in enumerate(batch.dropout_keys):
+            self._engine.set_gradient_accumulation_boundary(micro == last)
             tokens, positions, labels = (
                 tensor[micro].to(self._grid.device, non_blocking=True)
                 for tensor in (batch.tokens, batch.positions, batch.labels)
             )
             loss, _, right = self._engine(tokens, positions, labels, key)
-            self._engine.backward(loss * scale)
+            self._engine.backward(loss * scale, scale_wrt_gas=False)
             self._engine.step()
             loss_sum += loss.detach()
             correct += right
@@ -186,7 +190,7 @@ class Engine:
             skipped=self._engine.skipped_steps > skipped_before,
         )
 
-    def evaluate(self, heldout: HeldoutRows) -> dict[str, HeldoutScore]:
+    def evaluate(self, heldout: HeldoutRows, micro_rows: int) -> dict[str, HeldoutScore]:
         """The held-out score of every source, the same on all ranks; training is not disturbed."""
         self._engine.eval()
         result = {}
@@ -194,7 +198,7 @@ class Engine:
             for name, rows in heldout.sources.items():
                 sums = torch.zeros(3, dtype=torch.float64, device=self._grid.device)
                 for part, counts in rank_shares(
-                    len(rows.tokens), self._plan.micro_rows, self._grid.dp_rank, self._grid.dp_size
+                    len(rows.tokens), micro_rows, self._grid.dp_rank, self._grid.dp_size
                 ):
                     arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
                     inputs = [torch.from_numpy(a).to(self._grid.device) for a in arrays]
@@ -318,7 +322,7 @@ def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
 
 
 def _build_optimizer(
-    named: "list[tuple[str, nn.Parameter]]", config: TrainConfig, device: torch.device
+    named: list[tuple[str, nn.Parameter]], config: TrainConfig
 ) -> torch.optim.Optimizer:
     decayed = [p for _, p in named if p.dim() > 1]
     plain = [p for _, p in named if p.dim() <= 1]  # biases and norms

@@ -6,6 +6,7 @@ Every data-parallel rank evaluates its share of the rows; the training stream is
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from data_prep.shards import Manifest, RowReader
 from model.objectives import MaskedRows, Objective
 from model.vocabulary import NUM_LEADING_SPECIAL_IDS
-from pipeline.config import TrainConfig
 
 HELDOUT_SEED = 0
 """Masks of held-out rows depend on nothing else, so that runs can be compared."""
@@ -80,10 +80,11 @@ class HeldoutRows:
         )
 
 
-def load_heldout(config: TrainConfig, manifest: Manifest, objective: Objective) -> HeldoutRows:
-    """The first held-out rows of every source, masked; as many as `evaluation` says."""
-    rows_per_source = config.evaluation.rows_per_source
-    reader = RowReader(config.data.path, manifest, "heldout")
+def load_heldout(
+    folder: Path, manifest: Manifest, objective: Objective, rows_per_source: int
+) -> HeldoutRows:
+    """The first `rows_per_source` held-out rows of every source (fewer where it has fewer)."""
+    reader = RowReader(folder, manifest, "heldout")
     plain, masked = [], {}
     for number, (name, size) in enumerate(sorted(manifest.splits["heldout"].items())):
         numbers = np.arange(min(rows_per_source, size.rows))

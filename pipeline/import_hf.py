@@ -109,7 +109,7 @@ def start_run(config: TrainConfig, data: Manifest, hf: HfModel, grid: Grid) -> P
     if any(folder.glob("step-*")):
         raise UserError(f"{folder}: the run has checkpoints already; choose another output folder")
     _check_same_model(config.model, data.vocab_size, hf)
-    run_folder.claim(config, data)
+    run_folder.claim(config, data.fingerprint)
     model = build_from_hf(hf, grid, config.seed)
     specs = parameter_specs(model)
     tensors: dict[str, Tensor] = {}
@@ -125,7 +125,7 @@ def start_run(config: TrainConfig, data: Manifest, hf: HfModel, grid: Grid) -> P
         step=0,
         optimizer_step=0,
         consumed_rows=0,
-        segments=(Segment(start_row=0, weights=config.data.weights),),
+        segments=(Segment(phase=0, start_row=0, weights=config.data.weights),),
         seed=config.seed,
         tp_size=grid.tp_size,
         dp_size=grid.dp_size,

@@ -8,7 +8,10 @@ peers ask for the same rows. A worker process makes whole optimizer steps.
 Shapes: A micro-batches a step and rank, B rows a micro-batch, S tokens a row, K masked slots a row.
 """
 
-from collections.abc import Generator, Iterator
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from data_prep.shards import Manifest, RowReader
-from model.objectives import MaskedRows, Objective
-from pipeline.config import DataConfig
+from data_prep.tokenizer import load_tokenizer
+from model.objectives import MaskedRows, Objective, ObjectiveConfig, word_starts_of
+from pipeline.checkpoint import Segment
 from pipeline.order import RowOrder, build_order, train_sources
-from pipeline.plan import BatchPlan
+from pipeline.plan import PhasePlan, RunPlan
 from pipeline.signals import ignore_stop_signals
+from pipeline.steps import StepRange
 
 
 @dataclass(frozen=True)
@@ -37,59 +42,70 @@ class StepBatch:
     """int64 [A, B, K]: what stood there; -100 in unused slots."""
     dropout_keys: tuple[int, ...]
     """A keys, one a micro-batch; a function of (seed, position of its first row)."""
-    start_row: int
-    """Stream position of the first row of the global batch."""
+    step: StepRange
+    """The rows of the global batch, as positions in the stream of its phase."""
+    phase: int
+    """Number of its phase, from 0."""
+    consumed_rows: int
+    """The position of the run behind this batch."""
 
 
 @dataclass(frozen=True)
 class RowStream:
-    """The masked rows at any positions of the stream."""
+    """The masked rows at any positions of one phase's stream."""
 
     folder: Path
     manifest: Manifest
     objective: Objective
     order: RowOrder
     seed: int
+    total_rows: int
+    """Rows of the phase, by which mask-rate schedules tell how far training is."""
+    phase: int
+    """Number of the phase, from 0."""
+    first_row: int
+    """Rows of the phases before this one; dropout depends on the position in the whole run."""
 
     def reader(self) -> RowReader:
         """A reader of the training rows; each process makes its own."""
         return RowReader(self.folder, self.manifest, "train")
 
     def step_batch(
-        self, reader: RowReader, start_row: int, plan: BatchPlan, dp_rank: int
+        self, reader: RowReader, step: StepRange, micro_rows: int, dp_rank: int, dp_size: int
     ) -> StepBatch:
-        """The part of rank `dp_rank` in the global batch that begins at `start_row`."""
-        grid = np.arange(start_row, start_row + plan.global_rows).reshape(
-            plan.accumulation, plan.dp_size, plan.micro_rows
-        )
-        positions = grid[:, dp_rank].ravel()  # [A * B]
-        masked = self.masked_rows(reader, positions)
-        shape = (plan.accumulation, plan.micro_rows, -1)
+        """The part of rank `dp_rank` in the global batch of `step`."""
+        grid = np.arange(step.start_row, step.start_row + step.global_rows).reshape(
+            -1, dp_size, micro_rows
+        )  # [A, dp, B]
+        masked = self.masked_rows(reader, grid[:, dp_rank].ravel())
+        shape = (len(grid), micro_rows, -1)
         return StepBatch(
             tokens=torch.from_numpy(masked.tokens).view(shape),
             positions=torch.from_numpy(masked.positions).view(shape),
             labels=torch.from_numpy(masked.labels).view(shape),
-            dropout_keys=tuple(dropout_key(self.seed, int(first)) for first in grid[:, dp_rank, 0]),
-            start_row=start_row,
+            dropout_keys=tuple(
+                dropout_key(self.seed, self.first_row + int(row)) for row in grid[:, dp_rank, 0]
+            ),
+            step=step,
+            phase=self.phase,
+            consumed_rows=self.first_row + step.start_row + step.global_rows,
         )
 
     def masked_rows(self, reader: RowReader, positions: NDArray[np.int64]) -> MaskedRows:
         """The masked rows at stream `positions` [n]."""
         address = self.order.rows_at(positions)
         rows = np.empty((len(positions), self.manifest.row_tokens), dtype=self.manifest.dtype)
-        source_numbers = np.empty_like(positions)
-        all_names = sorted(self.manifest.splits["train"])
         for number, size in enumerate(self.order.sources):
             mine = address.source == number
             if mine.any():
                 rows[mine] = reader.read(size.name, address.row[mine])
-                source_numbers[mine] = all_names.index(size.name)
         return self.objective.mask_rows(
             rows,
             seed=self.seed,
             passes=address.passes,
             row_numbers=address.row,
-            sources=source_numbers,
+            sources=address.source,
+            progress=positions / self.total_rows,
         )
 
 
@@ -100,23 +116,67 @@ def dropout_key(seed: int, position: int) -> int:
 
 
 def build_stream(
-    data: DataConfig, manifest: Manifest, objective: Objective, seed: int
+    plan: RunPlan, phase: int, segments: Sequence[tuple[int, Mapping[str, float] | None]]
 ) -> RowStream:
-    """The stream of training rows that `data` describes."""
-    order = build_order(train_sources(manifest), data.weights, seed)
-    return RowStream(data.path, manifest, objective, order, seed)
+    """The stream of a phase; `segments` are its (first position, mixture weights)."""
+    this, seed = plan.phases[phase], phase_seed(plan.config.seed, phase)
+    return RowStream(
+        folder=this.config.data.path,
+        manifest=this.manifest,
+        objective=build_objective(plan.config.objective, this),
+        order=build_order(train_sources(this.manifest), segments, seed),
+        seed=seed,
+        total_rows=this.steps.total_rows,
+        phase=phase,
+        first_row=plan.steps.first_row(phase),
+    )
+
+
+def build_objective(config: ObjectiveConfig, plan: PhasePlan) -> Objective:
+    """The objective on the phase's vocabulary; whole words are told by its tokenizer."""
+    manifest = plan.manifest
+    if config.type != "whole_word":
+        return config.build(manifest.vocab_size)
+    tokenizer = load_tokenizer(plan.config.data.path / manifest.tokenizer.path)
+    tokens = [str(tokenizer.id_to_token(number)) for number in range(manifest.vocab_size)]
+    return config.build(manifest.vocab_size, word_starts_of(tokens))
+
+
+def phase_seed(seed: int, phase: int) -> int:
+    """The seed of a phase's order, masks and dropout: the run's own in the first phase."""
+    if phase == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{phase}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "little")
+
+
+def run_batches(
+    plan: RunPlan, segments: Sequence[Segment], dp_rank: int, consumed_rows: int
+) -> Generator[StepBatch]:
+    """The batches of the run from position `consumed_rows` to its end, phase after phase.
+
+    Close the generator (`contextlib.closing`) to end the processes that make them.
+    """
+    first_phase, row = plan.steps.locate(consumed_rows)
+    for phase in range(first_phase, len(plan.phases)):
+        mixtures = [(s.start_row, s.weights) for s in segments if s.phase == phase]
+        stream = build_stream(plan, phase, mixtures)
+        with contextlib.closing(step_batches(stream, plan.phases[phase], dp_rank, row)) as batches:
+            yield from batches
+        row = 0
 
 
 def step_batches(
-    stream: RowStream, data: DataConfig, plan: BatchPlan, dp_rank: int, start_row: int, end_row: int
+    stream: RowStream, plan: PhasePlan, dp_rank: int, start_row: int
 ) -> Generator[StepBatch]:
-    """The batches of the steps from `start_row` on, while whole ones fit before `end_row`.
+    """The batches of the phase's steps from position `start_row` on.
 
     Made by `data.workers` processes, `data.prefetch_steps` steps ahead each. They ignore signals
     that ask to stop, so close the generator (`contextlib.closing`) to end them.
     """
+    data = plan.config.data
     loader = DataLoader(
-        _Steps(stream, plan, dp_rank, start_row, end_row),
+        _Steps(stream, plan, dp_rank, start_row),
         batch_size=None,
         num_workers=data.workers,
         prefetch_factor=data.prefetch_steps if data.workers else None,
@@ -133,20 +193,21 @@ def step_batches(
 class _Steps(IterableDataset[StepBatch]):
     """Worker w of W makes the steps w, w + W, ...; the loader takes them in turn, so in order."""
 
-    def __init__(
-        self, stream: RowStream, plan: BatchPlan, dp_rank: int, start_row: int, end_row: int
-    ) -> None:
+    def __init__(self, stream: RowStream, plan: PhasePlan, dp_rank: int, start_row: int) -> None:
         self._stream = stream
         self._plan = plan
         self._dp_rank = dp_rank
-        self._starts = range(start_row, end_row - plan.global_rows + 1, plan.global_rows)
+        self._start_row = start_row
 
     def __iter__(self) -> Iterator[StepBatch]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         reader = self._stream.reader()
-        for start_row in self._starts[number::count]:
-            yield self._stream.step_batch(reader, start_row, self._plan, self._dp_rank)
+        steps = self._plan.steps.from_row(self._start_row)
+        for step in itertools.islice(steps, number, None, count):
+            yield self._stream.step_batch(
+                reader, step, self._plan.config.batch.micro_rows, self._dp_rank, self._plan.dp_size
+            )
 
 
 def _start_worker(worker_id: int) -> None:

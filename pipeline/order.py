@@ -15,7 +15,8 @@ numpy versions; the output of its `Generator.permutation` may.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,11 +54,20 @@ class RowAddress:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """How sources are mixed from position `start_row` of the stream on."""
+
+    start_row: int
+    shares: tuple[int, ...]
+    """One a source; they need no common sum."""
+
+
+@dataclass(frozen=True)
 class RowOrder:
-    """The endless stream of training rows of a mixture."""
+    """The endless stream of training rows of one or more mixtures, each going on from the last."""
 
     sources: tuple[SourceSize, ...]
-    shares: tuple[int, ...]
+    mixtures: tuple[Mixture, ...]
     seed: int
 
     def rows_at(self, positions: Int64) -> RowAddress:
@@ -66,7 +76,21 @@ class RowOrder:
         Cheapest for thousands of positions that follow each other: a block permutation is cached
         per (source, pass) and a row permutation per window.
         """
-        source, index = interleave(positions, self.shares)
+        source = np.empty_like(positions)
+        index = np.empty_like(positions)
+        taken = np.zeros(len(self.sources), dtype=np.int64)  # rows of each source before a mixture
+        ends = [mixture.start_row for mixture in self.mixtures[1:]]
+        for mixture, end in itertools.zip_longest(self.mixtures, ends):
+            mine = positions >= mixture.start_row
+            if end is not None:
+                mine &= positions < end
+            source[mine], local = interleave(positions[mine] - mixture.start_row, mixture.shares)
+            index[mine] = local + taken[source[mine]]
+            if end is not None:
+                taken += shared_out(end - mixture.start_row, mixture.shares)
+        return self._addresses(source, index)
+
+    def _addresses(self, source: Int64, index: Int64) -> RowAddress:
         passes = np.empty_like(index)
         row = np.empty_like(index)
         for number, size in enumerate(self.sources):
@@ -85,21 +109,37 @@ class RowOrder:
         return row
 
 
-def train_sources(manifest: Manifest) -> list[SourceSize]:
+def train_sources(manifest: Manifest) -> tuple[SourceSize, ...]:
     """The sizes of the training sources, by name."""
-    return [
+    return tuple(
         SourceSize(name, rows.rows, rows.block_rows)
         for name, rows in sorted(manifest.splits["train"].items())
-    ]
+    )
 
 
 def build_order(
-    sources: Sequence[SourceSize], weights: Mapping[str, float] | None, seed: int
+    sources: Sequence[SourceSize],
+    segments: Sequence[tuple[int, Mapping[str, float] | None]],
+    seed: int,
 ) -> RowOrder:
-    """The order of `sources` mixed by `weights` (None: by their row counts, each passed once).
+    """The order of `sources`; `segments` are (first position, weights), in their order.
 
-    Raises ConfigError for weights of unknown sources, sources without a weight, negative weights.
+    Weights None: by row counts, so that every source is passed once in the same time. Raises
+    ConfigError for weights of unknown sources, sources without a weight, negative weights.
     """
+    mixtures = tuple(
+        Mixture(start, mixture_shares(sources, weights)) for start, weights in segments
+    )
+    starts = [mixture.start_row for mixture in mixtures]
+    assert starts[0] == 0, "the first mixture begins with the stream"
+    assert starts == sorted(set(starts)), f"mixtures that do not follow each other: {starts}"
+    return RowOrder(tuple(sources), mixtures, seed)
+
+
+def mixture_shares(
+    sources: Sequence[SourceSize], weights: Mapping[str, float] | None
+) -> tuple[int, ...]:
+    """Integer shares of `sources`, in their order; ConfigError for weights that do not fit them."""
     names = [size.name for size in sources]
     if weights is None:
         weights = {size.name: float(size.rows) for size in sources}
@@ -116,10 +156,11 @@ def build_order(
     empty = [size.name for size in sources if size.rows == 0 and weights[size.name] > 0]
     if empty:
         raise ConfigError(f"data.weights: the sources {empty} have no training rows")
-    used = [size for size in sources if weights[size.name] > 0]
     total = sum(weights.values())
-    shares = [max(1, round(weights[size.name] / total * WEIGHT_TOTAL)) for size in used]
-    return RowOrder(tuple(used), tuple(shares), seed)
+    return tuple(
+        max(1, round(weights[name] / total * WEIGHT_TOTAL)) if weights[name] else 0
+        for name in names
+    )
 
 
 def interleave(positions: Int64, shares: Sequence[int]) -> tuple[Int64, Int64]:
@@ -129,11 +170,10 @@ def interleave(positions: Int64, shares: Sequence[int]) -> tuple[Int64, Int64]:
     others are numbered anew and shared out among the rest in the same way. Any run of positions
     holds every source in its share, to within one row for each split.
     """
-    source = np.full_like(positions, len(shares) - 1)
+    source = np.empty_like(positions)
     index = positions.copy()
     undecided = np.arange(len(positions))
-    total = sum(shares)
-    for number, share in enumerate(shares[:-1]):
+    for number, share, total in _splits(shares):
         at = index[undecided]
         before = _floor_share(at, share, total)
         taken = _floor_share(at + 1, share, total) > before
@@ -141,8 +181,26 @@ def interleave(positions: Int64, shares: Sequence[int]) -> tuple[Int64, Int64]:
         index[undecided[taken]] = before[taken]
         index[undecided[~taken]] -= before[~taken]
         undecided = undecided[~taken]
-        total -= share
+    assert not len(undecided)
     return source, index
+
+
+def shared_out(length: int, shares: Sequence[int]) -> Int64:
+    """How many of the first `length` positions `interleave` gives to each source."""
+    counts = np.zeros(len(shares), dtype=np.int64)
+    for number, share, total in _splits(shares):
+        counts[number] = length * share // total
+        length -= int(counts[number])
+    return counts
+
+
+def _splits(shares: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(source, its share, sum of its share and all later ones) of each source that has a share."""
+    total = sum(shares)
+    for number, share in enumerate(shares):
+        if share:
+            yield number, share, total
+            total -= share
 
 
 def _floor_share(positions: Int64, share: int, total: int) -> Int64:

@@ -1,64 +1,95 @@
-"""The arithmetic of a run: what a batch is made of, and whether it fits the ranks at all."""
+"""The arithmetic of a run: phases, steps and batches, and whether they fit the ranks at all."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 from configs.load import ConfigError
-from data_prep.shards import Manifest
+from data_prep.shards import Manifest, read_manifest
 from model.config import check_grid
-from pipeline.config import BatchConfig, TrainConfig
-from pipeline.order import build_order, train_sources
+from pipeline.config import BatchConfig, PhaseConfig, TrainConfig
+from pipeline.order import mixture_shares, train_sources
+from pipeline.steps import PhaseSteps, RunSteps, phase_steps
 
 
 @dataclass(frozen=True)
-class BatchPlan:
-    """One optimizer step: `global_rows` = `accumulation` x `dp_size` x `micro_rows`."""
+class PhasePlan:
+    """One phase on a number of data-parallel ranks."""
 
-    global_rows: int
-    micro_rows: int
+    config: PhaseConfig
+    manifest: Manifest
+    steps: PhaseSteps
     dp_size: int
-    accumulation: int
 
-    def sentence(self, config: TrainConfig, step: int) -> str:
-        """What is about to happen, in one line."""
+    def accumulation(self, global_rows: int) -> int:
+        """Micro-batches of a rank in a step: global rows = accumulation x dp_size x micro rows."""
+        return global_rows // (self.dp_size * self.config.batch.micro_rows)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run on a number of ranks."""
+
+    config: TrainConfig
+    phases: tuple[PhasePlan, ...]
+    tp_size: int
+    dp_size: int
+
+    @cached_property
+    def steps(self) -> RunSteps:
+        """The steps of all phases."""
+        return RunSteps(tuple(phase.steps for phase in self.phases))
+
+    @property
+    def max_accumulation(self) -> int:
+        """The most micro-batches that a rank takes in any step."""
+        return max(
+            phase.accumulation(step_rows)
+            for phase in self.phases
+            for _, _, step_rows in phase.steps.stretches
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Vocabulary of the data, without padding; the same in all phases."""
+        return self.phases[0].manifest.vocab_size
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer that made the data of all phases."""
+        return self.phases[0].manifest.tokenizer.sha256
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Fingerprints of the phases' data sets, as one text."""
+        return "+".join(phase.manifest.fingerprint for phase in self.phases)
+
+    def sentences(self, step: int) -> list[str]:
+        """What is about to happen, a line for the run and one for each phase."""
+        config = self.config
         begin = f"goes on behind step {step:,}" if step else "starts"
-        return (
-            f"{config.name} {begin}: {config.total_steps:,} steps of {self.global_rows:,} rows "
-            f"({self.accumulation} x {self.dp_size} x {self.micro_rows}), tensor parallel "
-            f"{config.parallel.tensor}, ZeRO {config.parallel.zero_stage}, {config.precision}"
-        )
-
-
-def plan_batch(batch: BatchConfig, dp_size: int) -> BatchPlan:
-    """How `batch` is split over `dp_size` data-parallel ranks.
-
-    Raises ConfigError that names the nearest global batches that divide.
-    """
-    rows_per_pass = batch.micro_rows * dp_size
-    accumulation, rest = divmod(batch.global_rows, rows_per_pass)
-    if rest:
-        nearest = [n * rows_per_pass for n in (accumulation, accumulation + 1) if n]
-        micro = [
-            m for m in range(1, batch.global_rows + 1) if batch.global_rows % (m * dp_size) == 0
+        lines = [
+            f"{config.name} {begin}: {self.steps.total_steps:,} steps, tensor parallel "
+            f"{self.tp_size} x data parallel {self.dp_size}, ZeRO {config.parallel.zero_stage}, "
+            f"{config.precision}"
         ]
-        micro_hint = (
-            f", or batch.micro_rows to {min(micro, key=lambda m: abs(m - batch.micro_rows))}"
-            if micro
-            else ""
-        )
-        raise ConfigError(
-            f"batch.global_rows {batch.global_rows} is not a multiple of batch.micro_rows "
-            f"{batch.micro_rows} x {dp_size} data-parallel ranks; set batch.global_rows to "
-            f"{' or '.join(map(str, nearest))}{micro_hint}"
-        )
-    return BatchPlan(batch.global_rows, batch.micro_rows, dp_size, accumulation)
+        for phase in self.phases:
+            rows = phase.config.batch.global_rows
+            lines.append(
+                f"  {phase.steps.total_steps:,} steps of {rows:,} rows "
+                f"({phase.accumulation(rows)} x {self.dp_size} x {phase.config.batch.micro_rows}) "
+                f"of {phase.manifest.row_tokens} tokens from {phase.config.data.path}"
+            )
+        return lines
 
 
-def check_run(config: TrainConfig, manifest: Manifest, world_size: int) -> BatchPlan:
-    """The batch plan of `config` on `world_size` ranks, after every check that needs no weights.
+def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
+    """The plan of `config` on `world_size` ranks, after every check that needs no weights.
 
-    Raises ConfigError, before anything is allocated, for ranks that do not divide, heads or
-    vocabulary that do not split over the tensor-parallel ranks, rows longer than the positions, and
-    mixture weights that do not fit the sources.
+    Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
+    ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
+    rows longer than the positions, mixture weights that do not fit the sources, and phases whose
+    data have different tokenizers.
     """
     tp_size = config.parallel.tensor
     if world_size % tp_size:
@@ -67,10 +98,50 @@ def check_run(config: TrainConfig, manifest: Manifest, world_size: int) -> Batch
             f"start a multiple of {tp_size} ranks or change parallel.tensor"
         )
     check_grid(config.model, tp_size)
+    dp_size = world_size // tp_size
+    phases = []
+    for number, phase in enumerate(config.phases):
+        where = f"then.{number - 1}." if number else ""
+        manifest = read_manifest(phase.data.path)
+        _check_rows(config, phase.data.path, manifest, where)
+        mixture_shares(train_sources(manifest), phase.data.weights)
+        check_batch(phase.batch, dp_size, where)
+        phases.append(PhasePlan(phase, manifest, phase_steps(phase), dp_size))
+    tokenizers = {phase.manifest.tokenizer.sha256: phase.config.data.path for phase in phases}
+    if len(tokenizers) > 1:
+        paths = ", ".join(str(path) for path in tokenizers.values())
+        raise ConfigError(f"the phases' rows were made with different tokenizers: {paths}")
+    return RunPlan(config, tuple(phases), tp_size, dp_size)
+
+
+def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str) -> None:
     if manifest.row_tokens > config.model.max_row_tokens:
         raise ConfigError(
             f"model.max_row_tokens {config.model.max_row_tokens} is less than the rows of "
-            f"{manifest.row_tokens} tokens in {config.data.path}"
+            f"{manifest.row_tokens} tokens in {path} ({where}data.path)"
         )
-    build_order(train_sources(manifest), config.data.weights, config.seed)
-    return plan_batch(config.batch, world_size // tp_size)
+
+
+def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
+    """Raises ConfigError for a global batch, of the warm-up too, that does not divide.
+
+    The message names the nearest ones that do; `where` is the dotted path before "batch".
+    """
+    rows_per_pass = batch.micro_rows * dp_size
+    sizes = {f"{where}batch.global_rows": batch.global_rows}
+    for number, stage in enumerate(batch.warmup):
+        sizes[f"{where}batch.warmup.{number}.global_rows"] = stage.global_rows
+    for name, size in sizes.items():
+        accumulation, rest = divmod(size, rows_per_pass)
+        if not rest:
+            continue
+        nearest = [n * rows_per_pass for n in (accumulation, accumulation + 1) if n]
+        micro = [m for m in range(1, size // dp_size + 1) if size % (m * dp_size) == 0]
+        hint = ""
+        if micro:
+            closest = min(micro, key=lambda rows: abs(rows - batch.micro_rows))
+            hint = f", or {where}batch.micro_rows to {closest}"
+        raise ConfigError(
+            f"{name} {size} is not a multiple of {where}batch.micro_rows {batch.micro_rows} x "
+            f"{dp_size} data-parallel ranks; set {name} to {' or '.join(map(str, nearest))}{hint}"
+        )

@@ -2,84 +2,87 @@
 
 from contextlib import closing
 
-from data_prep.shards import read_manifest
 from model.parallel import make_grid
 from pipeline import run_folder
 from pipeline.checkpoint_writer import Saver
-from pipeline.config import TrainConfig
 from pipeline.deepspeed_engine import build_engine, start_distributed
 from pipeline.heldout import load_heldout
 from pipeline.launch import Launch
-from pipeline.loader import build_stream, step_batches
+from pipeline.loader import build_objective, run_batches
 from pipeline.metrics import StepTimer
-from pipeline.plan import check_run
+from pipeline.plan import RunPlan
 from pipeline.record import describe_run, open_record
-from pipeline.resume import Position, describe_checkpoint, newest_checkpoint
+from pipeline.resume import Position, describe_checkpoint, newest_checkpoint, plan_segments
 from pipeline.signals import StopRequest
 
 
-def train(config: TrainConfig, launch: Launch, follow_arguments: list[str]) -> None:
+def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
     """Trains to the last row or to a stop signal; every rank calls it."""
+    config = plan.config
     start_distributed(launch)
     grid = make_grid(config.parallel.tensor)
-    manifest = read_manifest(config.data.path)
-    plan = check_run(config, manifest, grid.world_size)
     record = open_record(config, grid.rank, follow_arguments)
     checkpoint = newest_checkpoint(config, grid)
-    engine = build_engine(config, manifest, plan, grid, checkpoint)
+    engine = build_engine(plan, grid, checkpoint)
     step = checkpoint.manifest.step if checkpoint else 0
     consumed_rows = checkpoint.manifest.consumed_rows if checkpoint else 0
+    segments = plan_segments(plan, checkpoint)
     saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint.keep_last, grid)
-    objective = config.objective.build(manifest.vocab_size)
-    stream = build_stream(config.data, manifest, objective, config.seed)
-    heldout = load_heldout(config, manifest, objective)
-    record.begin(step, describe_run(config, manifest, plan, grid.tp_size))
-    record.say(plan.sentence(config, step))
-    timer = StepTimer(plan, manifest.row_tokens)
+    heldouts = [
+        load_heldout(
+            phase.config.data.path,
+            phase.manifest,
+            build_objective(config.objective, phase),
+            config.evaluation.rows_per_source,
+        )
+        for phase in plan.phases
+    ]
+    total_steps = plan.steps.total_steps
+    record.begin(step, describe_run(plan))
+    for line in plan.sentences(step):
+        record.say(line)
     scores: dict[str, float] = {}
     stop = StopRequest()
-    stopping = False
+    timer = StepTimer()
 
-    with closing(
-        step_batches(stream, config.data, plan, grid.dp_rank, consumed_rows, config.total_rows)
-    ) as batches:
+    with closing(run_batches(plan, segments, grid.dp_rank, consumed_rows)) as batches:
         for batch in batches:
             timer.data_arrived()
             step += 1
-            consumed_rows = batch.start_row + plan.global_rows
-            is_last = step == config.total_steps
-            learning_rate = config.schedule.learning_rate(
-                config.optimizer.lr, consumed_rows, config.total_rows
+            consumed_rows = batch.consumed_rows
+            is_last = consumed_rows == plan.steps.total_rows
+            phase = plan.phases[batch.phase]
+            learning_rate = phase.config.schedule.learning_rate(
+                config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
             )
             result = engine.step(batch, learning_rate)
             values = {**result.metrics(), "learning_rate": learning_rate, "rows": consumed_rows}
-            values |= timer.step_ended()
+            values |= timer.step_ended(batch.step.global_rows, phase.manifest.row_tokens)
             if result.skipped:
                 record.say(
                     f"step {step}: a gradient was not finite; no weight was changed (rows "
-                    f"{batch.start_row:,} to {consumed_rows - 1:,} of the stream)"
+                    f"{batch.step.start_row:,} to {batch.step.end_row - 1:,} of the stream)"
                 )
             if step % config.log_every_steps == 0 or is_last:
-                record.say(timer.progress_line(step, config.total_steps, values))
+                rows_left = phase.steps.total_rows - batch.step.end_row
+                record.say(timer.progress_line(step, total_steps, rows_left, values))
             if step % config.evaluation.every_steps == 0 or is_last:
-                scores = heldout.metrics(engine.evaluate(heldout))
+                heldout = heldouts[batch.phase]
+                scores = heldout.metrics(engine.evaluate(heldout, phase.config.batch.micro_rows))
                 values |= scores
                 record.say(heldout.sentence(scores))
             record.metrics(step, values)
             stopping = engine.any_rank(stop.seen)
             if step % config.checkpoint.every_steps == 0 or is_last or stopping:
                 position = Position(step, consumed_rows, scores.get("heldout_loss"))
-                saver.save(
-                    describe_checkpoint(config, manifest, engine, grid, position),
-                    engine.snapshot(),
-                )
+                saver.save(describe_checkpoint(plan, engine, segments, position), engine.snapshot())
             saver.report_errors(record.say)
             if stopping:
                 break
             timer.leave_out()
 
     saver.finish()
-    finished = step == config.total_steps
+    finished = consumed_rows == plan.steps.total_rows
     if finished and grid.rank == 0:
         run_folder.mark_done(config, step, consumed_rows)
     record.end("finished" if finished else "stopped")

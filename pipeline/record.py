@@ -1,7 +1,5 @@
 """What a run tells the world: metrics to its record and MLflow, progress to the terminal."""
 
-import importlib.metadata
-import platform
 import shutil
 import subprocess
 import sys
@@ -9,22 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.shards import Manifest
 from pipeline import tracking
 from pipeline.config import TrainConfig
-from pipeline.plan import BatchPlan
+from pipeline.plan import RunPlan
 from pipeline.run_log import RunLog
+from pipeline.versions import versions
 
-RECORDED_PACKAGES = (
-    "torch",
-    "deepspeed",
-    "megatron-core",
-    "tokenizers",
-    "webdataset",
-    "mlflow",
-    "transformers",
-    "numpy",
-)
 LAST_WORDS_TIMEOUT_S = 60.0
 """How long the end of a run waits for the tracking server; the rest is sent by `sync`."""
 
@@ -98,23 +86,14 @@ def open_record(config: TrainConfig, rank: int, follow_arguments: list[str]) -> 
     return RunRecord(config, follow_arguments) if rank == 0 else SilentRecord()
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run computes."""
-    found = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
-    return {"python": platform.python_version(), **found}
-
-
-def describe_run(
-    config: TrainConfig, manifest: Manifest, plan: BatchPlan, tp_size: int
-) -> dict[str, Any]:
+def describe_run(plan: RunPlan) -> dict[str, Any]:
     """Flat parameters for MLflow: the config, how it is laid out, what it runs on, the code."""
     return {
-        **_flatten(config.model_dump(mode="json")),
-        "grid.tp_size": tp_size,
+        **_flatten(plan.config.model_dump(mode="json")),
+        "grid.tp_size": plan.tp_size,
         "grid.dp_size": plan.dp_size,
-        "batch.accumulation": plan.accumulation,
-        "data.fingerprint": manifest.fingerprint,
-        "data.tokenizer_sha256": manifest.tokenizer.sha256,
+        "data.fingerprint": plan.data_fingerprint,
+        "data.tokenizer_sha256": plan.tokenizer_sha256,
         "git.commit": _git_commit(),
         **{f"version.{name}": version for name, version in versions().items()},
     }

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from data_prep.shards import Manifest
 from model.parallel import Grid
 from pipeline.checkpoint import (
     Checkpoint,
@@ -15,9 +14,10 @@ from pipeline.checkpoint import (
 )
 from pipeline.config import TrainConfig
 from pipeline.deepspeed_engine import STATE_KEYS, Engine
-from pipeline.record import versions
+from pipeline.plan import RunPlan
 from pipeline.run_folder import checkpoints_folder
 from pipeline.tracking import run_id_of
+from pipeline.versions import versions
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,41 @@ def newest_checkpoint(config: TrainConfig, grid: Grid) -> Checkpoint | None:
     return found[0]
 
 
+def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment, ...]:
+    """The mixture segments of all phases: what was, and the config's weights from now on."""
+    recorded = checkpoint.manifest.segments if checkpoint else ()
+    phase_now, row_now = plan.steps.locate(checkpoint.manifest.consumed_rows if checkpoint else 0)
+    segments: list[Segment] = [s for s in recorded if s.phase <= phase_now]
+    for phase in range(phase_now, len(plan.phases)):
+        weights = plan.phases[phase].config.data.weights
+        before = [s for s in segments if s.phase == phase]
+        if not before:
+            segments.append(Segment(phase=phase, start_row=0, weights=weights))
+        elif before[-1].weights != weights:
+            if before[-1].start_row == row_now:
+                segments.remove(before[-1])  # no row was drawn with it
+            segments.append(Segment(phase=phase, start_row=row_now, weights=weights))
+    return tuple(segments)
+
+
 def describe_checkpoint(
-    config: TrainConfig,
-    data: Manifest,
-    engine: Engine,
-    grid: Grid,
-    position: Position,
+    plan: RunPlan, engine: Engine, segments: tuple[Segment, ...], position: Position
 ) -> CheckpointManifest:
     """The manifest of the state at `position`, its files still to be listed."""
+    config = plan.config
     return CheckpointManifest(
         step=position.step,
         optimizer_step=engine.optimizer_steps(),
         consumed_rows=position.consumed_rows,
-        segments=(Segment(start_row=0, weights=config.data.weights),),
+        segments=segments,
         seed=config.seed,
-        tp_size=grid.tp_size,
-        dp_size=grid.dp_size,
+        tp_size=plan.tp_size,
+        dp_size=plan.dp_size,
         zero_stage=config.parallel.zero_stage,
         config=config.model_dump(mode="json"),
-        vocab_size=data.vocab_size,
-        data_fingerprint=data.fingerprint,
-        tokenizer_sha256=data.tokenizer.sha256,
+        vocab_size=plan.vocab_size,
+        data_fingerprint=plan.data_fingerprint,
+        tokenizer_sha256=plan.tokenizer_sha256,
         tracking_run_id=run_id_of(config.output),
         heldout_loss=position.heldout_loss,
         versions=versions(),

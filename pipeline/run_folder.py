@@ -12,8 +12,8 @@ from typing import Any
 
 from configs.load import UserError
 from data_prep.atomic import write_atomic
-from data_prep.shards import Manifest
 from pipeline.config import TrainConfig
+from pipeline.steps import run_steps
 
 RUN_NAME = "run.json"
 DONE_NAME = "DONE"
@@ -32,7 +32,7 @@ def is_done(config: TrainConfig) -> bool:
     if not path.exists():
         return False
     consumed: int = json.loads(path.read_bytes())["consumed_rows"]
-    return consumed >= config.total_steps * config.batch.global_rows
+    return consumed >= run_steps(config).total_rows
 
 
 def mark_done(config: TrainConfig, step: int, consumed_rows: int) -> None:
@@ -41,21 +41,21 @@ def mark_done(config: TrainConfig, step: int, consumed_rows: int) -> None:
     write_atomic(config.output / DONE_NAME, json.dumps(content) + "\n")
 
 
-def claim(config: TrainConfig, manifest: Manifest) -> list[str]:
+def claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
     """Makes the folder of the run, or finds that it holds this run already. For rank 0.
 
     Returns a line for every setting that differs from the last start and may. Raises UserError that
     names every difference if the folder holds another run.
     """
-    now = {"config": config.model_dump(mode="json"), "data_fingerprint": manifest.fingerprint}
+    now = {"config": config.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
     path = config.output / RUN_NAME
     changes = []
     if path.exists():
         before = json.loads(path.read_bytes())
         changes = list(differences(before["config"], now["config"]))
         forbidden = [line for line in changes if line.startswith(IDENTITY)]
-        if before["data_fingerprint"] != manifest.fingerprint:
-            forbidden.append(f"the data set in {config.data.path} is another one (fingerprint)")
+        if before["data_fingerprint"] != data_fingerprint:
+            forbidden.append("the rows are others: the fingerprint of the data set changed")
         if forbidden:
             raise UserError(
                 f"{config.output} holds another run; it differs in\n"

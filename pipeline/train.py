@@ -10,11 +10,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from configs.load import load
-from data_prep.shards import read_manifest, verify_shards
+from data_prep.shards import verify_shards
 from pipeline import run_folder
 from pipeline.config import TrainConfig
 from pipeline.launch import read_launch
-from pipeline.plan import check_run
+from pipeline.plan import plan_run
 
 
 def main() -> None:
@@ -22,22 +22,23 @@ def main() -> None:
     parser = command.parser("Pretrain a masked language model, or go on with it.")
     parser.add_argument("--local_rank", help="set by the deepspeed launcher; not used")
     arguments = parser.parse_args()
+    launch = read_launch()  # first: then a mistake in the config is told by rank 0 alone
     config = load(arguments.config, TrainConfig, arguments.overrides)
-    launch = read_launch()
     if run_folder.is_done(config):
         if launch.rank == 0:
             print(f"{config.output}: this run is finished (its DONE file says so)")
         return
-    manifest = read_manifest(config.data.path)
-    check_run(config, manifest, launch.world_size)
+    plan = plan_run(config, launch.world_size)
     if launch.rank == 0:
-        verify_shards(config.data.path, manifest, full=config.data.verify == "full")
-        for change in run_folder.claim(config, manifest):
+        for phase in plan.phases:
+            data = phase.config.data
+            verify_shards(data.path, phase.manifest, full=data.verify == "full")
+        for change in run_folder.claim(config, plan.data_fingerprint):
             print(f"changed since the last start: {change}", flush=True)
     # Late, so that --help and mistakes in the config do not wait 15 s for torch and its friends.
     from pipeline.pretraining import train
 
-    train(config, launch, [arguments.config, *arguments.overrides])
+    train(plan, launch, [arguments.config, *arguments.overrides])
 
 
 if __name__ == "__main__":

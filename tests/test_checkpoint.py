@@ -51,7 +51,7 @@ def make_manifest(step: int, tp_size: int) -> CheckpointManifest:
         step=step,
         optimizer_step=step,
         consumed_rows=step * 4,
-        segments=(Segment(start_row=0, weights=None),),
+        segments=(Segment(phase=0, start_row=0, weights=None),),
         seed=1,
         tp_size=tp_size,
         dp_size=1,

@@ -19,7 +19,7 @@ def _small_windows(monkeypatch):
 
 
 def test_every_row_comes_once_a_pass():
-    row_order = build_order(SOURCES, {"a": 2.0, "b": 1.0, "c": 0.1}, seed=3)
+    row_order = build_order(SOURCES, [(0, {"a": 2.0, "b": 1.0, "c": 0.1})], seed=3)
     address = row_order.rows_at(np.arange(5000))
     for number, size in enumerate(row_order.sources):
         mine = address.source == number
@@ -31,14 +31,14 @@ def test_every_row_comes_once_a_pass():
 
 
 def test_without_weights_one_pass_over_everything_takes_each_source_once():
-    row_order = build_order(SOURCES, None, seed=3)
+    row_order = build_order(SOURCES, [(0, None)], seed=3)
     address = row_order.rows_at(np.arange(1137))
     counts = np.bincount(address.source)
     assert np.abs(counts - [1000, 130, 7]).max() <= 1
 
 
 def test_the_answer_does_not_depend_on_the_chunks_it_is_asked_in():
-    row_order = build_order(SOURCES, {"a": 1, "b": 5, "c": 0}, seed=1)
+    row_order = build_order(SOURCES, [(0, {"a": 1, "b": 5, "c": 0})], seed=1)
     whole = row_order.rows_at(np.arange(3000))
     shuffled = np.random.default_rng(0).permutation(3000)
     parts = [row_order.rows_at(part) for part in np.array_split(shuffled, 37)]
@@ -48,14 +48,14 @@ def test_the_answer_does_not_depend_on_the_chunks_it_is_asked_in():
 
 
 def test_passes_seeds_and_sources_are_ordered_differently():
-    first = build_order(SOURCES[:1], None, seed=1).rows_at(np.arange(2000)).row
-    other = build_order(SOURCES[:1], None, seed=2).rows_at(np.arange(1000)).row
+    first = build_order(SOURCES[:1], [(0, None)], seed=1).rows_at(np.arange(2000)).row
+    other = build_order(SOURCES[:1], [(0, None)], seed=2).rows_at(np.arange(1000)).row
     assert (first[:1000] != first[1000:]).mean() > 0.9
     assert (first[:1000] != other).mean() > 0.9
 
 
 def test_a_window_is_read_before_the_next_one():
-    rows = build_order(SOURCES[:1], None, seed=1).rows_at(np.arange(1000)).row
+    rows = build_order(SOURCES[:1], [(0, None)], seed=1).rows_at(np.arange(1000)).row
     assert len({row // 64 for row in rows[:200]}) <= 4
     assert (np.diff(rows[:256]) == 1).mean() < 0.1
 
@@ -79,13 +79,40 @@ def test_far_positions_are_exact():
 
 
 def test_the_order_never_changes_between_releases():
-    address = build_order(SOURCES, {"a": 2.0, "b": 1.0, "c": 0.1}, seed=3).rows_at(np.arange(8))
+    address = build_order(SOURCES, [(0, {"a": 2.0, "b": 1.0, "c": 0.1})], seed=3).rows_at(
+        np.arange(8)
+    )
     assert address.source.tolist() == GOLDEN_SOURCE
     assert address.row.tolist() == GOLDEN_ROW
 
 
 GOLDEN_SOURCE = [2, 0, 1, 0, 0, 1, 0, 0]
 GOLDEN_ROW = [6, 303, 7, 63, 525, 69, 283, 275]
+
+
+def test_new_weights_go_on_where_the_old_ones_stopped():
+    first, then = {"a": 3, "b": 1, "c": 1}, {"a": 1, "b": 0, "c": 4}
+    changed = build_order(SOURCES, [(0, first), (700, then)], seed=3)
+    whole = changed.rows_at(np.arange(2000))
+    before = build_order(SOURCES, [(0, first)], seed=3).rows_at(np.arange(700))
+    assert (whole.row[:700] == before.row).all()
+    assert (whole.source[:700] == before.source).all()
+    assert not (whole.source[700:] == 1).any()
+    assert np.abs(np.bincount(whole.source[700:]) - [260, 0, 1040]).max() <= 1
+    for number, size in enumerate(changed.sources):
+        mine = whole.source == number
+        assert (np.diff(whole.passes[mine]) >= 0).all()
+        for pass_number in range(whole.passes[mine][-1]):
+            rows = whole.row[mine][whole.passes[mine] == pass_number]
+            assert sorted(rows) == list(range(size.rows))
+
+
+def test_counts_of_a_stretch_are_those_of_its_positions():
+    for shares in ([5, 3, 2], [1, 0, 7], [0, 0, 4], [9]):
+        for length in (0, 1, 17, 1000):
+            source, _ = interleave(np.arange(length), shares)
+            counts = np.bincount(source, minlength=len(shares))
+            assert (order.shared_out(length, shares) == counts).all()
 
 
 @pytest.mark.parametrize(
@@ -99,4 +126,4 @@ GOLDEN_ROW = [6, 303, 7, 63, 525, 69, 283, 275]
 )
 def test_bad_weights_are_named(weights, message):
     with pytest.raises(ConfigError, match=message):
-        build_order(SOURCES, weights, seed=0)
+        build_order(SOURCES, [(0, weights)], seed=0)

@@ -53,12 +53,11 @@ def test_mistakes_in_the_config(rows, tmp_path, override, message):
 
 def test_too_few_heads_for_the_tensor_parallel_size():
     from configs.load import ConfigError
-    from pipeline.plan import check_run
+    from pipeline.plan import plan_run
 
     config = make_config(Path("rows"), Path("run"), parallel={"tensor": 8})
-    manifest = type("Manifest", (), {"row_tokens": 32})
     with pytest.raises(ConfigError, match="num_attention_heads 4 is not divisible by"):
-        check_run(config, manifest, world_size=8)  # type: ignore[arg-type]
+        plan_run(config, world_size=8)
 
 
 def test_damaged_and_missing_shards_are_all_named(rows, tmp_path):
@@ -79,8 +78,8 @@ def test_damaged_and_missing_shards_are_all_named(rows, tmp_path):
 def test_a_folder_that_holds_another_run(rows, tmp_path):
     from pipeline.run_folder import claim
 
-    manifest = read_manifest(rows)
-    assert claim(make_config(rows, tmp_path / "run"), manifest) == []
+    fingerprint = read_manifest(rows).fingerprint
+    assert claim(make_config(rows, tmp_path / "run"), fingerprint) == []
     done = start(tmp_path, rows, "seed=8", "model.num_layers=3", "optimizer.lr=1")
     assert done.returncode == 2
     assert "holds another run" in done.stderr

@@ -17,13 +17,13 @@ from data_prep.shards import (
     SpecialTokens,
     TokenizerFile,
     file_sha256,
-    read_manifest,
     write_manifest,
 )
 from pipeline import run_folder
 from pipeline.checkpoint import TensorReader, find_checkpoint, tensor_key
 from pipeline.config import TrainConfig
 from pipeline.launch import Launch
+from pipeline.plan import plan_run
 from pipeline.pretraining import train
 from pipeline.run_log import LOG_NAME, read_events
 
@@ -106,10 +106,11 @@ def make_config(data: Path, output: Path, workers: int = 0, **changes: Any) -> T
 def pretrain(config: TrainConfig) -> None:
     """What a rank does in a launch, inside the world that `gloo.run_ranks` made."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    plan = plan_run(config, world_size)
     if rank == 0:
-        run_folder.claim(config, read_manifest(config.data.path))
+        run_folder.claim(config, plan.data_fingerprint)
     dist.barrier()
-    train(config, Launch(rank, rank, world_size, world_size), [])
+    train(plan, Launch(rank, rank, world_size, world_size), [])
 
 
 def final_state(config: TrainConfig) -> dict[str, torch.Tensor]:
