@@ -40,6 +40,10 @@ class Saver:
 
     def __init__(self, folder: Path, keep_last: int, grid: Grid) -> None:
         """A collective: all ranks of a launch agree on a name for their unfinished folders."""
+        if grid.rank == 0:  # before the broadcast, behind which others may begin to write
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in (*folder.glob(".saving-*"), *folder.glob(".deleting-*")):
+                shutil.rmtree(leftover)
         nonce = [secrets.token_hex(4)]
         dist.broadcast_object_list(nonce, src=0)
         self._folder = folder
@@ -50,10 +54,6 @@ class Saver:
         self._nonce = nonce[0]
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        if self._rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            for leftover in (*folder.glob(".saving-*"), *folder.glob(".deleting-*")):
-                shutil.rmtree(leftover)
 
     def save(self, manifest: CheckpointManifest, tensors: Mapping[str, torch.Tensor]) -> None:
         """Starts writing host tensors (not changed by the caller any more) as one checkpoint.
