@@ -33,6 +33,7 @@ from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
 from pipeline.launch import Launch
 from pipeline.loader import StepBatch
 from pipeline.plan import RunPlan
+from pipeline.rendezvous import check_all_reduce
 
 FLAT_PARTITIONS = (
     "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
@@ -84,6 +85,9 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         if "OMP_NUM_THREADS" not in os.environ:  # torch has taken it from there otherwise
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
 
+    # DeepSpeed would compile a C++ extension here on CPU, a minute at the first start, that serves
+    # inference only; a rank that is killed meanwhile leaves a lock that hangs every later start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with _without_chatter():
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
@@ -91,6 +95,7 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
             auto_mpi_discovery=False,
             verbose=False,
         )
+    check_all_reduce(device)
     return device
 
 

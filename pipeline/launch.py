@@ -4,6 +4,8 @@ Imports nothing heavy, so that a config error is reported before a slow import.
 """
 
 import os
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.load import UserError
@@ -27,9 +29,11 @@ def read_launch() -> Launch:
     """
     needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     present = [name for name in needed if name in os.environ]
-    if not present:
+    if not present and "SLURM_STEP_ID" in os.environ:  # a task of srun; sbatch's own step has none
+        os.environ.update(_slurm_task(os.environ))
+    elif not present:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
         return Launch(0, 0, 1, 1)
     missing = [name for name in (*needed, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -42,10 +46,48 @@ def read_launch() -> Launch:
     return Launch(rank, local_rank, world_size, int(local_size))
 
 
-def _free_port() -> int:
+def _slurm_task(environment: Mapping[str, str]) -> dict[str, str]:
+    """The launcher variables that srun's own variables stand for.
+
+    Without MASTER_ADDR the first node of the step is asked for; without MASTER_PORT the port
+    follows from the job and the step, so that all ranks find the same one.
+    """
+    node = int(environment["SLURM_NODEID"])
+    variables = {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_WORLD_SIZE": str(tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])[node]),
+    }
+    if "MASTER_ADDR" not in environment:
+        nodes = environment["SLURM_STEP_NODELIST"]
+        command = ["scontrol", "show", "hostnames", nodes]
+        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        variables["MASTER_ADDR"] = names[0]
+    if "MASTER_PORT" not in environment:
+        seed = 16 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
+        variables["MASTER_PORT"] = str(20000 + seed % 10000)
+    return variables
+
+
+def tasks_per_node(text: str) -> list[int]:
+    """The tasks of each node from Slurm's notation: "2(x3),1" is [2, 2, 2, 1]."""
+    counts: list[int] = []
+    for part in text.split(","):
+        count, _, repeat = part.partition("(x")
+        counts += [int(count)] * int(repeat.rstrip(")") or 1)
+    return counts
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on at the moment."""
     import socket
 
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+if __name__ == "__main__":
+    print(free_port())

@@ -145,3 +145,38 @@ def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
             f"{name} {size} is not a multiple of {where}batch.micro_rows {batch.micro_rows} x "
             f"{dp_size} data-parallel ranks; set {name} to {' or '.join(map(str, nearest))}{hint}"
         )
+
+
+def main() -> None:
+    """``python -m pipeline.plan CONFIG.yaml --nodes N --gpus-per-node M``."""
+    from configs import command
+    from configs.load import load
+    from pipeline.plan_report import report
+
+    parser = command.parser("Say what a run takes, and refuse one that cannot work.")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default 1)")
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=1, help="ranks of a node, one an accelerator"
+    )
+    parser.add_argument(
+        "--gpu-memory-gb", type=float, help="memory of one accelerator; more than that is refused"
+    )
+    parser.add_argument(
+        "--tokens-per-s", type=float, help="measured tokens a second of one accelerator, for hours"
+    )
+    arguments = parser.parse_args()
+    config = load(arguments.config, TrainConfig, arguments.overrides)
+    for line in report(
+        config,
+        arguments.nodes,
+        arguments.gpus_per_node,
+        gpu_memory_gb=arguments.gpu_memory_gb,
+        tokens_per_s=arguments.tokens_per_s,
+    ):
+        print(line)
+
+
+if __name__ == "__main__":
+    from configs import command
+
+    command.run(main)

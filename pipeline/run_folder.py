@@ -47,12 +47,19 @@ def claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
     Returns a line for every setting that differs from the last start and may. Raises UserError that
     names every difference if the folder holds another run.
     """
+    changes = check_claim(config, data_fingerprint)
     now = {"config": config.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
+    write_atomic(config.output / RUN_NAME, json.dumps(now, indent=1) + "\n")
+    return changes
+
+
+def check_claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
+    """What `claim` returns and raises; writes nothing."""
     path = config.output / RUN_NAME
     changes = []
     if path.exists():
         before = json.loads(path.read_bytes())
-        changes = list(differences(before["config"], now["config"]))
+        changes = list(differences(before["config"], config.model_dump(mode="json")))
         forbidden = [line for line in changes if line.startswith(IDENTITY)]
         if before["data_fingerprint"] != data_fingerprint:
             forbidden.append("the rows are others: the fingerprint of the data set changed")
@@ -62,7 +69,6 @@ def claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
                 + "\n".join(f"  {line}" for line in forbidden)
                 + "\nchoose another output folder, or go back to the settings of that run"
             )
-    write_atomic(path, json.dumps(now, indent=1) + "\n")
     return changes
 
 
