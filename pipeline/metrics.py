@@ -29,6 +29,7 @@ class StepTimer:
         return {
             "step_s": step_s,
             "data_wait_s": data_wait_s,
+            "tokens": rows * row_tokens,
             "rows_per_s": rows / step_s,
             "tokens_per_s": rows * self._row_tokens / step_s,
         }

@@ -12,6 +12,7 @@ from pipeline.checkpoint import CheckpointManifest, find_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.run_folder import DONE_NAME, checkpoints_folder, is_done
 from pipeline.run_log import LOG_NAME, read_events
+from pipeline.steps import run_steps
 from tests.gloo import run_ranks
 from tests.training_run import (
     assert_same_bits,
@@ -92,6 +93,61 @@ def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_undisturbed(
     assert newest(stopped).step == 20
     assert_same_bits(final_state(whole), final_state(stopped))
     assert metrics(whole, "loss") == metrics(stopped, "loss")
+
+
+def test_phases_and_batch_warmup_resume_bit_equal(rows, tmp_path):
+    make_rows(tmp_path / "longer", rows=128, row_tokens=64)
+    settings = {
+        "total_rows": 96,
+        "batch": {
+            "global_rows": 16,
+            "micro_rows": 2,
+            "warmup": [{"until_row": 8, "global_rows": 4}, {"until_row": 30, "global_rows": 8}],
+        },
+        "then": [
+            {
+                "data": {"path": str(tmp_path / "longer"), "workers": 0},
+                "total_rows": 40,
+                "batch": {"global_rows": 8, "micro_rows": 4},
+                "schedule": {"type": "cosine"},
+            }
+        ],
+        "model": {**make_config(rows, tmp_path).model.model_dump(), "max_row_tokens": 64},
+        "checkpoint": {"every_steps": 3},
+    }
+    whole = make_config(rows, tmp_path / "whole", **settings)
+    steps = run_steps(whole)
+    assert [phase.stretches for phase in steps.phases] == [
+        ((0, 8, 4), (8, 32, 8), (32, 96, 16)),
+        ((0, 40, 8),),
+    ]
+    assert steps.total_steps == 2 + 3 + 4 + 5
+    run_ranks(pretrain, 1, whole)
+    assert metrics(whole, "rows") == [4, 8, 16, 24, 32, 48, 64, 80, 96, 104, 112, 120, 128, 136]
+    assert metrics(whole, "tokens")[8:10] == [16 * 32, 8 * 64]
+    for stop_after in (4, 11):
+        stopped = make_config(rows, tmp_path / f"stopped-{stop_after}", **settings)
+        run_ranks(pretrain_until_signalled, 1, stopped, stop_after)
+        assert newest(stopped).step < 14
+        run_ranks(pretrain, 1, stopped)
+        assert_same_bits(final_state(whole), final_state(stopped))
+
+
+def test_new_mixture_weights_are_a_recorded_segment(rows, tmp_path):
+    schedule = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
+    for total_rows, weights in ((160, {"a": 1, "b": 1}), (320, {"a": 3, "b": 1})):
+        config = make_config(
+            rows,
+            tmp_path / "run",
+            total_rows=total_rows,
+            schedule=schedule,
+            weights=weights,
+        )
+        run_ranks(pretrain, 1, config)
+    assert [(s.phase, s.start_row, s.weights) for s in newest(config).segments] == [
+        (0, 0, {"a": 1, "b": 1}),
+        (0, 160, {"a": 3, "b": 1}),
+    ]
 
 
 def pretrain_until_signalled(config: TrainConfig, step: int) -> None:

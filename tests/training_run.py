@@ -33,7 +33,11 @@ NUM_TOPICS = 8
 
 
 def make_rows(
-    folder: Path, rows: int = 512, seed: int = 0, tokenizer: Tokenizer | None = None
+    folder: Path,
+    rows: int = 512,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+    row_tokens: int = ROW_TOKENS,
 ) -> None:
     """A data set of two sources; a row repeats four ids, which masked places can be told from."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,7 @@ def make_rows(
         ("heldout", "a", 21),
         ("heldout", "b", 8),
     ):
-        ids = generator.integers(4, 8, size=(count, ROW_TOKENS), dtype=np.uint16)
+        ids = generator.integers(4, 8, size=(count, row_tokens), dtype=np.uint16)
         ids += 4 * generator.integers(0, NUM_TOPICS, size=(count, 1), dtype=np.uint16)
         ids[:, 0], ids[:, -1] = 0, 2
         with ShardWriter(folder, f"{split}/{source}.tar", split, source, 0, "uint16") as writer:
@@ -58,13 +62,13 @@ def make_rows(
         splits[split][source] = SourceRows(
             rows=count,
             documents=count,
-            tokens=count * (ROW_TOKENS - 2),
+            tokens=count * (row_tokens - 2),
             block_rows=64,
             shards=(writer.shard,),
         )
     manifest = Manifest(
         format_version=1,
-        row_tokens=ROW_TOKENS,
+        row_tokens=row_tokens,
         vocab_size=vocab_size,
         dtype="uint16",
         packing="full_sentences",
@@ -76,7 +80,13 @@ def make_rows(
     write_manifest(folder, manifest)
 
 
-def make_config(data: Path, output: Path, workers: int = 0, **changes: Any) -> TrainConfig:
+def make_config(
+    data: Path,
+    output: Path,
+    workers: int = 0,
+    weights: dict[str, float] | None = None,
+    **changes: Any,
+) -> TrainConfig:
     """A tiny run of 20 steps; `changes` replace top-level keys of its config."""
     tree: dict[str, Any] = {
         "name": "test",
@@ -84,7 +94,7 @@ def make_config(data: Path, output: Path, workers: int = 0, **changes: Any) -> T
         "seed": 7,
         "total_rows": 20 * 16,
         "precision": "fp32",
-        "data": {"path": str(data), "workers": workers},
+        "data": {"path": str(data), "workers": workers, "weights": weights},
         "model": {
             "num_layers": 2,
             "hidden_size": 32,
