@@ -1,0 +1,187 @@
+"""Does tensor parallelism change a config's numbers? ``python -m pipeline.selfcheck CONFIG.yaml``
+
+Trains the config's model for some steps in fp32 on random rows, once on one rank and once at the
+config's tensor-parallel size and ZeRO stage, on CPU ranks of this machine, dropout on. Compares
+losses, gradient norms, every gathered gradient of the first step and every weight of the last, and
+names the parameters that differ. Large models: check fewer layers (model.num_layers=2).
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs import command
+from configs.load import UserError, load
+from data_prep.shards import read_manifest
+from model.heads import build_masked_lm
+from model.objectives import MaskedLanguageModelConfig
+from model.parallel import close_grid, make_grid
+from model.parameters import ParameterSpec
+from model.replicas import differing_replicas
+from pipeline.checkpoint import tensor_key
+from pipeline.config import AdamWConfig, TrainConfig
+from pipeline.deepspeed_engine import Engine
+from pipeline.loader import StepBatch
+from pipeline.local_ranks import run_ranks
+from pipeline.steps import StepRange
+
+TOLERANCE = 1e-5
+"""Largest difference, relative to the largest value of the tensor."""
+GRADIENT_FLOOR = 1e-6
+"""Tensors whose largest gradient is below this are compared absolutely: their gradient is noise."""
+# Adam divides a gradient by its size: with a small eps, the rounding noise of gradients that should
+# be zero (attention key biases) would move weights as far as a signal does.
+OPTIMIZER = AdamWConfig(lr=1e-3, eps=1e-3)
+ACCUMULATION = 2
+MAX_MICRO_ROWS = 4
+VOCAB_SIZE_WITHOUT_DATA = 1009
+RANK_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What one rank saw of the training."""
+
+    losses: list[float]
+    norms: list[float]
+    gradients: dict[str, Tensor]
+    """By parameter, this rank's part of the first step's gradient."""
+    weights: dict[str, Tensor]
+    """By parameter, this rank's part of the weights at the end."""
+    specs: dict[str, ParameterSpec]
+    unequal_replicas: list[str]
+    """Replicated parameters that were not equal on all TP ranks at the end."""
+
+
+def main() -> int:
+    """``python -m pipeline.selfcheck CONFIG.yaml --steps 20 key.sub=value ...``; 1: it differs."""
+    parser = command.parser("Compare this config's tensor parallelism with one rank.")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps (default: 20)")
+    arguments = parser.parse_intermixed_args()
+    config = load(arguments.config, TrainConfig, arguments.overrides)
+    tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
+    vocab_size = _vocab_size(config)
+    print(
+        f"tensor parallel {tp_size}, ZeRO {zero_stage} against one rank: {arguments.steps} steps "
+        f"in fp32 on CPU ranks, vocabulary {vocab_size}",
+        flush=True,
+    )
+    problems = compare_with_one_rank(config, vocab_size, arguments.steps)
+    for problem in problems:
+        print(f"DIFFERENT {problem}")
+    if not problems:
+        print(f"equal: losses, norms, gradients and weights within {TOLERANCE:.0e} (relative)")
+    return 1 if problems else 0
+
+
+def compare_with_one_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> list[str]:
+    """One line for every quantity and parameter that differs; none: the grid is right."""
+    tp_size = config.parallel.tensor
+    [expected] = _run(config, 1, 1, vocab_size, num_steps)
+    ranks = _run(config, tp_size, config.parallel.zero_stage, vocab_size, num_steps)
+    problems = [
+        f"{name} is not the same on all tensor-parallel ranks" for name in ranks[0].unequal_replicas
+    ]
+    for kind in ("losses", "norms"):
+        pairs = zip(getattr(expected, kind), getattr(ranks[0], kind), strict=True)
+        for step, (one, many) in enumerate(pairs, start=1):
+            if abs(one - many) > TOLERANCE * abs(one):
+                problems.append(
+                    f"{kind}: step {step}: {one:.7g} on one rank, {many:.7g} on {tp_size}"
+                )
+                break
+    for kind in ("gradients", "weights"):
+        for name, one in getattr(expected, kind).items():
+            many = _gather([getattr(rank, kind)[name] for rank in ranks], expected.specs[name])
+            floor = GRADIENT_FLOOR if kind == "gradients" else OPTIMIZER.lr
+            scale = max(float(one.abs().max()), floor)
+            error = float((one - many).abs().max())
+            if not error <= TOLERANCE * scale:
+                problems.append(
+                    f"{kind}: {name}: off by {error:.2e}, its largest value is {scale:.2e}"
+                )
+    return problems
+
+
+def _run(
+    config: TrainConfig, tp_size: int, zero_stage: int, vocab_size: int, num_steps: int
+) -> list[Trajectory]:
+    parallel = config.parallel.model_copy(update={"tensor": tp_size, "zero_stage": zero_stage})
+    changes = {
+        "parallel": parallel,
+        "precision": "fp32",
+        "gradient_clipping": 0.0,
+        "optimizer": OPTIMIZER,
+    }
+    changed = config.model_copy(update=changes)
+    return run_ranks(train_rank, tp_size, changed, vocab_size, num_steps, timeout_s=RANK_TIMEOUT_S)
+
+
+def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajectory:
+    """What this rank of an initialised world sees of `num_steps` steps on random rows."""
+    grid = make_grid(config.parallel.tensor)
+    model = build_masked_lm(config.model, vocab_size, grid, config.seed, device=grid.device)
+    engine = Engine(model, config, ACCUMULATION, grid)
+    losses, norms, gradients = [], [], {}
+    for step in range(num_steps):
+        result = engine.step(_random_batch(config, vocab_size, step), OPTIMIZER.lr)
+        losses.append(result.loss)
+        norms.append(result.gradient_norm)
+        if step == 0:
+            first = engine.snapshot()
+            gradients = {
+                name: first[tensor_key("exp_avg", name)] / (1 - OPTIMIZER.beta1)
+                for name in engine.specs
+                if tensor_key("exp_avg", name) in first
+            }
+    last = engine.snapshot()
+    weights = {name: last[tensor_key("weight", name)] for name in gradients}
+    unequal = differing_replicas(engine.module, grid)
+    close_grid()
+    return Trajectory(losses, norms, gradients, weights, engine.specs, unequal)
+
+
+def _random_batch(config: TrainConfig, vocab_size: int, step: int) -> StepBatch:
+    """Random rows with masks, the same on every rank."""
+    micro_rows = min(config.batch.micro_rows, MAX_MICRO_ROWS)
+    num_rows, row_tokens = ACCUMULATION * micro_rows, config.model.max_row_tokens
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    shape = (num_rows, row_tokens)
+    rows = torch.randint(4, vocab_size - 1, shape, generator=generator).numpy()
+    rows[:, 0], rows[:, -1] = 0, 2
+    rows[:, row_tokens // 3] = config.model.begin_token_id  # a second piece
+    numbers = np.arange(num_rows)
+    objective = MaskedLanguageModelConfig().build(vocab_size)
+    masked = objective.mask_rows(
+        rows.astype(np.uint32), seed=config.seed, passes=numbers * 0 + step, row_numbers=numbers
+    )
+    split = (ACCUMULATION, micro_rows, -1)
+    return StepBatch(
+        tokens=torch.from_numpy(masked.tokens).view(split),
+        positions=torch.from_numpy(masked.positions).view(split),
+        labels=torch.from_numpy(masked.labels).view(split),
+        dropout_keys=tuple(step * ACCUMULATION + micro for micro in range(ACCUMULATION)),
+        step=StepRange(step * num_rows, num_rows),
+        phase=0,
+        consumed_rows=(step + 1) * num_rows,
+    )
+
+
+def _gather(parts: list[Tensor], spec: ParameterSpec) -> Tensor:
+    return parts[0] if spec.partition_dim is None else torch.cat(parts, dim=spec.partition_dim)
+
+
+def _vocab_size(config: TrainConfig) -> int:
+    """The data set's, or a small one where the data is not prepared yet."""
+    try:
+        return read_manifest(config.data.path).vocab_size
+    except UserError:
+        return VOCAB_SIZE_WITHOUT_DATA
+
+
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gloo on CPU ranks, whatever the machine has
+    command.run(main)
