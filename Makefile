@@ -8,6 +8,11 @@ VENV ?= .venv
 RUN ?= runs/demo
 # Config values to change for one call, e.g. OVERRIDES="total_rows=640 evaluation.every_steps=10".
 OVERRIDES ?=
+# The launcher's own default port may be taken by another run on this machine.
+define FREE_PORT
+import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])
+endef
+export FREE_PORT
 INSTALLED := $(VENV)/.installed
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
@@ -32,7 +37,8 @@ $(INSTALLED): requirements.txt setup.py
 pretrain: $(INSTALLED) ## demo: real text -> rows -> pretraining -> Hugging Face model
 	python -m data_prep.demo_corpus data/demo/raw
 	python -m data_prep.run configs/data_demo.yaml
-	deepspeed --num_accelerators 2 pipeline/train.py configs/demo.yaml output=$(RUN) $(OVERRIDES)
+	deepspeed --num_accelerators 2 --master_port $$(python -c "$$FREE_PORT") \
+	    pipeline/train.py configs/demo.yaml output=$(RUN) $(OVERRIDES)
 	python -m pipeline.export configs/demo.yaml output=$(RUN) $(OVERRIDES)
 	python -m pipeline.fill_mask $(RUN)/hf \
 	    "Return a new <mask> object." \

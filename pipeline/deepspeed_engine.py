@@ -27,11 +27,12 @@ from configs.load import UserError
 from model.heads import build_masked_lm
 from model.parallel import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
+from model.replicas import differing_replicas
 from pipeline.checkpoint import Checkpoint, TensorReader, check_checkpoint, tensor_key
 from pipeline.config import TrainConfig
 from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
 from pipeline.launch import Launch
-from pipeline.loader import StepBatch
+from pipeline.loader import StepBatch, read_vocabulary
 from pipeline.plan import RunPlan
 from pipeline.rendezvous import check_all_reduce
 
@@ -88,13 +89,21 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
     # DeepSpeed would compile a C++ extension here on CPU, a minute at the first start, that serves
     # inference only; a rank that is killed meanwhile leaves a lock that hangs every later start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with _without_chatter():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
-            timeout=timedelta(seconds=timeout_s),
-            auto_mpi_discovery=False,
-            verbose=False,
-        )
+    try:
+        with _without_chatter():
+            deepspeed.init_distributed(
+                dist_backend="nccl" if device.type == "cuda" else "gloo",
+                timeout=timedelta(seconds=timeout_s),
+                auto_mpi_discovery=False,
+                verbose=False,
+            )
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {os.environ['MASTER_PORT']} is in use on this machine, perhaps by another run: "
+            "start with deepspeed --master_port N, or set MASTER_PORT"
+        ) from None
     check_all_reduce(device)
     return device
 
@@ -120,9 +129,16 @@ def deepspeed_config(config: TrainConfig, max_accumulation: int) -> dict[str, An
 def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> "Engine":
     """The model of the run under DeepSpeed, at its start or as `checkpoint` left it."""
     config = plan.config
+    model_config, vocabulary = config.model, None
+    if checkpoint is not None:
+        model_config = model_config.for_loaded_weights()
+    elif model_config.embedding_start.type != "random":
+        vocabulary = read_vocabulary(plan.phases[0])
     model = build_masked_lm(
-        config.model, plan.vocab_size, grid, config.seed, torch.float32, grid.device
+        model_config, plan.vocab_size, grid, config.seed, device=grid.device, vocabulary=vocabulary
     )
+    if model.word_vectors is not None and grid.rank == 0:
+        print(f"word vectors: {model.word_vectors}", flush=True)
     if checkpoint is None:
         return Engine(model, config, plan.max_accumulation, grid)
     check_checkpoint(checkpoint.manifest, parameter_specs(model), plan.tokenizer_sha256)
@@ -148,6 +164,14 @@ class Engine:
         self._grid = grid
         self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.specs: dict[str, ParameterSpec] = parameter_specs(model)
+        # Kept as they are, in fp32: DeepSpeed has no master weights of what it does not train.
+        self._frozen = {
+            name: unpad_local(self.specs[name], p.detach(), grid.tp_rank, grid.tp_size)
+            .to("cpu", copy=True)
+            .contiguous()
+            for name, p in model.named_parameters()
+            if not p.requires_grad
+        }
         with _without_chatter():
             self._engine, *_ = deepspeed.initialize(
                 model=model,
@@ -254,7 +278,18 @@ class Engine:
                     spec, grid = self.specs[name], self._grid
                     unpadded = unpad_local(spec, local, grid.tp_rank, grid.tp_size)
                     tensors[tensor_key(key, name)] = unpadded.to("cpu", copy=True).contiguous()
+        if self._grid.dp_rank == 0:
+            tensors |= {tensor_key("weight", name): t for name, t in self._frozen.items()}
         return tensors
+
+    def check_replicas(self) -> None:
+        """Raises RuntimeError if tensor-parallel ranks differ in what they should hold alike."""
+        names = differing_replicas(self.module, self._grid)
+        if names:
+            raise RuntimeError(
+                f"tensor-parallel ranks hold different values of {', '.join(names)}: a faulty "
+                "device or a missing all-reduce; see python -m pipeline.selfcheck"
+            )
 
     def restore(self, reader: TensorReader, optimizer_steps: int) -> None:
         """Sets master weights, moments and Adam's step count from a checkpoint.

@@ -4,6 +4,7 @@ The same command starts a run and goes on with it after any interruption.
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not pipeline/
@@ -35,6 +36,7 @@ def main() -> None:
             verify_shards(data.path, phase.manifest, full=data.verify == "full")
         for change in run_folder.claim(config, plan.data_fingerprint):
             print(f"changed since the last start: {change}", flush=True)
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
     # Late, so that --help and mistakes in the config do not wait 15 s for torch and its friends.
     from pipeline.pretraining import train
 

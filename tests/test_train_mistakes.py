@@ -1,5 +1,6 @@
 """What a user can get wrong before training: one clear message, exit code 2, no traceback."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,21 @@ def test_a_folder_that_holds_another_run(rows, tmp_path):
     assert "seed: 7 before, 8 now" in done.stderr
     assert "model.num_layers: 2 before, 3 now" in done.stderr
     assert "optimizer.lr" not in done.stderr
+
+
+def test_a_port_in_use(rows, tmp_path, monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", port)
+        done = start(tmp_path, rows)
+    assert done.returncode == 2
+    assert f"port {port} is in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_launcher_environment_set_by_half(rows, tmp_path, monkeypatch):
