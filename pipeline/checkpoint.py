@@ -22,6 +22,7 @@ from safetensors import safe_open
 
 from configs.load import Config, UserError
 from model.parameters import ParameterSpec
+from pipeline.stability import RowWindow
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -70,6 +71,10 @@ class CheckpointManifest(Config):
     """The position in the row stream."""
     segments: tuple[Segment, ...]
     """Mixture weights of all phases, those to come included."""
+    skipped: tuple[RowWindow, ...] = ()
+    """Rows that the run passes over, because training went wrong on them."""
+    recent_losses: tuple[float, ...] = ()
+    """Losses of the last steps, by which a loss spike is told."""
     seed: int
     """The seed of the run."""
     tp_size: int

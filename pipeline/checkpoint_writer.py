@@ -28,8 +28,10 @@ from pipeline.checkpoint import (
     checkpoint_folder,
     file_sha256,
     part_name,
+    read_manifest,
     tree_sha256,
 )
+from pipeline.config import CheckpointConfig
 
 PEER_TIMEOUT_S = 1800.0
 """How long rank 0 waits for the parts of the other ranks before it gives a save up."""
@@ -38,7 +40,7 @@ PEER_TIMEOUT_S = 1800.0
 class Saver:
     """Writes checkpoints of one run in the background, one at a time."""
 
-    def __init__(self, folder: Path, keep_last: int, grid: Grid) -> None:
+    def __init__(self, folder: Path, keep: CheckpointConfig, grid: Grid) -> None:
         """A collective: all ranks of a launch agree on a name for their unfinished folders."""
         if grid.rank == 0:  # before the broadcast, behind which others may begin to write
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ class Saver:
         nonce = [secrets.token_hex(4)]
         dist.broadcast_object_list(nonce, src=0)
         self._folder = folder
-        self._keep_last = keep_last
+        self._keep = keep
         self._rank = grid.rank
         self._tp_rank = grid.tp_rank
         self._writes = grid.dp_rank == 0
@@ -111,11 +113,26 @@ class Saver:
             final.rename(damaged)
         unfinished.rename(final)
         fsync_folder(self._folder)
-        complete = [p for p in sorted(self._folder.glob("step-*")) if (p / MANIFEST_NAME).exists()]
-        for path in complete[: -self._keep_last]:
+        for path in superfluous(self._folder, self._keep):
             doomed = path.with_name(f".deleting-{path.name}")
             path.rename(doomed)
             shutil.rmtree(doomed)
+
+
+def superfluous(folder: Path, keep: CheckpointConfig) -> list[Path]:
+    """The checkpoints in `folder` that no rule of `keep` keeps; what is no checkpoint stays."""
+    complete = {}
+    for path in sorted(folder.glob("step-*")):
+        try:
+            complete[path] = read_manifest(path)
+        except UserError:
+            continue  # a damaged one, which the start of a run reports and leaves
+    kept = set(list(complete)[-keep.keep_last :])
+    if keep.keep_every_steps:
+        kept |= {path for path, m in complete.items() if m.step % keep.keep_every_steps == 0}
+    scored = {path: m.heldout_loss for path, m in complete.items() if m.heldout_loss is not None}
+    kept |= set(sorted(scored, key=lambda path: scored[path])[: keep.keep_best])
+    return [path for path in complete if path not in kept]
 
 
 class CheckpointNotSaved(Exception):

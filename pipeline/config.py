@@ -16,6 +16,7 @@ from configs.load import Config
 from model.config import ModelConfig
 from model.objectives import ObjectiveConfig
 from pipeline.schedule import LinearSchedule, ScheduleConfig
+from pipeline.stability import StabilityConfig
 
 
 class DataConfig(Config):
@@ -107,13 +108,19 @@ class EvaluationConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """When the state is saved and how many saves are kept."""
+    """When the state is saved, and which saves are kept: those that any of the rules keeps."""
 
     every_steps: PositiveInt = 1000
     """Optimizer steps between saves; the last step is always saved."""
 
     keep_last: PositiveInt = 3
     """Newest checkpoints that stay on disk."""
+
+    keep_every_steps: PositiveInt | None = None
+    """Checkpoints whose step is a multiple of this stay (default: none)."""
+
+    keep_best: NonNegativeInt = 0
+    """Checkpoints with the lowest held-out loss that stay."""
 
 
 class TrackingConfig(Config):
@@ -192,6 +199,7 @@ class TrainConfig(PhaseConfig):
     parallel: ParallelConfig = ParallelConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    stability: StabilityConfig = StabilityConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @property

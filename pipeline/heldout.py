@@ -6,14 +6,16 @@ Every data-parallel rank evaluates its share of the rows; the training stream is
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.shards import Manifest, RowReader
-from model.objectives import MaskedRows, Objective
+from data_prep.shards import RowReader
+from model.objectives import MaskedRows
 from model.vocabulary import NUM_LEADING_SPECIAL_IDS
+from pipeline.config import TrainConfig
+from pipeline.loader import build_objective
+from pipeline.plan import PhasePlan
 
 HELDOUT_SEED = 0
 """Masks of held-out rows depend on nothing else, so that runs can be compared."""
@@ -80,11 +82,11 @@ class HeldoutRows:
         )
 
 
-def load_heldout(
-    folder: Path, manifest: Manifest, objective: Objective, rows_per_source: int
-) -> HeldoutRows:
-    """The first `rows_per_source` held-out rows of every source (fewer where it has fewer)."""
-    reader = RowReader(folder, manifest, "heldout")
+def load_heldout(plan: PhasePlan, config: TrainConfig) -> HeldoutRows:
+    """The first held-out rows of every source of a phase, as many as `evaluation` says, masked."""
+    manifest, rows_per_source = plan.manifest, config.evaluation.rows_per_source
+    objective = build_objective(config.objective, plan)
+    reader = RowReader(plan.config.data.path, manifest, "heldout")
     plain, masked = [], {}
     for number, (name, size) in enumerate(sorted(manifest.splits["heldout"].items())):
         numbers = np.arange(min(rows_per_source, size.rows))

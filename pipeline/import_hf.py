@@ -29,7 +29,7 @@ from pipeline.checkpoint import CheckpointManifest, ParameterRecord, Segment, te
 from pipeline.checkpoint_writer import Saver
 from pipeline.config import TrainConfig
 from pipeline.deepspeed_engine import MOMENTS, STATE_KEYS
-from pipeline.record import versions
+from pipeline.versions import versions
 
 _HEAD_PREFIX = "head."
 
@@ -141,7 +141,7 @@ def start_run(config: TrainConfig, data: Manifest, hf: HfModel, grid: Grid) -> P
         },
         state_keys=STATE_KEYS,
     )
-    saver = Saver(folder, config.checkpoint.keep_last, grid)
+    saver = Saver(folder, config.checkpoint, grid)
     saver.save(manifest, tensors)
     saver.finish()
     return folder / "step-00000000"

@@ -24,9 +24,11 @@ from data_prep.shards import Manifest, RowReader
 from data_prep.tokenizer import load_tokenizer
 from model.objectives import MaskedRows, Objective, ObjectiveConfig, word_starts_of
 from pipeline.checkpoint import Segment
+from pipeline.config import DataConfig
 from pipeline.order import RowOrder, build_order, train_sources
 from pipeline.plan import PhasePlan, RunPlan
 from pipeline.signals import ignore_stop_signals
+from pipeline.stability import RowWindow
 from pipeline.steps import StepRange
 
 
@@ -134,12 +136,16 @@ def build_stream(
 
 def build_objective(config: ObjectiveConfig, plan: PhasePlan) -> Objective:
     """The objective on the phase's vocabulary; whole words are told by its tokenizer."""
+    if config.type not in ("whole_word", "span"):
+        return config.build(plan.manifest.vocab_size)
+    return config.build(plan.manifest.vocab_size, word_starts_of(read_vocabulary(plan)))
+
+
+def read_vocabulary(plan: PhasePlan) -> list[str]:
+    """The text of every token of the phase's tokenizer, by id."""
     manifest = plan.manifest
-    if config.type != "whole_word":
-        return config.build(manifest.vocab_size)
     tokenizer = load_tokenizer(plan.config.data.path / manifest.tokenizer.path)
-    tokens = [str(tokenizer.id_to_token(number)) for number in range(manifest.vocab_size)]
-    return config.build(manifest.vocab_size, word_starts_of(tokens))
+    return [str(tokenizer.id_to_token(number)) for number in range(manifest.vocab_size)]
 
 
 def phase_seed(seed: int, phase: int) -> int:
@@ -151,32 +157,34 @@ def phase_seed(seed: int, phase: int) -> int:
 
 
 def run_batches(
-    plan: RunPlan, segments: Sequence[Segment], dp_rank: int, consumed_rows: int
+    plan: RunPlan,
+    segments: Sequence[Segment],
+    skipped: Sequence[RowWindow],
+    dp_rank: int,
+    consumed_rows: int,
 ) -> Generator[StepBatch]:
     """The batches of the run from position `consumed_rows` to its end, phase after phase.
 
-    Close the generator (`contextlib.closing`) to end the processes that make them.
+    Steps with a row in a `skipped` window are passed over. Close the generator
+    (`contextlib.closing`) to end the processes that make the batches.
     """
     first_phase, row = plan.steps.locate(consumed_rows)
     for phase in range(first_phase, len(plan.phases)):
         mixtures = [(s.start_row, s.weights) for s in segments if s.phase == phase]
         stream = build_stream(plan, phase, mixtures)
-        with contextlib.closing(step_batches(stream, plan.phases[phase], dp_rank, row)) as batches:
+        steps = _Steps(stream, plan.phases[phase], skipped, dp_rank, row)
+        with contextlib.closing(_load(steps, plan.phases[phase].config.data)) as batches:
             yield from batches
         row = 0
 
 
-def step_batches(
-    stream: RowStream, plan: PhasePlan, dp_rank: int, start_row: int
-) -> Generator[StepBatch]:
-    """The batches of the phase's steps from position `start_row` on.
+def _load(steps: "_Steps", data: DataConfig) -> Generator[StepBatch]:
+    """The batches of `steps`, made by `data.workers` processes some steps ahead.
 
-    Made by `data.workers` processes, `data.prefetch_steps` steps ahead each. They ignore signals
-    that ask to stop, so close the generator (`contextlib.closing`) to end them.
+    The processes ignore signals that ask to stop, so close the generator to end them.
     """
-    data = plan.config.data
     loader = DataLoader(
-        _Steps(stream, plan, dp_rank, start_row),
+        steps,
         batch_size=None,
         num_workers=data.workers,
         prefetch_factor=data.prefetch_steps if data.workers else None,
@@ -193,9 +201,17 @@ def step_batches(
 class _Steps(IterableDataset[StepBatch]):
     """Worker w of W makes the steps w, w + W, ...; the loader takes them in turn, so in order."""
 
-    def __init__(self, stream: RowStream, plan: PhasePlan, dp_rank: int, start_row: int) -> None:
+    def __init__(
+        self,
+        stream: RowStream,
+        plan: PhasePlan,
+        skipped: Sequence[RowWindow],
+        dp_rank: int,
+        start_row: int,
+    ) -> None:
         self._stream = stream
         self._plan = plan
+        self._skipped = skipped
         self._dp_rank = dp_rank
         self._start_row = start_row
 
@@ -203,11 +219,18 @@ class _Steps(IterableDataset[StepBatch]):
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         reader = self._stream.reader()
-        steps = self._plan.steps.from_row(self._start_row)
-        for step in itertools.islice(steps, number, None, count):
+        wanted = (s for s in self._plan.steps.from_row(self._start_row) if not self._skips(s))
+        for step in itertools.islice(wanted, number, None, count):
             yield self._stream.step_batch(
                 reader, step, self._plan.config.batch.micro_rows, self._dp_rank, self._plan.dp_size
             )
+
+    def _skips(self, step: StepRange) -> bool:
+        first = self._stream.first_row
+        return any(
+            window.start_row < first + step.end_row and first + step.start_row < window.end_row
+            for window in self._skipped
+        )
 
 
 def _start_worker(worker_id: int) -> None:

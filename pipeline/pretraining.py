@@ -2,55 +2,82 @@
 
 from contextlib import closing
 
-from model.parallel import make_grid
+from configs.load import UserError
+from model.parallel import Grid, make_grid
 from pipeline import run_folder
 from pipeline.checkpoint_writer import Saver
 from pipeline.deepspeed_engine import build_engine, start_distributed
 from pipeline.heldout import load_heldout
 from pipeline.launch import Launch
-from pipeline.loader import build_objective, run_batches
+from pipeline.loader import run_batches
 from pipeline.metrics import StepTimer
 from pipeline.plan import RunPlan
-from pipeline.record import describe_run, open_record
-from pipeline.resume import Position, describe_checkpoint, newest_checkpoint, plan_segments
+from pipeline.record import Record, describe_run, open_record
+from pipeline.resume import (
+    Position,
+    describe_checkpoint,
+    newest_checkpoint,
+    plan_segments,
+    start_position,
+)
 from pipeline.signals import StopRequest
+from pipeline.stability import RowWindow, StabilityWatch, Trouble
 
 
 def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
-    """Trains to the last row or to a stop signal; every rank calls it."""
-    config = plan.config
+    """Trains to the last row or to a stop signal; every rank calls it.
+
+    Raises UserError when the run went wrong more often than `stability.max_rollbacks` allows.
+    """
     start_distributed(launch)
-    grid = make_grid(config.parallel.tensor)
-    record = open_record(config, grid.rank, follow_arguments)
+    grid = make_grid(plan.config.parallel.tensor)
+    record = open_record(plan.config, grid.rank, follow_arguments)
+    stop = StopRequest()
+    skipped: tuple[RowWindow, ...] = ()
+    trouble = _train_from_newest_checkpoint(plan, grid, record, stop, skipped)
+    while trouble is not None:
+        skipped = (*skipped, trouble.rows)
+        if len(skipped) > plan.config.stability.max_rollbacks:
+            record.end("failed")
+            raise UserError(
+                f"{trouble.reason}; the run went back stability.max_rollbacks times before, so it "
+                "stops here: look at its record, lower the learning rate, or clip gradients"
+            )
+        record.say(
+            f"{trouble.reason}: going back to the newest checkpoint and passing over the rows "
+            f"{trouble.rows.start_row:,} to {trouble.rows.end_row - 1:,}"
+        )
+        trouble = _train_from_newest_checkpoint(plan, grid, record, stop, skipped)
+
+
+def _train_from_newest_checkpoint(
+    plan: RunPlan, grid: Grid, record: Record, stop: StopRequest, skipped: tuple[RowWindow, ...]
+) -> Trouble | None:
+    """Trains until the end, a stop signal, or trouble that only going back can mend."""
+    config = plan.config
     checkpoint = newest_checkpoint(config, grid)
     engine = build_engine(plan, grid, checkpoint)
-    step = checkpoint.manifest.step if checkpoint else 0
-    consumed_rows = checkpoint.manifest.consumed_rows if checkpoint else 0
+    start = start_position(checkpoint, skipped)
+    step, consumed_rows, skipped = start.step, start.consumed_rows, start.skipped
+    last_row = plan.steps.end_row(skipped)
     segments = plan_segments(plan, checkpoint)
-    saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint.keep_last, grid)
-    heldouts = [
-        load_heldout(
-            phase.config.data.path,
-            phase.manifest,
-            build_objective(config.objective, phase),
-            config.evaluation.rows_per_source,
-        )
-        for phase in plan.phases
-    ]
-    total_steps = plan.steps.total_steps
+    saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
+    heldouts = [load_heldout(phase, config) for phase in plan.phases]
+    watch = StabilityWatch(config.stability, start.recent_losses)
     record.begin(step, describe_run(plan))
     for line in plan.sentences(step):
         record.say(line)
-    scores: dict[str, float] = {}
-    stop = StopRequest()
     timer = StepTimer()
+    scores: dict[str, float] = {}
+    stopping, trouble = False, None
 
-    with closing(run_batches(plan, segments, grid.dp_rank, consumed_rows)) as batches:
+    with closing(run_batches(plan, segments, skipped, grid.dp_rank, consumed_rows)) as batches:
         for batch in batches:
             timer.data_arrived()
             step += 1
+            rows = RowWindow(start_row=consumed_rows, end_row=batch.consumed_rows)
             consumed_rows = batch.consumed_rows
-            is_last = consumed_rows == plan.steps.total_rows
+            is_last = consumed_rows == last_row
             phase = plan.phases[batch.phase]
             learning_rate = phase.config.schedule.learning_rate(
                 config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
@@ -61,11 +88,14 @@ def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
             if result.skipped:
                 record.say(
                     f"step {step}: a gradient was not finite; no weight was changed (rows "
-                    f"{batch.step.start_row:,} to {batch.step.end_row - 1:,} of the stream)"
+                    f"{rows.start_row:,} to {rows.end_row - 1:,})"
                 )
+            trouble = watch.look(result.loss, not result.skipped, rows)
+            if trouble is not None:
+                break
             if step % config.log_every_steps == 0 or is_last:
                 rows_left = phase.steps.total_rows - batch.step.end_row
-                record.say(timer.progress_line(step, total_steps, rows_left, values))
+                record.say(timer.progress_line(step, plan.steps.total_steps, rows_left, values))
             if step % config.evaluation.every_steps == 0 or is_last:
                 heldout = heldouts[batch.phase]
                 scores = heldout.metrics(engine.evaluate(heldout, phase.config.batch.micro_rows))
@@ -74,7 +104,9 @@ def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
             record.metrics(step, values)
             stopping = engine.any_rank(stop.seen)
             if step % config.checkpoint.every_steps == 0 or is_last or stopping:
-                position = Position(step, consumed_rows, scores.get("heldout_loss"))
+                engine.check_replicas()
+                heldout_loss = scores.get("heldout_loss", start.heldout_loss)
+                position = Position(step, consumed_rows, heldout_loss, skipped, watch.recent_losses)
                 saver.save(describe_checkpoint(plan, engine, segments, position), engine.snapshot())
             saver.report_errors(record.say)
             if stopping:
@@ -82,12 +114,15 @@ def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
             timer.leave_out()
 
     saver.finish()
-    finished = consumed_rows == plan.steps.total_rows
+    if trouble is not None:
+        return trouble
+    finished = consumed_rows >= last_row
     if finished and grid.rank == 0:
-        run_folder.mark_done(config, step, consumed_rows)
+        run_folder.mark_done(config, step, plan.steps.total_rows)
     record.end("finished" if finished else "stopped")
     record.say(
         f"finished: {step:,} steps; checkpoints in {run_folder.checkpoints_folder(config)}"
         if finished
         else f"stopped after step {step:,} by a signal; the same command goes on from there"
     )
+    return None

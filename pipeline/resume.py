@@ -16,6 +16,7 @@ from pipeline.config import TrainConfig
 from pipeline.deepspeed_engine import STATE_KEYS, Engine
 from pipeline.plan import RunPlan
 from pipeline.run_folder import checkpoints_folder
+from pipeline.stability import RowWindow
 from pipeline.tracking import run_id_of
 from pipeline.versions import versions
 
@@ -30,6 +31,10 @@ class Position:
     """The position in the row stream."""
     heldout_loss: float | None
     """Latest held-out loss, nats per masked token."""
+    skipped: tuple[RowWindow, ...]
+    """Rows that the run passes over."""
+    recent_losses: tuple[float, ...]
+    """Losses of the last good steps."""
 
 
 def newest_checkpoint(config: TrainConfig, grid: Grid) -> Checkpoint | None:
@@ -41,6 +46,20 @@ def newest_checkpoint(config: TrainConfig, grid: Grid) -> Checkpoint | None:
             print(f"warning: {problem}; it is left where it is and passed over", flush=True)
     dist.broadcast_object_list(found, src=0)
     return found[0]
+
+
+def start_position(checkpoint: Checkpoint | None, skipped: tuple[RowWindow, ...]) -> Position:
+    """Where a run goes on; `skipped` windows of this launch are added to the recorded ones."""
+    if checkpoint is None:
+        return Position(0, 0, None, skipped, ())
+    manifest = checkpoint.manifest
+    return Position(
+        manifest.step,
+        manifest.consumed_rows,
+        manifest.heldout_loss,
+        tuple(dict.fromkeys((*manifest.skipped, *skipped))),
+        manifest.recent_losses,
+    )
 
 
 def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment, ...]:
@@ -70,6 +89,8 @@ def describe_checkpoint(
         optimizer_step=engine.optimizer_steps(),
         consumed_rows=position.consumed_rows,
         segments=segments,
+        skipped=position.skipped,
+        recent_losses=position.recent_losses,
         seed=config.seed,
         tp_size=plan.tp_size,
         dp_size=plan.dp_size,

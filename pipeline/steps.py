@@ -5,10 +5,11 @@ steps follow each other without gap; their size is the batch's `global_rows`, sm
 batch warms up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.config import PhaseConfig, TrainConfig
+from pipeline.stability import RowWindow
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,14 @@ class RunSteps:
     def first_row(self, phase: int) -> int:
         """The position at which a phase begins."""
         return sum(steps.total_rows for steps in self.phases[:phase])
+
+    def end_row(self, skipped: Sequence[RowWindow]) -> int:
+        """The position behind the last step that is not passed over."""
+        end = self.total_rows
+        for window in sorted(skipped, key=lambda window: window.end_row, reverse=True):
+            if window.start_row < end <= window.end_row:
+                end = window.start_row
+        return end
 
     def locate(self, consumed_rows: int) -> tuple[int, int]:
         """(phase, position in its stream) of the row at `consumed_rows`; the end is in the last."""

@@ -24,9 +24,12 @@ from pipeline.checkpoint import (
     verify,
 )
 from pipeline.checkpoint_writer import Saver
+from pipeline.config import CheckpointConfig
 from tests.gloo import run_ranks
 
 VOCAB_SIZE, PADDED, HIDDEN = 13, 16, 6
+HELDOUT_LOSSES = {2: 5.0, 3: 1.0, 7: 4.0}
+KEEP_ALL = CheckpointConfig(keep_last=10)
 SPECS = {
     "word": ParameterSpec((VOCAB_SIZE, HIDDEN), 0, padded_size=PADDED),
     "down": ParameterSpec((HIDDEN, 8), 1),
@@ -60,6 +63,7 @@ def make_manifest(step: int, tp_size: int) -> CheckpointManifest:
         vocab_size=VOCAB_SIZE,
         data_fingerprint="d",
         tokenizer_sha256="t",
+        heldout_loss=HELDOUT_LOSSES.get(step),
         versions={},
         parameters={
             name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)
@@ -69,13 +73,13 @@ def make_manifest(step: int, tp_size: int) -> CheckpointManifest:
     )
 
 
-def save(folder: Path, steps: list[int], tp_size: int, keep_last: int = 10) -> None:
-    run_ranks(_save_on_rank, tp_size, folder, steps, tp_size, keep_last)
+def save(folder: Path, steps: list[int], tp_size: int, keep: CheckpointConfig = KEEP_ALL) -> None:
+    run_ranks(_save_on_rank, tp_size, folder, steps, tp_size, keep)
 
 
-def _save_on_rank(folder: Path, steps: list[int], tp_size: int, keep_last: int) -> None:
+def _save_on_rank(folder: Path, steps: list[int], tp_size: int, keep: CheckpointConfig) -> None:
     rank = torch.distributed.get_rank()
-    saver = Saver(folder, keep_last, RankOf(rank, rank, 0))  # type: ignore[arg-type]
+    saver = Saver(folder, keep, RankOf(rank, rank, 0))  # type: ignore[arg-type]
     for step in steps:
         tensors = {}
         for name, full in full_tensors(step).items():
@@ -103,8 +107,15 @@ def test_any_grid_reads_what_any_grid_saved(tmp_path, saved_at, read_at):
 
 
 def test_only_the_newest_are_kept_and_nothing_unfinished_stays(tmp_path):
-    save(tmp_path, [1, 2, 3, 4], tp_size=2, keep_last=2)
+    save(tmp_path, [1, 2, 3, 4], tp_size=2, keep=CheckpointConfig(keep_last=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_every_rule_keeps_its_checkpoints(tmp_path):
+    rules = CheckpointConfig(keep_last=1, keep_every_steps=4, keep_best=1)
+    save(tmp_path, list(range(1, 10)), tp_size=1, keep=rules)
+    kept = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
+    assert kept == [3, 4, 8, 9]  # the best, multiples of four, the newest
 
 
 def test_every_flipped_byte_and_truncation_is_found(tmp_path):
@@ -158,7 +169,7 @@ def test_a_full_disk_is_reported_and_the_next_save_works(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     def on_rank():
-        saver = Saver(tmp_path, 5, RankOf(0, 0, 0))  # type: ignore[arg-type]
+        saver = Saver(tmp_path, KEEP_ALL, RankOf(0, 0, 0))  # type: ignore[arg-type]
         tensors = {tensor_key("weight", n): t for n, t in full_tensors().items()}
         said: list[str] = []
         saver.save(make_manifest(1, 1), tensors)
@@ -186,7 +197,7 @@ def test_the_last_save_must_not_fail(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     def on_rank():
-        saver = Saver(tmp_path, 5, RankOf(0, 0, 0))  # type: ignore[arg-type]
+        saver = Saver(tmp_path, KEEP_ALL, RankOf(0, 0, 0))  # type: ignore[arg-type]
         monkeypatch.setattr(checkpoint_writer, "save_file", fail)
         saver.save(make_manifest(1, 1), {})
         with pytest.raises(UserError, match="step 1 was not saved"):

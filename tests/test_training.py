@@ -1,5 +1,6 @@
 """Whole training runs: equal on any grid, and bit for bit the same after any interruption."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -8,12 +9,13 @@ import time
 import pytest
 import torch
 
-from pipeline.checkpoint import CheckpointManifest, find_checkpoint
+from pipeline.checkpoint import CheckpointManifest, TensorReader, find_checkpoint
 from pipeline.config import TrainConfig
+from pipeline.deepspeed_engine import Engine
 from pipeline.run_folder import DONE_NAME, checkpoints_folder, is_done
 from pipeline.run_log import LOG_NAME, read_events
 from pipeline.steps import run_steps
-from tests.gloo import run_ranks
+from tests.gloo import RankError, run_ranks
 from tests.training_run import (
     assert_same_bits,
     final_state,
@@ -133,6 +135,44 @@ def test_phases_and_batch_warmup_resume_bit_equal(rows, tmp_path):
         assert_same_bits(final_state(whole), final_state(stopped))
 
 
+@pytest.mark.parametrize("kind", ["spike", "not finite"])
+def test_trouble_goes_back_and_passes_over_the_rows(rows, tmp_path, kind):
+    stability = {"window_steps": 20, "spike_steps": 3, "max_skipped_in_a_row": 3}
+    settings = {"total_rows": 64 * 16, "checkpoint": {"every_steps": 25}, "stability": stability}
+    config = make_config(rows, tmp_path / "run", parallel={"tensor": 2}, **settings)
+    bad_rows = range(40 * 16, 43 * 16)
+    run_ranks(pretrain_with_bad_rows, 2, config, bad_rows, kind)
+    skipped = newest(config).skipped
+    assert [(window.start_row, window.end_row) for window in skipped] == [(40 * 16, 43 * 16)]
+    assert newest(config).consumed_rows == 64 * 16
+    assert newest(config).step == 61
+    assert is_done(config)
+    assert metrics(config, "rows") == [16 * n for n in (*range(1, 41), *range(44, 65))]
+
+
+def test_trouble_that_does_not_end_stops_the_run(rows, tmp_path):
+    stability = {"max_skipped_in_a_row": 2, "max_rollbacks": 1}
+    config = make_config(rows, tmp_path / "run", stability=stability)
+    with pytest.raises(RankError, match="the run went back stability"):
+        run_ranks(pretrain_with_bad_rows, 1, config, range(10**9), "not finite")
+    assert not is_done(config)
+
+
+def pretrain_with_bad_rows(config: TrainConfig, bad_rows: range, kind: str) -> None:
+    """Trains with an engine that reports trouble on some positions of the stream."""
+    real_step = Engine.step
+
+    def step(engine, batch, learning_rate):
+        result = real_step(engine, batch, learning_rate)
+        if batch.step.start_row not in bad_rows:
+            return result
+        changes = {"loss": 1e3} if kind == "spike" else {"skipped": True}
+        return dataclasses.replace(result, **changes)
+
+    Engine.step = step
+    pretrain(config)
+
+
 def test_new_mixture_weights_are_a_recorded_segment(rows, tmp_path):
     schedule = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
     for total_rows, weights in ((160, {"a": 1, "b": 1}), (320, {"a": 3, "b": 1})):
@@ -201,3 +241,28 @@ def test_loader_workers_change_nothing(rows, tmp_path):
     second = make_config(rows, tmp_path / "second", workers=2)
     run_ranks(pretrain, 1, second)
     assert_same_bits(final_state(first), final_state(second))
+
+
+def test_a_run_with_frozen_parts_resumes_and_keeps_them(rows, tmp_path):
+    model = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 32}
+    model["frozen"] = {"type": "lower", "num_layers": 1}
+    whole = make_config(rows, tmp_path / "whole", model=model)
+    run_ranks(pretrain, 1, whole)
+    parts = make_config(rows, tmp_path / "parts", model=model, checkpoint={"every_steps": 10})
+    run_ranks(pretrain_until_signalled, 1, parts, 7)
+    run_ranks(pretrain, 1, parts)
+    state = final_state_of_weights(whole)
+    assert_same_bits(state, final_state_of_weights(parts))
+    start = make_config(rows, tmp_path / "start", model=model, total_rows=16)
+    run_ranks(pretrain, 1, start)
+    first = final_state_of_weights(start)
+    for name, tensor in state.items():
+        is_frozen = "embeddings" in name or "layers.0." in name
+        assert torch.equal(tensor, first[name]) == is_frozen, name
+
+
+def final_state_of_weights(config):
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    reader = TensorReader(checkpoint)
+    return {name: reader.full("weight", name) for name in checkpoint.manifest.parameters}
