@@ -138,6 +138,16 @@ class ModelConfig(Config):
         """Whether the MLP multiplies a gate with a value, which takes two inner matrices."""
         return self.activation.type != "gelu"
 
+    def layer_group(self, layer: int) -> int:
+        """Which set of weights layer `layer` uses: its own, or that of its group."""
+        if self.parameter_sharing.type == "none":
+            return layer
+        return layer * self.parameter_sharing.num_groups // self.num_layers
+
+    def for_loaded_weights(self) -> "ModelConfig":
+        """The same network for weights that are loaded: no file of word vectors is read."""
+        return self.model_copy(update={"embedding_start": RandomEmbeddings()})
+
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the embedding matrix, over all tensor-parallel ranks."""
         return padded_vocab_size(vocab_size, self.vocabulary_multiple)

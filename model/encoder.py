@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         self.tp_group, self.tp_size = grid.tp_group, grid.tp_size
         self.gathers_rows = config.sequence_parallel and grid.tp_size > 1
         self.embeddings = Embeddings(grid, config, vocab_size)
-        self.group_of = [layer_group(config, n) for n in range(config.num_layers)]
+        self.group_of = [config.layer_group(n) for n in range(config.num_layers)]
         self.layers = nn.ModuleList(Layer(grid, config) for _ in range(max(self.group_of) + 1))
         is_pre = config.norm_placement.type == "pre"
         self.norm = Norm(grid, config, config.sequence_parallel) if is_pre else None
@@ -150,13 +150,6 @@ class Layer(nn.Module):
         if context.dropout_key is None or self.rate == 0:
             return x
         return dropout(x, self.rate, mask_seed(context.dropout_key, number, site), self.part)
-
-
-def layer_group(config: ModelConfig, number: int) -> int:
-    """Which set of weights layer `number` uses: its own, or that of its group."""
-    if config.parameter_sharing.type == "none":
-        return number
-    return number * config.parameter_sharing.num_groups // config.num_layers
 
 
 def token_part(grid: Grid, config: ModelConfig) -> tuple[int, int]:

@@ -63,6 +63,8 @@ class MaskedLanguageModel(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.grid = grid
+        self.word_vectors: str | None = None
+        """Of which share of the vocabulary the embedding started from word vectors, if it did."""
         self.encoder = Encoder(grid, config, vocab_size)
         self.head = LanguageModelHead(grid, config, vocab_size)
 
@@ -215,6 +217,7 @@ def _start(
     initialize(model, seed, config.initializer_range, grid.tp_rank, grid.tp_size)
     if vectors is not None:
         _put_word_vectors(model, vectors)
+        model.word_vectors = str(vectors)
     freeze(model.encoder, config)
     return model.to(device=device or grid.device, dtype=dtype)
 

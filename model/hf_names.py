@@ -66,6 +66,8 @@ def layout_of(config: ModelConfig) -> Layout:
         reasons.append(f"activation {config.activation.type}")
     if config.positions.type != "learned":
         reasons.append(f"positions {config.positions.type}")
+    if config.attention_pattern.type != "full":
+        reasons.append(f"attention_pattern {config.attention_pattern.type}")
     if config.type_vocab_size == 0:
         reasons.append("type_vocab_size 0")
     is_pre = config.norm_placement.type == "pre"
@@ -92,10 +94,13 @@ def to_hf(
     layout = layout or layout_of(config)
     vocab_size = state["encoder.embeddings.word.weight"].shape[0]
     result: dict[str, Tensor] = {}
+    seen: set[str] = set()
     for pair in _pairs(config, vocab_size, layout):
         tensor = state[pair.ours]
         if len(pair.theirs) == 1:
-            result[pair.theirs[0]] = tensor
+            # Layers that share weights are written out one by one.
+            result[pair.theirs[0]] = tensor.clone() if pair.ours in seen else tensor
+            seen.add(pair.ours)
             continue
         heads = tensor.view(pair.num_heads, 3, -1, *tensor.shape[1:])  # [n, 3, d(, H)]
         for place, name in enumerate(pair.theirs):
@@ -129,16 +134,24 @@ def from_hf(
             f"{len(errors)} tensor(s) do not fit a {layout} model of the given sizes:\n  "
             + "\n  ".join(errors)
         )
-    result = {}
+    result: dict[str, Tensor] = {}
     for pair in pairs:
-        parts = [state[name] for name in pair.theirs]
-        if len(parts) == 1:
-            result[pair.ours] = parts[0]
-            continue
-        rest = pair.shape[1:]
-        heads = [part.view(pair.num_heads, 1, -1, *rest) for part in parts]  # [n, 1, d(, H)]
-        result[pair.ours] = torch.cat(heads, dim=1).reshape(3 * pair.shape[0], *rest)
+        tensor = _fuse([state[name] for name in pair.theirs], pair)
+        if pair.ours in result and not torch.equal(tensor, result[pair.ours]):
+            raise ConfigError(
+                f"{pair.theirs[0]} differs from the layers that parameter_sharing would make its "
+                "twins"
+            )
+        result[pair.ours] = tensor
     return result
+
+
+def _fuse(parts: list[Tensor], pair: _Pair) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    rest = pair.shape[1:]
+    heads = [part.view(pair.num_heads, 1, -1, *rest) for part in parts]  # [n, 1, d(, H)]
+    return torch.cat(heads, dim=1).reshape(3 * pair.shape[0], *rest)
 
 
 def hf_config(
@@ -192,7 +205,10 @@ def _pairs(
         yield _Pair(f"encoder.embeddings.{ours}.weight", (name,), (rows, hidden))
     yield from _norm("encoder.embeddings.norm", f"{embeddings}.LayerNorm", hidden)
     for number in range(config.num_layers):
-        mine, its = f"encoder.layers.{number}", f"{prefix}.encoder.layer.{number}"
+        mine, its = (
+            f"encoder.layers.{config.layer_group(number)}",
+            f"{prefix}.encoder.layer.{number}",
+        )
         projections = [f"{its}.attention.self.{name}" for name in ("query", "key", "value")]
         for kind, shape in (("weight", (hidden, hidden)), ("bias", (hidden,))):
             theirs_qkv = tuple(f"{name}.{kind}" for name in projections)

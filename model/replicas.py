@@ -18,7 +18,7 @@ def differing_replicas(model: nn.Module, grid: Grid) -> list[str]:
         return []
     names, sums = [], []
     for name, parameter in model.named_parameters():
-        spec: ParameterSpec = parameter.spec  # type: ignore[assignment]
+        spec: ParameterSpec = parameter.spec  # type: ignore[attr-defined]
         if spec.partition_dim is None:
             part = getattr(parameter, "ds_tensor", parameter)  # ZeRO 3 leaves the rest elsewhere
             names.append(name)

@@ -123,7 +123,8 @@ def _run(
 def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajectory:
     """What this rank of an initialised world sees of `num_steps` steps on random rows."""
     grid = make_grid(config.parallel.tensor)
-    model = build_masked_lm(config.model, vocab_size, grid, config.seed, device=grid.device)
+    model_config = config.model.for_loaded_weights()
+    model = build_masked_lm(model_config, vocab_size, grid, config.seed, device=grid.device)
     engine = Engine(model, config, ACCUMULATION, grid)
     losses, norms, gradients = [], [], {}
     for step in range(num_steps):

@@ -121,3 +121,23 @@ def test_settings_without_a_hugging_face_architecture_are_named() -> None:
     config = ModelConfig(**SIZES, positions={"type": "rotary"}, activation={"type": "swiglu"})
     with pytest.raises(ConfigError, match="activation swiglu, positions rotary"):
         layout_of(config)
+
+
+def test_a_window_cannot_be_exported_as_full_attention() -> None:
+    config = ModelConfig(**SIZES, attention_pattern={"type": "window", "neighbours": 3})
+    with pytest.raises(ConfigError, match="attention_pattern window"):
+        layout_of(config)
+
+
+def test_shared_layers_are_written_out_and_must_be_equal_to_come_back() -> None:
+    config = ModelConfig(**SIZES, parameter_sharing={"type": "groups", "num_groups": 1})
+    ours = from_hf(hf_model(ModelConfig(**SIZES)).state_dict(), ModelConfig(**SIZES), VOCAB_SIZE)
+    ours = {name: tensor for name, tensor in ours.items() if "layers.1." not in name}
+    theirs = to_hf(ours, config)
+    assert len({tensor.data_ptr() for tensor in theirs.values()}) == len(theirs)
+    back = from_hf(theirs, config, VOCAB_SIZE)
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[name], ours[name]) for name in ours)
+    theirs["roberta.encoder.layer.1.output.dense.bias"] += 1
+    with pytest.raises(ConfigError, match="parameter_sharing would make its twins"):
+        from_hf(theirs, config, VOCAB_SIZE)
