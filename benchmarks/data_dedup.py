@@ -164,6 +164,11 @@ def quality(
     """(share of the planted pairs of >= .8 that are joined, share of the joined documents that
     truly resemble, by >= .7, one of their cluster)."""
     alike = [pair for pair, value in truth.items() if value >= 0.8]
+    if -1 in labels:  # a tool that tells only which documents go
+        recall = sum(-1 in (labels[a], labels[b]) for a, b in alike) / len(alike)
+        resembling = {n for pair, value in truth.items() if value >= 0.7 for n in pair}
+        gone = [number for number, label in enumerate(labels) if label == -1]
+        return recall, sum(number in resembling for number in gone) / max(len(gone), 1)
     recall = sum(labels[a] == labels[b] for a, b in alike) / len(alike)
     members: dict[int, list[int]] = {}
     for number, label in enumerate(labels):

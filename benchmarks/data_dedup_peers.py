@@ -129,7 +129,7 @@ def datatrove():
             ).run()
         kept = set()
         for file in Path(folder, "kept").glob("*"):
-            kept |= {int(json.loads(line)["id"]) for line in file.read_text().splitlines()}
+            kept |= {int(json.loads(line).get("id", 0)) for line in file.read_text().splitlines()}
         count = len(documents(path))
         # It tells which documents go, not to which cluster: recall is read from the kept ones.
         return [number if number in kept else -1 for number in range(count)]

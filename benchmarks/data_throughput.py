@@ -115,11 +115,26 @@ def _measured(tree: dict[str, Any], sender: Any) -> None:
         seconds[stage.name] = time.process_time() - begun
         return result
 
+    config = validate(tree, DataConfig, "benchmark")
+    begun = time.process_time()
+    warm_up(config)
+    startup = time.process_time() - begun
     run.run_stage = timed_stage
     begun = time.process_time()
-    prepare(validate(tree, DataConfig, "benchmark"))
+    prepare(config)
+    total = time.process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    sender.send({"seconds": seconds, "total": time.process_time() - begun, "peak_mb": peak})
+    sender.send({"seconds": seconds, "total": total, "startup": startup, "peak_mb": peak})
+
+
+def warm_up(config: DataConfig) -> None:
+    """Runs a few documents, so that imports and the tokenizer are loaded: once a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "few.jsonl"
+        text = __doc__ + " ".join(f"and then {number} of the words" for number in range(30))
+        path.write_text(json.dumps({"text": text}) + "\n")
+        assert config.tokenizer.type == "file"
+        prepare(config_of([path], Path(config.tokenizer.path), Path(folder), 1))
 
 
 def print_run(run: dict[str, Any]) -> None:
@@ -137,7 +152,7 @@ def print_run(run: dict[str, Any]) -> None:
     for name, seconds, size in rows:
         speed = f"{size / 1e6:>9.1f}{size / 1e6 / seconds:>11.1f}" if size else ""
         print(f"{name:<24}{seconds:>9.2f}{speed}")
-    print(f"peak memory {run['peak_mb']:,.0f} MB")
+    print(f"starting, once a process: {run['startup']:.1f} s; peak {run['peak_mb']:,.0f} MB")
 
 
 def print_scaling(runs: Sequence[dict[str, Any]]) -> None:

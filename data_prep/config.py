@@ -31,7 +31,7 @@ class NearDedupConfig(Config):
     """Words of an n-gram."""
     groupings: int = Field(default=2, ge=1, le=4)
     """Ways of grouping the 112 hashes into 14 bands: more find more pairs, in more time."""
-    min_similarity: float = Field(default=0.72, ge=0, le=1)
+    min_similarity: float = Field(default=0.75, ge=0, le=1)
     """A candidate pair whose estimated Jaccard similarity is below this is no duplicate."""
 
 
@@ -145,8 +145,9 @@ class DataConfig(Config):
     """Rows and shards."""
     heldout_share: float = Field(default=0.01, ge=0, lt=1)
     """Share of the documents set apart for evaluation, chosen by the hash of their text."""
-    checked_share: float = Field(default=0.01, ge=0, le=1)
-    """Share of the documents that is also encoded by the reference tokenizer and compared."""
+    checked_share: float = Field(default=0.002, ge=0, le=1)
+    """Share of the documents, and one a part at least, that the reference tokenizer encodes too; a
+    difference stops the job."""
     encoder: Literal["fast", "reference"] = "fast"
     """gigatoken, or tokenizers (tens of times slower, the same ids)."""
     on_bad_record: BadRecordPolicy = "skip"

@@ -6,7 +6,7 @@ on disk is 128 bytes a document: 112 of signature and 16 of hash. Joins sort one
 time and read signatures by offset; no stage holds all documents.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ KEEP, EXACT, NEAR = 0, 1, 2
 """Verdicts on a document."""
 _DOCUMENTS_A_JOIN = 16_000_000
 _MAX_GROUP_ALL_PAIRS, _MAX_ROUNDS = 32, 64
-_PAIRS_AT_ONCE = 1 << 16
-_EXAMPLE_PAIRS = 30
+_PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
+_EXAMPLE_PAIRS, _MAX_OPEN_FILES = 30, 500
 
 
 def signatures_stage(ingest: StageResult, config: DedupConfig) -> Stage:
@@ -154,6 +154,7 @@ class SignatureStore:
         self._parts = [(name, count) for name, count in parts if count]
         counts = [count for _, count in self._parts]
         self._first = np.append(0, np.cumsum(counts, dtype=np.int64))
+        self._open: dict[tuple[str, int], U64] = {}
 
     def keys_in_range(
         self, kind: str, keys_in: Callable[[U64], U64], number: int, of: int
@@ -163,8 +164,8 @@ class SignatureStore:
         low = number * (1 << 64) // of
         high = (number + 1) * (1 << 64) // of - 1
         keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        for (name, _), first in zip(self._parts, self._first, strict=False):
-            column = keys_in(np.load(self._folder / f"{name}.{kind}.npy", mmap_mode="r"))
+        for part, first in enumerate(self._first[:-1]):
+            column = keys_in(self._array(kind, part))
             if of == 1:
                 inside = np.arange(len(column))
             else:
@@ -185,11 +186,21 @@ class SignatureStore:
     def _columns(self, kind: str, numbers: I64, rows: int) -> U64:
         result = np.empty((rows, len(numbers)), dtype=np.uint64)
         part_of = np.searchsorted(self._first, numbers, side="right") - 1
-        for part in np.unique(part_of):
-            chosen = np.flatnonzero(part_of == part)
-            array = np.load(self._folder / f"{self._parts[part][0]}.{kind}.npy", mmap_mode="r")
-            result[:, chosen] = array[:, numbers[chosen] - self._first[part]]
+        order = np.argsort(part_of, kind="stable")
+        bounds = np.searchsorted(part_of[order], np.arange(len(self._parts) + 1))
+        for part, (begin, end) in enumerate(pairwise(bounds)):
+            if begin < end:
+                chosen = order[begin:end]
+                result[:, chosen] = self._array(kind, part)[:, numbers[chosen] - self._first[part]]
         return result
+
+    def _array(self, kind: str, part: int) -> U64:
+        if (kind, part) not in self._open:
+            if len(self._open) >= _MAX_OPEN_FILES:
+                del self._open[next(iter(self._open))]
+            path = self._folder / f"{self._parts[part][0]}.{kind}.npy"
+            self._open[kind, part] = np.load(path, mmap_mode="r")
+        return self._open[kind, part]
 
 
 def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
@@ -222,14 +233,8 @@ def near_pairs(
     is_large = np.repeat(sizes > _MAX_GROUP_ALL_PAIRS, sizes)
     found: list[I64] = [np.empty((2, 0), dtype=np.int64)]
     candidates = 0
-    small = np.flatnonzero(~is_large)
-    for distance in range(1, _MAX_GROUP_ALL_PAIRS):
-        at = small[: len(small) - distance]
-        at = at[keys[at] == keys[small[distance:]]]
-        if not len(at):
-            break
-        candidates += len(at)
-        left, right = numbers[at], numbers[at + distance]
+    for left, right in _pairs_in_small_sets(keys, numbers, np.flatnonzero(~is_large)):
+        candidates += len(left)
         similar = _are_similar(left, right, signatures_of, min_similarity)
         found.append(np.stack([left[similar], right[similar]]))
     rest = np.flatnonzero(is_large)
@@ -246,6 +251,25 @@ def near_pairs(
     pairs = np.concatenate(found, axis=1)
     pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
     return pairs, {"candidates": candidates, "uncompared": len(rest)}
+
+
+def _pairs_in_small_sets(keys: U64, numbers: I64, small: I64) -> Iterator[tuple[I64, I64]]:
+    """(earlier, later) of all pairs with equal keys at the places `small`, in runs of a few
+    million."""
+    held: list[I64] = []
+    for distance in range(1, _MAX_GROUP_ALL_PAIRS):
+        at = small[: len(small) - distance]
+        at = at[keys[at] == keys[small[distance:]]]
+        if not len(at):
+            break
+        held.append(np.stack([numbers[at], numbers[at + distance]]))
+        if sum(pairs.shape[1] for pairs in held) > _PAIRS_HELD:
+            left, right = np.concatenate(held, axis=1)
+            yield left, right
+            held = []
+    if held:
+        left, right = np.concatenate(held, axis=1)
+        yield left, right
 
 
 def _are_similar(

@@ -13,7 +13,7 @@ from configs.load import UserError
 
 BadRecordPolicy = Literal["skip", "stop"]
 _MAX_EXAMPLES = 20
-_BATCH_CHARACTERS = 400_000
+_BATCH_CHARACTERS = 250_000
 
 
 class Document(NamedTuple):
@@ -51,7 +51,7 @@ class BadRecords:
 
 
 def in_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """The documents in lists of about 400,000 characters (one longer document is a list)."""
+    """The documents in lists of about 250,000 characters (one longer document is a list)."""
     batch: list[Document] = []
     size = 0
     for document in documents:

@@ -6,6 +6,7 @@ Ids come from the fastest encoder (gigatoken); a share of the documents of every
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,7 @@ def encode_stage(
 ) -> Stage:
     """Part for part of the documents: ids and lengths, train and held-out apart."""
     path = tokenizer.folder / "tokenizer.tokenizer.json"
+    digest = file_sha256(path)
     return Stage(
         ENCODE,
         1,
@@ -89,13 +91,14 @@ def encode_stage(
         {
             **inputs,
             "tokenizer": tokenizer.content_fingerprint,
-            "tokenizer_file": file_sha256(path),
+            "tokenizer_file": digest,
         },
         list(selection.parts),
         encode_part,
         {
             "selection": selection,
             "tokenizer": str(path),
+            "tokenizer_sha256": digest,
             "checked_share": config.checked_share,
             "encoder": config.encoder,
         },
@@ -112,7 +115,7 @@ def encode_part(
     heldout = selection.heldout(part.name, settings["heldout_share"])
     checked = chosen(selection.hashes(part.name), settings["checked_share"], CHECK)
     checked[np.flatnonzero(keep)[:1]] = True  # at least one document a part
-    encoder = _Encoder(Path(settings["tokenizer"]), settings["encoder"])
+    encoder = _encoder_of(settings["tokenizer"], settings["tokenizer_sha256"], settings["encoder"])
     counts: dict[str, Any] = {"bytes": 0, "checked_documents": int((checked & keep).sum())}
     names = []
     lengths: dict[str, list[Any]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
@@ -145,6 +148,14 @@ def encode_part(
         counts[f"{split}_tokens"] = int(array.sum(dtype=np.int64))
         names += [f"{part.name}.{split}.ids", f"{part.name}.{split}.lengths.npy"]
     return counts, names
+
+
+@lru_cache(maxsize=1)
+def _encoder_of(path: str, sha256: str, kind: Literal["fast", "reference"]) -> "_Encoder":
+    """The encoder for a tokenizer file with these contents. Building one takes half a second, so
+    that a worker keeps it from part to part."""
+    del sha256  # part of the key only
+    return _Encoder(Path(path), kind)
 
 
 class _Encoder:
@@ -200,7 +211,8 @@ class _Encoder:
         """UserError when the reference encoder gives text `number` other ids than `stream` has."""
         start = int((lengths[:number].astype(np.int64) + 1).sum())
         got = stream[start : start + int(lengths[number])].tolist()
-        if got != self._reference.encode(text.decode(), add_special_tokens=False).ids:
+        (expected,) = self._reference.encode_batch_fast([text.decode()], add_special_tokens=False)
+        if got != expected.ids:
             raise UserError(
                 f"document {name!r}: the fast encoder (gigatoken) and tokenizers give different "
                 "ids; nothing was written for this part. Set encoder: reference to encode with "

@@ -74,7 +74,7 @@ class FiltersConfig(Config):
 def drop_reasons(batch: TextBatch, config: FiltersConfig) -> Reasons:
     """The name of the first rule that each text breaks, or KEPT: [D]."""
     reasons = np.full(len(batch.texts), KEPT, dtype="<U40")
-    for name, broken in _rules(batch, config):
+    for name, broken in _rules(batch, config, reasons):
         reasons[(reasons == KEPT) & broken] = name
     if config.language is not None:
         for number in np.flatnonzero(reasons == KEPT).tolist():
@@ -84,7 +84,11 @@ def drop_reasons(batch: TextBatch, config: FiltersConfig) -> Reasons:
     return reasons
 
 
-def _rules(batch: TextBatch, config: FiltersConfig) -> Iterator[tuple[str, Flags]]:
+def _rules(
+    batch: TextBatch, config: FiltersConfig, reasons: Reasons
+) -> Iterator[tuple[str, Flags]]:
+    """(name, whether each text breaks it) of each rule; `reasons` are those found so far: a text
+    that has one need not be measured any more."""
     words = batch.word_counts  # [D]
     per_word = 1 / np.maximum(words, 1)
     yield "empty", words == 0
@@ -104,7 +108,7 @@ def _rules(batch: TextBatch, config: FiltersConfig) -> Iterator[tuple[str, Flags
         yield "too few stop words", batch.sum_over_words(is_stop) < config.min_stop_words
     yield from _line_rules(batch, config, ellipses)
     if config.repetition is not None:
-        yield from _repetition_rules(batch, config.repetition)
+        yield from _repetition_rules(batch, config.repetition, reasons)
 
 
 def _line_rules(
@@ -121,7 +125,9 @@ def _line_rules(
     yield "too many cut-off lines", cut_off / lines > config.max_ellipsis_line_share
 
 
-def _repetition_rules(batch: TextBatch, config: RepetitionConfig) -> Iterator[tuple[str, Flags]]:
+def _repetition_rules(
+    batch: TextBatch, config: RepetitionConfig, reasons: Reasons
+) -> Iterator[tuple[str, Flags]]:
     lines, line_bytes = repeated_units(batch, *batch.line_bounds)
     yield "repeated lines", lines > config.max_repeated_line_share
     yield "repeated lines (bytes)", line_bytes > config.max_repeated_line_byte_share
@@ -137,7 +143,7 @@ def _repetition_rules(batch: TextBatch, config: RepetitionConfig) -> Iterator[tu
     for n, limit in common:
         halved = n == 2 and common[-1][0] <= 4
         ceiling = min(value / (1 + (k > 2)) for k, value in common) if halved else limit
-        share = most_common_ngram_share(batch, n, suspect, ceiling)
+        share = most_common_ngram_share(batch, n, suspect & (reasons == KEPT), ceiling)
         yield f"one common {n}-gram", share > limit
         if halved:
             suspect = share > ceiling
@@ -146,7 +152,7 @@ def _repetition_rules(batch: TextBatch, config: RepetitionConfig) -> Iterator[tu
     # smallest of all later limits need to be measured again.
     suspect = np.ones(len(batch.texts), dtype=bool)
     for position, (n, limit) in enumerate(limits):
-        share = repeated_ngram_share(batch, n, suspect)
+        share = repeated_ngram_share(batch, n, suspect & (reasons == KEPT))
         yield f"repeated {n}-grams", share > limit
         later = [other for _, other in limits[position + 1 :]]
         suspect &= share > min(later, default=1.0)
