@@ -31,9 +31,16 @@ class Encoder(nn.Module):
         self.norm = Norm(grid, config, config.sequence_parallel) if is_pre else None
 
     def forward(
-        self, tokens: Tensor, dropout_key: int | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        dropout_key: int | None = None,
+        segments: Tensor | None = None,
+        unmasked: Tensor | None = None,
     ) -> Tensor:
-        """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None."""
+        """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None.
+
+        `unmasked` [B, S] are the tokens before masking, if <s> could be masked: they tell pieces.
+        """
         check_row_tokens(self.config, tokens.shape[1])
         if self.gathers_rows and tokens.numel() % self.tp_size:
             raise ValueError(
@@ -42,7 +49,8 @@ class Encoder(nn.Module):
             )
         key = dropout_key if self.training else None
         dtype = self.embeddings.word.weight.dtype
-        context = make_row_context(self.config, tokens, key, dtype)
+        whole = tokens if unmasked is None else unmasked
+        context = make_row_context(self.config, whole, key, dtype)
         hidden = self.embeddings(tokens, context, segments)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:

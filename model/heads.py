@@ -76,8 +76,18 @@ class MaskedLanguageModel(nn.Module):
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
         """
-        hidden = self.encoder(tokens, dropout_key)  # [T, H]
+        unmasked = self._unmasked(tokens, positions, labels)
+        hidden = self.encoder(tokens, dropout_key, None, unmasked)  # [T, H]
         return self._masked_loss(hidden, tokens, positions, labels)
+
+    def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:
+        """[B, S] the tokens before masking, where pieces are told by their <s>; else None."""
+        if self.config.packed_rows.type == "across":
+            return None
+        row_tokens = tokens.shape[1]
+        with_spare = F.pad(tokens, (0, 1))  # unused slots write behind the row
+        places = torch.where(labels >= 0, positions, row_tokens)
+        return with_spare.scatter(1, places, labels.clamp(min=0))[:, :row_tokens]
 
     def _masked_loss(
         self, hidden: Tensor, tokens: Tensor, positions: Tensor, labels: Tensor
@@ -134,7 +144,8 @@ class MultiTaskModel(MaskedLanguageModel):
         `labels` are by head name; `masked` (positions, labels), [B, K] each, asks for the masked
         language model's, under the name "mlm". Labels of -100 leave rows out of a head.
         """
-        hidden = self.encoder(tokens, dropout_key, segments)  # [T, H]
+        unmasked = None if masked is None else self._unmasked(tokens, *masked)
+        hidden = self.encoder(tokens, dropout_key, segments, unmasked)  # [T, H]
         results: dict[str, LossAndCounts] = {}
         if masked is not None:
             results["mlm"] = self._masked_loss(hidden, tokens, *masked)

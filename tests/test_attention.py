@@ -160,6 +160,20 @@ def test_positions_restart_at_every_begin() -> None:
 
 
 @in_one_rank
+def test_a_masked_begin_still_begins_a_piece() -> None:
+    config = ModelConfig(**SIZES, packed_rows={"type": "inside"})
+    model = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=1).eval()
+    row = packed([torch.tensor([0, 7, 8, 9, 2])] * 2, 11)
+    masked = row.clone()
+    masked[0, 5] = VOCAB_SIZE - 1  # the second <s>
+    positions, labels = torch.tensor([[5, 7, 0]]), torch.tensor([[0, 8, -100]])
+    changed = masked.clone()
+    changed[0, 1:4] = 50  # in the first piece: the second must not notice
+    first, second = (model(tokens, positions, labels)[0] for tokens in (masked, changed))
+    assert torch.equal(first, second)
+
+
+@in_one_rank
 def test_positions_may_run_on() -> None:
     grid = make_grid(1)
     settings = {"packed_rows": {"type": "inside", "restart_positions": False}}

@@ -12,8 +12,9 @@ VOCAB_SIZE = 131
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_a_right_grid_is_equal(tmp_path: Path, zero_stage: int) -> None:
-    parallel = {"tensor": 2, "zero_stage": zero_stage}
+@pytest.mark.parametrize("tp_size", [2, 4])
+def test_a_right_grid_is_equal(tmp_path: Path, tp_size: int, zero_stage: int) -> None:
+    parallel = {"tensor": tp_size, "zero_stage": zero_stage}
     config = make_config(tmp_path, tmp_path / "run", parallel=parallel)
     assert compare_with_one_rank(config, VOCAB_SIZE, num_steps=20) == []
 
