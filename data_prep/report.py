@@ -7,12 +7,21 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep.atomic import write_atomic
+from data_prep.charts import bars, histogram
 from data_prep.config import DataConfig
+from data_prep.ingest import read_documents
 from data_prep.shards import Manifest
 from data_prep.stages import Part, StageResult
 
 Tree = dict[str, Any]
+_EXAMPLE_BYTES = 300
+_LENGTH_LIMITS = 1 << np.arange(7, 22)
+LENGTH_LABELS = ["<128", *(f"{2**k}" for k in range(7, 10)), *(f"{2**k}K" for k in range(10))]
+LENGTH_LABELS += ["1M", "≥2M"]
+"""The least length of each class of `lengths`, bytes."""
 
 
 def write_report(
@@ -27,44 +36,85 @@ def write_report(
 def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest: Manifest) -> Tree:
     """Everything that the page shows, as JSON values."""
     verdicts = results["verdicts"].records[0]
-    sources = {}
-    for name in config.sources:
-        records = [r for r in results["ingest"].records if r["source"] == name]
-        cleaned = [r for r in _records(results, "clean") if r["source"] == name]
-        overlap = [
-            record
-            for part, record in _parts_and_records(results, "overlap")
-            if part.name.rpartition("-")[0] == name
-        ]
-        rows = {split: manifest.splits[split][name] for split in manifest.splits}
-        sources[name] = {
-            "read_documents": sum(r["documents_read"] for r in records),
-            "read_bytes": sum(r["bytes_read"] for r in records),
-            "filtered_documents": sum(r["documents"] for r in records),
-            "filtered_bytes": sum(r["bytes"] for r in records),
-            "dropped": _sum_counts(r["dropped"] for r in [*records, *cleaned]),
-            "removed_lines": sum(r["removed_lines"] for r in cleaned),
-            "removed_line_bytes": sum(r["removed_bytes"] for r in cleaned),
-            "scrubbed": _sum_counts(r["scrubbed"] for r in records),
-            "contaminated_documents": sum(r["documents"] for r in overlap),
-            "contaminated_bytes": sum(r["bytes"] for r in overlap),
-            "bad": _sum_counts(r["bad"] for r in records),
-            "bad_examples": [e for r in records for e in r["bad_examples"]][:10],
-            **verdicts["sources"][name],
-            "tokens": sum(split.tokens for split in rows.values()),
-            "rows": {split: value.rows for split, value in rows.items()},
-            "fill": _fill(rows.values(), manifest.row_tokens),
-        }
+    documents = results.get("clean", results["ingest"])
     return {
-        "sources": sources,
+        "sources": {name: _source_data(name, results, manifest) for name in config.sources},
         "cluster_sizes": verdicts["cluster_sizes"],
         "stays_by_goes": verdicts["stays_by_goes"],
+        "near_examples": _near_examples(documents, verdicts["near_examples"]),
         "dropped_examples": _dropped_examples(results["ingest"]),
         "vocab_size": manifest.vocab_size,
         "row_tokens": manifest.row_tokens,
         "packing": manifest.packing,
         "fingerprint": manifest.fingerprint,
     }
+
+
+def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manifest) -> Tree:
+    """The counts of one source through all stages."""
+    mine = {
+        stage: [record for part, record in _parts_and_records(results, stage) if _is_of(part, name)]
+        for stage in ("ingest", "clean", "overlap", "encode", "signatures")
+    }
+    records = mine["ingest"]
+    rows = {split: manifest.splits[split][name] for split in manifest.splits}
+    tokens = sum(split.tokens for split in rows.values())
+    filtered = mine["clean"] or records
+    return {
+        "read_documents": sum(r["documents_read"] for r in records),
+        "read_bytes": sum(r["bytes_read"] for r in records),
+        "filtered_documents": sum(r["documents"] for r in filtered),
+        "filtered_bytes": sum(r["bytes"] for r in filtered),
+        "dropped": _sum_counts(r["dropped"] for r in [*records, *mine["clean"]]),
+        "removed_lines": sum(r["removed_lines"] for r in mine["clean"]),
+        "removed_line_bytes": sum(r["removed_bytes"] for r in mine["clean"]),
+        "scrubbed": _sum_counts(r["scrubbed"] for r in records),
+        "contaminated_documents": sum(r["documents"] for r in mine["overlap"]),
+        "contaminated_bytes": sum(r["bytes"] for r in mine["overlap"]),
+        "bad": _sum_counts(r["bad"] for r in records),
+        "bad_examples": [e for r in records for e in r["bad_examples"]][:10],
+        **results["verdicts"].records[0]["sources"][name],
+        "lengths": _lengths(name, results["signatures"]),
+        "tokens": tokens,
+        "bytes_per_token": sum(r["bytes"] for r in mine["encode"]) / max(tokens, 1),
+        "checked_documents": sum(r["checked_documents"] for r in mine["encode"]),
+        "rows": {split: value.rows for split, value in rows.items()},
+        "fill": _fill(rows.values(), manifest.row_tokens),
+    }
+
+
+def _is_of(part: Part, source: str) -> bool:
+    return part.name.rpartition("-")[0] == source
+
+
+def _lengths(source: str, signed: StageResult) -> list[int]:
+    """Documents by length: under 2^7 bytes, under 2^8, ..., of 2^21 and more."""
+    counts = np.zeros(len(LENGTH_LABELS), dtype=np.int64)
+    for part in signed.parts:
+        if _is_of(part, source):
+            lengths = np.load(signed.folder / f"{part.name}.bytes.npy")
+            places = np.searchsorted(_LENGTH_LIMITS, lengths, side="right")
+            counts += np.bincount(places, minlength=len(counts))
+    return [int(count) for count in counts]
+
+
+def _near_examples(documents: StageResult, pairs: Sequence[Sequence[int]]) -> list[Tree]:
+    """The beginnings of documents that stayed and of their near duplicates that went."""
+    wanted = sorted({number for pair in pairs for number in pair})
+    found: dict[int, Tree] = {}
+    first = 0
+    for part, record in zip(documents.parts, documents.records, strict=True):
+        last = first + record["documents"]
+        if any(first <= number < last for number in wanted):
+            at = first
+            for texts, ids in read_documents(documents.folder / f"{part.name}.parquet"):
+                for number in wanted:
+                    if at <= number < at + len(texts):
+                        text = texts[number - at][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
+                        found[number] = {"id": ids[number - at], "text": text}
+                at += len(texts)
+        first = last
+    return [{"stays": found[stays], "goes": found[goes]} for stays, goes in pairs]
 
 
 def _parts_and_records(results: Mapping[str, StageResult], stage: str) -> list[tuple[Part, Tree]]:
@@ -105,12 +155,65 @@ def _dropped_examples(ingested: StageResult) -> list[Tree]:
 def render(data: Tree) -> str:
     """The page, with nothing to load from elsewhere."""
     sources = data["sources"]
-    stages = [
+    dropped = [[e["source"], e["reason"], e["id"], e["text"]] for e in data["dropped_examples"]]
+    near = [
+        [e["stays"]["id"], e["stays"]["text"], e["goes"]["id"], e["goes"]["text"]]
+        for e in data["near_examples"]
+    ]
+    bad = [
+        [name, e["reason"], f"{e['file']}:{e['offset']}", e["detail"]]
+        for name, source in sources.items()
+        for e in source["bad_examples"]
+    ]
+    parts = [
+        "<h1>Data preparation</h1>",
+        f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
+        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
+        "<h2>Sources through the stages</h2>",
+        _stages_table(sources),
+        "<h3>Where the bytes went, MB</h3>",
+        bars({name: _megabytes(source) for name, source in sources.items()}, " MB"),
+        "<h2>Dropped documents, by reason</h2>",
+        bars(_by_reason(sources)),
+        "<h2>Duplicates</h2>",
+        "<p>Documents that went (columns) because one of another or the same source (rows) stayed."
+        "</p>",
+        _table(
+            ["stays \\ goes", *sources],
+            [
+                [name, *(f"{count:,}" for count in row)]
+                for name, row in zip(sources, data["stays_by_goes"], strict=True)
+            ],
+        ),
+        "<h3>Clusters, by their number of documents</h3>",
+        bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()}),
+        "<h2>Lengths of documents after the filters</h2>",
+        histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
+        "<h2>Tokens</h2>",
+        "<h3>Bytes a token</h3>",
+        bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()}),
+        "<h3>Share of the rows' ids that are text</h3>",
+        bars({name: {"text": 100 * s["fill"]} for name, s in sources.items()}, " %"),
+        "<h2>Examples of dropped documents</h2>",
+        _table(["source", "reason", "document", "begins"], dropped),
+        "<h2>Examples of near duplicates</h2>",
+        _table(["stays", "begins", "goes", "begins"], near),
+        "<h2>Records that could not be read</h2>",
+        _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>",
+    ]
+    return _PAGE.format(body="\n".join(parts))
+
+
+def _stages_table(sources: Mapping[str, Tree]) -> str:
+    head = ["source", "read", "MB", "after filters", "MB", "after dedup", "MB", "contaminated"]
+    head += ["tokens", "train rows", "held-out rows", "fill"]
+    rows = [
         [
             name,
             *_amount(s["read_documents"], s["read_bytes"]),
             *_amount(s["filtered_documents"], s["filtered_bytes"]),
             *_amount(s["kept_documents"], s["kept_bytes"]),
+            f"{s['contaminated_documents']:,}",
             f"{s['tokens']:,}",
             f"{s['rows']['train']:,}",
             f"{s['rows']['heldout']:,}",
@@ -118,40 +221,44 @@ def render(data: Tree) -> str:
         ]
         for name, s in sources.items()
     ]
-    reasons = sorted({reason for s in sources.values() for reason in s["dropped"]})
-    reasons += sorted({f"bad record: {reason}" for s in sources.values() for reason in s["bad"]})
-    dropped = [
-        [reason, *(f"{_count(s, reason):,}" for s in sources.values())] for reason in reasons
-    ]
-    dropped += [
-        [f"{word} duplicate", *(f"{s[f'{word}_documents']:,}" for s in sources.values())]
-        for word in ("exact", "near")
-    ]
-    examples = [[e["source"], e["reason"], e["id"], e["text"]] for e in data["dropped_examples"]]
-    parts = [
-        "<h1>Data preparation</h1>",
-        f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
-        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
-        "<h2>Sources through the stages</h2>",
-        _table(
-            [
-                *("source", "read", "MB", "after filters", "MB", "after dedup", "MB", "tokens"),
-                *("train rows", "held-out rows", "fill"),
-            ],
-            stages,
-        ),
-        "<h2>Dropped documents, by reason</h2>",
-        _table(["reason", *sources], dropped),
-        "<h2>Examples of dropped documents</h2>",
-        _table(["source", "reason", "document", "begins"], examples),
-    ]
-    return _PAGE.format(body="\n".join(parts))
+    return _table(head, rows)
 
 
-def _count(source: Tree, reason: str) -> int:
-    bad = reason.removeprefix("bad record: ")
-    counts = source["bad"] if bad != reason else source["dropped"]
-    return int(counts.get(bad, 0))
+def _megabytes(source: Tree) -> dict[str, float]:
+    return {
+        "kept": (source["kept_bytes"] - source["contaminated_bytes"]) / 1e6,
+        "exact duplicates": source["exact_bytes"] / 1e6,
+        "near duplicates": source["near_bytes"] / 1e6,
+        "contaminated": source["contaminated_bytes"] / 1e6,
+        "filtered": (source["read_bytes"] - source["filtered_bytes"]) / 1e6,
+    }
+
+
+def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, float]]:
+    """Documents by reason, then source; the most frequent reason first."""
+    reasons: dict[str, dict[str, float]] = {}
+    for name, source in sources.items():
+        counts = {
+            **source["dropped"],
+            **{f"bad record: {reason}": n for reason, n in source["bad"].items()},
+            "exact duplicate": source["exact_documents"],
+            "near duplicate": source["near_documents"],
+            "overlaps evaluation text": source["contaminated_documents"],
+        }
+        for reason, count in counts.items():
+            if count:
+                reasons.setdefault(reason, {})[name] = count
+    return dict(sorted(reasons.items(), key=lambda item: -sum(item[1].values())))
+
+
+def _size_classes(sizes: Mapping[str, int]) -> dict[str, int]:
+    classes: dict[str, int] = {}
+    for size, count in sorted((int(size), count) for size, count in sizes.items()):
+        power = size.bit_length() - 1
+        low, high = 1 << power, (2 << power) - 1
+        label = str(size) if size < 4 else f"{low} to {high}"
+        classes[label] = classes.get(label, 0) + count
+    return classes
 
 
 def _amount(documents: int, num_bytes: int) -> tuple[str, str]:
@@ -173,6 +280,11 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem;
 table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }}
 th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th:first-child, td:first-child, td:last-child {{ text-align: left; }}
+td {{ max-width: 26rem; overflow-wrap: anywhere; vertical-align: top; }}
+svg {{ display: block; max-width: 60rem; margin: .5rem 0 1.5rem; }}
+svg text {{ font-size: 12px; }}
+.legend span {{ margin-right: 1.2rem; }}
+.legend i {{ display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; }}
 </style></head><body>
 {body}
 </body></html>

@@ -13,6 +13,10 @@ from data_prep.minhash import band_keys, signatures, similarity
 from data_prep.normalise import normalise
 from data_prep.text_batch import TextBatch
 
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
 WORDS = [a + b for a in "bcdfghklmnprstvwz" for b in ("a", "ent", "ir", "ost", "u", "ing")]
 
 

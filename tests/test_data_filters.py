@@ -14,6 +14,10 @@ from data_prep.normalise import normalise
 from data_prep.repetition import most_common_ngram_share, repeated_ngram_share, repeated_units
 from data_prep.text_batch import TextBatch
 
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
 WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]+")
 texts_of_few_words = st.lists(
     st.lists(

@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 
 from data_prep.normalise import normalise
 
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
 SPACES = "\t\x0b\x0c\xa0\u1680\u2000\u2001\u200a\u202f\u205f\u3000"
 NEWLINES = "\x85\u2028\u2029"
 DELETED = "\x00\x01\x1e\x7f\x80\x9f\xad\u200b\u200f\u202a\u2060\u206f\ufeff\ufff9\ufffd\uffff"

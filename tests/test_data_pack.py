@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 from data_prep.pack import PACKERS, full_sentences_rows
 from data_prep.rows import placed_rows, running_rows
 
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
 lengths_of = st.lists(st.integers(0, 120), max_size=60)
 row_widths = st.integers(8, 64)
 SPECIAL = {"bos": 0, "pad": 1, "eos": 2}

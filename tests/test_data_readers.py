@@ -19,6 +19,10 @@ from data_prep.document import BadRecords
 from data_prep.readers import ReaderConfig
 from data_prep.readers.files import list_files
 
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
 
 def read(path, part_bytes=1 << 30, policy="skip", **config):
     """The documents of the files, and the bad records: ([(text, id)], counts)."""
