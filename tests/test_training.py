@@ -173,6 +173,32 @@ def pretrain_with_bad_rows(config: TrainConfig, bad_rows: range, kind: str) -> N
     pretrain(config)
 
 
+def test_a_hang_shows_stacks_and_ends_every_rank(rows, tmp_path, capfd):
+    config = make_config(rows, tmp_path / "run", hang_timeout_s=3)
+    began = time.monotonic()
+    with pytest.raises(RankError):
+        run_ranks(pretrain_that_hangs_at, 2, config, 5 * 16)
+    assert time.monotonic() - began < 60
+    stacks = capfd.readouterr().err
+    assert "Timeout (0:00:03)!" in stacks
+    assert "hang_for_ever" in stacks
+
+
+def pretrain_that_hangs_at(config: TrainConfig, row: int) -> None:
+    """Trains; the last rank does not come back from the step that begins at `row`."""
+    import torch.distributed as dist
+
+    real_step = Engine.step
+
+    def hang_for_ever(engine, batch, learning_rate):
+        if batch.step.start_row == row and dist.get_rank() == dist.get_world_size() - 1:
+            time.sleep(1000)
+        return real_step(engine, batch, learning_rate)
+
+    Engine.step = hang_for_ever
+    pretrain(config)
+
+
 def test_new_mixture_weights_are_a_recorded_segment(rows, tmp_path):
     schedule = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
     for total_rows, weights in ((160, {"a": 1, "b": 1}), (320, {"a": 3, "b": 1})):
@@ -253,7 +279,8 @@ def test_a_run_with_frozen_parts_resumes_and_keeps_them(rows, tmp_path):
     run_ranks(pretrain, 1, parts)
     state = final_state_of_weights(whole)
     assert_same_bits(state, final_state_of_weights(parts))
-    start = make_config(rows, tmp_path / "start", model=model, total_rows=16)
+    schedule = {"type": "linear", "warmup_rows": 16}
+    start = make_config(rows, tmp_path / "start", model=model, total_rows=32, schedule=schedule)
     run_ranks(pretrain, 1, start)
     first = final_state_of_weights(start)
     for name, tensor in state.items():
