@@ -65,9 +65,8 @@ def folder_problems(output: Path) -> Iterator[str]:
 
 def memory_problems() -> Iterator[str]:
     """Whether there is memory to start at all."""
-    import psutil
-
-    free_gb = psutil.virtual_memory().available / 1e9
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free_gb = int(meminfo["MemAvailable"].split()[0]) * 1024 / 1e9
     if free_gb < MIN_MEMORY_GB:
         yield f"{free_gb:.2f} GB of memory are free, {MIN_MEMORY_GB:.0f} GB are needed"
     shared = Path("/dev/shm")

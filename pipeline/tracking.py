@@ -1,4 +1,4 @@
-"""The one door to MLflow: sends a run's record to a tracking server, from a process of its own.
+"""Sends a run's record to MLflow, from a process of its own.
 
 Training starts `follow` and forgets it; the command ``python -m pipeline.tracking sync CONFIG``
 sends what is left after a server was down. A record has a key of its own, by which its run is found
@@ -9,12 +9,11 @@ doubled by a restart of training or by a sender that died between sending and no
 
 import contextlib
 import json
-import logging
 import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,20 @@ from configs import command
 from configs.load import UserError, load
 from data_prep.atomic import write_atomic
 from pipeline.config import TrainConfig
-from pipeline.run_log import LOG_NAME, read_events
+from pipeline.lineage import new_checkpoints, redact
+from pipeline.mlflow_run import MlflowRun, is_refusal
+from pipeline.run_log import LOG_NAME, RunLog, read_events
 from pipeline.signals import ignore_stop_signals
 
 STATE_NAME = "tracking.json"
+CHECKPOINTS_NAME = "checkpoints.jsonl"
+SYSTEM_FOLDER = "system"
 POLL_S = 0.5
 LONGEST_PAUSE_S = 60.0
-MAX_VALUE_CHARACTERS = 500
-RUN_KEY_TAG = "run_key"
-STEP_METRIC = "loss"
-"""The metric that every optimizer step has: its last step in MLflow is where sending goes on."""
+HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""Few tries a request: the follower tries again itself, with everything that came meanwhile."""
+MAX_PENDING_METRICS = 5000
+"""Metric values that are gathered before they are sent."""
 
 
 def start_follower(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -43,6 +46,8 @@ def start_follower(arguments: list[str]) -> "subprocess.Popen[bytes]":
     `arguments` are the CONFIG.yaml and overrides of the run.
     """
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    for name, value in HTTP_SETTINGS.items():
+        environment.setdefault(name, value)
     command_line = [sys.executable, str(Path(__file__).resolve()), "follow", *arguments]
     return subprocess.Popen(
         command_line, stdin=subprocess.PIPE, env=environment, start_new_session=True
@@ -79,83 +84,170 @@ class Sender:
         self._log = config.output / LOG_NAME
         self._offset = 0
         self._seen_notes = 0
-        self._client: Any = None
-        self._run_id = ""
+        self._run: MlflowRun | None = None
         self._last_step = -1
+        self._state: dict[str, Any] = {}
+        self._ended = False
 
     def send_pending(self) -> int:
         """The number of events sent; raises what MLflow raises when it cannot be reached."""
-        if self._client is None:
-            self._connect()
+        run = self._run or self._connect()
         sent = 0
-        for event, behind in list(read_events(self._log, self._offset)):
+        pending: list[tuple[str, float, int, int]] = []
+        behind_pending = self._offset
+        for event, behind in read_events(self._log, self._offset):
             if event["kind"] == "metrics":
-                sent += self._send_metrics(event)
-            else:
-                sent += self._send_note(event)
-            self._offset = behind
+                if event["step"] > self._last_step:
+                    sent += 1
+                    self._last_step = event["step"]
+                    pending += _metrics(event)
+                behind_pending = behind
+                if len(pending) < MAX_PENDING_METRICS:
+                    continue
+            self._send_metrics(run, pending)
+            pending = []
+            self._offset = behind_pending
+            if event["kind"] != "metrics":
+                sent += self._send_note(run, event)
+                self._offset = behind_pending = behind
+        self._send_metrics(run, pending)
+        self._offset = behind_pending
+        self._send_checkpoints(run)
+        self._send_system_metrics(run)
+        if self._ended:
+            self._refused_or(lambda: _send_figures(run, self._config), "the figures")
+            self._ended = False
         return sent
 
-    def _connect(self) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
-
-        uri, name = tracking_uri(self._config), self._config.tracking.experiment
-        client = MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            experiment_id = client.create_experiment(name, _artifact_location(uri))
-        else:
-            experiment_id = experiment.experiment_id
+    def _connect(self) -> MlflowRun:
         key = next(event["key"] for event, _ in read_events(self._log))
-        found = client.search_runs([experiment_id], f"tags.{RUN_KEY_TAG} = '{key}'")
-        if found:
-            self._run_id = found[0].info.run_id
-            history = client.get_metric_history(self._run_id, STEP_METRIC)
-            self._last_step = max((metric.step for metric in history), default=-1)
-        else:
-            created = client.create_run(
-                experiment_id, run_name=self._config.name, tags={RUN_KEY_TAG: key}
-            )
-            self._run_id = created.info.run_id
-        self._note_state(_read_state(self._config.output).get("sent_notes", 0))
-        self._client = client
+        tracking = self._config.tracking
+        uri = tracking_uri(self._config)
+        run = MlflowRun(uri, tracking.experiment, key, self._config.name)
+        self._last_step = run.last_step()
+        self._state = {
+            "sent_notes": 0,
+            "checkpoints": 0,
+            "system": {},
+            **_read_state(self._config.output),
+            "run_id": run.run_id,
+        }
+        self._write_state()
+        self._run = run
+        return run
 
-    def _send_metrics(self, event: Mapping[str, Any]) -> int:
-        if event["step"] <= self._last_step:
-            return 0
-        from mlflow.entities import Metric
+    def _send_metrics(self, run: MlflowRun, values: list[tuple[str, float, int, int]]) -> None:
+        if not values:
+            return
+        try:
+            self._refused_or(lambda: run.log_metrics(values), f"{len(values)} metrics")
+        except Exception:
+            self._last_step = min(step for *_, step in values) - 1  # they are sent again
+            raise
 
-        metrics = [
-            Metric(name, value, event["time_ms"], event["step"])
-            for name, value in event["values"].items()
-        ]
-        self._client.log_batch(self._run_id, metrics=metrics)
-        self._last_step = event["step"]
-        return 1
-
-    def _send_note(self, event: Mapping[str, Any]) -> int:
-        """Parameters, tags and states; sending one twice does no harm."""
-        if self._seen_notes < _read_state(self._config.output).get("sent_notes", 0):
-            self._seen_notes += 1
-            return 0
-        from mlflow.entities import Param, RunTag
-
-        params = [Param(k, _shorten(v)) for k, v in event.get("params", {}).items()]
-        tags = [RunTag(k, _shorten(v)) for k, v in event.get("tags", {}).items()]
-        for start in range(0, max(len(params), len(tags)), 90):
-            part = slice(start, start + 90)
-            self._client.log_batch(self._run_id, params=params[part], tags=tags[part])
-        if "status" in event:
-            self._client.set_terminated(self._run_id, event["status"])
+    def _send_note(self, run: MlflowRun, event: Mapping[str, Any]) -> int:
+        """Parameters, tags, data sets, files and states; sending one twice does no harm."""
         self._seen_notes += 1
-        self._note_state(self._seen_notes)
+        if self._seen_notes <= self._state["sent_notes"]:
+            return 0
+        steps: list[tuple[str, Callable[[], None]]] = [
+            ("parameters", lambda: run.log_params(event.get("params", {}))),
+            ("tags", lambda: run.log_tags(event.get("tags", {}))),
+            ("data sets", lambda: run.log_datasets(event.get("datasets", []))),
+            *(
+                (path, lambda path=path: run.log_file(Path(path), "data_report"))
+                for path in event.get("files", [])
+                if Path(path).exists()
+            ),
+        ]
+        if "status" in event:
+            steps.append(("the status", lambda: run.set_status(event["status"])))
+        try:
+            for what, send in steps:
+                self._refused_or(send, what)
+        except Exception:
+            self._seen_notes -= 1
+            raise
+        self._ended = event["kind"] == "end"
+        self._state["sent_notes"] = self._seen_notes
+        self._write_state()
         return 1
 
-    def _note_state(self, sent_notes: int) -> None:
-        state = {"run_id": self._run_id, "sent_notes": sent_notes}
-        write_atomic(self._config.output / STATE_NAME, json.dumps(state))
+    def _send_checkpoints(self, run: MlflowRun) -> None:
+        path = self._config.output / CHECKPOINTS_NAME
+        if not path.exists():
+            return
+        entries = [entry for entry, _ in read_events(path)]
+        for entry in entries[self._state["checkpoints"] :]:
+            self._refused_or(
+                lambda entry=entry: run.log_checkpoint(entry),  # type: ignore[misc]
+                f"the checkpoint of step {entry['step']}",
+            )
+            self._state["checkpoints"] += 1
+            self._write_state()
+
+    def _send_system_metrics(self, run: MlflowRun) -> None:
+        offsets = self._state["system"]
+        for path in sorted((self._config.output / SYSTEM_FOLDER).glob("*.jsonl")):
+            behind = offsets.get(path.name, 0)
+            values = []
+            for event, end in read_events(path, behind):
+                values += _metrics(event)
+                behind = end
+            if values:
+                self._refused_or(
+                    lambda values=values: run.log_metrics(values),  # type: ignore[misc]
+                    "system metrics",
+                )
+                offsets[path.name] = behind
+                self._write_state()
+
+    def _refused_or(self, send: Callable[[], None], what: str) -> None:
+        """Sends; what MLflow will never take is told and passed over, so that the rest arrives."""
+        try:
+            send()
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            print(
+                f"tracking: MLflow refused {what} for good ({error}); it stays in "
+                f"{self._config.output}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _write_state(self) -> None:
+        write_atomic(self._config.output / STATE_NAME, json.dumps(self._state))
+
+
+def _metrics(event: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
+    return [(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
+
+
+def _send_figures(run: MlflowRun, config: TrainConfig) -> None:
+    from pipeline.figures import draw_curves
+
+    for path in draw_curves(config.output):
+        run.log_file(path, "figures")
+
+
+def note_checkpoints(config: TrainConfig) -> None:
+    """Notes checkpoints that appeared since the last call, before they are deleted as too old."""
+    path = config.output / CHECKPOINTS_NAME
+    noted = [entry["step"] for entry, _ in read_events(path)] if path.exists() else []
+    entries = list(new_checkpoints(config, max(noted, default=0)))
+    if entries:
+        with path.open("ab") as stream:
+            stream.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+
+
+def note_failure(config: TrainConfig) -> None:
+    """Notes that training ended without saying so, if it did."""
+    notes = [event for event, _ in read_events(config.output / LOG_NAME)]
+    last = [event["kind"] for event in notes if event["kind"] != "metrics"][-1]
+    if last != "end":
+        content = {"tags": {"state": "failed"}, "status": "FAILED"}
+        RunLog(config.output).append("end", content)
 
 
 def follow(config: TrainConfig) -> None:
@@ -165,6 +257,9 @@ def follow(config: TrainConfig) -> None:
     pause_s = POLL_S
     stop_requested = False
     while True:
+        note_checkpoints(config)
+        if stop_requested:
+            note_failure(config)
         try:
             sender.send_pending()
             pause_s = POLL_S
@@ -188,23 +283,12 @@ def _stdin_closed(timeout_s: float) -> bool:
 
 def _say_unsent(config: TrainConfig, error: Exception) -> None:
     print(
-        f"tracking: {tracking_uri(config)} cannot be reached ({type(error).__name__}: {error}); "
-        f"training goes on, everything is kept in {config.output / LOG_NAME} and sent later",
+        f"tracking: {redact(tracking_uri(config))} cannot be reached ({type(error).__name__}: "
+        f"{redact(str(error))}); training goes on, everything is kept in "
+        f"{config.output / LOG_NAME} and sent later",
         file=sys.stderr,
         flush=True,
     )
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Beside the SQLite file; a server decides for itself."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-
-
-def _shorten(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 3] + "..."
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -223,7 +307,14 @@ def main() -> None:
     if arguments.verb == "follow":
         follow(config)
         return
-    print(f"{Sender(config).send_pending()} events sent to {tracking_uri(config)}")
+    try:
+        num_sent = Sender(config).send_pending()
+    except Exception as error:
+        raise UserError(
+            f"{redact(tracking_uri(config))} cannot be reached ({type(error).__name__}: "
+            f"{redact(str(error))}); everything is kept, run sync again when it is up"
+        ) from error
+    print(f"{num_sent} events sent to {redact(tracking_uri(config))}")
 
 
 if __name__ == "__main__":
