@@ -8,6 +8,7 @@ dies and runs its part again; a part is idempotent, so nothing else is needed.
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -135,7 +136,8 @@ class DaskEngine:
 
         if self._client is None:
             self._client = self._connect()
-            print(f"Dask dashboard: {self._client.dashboard_link}", flush=True)
+            if find_spec("bokeh"):  # without it Dask's pages hold nothing
+                print(f"Dask dashboard: {self._client.dashboard_link}", flush=True)
         futures = [self._client.submit(function, *call, pure=False) for call in calls]
         try:
             for future in as_completed(futures, loop=self._client.loop):
@@ -145,8 +147,8 @@ class DaskEngine:
             raise UserError(
                 f"a part killed its worker process {error.allowed_failures + 1} times "
                 "(usually memory): "
-                "give engine.worker_memory_mb more, or fewer engine.workers, or make engine parts "
-                "smaller, and run again"
+                "raise engine.worker_memory_mb, take fewer engine.workers, or make part_mb smaller "
+                "(with --restart-from ingest), and run again"
             ) from None
         finally:
             self._client.cancel(futures)
