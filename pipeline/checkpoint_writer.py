@@ -80,7 +80,10 @@ class Saver:
         """Returns when all is on disk; raises UserError if the last save failed."""
         self._wait()
         if self._error is not None:
-            raise UserError(str(self._error)) from self._error
+            raise UserError(
+                f"{self._error}; mend that and run the same command again: it goes on from the "
+                "newest whole checkpoint"
+            ) from self._error
 
     def _wait(self) -> None:
         if self._thread is not None:

@@ -190,6 +190,9 @@ class TrainConfig(PhaseConfig):
     gradient_clipping: NonNegativeFloat = 0.0
     """Largest gradient norm; 0: no clipping, as in RoBERTa."""
 
+    hang_timeout_s: PositiveInt = 1800
+    """Seconds without a finished step after which a rank shows its stacks and exits with 1."""
+
     log_every_steps: PositiveInt = 10
     """Optimizer steps between progress lines; metrics are recorded for every step."""
 

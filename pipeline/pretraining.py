@@ -22,6 +22,7 @@ from pipeline.resume import (
 )
 from pipeline.signals import StopRequest
 from pipeline.stability import RowWindow, StabilityWatch, Trouble
+from pipeline.watchdog import watchdog
 
 
 def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
@@ -71,8 +72,12 @@ def _train_from_newest_checkpoint(
     scores: dict[str, float] = {}
     stopping, trouble = False, None
 
-    with closing(run_batches(plan, segments, skipped, grid.dp_rank, consumed_rows)) as batches:
+    with (
+        closing(run_batches(plan, segments, skipped, grid.dp_rank, consumed_rows)) as batches,
+        watchdog(config.hang_timeout_s) as dog,
+    ):
         for batch in batches:
+            dog.alive()
             timer.data_arrived()
             step += 1
             rows = RowWindow(start_row=consumed_rows, end_row=batch.consumed_rows)

@@ -1,0 +1,158 @@
+"""Looks at one optimizer step again: ``python -m pipeline.replay CONFIG.yaml --step N``.
+
+One process computes the step's rows with the weights of the newest checkpoint before it, in fp32
+and without dropout, and shows for each row where it is from, its text with masks, its loss and the
+norm of its gradient.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from configs import command
+from configs.load import UserError, load
+from data_prep.tokenizer import MASK_TOKEN, load_tokenizer
+from model.heads import MaskedLanguageModel, build_masked_lm
+from model.objectives import MaskedRows
+from model.parallel import single_rank_grid
+from pipeline.checkpoint import Checkpoint, TensorReader, read_manifest, verify
+from pipeline.config import TrainConfig
+from pipeline.deepspeed_engine import load_weights
+from pipeline.loader import RowStream, build_stream
+from pipeline.order import RowAddress
+from pipeline.plan import RunPlan, plan_run
+from pipeline.run_folder import checkpoints_folder
+from pipeline.run_log import LOG_NAME, read_events
+from pipeline.steps import StepRange
+
+DEFAULT_ROWS = 16
+
+
+@dataclass(frozen=True)
+class ReplayedRow:
+    """What one row of the step did to the model."""
+
+    source: str
+    passes: int
+    row: int
+    loss: float
+    """Mean over its masked tokens, nats."""
+    gradient_norm: float
+    """Norm of the gradient of that mean, over all parameters."""
+    text: str
+    """Decoded, with the masks that the model saw."""
+    answers: list[str]
+    """The tokens that it had to predict."""
+
+
+def main() -> None:
+    """``python -m pipeline.replay CONFIG.yaml key.sub=value ... --step N``."""
+    parser = command.parser("Show the rows, losses and gradients of one optimizer step.")
+    parser.add_argument("--step", type=int, required=True, help="the optimizer step, from 1")
+    parser.add_argument("--rows", type=int, default=DEFAULT_ROWS, help="rows to show at most")
+    arguments = parser.parse_args()
+    config = load(arguments.config, TrainConfig, arguments.overrides)
+    plan = plan_run(config, world_size=config.parallel.tensor)
+    checkpoint = checkpoint_before(config, arguments.step)
+    phase, taken = rows_of_step(plan, config, arguments.step)
+    print(
+        f"step {arguments.step}: {taken.global_rows:,} rows from position {taken.start_row:,} of "
+        f"phase {phase}; weights of step {checkpoint.manifest.step}; the worst rows first"
+    )
+    rows = replay(plan, checkpoint, phase, taken, arguments.rows)
+    for row in sorted(rows, key=lambda row: row.loss, reverse=True):
+        print(
+            f"\n{row.source} row {row.row:,} pass {row.passes}  loss {row.loss:.4f}  "
+            f"gradient norm {row.gradient_norm:.4f}\n  {row.text}\n  answers: {row.answers}"
+        )
+
+
+def checkpoint_before(config: TrainConfig, step: int) -> Checkpoint:
+    """The newest whole checkpoint whose step is less than `step`."""
+    folder = checkpoints_folder(config)
+    known = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        manifest = read_manifest(path)
+        known.append(manifest.step)
+        if manifest.step < step:
+            return Checkpoint(path, verify(path))
+    raise UserError(
+        f"{folder}: no checkpoint before step {step}; it has those of {sorted(known) or 'none'}"
+    )
+
+
+def rows_of_step(plan: RunPlan, config: TrainConfig, step: int) -> tuple[int, StepRange]:
+    """(phase, rows) of optimizer step `step`, from the run's record."""
+    position = 0
+    for event, _ in read_events(config.output / LOG_NAME):
+        if event["kind"] != "metrics":
+            continue
+        if event["step"] == step:
+            end = int(event["values"]["rows"])
+            global_rows = round(event["values"]["tokens"] / _row_tokens_at(plan, end - 1))
+            phase, start_row = plan.steps.locate(end - global_rows)
+            return phase, StepRange(start_row, global_rows)
+        position = event["step"]
+    raise UserError(
+        f"{config.output / LOG_NAME}: no step {step}; the last one recorded is {position}"
+    )
+
+
+def replay(
+    plan: RunPlan, checkpoint: Checkpoint, phase: int, taken: StepRange, num_rows: int
+) -> list[ReplayedRow]:
+    """The first `num_rows` rows of a step, each computed by itself."""
+    segments = [(s.start_row, s.weights) for s in checkpoint.manifest.segments if s.phase == phase]
+    stream = build_stream(plan, phase, segments)
+    positions = np.arange(taken.start_row, taken.start_row + min(num_rows, taken.global_rows))
+    address = stream.order.rows_at(positions)
+    masked = stream.masked_rows(stream.reader(), positions)
+    with single_rank_grid() as grid:
+        config = plan.config.model.for_loaded_weights()
+        model = build_masked_lm(config, plan.vocab_size, grid, plan.config.seed)
+        load_weights(model, TensorReader(checkpoint), grid)
+        model.eval()
+        return [
+            _replay_row(model, stream, masked, address, number) for number in range(len(positions))
+        ]
+
+
+def _replay_row(
+    model: MaskedLanguageModel,
+    stream: RowStream,
+    masked: MaskedRows,
+    address: RowAddress,
+    number: int,
+) -> ReplayedRow:
+    device = next(model.parameters()).device
+    tokens, positions, labels = (
+        torch.from_numpy(array[number : number + 1]).to(device)
+        for array in (masked.tokens, masked.positions, masked.labels)
+    )
+    model.zero_grad()
+    loss_sum, count, _ = model(tokens, positions, labels, None)
+    loss = loss_sum / count.clamp(min=1)
+    loss.backward()
+    squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]
+    tokenizer = load_tokenizer(stream.folder / stream.manifest.tokenizer.path)
+    shown = tokenizer.decode(masked.tokens[number].tolist(), skip_special_tokens=False)
+    answers = [int(label) for label in masked.labels[number] if label >= 0]
+    return ReplayedRow(
+        source=stream.order.sources[int(address.source[number])].name,
+        passes=int(address.passes[number]),
+        row=int(address.row[number]),
+        loss=float(loss),
+        gradient_norm=float(torch.stack(squares).sum().sqrt()),
+        text=shown.replace(MASK_TOKEN, f" {MASK_TOKEN}"),
+        answers=[tokenizer.decode([answer]) for answer in answers],
+    )
+
+
+def _row_tokens_at(plan: RunPlan, position: int) -> int:
+    phase, _ = plan.steps.locate(position)
+    return plan.phases[phase].manifest.row_tokens
+
+
+if __name__ == "__main__":
+    command.run(main)
