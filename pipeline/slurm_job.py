@@ -127,13 +127,17 @@ def watch(config: TrainConfig, silence_s: float, srun_pid: int) -> None:
         os.kill(srun_pid, signal.SIGKILL)
 
 
-def wait_for_silence(config: TrainConfig, silence_s: float) -> None:
-    """Returns when the record has not grown for `silence_s` seconds, of this call at least."""
+def wait_for_silence(config: TrainConfig, silence_s: float, start_s: float = 900.0) -> None:
+    """Returns when the record has not grown for `silence_s` seconds.
+
+    The first event of this try may take `start_s` seconds: data and checkpoint are verified before.
+    """
     begun = time.time()
     path = config.output / LOG_NAME
     while True:
-        last = max(begun, path.stat().st_mtime if path.exists() else 0.0)
-        if time.time() - last > silence_s:
+        last = path.stat().st_mtime if path.exists() else 0.0
+        deadline = last + silence_s if last >= begun else begun + max(start_s, silence_s)
+        if time.time() > deadline:
             return
         time.sleep(min(WATCH_POLL_S, silence_s / 4))
 

@@ -77,14 +77,19 @@ def test_the_state_is_noted_in_the_record(config, monkeypatch):
     assert event["tags"] == {"state": "requeued", "slurm.job_id": "12"}
 
 
-def test_silence_is_counted_from_the_last_event(config):
+def test_a_start_may_take_longer_than_a_step(config):
     log = RunLog(config.output)
-    log.metrics(1, {"loss": 1.0})
     old = time.time() - 100
     os.utime(config.output / "events.jsonl", (old, old))
     begun = time.monotonic()
-    wait_for_silence(config, 0.4)  # of this call at least: a start takes its time
-    assert 0.3 < time.monotonic() - begun < 5
+    wait_for_silence(config, 0.2, start_s=0.8)
+    assert 0.8 <= time.monotonic() - begun < 5
+    later = time.time() + 0.5  # a step, a moment after the watch began
+    log.metrics(1, {"loss": 1.0})
+    os.utime(config.output / "events.jsonl", (later, later))
+    begun = time.monotonic()
+    wait_for_silence(config, 0.2, start_s=60)
+    assert 0.6 < time.monotonic() - begun < 5
 
 
 def test_a_good_node_has_no_problems(tmp_path):

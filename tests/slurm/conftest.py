@@ -72,6 +72,7 @@ def submit(
     **variables: str,
 ) -> Job:
     """Submits a shipped script, unmodified, from the repository's root."""
+    cluster.wait_idle()
     command = ["sbatch", "--parsable", f"--output={log}", *PLAIN_CPU, *options]
     environment = {**cluster.environment, "VENV": sys.prefix, **variables}
     environment.pop("OMP_NUM_THREADS", None)

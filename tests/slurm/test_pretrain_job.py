@@ -139,7 +139,7 @@ def test_a_lost_node_is_survived_on_the_nodes_that_are_left(
 def test_a_rank_that_hangs_is_ended_and_its_stacks_are_shown(cluster, written, tmp_path):
     config, path = written(STEPS, checkpoint={"every_steps": 20})
     job = submit(
-        cluster, "pretrain.sh", tmp_path / "log", "--nodes=2", arguments=(path,), SILENCE_S="25"
+        cluster, "pretrain.sh", tmp_path / "log", "--nodes=2", arguments=(path,), SILENCE_S="20"
     )
     job.wait_until(lambda: newest_step(config) >= 20, "the checkpoint of step 20")
     for process in training_processes(path)[:1]:
