@@ -131,10 +131,13 @@ def warm_up(config: DataConfig) -> None:
     """Runs a few documents, so that imports and the tokenizer are loaded: once a process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "few.jsonl"
-        text = __doc__ + " ".join(f"and then {number} of the words" for number in range(30))
+        text = __doc__ or ""  # English enough for the filters
         path.write_text(json.dumps({"text": text}) + "\n")
         assert config.tokenizer.type == "file"
-        prepare(config_of([path], Path(config.tokenizer.path), Path(folder), 1))
+        few = config_of([path], Path(config.tokenizer.path), Path(folder), 1)
+        prepare(few)
+        report = json.loads((few.output / "report.json").read_text())
+        assert report["sources"]["few"]["kept_documents"] == 1
 
 
 def print_run(run: dict[str, Any]) -> None:

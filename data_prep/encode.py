@@ -25,6 +25,7 @@ from data_prep.tokenizer import load_tokenizer, tokenizer_from_vocabulary, train
 
 TOKENIZER, ENCODE = "tokenizer", "encode"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
+_BATCHES_AT_ONCE = 8  # about 2 MB a call: gigatoken's result costs time by the call
 _RENEW_ENCODER_BYTES = 256_000_000  # gigatoken 0.10.0 caches words without bound
 
 
@@ -124,7 +125,8 @@ def encode_part(
         open_atomic(folder / f"{part.name}.heldout.ids") as held,
     ):
         at = 0
-        for texts, ids in read_documents(Path(selection.documents) / f"{part.name}.parquet"):
+        path = Path(selection.documents) / f"{part.name}.parquet"
+        for texts, ids in read_documents(path, _BATCHES_AT_ONCE):
             window = slice(at, at + len(texts))
             at += len(texts)
             for split, file, chosen_here in (

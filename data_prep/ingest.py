@@ -166,11 +166,12 @@ def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Seque
         writer.write_batch(pa.record_batch(columns, schema=DOCUMENTS_SCHEMA))
 
 
-def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:
-    """The documents of one part, batch by batch: (texts as UTF-8, ids)."""
+def read_documents(path: Path, batches_at_once: int = 1) -> Iterator[tuple[list[bytes], list[str]]]:
+    """The documents of one part, one or more batches at a time: (texts as UTF-8, ids)."""
     with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, use_threads=False)
+        for first in range(0, file.num_row_groups, batches_at_once):
+            groups = range(first, min(first + batches_at_once, file.num_row_groups))
+            table = file.read_row_groups(list(groups), use_threads=False)
             texts = table.column("text").cast(pa.binary()).to_pylist()
             yield texts, table.column("id").to_pylist()
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from configs.load import UserError
 from data_prep.atomic import PARTIAL_MARK, write_atomic
 from data_prep.config import DataConfig
 from data_prep.report import write_report
@@ -22,7 +23,13 @@ from data_prep.stages import StageResult
 def withdraw_if_other(output: Path, rows_fingerprint: str) -> None:
     """Removes the manifest of `output` where it describes other rows than will be written now."""
     path = output / MANIFEST_NAME
-    if path.exists() and read_manifest(output).stages.get("rows") != rows_fingerprint:
+    if not path.exists():
+        return
+    try:
+        is_same = read_manifest(output).stages.get("rows") == rows_fingerprint
+    except UserError:  # damaged, or of another version: it describes nothing that will be here
+        is_same = False
+    if not is_same:
         path.unlink()
 
 
