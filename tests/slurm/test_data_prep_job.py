@@ -1,0 +1,132 @@
+"""`slurm/data_prep.sh` and `slurm/chain.sh` as users submit them, on a real Slurm."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.run import prepare
+from tests.data_corpora import config_of, hashes_of, write_corpus
+from tests.slurm.conftest import PLAIN_CPU, ROOT, submit
+from tests.training_run import make_config
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A corpus, and the rows made of it on one machine."""
+    folder = tmp_path_factory.mktemp("made")
+    write_corpus(folder / "raw")
+    prepare(config_of(folder))
+    return folder
+
+
+def written(folder: Path, made: Path) -> str:
+    """The config file of the same rows, made anew in `folder`."""
+    (folder / "raw").symlink_to(made / "raw")
+    path = folder / "data.yaml"
+    path.write_text(config_of(folder).model_dump_json())
+    return str(path)
+
+
+def worker_processes(job_id: str) -> list[int]:
+    """Worker processes of a job, each the child of its nanny."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+                mine = f"SLURM_JOB_ID={job_id}\0".encode() in (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if mine and b"multiprocessing.spawn" in words and b"spawn_main" in words:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def test_two_nodes_with_a_worker_killed_make_the_same_bytes(cluster, made, tmp_path):
+    path = written(tmp_path, made)
+    job = submit(cluster, "data_prep.sh", tmp_path / "log", "--nodes=2", arguments=(path,))
+    job.wait_until(lambda: len(worker_processes(job.job_id)) >= 2, "two workers")
+    ingested = tmp_path / "work"
+    job.wait_until(lambda: any(ingested.rglob("*.parquet")), "the first part")
+    os.kill(worker_processes(job.job_id)[0], signal.SIGKILL)
+    assert job.wait()["JobState"] == "COMPLETED", job.text
+    assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
+    assert not list(ROOT.glob(f".dask-{job.job_id}"))
+    again = submit(cluster, "data_prep.sh", tmp_path / "log2", "--nodes=1", arguments=(path,))
+    assert again.wait()["JobState"] == "COMPLETED", again.text
+    assert "nothing to do" in again.text
+
+
+def test_a_mistake_in_the_data_config_ends_the_job_with_one_message(cluster, made, tmp_path):
+    path = written(tmp_path, made)
+    job = submit(cluster, "data_prep.sh", tmp_path / "log", arguments=(path, "part_mbb=3"))
+    fields = job.wait(60)
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0"), job.text
+    assert job.text.count("part_mbb: unknown key; did you mean 'part_mb'?") == 1
+
+
+def chain(cluster, tmp_path, data: str, config: str, *overrides: str) -> dict[str, str]:
+    """The jobs that `slurm/chain.sh` submitted, by name."""
+    options = " ".join([*PLAIN_CPU, f"--output={tmp_path}/%x.log"])
+    environment = {
+        **cluster.environment,
+        "VENV": sys.prefix,
+        "DATA_OPTIONS": options,
+        "PRETRAIN_OPTIONS": options,
+        "EXPORT_OPTIONS": options,
+    }
+    command = ["slurm/chain.sh", data, config, *overrides]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def train_config(tmp_path: Path, made: Path) -> str:
+    manifest = json.loads((made / "rows" / "manifest.json").read_text())
+    row_tokens = manifest["row_tokens"]
+    model = {
+        "num_layers": 1,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "max_row_tokens": row_tokens,
+    }
+    batch = {"global_rows": 4, "micro_rows": 4}
+    config = make_config(
+        tmp_path / "rows",
+        tmp_path / "run",
+        model=model,
+        batch=batch,
+        total_rows=12,
+        schedule={"type": "linear", "warmup_rows": 4},
+        tracking={"enabled": True, "uri": f"sqlite:///{tmp_path / 'mlflow.db'}"},
+    )
+    path = tmp_path / "train.yaml"
+    path.write_text(config.model_dump_json())
+    return str(path)
+
+
+def test_the_chain_goes_from_sources_to_a_registered_model(cluster, made, tmp_path):
+    jobs = chain(cluster, tmp_path, written(tmp_path, made), train_config(tmp_path, made))
+    assert list(jobs) == ["data_prep", "pretrain", "export"]
+    log = tmp_path / "export.log"
+    for name, job_id in jobs.items():
+        fields = cluster.wait_job(job_id, 300)
+        assert fields["JobState"] == "COMPLETED", (tmp_path / f"{name}.log").read_text()
+    assert (tmp_path / "run" / "hf" / "model.safetensors").exists()
+    assert "test version 1 in sqlite" in log.read_text()
+
+
+def test_what_follows_a_failed_job_is_cancelled(cluster, made, tmp_path):
+    data = tmp_path / "broken.yaml"
+    data.write_text("output: [")
+    jobs = chain(cluster, tmp_path, str(data), train_config(tmp_path, made))
+    assert cluster.wait_job(jobs["data_prep"], 60)["JobState"] == "FAILED"
+    for name in ("pretrain", "export"):
+        assert cluster.wait_job(jobs[name], 60)["JobState"] == "CANCELLED"
