@@ -1,9 +1,11 @@
 """Turns a hang into the stacks of every thread and an exit, after which a relaunch goes on."""
 
 import faulthandler
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+STDERR = 2
+"""The file descriptor: sys.stderr may be something that C code cannot write to."""
 
 
 class Watchdog:
@@ -18,7 +20,7 @@ class Watchdog:
 
     def alive(self) -> None:
         """Call once a step: the time begins anew."""
-        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=STDERR)
 
 
 @contextmanager
