@@ -25,7 +25,9 @@ CHECKPOINT_TYPE = "checkpoint"
 class MlflowRun:
     """The run with `key` in `experiment`, made at the first call if there is none."""
 
-    def __init__(self, uri: str, experiment: str, key: str, name: str) -> None:
+    def __init__(
+        self, uri: str, experiment: str, key: str, name: str, start_ms: int | None = None
+    ) -> None:
         for logger in ("alembic", "mlflow"):
             logging.getLogger(logger).setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -44,7 +46,10 @@ class MlflowRun:
             run = runs[0]
         else:
             run = self._client.create_run(
-                self._experiment_id, run_name=name, tags={RUN_KEY_TAG: key}
+                self._experiment_id,
+                start_time=start_ms,
+                run_name=name,
+                tags={RUN_KEY_TAG: key},
             )
         self.run_id: str = run.info.run_id
         self._params: dict[str, str] = dict(run.data.params)
@@ -90,12 +95,12 @@ class MlflowRun:
             part = entities[start : start + 90]
             self._client.log_batch(self.run_id, tags=part, synchronous=True)
 
-    def set_status(self, status: str) -> None:
-        """RUNNING, or an end: FINISHED, FAILED, KILLED."""
+    def set_status(self, status: str, time_ms: int) -> None:
+        """RUNNING, or an end at `time_ms`: FINISHED, FAILED, KILLED."""
         if status == "RUNNING":
             self._client.update_run(self.run_id, status=status)
         else:
-            self._client.set_terminated(self.run_id, status)
+            self._client.set_terminated(self.run_id, status, time_ms)
 
     def log_datasets(self, datasets: Sequence[Mapping[str, str]]) -> None:
         """Sends what the run was trained on: name, digest, source, profile (JSON) and context."""

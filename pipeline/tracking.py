@@ -120,10 +120,12 @@ class Sender:
         return sent
 
     def _connect(self) -> MlflowRun:
-        key = next(event["key"] for event, _ in read_events(self._log))
+        created, _ = next(read_events(self._log))
         tracking = self._config.tracking
         uri = tracking_uri(self._config)
-        run = MlflowRun(uri, tracking.experiment, key, self._config.name)
+        run = MlflowRun(
+            uri, tracking.experiment, created["key"], self._config.name, created["time_ms"]
+        )
         self._last_step = run.last_step()
         self._state = {
             "sent_notes": 0,
@@ -161,7 +163,7 @@ class Sender:
             ),
         ]
         if "status" in event:
-            steps.append(("the status", lambda: run.set_status(event["status"])))
+            steps.append(("the status", lambda: run.set_status(event["status"], event["time_ms"])))
         try:
             for what, send in steps:
                 self._refused_or(send, what)

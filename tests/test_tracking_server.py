@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def backend_port(tmp_path_factory) -> Iterator[int]:
                 time.sleep(0.2)
         yield port
     finally:
-        os.killpg(server.pid, 15)
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait(30)
 
 
