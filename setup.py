@@ -13,6 +13,8 @@ setup(
     install_requires=[
         "dask[distributed]",
         "deepspeed",
+        "fastwarc",
+        "fsspec",
         "gigatoken",
         "megatron-core",
         "mlflow",
@@ -24,7 +26,9 @@ setup(
         "pydantic",
         "PyYAML",
         "rensa",
+        "resiliparse",
         "safetensors",
+        "scipy",
         "tokenizers",
         "torch",
         "transformers",
