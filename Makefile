@@ -58,6 +58,14 @@ ui: $(INSTALLED) ## open the MLflow UI on the runs (http://127.0.0.1:5000)
 test: $(INSTALLED) ## run the test suite (a few minutes)
 	python -m pytest
 
+.PHONY: test-cluster
+test-cluster: $(INSTALLED) ## Slurm's scripts on a real Slurm (root; slurm-wlm munge iproute2)
+	python -m pytest -m cluster -rs tests/slurm
+
+.PHONY: test-ui
+test-ui: $(INSTALLED) ## MLflow's pages in Chromium (chromium chromium-driver, pip: selenium)
+	python -m pytest -m browser -rs tests/test_mlflow_ui.py
+
 .PHONY: check
 check: $(INSTALLED) ## lint, format and type checks
 	ruff check .
