@@ -125,7 +125,9 @@ def _compare(
 ) -> float:
     tokens = torch.from_numpy(_parity_rows(config, manifest))
     with single_rank_grid() as grid, torch.no_grad():
-        ours = build_masked_lm(config.model, manifest.vocab_size, grid, config.seed)
+        ours = build_masked_lm(
+            config.model.for_loaded_weights(), manifest.vocab_size, grid, config.seed
+        )
         check_checkpoint(
             checkpoint.manifest,
             {name: p.spec for name, p in ours.named_parameters()},  # type: ignore[attr-defined]
