@@ -13,6 +13,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class StepResult:
 
 def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
     """The device of this rank, after all ranks of the launch have met (NCCL on CUDA, else gloo)."""
-    import deepspeed
+    with _without_mlflow():
+        import deepspeed
 
     _quiet_logs()
     if torch.cuda.is_available():
@@ -384,6 +386,19 @@ def _quiet_logs() -> None:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """DeepSpeed's autotuner imports MLflow where it can, and pandas: a second for each rank."""
+    if "mlflow" in sys.modules:
+        yield
+        return
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # so an import fails at once
+    try:
+        yield
+    finally:
+        del sys.modules["mlflow"]
 
 
 @contextlib.contextmanager
