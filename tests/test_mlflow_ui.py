@@ -66,7 +66,7 @@ def run(tmp_path_factory):
     Sender(config).send_pending()
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
-    export(config, checkpoint, config.output / "hf")
+    run_ranks(export, 1, config, checkpoint, config.output / "hf")
     register(config, "tiny-roberta")
     return config
 

@@ -150,7 +150,7 @@ def test_no_secret_is_recorded_anywhere(config, run):
 def test_an_exported_model_is_registered_with_its_parity_error(config, client):
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
-    difference = export(config, checkpoint, config.output / "hf")
+    (difference,) = run_ranks(export, 1, config, checkpoint, config.output / "hf")
     version, _ = register(config, "tiny")
     found = client.get_model_version("tiny", version)
     assert float(found.tags["parity_error"]) == difference
