@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 @pytest.fixture(autouse=True, scope="session")
 def no_world_in_this_process() -> Iterator[None]:
-    """A world made here leaves a dead thread in ranks forked later; they hang. So say who made it."""
+    """A world made here leaves a dead thread in ranks forked later, which then hang."""
     real = dist.init_process_group
     parent = os.getpid()
 
