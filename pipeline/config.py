@@ -1,7 +1,7 @@
 """The schema of a training run: one file holds everything that decides what comes out."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -169,8 +169,11 @@ class PhaseConfig(Config):
         return self
 
 
-class TrainConfig(PhaseConfig):
-    """One pretraining run: its only or first phase, those that follow, and what all share."""
+class RunConfig(Config):
+    """What every run has, pretraining and fine-tuning alike."""
+
+    IDENTITY: ClassVar[tuple[str, ...]] = ("seed",)
+    """Config keys that a run keeps for life: with others it would be another run."""
 
     name: str
     """Name of the run in MLflow."""
@@ -180,9 +183,6 @@ class TrainConfig(PhaseConfig):
 
     seed: NonNegativeInt = 1
     """Decides initial weights, row order, masks and dropout."""
-
-    then: tuple[PhaseConfig, ...] = ()
-    """Phases after the first, for instance on longer rows; weights and moments go on."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number format of weights and activations; master weights and sums are always fp32."""
@@ -196,16 +196,38 @@ class TrainConfig(PhaseConfig):
     log_every_steps: PositiveInt = 10
     """Optimizer steps between progress lines; metrics are recorded for every step."""
 
-    model: ModelConfig
-    objective: ObjectiveConfig
     optimizer: OptimizerConfig = AdamWConfig()
     parallel: ParallelConfig = ParallelConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    stability: StabilityConfig = StabilityConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def end_row(self) -> int:
+        """The position behind the last row of the run."""
+        raise NotImplementedError
+
+
+class TrainConfig(RunConfig, PhaseConfig):
+    """One pretraining run: its only or first phase, those that follow, and what all share."""
+
+    IDENTITY = ("seed", "model", "objective", "batch.global_rows")
+
+    then: tuple[PhaseConfig, ...] = ()
+    """Phases after the first, for instance on longer rows; weights and moments go on."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    stability: StabilityConfig = StabilityConfig()
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
         """The phases in their order, the first included."""
         return (self, *self.then)
+
+    @property
+    def end_row(self) -> int:
+        """The position behind the last row of the last phase."""
+        from pipeline.steps import run_steps
+
+        return run_steps(self).total_rows

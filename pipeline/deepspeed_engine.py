@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from model.parallel import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
 from model.replicas import differing_replicas
 from pipeline.checkpoint import Checkpoint, TensorReader, check_checkpoint, tensor_key
-from pipeline.config import TrainConfig
+from pipeline.config import RunConfig
 from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
 from pipeline.launch import Launch
 from pipeline.loader import StepBatch, read_vocabulary
@@ -110,7 +110,7 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
     return device
 
 
-def deepspeed_config(config: TrainConfig, max_accumulation: int) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig, max_accumulation: int) -> dict[str, Any]:
     """DeepSpeed's dictionary, computed from ours; nothing of it is read from any other file.
 
     Its batch sizes only say that gradients are accumulated: `Engine.step` tells DeepSpeed which
@@ -158,7 +158,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, max_accumulation: int, grid: Grid
+        self, model: nn.Module, config: RunConfig, max_accumulation: int, grid: Grid
     ) -> None:
         """`max_accumulation`: the most micro-batches that a rank will take in one step."""
         import deepspeed
@@ -191,35 +191,51 @@ class Engine:
 
     def step(self, batch: StepBatch, learning_rate: float) -> StepResult:
         """Takes one optimizer step; the loss is divided once, by the masked tokens of all ranks."""
-        self._engine.train()
-        for group in self._zero.param_groups:
-            group["lr"] = learning_rate
         masked = self._sum((batch.labels >= 0).sum())
         if masked == 0:
             raise UserError("a global batch without a masked token: raise objective.mask_rate")
-        scale = self._grid.dp_size / masked  # DeepSpeed averages over data-parallel ranks
+        scale = self._grid.dp_size / masked
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._grid.device)
         correct = torch.zeros_like(loss_sum)
-        skipped_before = self._engine.skipped_steps
-        last = len(batch.dropout_keys) - 1
-        for micro, key in enumerate(batch.dropout_keys):
-            self._engine.set_gradient_accumulation_boundary(micro == last)
+
+        def loss_of(micro: int) -> Tensor:
+            nonlocal loss_sum, correct
             tokens, positions, labels = (
                 tensor[micro].to(self._grid.device, non_blocking=True)
                 for tensor in (batch.tokens, batch.positions, batch.labels)
             )
-            loss, _, right = self._engine(tokens, positions, labels, key)
-            self._engine.backward(loss * scale, scale_wrt_gas=False)
-            self._engine.step()
+            loss, _, right = self._engine(tokens, positions, labels, batch.dropout_keys[micro])
             loss_sum += loss.detach()
             correct += right
+            return loss * scale
+
+        gradient_norm, skipped = self.take_step(len(batch.dropout_keys), loss_of, learning_rate)
         return StepResult(
             loss=self._sum(loss_sum) / masked,
             accuracy=self._sum(correct) / masked,
             masked_tokens=int(masked),
-            gradient_norm=float(self._engine.get_global_grad_norm() or 0.0),
-            skipped=self._engine.skipped_steps > skipped_before,
+            gradient_norm=gradient_norm,
+            skipped=skipped,
         )
+
+    def take_step(
+        self, num_micro_batches: int, loss_of: Callable[[int], Tensor], learning_rate: float
+    ) -> tuple[float, bool]:
+        """(gradient norm, whether the step was skipped) of one optimizer step.
+
+        `loss_of(m)` computes micro-batch m of this rank. Their sum is averaged over data-parallel
+        ranks by DeepSpeed, so whoever wants a sum over ranks multiplies by their number.
+        """
+        self._engine.train()
+        for group in self._zero.param_groups:
+            group["lr"] = learning_rate
+        skipped_before = self._engine.skipped_steps
+        for micro in range(num_micro_batches):
+            self._engine.set_gradient_accumulation_boundary(micro == num_micro_batches - 1)
+            self._engine.backward(loss_of(micro), scale_wrt_gas=False)
+            self._engine.step()
+        norm = float(self._engine.get_global_grad_norm() or 0.0)
+        return norm, self._engine.skipped_steps > skipped_before
 
     def evaluate(self, heldout: HeldoutRows, micro_rows: int) -> dict[str, HeldoutScore]:
         """The held-out score of every source, the same on all ranks; training is not disturbed."""
@@ -364,7 +380,7 @@ def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
 
 
 def _build_optimizer(
-    named: list[tuple[str, nn.Parameter]], config: TrainConfig
+    named: list[tuple[str, nn.Parameter]], config: RunConfig
 ) -> torch.optim.Optimizer:
     decayed = [p for _, p in named if p.dim() > 1]
     plain = [p for _, p in named if p.dim() <= 1]  # biases and norms

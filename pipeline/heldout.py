@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.shards import RowReader
-from model.objectives import MaskedRows
+from model.objectives import MaskedRows, ObjectiveConfig
 from model.vocabulary import NUM_LEADING_SPECIAL_IDS
-from pipeline.config import TrainConfig
 from pipeline.loader import build_objective
 from pipeline.plan import PhasePlan
 
@@ -82,10 +81,12 @@ class HeldoutRows:
         )
 
 
-def load_heldout(plan: PhasePlan, config: TrainConfig) -> HeldoutRows:
-    """The first held-out rows of every source of a phase, as many as `evaluation` says, masked."""
-    manifest, rows_per_source = plan.manifest, config.evaluation.rows_per_source
-    objective = build_objective(config.objective, plan)
+def load_heldout(
+    plan: PhasePlan, objective_config: ObjectiveConfig, rows_per_source: int
+) -> HeldoutRows:
+    """The first `rows_per_source` held-out rows of every source of a phase, masked."""
+    manifest = plan.manifest
+    objective = build_objective(objective_config, plan)
     reader = RowReader(plan.config.data.path, manifest, "heldout")
     plain, masked = [], {}
     for number, (name, size) in enumerate(sorted(manifest.splits["heldout"].items())):

@@ -63,7 +63,10 @@ def _train_from_newest_checkpoint(
     last_row = plan.steps.end_row(skipped)
     segments = plan_segments(plan, checkpoint)
     saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
-    heldouts = [load_heldout(phase, config) for phase in plan.phases]
+    heldouts = [
+        load_heldout(phase, config.objective, config.evaluation.rows_per_source)
+        for phase in plan.phases
+    ]
     watch = StabilityWatch(config.stability, start.recent_losses)
     record.begin(step, describe_run(plan))
     for line in plan.sentences(step):

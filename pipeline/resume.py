@@ -12,7 +12,7 @@ from pipeline.checkpoint import (
     Segment,
     find_checkpoint,
 )
-from pipeline.config import TrainConfig
+from pipeline.config import RunConfig
 from pipeline.deepspeed_engine import STATE_KEYS, Engine
 from pipeline.plan import RunPlan
 from pipeline.run_folder import checkpoints_folder
@@ -37,7 +37,7 @@ class Position:
     """Losses of the last good steps."""
 
 
-def newest_checkpoint(config: TrainConfig, grid: Grid) -> Checkpoint | None:
+def newest_checkpoint(config: RunConfig, grid: Grid) -> Checkpoint | None:
     """The newest checkpoint of the run that verifies: rank 0 looks, all ranks get its answer."""
     found: list[Checkpoint | None] = [None]
     if grid.rank == 0:

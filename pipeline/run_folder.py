@@ -12,36 +12,33 @@ from typing import Any
 
 from configs.load import UserError
 from data_prep.atomic import write_atomic
-from pipeline.config import TrainConfig
-from pipeline.steps import run_steps
+from pipeline.config import RunConfig
 
 RUN_NAME = "run.json"
 DONE_NAME = "DONE"
-IDENTITY = ("seed", "model", "objective", "batch.global_rows")
-"""Config keys that a run keeps for life: with others it would be another run."""
 
 
-def checkpoints_folder(config: TrainConfig) -> Path:
+def checkpoints_folder(config: RunConfig) -> Path:
     """Where the checkpoints of a run are."""
     return config.output / "checkpoints"
 
 
-def is_done(config: TrainConfig) -> bool:
+def is_done(config: RunConfig) -> bool:
     """Whether the run of `config` is finished, to its last row."""
     path = config.output / DONE_NAME
     if not path.exists():
         return False
     consumed: int = json.loads(path.read_bytes())["consumed_rows"]
-    return consumed >= run_steps(config).total_rows
+    return consumed >= config.end_row
 
 
-def mark_done(config: TrainConfig, step: int, consumed_rows: int) -> None:
+def mark_done(config: RunConfig, step: int, consumed_rows: int) -> None:
     """Says that the run is finished."""
     content = {"step": step, "consumed_rows": consumed_rows}
     write_atomic(config.output / DONE_NAME, json.dumps(content) + "\n")
 
 
-def claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
+def claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     """Makes the folder of the run, or finds that it holds this run already. For rank 0.
 
     Returns a line for every setting that differs from the last start and may. Raises UserError that
@@ -53,14 +50,14 @@ def claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
     return changes
 
 
-def check_claim(config: TrainConfig, data_fingerprint: str) -> list[str]:
+def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     """What `claim` returns and raises; writes nothing."""
     path = config.output / RUN_NAME
     changes = []
     if path.exists():
         before = json.loads(path.read_bytes())
         changes = list(differences(before["config"], config.model_dump(mode="json")))
-        forbidden = [line for line in changes if line.startswith(IDENTITY)]
+        forbidden = [line for line in changes if line.startswith(config.IDENTITY)]
         if before["data_fingerprint"] != data_fingerprint:
             forbidden.append("the rows are others: the fingerprint of the data set changed")
         if forbidden:
