@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from data_prep.config import DataConfig, DecontaminateConfig
 from data_prep.dedup import save_array
 from data_prep.document import BadRecords, in_batches
-from data_prep.ingest import read_documents
+from data_prep.ingest import read_texts
 from data_prep.normalise import normalise
 from data_prep.readers import ReaderConfig
 from data_prep.readers.files import SourceFile, Span, list_files
@@ -139,8 +139,8 @@ def overlap_part(
     kept = selection.kept(part.name)
     trained = kept & ~selection.heldout(part.name, settings["heldout_share"])
     dropped = np.zeros(len(kept), dtype=bool)
-    dropped_bytes = at = 0
-    for texts, _ in read_documents(Path(selection.documents) / f"{part.name}.parquet"):
+    dropped_bytes = 0
+    for at, texts in read_texts(Path(selection.documents) / f"{part.name}.parquet", trained):
         batch = TextBatch(texts)
         hashes, first = batch.ngram_hashes(settings["ngram_words"])
         text = batch.word_text[first]
@@ -151,7 +151,6 @@ def overlap_part(
         window = slice(at, at + len(texts))
         dropped[window] = trained[window] & (share > settings["max_share"])
         dropped_bytes += int(batch.lengths[dropped[window]].sum())
-        at += len(texts)
     save_array(folder / f"{part.name}.overlap.npy", dropped)
     counts = {"documents": int(dropped.sum()), "bytes": dropped_bytes}
     return counts, [f"{part.name}.overlap.npy"]

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from data_prep.atomic import open_atomic
 from data_prep.config import DedupConfig
-from data_prep.ingest import read_documents
+from data_prep.ingest import read_texts
 from data_prep.minhash import NUM_BANDS, band_keys, signatures, similarity
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
@@ -55,7 +55,7 @@ def signatures_part(
     signed: list[U64] = [np.empty((NUM_BANDS, 0), dtype=np.uint64)]
     hashed: list[U64] = [np.empty((2, 0), dtype=np.uint64)]
     lengths: list[I64] = [np.empty(0, dtype=np.int64)]
-    for texts, _ in read_documents(Path(settings["documents"]) / f"{part.name}.parquet"):
+    for _, texts in read_texts(Path(settings["documents"]) / f"{part.name}.parquet"):
         batch = TextBatch(texts)
         hashes = word_sequence_hashes(batch)
         hashed.append(hashes)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -166,14 +167,33 @@ def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Seque
         writer.write_batch(pa.record_batch(columns, schema=DOCUMENTS_SCHEMA))
 
 
-def read_documents(path: Path, batches_at_once: int = 1) -> Iterator[tuple[list[bytes], list[str]]]:
-    """The documents of one part, one or more batches at a time: (texts as UTF-8, ids)."""
+def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:
+    """The documents of one part, batch by batch: (texts as UTF-8, ids)."""
     with pq.ParquetFile(path) as file:
-        for first in range(0, file.num_row_groups, batches_at_once):
-            groups = range(first, min(first + batches_at_once, file.num_row_groups))
-            table = file.read_row_groups(list(groups), use_threads=False)
-            texts = table.column("text").cast(pa.binary()).to_pylist()
-            yield texts, table.column("id").to_pylist()
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, use_threads=False)
+            yield table.column("text").cast(pa.binary()).to_pylist(), table.column("id").to_pylist()
+
+
+def read_texts(
+    path: Path, wanted: npt.NDArray[np.bool_] | None = None, batches_at_once: int = 1
+) -> Iterator[tuple[int, list[bytes]]]:
+    """(number of the first, texts) of the batches of one part in which anything is `wanted`."""
+    with pq.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        firsts = np.append(0, np.cumsum(sizes, dtype=np.int64)).tolist()
+        for group in range(0, len(sizes), batches_at_once):
+            groups = range(group, min(group + batches_at_once, len(sizes)))
+            first, last = firsts[groups.start], firsts[groups.stop]
+            if wanted is None or wanted[first:last].any():
+                table = file.read_row_groups(list(groups), columns=["text"], use_threads=False)
+                yield first, table.column("text").cast(pa.binary()).to_pylist()
+
+
+def document_ids(path: Path, numbers: Sequence[int]) -> dict[int, str]:
+    """The ids of some documents of a part, by their numbers."""
+    ids = pq.read_table(path, columns=["id"], use_threads=False)["id"]
+    return {number: str(ids[number]) for number in numbers}
 
 
 def check_bad_share(result: StageResult, max_share: float) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_prep.atomic import open_atomic
 from data_prep.config import DataConfig, LineDedupConfig
 from data_prep.dedup import save_array
-from data_prep.ingest import DOCUMENTS_SCHEMA, read_documents, write_documents
+from data_prep.ingest import DOCUMENTS_SCHEMA, read_documents, read_texts, write_documents
 from data_prep.normalise import SEPARATOR, plain_white_space
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
@@ -56,7 +56,7 @@ def counts_part(
     """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document."""
     document = settings["first"][part.name]
     hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for texts, _ in read_documents(Path(settings["documents"]) / f"{part.name}.parquet"):
+    for _, texts in read_texts(Path(settings["documents"]) / f"{part.name}.parquet"):
         batch = TextBatch(texts)
         found, _, _, text = lines_of(batch, settings["unit"], settings["min_words"])
         hashes.append(found)

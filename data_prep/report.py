@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.atomic import write_atomic
 from data_prep.charts import bars, histogram
 from data_prep.config import DataConfig
-from data_prep.ingest import read_documents
+from data_prep.ingest import document_ids, read_texts
 from data_prep.shards import Manifest
 from data_prep.stages import Part, StageResult
 
@@ -105,14 +105,15 @@ def _near_examples(documents: StageResult, pairs: Sequence[Sequence[int]]) -> li
     first = 0
     for part, record in zip(documents.parts, documents.records, strict=True):
         last = first + record["documents"]
-        if any(first <= number < last for number in wanted):
-            at = first
-            for texts, ids in read_documents(documents.folder / f"{part.name}.parquet"):
-                for number in wanted:
+        here = [number - first for number in wanted if first <= number < last]
+        if here:
+            path = documents.folder / f"{part.name}.parquet"
+            ids = document_ids(path, here)
+            for at, texts in read_texts(path, np.isin(np.arange(last - first), here)):
+                for number in here:
                     if at <= number < at + len(texts):
                         text = texts[number - at][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
-                        found[number] = {"id": ids[number - at], "text": text}
-                at += len(texts)
+                        found[first + number] = {"id": ids[number], "text": text}
         first = last
     return [{"stays": found[stays], "goes": found[goes]} for stays, goes in pairs]
 

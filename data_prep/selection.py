@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup import KEEP
-from data_prep.ingest import read_documents
+from data_prep.ingest import read_texts
 from data_prep.stages import Part, StageResult
 from data_prep.text_batch import U64, mixed
 
@@ -68,10 +68,8 @@ class Selection:
 
     def chosen_texts(self, name: str, flags: Flags) -> Iterator[list[bytes]]:
         """The texts of a part's chosen documents, batch by batch."""
-        at = 0
-        for texts, _ in read_documents(Path(self.documents) / f"{name}.parquet"):
+        for at, texts in read_texts(Path(self.documents) / f"{name}.parquet", flags):
             yield [texts[k] for k in np.flatnonzero(flags[at : at + len(texts)]).tolist()]
-            at += len(texts)
 
 
 def select(documents: StageResult, signed: StageResult, verdicts: StageResult) -> Selection:

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from configs.load import UserError, load
 from data_prep.config import DataConfig
 from data_prep.encode import _Encoder
+from data_prep.run import prepare
 from data_prep.tokenizer import (
     load_tokenizer,
     special_tokens,
     tokenizer_from_vocabulary,
     train_tokenizer,
 )
+from tests.data_corpora import forum_config, random_texts, write_forum
 
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
@@ -62,13 +64,24 @@ def test_the_fast_encoder_gives_the_reference_ids(path, texts):
     assert (fast == 2).sum() == len(texts)
 
 
-def test_a_difference_between_the_encoders_stops_the_job(path):
-    encoder = _Encoder(path, "fast")
-    stream, lengths = encoder.encode([b"the oven", b"was hot"])
-    encoder.check(b"was hot", stream, lengths, 1, "d1")
-    stream[-2] += 1
-    with pytest.raises(UserError, match="document 'd1': the fast encoder"):
-        encoder.check(b"was hot", stream, lengths, 1, "d1")
+def test_a_difference_between_the_encoders_stops_the_job(path, tmp_path, monkeypatch):
+    long = "the öven " * 9000
+    assert _Encoder(path, "fast").agrees(b"was hot")
+    assert _Encoder(path, "fast").agrees(long.encode())
+    write_forum(tmp_path / "raw", [f"{text} end" for text in random_texts(80)])
+    config = forum_config(tmp_path, checked_share=1)
+    right = _Encoder._fast_ids
+
+    def wrong(encoder, text):
+        ids = right(encoder, text)
+        return ids[::-1] if text.endswith(b"end") else ids
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Encoder, "_fast_ids", wrong)
+        with pytest.raises(UserError, match=r"document 'forum.jsonl:\d+': the fast encoder"):
+            prepare(config)
+    assert not list(tmp_path.rglob("*.ids*"))
+    prepare(config)
 
 
 def test_training_does_not_depend_on_the_order_of_the_texts(path):
