@@ -199,7 +199,7 @@ class SignatureStore:
             if len(self._open) >= _MAX_OPEN_FILES:
                 del self._open[next(iter(self._open))]
             path = self._folder / f"{self._parts[part][0]}.{kind}.npy"
-            self._open[kind, part] = np.load(path, mmap_mode="r")
+            self._open[kind, part] = np.asarray(np.load(path, mmap_mode="r"))
         return self._open[kind, part]
 
 

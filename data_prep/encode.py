@@ -5,6 +5,7 @@ Ids come from the fastest encoder (gigatoken); a share of the documents of every
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -100,8 +101,7 @@ def encode_stage(
         encode_part,
         {
             "selection": selection,
-            "tokenizer": str(path),
-            "tokenizer_sha256": digest,
+            "tokenizer": _TokenizerContents(digest, str(path)),
             "checked_share": config.checked_share,
             "encoder": config.encoder,
         },
@@ -118,7 +118,7 @@ def encode_part(
     heldout = selection.heldout(part.name, settings["heldout_share"])
     checked = chosen(selection.hashes(part.name), settings["checked_share"], CHECK)
     checked[np.flatnonzero(keep)[:1]] = True  # at least one document a part
-    encoder = _encoder_of(settings["tokenizer"], settings["tokenizer_sha256"], settings["encoder"])
+    encoder = _encoder_of(settings["tokenizer"], settings["encoder"])
     counts: dict[str, Any] = {"bytes": 0, "checked_documents": int((checked & keep).sum())}
     names = []
     lengths: dict[str, list[Any]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
@@ -159,12 +159,19 @@ def _disagreement(name: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _TokenizerContents:
+    """A tokenizer file, known by what is in it."""
+
+    sha256: str
+    path: str = field(compare=False)
+
+
 @lru_cache(maxsize=1)
-def _encoder_of(path: str, sha256: str, kind: Literal["fast", "reference"]) -> "_Encoder":
-    """The encoder for a tokenizer file with these contents. Building one takes a quarter of a
-    second, so that a worker keeps it from part to part."""
-    del sha256  # part of the key only
-    return _Encoder(Path(path), kind)
+def _encoder_of(tokenizer: _TokenizerContents, kind: Literal["fast", "reference"]) -> "_Encoder":
+    """The encoder of a tokenizer. Building one takes a quarter of a second, so that a worker keeps
+    it from part to part."""
+    return _Encoder(Path(tokenizer.path), kind)
 
 
 class _Encoder:
