@@ -6,9 +6,13 @@ import random
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from configs.load import validate
 from data_prep.config import DataConfig
+from data_prep.document import BadRecords
+from data_prep.readers import ReaderConfig
+from data_prep.readers.files import list_files
 from data_prep.shards import RowReader, read_manifest
 from data_prep.tokenizer import load_tokenizer
 
@@ -101,3 +105,17 @@ def decoded_documents(folder, split="train"):
 def random_texts(number, words=40, seed=0):
     generate = random.Random(seed)
     return [" ".join(generate.choices(WORDS, k=words)) for _ in range(number)]
+
+
+def read_documents(path, part_bytes=1 << 30, policy="skip", **config):
+    """The documents of the files, and the bad records: ([(text, id)], counts)."""
+    tree = {"files": [str(path)], **config}
+    reader_config = TypeAdapter(ReaderConfig).validate_python(tree)
+    reader, bad = reader_config.build(), BadRecords(policy)
+    documents = [
+        (document.text, document.id)
+        for file in list_files(reader_config.files, "files")
+        for span in reader.spans(file, part_bytes)
+        for document in reader.read(span, bad)
+    ]
+    return documents, dict(bad.counts)

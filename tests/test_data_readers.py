@@ -18,24 +18,11 @@ from configs.load import UserError
 from data_prep.document import BadRecords
 from data_prep.readers import ReaderConfig
 from data_prep.readers.files import list_files
+from tests.data_corpora import read_documents as read
 
 # A busy machine may be slow; how long an example takes is not what these tests are about.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
-
-
-def read(path, part_bytes=1 << 30, policy="skip", **config):
-    """The documents of the files, and the bad records: ([(text, id)], counts)."""
-    tree = {"files": [str(path)], **config}
-    reader_config = TypeAdapter(ReaderConfig).validate_python(tree)
-    reader, bad = reader_config.build(), BadRecords(policy)
-    documents = [
-        (document.text, document.id)
-        for file in list_files(reader_config.files, "files")
-        for span in reader.spans(file, part_bytes)
-        for document in reader.read(span, bad)
-    ]
-    return documents, dict(bad.counts)
 
 
 lines = st.lists(
@@ -226,70 +213,6 @@ def test_a_null_text_is_counted(tmp_path):
     assert bad == {"the field 'text' is missing": 1}
 
 
-WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">
-<page><title>Bread</title><ns>0</ns><revision><text>'''Bread''' is a [[food]] made of
-[[flour|ground grain]].&lt;ref&gt;A book&lt;/ref&gt; {{cite|x}} [[File:Loaf.jpg|thumb|A loaf]]
-
-== History ==
-See [http://example.org the site]. [[Category:Food]] [[de:Brot]]</text></revision></page>
-<page><title>Loaf</title><ns>0</ns><redirect title="Bread"/><revision><text/></revision></page>
-<page><title>Talk:Bread</title><ns>1</ns><revision><text>Hello</text></revision></page>
-<page><title>Oven</title><ns>0</ns><revision><text>An '''oven''' is hot.</text></revision></page>
-</mediawiki>"""
-
-
-def test_wiki_articles_become_plain_text(tmp_path):
-    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(WIKI.encode()))
-    documents, bad = read(tmp_path / "dump.xml.bz2", type="mediawiki")
-    assert [number for _, number in documents] == ["dump.xml.bz2:Bread", "dump.xml.bz2:Oven"]
-    text = documents[0][0]
-    assert text.startswith("Bread\n\nBread is a food made of\nground grain.")
-    assert "History\nSee the site." in text
-    for markup in ("ref", "book", "cite", "loaf", "Category", "Brot", "==", "''"):
-        assert markup not in text
-    assert not bad
-
-
-def test_a_truncated_dump_keeps_its_whole_articles(tmp_path):
-    (tmp_path / "dump.xml").write_text(WIKI[: WIKI.index("Oven") + 10])
-    documents, bad = read(tmp_path / "dump.xml", type="mediawiki")
-    assert [number for _, number in documents] == ["dump.xml:Bread"]
-    assert bad == {"damaged or truncated XML": 1}
-
-
-def warc_record(kind: str, content: bytes, uri: str) -> bytes:
-    content_type = "application/http; msgtype=response" if kind == "response" else "text/plain"
-    head = (
-        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {uri}\r\n"
-        "WARC-Record-ID: <urn:uuid:1>\r\nWARC-Date: 2020-01-01T00:00:00Z\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    return head.encode() + content + b"\r\n\r\n"
-
-
-def test_web_archives_give_pages_and_extracted_text(tmp_path):
-    page = "<html><body><nav>Home About</nav><p>Caf\u00e9 opens on Monday.</p></body></html>"
-    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=latin-1\r\n\r\n"
-    gone = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n<p>Nothing here.</p>"
-    records = [
-        warc_record("response", http + page.encode("latin-1"), "http://a"),
-        warc_record("response", gone, "http://b"),
-        warc_record("conversion", "Extracted t\u00e9xt.".encode(), "http://c"),
-    ]
-    (tmp_path / "a.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
-    documents, bad = read(tmp_path / "a.warc.gz", type="warc")
-    assert [(text.strip(), uri) for text, uri in documents] == [
-        ("Café opens on Monday.", "http://a"),
-        ("Extracted téxt.", "http://c"),
-    ]
-    assert not bad
-    cut = b"".join(map(gzip.compress, records))[:-80]
-    (tmp_path / "a.warc.gz").write_bytes(cut)
-    documents, bad = read(tmp_path / "a.warc.gz", type="warc")
-    assert [uri for _, uri in documents] == ["http://a"]
-    assert bad["damaged or truncated compression"] == 1
-
-
 def test_files_are_found_by_pattern_in_a_fixed_order(tmp_path):
     for name in ("b/2.txt", "a/1.txt", "a/0.md", "c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -333,3 +256,31 @@ def test_an_empty_file_gives_nothing_or_one_bad_record(tmp_path, name):
     documents, bad = read(tmp_path / name, type=FORMATS[name][0])
     assert documents == []
     assert sum(bad.values()) <= 1
+
+
+simple = st.text(alphabet='ab ,"é', max_size=12)
+
+
+@settings(max_examples=100)
+@given(st.lists(simple, max_size=25), st.integers(1, 200), st.sampled_from(["\n", "\r\n"]))
+def test_a_table_of_lines_is_the_same_wherever_it_is_cut(tmp_path_factory, texts, cut, end):
+    path = tmp_path_factory.mktemp("table") / "a.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator=end)
+        writer.writerows([["n", "text"], *([n, text] for n, text in enumerate(texts))])
+    config = {"type": "csv", "quoted_newlines": False}
+    documents, bad = read(path, **config)
+    assert [text for text, _ in documents] == texts
+    assert not bad
+    assert read(path, cut, **config) == (documents, {})
+    assert read(path, type="csv")[0] == read(path, 1, type="csv", quoted_newlines=True)[0]
+
+
+def test_a_newline_inside_quotes_is_damage_where_every_line_is_a_record(tmp_path):
+    (tmp_path / "a.csv").write_text('text,n\ngood,1\n"two\nlines",2\nlast,3\n')
+    documents, bad = read(tmp_path / "a.csv", 5, type="csv", quoted_newlines=False)
+    assert documents == [("good", "a.csv:7"), ("last", "a.csv:28")]
+    assert bad == {"damaged quoting": 2}
+    (tmp_path / "a.csv").write_text('"text\n')
+    with pytest.raises(UserError, match="its header line is no record"):
+        read(tmp_path / "a.csv", type="csv", quoted_newlines=False)

@@ -3,13 +3,13 @@
 import csv
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import BinaryIO, Literal
 
 from pydantic import Field
 
 from configs.load import Config, UserError
 from data_prep.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span, byte_spans, is_compressed, open_file
 from data_prep.readers.text import lines_in
 
 
@@ -22,7 +22,12 @@ class TableReaderConfig(Config):
     text_field: str = "text"
     """Column of the texts."""
     id_field: str | None = None
-    """Column of the records' own ids; FILE:LINE is used when not given."""
+    """Column of the records' own ids; when not given, FILE:LINE is used, or FILE:OFFSET where
+    `quoted_newlines` is false."""
+    quoted_newlines: bool = True
+    """Whether a quoted field may hold newlines. Only reading from its start tells a line inside
+    quotes from a record, so such a file is one part; with false, every line is a record, and an
+    uncompressed file is cut into parts."""
 
     def build(self) -> "TableReader":
         """The reader."""
@@ -34,58 +39,101 @@ class TableReader:
 
     def __init__(self, config: TableReaderConfig) -> None:
         self._text_field, self._id_field = config.text_field, config.id_field
+        self._quoted_newlines = config.quoted_newlines
         self._delimiter = "," if config.type == "csv" else "\t"
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """The whole file: a line may be inside quotes, which only reading from its start tells."""
-        return [Span(file, 0, file.num_bytes)]
+        """Byte ranges where every line is a record, else the whole file."""
+        if self._quoted_newlines or is_compressed(file.name):
+            return [Span(file, 0, file.num_bytes)]
+        return byte_spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
-        """The documents; offsets of bad records are line numbers."""
-        path, name = span.file.path, span.file.name
+        """The documents; places of bad records are line numbers, or offsets (`quoted_newlines`)."""
         csv.field_size_limit(sys.maxsize)  # the module's own limit is 128 KB a field
         with open_file(span.file) as stream:
-            # What is not UTF-8 becomes surrogates here, and is found record by record below.
-            lines = (
-                line.decode("utf-8-sig" if at == 0 else "utf-8", "surrogateescape")
-                for at, line in lines_in(stream, span, bad)
-            )
-            rows = csv.reader(lines, delimiter=self._delimiter, strict=True)
-            header = self._next(rows, path, bad)
-            if header is None:
-                return
-            for field in filter(None, (self._text_field, self._id_field)):
-                if field not in header:
-                    raise UserError(
-                        f"{path}: no column {field!r}; its header has {', '.join(header)}: set "
-                        "the reader's text_field and id_field"
-                    )
-            text_at = header.index(self._text_field)
-            id_at = header.index(self._id_field) if self._id_field else None
-            while (row := self._next(rows, path, bad)) is not None:
-                line = rows.line_num
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    bad.add(path, line, f"not {len(header)} fields", f"{len(row)} fields")
-                    continue
-                text = row[text_at]
-                if not _is_unicode(text):
-                    bad.add(path, line, "not UTF-8")
-                elif "\0" in text:
-                    bad.add(path, line, "NUL byte")
+            if self._quoted_newlines:
+                lines = (line for _, line in lines_in(stream, span, bad))
+                records = self._records(lines, span.file.path, bad)
+            else:
+                records = self._records_of_lines(stream, span, bad)
+            header: list[str] | None = None
+            for place, row in records:
+                if header is None:
+                    header = row
+                    text_at, id_at = self._columns(header, span.file.path)
+                elif len(row) != len(header):
+                    reason, detail = f"not {len(header)} fields", f"{len(row)} fields"
+                    bad.add(span.file.path, place, reason, detail)
+                elif not _is_unicode(row[text_at]):
+                    bad.add(span.file.path, place, "not UTF-8")
+                elif "\0" in row[text_at]:
+                    bad.add(span.file.path, place, "NUL byte")
                 else:
-                    yield Document(text, f"{name}:{line}" if id_at is None else row[id_at])
+                    own_id = f"{span.file.name}:{place}" if id_at is None else row[id_at]
+                    yield Document(row[text_at], own_id)
 
-    def _next(self, rows: Any, path: str, bad: BadRecords) -> list[str] | None:
+    def _columns(self, header: list[str], path: str) -> tuple[int, int | None]:
+        for name in filter(None, (self._text_field, self._id_field)):
+            if name not in header:
+                raise UserError(
+                    f"{path}: no column {name!r}; its header has {', '.join(header)}: set the "
+                    "reader's text_field and id_field"
+                )
+        id_at = header.index(self._id_field) if self._id_field else None
+        return header.index(self._text_field), id_at
+
+    def _records(
+        self, lines: Iterator[bytes], path: str, bad: BadRecords
+    ) -> Iterator[tuple[int, list[str]]]:
+        """(number of the last line, fields) of every record that is not empty, header and all."""
+        rows = csv.reader(_decoded(lines), delimiter=self._delimiter, strict=True)
         while True:
             try:
-                row: list[str] = next(rows)
-                return row
+                row = next(rows)
             except StopIteration:
-                return None
+                return
             except csv.Error as error:
                 bad.add(path, rows.line_num, "damaged quoting", str(error))
+                continue
+            if row:
+                yield rows.line_num, row
+
+    def _records_of_lines(
+        self, stream: BinaryIO, span: Span, bad: BadRecords
+    ) -> Iterator[tuple[int, list[str]]]:
+        """(offset, fields) of the file's header and of every line that begins in the span."""
+        path = span.file.path
+        whole = Span(span.file, 0, span.file.num_bytes)
+        held = ((offset, line) for offset, line in lines_in(stream, whole, bad) if line.strip())
+        header_at, header = next(held, (0, b""))
+        if not header:
+            return
+        try:
+            yield header_at, self._fields(header, "utf-8-sig")
+        except csv.Error as error:
+            raise UserError(f"{path}: its header line is no record: {error}") from None
+        stream.seek(0)
+        for offset, line in lines_in(stream, span, bad):
+            if offset > header_at and line.strip():
+                try:
+                    row = self._fields(line)
+                except csv.Error as error:
+                    bad.add(path, offset, "damaged quoting", str(error))
+                    continue
+                yield offset, row
+
+    def _fields(self, line: bytes, encoding: str = "utf-8") -> list[str]:
+        if line.count(b'"') % 2:
+            raise csv.Error("an odd number of quotes: a quoted field seems to hold a newline")
+        text = line.decode(encoding, "surrogateescape")
+        return next(csv.reader((text,), delimiter=self._delimiter, strict=True))
+
+
+def _decoded(lines: Iterator[bytes]) -> Iterator[str]:
+    """The lines as text; what is not UTF-8 becomes surrogates, found record by record later."""
+    for number, line in enumerate(lines):
+        yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
 
 
 def _is_unicode(text: str) -> bool:

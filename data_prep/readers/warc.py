@@ -1,13 +1,30 @@
 """WARC and WET archives of web pages, read by fastwarc; HTML becomes text by resiliparse."""
 
+import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 from pydantic import Field
 
 from configs.load import Config
 from data_prep.document import BadRecords, Document
-from data_prep.readers.files import TRUNCATED, SourceFile, Span, decompressed, is_damage, open_file
+from data_prep.readers.files import (
+    TRUNCATED,
+    SourceFile,
+    Span,
+    byte_spans,
+    decompressed,
+    is_compressed,
+    is_damage,
+    open_file,
+)
+from data_prep.readers.streams import WARC_GZIP, Piece, pieces_from
+
+_RECORD_BEGINS = re.compile(rb"WARC/\d\.\d\r?\n")
+_HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
+_CONTENT_LENGTH = re.compile(rb"\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_OTHER_HEADERS = (b"\nwarc-type:", b"\nwarc-record-id:", b"\nwarc-date:")
+_WINDOW_BYTES, _MAX_HEAD_BYTES = 1 << 20, 1 << 14
 
 
 class WarcReaderConfig(Config):
@@ -31,37 +48,49 @@ class WarcReader:
         self._main_content = config.main_content
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """The whole file: crawls come in files of about a gigabyte."""
-        return [Span(file, 0, file.num_bytes)]
+        """Byte ranges; a record belongs to the range in which it, or its gzip member, begins.
+
+        A .gz file of a single member is in effect one span; .zst and .bz2 files are.
+        """
+        if is_compressed(file.name) and not file.name.endswith(".gz"):
+            return [Span(file, 0, file.num_bytes)]
+        return byte_spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The pages, named by their addresses."""
+        with open_file(span.file) as stream:
+            for records in _runs(stream, span):
+                yield from self._documents(records, span, bad)
+                if records.error is not None:
+                    if not is_damage(records.error):
+                        raise records.error
+                    reason = "damaged or truncated compression"
+                    bad.add(span.file.path, records.place()[0], reason, str(records.error))
+
+    def _documents(self, run: "_Run", span: Span, bad: BadRecords) -> Iterator[Document]:
         from fastwarc.warc import ArchiveIterator, WarcRecordType
 
         kinds = WarcRecordType.response | WarcRecordType.conversion
-        path, offset = span.file.path, 0
-        with open_file(span.file) as stream:
-            plain: Any = _UntilFailure(decompressed(stream, span.file.name))
-            for record in ArchiveIterator(plain, record_types=kinds, parse_http=True):
-                offset = record.stream_pos
-                expected_bytes = record.content_length
-                content = record.reader.read()
-                whole_head = record.headers.get("Content-Length") is not None
-                if not whole_head or len(content) != expected_bytes:
-                    bad.add(path, offset, "truncated record")
-                    continue
-                text = self._text_of(record, content)
-                if text is None:
-                    continue
-                if "\0" in text:
-                    bad.add(path, offset, "NUL byte")
-                    continue
-                uri = record.headers.get("WARC-Target-URI") or f"{span.file.name}:{offset}"
-                yield Document(text, uri)
-            if plain.error is not None:
-                if not is_damage(plain.error):
-                    raise plain.error
-                bad.add(path, plain.tell(), "damaged or truncated compression", str(plain.error))
+        source: Any = run
+        path = span.file.path
+        for record in ArchiveIterator(source, record_types=kinds, parse_http=True):
+            if run.is_past(record.stream_pos):
+                return
+            offset, within = run.place(record.stream_pos)
+            expected_bytes = record.content_length
+            content = record.reader.read()
+            whole_head = record.headers.get("Content-Length") is not None
+            if not whole_head or len(content) != expected_bytes:
+                bad.add(path, offset, "truncated record")
+                continue
+            text = self._text_of(record, content)
+            if text is None:
+                continue
+            if "\0" in text:
+                bad.add(path, offset, "NUL byte")
+                continue
+            uri = record.headers.get("WARC-Target-URI")
+            yield Document(text, uri or f"{span.file.name}:{offset}" + f"+{within}" * (within > 0))
 
     def _text_of(self, record: object, content: bytes) -> str | None:
         """The text of a page, None where the record holds none."""
@@ -79,13 +108,51 @@ class WarcReader:
         return None
 
 
-class _UntilFailure:
-    """A stream that ends where reading fails and keeps the error: fastwarc panics on an exception
-    in its source, and takes a truncated compressed file's end for its end."""
+def _runs(stream: BinaryIO, span: Span) -> Iterator["_Run"]:
+    """Unbroken runs of records that begin in `span`: one, and one more after each damage."""
+    if span.file.name.endswith(".gz"):
+        pieces = pieces_from(stream, WARC_GZIP, span.start, span.end)
+        while True:
+            run = _GzipRun(pieces, span.end)
+            yield run
+            if run.error is None:
+                return
+    elif is_compressed(span.file.name):
+        yield _PlainRun(decompressed(stream, span.file.name), 0, 1 << 62)
+    else:
+        start = _first_record(stream, span.start, span.end)
+        if start is not None:
+            stream.seek(start)
+            yield _PlainRun(stream, start, span.end)
 
-    def __init__(self, stream: Any) -> None:
-        self.error: Exception | None = None
+
+class _Run(Protocol):
+    """A stream for fastwarc that ends where reading fails and keeps the error: fastwarc panics on
+    an exception in its source, and takes a truncated compressed file's end for its end."""
+
+    error: Exception | None
+
+    def read(self, num_bytes: int) -> bytes:
+        """Up to `num_bytes` of the records."""
+
+    def tell(self) -> int:
+        """Bytes that were read."""
+
+    def is_past(self, position: int) -> bool:
+        """Whether a record that begins after so many bytes belongs to the next span."""
+
+    def place(self, position: int | None = None) -> tuple[int, int]:
+        """Where a record begins after so many bytes; without them, where reading stands: a byte of
+        the file, and of a compressed file the byte of the content from there."""
+
+
+class _PlainRun:
+    """Records as they stand in the file."""
+
+    def __init__(self, stream: Any, start: int, end: int) -> None:
         self._stream = stream
+        self.error: Exception | None = None
+        self._start, self._end = start, end
         self._position = 0
 
     def read(self, num_bytes: int) -> bytes:
@@ -99,6 +166,91 @@ class _UntilFailure:
 
     def tell(self) -> int:
         return self._position
+
+    def is_past(self, position: int) -> bool:
+        return self._start + position >= self._end
+
+    def place(self, position: int | None = None) -> tuple[int, int]:
+        return self._start + (self._position if position is None else position), 0
+
+
+class _GzipRun:
+    """The content of gzip members, up to the first that begins a record of the next span."""
+
+    def __init__(self, pieces: Iterator[Piece], end: int) -> None:
+        self.error: Exception | None = None
+        self._pieces, self._end = pieces, end
+        self._held = b""
+        self._position = 0
+        self._members: list[tuple[int, int]] = []
+        self._last_at = 0
+
+    def read(self, num_bytes: int) -> bytes:
+        while not self._held:
+            try:
+                piece = next(self._pieces, None)
+            except OSError as error:
+                self.error = error
+                return b""
+            if piece is None or piece.stream_at >= max(self._end, 1):
+                return b""
+            if piece.error is not None:
+                self.error, self._last_at = piece.error, piece.stream_at
+                return b""
+            if not self._members or self._members[-1][1] != piece.stream_at:
+                self._members.append((self._position, piece.stream_at))
+            self._held = piece.content
+        content, self._held = self._held[:num_bytes], self._held[num_bytes:]
+        self._position += len(content)
+        return content
+
+    def tell(self) -> int:
+        return self._position
+
+    def is_past(self, position: int) -> bool:
+        return False
+
+    def place(self, position: int | None = None) -> tuple[int, int]:
+        if position is None or not self._members:
+            return self._last_at, 0
+        while len(self._members) > 1 and self._members[1][0] <= position:
+            del self._members[0]
+        begin, at = self._members[0]
+        return at, position - begin
+
+
+def _first_record(stream: BinaryIO, start: int, end: int) -> int | None:
+    """The first byte in [start, end) at which a whole record begins."""
+    position = start
+    while position < end:
+        stream.seek(max(0, position - 2))
+        before = stream.read(position - max(0, position - 2))
+        window = before + stream.read(_WINDOW_BYTES + 16)
+        for found in _RECORD_BEGINS.finditer(window):
+            at = position - len(before) + found.start()
+            after_record = at == 0 or window[: found.start()].endswith(b"\n")
+            inside = position <= at < min(end, position + _WINDOW_BYTES)
+            if inside and after_record and (at == 0 or _is_record(stream, at)):
+                return at
+        position += _WINDOW_BYTES
+    return None
+
+
+def _is_record(stream: BinaryIO, at: int) -> bool:
+    """Whether what begins at `at` has the headers that every record has, and after its content the
+    next record, or the end of the file, follows. A text about archives does not pass; a whole
+    archive inside a record would."""
+    stream.seek(at)
+    content = stream.read(_MAX_HEAD_BYTES)
+    head = _HEAD_ENDS.search(content)
+    length = _CONTENT_LENGTH.search(content, 0, head.start()) if head else None
+    if head is None or length is None:
+        return False
+    names = content[: head.start()].lower()
+    if not all(name in names for name in _OTHER_HEADERS):
+        return False
+    stream.seek(at + head.end() + int(length[1]))
+    return re.match(rb"\s*(WARC/|\Z)", stream.read(16)) is not None
 
 
 def text_of_html(content: bytes, charset: str | None = None, main_content: bool = True) -> str:
