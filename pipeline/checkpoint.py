@@ -19,13 +19,20 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
+from torch import nn
 
 from configs.load import Config, UserError
-from model.parameters import ParameterSpec
+from model.parallel import Grid
+from model.parameters import ParameterSpec, parameter_specs
+from pipeline.loss_scale import LossScale
 from pipeline.stability import RowWindow
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE_KEYS = ("weight", *MOMENTS)
+"""What a checkpoint holds of every trained parameter."""
 
 
 class FileRecord(Config):
@@ -75,6 +82,8 @@ class CheckpointManifest(Config):
     """Rows that the run passes over, because training went wrong on them."""
     recent_losses: tuple[float, ...] = ()
     """Losses of the last steps, by which a loss spike is told."""
+    loss_scale: LossScale | None = None
+    """The factor on fp16 losses."""
     seed: int
     """The seed of the run."""
     tp_size: int
@@ -250,3 +259,12 @@ def file_sha256(path: Path) -> str:
 def tree_sha256(tree: dict[str, Any]) -> str:
     """The sha256 of a JSON tree in canonical form (hex)."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
+    """Puts this rank's shards of a checkpoint's fp32 weights in `model`."""
+    specs = parameter_specs(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            local = reader.local("weight", name, specs[name], grid.tp_rank, grid.tp_size)
+            parameter.copy_(local)

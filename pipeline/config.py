@@ -1,13 +1,11 @@
 """The schema of a training run: one file holds everything that decides what comes out."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import (
-    Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -15,6 +13,8 @@ from pydantic import (
 from configs.load import Config
 from model.config import ModelConfig
 from model.objectives import ObjectiveConfig
+from pipeline.loss_scale import LossScaleConfig
+from pipeline.optimizers import AdamWConfig, OptimizerConfig
 from pipeline.schedule import LinearSchedule, ScheduleConfig
 from pipeline.stability import StabilityConfig
 
@@ -68,25 +68,6 @@ class BatchConfig(Config):
         return self
 
 
-class AdamWConfig(Config):
-    """Adam with decoupled weight decay, none on biases and norms (Liu et al. 2019, Table 9)."""
-
-    type: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 4e-4
-    """The peak learning rate (RoBERTa: 6e-4 base, 4e-4 large)."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-    beta2: float = Field(0.98, ge=0, lt=1)
-    """Decay of the second moment."""
-    eps: PositiveFloat = 1e-6
-    """Added to the root of the second moment."""
-    weight_decay: NonNegativeFloat = 0.01
-    """Weight decay a step, as a share of the learning rate."""
-
-
-OptimizerConfig = Annotated[AdamWConfig, Field()]
-
-
 class ParallelConfig(Config):
     """How the model is laid out over the ranks; data parallelism takes what is left."""
 
@@ -95,6 +76,9 @@ class ParallelConfig(Config):
 
     zero_stage: Literal[1, 2, 3] = 1
     """What data-parallel ranks share out: 1 optimizer state, 2 gradients too, 3 weights too."""
+
+    offload_optimizer: bool = False
+    """True keeps master weights and moments in host memory and steps there."""
 
 
 class EvaluationConfig(Config):
@@ -184,8 +168,11 @@ class RunConfig(Config):
     seed: NonNegativeInt = 1
     """Decides initial weights, row order, masks and dropout."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Number format of weights and activations; master weights and sums are always fp32."""
+
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    """The factor on losses under fp16, which small gradients would be lost in without it."""
 
     gradient_clipping: NonNegativeFloat = 0.0
     """Largest gradient norm; 0: no clipping, as in RoBERTa."""
@@ -200,6 +187,11 @@ class RunConfig(Config):
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a weight or an activation."""
+        return 4 if self.precision == "fp32" else 2
 
     @property
     def end_row(self) -> int:

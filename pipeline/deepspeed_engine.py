@@ -3,15 +3,14 @@
 Facts about this DeepSpeed (0.19.8) that the code here rests on, each found by running it:
 - ZeRO 0 in bf16 takes an optimizer step at construction and reports a wrong norm: always >= 1.
 - Gradients are summed in bf16 over accumulation unless ``data_types.grad_accum_dtype`` says fp32.
-- ``safe_get_full_optimizer_state`` knows only the first parameter group until the links between
-  parameters and optimizer state are made again after the optimizer's first step.
-- ``safe_set_full_*`` fails under ZeRO 3 for parameters that do not divide by the ranks; the local
-  partition is set instead.
+- It refuses fp16 on CPUs without instructions for it, though torch computes it there (slowly).
+- A static loss scale may be changed between steps, so that the rule of changing it is ours.
 """
 
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 import warnings
@@ -29,23 +28,22 @@ from model.heads import build_masked_lm
 from model.parallel import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
 from model.replicas import differing_replicas
-from pipeline.checkpoint import Checkpoint, TensorReader, check_checkpoint, tensor_key
+from pipeline.checkpoint import (
+    Checkpoint,
+    CheckpointManifest,
+    TensorReader,
+    check_checkpoint,
+    load_weights,
+    tensor_key,
+)
 from pipeline.config import RunConfig
 from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
 from pipeline.launch import Launch
 from pipeline.loader import StepBatch, read_vocabulary
+from pipeline.loss_scale import LossScale
 from pipeline.plan import RunPlan
 from pipeline.rendezvous import check_all_reduce
-
-FLAT_PARTITIONS = (
-    "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
-    "single_partition_of_fp32_groups",  # DeepSpeedZeroOptimizer: ZeRO 1 and 2
-    "fp32_partitioned_groups_flat",  # DeepSpeedZeroOptimizer_Stage3
-)
-"""Where DeepSpeed's optimizers keep this rank's flat fp32 master weights, one tensor a group."""
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-STATE_KEYS = ("weight", *MOMENTS)
+from pipeline.zero_state import ZeroState
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,10 @@ class StepResult:
     """Norm of the whole gradient before clipping; not finite when the step was skipped."""
     skipped: bool
     """True when a gradient was not finite, and no weight was changed."""
+    overflowed: bool
+    """True when it was skipped because of the fp16 loss scale, which is lower now."""
+    loss_scale: float | None
+    """The factor on the loss in this step, None outside of fp16."""
 
     def metrics(self) -> dict[str, float]:
         """The values under the names that they are recorded with."""
@@ -71,7 +73,7 @@ class StepResult:
             "masked_tokens": self.masked_tokens,
             "gradient_norm": self.gradient_norm,
             "skipped": float(self.skipped),
-        }
+        } | ({} if self.loss_scale is None else {"loss_scale": self.loss_scale})
 
 
 def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
@@ -121,9 +123,17 @@ def deepspeed_config(config: RunConfig, max_accumulation: int) -> dict[str, Any]
         "gradient_accumulation_steps": max_accumulation,
         "gradient_clipping": config.gradient_clipping,
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
+        "fp16": {"enabled": config.precision == "fp16", "loss_scale": config.loss_scale.initial},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": config.parallel.zero_stage},
+        "zero_optimization": {
+            "stage": config.parallel.zero_stage,
+            "offload_optimizer": {
+                "device": "cpu" if config.parallel.offload_optimizer else "none",
+                "pin_memory": torch.cuda.is_available(),
+            },
+        },
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 62,
     }
 
@@ -147,7 +157,7 @@ def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> "E
     reader = TensorReader(checkpoint)
     load_weights(model, reader, grid)
     engine = Engine(model, config, plan.max_accumulation, grid)
-    engine.restore(reader, checkpoint.manifest.optimizer_step)
+    engine.restore(reader, checkpoint.manifest)
     return engine
 
 
@@ -174,15 +184,21 @@ class Engine:
             for name, p in model.named_parameters()
             if not p.requires_grad
         }
+        is_fp16 = config.precision == "fp16"
+        if is_fp16:
+            _allow_fp16_on_cpu()
         with _without_chatter():
             self._engine, *_ = deepspeed.initialize(
                 model=model,
-                optimizer=_build_optimizer(self._named, config),
+                optimizer=config.optimizer.build([p for _, p in self._named], grid.device),
                 config=deepspeed_config(config, max_accumulation),
                 mpu=grid,
                 dist_init_required=False,
             )
         self._zero = self._engine.optimizer
+        self._state = ZeroState(self._zero, self._named, self.specs, grid)
+        self._loss_scale_config = config.loss_scale
+        self.loss_scale = LossScale(scale=config.loss_scale.initial) if is_fp16 else None
 
     @property
     def module(self) -> nn.Module:
@@ -209,13 +225,17 @@ class Engine:
             correct += right
             return loss * scale
 
+        scale_before = self.loss_scale
         gradient_norm, skipped = self.take_step(len(batch.dropout_keys), loss_of, learning_rate)
+        loss = self._sum(loss_sum) / masked
         return StepResult(
-            loss=self._sum(loss_sum) / masked,
+            loss=loss,
             accuracy=self._sum(correct) / masked,
             masked_tokens=int(masked),
             gradient_norm=gradient_norm,
             skipped=skipped,
+            overflowed=skipped and self.loss_scale != scale_before and math.isfinite(loss),
+            loss_scale=None if scale_before is None else scale_before.scale,
         )
 
     def take_step(
@@ -229,13 +249,18 @@ class Engine:
         self._engine.train()
         for group in self._zero.param_groups:
             group["lr"] = learning_rate
+        if self.loss_scale is not None:
+            self._zero.loss_scaler.cur_scale = self.loss_scale.scale
         skipped_before = self._engine.skipped_steps
         for micro in range(num_micro_batches):
             self._engine.set_gradient_accumulation_boundary(micro == num_micro_batches - 1)
             self._engine.backward(loss_of(micro), scale_wrt_gas=False)
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm() or 0.0)
-        return norm, self._engine.skipped_steps > skipped_before
+        skipped = self._engine.skipped_steps > skipped_before
+        if self.loss_scale is not None:
+            self.loss_scale = self.loss_scale.after(skipped, self._loss_scale_config)
+        return norm, skipped
 
     def evaluate(self, heldout: HeldoutRows, micro_rows: int) -> dict[str, HeldoutScore]:
         """The held-out score of every source, the same on all ranks; training is not disturbed."""
@@ -265,40 +290,30 @@ class Engine:
         dist.all_reduce(total)
         return float(total) / self._grid.tp_size
 
-    # ------------------------------------------------------------------------------------- state
-
     def optimizer_steps(self) -> int:
         """Optimizer steps taken so far, as Adam counts them for its bias correction."""
-        for partition in self._partitions():
-            state = self._zero.optimizer.state.get(partition)
-            if state:
-                return int(state["step"])
-        return 0
+        return self._state.optimizer_steps()
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The master weights and moments of this tensor-parallel rank, copied to host memory.
+        """All that is trained or frozen of this tensor-parallel rank, copied to host memory.
 
         Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, the other
         ranks help to gather and get an empty dictionary.
         """
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        self._link_optimizer_state()
-        tensors = {}
-        for name, parameter in self._named:
-            for key in STATE_KEYS:
-                local = (
-                    safe_get_full_fp32_param(parameter)
-                    if key == "weight"
-                    else safe_get_full_optimizer_state(parameter, key)
-                )
-                if self._grid.dp_rank == 0:
-                    spec, grid = self.specs[name], self._grid
-                    unpadded = unpad_local(spec, local, grid.tp_rank, grid.tp_size)
-                    tensors[tensor_key(key, name)] = unpadded.to("cpu", copy=True).contiguous()
+        tensors = self._state.snapshot()
         if self._grid.dp_rank == 0:
             tensors |= {tensor_key("weight", name): t for name, t in self._frozen.items()}
         return tensors
+
+    def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
+        """Sets master weights, moments, Adam's step count and the loss scale of a checkpoint.
+
+        The model must have been built with the checkpoint's weights, so that the low-precision
+        copies agree with the masters already.
+        """
+        self._state.restore(reader, manifest.optimizer_step)
+        if manifest.loss_scale is not None:
+            self.loss_scale = manifest.loss_scale
 
     def check_replicas(self) -> None:
         """Raises RuntimeError if tensor-parallel ranks differ in what they should hold alike."""
@@ -309,92 +324,13 @@ class Engine:
                 "device or a missing all-reduce; see python -m pipeline.selfcheck"
             )
 
-    def restore(self, reader: TensorReader, optimizer_steps: int) -> None:
-        """Sets master weights, moments and Adam's step count from a checkpoint.
 
-        The model must have been built with the checkpoint's weights, so that the low-precision
-        copies agree with the masters already.
-        """
-        self._make_optimizer_state(optimizer_steps)
-        for name, parameter in self._named:
-            for key in STATE_KEYS:
-                value = reader.local(
-                    key, name, self.specs[name], self._grid.tp_rank, self._grid.tp_size
-                )
-                self._set_full(parameter, key, value.to(self._grid.device))
+def _allow_fp16_on_cpu() -> None:
+    """Lets DeepSpeed take fp16 on CPUs without instructions for it, as tests do."""
+    from deepspeed.accelerator import get_accelerator
 
-    def _partitions(self) -> list[Tensor]:
-        """The flat fp32 tensors that the optimizer works on."""
-        for name in FLAT_PARTITIONS:
-            if hasattr(self._zero, name):
-                return list(getattr(self._zero, name))
-        raise AssertionError(f"{type(self._zero).__name__} keeps its fp32 partitions elsewhere")
-
-    def _make_optimizer_state(self, optimizer_steps: int) -> None:
-        for partition in self._partitions():
-            state = self._zero.optimizer.state[partition]
-            state["step"] = torch.tensor(float(optimizer_steps), device=partition.device)
-            for key in MOMENTS:
-                state[key] = torch.zeros_like(partition)
-        self._link_optimizer_state()
-
-    def _link_optimizer_state(self) -> None:
-        if not any(self._zero.optimizer.state.get(p) for p in self._partitions()):
-            self._make_optimizer_state(0)
-        elif hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
-            self._zero._hp_optimizer_states_linked = False
-            self._zero._lazy_init_hp_params_optimizer_state()
-
-    def _set_full(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-        from deepspeed.utils import (
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-            safe_set_local_fp32_param,
-            safe_set_local_optimizer_state,
-        )
-
-        if not hasattr(parameter, "ds_id"):
-            if key == "weight":
-                safe_set_full_fp32_param(parameter, value)
-            else:
-                safe_set_full_optimizer_state(parameter, value, key)
-            return
-        length: int = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-        start = length * self._grid.dp_rank
-        local = torch.zeros(length, device=value.device)
-        piece = value.flatten()[start : start + length]
-        local[: len(piece)] = piece
-        if key == "weight":
-            safe_set_local_fp32_param(parameter, local)
-        else:
-            safe_set_local_optimizer_state(parameter, local, key)
-
-
-def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
-    """Puts this rank's shards of a checkpoint's fp32 weights in `model`."""
-    specs = parameter_specs(model)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            local = reader.local("weight", name, specs[name], grid.tp_rank, grid.tp_size)
-            parameter.copy_(local)
-
-
-def _build_optimizer(
-    named: list[tuple[str, nn.Parameter]], config: RunConfig
-) -> torch.optim.Optimizer:
-    decayed = [p for _, p in named if p.dim() > 1]
-    plain = [p for _, p in named if p.dim() <= 1]  # biases and norms
-    settings = config.optimizer
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        fused=True,
-    )
+    if not torch.cuda.is_available():
+        get_accelerator().is_fp16_supported = lambda: True
 
 
 def _quiet_logs() -> None:

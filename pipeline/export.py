@@ -24,9 +24,14 @@ from data_prep.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN
 from model.heads import build_masked_lm
 from model.hf_names import hf_config, to_hf
 from model.parallel import single_rank_grid
-from pipeline.checkpoint import Checkpoint, TensorReader, check_checkpoint, find_checkpoint
+from pipeline.checkpoint import (
+    Checkpoint,
+    TensorReader,
+    check_checkpoint,
+    find_checkpoint,
+    load_weights,
+)
 from pipeline.config import TrainConfig
-from pipeline.deepspeed_engine import load_weights
 from pipeline.run_folder import checkpoints_folder
 
 PARITY_NAME = "parity.json"

@@ -25,10 +25,16 @@ from model.hf_names import Layout, from_hf
 from model.parallel import Grid, single_rank_grid
 from model.parameters import parameter_specs, shard_tensor
 from pipeline import run_folder
-from pipeline.checkpoint import CheckpointManifest, ParameterRecord, Segment, tensor_key
+from pipeline.checkpoint import (
+    MOMENTS,
+    STATE_KEYS,
+    CheckpointManifest,
+    ParameterRecord,
+    Segment,
+    tensor_key,
+)
 from pipeline.checkpoint_writer import Saver
 from pipeline.config import TrainConfig
-from pipeline.deepspeed_engine import MOMENTS, STATE_KEYS
 from pipeline.versions import versions
 
 _HEAD_PREFIX = "head."

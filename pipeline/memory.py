@@ -51,7 +51,7 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     """The memory of the phase that needs most."""
     config = plan.config
     stage, dp_size = config.parallel.zero_stage, plan.dp_size
-    value_bytes = 2 if config.precision == "bf16" else 4
+    value_bytes = config.value_bytes
     vocab_size = config.model.padded_vocab_size(plan.vocab_size)
     parameters = count_parameters(config.model, vocab_size) / plan.tp_size
     bucket = min(parameters, BUCKET_VALUES)
@@ -68,7 +68,8 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
         )
         for phase in plan.phases
     )
-    return MemoryEstimate(weights, gradients, 12 * parameters / dp_size, activations)
+    optimizer = 0 if config.parallel.offload_optimizer else 12 * parameters / dp_size
+    return MemoryEstimate(weights, gradients, optimizer, activations)
 
 
 def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
@@ -79,7 +80,7 @@ def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_s
     4); 2sbh a layer, and one whole layer, where layers are computed again.
     """
     model = config.model
-    one = micro_rows * row_tokens * model.hidden_size * (1 if config.precision == "bf16" else 2)
+    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
     outside = 10 / tp_size if model.sequence_parallel else 10
     probabilities = 0.0
     if keeps_probabilities(model):
@@ -101,5 +102,4 @@ def head_bytes(
 ) -> float:
     """Bytes of the vocabulary head on masked tokens: logits, their fp32 copy and its gradient."""
     masked = MASKED_SHARE * micro_rows * row_tokens
-    logits_bytes = 2 if config.precision == "bf16" else 4
-    return masked * vocab_size / plan.tp_size * (2 * logits_bytes + 8)
+    return masked * vocab_size / plan.tp_size * (2 * config.value_bytes + 8)

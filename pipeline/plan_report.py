@@ -70,4 +70,7 @@ def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
         return "set model.activation_checkpointing.type to layers"
     if config.parallel.zero_stage < 3 and plan.dp_size > 1:
         return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"
-    return f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"
+    more = f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"
+    if not config.parallel.offload_optimizer:
+        more += ", or set parallel.offload_optimizer (slower: masters and moments in host memory)"
+    return more

@@ -93,12 +93,15 @@ def _train_from_newest_checkpoint(
             result = engine.step(batch, learning_rate)
             values = {**result.metrics(), "learning_rate": learning_rate, "rows": consumed_rows}
             values |= timer.step_ended(batch.step.global_rows, phase.manifest.row_tokens)
-            if result.skipped:
+            if result.overflowed:
+                record.say(f"step {step}: overflow at loss scale {result.loss_scale:.0f}, halved")
+            elif result.skipped:
                 record.say(
                     f"step {step}: a gradient was not finite; no weight was changed (rows "
                     f"{rows.start_row:,} to {rows.end_row - 1:,})"
                 )
-            trouble = watch.look(result.loss, not result.skipped, rows)
+            is_finite = not result.skipped or result.overflowed
+            trouble = watch.look(result.loss, is_finite, rows)
             if trouble is not None:
                 break
             if step % config.log_every_steps == 0 or is_last:

@@ -16,9 +16,8 @@ from data_prep.tokenizer import MASK_TOKEN, load_tokenizer
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.objectives import MaskedRows
 from model.parallel import single_rank_grid
-from pipeline.checkpoint import Checkpoint, TensorReader, read_manifest, verify
+from pipeline.checkpoint import Checkpoint, TensorReader, load_weights, read_manifest, verify
 from pipeline.config import TrainConfig
-from pipeline.deepspeed_engine import load_weights
 from pipeline.loader import RowStream, build_stream
 from pipeline.order import RowAddress
 from pipeline.plan import RunPlan, plan_run

@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from model.parallel import Grid
 from pipeline.checkpoint import (
+    STATE_KEYS,
     Checkpoint,
     CheckpointManifest,
     ParameterRecord,
@@ -13,7 +14,7 @@ from pipeline.checkpoint import (
     find_checkpoint,
 )
 from pipeline.config import RunConfig
-from pipeline.deepspeed_engine import STATE_KEYS, Engine
+from pipeline.deepspeed_engine import Engine
 from pipeline.plan import RunPlan
 from pipeline.run_folder import checkpoints_folder
 from pipeline.stability import RowWindow
@@ -91,6 +92,7 @@ def describe_checkpoint(
         segments=segments,
         skipped=position.skipped,
         recent_losses=position.recent_losses,
+        loss_scale=engine.loss_scale,
         seed=config.seed,
         tp_size=plan.tp_size,
         dp_size=plan.dp_size,

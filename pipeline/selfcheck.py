@@ -22,10 +22,11 @@ from model.parallel import close_grid, make_grid
 from model.parameters import ParameterSpec
 from model.replicas import differing_replicas
 from pipeline.checkpoint import tensor_key
-from pipeline.config import AdamWConfig, TrainConfig
+from pipeline.config import TrainConfig
 from pipeline.deepspeed_engine import Engine
 from pipeline.loader import StepBatch
 from pipeline.local_ranks import run_ranks
+from pipeline.optimizers import AdamWConfig
 from pipeline.steps import StepRange
 
 TOLERANCE = 1e-5

@@ -55,7 +55,7 @@ def run(tmp_path_factory):
         folder / "run",
         name="tiny-roberta",
         total_rows=60 * 16,
-        optimizer={"lr": 5e-3},
+        optimizer={"type": "adamw", "lr": 5e-3},
         tracking={"uri": f"sqlite:///{folder / 'mlflow.db'}"},
     )
     untracked = config.model_copy(

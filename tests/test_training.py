@@ -40,7 +40,9 @@ def newest(config: TrainConfig) -> CheckpointManifest:
 
 
 def test_a_run_learns_and_records_every_step(rows, tmp_path):
-    config = make_config(rows, tmp_path / "run", total_rows=200 * 16, optimizer={"lr": 5e-3})
+    config = make_config(
+        rows, tmp_path / "run", total_rows=200 * 16, optimizer={"type": "adamw", "lr": 5e-3}
+    )
     run_ranks(pretrain, 1, config)
     losses = metrics(config, "loss")
     assert len(losses) == 200

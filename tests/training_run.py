@@ -103,7 +103,7 @@ def make_config(
         },
         "objective": {"type": "mlm"},
         "batch": {"global_rows": 16, "micro_rows": 4},
-        "optimizer": {"lr": 1e-3},
+        "optimizer": {"type": "adamw", "lr": 1e-3},
         "schedule": {"type": "linear", "warmup_rows": 64},
         "parallel": {"tensor": 1, "zero_stage": 1},
         "evaluation": {"every_steps": 10, "rows_per_source": 12},

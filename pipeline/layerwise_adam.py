@@ -1,0 +1,166 @@
+"""Adam whose step is scaled for each parameter: LAMB and StableAdamW, right under ZeRO and TP.
+
+Both need one number of each whole parameter (a norm, a mean square), but under ZeRO a rank's
+optimizer sees flat partitions that hold pieces of many parameters, and under tensor parallelism
+every rank has its own shard. So `LayerwiseAdam` is told where the pieces lie, sums over the pieces
+on its rank, and adds the sums up over all ranks in one small all-reduce a call. The step of a
+parameter is then the same at any grid, up to the rounding of sums.
+
+The stored state is that of AdamW: `step`, `exp_avg`, `exp_avg_sq`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a piece of a parameter lies in a flat partition."""
+
+    parameter: int
+    """Number of the parameter."""
+    start: int
+    """First element in the partition."""
+    length: int
+    """Elements; 0 where the rank holds none of the parameter."""
+
+
+@dataclass(frozen=True)
+class WholeParameter:
+    """What is true of a parameter over all ranks."""
+
+    numel: int
+    """Elements of the full parameter over all tensor-parallel ranks, vocabulary padding left out
+    (it has no gradient, so it adds nothing to any sum)."""
+    copies: int
+    """How many tensor-parallel ranks hold the same values: tp_size of replicated ones, else 1."""
+
+
+class LayerwiseAdam(torch.optim.Optimizer):
+    """Decoupled-decay Adam with a factor on each parameter's step; a collective over all ranks.
+
+    Groups with ``adapt=False`` (biases and norms) take plain AdamW steps.
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        device: torch.device,
+    ) -> None:
+        """`device` is where the small all-reduce happens (partitions may lie elsewhere)."""
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        self._device = device
+        self._pieces: dict[int, tuple[Piece, ...]] = {}
+        self._wholes: tuple[WholeParameter, ...] = ()
+
+    def locate(
+        self, pieces: Mapping[Tensor, Sequence[Piece]], wholes: Sequence[WholeParameter]
+    ) -> None:
+        """Tells where the parameters lie: the pieces of each flat partition of this rank."""
+        self._pieces = {id(partition): tuple(found) for partition, found in pieces.items()}
+        self._wholes = tuple(wholes)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of the partitions that have a gradient; all ranks call it alike."""
+        for group in self.param_groups:
+            for partition in group["params"]:
+                if partition.grad is None:
+                    continue
+                mean, root = self._moments(partition, group)
+                if group["adapt"]:
+                    self._adapted_step(partition, mean, root, group)
+                else:
+                    partition.mul_(1 - group["lr"] * group["weight_decay"])
+                    partition.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"])
+
+    def _moments(self, partition: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Bias-corrected first moment and root of the second, after taking in the gradient."""
+        assert partition.grad is not None
+        beta1, beta2 = group["betas"]
+        state = self.state[partition]
+        if not state:
+            state["step"] = torch.zeros((), device=partition.device)
+            state["exp_avg"] = torch.zeros_like(partition)
+            state["exp_avg_sq"] = torch.zeros_like(partition)
+        state["step"] += 1
+        count = int(state["step"])
+        gradient = partition.grad
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        mean = state["exp_avg"] / (1 - beta1**count)
+        root = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_()
+        return mean, root
+
+    def _adapted_step(
+        self, partition: Tensor, mean: Tensor, root: Tensor, group: dict[str, Any]
+    ) -> None:
+        raise NotImplementedError
+
+    def _whole_sums(self, partition: Tensor, *values: Tensor) -> Tensor:
+        """Sums of squares of `values` [partition] over each whole parameter: [parameters, values].
+
+        fp64, so that the grid hardly shows in them.
+        """
+        shape = (len(self._wholes), len(values))
+        sums = torch.zeros(shape, dtype=torch.float64, device=partition.device)
+        for piece in self._pieces[id(partition)]:
+            if piece.length:
+                for column, value in enumerate(values):
+                    part = value.narrow(0, piece.start, piece.length)
+                    sums[piece.parameter, column] += part.double().square().sum()
+        sums = sums.to(self._device)
+        dist.all_reduce(sums)
+        copies = torch.tensor([w.copies for w in self._wholes], device=sums.device)
+        return (sums / copies[:, None]).to(partition.device)
+
+    def _scale_pieces(self, partition: Tensor, values: Tensor, factors: Tensor) -> None:
+        """Multiplies each parameter's piece of `values` by its factor, in place."""
+        for piece in self._pieces[id(partition)]:
+            values.narrow(0, piece.start, piece.length).mul_(factors[piece.parameter].float())
+
+
+class Lamb(LayerwiseAdam):
+    """LAMB (You et al. 2020, "Large batch optimization for deep learning", Algorithm 2).
+
+    The step of a parameter has the length lr x |weight|. Parameters without weight decay are not
+    adapted, as in the authors' code.
+    """
+
+    def _adapted_step(
+        self, partition: Tensor, mean: Tensor, root: Tensor, group: dict[str, Any]
+    ) -> None:
+        update = mean.div_(root.add_(group["eps"]))
+        update.add_(partition, alpha=group["weight_decay"])
+        weight, change = self._whole_sums(partition, partition, update).sqrt().unbind(dim=1)
+        ratio = torch.where((weight > 0) & (change > 0), weight / change, 1.0)
+        self._scale_pieces(partition, update, ratio)
+        partition.sub_(update, alpha=group["lr"])
+
+
+class StableAdamW(LayerwiseAdam):
+    """StableAdamW (Wortsman et al. 2023, "Stable and low-precision training", Algorithm 2).
+
+    Where the second moment lags behind the gradient, so that the root mean square of gradient /
+    second moment is over 1, the learning rate of that parameter is divided by it.
+    """
+
+    def _adapted_step(
+        self, partition: Tensor, mean: Tensor, root: Tensor, group: dict[str, Any]
+    ) -> None:
+        assert partition.grad is not None
+        relative = partition.grad / root.clamp(min=group["eps"])
+        sizes = torch.tensor([w.numel for w in self._wholes], device=partition.device)
+        rms = (self._whole_sums(partition, relative)[:, 0] / sizes).sqrt()
+        factors = 1 / rms.clamp(min=1.0)
+        update = mean.div_(root.add_(group["eps"])).add_(partition, alpha=group["weight_decay"])
+        self._scale_pieces(partition, update, factors)
+        partition.sub_(update, alpha=group["lr"])
