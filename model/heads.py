@@ -134,16 +134,20 @@ class MultiTaskModel(MaskedLanguageModel):
     def forward(  # type: ignore[override]
         self,
         tokens: Tensor,
-        labels: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor] | None,
         masked: tuple[Tensor, Tensor] | None = None,
         dropout_key: int | None = None,
         segments: Tensor | None = None,
-    ) -> dict[str, LossAndCounts]:
+    ) -> dict[str, LossAndCounts] | dict[str, Tensor]:
         """By head, (loss sum, number labelled, number right), from one pass through the encoder.
 
         `labels` are by head name; `masked` (positions, labels), [B, K] each, asks for the masked
         language model's, under the name "mlm". Labels of -100 leave rows out of a head.
+        Without labels and masks: the scores of every head, no dropout.
         """
+        if labels is None and masked is None:
+            return self.scores(tokens, list(self.task_heads), segments)
+        labels = labels or {}
         unmasked = None if masked is None else self._unmasked(tokens, *masked)
         hidden = self.encoder(tokens, dropout_key, segments, unmasked)  # [T, H]
         results: dict[str, LossAndCounts] = {}

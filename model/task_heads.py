@@ -181,13 +181,18 @@ class SpanQuestionAnsweringHead(TaskHead):
 
 
 class MultipleChoiceHead(TaskHead):
-    """Scores [B, 1], labels [B / C]: C consecutive rows are the choices of one question."""
+    """Scores [B, 1], labels [B / C]: C consecutive rows are the choices of one question.
+
+    Labels [0]: none of the rows, however many, is a choice.
+    """
 
     def __init__(self, name: str, config: ModelConfig, num_outputs: int, num_choices: int) -> None:
         super().__init__(name, config, num_outputs)
         self.num_choices = num_choices
 
     def loss(self, scores: Tensor, labels: Tensor) -> LossAndCounts:
+        if not len(labels):
+            scores = scores[:0]
         if scores.shape[0] != self.num_choices * labels.shape[0]:
             raise ValueError(
                 f"{scores.shape[0]} rows are not {labels.shape[0]} questions of {self.num_choices} "

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import TrainConfig
+from pipeline.config import RunConfig, TrainConfig
 from pipeline.plan import PhasePlan, RunPlan
 from pipeline.run_folder import checkpoints_folder
 from pipeline.versions import versions
@@ -29,16 +29,23 @@ REPORT_NAME = "report.html"
 
 def describe_run(plan: RunPlan) -> dict[str, Any]:
     """Flat parameters: the config, how it is laid out, what it runs on, the code."""
-    commit, dirty = git_commit()
-    config = plan.config.model_dump(mode="json")
     return {
-        **{name: redact(value) for name, value in flatten(config).items()},
+        **describe_code(plan.config),
         "grid.tp_size": plan.tp_size,
         "grid.dp_size": plan.dp_size,
         "plan.total_steps": plan.steps.total_steps,
         "plan.accumulation": plan.phases[0].accumulation(plan.config.batch.global_rows),
         "data.fingerprint": plan.data_fingerprint,
         "data.tokenizer_sha256": plan.tokenizer_sha256,
+    }
+
+
+def describe_code(config: RunConfig) -> dict[str, Any]:
+    """Flat parameters of any run: the config, the code and the packages that it runs on."""
+    commit, dirty = git_commit()
+    tree = config.model_dump(mode="json")
+    return {
+        **{name: redact(value) for name, value in flatten(tree).items()},
         "git.commit": commit,
         "git.dirty": dirty,
         **{f"version.{name}": version for name, version in versions().items()},
@@ -82,13 +89,26 @@ def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
     }
 
 
+def describe_file(
+    name: str, context: str, path: Path, sha256: str, num_examples: int
+) -> dict[str, str]:
+    """A file of examples as MLflow shows a data set."""
+    return {
+        "name": name,
+        "digest": sha256[:16],
+        "source": json.dumps({"uri": str(path.resolve())}),
+        "profile": json.dumps({"sha256": sha256, "examples": num_examples}),
+        "context": context,
+    }
+
+
 def data_reports(config: TrainConfig) -> list[str]:
     """The reports of data preparation beside the rows, where there are any."""
     paths = [phase.data.path / REPORT_NAME for phase in config.phases]
     return [str(path.resolve()) for path in paths if path.exists()]
 
 
-def new_checkpoints(config: TrainConfig, after_step: int) -> Iterator[dict[str, Any]]:
+def new_checkpoints(config: RunConfig, after_step: int) -> Iterator[dict[str, Any]]:
     """An entry for each whole checkpoint behind `after_step`: what it is and where, its hash."""
     first_row = 0
     for path in sorted(checkpoints_folder(config).glob("step-*/manifest.json")):

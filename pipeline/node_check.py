@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs import command
-from configs.load import UserError, load
-from pipeline.config import TrainConfig
+from configs.load import UserError
+from pipeline.run_config import load_run
 from pipeline.versions import versions
 
 MIN_DISK_GB = 1.0
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--time", type=float, help="the clock of the first node, in Unix seconds")
     parser.add_argument("--accelerators", type=int, default=0, help="how many have to be visible")
     arguments = parser.parse_args()
-    config = load(arguments.config, TrainConfig, arguments.overrides)
+    config = load_run(arguments.config, arguments.overrides)
     host = socket.gethostname()
     problems = [
         *folder_problems(config.output),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pipeline import lineage, system_metrics, tracking
-from pipeline.config import TrainConfig
+from pipeline.config import RunConfig
 from pipeline.plan import RunPlan
 from pipeline.run_log import RunLog
 
@@ -33,7 +33,7 @@ class Record(Protocol):
 class SilentRecord:
     """For the ranks that do not speak; the first of a node watches that node."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._sampler: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +57,7 @@ class SilentRecord:
 class RunRecord(SilentRecord):
     """The record of rank 0: the run's folder first, and MLflow from there."""
 
-    def __init__(self, config: TrainConfig, follow_arguments: list[str]) -> None:
+    def __init__(self, config: RunConfig, follow_arguments: list[str]) -> None:
         super().__init__(config)
         self._log = RunLog(config.output)
         self._follower: subprocess.Popen[bytes] | None = None
@@ -94,7 +94,7 @@ class RunRecord(SilentRecord):
             self._follower = None
 
 
-def open_record(config: TrainConfig, rank: int, follow_arguments: list[str]) -> Record:
+def open_record(config: RunConfig, rank: int, follow_arguments: list[str]) -> Record:
     """The record of this rank."""
     return RunRecord(config, follow_arguments) if rank == 0 else SilentRecord(config)
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs import command
-from configs.load import UserError, load
+from configs.load import UserError
 from data_prep.atomic import write_atomic
 from pipeline import run_folder
-from pipeline.config import TrainConfig
+from pipeline.config import RunConfig
+from pipeline.run_config import load_run
 from pipeline.run_log import LOG_NAME, RunLog
 
 FAILURES_NAME = "failures.json"
@@ -47,7 +48,7 @@ class Verdict:
 
 
 def judge(
-    config: TrainConfig, exit_code: int, signal_name: str, limit: int, is_first_try: bool = False
+    config: RunConfig, exit_code: int, signal_name: str, limit: int, is_first_try: bool = False
 ) -> Verdict:
     """What follows after srun ended with `exit_code`, the script having got `signal_name`.
 
@@ -82,7 +83,7 @@ def judge(
     )
 
 
-def newest_step(config: TrainConfig) -> int:
+def newest_step(config: RunConfig) -> int:
     """The step of the newest checkpoint by name, 0 when there is none."""
     folder = run_folder.checkpoints_folder(config)
     manifests = folder.glob("step-*/manifest.json")
@@ -98,7 +99,7 @@ def count_failure(output: Path, step: int, is_first_try: bool) -> int:
     return failures
 
 
-def note_state(config: TrainConfig, state: str) -> None:
+def note_state(config: RunConfig, state: str) -> None:
     """Notes `state` in the record, once training has ended; it is sent with the rest."""
     status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     tags = {"state": state, "slurm.job_id": os.environ.get("SLURM_JOB_ID", "")}
@@ -114,7 +115,7 @@ def send_rest(arguments: list[str]) -> None:
         print(f"tracking: gave up after {SEND_TIMEOUT_S:.0f} s; all is kept, and sent later")
 
 
-def watch(config: TrainConfig, silence_s: float, srun_pid: int) -> None:
+def watch(config: RunConfig, silence_s: float, srun_pid: int) -> None:
     """Ends srun when the record of the run has not grown for `silence_s` seconds.
 
     The ranks get SIGABRT first, at which each prints where its threads stand.
@@ -127,7 +128,7 @@ def watch(config: TrainConfig, silence_s: float, srun_pid: int) -> None:
         os.kill(srun_pid, signal.SIGKILL)
 
 
-def wait_for_silence(config: TrainConfig, silence_s: float, start_s: float = 900.0) -> None:
+def wait_for_silence(config: RunConfig, silence_s: float, start_s: float = 900.0) -> None:
     """Returns when the record has not grown for `silence_s` seconds.
 
     The first event of this try may take `start_s` seconds: data and checkpoint are verified before.
@@ -153,7 +154,7 @@ def main() -> int:
     parser.add_argument("--silence-s", type=float, default=1800.0, help="longest silence, seconds")
     parser.add_argument("--srun-pid", type=int, default=0, help="what to end after a silence")
     arguments = parser.parse_args()
-    config = load(arguments.config, TrainConfig, arguments.overrides)
+    config = load_run(arguments.config, arguments.overrides)
     if arguments.limit < 1:
         raise UserError(f"--limit {arguments.limit}: must be at least 1")
     if arguments.verb == "watch":

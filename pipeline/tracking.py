@@ -21,11 +21,12 @@ if __name__ == "__main__":  # run as a file too: the repository's root comes fir
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from configs import command
-from configs.load import UserError, load
+from configs.load import UserError
 from data_prep.atomic import write_atomic
-from pipeline.config import TrainConfig
+from pipeline.config import RunConfig
 from pipeline.lineage import new_checkpoints, redact
 from pipeline.mlflow_run import MlflowRun, is_refusal
+from pipeline.run_config import load_run
 from pipeline.run_log import LOG_NAME, RunLog, read_events
 from pipeline.signals import ignore_stop_signals
 
@@ -66,7 +67,7 @@ def stop_follower(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
         process.wait()
 
 
-def tracking_uri(config: TrainConfig) -> str:
+def tracking_uri(config: RunConfig) -> str:
     """The tracking URI: the configured one, or the SQLite file beside the run's folder."""
     return config.tracking.uri or f"sqlite:///{config.output.resolve().parent / 'mlflow.db'}"
 
@@ -79,7 +80,7 @@ def run_id_of(folder: Path) -> str | None:
 class Sender:
     """Sends the events of one run's record, from where the last sender stopped."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._log = config.output / LOG_NAME
         self._offset = 0
@@ -226,14 +227,14 @@ def _metrics(event: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
     return [(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
 
 
-def _send_figures(run: MlflowRun, config: TrainConfig) -> None:
+def _send_figures(run: MlflowRun, config: RunConfig) -> None:
     from pipeline.figures import draw_curves
 
     for path in draw_curves(config.output):
         run.log_file(path, "figures")
 
 
-def note_checkpoints(config: TrainConfig) -> None:
+def note_checkpoints(config: RunConfig) -> None:
     """Notes checkpoints that appeared since the last call, before they are deleted as too old."""
     path = config.output / CHECKPOINTS_NAME
     noted = [entry["step"] for entry, _ in read_events(path)] if path.exists() else []
@@ -243,7 +244,7 @@ def note_checkpoints(config: TrainConfig) -> None:
             stream.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
 
-def note_failure(config: TrainConfig) -> None:
+def note_failure(config: RunConfig) -> None:
     """Notes that training ended without saying so, if it did."""
     notes = [event for event, _ in read_events(config.output / LOG_NAME)]
     last = [event["kind"] for event in notes if event["kind"] != "metrics"][-1]
@@ -252,7 +253,7 @@ def note_failure(config: TrainConfig) -> None:
         RunLog(config.output).append("end", content)
 
 
-def follow(config: TrainConfig) -> None:
+def follow(config: RunConfig) -> None:
     """Sends events as they come until standard input ends; tries an absent server again."""
     ignore_stop_signals()
     sender = Sender(config)
@@ -283,7 +284,7 @@ def _stdin_closed(timeout_s: float) -> bool:
     return bool(readable)
 
 
-def _say_unsent(config: TrainConfig, error: Exception) -> None:
+def _say_unsent(config: RunConfig, error: Exception) -> None:
     print(
         f"tracking: {redact(tracking_uri(config))} cannot be reached ({type(error).__name__}: "
         f"{redact(str(error))}); training goes on, everything is kept in "
@@ -303,7 +304,7 @@ def main() -> None:
     """``python -m pipeline.tracking sync|follow CONFIG.yaml key.sub=value ...``."""
     parser = command.parser("Send the record of a run to MLflow.", verbs=("sync", "follow"))
     arguments = parser.parse_args()
-    config = load(arguments.config, TrainConfig, arguments.overrides)
+    config = load_run(arguments.config, arguments.overrides)
     if not (config.output / LOG_NAME).exists():
         raise UserError(f"{config.output / LOG_NAME}: no such record; has the run been started?")
     if arguments.verb == "follow":
