@@ -114,6 +114,9 @@ class PackConfig(Config):
     mode: Literal["full_sentences", "doc_sentences", "best_fit"] = "full_sentences"
     """Text runs on across documents; or a row holds one document; or whole documents are placed
     where they fit best."""
+    mixed: bool = False
+    """Rows hold documents of all sources, evenly interleaved, as the one source ``mixed``; else
+    every source has rows of its own, which training can weigh."""
     row_tokens: int = Field(default=512, ge=8, le=8192)
     """Ids in a row."""
     block_rows: int = Field(default=256, ge=1, le=1024)

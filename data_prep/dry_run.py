@@ -44,7 +44,7 @@ def _has(config: DataConfig, stage: str) -> bool:
         return config.dedup.lines is not None
     if stage in ("excluded_ngrams", "exclusion", "overlap"):
         return config.decontaminate is not None
-    return True
+    return stage != "interleave" or config.pack.mixed
 
 
 def _state(folder: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from configs.load import UserError
 from data_prep.atomic import PARTIAL_MARK, write_atomic
 from data_prep.config import DataConfig
+from data_prep.id_stream import Streams
 from data_prep.report import write_report
 from data_prep.rows import manifest_of
 from data_prep.shards import (
@@ -34,7 +35,10 @@ def withdraw_if_other(output: Path, rows_fingerprint: str) -> None:
 
 
 def publish(
-    config: DataConfig, results: Mapping[str, StageResult], special: SpecialTokens, dtype: str
+    config: DataConfig,
+    results: Mapping[str, StageResult],
+    special: SpecialTokens,
+    streams: Streams,
 ) -> None:
     """Writes tokenizer.json, report and manifest.json, where they do not stand already."""
     output = config.output
@@ -43,12 +47,10 @@ def publish(
     trained = results["tokenizer"].folder / "tokenizer.tokenizer.json"
     write_atomic(output / "tokenizer.json", trained.read_bytes())
     manifest = manifest_of(
-        results["encode"],
         results["rows"],
         config.pack,
-        list(config.sources),
+        streams,
         special,
-        dtype,
         TokenizerFile(path="tokenizer.json", sha256=file_sha256(output / "tokenizer.json")),
         {name: result.content_fingerprint for name, result in results.items()},
     )

@@ -39,6 +39,7 @@ def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest
     documents = results.get("clean", results["ingest"])
     return {
         "sources": {name: _source_data(name, results, manifest) for name in config.sources},
+        "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},
         "cluster_sizes": verdicts["cluster_sizes"],
         "stays_by_goes": verdicts["stays_by_goes"],
         "near_examples": _near_examples(documents, verdicts["near_examples"]),
@@ -57,8 +58,7 @@ def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manife
         for stage in ("ingest", "clean", "overlap", "encode", "signatures")
     }
     records = mine["ingest"]
-    rows = {split: manifest.splits[split][name] for split in manifest.splits}
-    tokens = sum(split.tokens for split in rows.values())
+    tokens = sum(r[f"{split}_tokens"] for r in mine["encode"] for split in manifest.splits)
     filtered = mine["clean"] or records
     return {
         "read_documents": sum(r["documents_read"] for r in records),
@@ -78,6 +78,13 @@ def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manife
         "tokens": tokens,
         "bytes_per_token": sum(r["bytes"] for r in mine["encode"]) / max(tokens, 1),
         "checked_documents": sum(r["checked_documents"] for r in mine["encode"]),
+    }
+
+
+def _packed_data(name: str, manifest: Manifest) -> Tree:
+    """The rows of one source, or of the mixed ones."""
+    rows = {split: sources[name] for split, sources in manifest.splits.items()}
+    return {
         "rows": {split: value.rows for split, value in rows.items()},
         "fill": _fill(rows.values(), manifest.row_tokens),
     }
@@ -194,7 +201,8 @@ def render(data: Tree) -> str:
         "<h3>Bytes a token</h3>",
         bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()}),
         "<h3>Share of the rows' ids that are text</h3>",
-        bars({name: {"text": 100 * s["fill"]} for name, s in sources.items()}, " %"),
+        bars({name: {"text": 100 * s["fill"]} for name, s in data["packed"].items()}, " %"),
+        _table(["rows", "train", "held out"], _row_counts(data["packed"])),
         "<h2>Examples of dropped documents</h2>",
         _table(["source", "reason", "document", "begins"], dropped),
         "<h2>Examples of near duplicates</h2>",
@@ -207,7 +215,7 @@ def render(data: Tree) -> str:
 
 def _stages_table(sources: Mapping[str, Tree]) -> str:
     head = ["source", "read", "MB", "after filters", "MB", "after dedup", "MB", "contaminated"]
-    head += ["tokens", "train rows", "held-out rows", "fill"]
+    head += ["tokens"]
     rows = [
         [
             name,
@@ -216,13 +224,17 @@ def _stages_table(sources: Mapping[str, Tree]) -> str:
             *_amount(s["kept_documents"], s["kept_bytes"]),
             f"{s['contaminated_documents']:,}",
             f"{s['tokens']:,}",
-            f"{s['rows']['train']:,}",
-            f"{s['rows']['heldout']:,}",
-            f"{s['fill']:.1%}",
         ]
         for name, s in sources.items()
     ]
     return _table(head, rows)
+
+
+def _row_counts(packed: Mapping[str, Tree]) -> list[list[str]]:
+    return [
+        [name, f"{entry['rows']['train']:,}", f"{entry['rows']['heldout']:,}"]
+        for name, entry in packed.items()
+    ]
 
 
 def _megabytes(source: Tree) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The last stages: where each document's ids go (layout), and the shards themselves (rows)."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from data_prep.config import PackConfig
 from data_prep.dedup import save_array
 from data_prep.encode import SPLITS
+from data_prep.id_stream import IdStream, Streams
 from data_prep.pack import EDGE_TOKENS, PACKERS, Placements, full_sentences_rows
 from data_prep.shards import Manifest, ShardWriter, SourceRows, SpecialTokens, TokenizerFile
 from data_prep.stages import Part, Record, Stage, StageResult
@@ -20,66 +20,11 @@ _BUFFER_DOCUMENTS = 50_000
 """Documents that are placed together: never more in memory, and the same whatever the parts."""
 
 
-class IdStream:
-    """The ids of one source and split as one long array over the parts' files, separators
-    included: document d's ids, ``</s>``, document d + 1's ids, ``</s>``, ..."""
-
-    def __init__(self, folder: Path, parts: Sequence[tuple[str, int, int]], dtype: str) -> None:
-        """`parts` are (file name without suffix, documents, tokens) in their order."""
-        self._folder = folder
-        self._names = [name for name, documents, _ in parts if documents]
-        documents = [documents for _, documents, _ in parts if documents]
-        ids = [documents + tokens for _, documents, tokens in parts if documents]
-        self._first_document = np.append(0, np.cumsum(documents, dtype=np.int64))
-        self._first_id = np.append(0, np.cumsum(ids, dtype=np.int64))
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self.num_documents, self.num_ids = int(self._first_document[-1]), int(self._first_id[-1])
-
-    def read(self, start: int, end: int) -> npt.NDArray[Any]:
-        """The ids `start` to `end` of the stream."""
-        pieces = [np.empty(0, self._dtype)]
-        first = int(np.searchsorted(self._first_id, start, side="right")) - 1
-        for part in range(first, len(self._names)):
-            begin = self._first_id[part]
-            if begin >= end:
-                break
-            low, high = max(start - begin, 0), min(end, self._first_id[part + 1]) - begin
-            path = self._folder / f"{self._names[part]}.ids"
-            offset = int(low) * self._dtype.itemsize
-            pieces.append(np.fromfile(path, self._dtype, int(high - low), offset=offset))
-        return np.concatenate(pieces)
-
-    def documents(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], Any]:
-        """(lengths, where they start in the stream) of the documents `first` to `last`."""
-        lengths, starts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for part, (begin, end) in enumerate(pairwise(self._first_document)):
-            if begin < last and end > first:
-                path = self._folder / f"{self._names[part]}.lengths.npy"
-                here = np.load(path).astype(np.int64)
-                where = self._first_id[part] + np.cumsum(here + 1) - (here + 1)
-                window = slice(max(first - begin, 0), last - begin)
-                lengths.append(here[window])
-                starts.append(where[window])
-        return np.concatenate(lengths), np.concatenate(starts)
-
-
-def streams(encoded: StageResult, sources: Sequence[str]) -> dict[tuple[str, str], list[Any]]:
-    """For each split and source, the parts of its stream as IdStream takes them."""
-    result: dict[tuple[str, str], list[Any]] = {(sp, so): [] for sp in SPLITS for so in sources}
-    for part, record in zip(encoded.parts, encoded.records, strict=True):
-        for split in SPLITS:
-            entry = f"{part.name}.{split}", record[f"{split}_documents"], record[f"{split}_tokens"]
-            result[split, part.name.rpartition("-")[0]].append(entry)
-    return result
-
-
-def layout_stage(
-    encoded: StageResult, config: PackConfig, sources: Sequence[str], dtype: str
-) -> Stage:
+def layout_stage(streamed: StageResult, config: PackConfig, streams: Streams) -> Stage:
     """Placements of every buffer of documents; no parts for full_sentences."""
     parts = []
     if config.mode in PACKERS:
-        for (split, source), entries in streams(encoded, sources).items():
+        for (split, source), entries in streams.entries.items():
             documents = sum(count for _, count, _ in entries)
             for first in range(0, documents, _BUFFER_DOCUMENTS):
                 last = min(first + _BUFFER_DOCUMENTS, documents)
@@ -89,14 +34,10 @@ def layout_stage(
         LAYOUT,
         1,
         {"mode": config.mode, "row_tokens": config.row_tokens, "buffer": _BUFFER_DOCUMENTS},
-        {"encode": encoded.content_fingerprint},
+        {streamed.folder.name: streamed.content_fingerprint},
         parts,
         layout_part,
-        {
-            "encoded": str(encoded.folder),
-            "dtype": dtype,
-            "streams": streams(encoded, sources),
-        },
+        {"streams": streams},
     )
 
 
@@ -105,8 +46,7 @@ def layout_part(
 ) -> tuple[Record, Sequence[str]]:
     """Writes PART.placements.npy [4, pieces]."""
     place = part.arguments
-    entries = settings["streams"][place["split"], place["source"]]
-    stream = IdStream(Path(settings["encoded"]), entries, settings["dtype"])
+    stream = settings["streams"].open(place["split"], place["source"])
     lengths, starts = stream.documents(place["first"], place["last"])
     placements = PACKERS[settings["mode"]](lengths, starts, settings["row_tokens"])
     save_array(folder / f"{part.name}.placements.npy", np.stack(placements))
@@ -116,16 +56,14 @@ def layout_part(
 
 
 def rows_stage(
-    encoded: StageResult,
     layout: StageResult,
     config: PackConfig,
-    sources: Sequence[str],
+    streams: Streams,
     special: SpecialTokens,
-    dtype: str,
     output: Path,
 ) -> Stage:
     """One part a shard."""
-    row_bytes = config.row_tokens * np.dtype(dtype).itemsize
+    row_bytes = config.row_tokens * np.dtype(streams.dtype).itemsize
     blocks_a_shard = max(config.shard_mb * 1_000_000 // (row_bytes * config.block_rows), 1)
     shard_rows = blocks_a_shard * config.block_rows
     parts = []
@@ -133,8 +71,7 @@ def rows_stage(
     for placed, record in zip(layout.parts, layout.records, strict=True):
         key = placed.arguments["split"], placed.arguments["source"]
         buffers.setdefault(key, []).append((placed.name, record["rows"]))
-    by_stream = streams(encoded, sources)
-    for (split, source), entries in by_stream.items():
+    for (split, source), entries in streams.entries.items():
         if config.mode in PACKERS:
             num_rows = sum(rows for _, rows in buffers.get((split, source), []))
         else:
@@ -147,16 +84,18 @@ def rows_stage(
     return Stage(
         ROWS,
         1,
-        {**config.model_dump(mode="json"), "special": special.model_dump()},
+        {
+            **config.model_dump(mode="json", exclude={"mixed"}),
+            "special": special.model_dump(),
+        },
         {"layout": layout.content_fingerprint},
         parts,
         rows_part,
         {
-            "encoded": str(encoded.folder),
             "layout": str(layout.folder),
-            "streams": by_stream,
+            "streams": streams,
             "buffers": buffers,
-            "dtype": dtype,
+            "dtype": streams.dtype,
             "output": str(output),
         },
         output / "shards",
@@ -169,7 +108,7 @@ def rows_part(
     """Writes one shard, PART.tar."""
     place = part.arguments
     key = place["split"], place["source"]
-    stream = IdStream(Path(settings["encoded"]), settings["streams"][key], settings["dtype"])
+    stream = settings["streams"].open(*key)
     block_rows = settings["block_rows"]
     name = f"{part.name}.tar"
     with ShardWriter(
@@ -238,18 +177,16 @@ def _placements(
 
 
 def manifest_of(
-    encoded: StageResult,
     rows: StageResult,
     config: PackConfig,
-    sources: Sequence[str],
+    streams: Streams,
     special: SpecialTokens,
-    dtype: Any,
     tokenizer: TokenizerFile,
     stages: Mapping[str, str],
 ) -> Manifest:
     """The manifest of the finished shards."""
     splits: dict[Any, dict[str, SourceRows]] = {split: {} for split in SPLITS}
-    for (split, source), entries in streams(encoded, sources).items():
+    for (split, source), entries in streams.entries.items():
         shards = [
             record["shard"]
             for part, record in zip(rows.parts, rows.records, strict=True)
@@ -266,7 +203,7 @@ def manifest_of(
         format_version=1,
         row_tokens=config.row_tokens,
         vocab_size=special.mask + 1,
-        dtype=dtype,
+        dtype=streams.dtype,
         packing=config.mode,
         tokenizer=tokenizer,
         special_tokens=special,

@@ -23,7 +23,7 @@ STAGES = (
     *("ingest", "line_counts", "line_repeats", "clean"),
     *("signatures", "pairs", "verdicts"),
     *("excluded_ngrams", "exclusion", "overlap"),
-    *("tokenizer", "encode", "layout", "rows"),
+    *("tokenizer", "encode", "interleave", "layout", "rows"),
 )
 """All stages in their order; a run has those that its config asks for."""
 
@@ -94,7 +94,7 @@ class _Job:
 
 
 def _run_stages(config: DataConfig, job: _Job) -> None:
-    from data_prep import dedup, encode, ingest, rows
+    from data_prep import dedup, encode, id_stream, ingest, rows
     from data_prep.publish import publish, withdraw_if_other
     from data_prep.selection import select
     from data_prep.shards import narrowest_dtype
@@ -113,11 +113,16 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     encoded = job.run(encode.encode_stage(config, selection, inputs, trained))
     special = special_tokens(load_tokenizer(trained.folder / "tokenizer.tokenizer.json"))
     dtype = narrowest_dtype(special.mask + 1)
-    laid_out = job.run(rows.layout_stage(encoded, config.pack, sources, dtype))
-    stage = rows.rows_stage(encoded, laid_out, config.pack, sources, special, dtype, config.output)
+    streamed, streams = encoded, id_stream.source_streams(encoded, sources, dtype)
+    interleave = id_stream.interleave_stage(encoded, config.pack, streams)
+    if interleave is not None:
+        streamed = job.run(interleave)
+        streams = id_stream.mixed_streams(streams, streamed)
+    laid_out = job.run(rows.layout_stage(streamed, config.pack, streams))
+    stage = rows.rows_stage(laid_out, config.pack, streams, special, config.output)
     withdraw_if_other(config.output, stage.content_fingerprint)
     job.run(stage)
-    publish(config, job.results, special, dtype)
+    publish(config, job.results, special, streams)
 
 
 def _without_repeated_lines(config: DataConfig, job: _Job, ingested: StageResult) -> StageResult:
