@@ -42,6 +42,7 @@ from pipeline.launch import Launch
 from pipeline.loader import StepBatch, read_vocabulary
 from pipeline.loss_scale import LossScale
 from pipeline.plan import RunPlan
+from pipeline.rank_figures import Stopwatch
 from pipeline.rendezvous import check_all_reduce
 from pipeline.zero_state import ZeroState
 
@@ -197,6 +198,8 @@ class Engine:
             )
         self._zero = self._engine.optimizer
         self._state = ZeroState(self._zero, self._named, self.specs, grid)
+        self.forward_s = 0.0
+        """Seconds that this rank took for the forward passes of the last step."""
         self._loss_scale_config = config.loss_scale
         self.loss_scale = LossScale(scale=config.loss_scale.initial) if is_fp16 else None
 
@@ -252,11 +255,15 @@ class Engine:
         if self.loss_scale is not None:
             self._zero.loss_scaler.cur_scale = self.loss_scale.scale
         skipped_before = self._engine.skipped_steps
+        clock = Stopwatch(self._grid.device)
         for micro in range(num_micro_batches):
             self._engine.set_gradient_accumulation_boundary(micro == num_micro_batches - 1)
-            self._engine.backward(loss_of(micro), scale_wrt_gas=False)
+            with clock:
+                loss = loss_of(micro)
+            self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm() or 0.0)
+        self.forward_s = clock.seconds()
         skipped = self._engine.skipped_steps > skipped_before
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(skipped, self._loss_scale_config)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from configs.load import ConfigError
 from data_prep.shards import Manifest, read_manifest
-from model.config import check_grid
+from model.config import ModelConfig, check_grid
+from model.flops import training_flops
 from pipeline.config import BatchConfig, PhaseConfig, TrainConfig
 from pipeline.order import mixture_shares, train_sources
 from pipeline.steps import PhaseSteps, RunSteps, phase_steps
@@ -24,6 +25,13 @@ class PhasePlan:
     def accumulation(self, global_rows: int) -> int:
         """Micro-batches of a rank in a step: global rows = accumulation x dp_size x micro rows."""
         return global_rows // (self.dp_size * self.config.batch.micro_rows)
+
+    def training_flops(self, model: ModelConfig, global_rows: int, masked_tokens: int) -> int:
+        """Operations of the matrix products of an optimizer step on `model`."""
+        manifest = self.manifest
+        return training_flops(
+            model, manifest.vocab_size, global_rows, manifest.row_tokens, masked_tokens
+        )
 
 
 @dataclass(frozen=True)

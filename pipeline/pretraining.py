@@ -10,7 +10,7 @@ from pipeline.deepspeed_engine import build_engine, start_distributed
 from pipeline.heldout import load_heldout
 from pipeline.launch import Launch
 from pipeline.loader import run_batches
-from pipeline.metrics import StepTimer
+from pipeline.metrics import StepMeter
 from pipeline.plan import RunPlan
 from pipeline.record import Record, describe_run, open_record
 from pipeline.resume import (
@@ -33,9 +33,10 @@ def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
     start_distributed(launch)
     grid = make_grid(plan.config.parallel.tensor)
     record = open_record(plan.config, grid.rank, follow_arguments)
+    meter = StepMeter(grid.device, plan.config.precision)
     stop = StopRequest()
     skipped: tuple[RowWindow, ...] = ()
-    trouble = _train_from_newest_checkpoint(plan, grid, record, stop, skipped)
+    trouble = _train_from_newest_checkpoint(plan, grid, record, meter, stop, skipped)
     while trouble is not None:
         skipped = (*skipped, trouble.rows)
         if len(skipped) > plan.config.stability.max_rollbacks:
@@ -48,11 +49,16 @@ def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
             f"{trouble.reason}: going back to the newest checkpoint and passing over the rows "
             f"{trouble.rows.start_row:,} to {trouble.rows.end_row - 1:,}"
         )
-        trouble = _train_from_newest_checkpoint(plan, grid, record, stop, skipped)
+        trouble = _train_from_newest_checkpoint(plan, grid, record, meter, stop, skipped)
 
 
 def _train_from_newest_checkpoint(
-    plan: RunPlan, grid: Grid, record: Record, stop: StopRequest, skipped: tuple[RowWindow, ...]
+    plan: RunPlan,
+    grid: Grid,
+    record: Record,
+    meter: StepMeter,
+    stop: StopRequest,
+    skipped: tuple[RowWindow, ...],
 ) -> Trouble | None:
     """Trains until the end, a stop signal, or trouble that only going back can mend."""
     config = plan.config
@@ -71,7 +77,6 @@ def _train_from_newest_checkpoint(
     record.begin(step, describe_run(plan))
     for line in plan.sentences(step):
         record.say(line)
-    timer = StepTimer()
     scores: dict[str, float] = {}
     stopping, trouble = False, None
 
@@ -81,7 +86,7 @@ def _train_from_newest_checkpoint(
     ):
         for batch in batches:
             dog.alive()
-            timer.data_arrived()
+            meter.data_arrived()
             step += 1
             rows = RowWindow(start_row=consumed_rows, end_row=batch.consumed_rows)
             consumed_rows = batch.consumed_rows
@@ -92,7 +97,12 @@ def _train_from_newest_checkpoint(
             )
             result = engine.step(batch, learning_rate)
             values = {**result.metrics(), "learning_rate": learning_rate, "rows": consumed_rows}
-            values |= timer.step_ended(batch.step.global_rows, phase.manifest.row_tokens)
+            values |= meter.step_ended(
+                batch.step.global_rows,
+                phase.manifest.row_tokens,
+                phase.training_flops(config.model, batch.step.global_rows, result.masked_tokens),
+                engine.forward_s,
+            )
             if result.overflowed:
                 record.say(f"step {step}: overflow at loss scale {result.loss_scale:.0f}, halved")
             elif result.skipped:
@@ -106,7 +116,10 @@ def _train_from_newest_checkpoint(
                 break
             if step % config.log_every_steps == 0 or is_last:
                 rows_left = phase.steps.total_rows - batch.step.end_row
-                record.say(timer.progress_line(step, plan.steps.total_steps, rows_left, values))
+                record.say(meter.progress_line(step, plan.steps.total_steps, rows_left, values))
+                slow_ranks = meter.stragglers()
+                if slow_ranks:
+                    record.say(slow_ranks)
             if step % config.evaluation.every_steps == 0 or is_last:
                 heldout = heldouts[batch.phase]
                 scores = heldout.metrics(engine.evaluate(heldout, phase.config.batch.micro_rows))
@@ -122,7 +135,7 @@ def _train_from_newest_checkpoint(
             saver.report_errors(record.say)
             if stopping:
                 break
-            timer.leave_out()
+            meter.leave_out()
 
     saver.finish()
     if trouble is not None:

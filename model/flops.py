@@ -1,0 +1,39 @@
+"""How many floating-point operations the matrix products of a config take, by arithmetic."""
+
+from model.config import ModelConfig
+
+FORWARD_AND_BACKWARD = 3
+"""The backward pass of a matrix product is two products of the same size."""
+
+
+def encoder_flops(config: ModelConfig, row_tokens: int) -> int:
+    """Operations of the forward pass of one row through all layers (a multiply-add is two)."""
+    hidden, inner = config.hidden_size, config.ffn_hidden_size
+    up = 2 * inner if config.is_gated else inner
+    matrices = 3 * hidden * hidden + hidden * hidden + hidden * up + inner * hidden
+    total = 0
+    for layer in range(config.num_layers):
+        pairs = attended_pairs(row_tokens, config.attention_pattern.window(layer))
+        total += 2 * row_tokens * matrices + 4 * pairs * hidden
+    return total
+
+
+def head_flops(config: ModelConfig, vocab_size: int) -> int:
+    """Operations of the forward pass of one masked token through the vocabulary head."""
+    return 2 * config.hidden_size * (config.hidden_size + vocab_size)
+
+
+def training_flops(
+    config: ModelConfig, vocab_size: int, rows: int, row_tokens: int, masked_tokens: int
+) -> int:
+    """Operations of an optimizer step; layers that are computed again count once."""
+    forward = rows * encoder_flops(config, row_tokens)
+    forward += masked_tokens * head_flops(config, vocab_size)
+    return FORWARD_AND_BACKWARD * forward
+
+
+def attended_pairs(row_tokens: int, window: int | None) -> int:
+    """(query, key) pairs of a row where a query sees `window` keys to each side; None: all."""
+    if window is None or window >= row_tokens:
+        return row_tokens * row_tokens
+    return row_tokens * (2 * window + 1) - window * (window + 1)

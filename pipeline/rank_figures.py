@@ -1,0 +1,150 @@
+"""What each rank measures of a step, seen over all ranks: slow ranks, memory, the machine's peak.
+
+Ranks wait for each other in collectives, so the time of a whole step is the same on all. What tells
+them apart is the time of their forward passes: those of ZeRO 1 and 2 meet tensor-parallel peers
+only.
+"""
+
+import resource
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+STRAGGLER_RATIO = 1.3
+"""A rank whose forward passes take so many times the median's is named."""
+
+PEAK_TRIALS = 8
+PEAK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class RankFigures:
+    """What one rank measured of one step."""
+
+    forward_s: float
+    """Seconds of its forward passes."""
+    data_wait_s: float
+    """Seconds it waited for its batch."""
+    host_gb: float
+    """Most host memory that its process ever held, 1e9 bytes."""
+    device_gb: float
+    """Most accelerator memory that its tensors ever took, 1e9 bytes."""
+
+
+class Stopwatch:
+    """Adds up the time of ``with`` blocks, on the device's own clock and without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._events: list[torch.cuda.Event] = []
+        self._seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._mark(-1)
+
+    def __exit__(self, *error: object) -> None:
+        self._mark(1)
+
+    def _mark(self, sign: int) -> None:
+        if self._is_cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+        else:
+            self._seconds += sign * time.perf_counter()
+
+    def seconds(self) -> float:
+        """The sum so far; waits for the device."""
+        if not self._is_cuda:
+            return self._seconds
+        if self._events:
+            self._events[-1].synchronize()
+        pairs = zip(self._events[::2], self._events[1::2], strict=True)
+        return sum(start.elapsed_time(end) for start, end in pairs) / 1e3
+
+
+def measure(forward_s: float, data_wait_s: float) -> RankFigures:
+    """The figures of this rank."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    device = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+    return RankFigures(forward_s, data_wait_s, host, device)
+
+
+class RankWatch:
+    """The figures of all ranks, and whose forward passes are slow; a collective over all ranks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        names: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(names, socket.gethostname())
+        self._names = [str(name) for name in names]
+        self._forward_s: list[NDArray[np.float64]] = []
+
+    def look(self, mine: RankFigures) -> dict[str, float]:
+        """Metrics of a step: forward seconds of the median and the slowest rank, worst values."""
+        values = torch.tensor(astuple(mine), dtype=torch.float64, device=self._device)
+        everyone = torch.empty(len(self._names) * len(values), dtype=torch.float64)
+        everyone = everyone.to(self._device)
+        dist.all_gather_into_tensor(everyone, values)
+        table = everyone.cpu().numpy().reshape(len(self._names), -1)
+        forward_s, data_wait_s, host_gb, device_gb = table.T
+        self._forward_s.append(forward_s)
+        metrics = {
+            "forward_s": float(np.median(forward_s)),
+            "slowest_forward_s": float(forward_s.max()),
+            "slowest_rank": float(forward_s.argmax()),
+            "data_wait_s": float(data_wait_s.max()),
+            "host_memory_gb": float(host_gb.max()),
+        }
+        return metrics | ({"device_memory_gb": float(device_gb.max())} if device_gb.any() else {})
+
+    def stragglers(self) -> str | None:
+        """A sentence that names ranks that were slow over the steps since the last call."""
+        if not self._forward_s:
+            return None
+        mean_s = np.mean(self._forward_s, axis=0)
+        self._forward_s.clear()
+        return straggler_sentence(mean_s, self._names)
+
+
+def straggler_sentence(forward_s: NDArray[np.float64], names: Sequence[str]) -> str | None:
+    """Names the ranks whose `forward_s` [ranks] are far above the median; None if none is."""
+    median = float(np.median(forward_s))
+    slow = [rank for rank, s in enumerate(forward_s) if s > STRAGGLER_RATIO * median]
+    if not slow:
+        return None
+    parts = [f"rank {rank} on {names[rank]} {forward_s[rank] / median:.1f}" for rank in slow[:8]]
+    more = f" and {len(slow) - 8} more" if len(slow) > 8 else ""
+    return f"slow ranks, as multiples of the median forward time: {', '.join(parts)}{more}"
+
+
+def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of this rank in a large matrix product: the best of a few trials.
+
+    All ranks of a node should call it at the same time, since they share its processors.
+    """
+    size = 8192 if device.type == "cuda" else 1024
+    left = torch.full((size, size), 0.01, dtype=dtype, device=device)
+    right = left.clone()
+    best = float("inf")
+    began = time.perf_counter()
+    for trial in range(PEAK_TRIALS):
+        _wait(device)
+        start = time.perf_counter()
+        torch.mm(left, right)
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+        if trial and time.perf_counter() - began > PEAK_SECONDS:
+            break
+    return 2.0 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
