@@ -50,7 +50,7 @@ def main() -> None:
     if checkpoint is None:
         raise UserError(f"{checkpoints_folder(config)}: no whole checkpoint; train first")
     folder = config.output / "hf"
-    source = _source(checkpoint)
+    source = checkpoint_source(checkpoint)
     if _exported(folder) == source:
         print(f"{folder}: step {checkpoint.manifest.step} is exported already")
         return
@@ -71,14 +71,16 @@ def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> float:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     _write_weights(config, checkpoint, manifest, unfinished)
-    _write_tokenizer(config, manifest, unfinished)
+    write_tokenizer(
+        config.data.path / manifest.tokenizer.path, config.model.max_row_tokens, unfinished
+    )
     difference = _compare(config, checkpoint, manifest, unfinished)
     if not difference <= PARITY_TOLERANCE:
         raise UserError(
             f"{unfinished}: not exported: its logits differ by {difference:.1e} from the trained "
             f"model's, more than {PARITY_TOLERANCE:.0e}"
         )
-    record = {**_source(checkpoint), "largest_logit_difference": difference}
+    record = {**checkpoint_source(checkpoint), "largest_logit_difference": difference}
     write_atomic(unfinished / PARITY_NAME, json.dumps(record, indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
@@ -90,10 +92,18 @@ def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> float:
 def load_exported(folder: Path) -> tuple[Any, Any]:
     """(tokenizer, masked-language model in eval mode) of an exported folder, by transformers."""
     with _quiet_transformers():
-        from transformers import AutoModelForMaskedLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return tokenizer, AutoModelForMaskedLM.from_pretrained(folder).eval()
+        return tokenizer, load_auto_model(folder, "AutoModelForMaskedLM")
+
+
+def load_auto_model(folder: Path, class_name: str) -> Any:
+    """The model in `folder` in eval mode, by one of transformers' AutoModelFor... classes."""
+    with _quiet_transformers():
+        import transformers
+
+        return getattr(transformers, class_name).from_pretrained(folder).eval()
 
 
 def _write_weights(
@@ -107,8 +117,9 @@ def _write_weights(
     (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n")
 
 
-def _write_tokenizer(config: TrainConfig, manifest: Manifest, folder: Path) -> None:
-    shutil.copy(config.data.path / manifest.tokenizer.path, folder / "tokenizer.json")
+def write_tokenizer(tokenizer: Path, max_row_tokens: int, folder: Path) -> None:
+    """Writes what AutoTokenizer needs to `folder`."""
+    shutil.copy(tokenizer, folder / "tokenizer.json")
     bos, pad, eos, unk = FIRST_SPECIAL_TOKENS
     tree = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -119,7 +130,7 @@ def _write_tokenizer(config: TrainConfig, manifest: Manifest, folder: Path) -> N
         "sep_token": eos,
         "unk_token": unk,
         "mask_token": MASK_TOKEN,
-        "model_max_length": config.model.max_row_tokens,
+        "model_max_length": max_row_tokens,
         "model_input_names": ["input_ids", "attention_mask"],
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
@@ -163,7 +174,7 @@ def _parity_rows(config: TrainConfig, manifest: Manifest) -> np.ndarray:
     return tokens
 
 
-def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_source(checkpoint: Checkpoint) -> dict[str, Any]:
     """What an export was made from."""
     files = [record.sha256 for record in checkpoint.manifest.files]
     return {"step": checkpoint.manifest.step, "checkpoint_fingerprint": fingerprint(files)}

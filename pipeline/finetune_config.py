@@ -43,6 +43,9 @@ class FromHuggingFace(Config):
     tokenizer: Path | None = None
     """The tokenizer.json (default: the one in the folder)."""
 
+    leave_out: tuple[str, ...] = ("classifier.", "qa_outputs.")
+    """Beginnings of the names of tensors that are passed over: heads of other tasks."""
+
 
 StartConfig = Annotated[FromRun | FromHuggingFace, Field(discriminator="type")]
 

@@ -122,7 +122,7 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
 def _from_hugging_face(config: FromHuggingFace) -> Start:
     from pipeline.import_hf import read_hf_folder
 
-    hf = read_hf_folder(config.path)
+    hf = read_hf_folder(config.path, config.leave_out)
     tokenizer = config.tokenizer or config.path / "tokenizer.json"
     weights = sorted(p for p in config.path.iterdir() if p.suffix in (".safetensors", ".bin"))
     return Start(
