@@ -22,6 +22,7 @@ INTERLEAVE = "interleave"
 MIXED = "mixed"
 """Name of the one source of rows that hold documents of all sources."""
 _RANGE_DOCUMENTS = 50_000
+_MAX_OPEN_FILES = 500
 I64 = npt.NDArray[np.int64]
 Entry = tuple[str, int, int]
 """(file name without suffix, documents, tokens without separators) of one part of a stream."""
@@ -33,8 +34,17 @@ class IdStream(Protocol):
     def read(self, start: int, end: int) -> npt.NDArray[Any]:
         """The ids `start` to `end` of the stream."""
 
+    def gather(self, starts: I64, lengths: I64) -> npt.NDArray[Any]:
+        """The ids of pieces, none of which goes beyond its document, one after another."""
+
     def documents(self, first: int, last: int) -> tuple[I64, I64]:
         """(lengths, where they start in the stream) of the documents `first` to `last`."""
+
+
+def spread(starts: I64, lengths: I64) -> I64:
+    """start, start + 1, ..., start + length - 1 of each piece, one after another."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 class SourceStream:
@@ -48,6 +58,7 @@ class SourceStream:
         self._first_document = np.append(0, np.cumsum(documents, dtype=np.int64))
         self._first_id = np.append(0, np.cumsum(ids, dtype=np.int64))
         self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._open: dict[int, npt.NDArray[Any]] = {}
 
     def read(self, start: int, end: int) -> npt.NDArray[Any]:
         """The ids `start` to `end` of the stream."""
@@ -62,6 +73,25 @@ class SourceStream:
             offset = int(low) * self._dtype.itemsize
             pieces.append(np.fromfile(path, self._dtype, int(high - low), offset=offset))
         return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
+
+    def gather(self, starts: I64, lengths: I64) -> npt.NDArray[Any]:
+        """The ids of pieces, none of which goes beyond its document, one after another."""
+        result = np.empty(int(lengths.sum()), self._dtype)
+        places = np.cumsum(lengths) - lengths
+        part_of = np.searchsorted(self._first_id, starts, side="right") - 1
+        for part in np.unique(part_of[lengths > 0]).tolist():
+            mine = np.flatnonzero(part_of == part)
+            where = spread(starts[mine] - self._first_id[part], lengths[mine])
+            result[spread(places[mine], lengths[mine])] = self._ids(part)[where]
+        return result
+
+    def _ids(self, part: int) -> npt.NDArray[Any]:
+        if part not in self._open:
+            if len(self._open) >= _MAX_OPEN_FILES:
+                del self._open[next(iter(self._open))]
+            path = self._folder / f"{self._names[part]}.ids"
+            self._open[part] = np.asarray(np.memmap(path, self._dtype, mode="r"))
+        return self._open[part]
 
     def documents(self, first: int, last: int) -> tuple[I64, I64]:
         """(lengths, where they start in the stream) of the documents `first` to `last`."""
@@ -101,34 +131,42 @@ class MixedStream:
         return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
 
     def _read_part(self, part: int, low: int, high: int) -> npt.NDArray[Any]:
-        """The ids `low` to `high` of one range of documents.
-
-        Within a range of the order, the documents of a source stand side by side in its stream, so
-        that they are read at once.
-        """
+        """The ids `low` to `high` of one range of documents."""
         order, ends = self._part(part)
         high = min(high, int(ends[-1])) if len(ends) else 0
-        empty = self._sources[0].read(0, 0)
         if low >= high:
-            return empty
+            return self._sources[0].read(0, 0)
         first = int(np.searchsorted(ends, low, side="right"))
         last = int(np.searchsorted(ends, high, side="left")) + 1
         source, begin, length = order[:, first:last].copy()
         size = length + 1  # with the separator
-        before = ends[first] - size[0]
-        begin[0] += low - before
-        size[0] -= low - before
+        skipped = low - (ends[first] - size[0])
+        begin[0] += skipped
+        size[0] -= skipped
         size[-1] -= ends[last - 1] - high
-        place = np.cumsum(size) - size
-        result = np.empty(high - low, dtype=empty.dtype)
+        return self._gathered(source, begin, size)
+
+    def gather(self, starts: I64, lengths: I64) -> npt.NDArray[Any]:
+        """The ids of pieces, none of which goes beyond its document, one after another."""
+        source, begin = np.empty(len(starts), np.int64), np.empty(len(starts), np.int64)
+        part_of = np.searchsorted(self._first_id, starts, side="right") - 1
+        for part in np.unique(part_of).tolist():
+            mine = np.flatnonzero(part_of == part)
+            order, ends = self._part(part)
+            start = starts[mine] - self._first_id[part]
+            document = np.searchsorted(ends, start, side="right")
+            source[mine] = order[0][document]
+            begin[mine] = order[1][document] + start - (ends - order[2] - 1)[document]
+        return self._gathered(source, begin, lengths)
+
+    def _gathered(self, source: I64, begin: I64, length: I64) -> npt.NDArray[Any]:
+        """Pieces of documents of several sources, one after another."""
+        result = np.empty(int(length.sum()), self._sources[0].read(0, 0).dtype)
+        place = np.cumsum(length) - length
         for number in np.unique(source).tolist():
             mine = np.flatnonzero(source == number)
-            run = self._sources[number].read(
-                int(begin[mine[0]]), int(begin[mine[-1]] + size[mine[-1]])
-            )
-            assert len(run) == size[mine].sum(), "documents of a source are not side by side"
-            shift = place[mine] - (np.cumsum(size[mine]) - size[mine])
-            result[np.arange(len(run)) + np.repeat(shift, size[mine])] = run
+            ids = self._sources[number].gather(begin[mine], length[mine])
+            result[spread(place[mine], length[mine])] = ids
         return result
 
     def documents(self, first: int, last: int) -> tuple[I64, I64]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from data_prep.config import PackConfig
 from data_prep.dedup import save_array
 from data_prep.encode import SPLITS
-from data_prep.id_stream import IdStream, Streams
+from data_prep.id_stream import IdStream, Streams, spread
 from data_prep.pack import EDGE_TOKENS, PACKERS, Placements, full_sentences_rows
 from data_prep.shards import Manifest, ShardWriter, SourceRows, SpecialTokens, TokenizerFile
 from data_prep.stages import Part, Record, Stage, StageResult
@@ -152,12 +152,13 @@ def placed_rows(
 ) -> npt.NDArray[Any]:
     """Rows with each piece in its place between its own ``<s>`` and ``</s>``."""
     special = settings["special"]
-    rows = np.full((num_rows, settings["row_tokens"]), special["pad"], settings["dtype"])
-    for row, column, start, length in zip(*(a.tolist() for a in pieces), strict=True):
-        rows[row, column] = special["bos"]
-        rows[row, column + 1 : column + 1 + length] = stream.read(start, start + length)
-        rows[row, column + 1 + length] = special["eos"]
-    return rows
+    row_tokens = settings["row_tokens"]
+    rows = np.full(num_rows * row_tokens, special["pad"], settings["dtype"])
+    begin = pieces.row * row_tokens + pieces.column
+    rows[begin] = special["bos"]
+    rows[spread(begin + 1, pieces.length)] = stream.gather(pieces.start, pieces.length)
+    rows[begin + 1 + pieces.length] = special["eos"]
+    return rows.reshape(num_rows, row_tokens)
 
 
 def _placements(

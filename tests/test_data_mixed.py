@@ -77,6 +77,10 @@ def test_a_mixed_stream_reads_what_its_documents_are(tmp_path_factory, lengths, 
     assert got.tolist() == [len(document) for document in expected]
     for start, document in zip(starts.tolist(), expected, strict=True):
         assert stream.read(start, start + len(document)).tolist() == document
+    half, chosen = got // 2, np.array(sorted(set(cuts) & set(range(len(expected)))), np.int64)
+    pieces = [ids_of([expected[n]])[half[n] : -1] for n in chosen.tolist()]
+    gathered = stream.gather((starts + half)[chosen], (got - half)[chosen])
+    np.testing.assert_array_equal(gathered, np.concatenate([ids[:0], *pieces]))
     low, high = sorted(cuts[:2])
     assert stream.documents(low, high)[0].tolist() == got[low:high].tolist()
 

@@ -30,6 +30,10 @@ class Stream:
     def read(self, start, end):
         return self.ids[start:end]
 
+    def gather(self, starts, lengths):
+        pieces = zip(starts.tolist(), lengths.tolist(), strict=True)
+        return np.concatenate([self.ids[:0], *(self.ids[s : s + n] for s, n in pieces)])
+
 
 @settings(max_examples=200)
 @given(lengths_of, row_widths, st.sampled_from(sorted(PACKERS)))
