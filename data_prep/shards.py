@@ -13,9 +13,10 @@ are exactly the ids 4 .. vocab_size - 2, and the mask token is the last id, voca
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -301,9 +302,19 @@ class ShardWriter:
 class RowReader:
     """Reads rows of one split by number. Can be pickled and used after a fork."""
 
-    def __init__(self, folder: str | Path, manifest: Manifest, split: Split) -> None:
-        """Touches no shard yet; see `verify_shards` for checking them all beforehand."""
+    def __init__(
+        self,
+        folder: str | Path,
+        manifest: Manifest,
+        split: Split,
+        open_shard: Callable[[Shard], BinaryIO] | None = None,
+    ) -> None:
+        """Touches no shard yet; see `verify_shards` for checking them all beforehand.
+
+        `open_shard` gives the file of a shard, where that takes more than opening it in `folder`.
+        """
         self._folder = Path(folder)
+        self._open_shard = open_shard or self._open_local
         self._row_tokens = manifest.row_tokens
         self._dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._sources = {
@@ -349,24 +360,29 @@ class RowReader:
         """The whole shard as ids; blocks are aligned, so each begins at a whole element."""
         ids = self._open.pop(shard.path, None)
         if ids is None:
-            path = self._folder / shard.path
-            try:
-                size = path.stat().st_size
+            with self._open_shard(shard) as file:
+                size = os.fstat(file.fileno()).st_size
                 if size != shard.bytes:
                     raise UserError(
-                        f"{path}: {size:,} bytes, but the manifest says {shard.bytes:,}; the shard "
-                        "is damaged: restore it, or delete it and run data preparation again"
+                        f"{self._folder / shard.path}: {size:,} bytes, but the manifest says "
+                        f"{shard.bytes:,}; the shard is damaged: restore it, or delete it and run "
+                        "data preparation again"
                     )
-                ids = np.memmap(path, dtype=self._dtype, mode="r")
-            except FileNotFoundError:
-                raise UserError(
-                    f"{path}: missing, though the manifest names it; restore it, or run data "
-                    "preparation again"
-                ) from None
+                ids = np.memmap(file, dtype=self._dtype, mode="r")
             if len(self._open) >= _MAX_OPEN_SHARDS:
                 del self._open[next(iter(self._open))]
         self._open[shard.path] = ids  # the most recently used one is last
         return ids
+
+    def _open_local(self, shard: Shard) -> BinaryIO:
+        path = self._folder / shard.path
+        try:
+            return open(path, "rb")
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: missing, though the manifest names it; restore it, or run data "
+                "preparation again"
+            ) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

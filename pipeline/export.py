@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from configs import command
 from configs.load import UserError, fingerprint, load
 from data_prep.atomic import fsync_folder, write_atomic
-from data_prep.shards import Manifest, RowReader, Split, read_manifest
+from data_prep.shards import Manifest, Split, read_manifest
 from data_prep.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN
 from model.heads import build_masked_lm
 from model.hf_names import hf_config, to_hf
@@ -32,6 +32,7 @@ from pipeline.checkpoint import (
     load_weights,
 )
 from pipeline.config import TrainConfig
+from pipeline.remote_data import row_reader
 from pipeline.run_folder import checkpoints_folder
 
 PARITY_NAME = "parity.json"
@@ -164,7 +165,7 @@ def _parity_rows(config: TrainConfig, manifest: Manifest) -> np.ndarray:
     """Held-out rows, some of their tokens masked: int64 [n, row_tokens]."""
     has_heldout = any(source.rows for source in manifest.splits["heldout"].values())
     split: Split = "heldout" if has_heldout else "train"
-    reader = RowReader(config.data.path, manifest, split)
+    reader = row_reader(config.data, manifest, split)
     rows = [
         reader.read(name, np.arange(min(PARITY_ROWS_PER_SOURCE, source.rows)))
         for name, source in manifest.splits[split].items()

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from configs.load import ConfigError, UserError, fingerprint
-from data_prep.shards import read_manifest, verify_shards
 from model.config import ModelConfig, check_grid
 from pipeline.config import BatchConfig, PhaseConfig
 from pipeline.finetune_config import MLM, FinetuneConfig, MlmConfig
@@ -11,6 +10,7 @@ from pipeline.finetune_examples import ExampleFile, RowEncoder
 from pipeline.finetune_start import Start, read_start
 from pipeline.order import mixture_shares, train_sources
 from pipeline.plan import PhasePlan
+from pipeline.remote_data import open_data_set, verify_data_set
 from pipeline.steps import phase_steps
 
 
@@ -100,7 +100,7 @@ def _plan_mlm(
     dp_size: int,
     is_first: bool,
 ) -> PhasePlan:
-    manifest = read_manifest(mlm.data.path)
+    manifest = open_data_set(mlm.data)
     if manifest.tokenizer.sha256 != start.tokenizer_sha256:
         raise UserError(f"{mlm.data.path}: its rows were made with another tokenizer")
     if manifest.row_tokens > model.max_row_tokens:
@@ -110,7 +110,7 @@ def _plan_mlm(
         )
     mixture_shares(train_sources(manifest), mlm.data.weights)
     if is_first:
-        verify_shards(mlm.data.path, manifest, full=mlm.data.verify == "full")
+        verify_data_set(mlm.data, manifest)
     rows = mlm.rows_per_step
     phase = PhaseConfig(
         data=mlm.data,

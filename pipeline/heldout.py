@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.shards import RowReader
 from model.objectives import MaskedRows, ObjectiveConfig
 from model.vocabulary import NUM_LEADING_SPECIAL_IDS
 from pipeline.loader import build_objective
 from pipeline.plan import PhasePlan
+from pipeline.remote_data import row_reader
 
 HELDOUT_SEED = 0
 """Masks of held-out rows depend on nothing else, so that runs can be compared."""
@@ -87,7 +87,7 @@ def load_heldout(
     """The first `rows_per_source` held-out rows of every source of a phase, masked."""
     manifest = plan.manifest
     objective = build_objective(objective_config, plan)
-    reader = RowReader(plan.config.data.path, manifest, "heldout")
+    reader = row_reader(plan.config.data, manifest, "heldout")
     plain, masked = [], {}
     for number, (name, size) in enumerate(sorted(manifest.splits["heldout"].items())):
         numbers = np.arange(min(rows_per_source, size.rows))

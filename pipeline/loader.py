@@ -13,20 +13,20 @@ import hashlib
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data_prep.shards import Manifest, RowReader
+from data_prep.shards import Manifest, RowReader, Shard
 from data_prep.tokenizer import load_tokenizer
 from model.objectives import MaskedRows, Objective, ObjectiveConfig, word_starts_of
 from pipeline.checkpoint import Segment
 from pipeline.config import DataConfig
-from pipeline.order import RowOrder, build_order, train_sources
+from pipeline.order import WINDOW_ROWS, RowOrder, build_order, train_sources
 from pipeline.plan import PhasePlan, RunPlan
+from pipeline.remote_data import Prefetcher, row_reader, shard_cache
 from pipeline.signals import ignore_stop_signals
 from pipeline.stability import RowWindow
 from pipeline.steps import StepRange
@@ -56,7 +56,7 @@ class StepBatch:
 class RowStream:
     """The masked rows at any positions of one phase's stream."""
 
-    folder: Path
+    data: DataConfig
     manifest: Manifest
     objective: Objective
     order: RowOrder
@@ -70,7 +70,16 @@ class RowStream:
 
     def reader(self) -> RowReader:
         """A reader of the training rows; each process makes its own."""
-        return RowReader(self.folder, self.manifest, "train")
+        return row_reader(self.data, self.manifest, "train")
+
+    def shards_between(self, start_row: int, end_row: int) -> list[Shard]:
+        """The shards of the rows at these positions; the order's blocks must be shards."""
+        sources = self.manifest.splits["train"]
+        return [
+            sources[name].shards[number]
+            for name, numbers in self.order.blocks_between(start_row, end_row).items()
+            for number in sorted(numbers)
+        ]
 
     def step_batch(
         self, reader: RowReader, step: StepRange, micro_rows: int, dp_rank: int, dp_size: int
@@ -123,10 +132,12 @@ def build_stream(
     """The stream of a phase; `segments` are its (first position, mixture weights)."""
     this, seed = plan.phases[phase], phase_seed(plan.config.seed, phase)
     return RowStream(
-        folder=this.config.data.path,
+        data=this.config.data,
         manifest=this.manifest,
         objective=build_objective(plan.config.objective, this),
-        order=build_order(train_sources(this.manifest), segments, seed),
+        order=build_order(
+            train_sources(this.manifest, this.config.data.shuffle_unit), segments, seed
+        ),
         seed=seed,
         total_rows=this.steps.total_rows,
         phase=phase,
@@ -219,8 +230,13 @@ class _Steps(IterableDataset[StepBatch]):
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         reader = self._stream.reader()
+        cache = shard_cache(self._stream.data)
+        prefetcher = Prefetcher(cache) if cache else None
         wanted = (s for s in self._plan.steps.from_row(self._start_row) if not self._skips(s))
         for step in itertools.islice(wanted, number, None, count):
+            if prefetcher is not None:
+                ahead = min(step.end_row + WINDOW_ROWS, self._stream.total_rows)
+                prefetcher.ask(self._stream.shards_between(step.start_row, ahead))
             yield self._stream.step_batch(
                 reader, step, self._plan.config.batch.micro_rows, self._dp_rank, self._plan.dp_size
             )

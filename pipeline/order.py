@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,33 @@ class RowOrder:
                 taken += shared_out(end - mixture.start_row, mixture.shares)
         return self._addresses(source, index)
 
+    def blocks_between(self, start: int, end: int) -> dict[str, set[int]]:
+        """The blocks of each source that hold the rows at positions `start` to before `end`.
+
+        Rounded up to whole windows, since a window's rows are drawn from all of its blocks.
+        """
+        blocks: dict[str, set[int]] = {}
+        taken = np.zeros(len(self.sources), dtype=np.int64)
+        ends = [*(mixture.start_row for mixture in self.mixtures[1:]), end]
+        for mixture, mixture_end in zip(self.mixtures, ends, strict=True):
+            first, last = max(start, mixture.start_row), min(end, mixture_end)
+            if first < last:
+                low = taken + shared_out(first - mixture.start_row, mixture.shares)
+                high = taken + shared_out(last - mixture.start_row, mixture.shares)
+                for size, here, there in zip(self.sources, low, high, strict=True):
+                    if here < there:
+                        found = self._source_blocks(size, int(here), int(there))
+                        blocks.setdefault(size.name, set()).update(found)
+            taken = taken + shared_out(mixture_end - mixture.start_row, mixture.shares)
+        return blocks
+
+    def _source_blocks(self, size: SourceSize, start: int, end: int) -> Iterator[int]:
+        """The blocks of a source's rows number `start` to before `end`, passes run on."""
+        for pass_number in range(start // size.rows, -(-end // size.rows)):
+            first = max(start - pass_number * size.rows, 0)
+            last = min(end - pass_number * size.rows, size.rows)
+            yield from _pass_order(size, self.seed, pass_number).blocks_between(first, last)
+
     def _addresses(self, source: Int64, index: Int64) -> RowAddress:
         passes = np.empty_like(index)
         row = np.empty_like(index)
@@ -109,12 +137,22 @@ class RowOrder:
         return row
 
 
-def train_sources(manifest: Manifest) -> tuple[SourceSize, ...]:
-    """The sizes of the training sources, by name."""
-    return tuple(
-        SourceSize(name, rows.rows, rows.block_rows)
-        for name, rows in sorted(manifest.splits["train"].items())
-    )
+def train_sources(
+    manifest: Manifest, unit: Literal["block", "shard"] = "block"
+) -> tuple[SourceSize, ...]:
+    """The sizes of the training sources, by name; the order's blocks are those of `unit`."""
+    sizes = []
+    for name, source in sorted(manifest.splits["train"].items()):
+        shard_rows = [shard.rows for shard in source.shards]
+        if unit == "block" or not shard_rows:
+            sizes.append(SourceSize(name, source.rows, source.block_rows))
+        elif len(set(shard_rows[:-1])) > 1 or shard_rows[-1] > shard_rows[0]:
+            raise ConfigError(
+                f"data.shuffle_unit shard: the shards of {name} have different numbers of rows"
+            )
+        else:
+            sizes.append(SourceSize(name, source.rows, shard_rows[0]))
+    return tuple(sizes)
 
 
 def build_order(
@@ -237,6 +275,12 @@ class PassOrder:
             mine = window == number
             row[mine] = self._window(int(number))[offset[mine] - self._edges[number]]
         return row
+
+    def blocks_between(self, start: int, end: int) -> Iterator[int]:
+        """The blocks of all windows that offsets `start` to before `end` of this pass lie in."""
+        first, last = np.searchsorted(self._edges, [start, end - 1], side="right") - 1
+        for block in self._blocks[first * self._window_blocks : (last + 1) * self._window_blocks]:
+            yield int(block)
 
     def _order_window(self, number: int) -> Int64:
         """The row numbers of one window in their order: int64 [rows of the window]."""

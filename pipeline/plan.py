@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 
 from configs.load import ConfigError
-from data_prep.shards import Manifest, read_manifest
+from data_prep.shards import Manifest
 from model.config import ModelConfig, check_grid
 from model.flops import training_flops
 from pipeline.config import BatchConfig, PhaseConfig, TrainConfig
 from pipeline.order import mixture_shares, train_sources
+from pipeline.remote_data import open_data_set
 from pipeline.steps import PhaseSteps, RunSteps, phase_steps
 
 
@@ -110,7 +111,7 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     phases = []
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
-        manifest = read_manifest(phase.data.path)
+        manifest = open_data_set(phase.data)
         _check_rows(config, phase.data.path, manifest, where)
         mixture_shares(train_sources(manifest), phase.data.weights)
         check_batch(phase.batch, dp_size, where)

@@ -134,7 +134,7 @@ def _replay_row(
     loss = loss_sum / count.clamp(min=1)
     loss.backward()
     squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]
-    tokenizer = load_tokenizer(stream.folder / stream.manifest.tokenizer.path)
+    tokenizer = load_tokenizer(stream.data.path / stream.manifest.tokenizer.path)
     shown = tokenizer.decode(masked.tokens[number].tolist(), skip_special_tokens=False)
     answers = [int(label) for label in masked.labels[number] if label >= 0]
     return ReplayedRow(

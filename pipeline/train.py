@@ -11,11 +11,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from configs.load import load
-from data_prep.shards import verify_shards
 from pipeline import run_folder
 from pipeline.config import TrainConfig
 from pipeline.launch import read_launch
 from pipeline.plan import plan_run
+from pipeline.remote_data import verify_data_set
 
 
 def main() -> None:
@@ -32,8 +32,7 @@ def main() -> None:
     plan = plan_run(config, launch.world_size)
     if launch.rank == 0:
         for phase in plan.phases:
-            data = phase.config.data
-            verify_shards(data.path, phase.manifest, full=data.verify == "full")
+            verify_data_set(phase.config.data, phase.manifest)
         for change in run_folder.claim(config, plan.data_fingerprint):
             print(f"changed since the last start: {change}", flush=True)
     warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")

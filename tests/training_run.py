@@ -81,7 +81,7 @@ def make_rows(
 
 
 def make_config(
-    data: Path,
+    rows: Path,
     output: Path,
     workers: int = 0,
     weights: dict[str, float] | None = None,
@@ -94,7 +94,7 @@ def make_config(
         "seed": 7,
         "total_rows": 20 * 16,
         "precision": "fp32",
-        "data": {"path": str(data), "workers": workers, "weights": weights},
+        "data": {"path": str(rows), "workers": workers, "weights": weights},
         "model": {
             "num_layers": 2,
             "hidden_size": 32,
