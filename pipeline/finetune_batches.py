@@ -198,7 +198,9 @@ def _mlm_stream(plan: FinetunePlan) -> RowStream | None:
         data=data,
         manifest=plan.mlm.manifest,
         objective=build_objective(plan.config.mlm.objective, plan.mlm),
-        order=build_order(train_sources(plan.mlm.manifest, data.shuffle_unit), [(0, data.weights)], seed),
+        order=build_order(
+            train_sources(plan.mlm.manifest, data.shuffle_unit), [(0, data.weights)], seed
+        ),
         seed=seed,
         total_rows=plan.mlm.steps.total_rows,
         phase=0,
