@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
-from megatron.core.tensor_parallel import layers as megatron_layers
 
 from configs.load import ConfigError
+from model.megatron_core import layers as megatron_layers
+from model.megatron_core import parallel_state
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ def test_no_file_takes_the_name_of_an_installed_package():
         ("data_prep.run", ("torch", "deepspeed", "megatron", "mlflow", "transformers", "dask")),
         ("data_prep.shards", ("torch", "dask", "pyarrow")),
         ("pipeline.run_log", ("torch", "mlflow")),
+        ("pipeline.run_config", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
+        ("model.layers", ("torch._dynamo", "torch._inductor", "transformers", "deepspeed")),
     ],
 )
 def test_light_modules_import_nothing_heavy(module, heavy):
@@ -89,7 +91,7 @@ def test_light_modules_import_nothing_heavy(module, heavy):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("script", ["pipeline/train.py"])
+@pytest.mark.parametrize("script", ["pipeline/train.py", "pipeline/finetune.py"])
 def test_help_of_the_train_script_needs_no_torch(script):
     code = (
         "import runpy, sys; sys.argv = ['train.py', '--help']\n"
