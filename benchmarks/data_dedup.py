@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.config import NearDedupConfig
-from data_prep.dedup import clusters, near_pairs, word_sequence_hashes
+from data_prep.dedup import word_sequence_hashes
+from data_prep.joins import near_pairs
 from data_prep.minhash import NUM_BANDS, band_keys, signatures
 from data_prep.text_batch import TextBatch
+from data_prep.verdicts import clusters
 
 PEERS_FILE = Path(__file__).with_name("data_dedup_peers.py")
 _BATCH_BYTES = 400_000
@@ -127,7 +129,7 @@ def own(texts: Sequence[bytes]) -> list[int]:
         near_pairs(keys, numbers, lambda n: all_signed[:, n], rules.min_similarity)[0]
         for keys in (band_keys(all_signed, k) for k in range(NUM_BANDS * rules.groupings))
     ]
-    goes, stays = clusters(np.concatenate(pairs, axis=1))
+    goes, stays = clusters(np.concatenate(pairs, axis=1), len(texts))
     labels = numbers.copy()
     labels[goes] = stays
     return [int(label) for label in labels]

@@ -9,7 +9,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 PARTIAL_MARK = ".partial-"
 
@@ -43,6 +46,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes `content` (text as UTF-8) to `path`, whole or not at all."""
     with open_atomic(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Writes a .npy file, whole or not at all."""
+    with open_atomic(path) as file:
+        np.save(file, array)
 
 
 def fsync_folder(folder: Path) -> None:

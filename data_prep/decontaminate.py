@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
+from data_prep.atomic import save_array
 from data_prep.config import DataConfig, DecontaminateConfig
-from data_prep.dedup import save_array
 from data_prep.document import BadRecords, in_batches
 from data_prep.ingest import read_texts
 from data_prep.normalise import normalise

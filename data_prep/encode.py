@@ -15,9 +15,8 @@ import numpy.typing as npt
 import orjson
 
 from configs.load import UserError
-from data_prep.atomic import open_atomic, write_atomic
+from data_prep.atomic import open_atomic, save_array, write_atomic
 from data_prep.config import DataConfig, TokenizerConfig, TrainTokenizerConfig
-from data_prep.dedup import save_array
 from data_prep.ingest import document_ids, read_texts
 from data_prep.selection import CHECK, SAMPLE, Selection, chosen
 from data_prep.shards import Split, file_sha256, narrowest_dtype

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.atomic import save_array
 from data_prep.config import PackConfig
-from data_prep.dedup import save_array
 from data_prep.encode import SPLITS
 from data_prep.stages import Part, Record, Stage, StageResult
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.atomic import open_atomic
+from data_prep.atomic import open_atomic, save_array
 from data_prep.config import DataConfig, LineDedupConfig
-from data_prep.dedup import save_array
 from data_prep.ingest import DOCUMENTS_SCHEMA, read_documents, read_texts, write_documents
 from data_prep.normalise import SEPARATOR, plain_white_space
 from data_prep.stages import Part, Record, Stage, StageResult

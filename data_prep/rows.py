@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.atomic import save_array
 from data_prep.config import PackConfig
-from data_prep.dedup import save_array
 from data_prep.encode import SPLITS
 from data_prep.id_stream import IdStream, Streams, spread
 from data_prep.pack import EDGE_TOKENS, PACKERS, Placements, full_sentences_rows

@@ -94,7 +94,7 @@ class _Job:
 
 
 def _run_stages(config: DataConfig, job: _Job) -> None:
-    from data_prep import dedup, encode, id_stream, ingest, rows
+    from data_prep import dedup, encode, id_stream, ingest, rows, verdicts
     from data_prep.publish import publish, withdraw_if_other
     from data_prep.selection import select
     from data_prep.shards import narrowest_dtype
@@ -106,8 +106,8 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     documents = _without_repeated_lines(config, job, ingested)
     signed = job.run(dedup.signatures_stage(documents, config.dedup))
     paired = job.run(dedup.pairs_stage(signed, config.dedup))
-    verdicts = job.run(dedup.verdicts_stage(signed, paired, sources))
-    selection = select(documents, signed, verdicts)
+    judged = job.run(verdicts.verdicts_stage(signed, paired, sources))
+    selection = select(documents, signed, judged)
     selection, inputs = _without_overlap(config, job, selection)
     trained = job.run(encode.tokenizer_stage(config, selection, inputs))
     encoded = job.run(encode.encode_stage(config, selection, inputs, trained))

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup import KEEP
 from data_prep.ingest import read_texts
 from data_prep.stages import Part, StageResult
 from data_prep.text_batch import U64, mixed
+from data_prep.verdicts import KEEP
 
 Flags = npt.NDArray[np.bool_]
 HELDOUT, SAMPLE, CHECK = 0x51ED270B, 0x2545F491, 0x7FEB352D

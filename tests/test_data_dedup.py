@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.dedup import clusters, exact_pairs, near_pairs, word_sequence_hashes
+from data_prep.dedup import word_sequence_hashes
+from data_prep.joins import exact_pairs, near_pairs
 from data_prep.lines import lines_of
 from data_prep.minhash import band_keys, signatures, similarity
 from data_prep.normalise import normalise
 from data_prep.text_batch import TextBatch
+from data_prep.verdicts import clusters, duplicates, join
 
 # A busy machine may be slow; how long an example takes is not what these tests are about.
 settings.register_profile("no_deadline", deadline=None)
@@ -96,7 +98,7 @@ def test_exact_duplicates_ignore_case_and_punctuation():
 @given(st.permutations(range(12)), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11))))
 def test_clusters_do_not_depend_on_the_order_of_the_pairs(order, pairs):
     edges = np.array([pair for pair in pairs if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
-    goes, stays = clusters(edges.T)
+    goes, stays = clusters(edges.T, 12)
     reached = {n: {n} for n in range(12)}
     for _ in range(12):
         for a, b in edges.tolist():
@@ -105,9 +107,15 @@ def test_clusters_do_not_depend_on_the_order_of_the_pairs(order, pairs):
     expected = {n: min(found) for n, found in reached.items() if min(found) != n}
     assert dict(zip(goes.tolist(), stays.tolist(), strict=True)) == expected
     shuffled = edges[np.argsort(np.resize(order, len(edges)), kind="stable")][:, ::-1]
-    again = clusters(shuffled.T)
+    again = clusters(shuffled.T, 12)
     np.testing.assert_array_equal(again[0], goes)
     np.testing.assert_array_equal(again[1], stays)
+    labels = np.arange(12)
+    for edge in shuffled:  # one at a time
+        join(labels, edge[:, None])
+    ((one_goes, one_stays),) = duplicates(labels)
+    np.testing.assert_array_equal(one_goes, goes)
+    np.testing.assert_array_equal(one_stays, stays)
 
 
 @settings(max_examples=40)
@@ -130,7 +138,7 @@ def test_a_set_of_equal_documents_is_joined_whatever_its_size(size):
     signed = np.repeat(unlike, [size, 1], axis=1)  # all have the same key, but the last is unlike
     keys = np.zeros(size + 1, dtype=np.uint64)
     pairs, compared = near_pairs(keys, np.arange(size + 1), lambda n: signed[:, n], 0.75)
-    goes, stays = clusters(pairs)
+    goes, stays = clusters(pairs, size + 1)
     assert goes.tolist() == list(range(1, size))
     assert set(stays.tolist()) == {0}
     assert compared["uncompared"] <= 1
@@ -141,7 +149,7 @@ def test_no_pairs_among_nothing():
     pairs, _ = near_pairs(empty, np.empty(0, np.int64), lambda n: empty, 0.75)
     assert pairs.shape == (2, 0)
     assert exact_pairs(empty, empty, np.empty(0, np.int64)).shape == (2, 0)
-    assert [len(part) for part in clusters(pairs)] == [0, 0]
+    assert [len(part) for part in clusters(pairs, 0)] == [0, 0]
 
 
 def test_lines_are_equal_when_their_words_are():

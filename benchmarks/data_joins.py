@@ -1,0 +1,106 @@
+"""The joins of dedup alone, on made-up signatures: time, memory and disk against documents.
+
+``python -m benchmarks.data_joins [--documents 5000000] [--ranges 1] [--work FOLDER]``
+
+Writes signatures and hashes as the stage ``signatures`` does, a fifth of the documents being copies
+with some bytes changed, and runs the stages ``pairs`` and ``verdicts``, each in a process of its
+own. No text is involved.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import dedup, verdicts
+from data_prep.config import DedupConfig
+from data_prep.engine import SerialEngine
+from data_prep.stages import Part, StageResult, run_stage
+
+_PART_DOCUMENTS = 100_000
+_COPIES = 0.2
+_DOCUMENTS = (1_250_000, 2_500_000, 5_000_000)
+
+
+def main() -> None:
+    """Writes, joins, prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, nargs="+", default=_DOCUMENTS)
+    parser.add_argument("--join-documents", type=int, help="documents of one range of keys")
+    parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
+    arguments = parser.parse_args()
+    head = ("documents", "pairs CPU s", "peak MB", "verdicts CPU s", "peak MB", "bytes a document")
+    print("".join(f"{title:>18}" for title in head))
+    for documents in arguments.documents:
+        with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+            signed = write_signatures(Path(folder), documents)
+            size = sum(path.stat().st_size for path in signed.folder.glob("*.npy"))
+            cells: list[float] = [documents]
+            for stage in ("pairs", "verdicts"):
+                cells += measured(stage, signed, Path(folder), arguments.join_documents)
+            size += sum(path.stat().st_size for path in Path(folder).rglob("verdicts.codes.npy"))
+            cells.append(size / documents)
+            print("".join(f"{cell:>18,.1f}" for cell in cells), flush=True)
+
+
+def write_signatures(folder: Path, documents: int) -> StageResult:
+    """The result of a signatures stage with so many documents."""
+    target = folder / "signatures"
+    target.mkdir()
+    parts, records = [], []
+    generate = np.random.default_rng(0)
+    previous: Any = None
+    for first in range(0, documents, _PART_DOCUMENTS):
+        count = min(_PART_DOCUMENTS, documents - first)
+        name = f"made-{first // _PART_DOCUMENTS:06d}"
+        signatures = generate.integers(0, 1 << 64, (dedup.NUM_BANDS, count), dtype=np.uint64)
+        hashes = generate.integers(0, 1 << 64, (2, count), dtype=np.uint64)
+        if previous is not None:  # copies of its documents, a byte of every other band changed
+            copies = np.flatnonzero(generate.random(count) < _COPIES)
+            signatures[:, copies] = previous[:, copies % previous.shape[1]]
+            signatures[::2, copies] ^= generate.integers(1, 256, (7, len(copies)), dtype=np.uint64)
+        previous = signatures
+        np.save(target / f"{name}.signatures.npy", signatures)
+        np.save(target / f"{name}.hashes.npy", hashes)
+        np.save(target / f"{name}.bytes.npy", np.full(count, 1000))
+        parts.append(Part(name, {}))
+        records.append({"documents": count})
+    return StageResult(target, parts, records, "made")
+
+
+def measured(stage: str, signed: StageResult, folder: Path, join: int | None) -> list[float]:
+    """[CPU seconds, peak MB] of one stage in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(stage, signed, folder, join, sender))
+    process.start()
+    result: list[float] = json.loads(receiver.recv())
+    process.join()
+    return result
+
+
+def _run(stage: str, signed: StageResult, folder: Path, join: int | None, sender: Any) -> None:
+    if join is not None:
+        dedup._DOCUMENTS_A_JOIN = join
+    config = DedupConfig()
+    engine = SerialEngine()
+    pairs_stage = dedup.pairs_stage(signed, config)
+    begun = time.process_time()
+    pairs = run_stage(pairs_stage, folder, engine, lambda *_: None)
+    if stage == "verdicts":
+        begun = time.process_time()
+        judged = verdicts.verdicts_stage(signed, pairs, ["made"])
+        run_stage(judged, folder, engine, lambda *_: None)
+    seconds = time.process_time() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    sender.send(json.dumps([seconds, peak]))
+
+
+if __name__ == "__main__":
+    main()

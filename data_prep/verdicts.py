@@ -1,0 +1,185 @@
+"""From pairs to verdicts: which documents stay, which go as exact or near duplicates.
+
+The lowest number of a cluster stays, so the verdict does not depend on parts or workers. Labels of
+all documents lie in a file (8 bytes a document, removed at the end) that is mapped into memory;
+pairs are joined a few million at a time.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from data_prep.atomic import save_array
+from data_prep.dedup import signed_parts
+from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.text_batch import I64
+
+VERDICTS = "verdicts"
+KEEP, EXACT, NEAR = 0, 1, 2
+"""Verdicts on a document."""
+_PAIRS_AT_ONCE = 1 << 20
+_DOCUMENTS_AT_ONCE = 1 << 20
+_EXAMPLE_PAIRS = 30
+
+
+def verdicts_stage(signed: StageResult, pairs: StageResult, sources: Sequence[str]) -> Stage:
+    """The one part that joins pairs to clusters and says of every document whether it stays."""
+    return Stage(
+        VERDICTS,
+        1,
+        {"sources": list(sources)},
+        {"pairs": pairs.content_fingerprint},
+        [Part("verdicts", {})],
+        verdicts_part,
+        {
+            "pairs": [
+                (str(pairs.folder / f"{part.name}.pairs.npy"), part.name.startswith("exact"))
+                for part in pairs.parts
+            ],
+            "signatures": str(signed.folder),
+            "signed": signed_parts(signed),
+        },
+    )
+
+
+def verdicts_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; statistics in the record."""
+    sources, parts = settings["sources"], settings["signed"]
+    counts = np.array([count for _, count in parts], dtype=np.int64)
+    num_documents = int(counts.sum())
+    with tempfile.TemporaryFile(dir=folder) as file:
+        labels = _array_in(file, num_documents)
+        codes = np.zeros(num_documents, dtype=np.uint8)
+        for path, is_exact in settings["pairs"]:
+            pairs = np.load(path, mmap_mode="r")
+            for at in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+                chunk = np.asarray(pairs[:, at : at + _PAIRS_AT_ONCE])
+                join(labels, chunk)
+                if is_exact:
+                    codes[chunk[1]] = EXACT
+        for goes, _ in duplicates(labels):
+            codes[goes[codes[goes] == KEEP]] = NEAR
+        save_array(folder / "verdicts.codes.npy", codes)
+        of_part = [sources.index(name.rpartition("-")[0]) for name, _ in parts]
+        documents_of = np.bincount(of_part, counts, len(sources)).astype(np.int64)
+        record = {
+            "sources": _counts_by_source(Path(settings["signatures"]), parts, codes, sources),
+            **_statistics(labels, codes, np.cumsum(documents_of)),
+        }
+    return record, ["verdicts.codes.npy"]
+
+
+def _array_in(file: Any, length: int) -> I64:
+    """0, 1, 2, ... up to `length`, kept in `file`."""
+    if not length:
+        return np.empty(0, dtype=np.int64)
+    file.truncate(8 * length)
+    result = np.memmap(file, dtype=np.int64, mode="r+", shape=(length,))
+    for at in range(0, length, _DOCUMENTS_AT_ONCE):
+        end = min(at + _DOCUMENTS_AT_ONCE, length)
+        result[at:end] = np.arange(at, end)
+    return np.asarray(result)
+
+
+def join(labels: I64, edges: I64) -> None:
+    """Makes the connected sets of `labels` ([N], each at most its own number) those that `edges`
+    ([2, E]) connect too."""
+    left, right = roots_of(labels, edges[0]), roots_of(labels, edges[1])
+    differing = left != right
+    if not differing.any():
+        return
+    nodes, flat = np.unique(
+        np.concatenate([left[differing], right[differing]]), return_inverse=True
+    )
+    one, other = flat.reshape(2, -1)
+    ones = np.ones(len(one), dtype=np.int8)
+    graph = coo_array((ones, (one, other)), shape=(len(nodes), len(nodes)))
+    _, component = connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)  # the lowest, as the nodes ascend
+    labels[nodes] = nodes[first[component]]
+
+
+def roots_of(labels: I64, numbers: I64) -> I64:
+    """The lowest number of the set of each document."""
+    roots = labels[numbers]
+    while True:
+        above = labels[roots]
+        if np.array_equal(above, roots):
+            break
+        roots = above
+    labels[numbers] = roots
+    return roots
+
+
+def duplicates(labels: I64) -> Iterator[tuple[I64, I64]]:
+    """(documents that go, for each the one that stays), ascending, a run of documents at a time."""
+    for at in range(0, len(labels), _DOCUMENTS_AT_ONCE):
+        numbers = np.arange(at, min(at + _DOCUMENTS_AT_ONCE, len(labels)))
+        roots = roots_of(labels, numbers)
+        goes = roots != numbers
+        yield numbers[goes], roots[goes]
+
+
+def clusters(edges: I64, num_documents: int) -> tuple[I64, I64]:
+    """Of every connected set of documents, those that go and, for each, the one that stays.
+
+    `edges` is [2, E]; gives [n], [n], ascending. The lowest number of a set stays.
+    """
+    labels = np.arange(num_documents)
+    join(labels, edges)
+    empty = np.empty(0, np.int64)
+    goes, stays = zip(*duplicates(labels), strict=True) if num_documents else ([empty], [empty])
+    return np.concatenate(goes), np.concatenate(stays)
+
+
+def _counts_by_source(
+    signatures: Path,
+    parts: Sequence[tuple[str, int]],
+    codes: npt.NDArray[np.uint8],
+    sources: Sequence[str],
+) -> dict[str, dict[str, int]]:
+    words = ("kept", "exact", "near")
+    result = {s: {f"{w}_{u}": 0 for w in words for u in ("documents", "bytes")} for s in sources}
+    first = 0
+    for name, count in parts:
+        lengths = np.load(signatures / f"{name}.bytes.npy")
+        here = codes[first : first + count]
+        counts = result[name.rpartition("-")[0]]
+        for code, word in zip((KEEP, EXACT, NEAR), words, strict=True):
+            counts[f"{word}_documents"] += int((here == code).sum())
+            counts[f"{word}_bytes"] += int(lengths[here == code].sum())
+        first += count
+    return result
+
+
+def _statistics(labels: I64, codes: npt.NDArray[np.uint8], last_of_source: I64) -> Record:
+    """Sizes of the clusters, which source's documents go for which, and pairs to look at."""
+    num_sources = len(last_of_source)
+    matrix = np.zeros(num_sources * num_sources, dtype=np.int64)
+    members = np.zeros(len(labels), dtype=np.uint32)
+    num_near = int((codes == NEAR).sum())
+    chosen = np.linspace(0, num_near - 1, min(num_near, _EXAMPLE_PAIRS)).astype(int)
+    examples: list[list[int]] = []
+    seen = 0
+    for goes, stays in duplicates(labels):
+        cell = [np.searchsorted(last_of_source, numbers, side="right") for numbers in (stays, goes)]
+        matrix += np.bincount(cell[0] * num_sources + cell[1], minlength=len(matrix))
+        np.add.at(members, stays, 1)
+        near = np.flatnonzero(codes[goes] == NEAR)
+        here = near[chosen[(chosen >= seen) & (chosen < seen + len(near))] - seen]
+        examples += np.stack([stays[here], goes[here]], axis=1).tolist()
+        seen += len(near)
+    size, count = np.unique(members[members > 0], return_counts=True)
+    return {
+        "cluster_sizes": {str(s + 1): int(c) for s, c in zip(size.tolist(), count, strict=True)},
+        "stays_by_goes": matrix.reshape(num_sources, num_sources).tolist(),
+        "near_examples": examples,
+    }
