@@ -159,8 +159,10 @@ def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
 def main() -> None:
     """``python -m pipeline.plan CONFIG.yaml --nodes N --gpus-per-node M``."""
     from configs import command
-    from configs.load import load
+    from pipeline import run_folder
+    from pipeline.finetune_config import FinetuneConfig
     from pipeline.plan_report import report
+    from pipeline.run_config import load_run
 
     parser = command.parser("Say what a run takes, and refuse one that cannot work.")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default 1)")
@@ -174,7 +176,17 @@ def main() -> None:
         "--tokens-per-s", type=float, help="measured tokens a second of one accelerator, for hours"
     )
     arguments = parser.parse_args()
-    config = load(arguments.config, TrainConfig, arguments.overrides)
+    config = load_run(arguments.config, arguments.overrides)
+    if isinstance(config, FinetuneConfig):
+        from pipeline.finetune_plan import plan_finetuning
+
+        ranks = arguments.nodes * arguments.gpus_per_node
+        plan = plan_finetuning(config, ranks, is_first=False)
+        changes = run_folder.check_claim(config, plan.data_fingerprint)
+        for line in [*plan.sentences(0), *changes]:
+            print(line)
+        return
+    assert isinstance(config, TrainConfig)
     for line in report(
         config,
         arguments.nodes,

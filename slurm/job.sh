@@ -1,0 +1,97 @@
+# What pretrain.sh and finetune.sh do behind their settings: plan, health check, ranks, requeueing.
+# They source it with the script that a rank runs and the arguments of the job.
+set -uo pipefail
+
+fail() { echo "error: $*" >&2; exit 2; }
+[[ -n ${SLURM_JOB_ID:-} ]] || fail "no allocation: submit this with 'sbatch $0 CONFIG.yaml'"
+script=$1
+shift
+[[ $# -ge 1 ]] || fail "no config: sbatch slurm/$(basename "$0") CONFIG.yaml [key.sub=value ...]"
+[[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
+python=$(realpath -s "$VENV/bin/python")
+PATH=$(dirname "$python"):$PATH
+export PYTHONFAULTHANDLER=1                       # stacks of all threads on SIGABRT
+export SLURM_EXPORT_ENV=ALL                       # srun gets our environment, whatever sbatch had
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
+
+nodes=$SLURM_JOB_NUM_NODES
+tasks_per_node=${SLURM_NTASKS_PER_NODE:-1}
+gpus_per_node=${SLURM_GPUS_ON_NODE:-0}
+accelerators=()
+memory=()
+if ((gpus_per_node > 0)); then
+  ((gpus_per_node == tasks_per_node)) ||
+    fail "--ntasks-per-node=$tasks_per_node for $gpus_per_node accelerators a node: make them equal"
+  accelerators=(--accelerators "$gpus_per_node")
+  smallest_mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null |
+    grep -E '^ *[0-9]+ *$' | sort -n | head -n 1)
+  [[ -z $smallest_mib ]] ||
+    memory=(--gpu-memory-gb "$(awk -v mib="$smallest_mib" 'BEGIN { print mib * 1048576 / 1e9 }')")
+fi
+
+# Slurm will end the job in a while (USR1) or now (TERM, which the ranks get too): the ranks finish
+# their step and save. bash runs a trap only while it waits, so srun runs in the background.
+signal=none
+srun_pid=""
+forward() { [[ -z $srun_pid ]] || kill -USR1 "$srun_pid" 2>/dev/null; }
+trap 'signal=USR1; echo "$(date -Is) the time is nearly up: stopping after this step"; forward' USR1
+trap 'signal=TERM; echo "$(date -Is) told to stop"' TERM
+
+finish() { # finish PID: its exit code, however often a signal interrupts the waiting
+  local code
+  while true; do
+    wait "$1"
+    code=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  wait "$1" 2>/dev/null  # had a signal come just before its end, this knows the code; 127: we do
+  local again=$?
+  ((again == 127)) || code=$again
+  return "$code"
+}
+
+echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):" \
+  "$nodes nodes ($SLURM_JOB_NODELIST) x $tasks_per_node ranks," \
+  "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
+# The plan here and the health check on all nodes, at the same time.
+srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 \
+  "$python" -m pipeline.node_check "$@" --time "$(date +%s)" "${accelerators[@]}" &
+check_pid=$!
+"$python" -m pipeline.plan "$@" --nodes "$nodes" --gpus-per-node "$tasks_per_node" \
+  "${memory[@]}" &
+plan_pid=$!
+if ! finish "$plan_pid"; then
+  kill -KILL "$check_pid" 2>/dev/null
+  exit 2
+fi
+finish "$check_pid" ||
+  fail "a node is not fit to train on (see above): submit again with --exclude=NODE"
+
+# Rank 0 runs here, on the first node: a port that is free now is free for it.
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$("$python" -S -c \
+  'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+export MASTER_ADDR MASTER_PORT
+
+code=0
+if [[ $signal == none ]]; then
+  srun --kill-on-bad-exit=1 "$python" "$script" "$@" &
+  srun_pid=$!
+  [[ $signal != USR1 ]] || forward
+  # A lost slurmstepd leaves srun hanging for ever, and so does a rank in a dead collective.
+  "$python" -m pipeline.slurm_job watch "$@" --silence-s "$SILENCE_S" --srun-pid "$srun_pid" &
+  watch_pid=$!
+  finish "$srun_pid"
+  code=$?
+  kill "$watch_pid" 2>/dev/null
+fi
+
+"$python" -m pipeline.slurm_job after "$@" --exit-code "$code" --signal "$signal" \
+  --limit "$FAILURE_LIMIT"
+verdict=$?
+[[ $verdict == 75 ]] || exit "$verdict"
+echo "=== $(date -Is) requeueing job $SLURM_JOB_ID"
+trap - TERM USR1
+scontrol requeue "$SLURM_JOB_ID" || exit 1
+sleep 600  # Slurm ends this script meanwhile
