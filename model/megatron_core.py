@@ -1,38 +1,8 @@
-"""What is used of megatron-core, imported without what is not: half of a rank's start.
+"""What is used of megatron-core; its fused functions, which want torch's compiler, are not."""
 
-At import megatron-core decorates its fused functions with `torch.compile`, which loads torch's
-whole compiler (1.5 s a rank) before any of them is called. Nothing here calls one of them.
-"""
+from model.light_torch import without_compiler
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import torch
-
-
-def _as_it_is(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """In place of `torch.compile`, plain or with arguments: the function itself."""
-    return function if function is not None else _as_it_is
-
-
-@contextlib.contextmanager
-def _light_imports() -> Iterator[None]:
-    compile_, optional = torch.compile, "torch.distributed._tensor"
-    is_absent = optional not in sys.modules
-    torch.compile = _as_it_is  # type: ignore[assignment]
-    if is_absent:
-        sys.modules[optional] = None  # type: ignore[assignment]  # so that an import fails at once
-    try:
-        yield
-    finally:
-        torch.compile = compile_
-        if is_absent:
-            del sys.modules[optional]
-
-
-with _light_imports():
+with without_compiler():
     from megatron.core import ModelParallelConfig, parallel_state
     from megatron.core.tensor_parallel import layers
     from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy

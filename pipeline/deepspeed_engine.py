@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from configs.load import UserError
 from model.heads import build_masked_lm
+from model.light_torch import keep_compiler_out_of_optimizers, without_compiler
 from model.parallel import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
 from model.replicas import differing_replicas
@@ -79,8 +80,10 @@ class StepResult:
 
 def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
     """The device of this rank, after all ranks of the launch have met (NCCL on CUDA, else gloo)."""
-    with _without_mlflow():
+    keep_compiler_out_of_optimizers()
+    with _without_mlflow(), without_compiler():
         import deepspeed
+        import deepspeed.runtime.zero.muon.muon_optimizer  # the first engine would
 
     _quiet_logs()
     if torch.cuda.is_available():
@@ -223,7 +226,8 @@ class Engine:
                 tensor[micro].to(self._grid.device, non_blocking=True)
                 for tensor in (batch.tokens, batch.positions, batch.labels)
             )
-            loss, _, right = self._engine(tokens, positions, labels, batch.dropout_keys[micro])
+            key = batch.dropout_keys[micro]
+            loss, _, right = self._engine(tokens.long(), positions, labels, key)
             loss_sum += loss.detach()
             correct += right
             return loss * scale
@@ -280,7 +284,7 @@ class Engine:
                     len(rows.tokens), micro_rows, self._grid.dp_rank, self._grid.dp_size
                 ):
                     arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
-                    inputs = [torch.from_numpy(a).to(self._grid.device) for a in arrays]
+                    inputs = [torch.from_numpy(a).to(self._grid.device).long() for a in arrays]
                     outputs = self._engine(*inputs, None)
                     if counts:
                         sums += torch.stack([value.detach().double() for value in outputs])

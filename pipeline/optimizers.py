@@ -52,9 +52,9 @@ class AdamWConfig(AdamSettings):
         self, parameters: list["torch.nn.Parameter"], device: "torch.device"
     ) -> "torch.optim.Optimizer":
         """torch's fused AdamW."""
-        import torch
+        from model.light_torch import AdamW
 
-        return torch.optim.AdamW(self._groups(parameters), **self._arguments(), fused=True)
+        return AdamW(self._groups(parameters), **self._arguments(), fused=True)
 
 
 class LambConfig(AdamSettings):

@@ -37,6 +37,8 @@ POLL_S = 0.5
 LONGEST_PAUSE_S = 60.0
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 """Few tries a request: the follower tries again itself, with everything that came meanwhile."""
+FOLLOWER_NICENESS = 10
+"""The follower takes what training leaves of the processors, above all while both start."""
 MAX_PENDING_METRICS = 5000
 """Metric values that are gathered before they are sent."""
 
@@ -256,6 +258,7 @@ def note_failure(config: RunConfig) -> None:
 def follow(config: RunConfig) -> None:
     """Sends events as they come until standard input ends; tries an absent server again."""
     ignore_stop_signals()
+    os.nice(FOLLOWER_NICENESS)
     sender = Sender(config)
     pause_s = POLL_S
     stop_requested = False
