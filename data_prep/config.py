@@ -155,6 +155,9 @@ class DataConfig(Config):
     """gigatoken, or tokenizers (tens of times slower, the same ids)."""
     on_bad_record: BadRecordPolicy = "skip"
     """Count and set aside a record that cannot be read, or stop."""
+    max_document_mb: float = Field(default=32, gt=0, le=64)
+    """A document of more text counts as a bad record, MB: working on one takes about twenty times
+    its size of memory."""
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     """Share of bad records in a source above which the job stops."""
     part_mb: float = Field(default=64, gt=0)

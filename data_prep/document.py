@@ -22,6 +22,8 @@ class Document(NamedTuple):
     text: str
     id: str
     """The record's own id where it has one, else ``FILE:OFFSET``."""
+    offset: int
+    """Where in the file it begins, as `BadRecords.add` takes it."""
 
 
 @dataclass
@@ -29,6 +31,7 @@ class BadRecords:
     """Records that were set aside, by reason."""
 
     policy: BadRecordPolicy
+    max_document_bytes: int = 1 << 62
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
@@ -49,6 +52,20 @@ class BadRecords:
                 {"file": file_path, "offset": offset, "reason": reason, "detail": detail[:200]}
             )
 
+    def is_too_long(self, content: bytes | str, file_path: str, offset: int) -> bool:
+        """Whether a document is longer than allowed; then it is counted."""
+        limit = self.max_document_bytes
+        if len(content) <= limit // 4:
+            return False
+        if isinstance(content, str) and len(content) <= limit:
+            content = content.encode()
+        if len(content) <= limit:
+            return False
+        self.add(
+            file_path, offset, "longer than max_document_mb", f"{len(content):,} or more bytes"
+        )
+        return True
+
 
 def in_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """The documents in lists of about 250,000 characters (one longer document is a list)."""
@@ -65,7 +82,10 @@ def in_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def decoded(content: bytes, file_path: str, offset: int, bad: BadRecords) -> str | None:
-    """`content` as text, or None (counted in `bad`) when it is not UTF-8 or holds NUL bytes."""
+    """`content` as text, or None (counted in `bad`) when it is not UTF-8, holds NUL bytes or is too
+    long."""
+    if bad.is_too_long(content, file_path, offset):
+        return None
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -49,8 +49,13 @@ def ingest_stage(config: DataConfig) -> Stage:
     order = list(config.sources)
     return Stage(
         NAME,
-        1,
-        {"order": order, "sources": settings, "scrub": config.scrub.model_dump(mode="json")},
+        2,
+        {
+            "order": order,
+            "sources": settings,
+            "scrub": config.scrub.model_dump(mode="json"),
+            "max_document_bytes": int(config.max_document_mb * 1_000_000),
+        },
         inputs,
         parts,
         ingest_part,
@@ -90,7 +95,7 @@ def ingest_part(
     """Writes PART.parquet (text, id) and PART.dropped.jsonl (examples); the task of the stage."""
     source: SourceConfig = settings["readers"][part.arguments["source"]]
     assert source.filters is not None
-    bad = BadRecords(settings["on_bad_record"])
+    bad = BadRecords(settings["on_bad_record"], settings["max_document_bytes"])
     tally = _Tally()
     scrubs: Counter[str] = Counter()
     documents_name, dropped_name = f"{part.name}.parquet", f"{part.name}.dropped.jsonl"
@@ -123,7 +128,10 @@ def ingest_part(
 def _documents(source: SourceConfig, part: Part, bad: BadRecords) -> Iterator[Document]:
     reader = source.reader.build()
     for *file, start, end in part.arguments["spans"]:
-        yield from reader.read(Span(SourceFile(*file), start, end), bad)
+        span = Span(SourceFile(*file), start, end)
+        for document in reader.read(span, bad):
+            if not bad.is_too_long(document.text, span.file.path, document.offset):
+                yield document
 
 
 class _Tally:

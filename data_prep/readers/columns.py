@@ -43,4 +43,4 @@ def documents_in(
             continue
         text = decoded(content, path, row, bad)
         if text is not None:
-            yield Document(text, f"{name}:{row}" if own_id is None else str(own_id))
+            yield Document(text, f"{name}:{row}" if own_id is None else str(own_id), row)

@@ -4,6 +4,7 @@ Local paths and globs (``**`` too), and every URL that fsspec knows (``s3://``, 
 """
 
 import bz2
+import fnmatch
 import glob
 import gzip
 import io
@@ -63,25 +64,39 @@ def _list_local(pattern: str, where: str) -> list[SourceFile]:
     root = pattern
     while glob.has_magic(root):
         root = os.path.dirname(root)
-    if glob.has_magic(pattern):
-        for _ in os.walk(root or ".", onerror=_raise):  # glob itself passes over unreadable folders
-            if "**" not in pattern:
-                break
-    elif os.path.isdir(pattern):
+    if os.path.isdir(pattern):
         raise UserError(f"{where}: {pattern!r} is a folder; write a pattern such as {pattern}/*")
     base = os.path.dirname(pattern) if root == pattern else root
     files = []
-    for path in glob.glob(pattern, recursive=True):
-        status = os.stat(path)
-        if stat.S_ISREG(status.st_mode):
-            name = os.path.relpath(path, base or ".")
-            files.append(SourceFile(path, name, status.st_size, str(status.st_mtime_ns)))
+    try:
+        _check_folders(root, os.path.relpath(pattern, root or ".").split(os.sep))
+        for path in glob.glob(pattern, recursive=True):
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                name = os.path.relpath(path, base or ".")
+                files.append(SourceFile(path, name, status.st_size, str(status.st_mtime_ns)))
+    except OSError as error:
+        raise UserError(
+            f"{where}: {error.filename or pattern} cannot be read: {error.strerror}; check that it "
+            "is mounted, its owner and its permissions"
+        ) from None
     return files
 
 
+def _check_folders(root: str, names: Sequence[str]) -> None:
+    """OSError when a folder that the pattern below `root` goes through cannot be read: glob itself
+    passes over it."""
+    if not os.path.isdir(root or "."):
+        return
+    root_depth = root.rstrip(os.sep).count(os.sep) + bool(root)
+    for folder, inner, _ in os.walk(root or ".", onerror=_raise):
+        depth = folder.rstrip(os.sep).count(os.sep) + bool(root) - root_depth
+        if "**" not in names:
+            inner[:] = fnmatch.filter(inner, names[depth]) if depth < len(names) - 1 else []
+
+
 def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+    raise error
 
 
 def _list_url(pattern: str) -> list[SourceFile]:

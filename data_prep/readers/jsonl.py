@@ -65,4 +65,5 @@ class JsonLinesReader:
                     bad.add(path, offset, "NUL byte")
                     continue
                 own_id = record.get(self._id_field) if self._id_field else None
-                yield Document(text, f"{name}:{offset}" if own_id is None else str(own_id))
+                own_id = f"{name}:{offset}" if own_id is None else str(own_id)
+                yield Document(text, own_id, offset)

@@ -77,7 +77,7 @@ class MediaWikiReader:
                     continue
                 title, markup = fields["title"].text or "", fields["text"].text or ""
                 text = f"{title}\n\n{plain_text(markup)}"
-                yield Document(text, f"{span.file.name}:{title}")
+                yield Document(text, f"{span.file.name}:{title}", offset)
 
 
 def _number(text: str | None) -> int | None:

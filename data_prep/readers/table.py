@@ -71,7 +71,7 @@ class TableReader:
                     bad.add(span.file.path, place, "NUL byte")
                 else:
                     own_id = f"{span.file.name}:{place}" if id_at is None else row[id_at]
-                    yield Document(row[text_at], own_id)
+                    yield Document(row[text_at], own_id, place)
 
     def _columns(self, header: list[str], path: str) -> tuple[int, int | None]:
         for name in filter(None, (self._text_field, self._id_field)):

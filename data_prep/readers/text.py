@@ -59,7 +59,7 @@ class TextReader:
             for offset, content in self._contents(stream, span, bad):
                 text = decoded(content, path, offset, bad)
                 if text is not None and (text.strip() or self._unit == "file"):
-                    yield Document(text, f"{span.file.name}:{offset}")
+                    yield Document(text, f"{span.file.name}:{offset}", offset)
 
     def _contents(
         self, stream: BinaryIO, span: Span, bad: BadRecords

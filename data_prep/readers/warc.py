@@ -90,7 +90,8 @@ class WarcReader:
                 bad.add(path, offset, "NUL byte")
                 continue
             uri = record.headers.get("WARC-Target-URI")
-            yield Document(text, uri or f"{span.file.name}:{offset}" + f"+{within}" * (within > 0))
+            name = f"{span.file.name}:{offset}" + f"+{within}" * (within > 0)
+            yield Document(text, uri or name, offset)
 
     def _text_of(self, record: object, content: bytes) -> str | None:
         """The text of a page, None where the record holds none."""
