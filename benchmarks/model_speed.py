@@ -146,7 +146,7 @@ def train_ours(tp_size: int, num_steps: int, accumulation: int, threads: int) ->
         if number == accumulation:
             started = now()
         part = slice(number * MICRO_ROWS, (number + 1) * MICRO_ROWS)
-        inputs = [torch.from_numpy(array[part]) for array in arrays]
+        inputs = [torch.from_numpy(array[part]).long() for array in arrays]
         loss_sum, count, _ = engine(*inputs, number)
         engine.backward(loss_sum / count)
         engine.step()
@@ -160,7 +160,7 @@ def profile(threads: int) -> str:
         ModelConfig(**MODEL), VOCAB_SIZE, make_grid(1), seed=0, dtype=torch.bfloat16
     )
     masked = masked_rows(MICRO_ROWS)
-    inputs = [torch.from_numpy(a) for a in (masked.tokens, masked.positions, masked.labels)]
+    inputs = [torch.from_numpy(a).long() for a in (masked.tokens, masked.positions, masked.labels)]
 
     def run() -> None:
         loss_sum, count, _ = model(*inputs, 0)

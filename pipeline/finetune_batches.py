@@ -163,7 +163,7 @@ class FinetuneBatches:
         return self._stream.masked_rows(self._reader, np.arange(number * size, (number + 1) * size))
 
     def _mlm_batch(self, masked: MaskedRows, part: slice, key: int) -> MicroBatch:
-        tokens = torch.from_numpy(masked.tokens[part])
+        tokens = torch.from_numpy(masked.tokens[part]).long()
         places = (torch.from_numpy(masked.positions[part]), torch.from_numpy(masked.labels[part]))
         return MicroBatch(tokens, self._all_targets({}, *tokens.shape), places, key)
 

@@ -141,7 +141,9 @@ class FinetuneEngine(Engine):
                     len(rows.tokens), micro_rows, self._grid.dp_rank, self._grid.dp_size
                 ):
                     arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
-                    tokens, *masked = (torch.from_numpy(a).to(self._grid.device) for a in arrays)
+                    tokens, *masked = (
+                        torch.from_numpy(a).to(self._grid.device).long() for a in arrays
+                    )
                     outputs = self._engine(tokens, {}, tuple(masked))[MLM]
                     if counts:
                         sums += torch.stack([value.detach().double() for value in outputs])

@@ -32,12 +32,16 @@ from pipeline.stability import RowWindow
 from pipeline.steps import StepRange
 
 
+MASKED_TOGETHER = 256
+"""Rows that are masked in one go: their random words stay in the processor's cache."""
+
+
 @dataclass(frozen=True)
 class StepBatch:
     """What one data-parallel rank computes in one optimizer step."""
 
     tokens: torch.Tensor
-    """int64 [A, B, S]: the rows with masks put in."""
+    """uint16 or uint32 [A, B, S], as on disk: the rows with masks put in."""
     positions: torch.Tensor
     """int64 [A, B, K]: masked positions of each row."""
     labels: torch.Tensor
@@ -110,20 +114,30 @@ class RowStream:
             mine = address.source == number
             if mine.any():
                 rows[mine] = reader.read(size.name, address.row[mine])
-        return self.objective.mask_rows(
-            rows,
-            seed=self.seed,
-            passes=address.passes,
-            row_numbers=address.row,
-            sources=address.source,
-            progress=positions / self.total_rows,
+        parts = []
+        for start in range(0, len(rows), MASKED_TOGETHER):
+            part = slice(start, start + MASKED_TOGETHER)
+            parts.append(
+                self.objective.mask_rows(
+                    rows[part],
+                    seed=self.seed,
+                    passes=address.passes[part],
+                    row_numbers=address.row[part],
+                    sources=address.source[part],
+                    progress=positions[part] / self.total_rows,
+                )
+            )
+        return MaskedRows(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.positions for part in parts]),
+            np.concatenate([part.labels for part in parts]),
         )
 
 
 def dropout_key(seed: int, position: int) -> int:
     """A 63-bit key for the dropout of the micro-batch whose first row is at stream `position`."""
-    raw = np.random.Philox(key=[seed, 0xD20B], counter=[position, 0, 0, 0]).random_raw()
-    return int(raw) >> 1
+    digest = hashlib.blake2b(f"dropout/{seed}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def build_stream(

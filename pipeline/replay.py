@@ -126,7 +126,7 @@ def _replay_row(
 ) -> ReplayedRow:
     device = next(model.parameters()).device
     tokens, positions, labels = (
-        torch.from_numpy(array[number : number + 1]).to(device)
+        torch.from_numpy(array[number : number + 1]).to(device).long()
         for array in (masked.tokens, masked.positions, masked.labels)
     )
     model.zero_grad()

@@ -22,8 +22,8 @@ _LAST_KEY = np.uint32(0xFFFFFFFF)
 class MaskedRows:
     """What the network gets: masked tokens, and where and what it must predict."""
 
-    tokens: NDArray[np.int64]
-    """[n, R] token ids after masking."""
+    tokens: NDArray[np.integer]
+    """[n, R] token ids after masking, of the type of the rows."""
     positions: NDArray[np.int64]
     """[n, K] masked positions in ascending order, 0 in unused slots at the end."""
     labels: NDArray[np.int64]
@@ -182,7 +182,7 @@ def corrupt(
     random_below = round((corruption.mask + corruption.random) * 2**32)
     new_ids = np.where(action < random_below, random_ids + special.first_ordinary, labels)
     new_ids[action < mask_below] = special.mask
-    tokens = rows.astype(np.int64)
+    tokens = rows.copy()
     row_index = np.broadcast_to(np.arange(len(rows))[:, None], positions.shape)
     tokens[row_index[used], positions[used]] = new_ids[used]
     labels[~used] = UNUSED_LABEL
