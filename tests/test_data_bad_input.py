@@ -111,7 +111,7 @@ def test_a_document_just_within_the_limit_stays(tmp_path):
         prepare(forum_config(tmp_path, max_document_mb=megabytes - 1e-6, on_bad_record="stop"))
 
 
-def test_a_worker_killed_under_a_scheduler_changes_nothing(tmp_path):
+def test_parts_run_under_a_scheduler_and_a_killed_worker_changes_nothing(tmp_path):
     """As in a Slurm allocation: the scheduler and a worker with its nanny are started apart."""
     write_corpus(tmp_path / "raw")
     prepare(config_of(tmp_path))
@@ -122,6 +122,7 @@ def test_a_worker_killed_under_a_scheduler_changes_nothing(tmp_path):
     dask = [sys.executable, "-m", "dask"]
     options = ["--scheduler-file", str(file), "--no-dashboard"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ENVIRONMENT}
+    quiet["start_new_session"] = True
     scheduler = subprocess.Popen([*dask, "scheduler", *options, "--port", "0"], **quiet)
     worker = subprocess.Popen(
         [*dask, "worker", *options, "--nthreads", "1", "--nworkers", "1"], cwd=tmp_path, **quiet
@@ -142,10 +143,9 @@ def test_a_worker_killed_under_a_scheduler_changes_nothing(tmp_path):
         assert not set(killed) & set(worker_processes_of(worker.pid))
         assert hashes_of(tmp_path / "rows") == expected
     finally:
-        worker.terminate()
-        scheduler.terminate()
-        worker.wait(20)
-        scheduler.wait(20)
+        for process in (worker, scheduler):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_until(holds, seconds=60.0):

@@ -86,7 +86,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path)
     path.write_text(config.model_dump_json())
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, "-m", "data_prep.run", str(path)]
-    for seconds in (2.0, 3.0, 4.0):
+    for seconds in (1.5, 2.5, 3.0):
         job = subprocess.Popen(
             command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
         )
@@ -146,27 +146,3 @@ def test_a_dry_run_says_what_would_be_done(made, tmp_path):
     assert plan.count("not begun") == 8
     assert describe(config_of(made), STAGES).count("  done") == 8
     assert not (tmp_path / "work").exists()
-
-
-def test_parts_run_on_the_workers_of_a_scheduler(made, tmp_path):
-    """A scheduler and a worker started apart, as in a Slurm allocation."""
-    (tmp_path / "raw").symlink_to(made / "raw")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    file = tmp_path / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
-    options = ["--scheduler-file", str(file), "--no-dashboard"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
-    scheduler = subprocess.Popen([*dask, "scheduler", *options, "--port", "0"], **quiet)
-    worker_options = [*options, "--nthreads", "1", "--nworkers", "1"]
-    worker = subprocess.Popen([*dask, "worker", *worker_options], cwd=tmp_path, **quiet)
-    try:
-        path = tmp_path / "config.yaml"
-        path.write_text(config_of(tmp_path).model_dump_json())
-        command = [sys.executable, "-m", "data_prep.run", str(path), "--scheduler-file", str(file)]
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=100)
-        assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
-    finally:
-        worker.terminate()
-        scheduler.terminate()
-        worker.wait(20)
-        scheduler.wait(20)
