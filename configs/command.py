@@ -4,11 +4,14 @@ import argparse
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
-from configs.load import UserError
+from configs.load import ConfigError, UserError
 
 EXIT_USER_ERROR = 2
+LONE_RANK_WAITS_S = 5.0
+"""Longer than launchers take to end the peers of a rank that failed."""
 
 
 def parser(description: str, verbs: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -36,7 +39,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except UserError as error:
-        code = _fail(str(error))
+        code = _fail(str(error), all_find_it=isinstance(error, ConfigError))
     except OSError as error:
         message = _describe_os_error(error)
         if message is None:
@@ -58,10 +61,11 @@ def _describe_os_error(error: OSError) -> str | None:
     return None
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, all_find_it: bool = False) -> int:
     """Prints `message`: once for all ranks of a launch as long as they have not met.
 
-    Until then every rank finds the same mistake; later one rank may be alone with its error.
+    Until then every rank finds the same mistakes in the config, and most others. A rank that may be
+    alone waits: when it is not, rank 0 has told it and the launcher ends this one meanwhile.
     """
     rank = os.environ.get("RANK", "0")
     distributed = sys.modules.get("torch.distributed")
@@ -70,4 +74,7 @@ def _fail(message: str) -> int:
         print(f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
     elif rank == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
+    elif not all_find_it:
+        time.sleep(LONE_RANK_WAITS_S)
+        print(f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR

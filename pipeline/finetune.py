@@ -12,7 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from configs.load import load
-from pipeline import run_folder
+from pipeline import mistakes, run_folder
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.launch import read_launch
 
@@ -37,7 +37,9 @@ def main() -> None:
     if launch.rank == 0:
         for change in run_folder.claim(config, plan.data_fingerprint):
             print(f"changed since the last start: {change}", flush=True)
-    finetune(plan, launch, [arguments.config, *arguments.overrides])
+        mistakes.forget(config.output)
+    with mistakes.told_once(config.output, launch.rank):
+        finetune(plan, launch, [arguments.config, *arguments.overrides])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from configs import command
 from configs.load import UserError
 from data_prep.atomic import write_atomic
-from pipeline import run_folder
+from pipeline import mistakes, run_folder
 from pipeline.config import RunConfig
 from pipeline.run_config import load_run
 from pipeline.run_log import LOG_NAME, RunLog
@@ -65,8 +65,13 @@ def judge(
         return Verdict(
             "requeued", EXIT_REQUEUE, f"the time is up; goes on from the checkpoint of step {step}"
         )
-    if exit_code == command.EXIT_USER_ERROR:
-        return Verdict("failed", exit_code, "a mistake that trying again cannot mend: see above")
+    if exit_code == command.EXIT_USER_ERROR or mistakes.is_noted(config.output):
+        mistakes.forget(config.output)
+        return Verdict(
+            "failed",
+            command.EXIT_USER_ERROR,
+            "a mistake that trying again cannot mend: see above",
+        )
     failures = count_failure(config.output, step, is_first_try)
     if failures >= limit:
         return Verdict(

@@ -11,7 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from configs.load import load
-from pipeline import run_folder
+from pipeline import mistakes, run_folder
 from pipeline.config import TrainConfig
 from pipeline.launch import read_launch
 from pipeline.plan import plan_run
@@ -35,11 +35,13 @@ def main() -> None:
             verify_data_set(phase.config.data, phase.manifest)
         for change in run_folder.claim(config, plan.data_fingerprint):
             print(f"changed since the last start: {change}", flush=True)
+        mistakes.forget(config.output)
     warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
     # Late, so that --help and mistakes in the config do not wait 15 s for torch and its friends.
     from pipeline.pretraining import train
 
-    train(plan, launch, [arguments.config, *arguments.overrides])
+    with mistakes.told_once(config.output, launch.rank):
+        train(plan, launch, [arguments.config, *arguments.overrides])
 
 
 if __name__ == "__main__":

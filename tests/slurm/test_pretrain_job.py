@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,44 @@ def test_a_failure_that_repeats_at_one_step_ends_the_requeueing(cluster, written
     assert fields["JobState"] == "FAILED", job.text
     assert fields["Restarts"] == "1"
     assert "failed 2 times at the checkpoint of step 0" in job.text
+
+
+def test_a_mistake_of_one_rank_is_told_once_and_not_requeued(cluster, written, tmp_path):
+    config, path = written(STEPS)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"""#!/bin/bash
+        [[ $1 != pipeline/train.py ]] || exec {sys.executable} tests/faulty_rank.py "$@"
+        exec {sys.executable} "$@"
+        """
+    )
+    python.chmod(0o755)
+    venv = str(tmp_path / "venv")
+    job = submit(
+        cluster, "pretrain.sh", tmp_path / "log", "--nodes=2", arguments=(path,), VENV=venv
+    )
+    fields = job.wait()
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0"), job.text
+    assert fields["Restarts"] == "0"
+    assert job.text.count("came out wrong on rank 1") == 1
+    assert "RuntimeError" not in job.text
+    assert not list(config.output.glob("failures.json"))
+
+
+def test_plain_srun_trains_to_the_same_bits(cluster, written, undisturbed):
+    config, path = written(STEPS)
+    cluster.wait_idle()
+    done = subprocess.run(
+        ["srun", "--nodes=2", "--ntasks=2", sys.executable, "pipeline/train.py", path],
+        cwd=ROOT,
+        env={**cluster.environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(final_state(undisturbed), final_state(config))
 
 
 @pytest.mark.parametrize(
