@@ -35,8 +35,9 @@ def ingest_stage(config: DataConfig) -> Stage:
     settings: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     context: dict[str, Any] = {"on_bad_record": config.on_bad_record, "readers": {}}
+    files_of = _files_of(config)
     for name, source in config.sources.items():
-        files = list_files(source.reader.files, f"sources.{name}.reader.files")
+        files = files_of[name]
         inputs.update((f"{name}/{file.name}", f"{file.num_bytes} bytes") for file in files)
         limits = source.filters or config.filters
         settings[name] = {
@@ -61,6 +62,20 @@ def ingest_stage(config: DataConfig) -> Stage:
         ingest_part,
         context,
     )
+
+
+def _files_of(config: DataConfig) -> dict[str, list[SourceFile]]:
+    """The files of every source; one UserError that names all sources without."""
+    found: dict[str, list[SourceFile]] = {}
+    problems = []
+    for name, source in config.sources.items():
+        try:
+            found[name] = list_files(source.reader.files, f"sources.{name}.reader.files")
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return found
 
 
 def _parts_of(

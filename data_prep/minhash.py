@@ -6,6 +6,8 @@ Koenig 2010): a band is then eight bytes, read as one integer, and the same 112 
 similarity of a pair, since unequal hashes agree in a byte by chance once in 256.
 """
 
+from array import array
+
 import numpy as np
 import numpy.typing as npt
 import rensa
@@ -34,7 +36,9 @@ def signatures(batch: TextBatch, ngram_words: int, fallback: U64) -> Signatures:
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         items, offsets.astype(np.uint64), NUM_HASHES, _SEED
     )
-    rows = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(batch.texts), NUM_HASHES)
+    # rensa gives lists of Python integers; an array of each is twice as fast as numpy on them all.
+    content = b"".join([array("I", row).tobytes() for row in matrix.to_rows()])
+    rows = np.frombuffer(content, dtype=np.uint32).reshape(len(batch.texts), NUM_HASHES)
     lowest_bytes = rows.astype(np.uint8)  # [D, 112]
     return np.ascontiguousarray(lowest_bytes.view("<u8").T)  # [14, D]
 

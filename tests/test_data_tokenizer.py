@@ -127,6 +127,6 @@ def test_other_special_tokens_are_refused(path, tmp_path):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
-@pytest.mark.parametrize("name", ["data_demo", "data_english"])
+@pytest.mark.parametrize("name", ["data_demo", "data_english", "data_packages"])
 def test_the_shipped_configs_are_valid(name):
     assert load(f"configs/{name}.yaml", DataConfig).sources
