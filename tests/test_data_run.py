@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.load import UserError
+from data_prep import dedup, signature_store, verdicts
 from data_prep.run import prepare
 from data_prep.shards import RowReader, read_manifest, verify_shards
 from data_prep.stages import restart_from
@@ -77,6 +78,21 @@ def test_rows_do_not_depend_on_parts_or_workers(made, tmp_path, mode):
     prepare(config_of(tmp_path, pack=pack, part_mb=0.009))
     assert len(list((tmp_path / "work/ingest").glob("forum-*.parquet"))) > 10
     assert hashes_of(tmp_path / "rows") == whole
+
+
+def test_rows_do_not_depend_on_how_much_is_joined_at_once(made, tmp_path, monkeypatch):
+    (tmp_path / "raw").symlink_to(made / "raw")
+    monkeypatch.setattr(dedup, "_DOCUMENTS_A_JOIN", 50)
+    monkeypatch.setattr(signature_store, "_KEPT_MAPPED_BYTES", 0)
+    monkeypatch.setattr(signature_store, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(verdicts, "_PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(verdicts, "_DOCUMENTS_AT_ONCE", 7)
+    prepare(config_of(tmp_path, part_mb=0.05))
+    assert (tmp_path / "work/pairs/band-27-0005.record.json").exists()
+    assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
+    reports = [json.loads((f / "rows/report.json").read_text()) for f in (made, tmp_path)]
+    for key in ("cluster_sizes", "stays_by_goes", "near_examples"):
+        assert reports[0][key] == reports[1][key]
 
 
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path):
