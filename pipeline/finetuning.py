@@ -17,8 +17,8 @@ from pipeline.heldout import HeldoutRows, load_heldout
 from pipeline.launch import Launch
 from pipeline.record import open_record
 from pipeline.resume import newest_checkpoint
+from pipeline.sender import run_id_of
 from pipeline.signals import StopRequest
-from pipeline.tracking import run_id_of
 from pipeline.versions import versions
 from pipeline.watchdog import watchdog
 

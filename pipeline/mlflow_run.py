@@ -70,6 +70,22 @@ class MlflowRun:
             part = entities[start : start + MAX_BATCH_METRICS]
             self._client.log_batch(self.run_id, metrics=part, synchronous=True)
 
+    def forget_after(self, step: int) -> bool:
+        """Whether the metrics of optimizer steps behind `step` are gone from MLflow.
+
+        MLflow's API cannot take a value back. In a database that is open here its rows can; on a
+        server the first values stay, and a tag names the steps whose values were taken again.
+        """
+        last_step = self.last_step()
+        if last_step <= step:
+            return True
+        store = self._client._tracking_client.store
+        if not hasattr(store, "ManagedSessionMaker"):
+            self.log_tags({f"replaced_after.{step}": f"steps {step + 1} to {last_step}"})
+            return False
+        _delete_metrics(store, self.run_id, step)
+        return True
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Sends parameters; one that changed since the first start becomes a tag ``now.NAME``."""
         from mlflow.entities import Param
@@ -165,6 +181,29 @@ class MlflowRun:
             description=description,
         )
         return str(version.version)
+
+
+def _delete_metrics(store: Any, run_id: str, step: int) -> None:
+    """Deletes metrics of steps behind `step`, but not of the system, from MLflow's own database."""
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric
+
+    with store.ManagedSessionMaker(read_only=False) as session:
+        for table in (SqlMetric, SqlLatestMetric):
+            rows = session.query(table).filter(
+                table.run_uuid == run_id, table.step > step, table.key.not_like("system/%")
+            )
+            names = {row.key for row in rows} if table is SqlLatestMetric else set()
+            rows.delete(synchronize_session=False)
+        for name in names:
+            last = (
+                session.query(SqlMetric)
+                .filter(SqlMetric.run_uuid == run_id, SqlMetric.key == name)
+                .order_by(SqlMetric.step.desc(), SqlMetric.timestamp.desc())
+                .first()
+            )
+            if last is not None:
+                columns = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
+                session.add(SqlLatestMetric(**{c: getattr(last, c) for c in columns}))
 
 
 def is_refusal(error: Exception) -> bool:

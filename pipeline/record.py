@@ -72,7 +72,7 @@ class RunRecord(SilentRecord):
         """Drops what later steps recorded, then starts sending to MLflow."""
         self._stop_follower()  # it reads the file that is about to be rewritten
         self._log.forget_after(step)
-        self._log.append("begin", notes)
+        self._log.append("begin", {**notes, "behind_step": step})
         if self._enabled:
             self._follower = tracking.start_follower(self._follow_arguments)
         super().begin(step, notes)

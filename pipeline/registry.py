@@ -16,8 +16,8 @@ from pipeline.config import TrainConfig
 from pipeline.lineage import redact
 from pipeline.mlflow_run import MlflowRun, save_transformers_model
 from pipeline.run_log import LOG_NAME, read_events
+from pipeline.sender import tracking_uri
 from pipeline.slurm_job import newest_step
-from pipeline.tracking import tracking_uri
 
 EXPORT_NAME = "hf"
 PARITY_NAME = "parity.json"

@@ -17,8 +17,8 @@ from pipeline.config import RunConfig
 from pipeline.deepspeed_engine import Engine
 from pipeline.plan import RunPlan
 from pipeline.run_folder import checkpoints_folder
+from pipeline.sender import run_id_of
 from pipeline.stability import RowWindow
-from pipeline.tracking import run_id_of
 from pipeline.versions import versions
 
 

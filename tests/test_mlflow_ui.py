@@ -21,7 +21,8 @@ from pipeline.export import export
 from pipeline.launch import free_port
 from pipeline.registry import register
 from pipeline.run_folder import checkpoints_folder
-from pipeline.tracking import Sender, note_checkpoints, run_id_of
+from pipeline.sender import Sender, run_id_of
+from pipeline.tracking import note_checkpoints
 from tests.gloo import run_ranks
 from tests.training_run import make_config, make_rows, pretrain
 

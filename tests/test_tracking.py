@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import tracking
+from pipeline import sender
 from pipeline.run_log import RunLog, read_events
-from pipeline.tracking import Sender, run_id_of, start_follower, stop_follower
+from pipeline.sender import Sender, run_id_of
+from pipeline.tracking import start_follower, stop_follower
 from tests.training_run import make_config
 
 ROOT = Path(__file__).parent.parent
@@ -53,12 +54,59 @@ def test_a_resumed_run_is_one_run_without_gap_or_doubled_step(config):
     assert run.info.status == "FINISHED"
 
 
+def test_steps_that_are_taken_again_replace_what_was_sent_of_them(config):
+    log = RunLog(config.output)
+    log.append("begin", {"behind_step": 0})
+    for step in range(1, 8):
+        log.metrics(step, {"loss": float(step), "once": 1.0} if step == 7 else {"loss": step})
+    Sender(config).send_pending()
+    log.forget_after(4)  # going back to the checkpoint of step 4, other rows follow
+    log.append("begin", {"behind_step": 4})
+    log.metrics(5, {"loss": 50.0})
+    log.metrics(6, {"loss": 60.0})
+    Sender(config).send_pending()
+    expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 50.0), (6, 60.0)]
+    assert losses_in_mlflow(config) == expected
+    run = MlflowClient(tracking_uri=config.tracking.uri).get_run(run_id_of(config.output))
+    assert run.data.metrics == {"loss": 60.0}, "the latest values are those of step 6"
+    (config.output / sender.STATE_NAME).unlink()
+    Sender(config).send_pending()
+    assert losses_in_mlflow(config) == expected
+
+
+def test_two_senders_at_once_send_each_event_once(config):
+    log = RunLog(config.output)
+    log.metrics(1, {"loss": 1.0})
+    first = Sender(config)
+    first.send_pending()
+    log.metrics(2, {"loss": 2.0})
+    with pytest.raises(sender.AnotherSender, match="another process is sending this record"):
+        Sender(config).send_pending()
+    first.send_pending()
+    first.close()
+    log.metrics(3, {"loss": 3.0})
+    Sender(config).send_pending()
+    assert losses_in_mlflow(config) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_a_sync_beside_the_follower_says_who_sends(tmp_path):
+    config, arguments = written_config(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    log = RunLog(config.output)
+    log.metrics(1, {"loss": 1.0})
+    holder = Sender(config)
+    holder.send_pending()
+    command = [sys.executable, "-m", "pipeline.tracking", "sync", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "another process is sending this record; nothing is lost" in done.stderr
+
+
 def test_a_sender_that_lost_its_notes_finds_its_run_again(config):
     log = RunLog(config.output)
     log.metrics(1, {"loss": 1.0})
     Sender(config).send_pending()
     first_run = run_id_of(config.output)
-    (config.output / tracking.STATE_NAME).unlink()
+    (config.output / sender.STATE_NAME).unlink()
     log.metrics(2, {"loss": 2.0})
     Sender(config).send_pending()
     assert run_id_of(config.output) == first_run

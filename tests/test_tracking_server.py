@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from pipeline import tracking
 from pipeline.launch import free_port
 from pipeline.run_log import RunLog
-from pipeline.tracking import Sender, run_id_of, start_follower, stop_follower
+from pipeline.sender import Sender, run_id_of
+from pipeline.tracking import start_follower, stop_follower
 from tests.training_run import make_config
 
 
@@ -182,3 +183,19 @@ def test_the_end_of_training_waits_only_so_long_for_a_slow_server(run, proxy):
     proxy.mood = "up"
     Sender(config).send_pending()
     assert steps_at_server(config, proxy) == [1]
+
+
+def test_steps_taken_again_are_not_doubled_on_a_server_and_it_is_said(run, proxy):
+    config, _ = run
+    log = RunLog(config.output)
+    for step in range(1, 6):
+        log.metrics(step, {"loss": float(step)})
+    Sender(config).send_pending()
+    log.forget_after(3)
+    log.append("begin", {"behind_step": 3})
+    for step in range(4, 8):
+        log.metrics(step, {"loss": 10.0 * step})
+    Sender(config).send_pending()
+    assert steps_at_server(config, proxy) == list(range(1, 8))
+    tags = MlflowClient(tracking_uri=proxy.uri).get_run(run_id_of(config.output)).data.tags
+    assert tags["replaced_after.3"] == "steps 4 to 5"

@@ -16,8 +16,9 @@ from pipeline.lineage import redact
 from pipeline.registry import register
 from pipeline.run_folder import checkpoints_folder
 from pipeline.run_log import RunLog
+from pipeline.sender import Sender, run_id_of
 from pipeline.system_metrics import last_step, start_sampler, stop_sampler
-from pipeline.tracking import Sender, note_checkpoints, run_id_of
+from pipeline.tracking import note_checkpoints
 from tests.gloo import run_ranks
 from tests.training_run import make_config, make_rows, pretrain
 
