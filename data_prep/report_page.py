@@ -1,5 +1,6 @@
 """The page of the report: tables and charts in one HTML file, out of the report's data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -131,20 +132,28 @@ def _amount(documents: int, num_bytes: int) -> tuple[str, str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns of numbers stand to the right."""
+    marks = [
+        ' class="number"' if all(_NUMBER.fullmatch(cell) for cell in column) else ""
+        for column in (zip(*rows, strict=True) if rows else [()] * len(head))
+    ]
+
     def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        inner = (f"<{tag}{m}>{escape(c)}</{tag}>" for c, m in zip(cells, marks, strict=True))
+        return "<tr>" + "".join(inner) + "</tr>"
 
     return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 
 
+_NUMBER = re.compile(r"[\d,.]+")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Data preparation</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem;
         margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }}
-th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child, td:last-child {{ text-align: left; }}
+th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }}
+.number {{ text-align: right; }}
 td {{ max-width: 26rem; overflow-wrap: anywhere; vertical-align: top; }}
 svg {{ display: block; max-width: 60rem; margin: .5rem 0 1.5rem; }}
 svg text {{ font-size: 12px; }}
