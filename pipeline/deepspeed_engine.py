@@ -122,6 +122,10 @@ def deepspeed_config(config: RunConfig, max_accumulation: int) -> dict[str, Any]
     Its batch sizes only say that gradients are accumulated: `Engine.step` tells DeepSpeed which
     micro-batch is the last of a step, and divides the loss itself.
     """
+    offload = {}
+    if config.parallel.offload_optimizer:
+        pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        offload = {"offload_optimizer": pinned}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": max_accumulation,
@@ -129,13 +133,7 @@ def deepspeed_config(config: RunConfig, max_accumulation: int) -> dict[str, Any]
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": config.precision == "fp16", "loss_scale": config.loss_scale.initial},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {
-            "stage": config.parallel.zero_stage,
-            "offload_optimizer": {
-                "device": "cpu" if config.parallel.offload_optimizer else "none",
-                "pin_memory": torch.cuda.is_available(),
-            },
-        },
+        "zero_optimization": {"stage": config.parallel.zero_stage, **offload},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 62,

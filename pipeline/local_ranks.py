@@ -99,8 +99,9 @@ def _wait(pids: list[int], folder: Path, timeout_s: float) -> list[int]:
             if done:
                 del alive[rank]
                 if status:
-                    # The others would wait for it in a collective.
-                    deadline = min(deadline, time.monotonic() + 1.0)
+                    # The others would wait for it in a collective; an error may be theirs first.
+                    grace_s = 0.1 if os.WIFSIGNALED(status) else 1.0
+                    deadline = min(deadline, time.monotonic() + grace_s)
         if time.monotonic() > deadline:
             for pid in alive.values():
                 os.kill(pid, signal.SIGKILL)
