@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.run import prepare
 from tests.data_corpora import config_of, hashes_of, write_corpus
+from tests.finetune_run import write_lines
 from tests.slurm.conftest import PLAIN_CPU, ROOT, submit
 from tests.training_run import make_config
 
@@ -72,7 +73,7 @@ def test_a_mistake_in_the_data_config_ends_the_job_with_one_message(cluster, mad
     assert job.text.count("part_mbb: unknown key; did you mean 'part_mb'?") == 1
 
 
-def chain(cluster, tmp_path, data: str, config: str, *overrides: str) -> dict[str, str]:
+def chain(cluster, tmp_path, data: str, config: str, **variables: str) -> dict[str, str]:
     """The jobs that `slurm/chain.sh` submitted, by name."""
     options = " ".join([*PLAIN_CPU, f"--output={tmp_path}/%x.log"])
     environment = {
@@ -81,8 +82,10 @@ def chain(cluster, tmp_path, data: str, config: str, *overrides: str) -> dict[st
         "DATA_OPTIONS": options,
         "PRETRAIN_OPTIONS": options,
         "EXPORT_OPTIONS": options,
+        "FINETUNE_OPTIONS": options,
+        **variables,
     }
-    command = ["slurm/chain.sh", data, config, *overrides]
+    command = ["slurm/chain.sh", data, config]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(line.split() for line in done.stdout.splitlines())
@@ -112,15 +115,52 @@ def train_config(tmp_path: Path, made: Path) -> str:
     return str(path)
 
 
-def test_the_chain_goes_from_sources_to_a_registered_model(cluster, made, tmp_path):
-    jobs = chain(cluster, tmp_path, written(tmp_path, made), train_config(tmp_path, made))
-    assert list(jobs) == ["data_prep", "pretrain", "export"]
-    log = tmp_path / "export.log"
+def finetune_config(tmp_path: Path) -> str:
+    lines = [{"text": f"the {label} tree", "label": label} for label in ("old", "new")] * 4
+    data = str(write_lines(tmp_path / "age.jsonl", lines))
+    tree = {
+        "name": "age",
+        "output": str(tmp_path / "finetuned"),
+        "start": {"type": "run", "path": str(tmp_path / "run")},
+        "tasks": {
+            "age": {
+                "type": "classification",
+                "labels": ["old", "new"],
+                "train": data,
+                "dev": data,
+                "examples_per_step": 4,
+            }
+        },
+        "steps": 3,
+        "micro_rows": 2,
+        "tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"},
+    }
+    path = tmp_path / "finetune.json"
+    path.write_text(json.dumps(tree))
+    return str(path)
+
+
+def test_the_chain_goes_from_sources_to_a_registered_and_a_fine_tuned_model(
+    cluster, made, tmp_path
+):
+    jobs = chain(
+        cluster,
+        tmp_path,
+        written(tmp_path, made),
+        train_config(tmp_path, made),
+        FINETUNE=finetune_config(tmp_path),
+        FINETUNE_NODES="2",
+    )
+    assert list(jobs) == ["data_prep", "pretrain", "export", "finetune", "export_tasks"]
     for name, job_id in jobs.items():
         fields = cluster.wait_job(job_id, 300)
         assert fields["JobState"] == "COMPLETED", (tmp_path / f"{name}.log").read_text()
     assert (tmp_path / "run" / "hf" / "model.safetensors").exists()
-    assert "test version 1 in sqlite" in log.read_text()
+    assert "test version 1 in sqlite" in (tmp_path / "export.log").read_text()
+    assert "data parallel 2" in (tmp_path / "finetune.log").read_text()
+    assert (tmp_path / "finetuned" / "DONE").exists()
+    exported = tmp_path / "finetuned" / "hf" / "age" / "config.json"
+    assert json.loads(exported.read_text())["label2id"] == {"old": 0, "new": 1}
 
 
 def test_what_follows_a_failed_job_is_cancelled(cluster, made, tmp_path):
