@@ -364,7 +364,17 @@ def _without_mlflow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Drops what DeepSpeed prints while it starts: memory figures and "built successfully"."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Drops what DeepSpeed prints while it starts.
+
+    Memory figures, "built successfully", and that an optimizer of ours was not tested with ZeRO.
+    """
+    from deepspeed.utils import logger
+
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
