@@ -243,6 +243,25 @@ def test_mistakes_end_the_job_at_once_with_one_message(
     assert "Traceback" not in job.text
 
 
+def test_the_plan_knows_the_memory_that_the_driver_shows(cluster, written, tmp_path):
+    _, path = written(STEPS)
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\ncase $1 in *memory*) echo 81559; echo 100;; *) echo 0;; esac\n")
+    driver.chmod(0o755)
+    job = submit(
+        cluster,
+        "pretrain.sh",
+        tmp_path / "log",
+        "--gpus-per-node=1",
+        arguments=(path,),
+        PATH=f"{driver.parent}:{cluster.environment['PATH']}",
+    )
+    fields = job.wait(60)
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0"), job.text
+    assert "but one has 0.104858 GB" in job.text
+
+
 def test_without_an_allocation_it_says_how_to_submit():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     done = subprocess.run(
