@@ -99,7 +99,14 @@ class MlmConfig(Config):
 class FinetuneConfig(RunConfig):
     """One fine-tuning run: any number of tasks on one encoder, and masked language modelling."""
 
-    IDENTITY: ClassVar[tuple[str, ...]] = ("seed", "start", "tasks", "mlm", "model")
+    IDENTITY: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "start",
+        "tasks",
+        "mlm",
+        "model",
+        "max_row_tokens",
+    )
 
     start: StartConfig
     """Where the weights come from."""
