@@ -58,6 +58,10 @@ ui: $(INSTALLED) ## open the MLflow UI on the runs (http://127.0.0.1:5000)
 test: $(INSTALLED) ## run the test suite (a few minutes)
 	python -m pytest
 
+.PHONY: test-slow
+test-slow: $(INSTALLED) ## twenty kills of a rank, every resume from grid to grid (minutes)
+	python -m pytest -m slow -rs
+
 .PHONY: test-cluster
 test-cluster: $(INSTALLED) ## Slurm's scripts on a real Slurm (root; slurm-wlm munge iproute2)
 	python -m pytest -m cluster -rs tests/slurm

@@ -36,6 +36,7 @@ FAR = 10**9
 
 def write_rows(folder: Path, num_rows: int) -> Manifest:
     """A data set of random ids in two sources."""
+    folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     sources = {}
     for name, rows in (("a", num_rows * 3 // 4), ("b", num_rows // 4)):
@@ -128,7 +129,9 @@ def seek(stream: RowStream) -> None:
             stream.step_batch(reader, StepRange(position, GLOBAL_ROWS), MICRO_ROWS, 0, 1)
             seconds.append(time.process_time() - began)
     (near, far) = (statistics.median(seconds) for seconds in times.values())
-    print(f"first step at row 0 {near * 1e3:.0f} ms, at row 10^9 {far * 1e3:.0f} ms: {far / near:.3f}")
+    print(
+        f"first step at row 0 {near * 1e3:.0f} ms, at row 10^9 {far * 1e3:.0f} ms: {far / near:.3f}"
+    )
     huge = (SourceSize("a", 3 * FAR, BLOCK_ROWS), SourceSize("b", FAR, BLOCK_ROWS))
     wide = build_order(huge, [(0, None)], seed=1)
     positions = np.arange(GLOBAL_ROWS)

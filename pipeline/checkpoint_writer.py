@@ -57,14 +57,18 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, manifest: CheckpointManifest, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Starts writing host tensors (not changed by the caller any more) as one checkpoint.
+    def save(
+        self, manifest: CheckpointManifest, snapshot: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> None:
+        """Starts writing the host tensors that `snapshot` gives as one checkpoint.
 
-        Waits for the save before it, if that is still under way.
+        Waits for the save before it, if that is still under way, before it calls `snapshot` (a
+        collective), which may then use the memory of the snapshot before.
         """
+        self._wait()
+        tensors = snapshot()
         if not self._writes:
             return
-        self._wait()
         self._thread = threading.Thread(
             target=self._run, args=(manifest, dict(tensors)), name="checkpoint-writer"
         )

@@ -1,6 +1,7 @@
 """The fine-tuning loop: every part of a step, from examples to checkpoint, in the order it runs."""
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,11 +48,13 @@ def finetune(plan: FinetunePlan, launch: Launch, follow_arguments: list[str]) ->
     with watchdog(config.hang_timeout_s) as dog:
         while step < config.steps and not stopping:
             dog.alive()
+            began = time.monotonic()
             step += 1
             rows = step * config.rows_per_step
             learning_rate = config.schedule.learning_rate(config.optimizer.lr, rows, config.end_row)
             result = engine.finetune_step(batches.step(step - 1), config.weights, learning_rate)
             values = {**result.metrics(), "learning_rate": learning_rate, "rows": rows}
+            values["step_s"] = time.monotonic() - began
             is_last = step == config.steps
             if result.skipped:
                 record.say(f"step {step}: a gradient was not finite; no weight was changed")
@@ -70,7 +73,7 @@ def finetune(plan: FinetunePlan, launch: Launch, follow_arguments: list[str]) ->
             stopping = engine.any_rank(stop.seen)
             if step % config.checkpoint.every_steps == 0 or is_last or stopping:
                 engine.check_replicas()
-                saver.save(describe_checkpoint(plan, engine, step, dev_error), engine.snapshot())
+                saver.save(describe_checkpoint(plan, engine, step, dev_error), engine.snapshot)
             saver.report_errors(record.say)
 
     saver.finish()

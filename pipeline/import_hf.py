@@ -148,7 +148,7 @@ def start_run(config: TrainConfig, data: Manifest, hf: HfModel, grid: Grid) -> P
         state_keys=STATE_KEYS,
     )
     saver = Saver(folder, config.checkpoint, grid)
-    saver.save(manifest, tensors)
+    saver.save(manifest, lambda: tensors)
     saver.finish()
     return folder / "step-00000000"
 

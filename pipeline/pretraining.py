@@ -131,7 +131,7 @@ def _train_from_newest_checkpoint(
                 engine.check_replicas()
                 heldout_loss = scores.get("heldout_loss", start.heldout_loss)
                 position = Position(step, consumed_rows, heldout_loss, skipped, watch.recent_losses)
-                saver.save(describe_checkpoint(plan, engine, segments, position), engine.snapshot())
+                saver.save(describe_checkpoint(plan, engine, segments, position), engine.snapshot)
             saver.report_errors(record.say)
             if stopping:
                 break

@@ -41,8 +41,10 @@ class ZeroState:
         self._named = named
         self._specs = specs
         self._grid = grid
+        self._pieces = self._locate()
+        self._host: dict[str, Tensor] = {}
         if isinstance(zero.optimizer, LayerwiseAdam):
-            zero.optimizer.locate(self._pieces(), self._wholes())
+            zero.optimizer.locate(self._pieces, self._wholes())
 
     def optimizer_steps(self) -> int:
         """Optimizer steps taken so far, as Adam counts them for its bias correction."""
@@ -56,24 +58,45 @@ class ZeroState:
         """Master weights and moments of this tensor-parallel rank, copied to host memory.
 
         Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, the other
-        ranks help to gather and get an empty dictionary.
+        ranks help to gather and get an empty dictionary. The memory is that of the snapshot before:
+        fresh pages for gigabytes take longer than the copy.
         """
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
         self._link()
-        tensors = {}
-        for name, parameter in self._named:
+        for number, (name, parameter) in enumerate(self._named):
             for key in STATE_KEYS:
-                local = (
-                    safe_get_full_fp32_param(parameter)
-                    if key == "weight"
-                    else safe_get_full_optimizer_state(parameter, key)
-                )
+                local = self._full(number, parameter, key)
                 if self._grid.dp_rank == 0:
                     spec, grid = self._specs[name], self._grid
                     unpadded = unpad_local(spec, local, grid.tp_rank, grid.tp_size)
-                    tensors[tensor_key(key, name)] = unpadded.to("cpu", copy=True).contiguous()
-        return tensors
+                    self._to_host(tensor_key(key, name), unpadded)
+        if self._grid.device.type == "cuda":
+            torch.cuda.synchronize()
+        return dict(self._host)
+
+    def _full(self, number: int, parameter: nn.Parameter, key: str) -> Tensor:
+        """The fp32 tensor `key` of a parameter, gathered over data-parallel ranks."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self._grid.dp_size > 1:
+            if key == "weight":
+                return safe_get_full_fp32_param(parameter)
+            return safe_get_full_optimizer_state(parameter, key)
+        partition, piece = next(  # all of it is here: no copy on the way
+            (partition, piece)
+            for partition, pieces in self._pieces.items()
+            for piece in pieces
+            if piece.parameter == number
+        )
+        flat = partition if key == "weight" else self._zero.optimizer.state[partition][key]
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 leaves it empty itself
+        return flat.narrow(0, piece.start, piece.length).view(shape)
+
+    def _to_host(self, name: str, tensor: Tensor) -> None:
+        if name not in self._host:
+            self._host[name] = torch.empty(
+                tensor.shape, dtype=tensor.dtype, pin_memory=torch.cuda.is_available()
+            )
+        self._host[name].copy_(tensor.detach(), non_blocking=True)
 
     def restore(self, reader: TensorReader, optimizer_steps: int) -> None:
         """Sets master weights, moments and Adam's step count from a checkpoint.
@@ -135,7 +158,7 @@ class ZeroState:
         else:
             safe_set_local_optimizer_state(parameter, local, key)
 
-    def _pieces(self) -> dict[Tensor, list[Piece]]:
+    def _locate(self) -> dict[Tensor, list[Piece]]:
         """Where the parameters lie in this rank's flat partitions."""
         partitions = self._partitions()
         pieces: dict[Tensor, list[Piece]] = {partition: [] for partition in partitions}

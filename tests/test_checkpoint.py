@@ -87,7 +87,7 @@ def _save_on_rank(folder: Path, steps: list[int], tp_size: int, keep: Checkpoint
             tensors[tensor_key("weight", name)] = unpad_local(
                 SPECS[name], local, rank, tp_size
             ).contiguous()
-        saver.save(make_manifest(step, tp_size), tensors)
+        saver.save(make_manifest(step, tp_size), lambda: tensors)
     saver.finish()
 
 
@@ -172,13 +172,13 @@ def test_a_full_disk_is_reported_and_the_next_save_works(tmp_path, monkeypatch):
         saver = Saver(tmp_path, KEEP_ALL, RankOf(0, 0, 0))  # type: ignore[arg-type]
         tensors = {tensor_key("weight", n): t for n, t in full_tensors().items()}
         said: list[str] = []
-        saver.save(make_manifest(1, 1), tensors)
+        saver.save(make_manifest(1, 1), lambda: tensors)
         saver._wait()
         monkeypatch.setattr(checkpoint_writer, "save_file", fail_once)
-        saver.save(make_manifest(2, 1), tensors)
+        saver.save(make_manifest(2, 1), lambda: tensors)
         saver._wait()
         saver.report_errors(said.append)
-        saver.save(make_manifest(3, 1), tensors)
+        saver.save(make_manifest(3, 1), lambda: tensors)
         saver.finish()
         saver.report_errors(said.append)
         return said
@@ -199,7 +199,7 @@ def test_the_last_save_must_not_fail(tmp_path, monkeypatch):
     def on_rank():
         saver = Saver(tmp_path, KEEP_ALL, RankOf(0, 0, 0))  # type: ignore[arg-type]
         monkeypatch.setattr(checkpoint_writer, "save_file", fail)
-        saver.save(make_manifest(1, 1), {})
+        saver.save(make_manifest(1, 1), lambda: {})
         with pytest.raises(UserError, match="step 1 was not saved"):
             saver.finish()
 

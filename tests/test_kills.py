@@ -26,7 +26,6 @@ from tests.training_run import (
     pretrain,
 )
 
-KILLS = 20
 MAX_STEPS_BETWEEN = 10
 FLIPS = 200
 
@@ -50,10 +49,11 @@ def pretrain_until_killed(config, victim: int, num_steps: int, seconds: float) -
     pretrain(config)
 
 
-def test_twenty_kills_change_no_bit(tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_change_no_bit(tmp_path, kills):
     make_rows(tmp_path / "rows")
     settings = {
-        "total_rows": 240 * 16,
+        "total_rows": kills * (MAX_STEPS_BETWEEN + 2) * 16,
         "precision": "bf16",
         "parallel": {"tensor": 2},
         "checkpoint": {"every_steps": 3},
@@ -66,18 +66,16 @@ def test_twenty_kills_change_no_bit(tmp_path):
     start_s = time.monotonic() - began - sum(metrics(whole, "step_s"))
     killed = make_config(tmp_path / "rows", tmp_path / "killed", **settings)
     generator = random.Random(1)
-    kills = in_saves = 0
-    while kills < KILLS and not is_done(killed):
+    in_saves = 0
+    for _ in range(kills):
         num_steps = generator.randrange(MAX_STEPS_BETWEEN)
         seconds = generator.uniform(0.0, 2 * step_s if num_steps else start_s)
         victim = generator.randrange(2)
-        try:
+        with pytest.raises(RankError):
             run_ranks(pretrain_until_killed, 2, killed, victim, num_steps, seconds)
-        except RankError:
-            kills += 1
-            in_saves += any(checkpoints_folder(killed).glob(".saving-*"))
-    assert kills == KILLS, "the run ended before all kills: make it longer"
-    assert in_saves, "no kill hit a save"
+        in_saves += any(checkpoints_folder(killed).glob(".saving-*"))
+    assert not is_done(killed)
+    assert in_saves or kills < 20, "no kill hit a save"
     run_ranks(pretrain, 2, killed)
     assert is_done(killed)
     assert_same_bits(final_state(whole), final_state(killed))

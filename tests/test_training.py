@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,6 +25,8 @@ from tests.training_run import (
     metrics,
     pretrain,
 )
+
+SCHEDULE = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
 
 
 @pytest.fixture(scope="module")
@@ -244,14 +247,13 @@ def pretrain_until_signalled(config: TrainConfig, step: int) -> None:
 )
 def test_a_checkpoint_goes_on_at_another_grid(rows, tmp_path, before, after):
 
-    schedule = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
-    whole = make_config(rows, tmp_path / "whole", schedule=schedule)
+    whole = make_config(rows, tmp_path / "whole", schedule=SCHEDULE)
     run_ranks(pretrain, 1, whole)
     for total_rows, (world_size, tensor, zero_stage) in ((160, before), (320, after)):
         moved = make_config(
             rows,
             tmp_path / "moved",
-            schedule=schedule,
+            schedule=SCHEDULE,
             total_rows=total_rows,
             parallel={"tensor": tensor, "zero_stage": zero_stage},
         )
@@ -261,6 +263,34 @@ def test_a_checkpoint_goes_on_at_another_grid(rows, tmp_path, before, after):
         torch.testing.assert_close(
             final_state(moved)[name], tensor_of_whole, rtol=1e-4, atol=1e-6, msg=name
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("dp_size", [1, 2])
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_every_grid_goes_on_from_a_checkpoint_of_another(
+    half_done, rows, tmp_path, tensor, dp_size, zero_stage
+):
+    """Half of the steps at tensor parallel 2, data parallel 1, ZeRO 1; then any grid."""
+    whole, half = half_done
+    shutil.copytree(half.output, tmp_path / "run")
+    parallel = {"tensor": tensor, "zero_stage": zero_stage}
+    config = make_config(rows, tmp_path / "run", parallel=parallel, schedule=SCHEDULE)
+    run_ranks(pretrain, tensor * dp_size, config)
+    assert metrics(config, "loss") == pytest.approx(metrics(whole, "loss"), abs=1e-6, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def half_done(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("half")
+    whole = make_config(rows, folder / "whole", schedule=SCHEDULE)
+    run_ranks(pretrain, 1, whole)
+    half = make_config(
+        rows, folder / "half", schedule=SCHEDULE, total_rows=160, parallel={"tensor": 2}
+    )
+    run_ranks(pretrain, 2, half)
+    return whole, half
 
 
 def test_loader_workers_change_nothing(rows, tmp_path):

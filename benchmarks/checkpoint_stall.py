@@ -1,0 +1,88 @@
+"""How long saving holds training up: the snapshot alone, against writing while training waits.
+
+``python -m benchmarks.checkpoint_stall``: one rank, 6 layers of 512, vocabulary 50,265 (45 million
+parameters, checkpoints of 0.5 GB) under ZeRO 1. Saves in the background and saves that are waited
+for take turns; between them the run takes steps until the save before is on disk.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.loader_speed import ROW_TOKENS, write_rows
+from configs.load import validate
+from model.parallel import make_grid
+from pipeline.checkpoint_writer import Saver
+from pipeline.config import TrainConfig
+from pipeline.deepspeed_engine import build_engine, start_distributed
+from pipeline.launch import Launch
+from pipeline.loader import run_batches
+from pipeline.local_ranks import run_ranks
+from pipeline.plan import plan_run
+from pipeline.resume import Position, describe_checkpoint, plan_segments
+
+
+def measure(config: TrainConfig, saves: int) -> tuple[list[float], list[float]]:
+    """Seconds that (background, awaited) saves held the loop up."""
+    plan = plan_run(config, 1)
+    start_distributed(Launch(0, 0, 1, 1))
+    grid = make_grid(1)
+    engine = build_engine(plan, grid, None)
+    saver = Saver(config.output / "checkpoints", config.checkpoint, grid)
+    segments = plan_segments(plan, None)
+    background: list[float] = []
+    awaited: list[float] = []
+    batches = run_batches(plan, segments, (), 0, 0)
+    for number in range(2 * saves + 2):
+        engine.step(next(batches), 1e-4)
+        position = Position(number, number, None, (), ())
+        manifest = describe_checkpoint(plan, engine, segments, position)
+        began = time.monotonic()
+        saver.save(manifest, engine.snapshot)
+        held_s = time.monotonic() - began
+        saver.finish()
+        waited_s = time.monotonic() - began
+        if number >= 2:  # the first allocates
+            (background if number % 2 else awaited).append(held_s if number % 2 else waited_s)
+    batches.close()
+    return background, awaited
+
+
+def main() -> None:
+    """Prints the seconds of both, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--saves", type=int, default=5, help="saves of each kind")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder / "rows", 256)
+        tree = {
+            "name": "stall",
+            "output": str(folder / "run"),
+            "total_rows": 4000,
+            "data": {"path": str(folder / "rows"), "workers": 0},
+            "model": {
+                "num_layers": 6,
+                "hidden_size": 512,
+                "num_attention_heads": 8,
+                "max_row_tokens": ROW_TOKENS,
+            },
+            "objective": {"type": "mlm"},
+            "batch": {"global_rows": 1, "micro_rows": 1},
+            "checkpoint": {"keep_last": 1},
+            "tracking": {"enabled": False},
+        }
+        config = validate(tree, TrainConfig, origin="benchmark")
+        ((background, awaited),) = run_ranks(measure, 1, config, arguments.saves, timeout_s=900)
+    held, whole = statistics.median(background), statistics.median(awaited)
+    print(
+        f"background saves hold training up {held:.3f} s (of {[round(s, 3) for s in background]})"
+    )
+    print(f"awaited saves {whole:.3f} s (of {[round(s, 3) for s in awaited]})")
+    print(f"ratio {held / whole:.1%}")
+
+
+if __name__ == "__main__":
+    main()
