@@ -31,7 +31,6 @@ from pipeline.signals import ignore_stop_signals
 from pipeline.stability import RowWindow
 from pipeline.steps import StepRange
 
-
 MASKED_TOGETHER = 256
 """Rows that are masked in one go: their random words stay in the processor's cache."""
 
