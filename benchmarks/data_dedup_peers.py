@@ -129,7 +129,9 @@ def datatrove():
             ).run()
         kept = set()
         for file in Path(folder, "kept").glob("*"):
-            kept |= {int(json.loads(line).get("id", 0)) for line in file.read_text().splitlines()}
+            # Not splitlines(): its texts hold characters that Python takes for line ends too.
+            lines = filter(None, file.read_text().split("\n"))
+            kept |= {int(json.loads(line).get("id", 0)) for line in lines}
         count = len(documents(path))
         # It tells which documents go, not to which cluster: recall is read from the kept ones.
         return [number if number in kept else -1 for number in range(count)]
