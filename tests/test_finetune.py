@@ -68,8 +68,13 @@ def test_all_heads_learn_in_one_run(pretrained, tmp_path):
 
 @pytest.mark.parametrize(
     ("world_size", "tp_size", "zero_stage"),
-    [(2, 2, 1), (2, 1, 1), (2, 1, 2), (2, 1, 3), (2, 2, 3)],
-    ids=["tp2", "dp2", "dp2-zero2", "dp2-zero3", "tp2-zero3"],
+    [
+        pytest.param(2, 2, 1, id="tp2"),
+        pytest.param(2, 1, 3, id="dp2-zero3"),
+        pytest.param(2, 1, 1, id="dp2", marks=pytest.mark.slow),
+        pytest.param(2, 1, 2, id="dp2-zero2", marks=pytest.mark.slow),
+        pytest.param(2, 2, 3, id="tp2-zero3", marks=pytest.mark.slow),
+    ],
 )
 def test_every_grid_trains_alike(pretrained, one_rank, tmp_path, world_size, tp_size, zero_stage):
     parallel = {"tensor": tp_size, "zero_stage": zero_stage}
@@ -97,7 +102,7 @@ def stopped_after(config, steps):
     run_finetuning(config)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_to_the_same_bits(pretrained, tmp_path, zero_stage):
     parallel = {"zero_stage": zero_stage}
     whole = make_finetune_config(pretrained, tmp_path / "whole", parallel=parallel)
