@@ -6,10 +6,10 @@ from configs.load import UserError
 from model.parallel import Grid, make_grid
 from pipeline import run_folder
 from pipeline.checkpoint_writer import Saver
-from pipeline.deepspeed_engine import build_engine, start_distributed
+from pipeline.deepspeed_engine import Engine, StepResult, build_engine, start_distributed
 from pipeline.heldout import load_heldout
 from pipeline.launch import Launch
-from pipeline.loader import run_batches
+from pipeline.loader import StepBatch, run_batches
 from pipeline.metrics import StepMeter
 from pipeline.plan import RunPlan
 from pipeline.record import Record, describe_run, open_record
@@ -79,6 +79,7 @@ def _train_from_newest_checkpoint(
         record.say(line)
     scores: dict[str, float] = {}
     stopping, trouble = False, None
+    meter.leave_out()  # all that was done so far
 
     with (
         closing(run_batches(plan, segments, skipped, grid.dp_rank, consumed_rows)) as batches,
@@ -92,24 +93,9 @@ def _train_from_newest_checkpoint(
             consumed_rows = batch.consumed_rows
             is_last = consumed_rows == last_row
             phase = plan.phases[batch.phase]
-            learning_rate = phase.config.schedule.learning_rate(
-                config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
-            )
-            result = engine.step(batch, learning_rate)
-            values = {**result.metrics(), "learning_rate": learning_rate, "rows": consumed_rows}
-            values |= meter.step_ended(
-                batch.step.global_rows,
-                phase.manifest.row_tokens,
-                phase.training_flops(config.model, batch.step.global_rows, result.masked_tokens),
-                engine.forward_s,
-            )
-            if result.overflowed:
-                record.say(f"step {step}: overflow at loss scale {result.loss_scale:.0f}, halved")
-            elif result.skipped:
-                record.say(
-                    f"step {step}: a gradient was not finite; no weight was changed (rows "
-                    f"{rows.start_row:,} to {rows.end_row - 1:,})"
-                )
+            result, values = _take_step(plan, engine, meter, batch)
+            if result.skipped:
+                record.say(_skipped_sentence(step, result, rows))
             is_finite = not result.skipped or result.overflowed
             trouble = watch.look(result.loss, is_finite, rows)
             if trouble is not None:
@@ -150,3 +136,27 @@ def _train_from_newest_checkpoint(
         else f"stopped after step {step:,} by a signal; the same command goes on from there"
     )
     return None
+
+
+def _take_step(
+    plan: RunPlan, engine: Engine, meter: StepMeter, batch: StepBatch
+) -> tuple[StepResult, dict[str, float]]:
+    """An optimizer step on `batch`, and what is recorded of it."""
+    phase, rows = plan.phases[batch.phase], batch.step.global_rows
+    learning_rate = phase.config.schedule.learning_rate(
+        plan.config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
+    )
+    result = engine.step(batch, learning_rate)
+    flops = phase.training_flops(plan.config.model, rows, result.masked_tokens)
+    figures = meter.step_ended(rows, phase.manifest.row_tokens, flops, engine.forward_s)
+    position = {"learning_rate": learning_rate, "rows": float(batch.consumed_rows)}
+    return result, result.metrics() | position | figures
+
+
+def _skipped_sentence(step: int, result: StepResult, rows: RowWindow) -> str:
+    if result.overflowed:
+        return f"step {step}: overflow at loss scale {result.loss_scale:.0f}, which is halved"
+    return (
+        f"step {step}: a gradient was not finite; no weight was changed (rows "
+        f"{rows.start_row:,} to {rows.end_row - 1:,})"
+    )
