@@ -149,7 +149,7 @@ def _take_step(
     result = engine.step(batch, learning_rate)
     flops = phase.training_flops(plan.config.model, rows, result.masked_tokens)
     figures = meter.step_ended(rows, phase.manifest.row_tokens, flops, engine.forward_s)
-    position = {"learning_rate": learning_rate, "rows": float(batch.consumed_rows)}
+    position = {"learning_rate": learning_rate, "rows": batch.consumed_rows}
     return result, result.metrics() | position | figures
 
 
