@@ -1,8 +1,9 @@
 """The loader alone: masked rows of 512 tokens a CPU second of one worker, and the cost of seeking.
 
-``python -m benchmarks.loader_speed``: writes 65,536 synthetic rows to a temporary folder, then makes
-optimizer steps of 8,192 rows as one loader worker does: order, reading, masks, tensors. Seeking is
-the time to the first step of a new process at row 0 and at row 10^9 of the stream, in turns.
+``python -m benchmarks.loader_speed``: writes 65,536 synthetic rows to a temporary folder, then
+makes optimizer steps of 8,192 rows as one loader worker does: order, reading, masks, tensors.
+Seeking is the time to the first step of a new process at row 0 and at row 10^9 of the stream, in
+turns.
 """
 
 import argparse

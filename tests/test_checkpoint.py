@@ -87,7 +87,7 @@ def _save_on_rank(folder: Path, steps: list[int], tp_size: int, keep: Checkpoint
             tensors[tensor_key("weight", name)] = unpad_local(
                 SPECS[name], local, rank, tp_size
             ).contiguous()
-        saver.save(make_manifest(step, tp_size), lambda: tensors)
+        saver.save(make_manifest(step, tp_size), lambda tensors=tensors: tensors)
     saver.finish()
 
 
@@ -172,13 +172,13 @@ def test_a_full_disk_is_reported_and_the_next_save_works(tmp_path, monkeypatch):
         saver = Saver(tmp_path, KEEP_ALL, RankOf(0, 0, 0))  # type: ignore[arg-type]
         tensors = {tensor_key("weight", n): t for n, t in full_tensors().items()}
         said: list[str] = []
-        saver.save(make_manifest(1, 1), lambda: tensors)
+        saver.save(make_manifest(1, 1), lambda tensors=tensors: tensors)
         saver._wait()
         monkeypatch.setattr(checkpoint_writer, "save_file", fail_once)
-        saver.save(make_manifest(2, 1), lambda: tensors)
+        saver.save(make_manifest(2, 1), lambda tensors=tensors: tensors)
         saver._wait()
         saver.report_errors(said.append)
-        saver.save(make_manifest(3, 1), lambda: tensors)
+        saver.save(make_manifest(3, 1), lambda tensors=tensors: tensors)
         saver.finish()
         saver.report_errors(said.append)
         return said
