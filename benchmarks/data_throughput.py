@@ -48,36 +48,34 @@ def main() -> None:
         work = Path(folder)
         tokenizer = work / "tokenizer.json"
         train_tokenizer(sample(arguments.corpus, 30e6), VOCABULARY).save(str(tokenizer))
-        best = best_of(arguments.repeat, arguments.corpus, tokenizer, work, arguments.part_mb)
-        print_run(best)
+        sizes = {0: arguments.corpus}
         if arguments.scaling:
             half = [thinned(path, 2, work / "raw") for path in arguments.corpus]
             exchanges = word_exchanges(half)
             copies = [half, *([exchanged(p, k, exchanges) for p in half] for k in (1, 2, 3))]
-            print_scaling(
-                [
-                    best_of(
-                        arguments.repeat,
-                        [path for copy in copies[:times] for path in copy],
-                        tokenizer,
-                        work,
-                        arguments.part_mb,
-                    )
-                    for times in (1, 2, 4)
-                ]
-            )
+            sizes |= {n: [path for copy in copies[:n] for path in copy] for n in (1, 2, 4)}
+        best = best_runs(arguments.repeat, sizes, tokenizer, work, arguments.part_mb)
+        print_run(best.pop(0))
+        if arguments.scaling:
+            print_scaling([best[times] for times in (1, 2, 4)])
         print_reference(tokenizer, list(sample(arguments.corpus, 4e6)))
 
 
-def best_of(
-    repeat: int, files: Sequence[Path], tokenizer: Path, work: Path, part_mb: float
-) -> dict[str, Any]:
-    """The run of least CPU time."""
-    runs = []
+def best_runs(
+    repeat: int,
+    sizes: dict[int, Sequence[Path]],
+    tokenizer: Path,
+    work: Path,
+    part_mb: float,
+) -> dict[int, dict[str, Any]]:
+    """For each set of files, the run of least CPU time; the sets take turns, as other work on the
+    machine comes and goes."""
+    runs: dict[int, list[dict[str, Any]]] = {name: [] for name in sizes}
     for _ in range(repeat):
-        runs.append(measure(config_of(files, tokenizer, work / "run", part_mb), files))
-        shutil.rmtree(work / "run")
-    return min(runs, key=lambda run: float(run["total"]))
+        for name, files in sizes.items():
+            runs[name].append(measure(config_of(files, tokenizer, work / "run", part_mb), files))
+            shutil.rmtree(work / "run")
+    return {name: min(of, key=lambda run: float(run["total"])) for name, of in runs.items()}
 
 
 def sample(paths: Sequence[Path], num_bytes: float) -> Any:
