@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from data_prep.atomic import save_array
+from data_prep.clusters import fewest_pairs
 from data_prep.config import DedupConfig
 from data_prep.ingest import read_texts
 from data_prep.joins import exact_pairs, near_pairs
@@ -101,7 +102,7 @@ def pairs_stage(signed: StageResult, config: DedupConfig) -> Stage:
     near = config.near.model_dump(mode="json") if config.near else None
     return Stage(
         PAIRS,
-        1,
+        2,
         {"exact": config.exact, "near": near},
         {"signatures": signed.content_fingerprint},
         parts,
@@ -118,7 +119,8 @@ def signed_parts(signed: StageResult) -> list[tuple[str, int]]:
 def pairs_part(
     folder: Path, part: Part, settings: Mapping[str, Any]
 ) -> tuple[Record, Sequence[str]]:
-    """Writes PART.pairs.npy [2, P]: numbers of an earlier document and of one that equals it."""
+    """Writes PART.pairs.npy [2, P]: for each document that has an earlier duplicate here, the first
+    of those that it is connected to, and itself."""
     store = SignatureStore(Path(settings["signatures"]), settings["signed"])
     share = part.arguments["range"], part.arguments["ranges"]
     if "band" in part.arguments:
@@ -131,5 +133,6 @@ def pairs_part(
         keys, numbers = store.keys_in_range("hashes", lambda hashes: hashes[0], *share)
         pairs = exact_pairs(keys, store.second_hashes_of(numbers), numbers)
         compared = {"candidates": pairs.shape[1], "uncompared": 0}
+    pairs = fewest_pairs(pairs)
     save_array(folder / f"{part.name}.pairs.npy", pairs)
     return {**compared, "pairs": pairs.shape[1]}, [f"{part.name}.pairs.npy"]

@@ -6,16 +6,15 @@ pairs are joined a few million at a time.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from data_prep.atomic import save_array
+from data_prep.clusters import DOCUMENTS_AT_ONCE, duplicates, join
 from data_prep.dedup import signed_parts
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64
@@ -24,7 +23,6 @@ VERDICTS = "verdicts"
 KEEP, EXACT, NEAR = 0, 1, 2
 """Verdicts on a document."""
 _PAIRS_AT_ONCE = 1 << 20
-_DOCUMENTS_AT_ONCE = 1 << 20
 _EXAMPLE_PAIRS = 30
 
 
@@ -83,61 +81,10 @@ def _array_in(file: Any, length: int) -> I64:
         return np.empty(0, dtype=np.int64)
     file.truncate(8 * length)
     result = np.memmap(file, dtype=np.int64, mode="r+", shape=(length,))
-    for at in range(0, length, _DOCUMENTS_AT_ONCE):
-        end = min(at + _DOCUMENTS_AT_ONCE, length)
+    for at in range(0, length, DOCUMENTS_AT_ONCE):
+        end = min(at + DOCUMENTS_AT_ONCE, length)
         result[at:end] = np.arange(at, end)
     return np.asarray(result)
-
-
-def join(labels: I64, edges: I64) -> None:
-    """Makes the connected sets of `labels` ([N], each at most its own number) those that `edges`
-    ([2, E]) connect too."""
-    left, right = roots_of(labels, edges[0]), roots_of(labels, edges[1])
-    differing = left != right
-    if not differing.any():
-        return
-    nodes, flat = np.unique(
-        np.concatenate([left[differing], right[differing]]), return_inverse=True
-    )
-    one, other = flat.reshape(2, -1)
-    ones = np.ones(len(one), dtype=np.int8)
-    graph = coo_array((ones, (one, other)), shape=(len(nodes), len(nodes)))
-    _, component = connected_components(graph, directed=False)
-    _, first = np.unique(component, return_index=True)  # the lowest, as the nodes ascend
-    labels[nodes] = nodes[first[component]]
-
-
-def roots_of(labels: I64, numbers: I64) -> I64:
-    """The lowest number of the set of each document."""
-    roots = labels[numbers]
-    while True:
-        above = labels[roots]
-        if np.array_equal(above, roots):
-            break
-        roots = above
-    labels[numbers] = roots
-    return roots
-
-
-def duplicates(labels: I64) -> Iterator[tuple[I64, I64]]:
-    """(documents that go, for each the one that stays), ascending, a run of documents at a time."""
-    for at in range(0, len(labels), _DOCUMENTS_AT_ONCE):
-        numbers = np.arange(at, min(at + _DOCUMENTS_AT_ONCE, len(labels)))
-        roots = roots_of(labels, numbers)
-        goes = roots != numbers
-        yield numbers[goes], roots[goes]
-
-
-def clusters(edges: I64, num_documents: int) -> tuple[I64, I64]:
-    """Of every connected set of documents, those that go and, for each, the one that stays.
-
-    `edges` is [2, E]; gives [n], [n], ascending. The lowest number of a set stays.
-    """
-    labels = np.arange(num_documents)
-    join(labels, edges)
-    empty = np.empty(0, np.int64)
-    goes, stays = zip(*duplicates(labels), strict=True) if num_documents else ([empty], [empty])
-    return np.concatenate(goes), np.concatenate(stays)
 
 
 def _counts_by_source(

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.clusters import clusters, duplicates, fewest_pairs, join
 from data_prep.dedup import word_sequence_hashes
 from data_prep.joins import exact_pairs, near_pairs
 from data_prep.lines import lines_of
 from data_prep.minhash import band_keys, signatures, similarity
 from data_prep.normalise import normalise
 from data_prep.text_batch import TextBatch
-from data_prep.verdicts import clusters, duplicates, join
 
 # A busy machine may be slow; how long an example takes is not what these tests are about.
 settings.register_profile("no_deadline", deadline=None)
@@ -110,6 +110,8 @@ def test_clusters_do_not_depend_on_the_order_of_the_pairs(order, pairs):
     again = clusters(shuffled.T, 12)
     np.testing.assert_array_equal(again[0], goes)
     np.testing.assert_array_equal(again[1], stays)
+    fewest = fewest_pairs(shuffled.T)
+    np.testing.assert_array_equal(fewest, np.stack([stays, goes]))
     labels = np.arange(12)
     for edge in shuffled:  # one at a time
         join(labels, edge[:, None])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.load import UserError
-from data_prep import dedup, signature_store, verdicts
+from data_prep import clusters, dedup, signature_store, verdicts
 from data_prep.run import prepare
 from data_prep.shards import RowReader, read_manifest, verify_shards
 from data_prep.stages import restart_from
@@ -86,7 +86,7 @@ def test_rows_do_not_depend_on_how_much_is_joined_at_once(made, tmp_path, monkey
     monkeypatch.setattr(signature_store, "_KEPT_MAPPED_BYTES", 0)
     monkeypatch.setattr(signature_store, "_MAX_OPEN_FILES", 2)
     monkeypatch.setattr(verdicts, "_PAIRS_AT_ONCE", 3)
-    monkeypatch.setattr(verdicts, "_DOCUMENTS_AT_ONCE", 7)
+    monkeypatch.setattr(clusters, "DOCUMENTS_AT_ONCE", 7)
     prepare(config_of(tmp_path, part_mb=0.05))
     assert (tmp_path / "work/pairs/band-27-0005.record.json").exists()
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
