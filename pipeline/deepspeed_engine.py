@@ -221,11 +221,11 @@ class Engine:
         def loss_of(micro: int) -> Tensor:
             nonlocal loss_sum, correct
             tokens, positions, labels = (
-                tensor[micro].to(self._grid.device, non_blocking=True)
+                tensor[micro].to(self._grid.device, non_blocking=True).long()
                 for tensor in (batch.tokens, batch.positions, batch.labels)
             )
             key = batch.dropout_keys[micro]
-            loss, _, right = self._engine(tokens.long(), positions, labels, key)
+            loss, _, right = self._engine(tokens, positions, labels, key)
             loss_sum += loss.detach()
             correct += right
             return loss * scale

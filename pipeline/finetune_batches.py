@@ -164,8 +164,10 @@ class FinetuneBatches:
 
     def _mlm_batch(self, masked: MaskedRows, part: slice, key: int) -> MicroBatch:
         tokens = torch.from_numpy(masked.tokens[part]).long()
-        places = (torch.from_numpy(masked.positions[part]), torch.from_numpy(masked.labels[part]))
-        return MicroBatch(tokens, self._all_targets({}, *tokens.shape), places, key)
+        positions = torch.from_numpy(masked.positions[part]).long()
+        labels = torch.from_numpy(masked.labels[part]).long()
+        targets = self._all_targets({}, *tokens.shape)
+        return MicroBatch(tokens, targets, (positions, labels), key)
 
     def _all_targets(
         self, targets: Mapping[str, NDArray[np.generic]], num_rows: int, width: int

@@ -42,9 +42,9 @@ class StepBatch:
     tokens: torch.Tensor
     """uint16 or uint32 [A, B, S], as on disk: the rows with masks put in."""
     positions: torch.Tensor
-    """int64 [A, B, K]: masked positions of each row."""
+    """int32 [A, B, K]: masked positions of each row."""
     labels: torch.Tensor
-    """int64 [A, B, K]: what stood there; -100 in unused slots."""
+    """int32 [A, B, K]: what stood there; -100 in unused slots."""
     dropout_keys: tuple[int, ...]
     """A keys, one a micro-batch; a function of (seed, position of its first row)."""
     step: StepRange
@@ -113,24 +113,21 @@ class RowStream:
             mine = address.source == number
             if mine.any():
                 rows[mine] = reader.read(size.name, address.row[mine])
-        parts = []
+        places, labels = [], []
         for start in range(0, len(rows), MASKED_TOGETHER):
             part = slice(start, start + MASKED_TOGETHER)
-            parts.append(
-                self.objective.mask_rows(
-                    rows[part],
-                    seed=self.seed,
-                    passes=address.passes[part],
-                    row_numbers=address.row[part],
-                    sources=address.source[part],
-                    progress=positions[part] / self.total_rows,
-                )
+            masked = self.objective.mask_rows(
+                rows[part],
+                seed=self.seed,
+                passes=address.passes[part],
+                row_numbers=address.row[part],
+                sources=address.source[part],
+                progress=positions[part] / self.total_rows,
             )
-        return MaskedRows(
-            np.concatenate([part.tokens for part in parts]),
-            np.concatenate([part.positions for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
+            rows[part] = masked.tokens
+            places.append(masked.positions.astype(np.int32))
+            labels.append(masked.labels.astype(np.int32))
+        return MaskedRows(rows, np.concatenate(places), np.concatenate(labels))
 
 
 def dropout_key(seed: int, position: int) -> int:

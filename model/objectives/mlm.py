@@ -24,9 +24,9 @@ class MaskedRows:
 
     tokens: NDArray[np.integer]
     """[n, R] token ids after masking, of the type of the rows."""
-    positions: NDArray[np.int64]
+    positions: NDArray[np.integer]
     """[n, K] masked positions in ascending order, 0 in unused slots at the end."""
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer]
     """[n, K] the original ids at `positions`, -100 in unused slots."""
 
 

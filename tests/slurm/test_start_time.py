@@ -12,7 +12,10 @@ from tests.slurm.conftest import submit
 pytestmark = pytest.mark.cluster
 
 LIMIT_S = 15.0
-"""On an otherwise idle machine of two cores."""
+"""What is wanted on an otherwise idle machine of two cores; 7.4 to 8.1 s were measured."""
+
+SLACK = 4
+"""A busy machine must not fail the test, a wait that runs into some timeout has to."""
 
 
 def idle_share(sample_s: float = 2.0) -> float:
@@ -40,4 +43,4 @@ def test_two_nodes_of_two_ranks_start_in_time(cluster, written, tmp_path):
     begun = datetime.fromisoformat(fields["StartTime"]).timestamp()  # whole seconds, rounded down
     took_s = first["time_ms"] / 1000 - begun
     print(f"first step {took_s:.1f} s after the start of the job, machine {share:.0%} idle before")
-    assert took_s < LIMIT_S / share
+    assert took_s < SLACK * LIMIT_S / share
