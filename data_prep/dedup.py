@@ -102,7 +102,7 @@ def pairs_stage(signed: StageResult, config: DedupConfig) -> Stage:
     near = config.near.model_dump(mode="json") if config.near else None
     return Stage(
         PAIRS,
-        2,
+        3,
         {"exact": config.exact, "near": near},
         {"signatures": signed.content_fingerprint},
         parts,
@@ -134,5 +134,6 @@ def pairs_part(
         pairs = exact_pairs(keys, store.second_hashes_of(numbers), numbers)
         compared = {"candidates": pairs.shape[1], "uncompared": 0}
     pairs = fewest_pairs(pairs)
-    save_array(folder / f"{part.name}.pairs.npy", pairs)
+    narrow = np.uint32 if store.num_documents <= 1 << 32 else np.int64
+    save_array(folder / f"{part.name}.pairs.npy", pairs.astype(narrow))
     return {**compared, "pairs": pairs.shape[1]}, [f"{part.name}.pairs.npy"]

@@ -24,7 +24,8 @@ class SignatureStore:
         self._parts = [(name, count) for name, count in parts if count]
         counts = [count for _, count in self._parts]
         self._first = np.append(0, np.cumsum(counts, dtype=np.int64))
-        self._num_bytes = int(self._first[-1]) * 8 * (NUM_BANDS + 2)
+        self.num_documents = int(self._first[-1])
+        self._num_bytes = self.num_documents * 8 * (NUM_BANDS + 2)
         self._open: dict[tuple[str, int], tuple[mmap.mmap, U64]] = {}
 
     def keys_in_range(

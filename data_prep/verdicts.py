@@ -59,7 +59,7 @@ def verdicts_part(
         for path, is_exact in settings["pairs"]:
             pairs = np.load(path, mmap_mode="r")
             for at in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
-                chunk = np.asarray(pairs[:, at : at + _PAIRS_AT_ONCE])
+                chunk = pairs[:, at : at + _PAIRS_AT_ONCE].astype(np.int64)
                 join(labels, chunk)
                 if is_exact:
                     codes[chunk[1]] = EXACT
