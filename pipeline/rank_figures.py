@@ -89,10 +89,9 @@ class RankWatch:
     def look(self, mine: RankFigures) -> dict[str, float]:
         """Metrics of a step: forward seconds of the median and the slowest rank, worst values."""
         values = torch.tensor(astuple(mine), dtype=torch.float64, device=self._device)
-        everyone = torch.empty(len(self._names) * len(values), dtype=torch.float64)
-        everyone = everyone.to(self._device)
-        dist.all_gather_into_tensor(everyone, values)
-        table = everyone.cpu().numpy().reshape(len(self._names), -1)
+        everyone = [torch.empty_like(values) for _ in self._names]
+        dist.all_gather(everyone, values)
+        table = torch.stack(everyone).cpu().numpy()
         forward_s, data_wait_s, host_gb, device_gb = table.T
         self._forward_s.append(forward_s)
         metrics = {
