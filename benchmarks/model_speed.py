@@ -77,7 +77,7 @@ def train_hugging_face(num_steps: int, accumulation: int, threads: int) -> Cost:
     labels[row[used], masked.positions[used]] = masked.labels[used]
     rows = [
         {"input_ids": torch.from_numpy(tokens), "labels": torch.from_numpy(label)}
-        for tokens, label in zip(masked.tokens, labels, strict=True)
+        for tokens, label in zip(masked.tokens.astype(np.int64), labels, strict=True)
     ]
     ours = ModelConfig(**MODEL)
     model = transformers.RobertaForMaskedLM(

@@ -24,6 +24,7 @@ from tests.training_run import (
 
 LAMB = {"type": "lamb", "lr": 1e-2}
 STABLE = {"type": "stable_adamw", "lr": 1e-3}
+SLOW_WORLDS = [pytest.param(2, stage, marks=pytest.mark.slow) for stage in (2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,21 @@ def test_steps_are_those_of_the_papers(kind):
         torch.testing.assert_close(ours.detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [LAMB, STABLE], ids=lambda settings: settings["type"])
-def test_the_grid_does_not_change_the_steps(rows, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "grids"),
+    [
+        (LAMB, [(4, 2, 1), (2, 1, 3)]),
+        (STABLE, [(2, 2, 2)]),
+        pytest.param(LAMB, [(2, 1, 2)], marks=pytest.mark.slow),
+        pytest.param(STABLE, [(4, 2, 1), (2, 1, 3)], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_grid_does_not_change_the_steps(rows, tmp_path, optimizer, grids):
     one = make_config(rows, tmp_path / "one", optimizer=optimizer)
     run_ranks(pretrain, 1, one)
     assert metrics(one, "loss")[-1] < metrics(one, "loss")[0]
-    for world_size, tensor, zero_stage in ((4, 2, 1), (2, 1, 2), (2, 1, 3)):
+    for world_size, tensor, zero_stage in grids:
         parallel = {"tensor": tensor, "zero_stage": zero_stage}
         other = make_config(
             rows, tmp_path / f"zero{zero_stage}", optimizer=optimizer, parallel=parallel
@@ -122,7 +132,7 @@ def test_loss_scale_halves_at_an_overflow_and_doubles_after_a_window():
     assert seen == [4, 2, 2, 2, 4, 4]
 
 
-@pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), *SLOW_WORLDS])
 def test_fp16_finds_its_loss_scale_and_resumes_bit_equal(rows, tmp_path, world_size, zero_stage):
     settings = {
         "precision": "fp16",
@@ -144,7 +154,12 @@ def test_fp16_finds_its_loss_scale_and_resumes_bit_equal(rows, tmp_path, world_s
 
 
 @pytest.mark.parametrize(
-    ("world_size", "zero_stage", "precision"), [(1, 1, "bf16"), (2, 2, "fp32"), (2, 3, "bf16")]
+    ("world_size", "zero_stage", "precision"),
+    [
+        (2, 2, "fp32"),
+        pytest.param(1, 1, "bf16", marks=pytest.mark.slow),
+        pytest.param(2, 3, "bf16", marks=pytest.mark.slow),
+    ],
 )
 def test_optimizer_in_host_memory(rows, tmp_path, world_size, zero_stage, precision):
     settings = {

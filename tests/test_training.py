@@ -60,7 +60,14 @@ def test_a_run_learns_and_records_every_step(rows, tmp_path):
 
 @pytest.mark.parametrize(
     ("world_size", "tensor", "zero_stage"),
-    [(2, 2, 1), (2, 1, 1), (2, 1, 2), (2, 1, 3), (2, 2, 3), (4, 2, 2)],
+    [
+        (2, 2, 1),
+        (2, 1, 2),
+        (2, 1, 3),
+        (4, 2, 2),
+        pytest.param(2, 1, 1, marks=pytest.mark.slow),
+        pytest.param(2, 2, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_another_grid_gives_the_same_losses_and_norms(
     rows, tmp_path, world_size, tensor, zero_stage
