@@ -13,6 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,19 +208,30 @@ def _load(steps: "_Steps", data: DataConfig) -> Generator[StepBatch]:
     loader = DataLoader(
         steps,
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=data.workers,
         prefetch_factor=data.prefetch_steps if data.workers else None,
-        pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
     )
     batches = iter(loader)
     try:
-        yield from batches
+        for arrays, rest in batches:
+            tokens, positions, labels = map(torch.from_numpy, arrays)
+            yield StepBatch(tokens, positions, labels, *rest)
     finally:
         del batches  # ends the workers, also when an error's traceback keeps this frame alive
 
 
-class _Steps(IterableDataset[StepBatch]):
+_Packed = tuple[tuple[NDArray[np.integer], ...], tuple[Any, ...]]
+"""The arrays of a `StepBatch`, and its other fields in their order."""
+
+
+def _as_it_is(packed: Any) -> Any:
+    """What the worker made, where torch would make tensors of arrays."""
+    return packed
+
+
+class _Steps(IterableDataset[_Packed]):
     """Worker w of W makes the steps w, w + W, ...; the loader takes them in turn, so in order."""
 
     def __init__(
@@ -236,7 +248,7 @@ class _Steps(IterableDataset[StepBatch]):
         self._dp_rank = dp_rank
         self._start_row = start_row
 
-    def __iter__(self) -> Iterator[StepBatch]:
+    def __iter__(self) -> Iterator[_Packed]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         reader = self._stream.reader()
@@ -247,9 +259,13 @@ class _Steps(IterableDataset[StepBatch]):
             if prefetcher is not None:
                 ahead = min(step.end_row + WINDOW_ROWS, self._stream.total_rows)
                 prefetcher.ask(self._stream.shards_between(step.start_row, ahead))
-            yield self._stream.step_batch(
+            batch = self._stream.step_batch(
                 reader, step, self._plan.config.batch.micro_rows, self._dp_rank, self._plan.dp_size
             )
+            # As plain arrays they travel through the pipe; each tensor would cost the rank a round
+            # trip to this process for a file descriptor.
+            arrays = (batch.tokens.numpy(), batch.positions.numpy(), batch.labels.numpy())
+            yield arrays, (batch.dropout_keys, batch.step, batch.phase, batch.consumed_rows)
 
     def _skips(self, step: StepRange) -> bool:
         first = self._stream.first_row
