@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -273,6 +273,19 @@ class Engine:
 
     def evaluate(self, heldout: HeldoutRows, micro_rows: int) -> dict[str, HeldoutScore]:
         """The held-out score of every source, the same on all ranks; training is not disturbed."""
+        return self.heldout_scores(heldout, micro_rows, lambda inputs: self._engine(*inputs, None))
+
+    def heldout_scores(
+        self,
+        heldout: HeldoutRows,
+        micro_rows: int,
+        forward: Callable[[list[Tensor]], Sequence[Tensor]],
+    ) -> dict[str, HeldoutScore]:
+        """The score of every source, the same on all ranks.
+
+        `forward` gives (loss sum, masked tokens, right ones) of int64 [tokens [B, S], positions
+        [B, K], labels [B, K]].
+        """
         self._engine.eval()
         result = {}
         with torch.no_grad():
@@ -283,7 +296,7 @@ class Engine:
                 ):
                     arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
                     inputs = [torch.from_numpy(a).to(self._grid.device).long() for a in arrays]
-                    outputs = self._engine(*inputs, None)
+                    outputs = forward(inputs)
                     if counts:
                         sums += torch.stack([value.detach().double() for value in outputs])
                 result[name] = HeldoutScore(*(self._sum(value) for value in sums))

@@ -3,6 +3,7 @@
 B rows, S tokens in a row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.deepspeed_engine import Engine
 from pipeline.finetune_batches import FinetuneBatches, FinetuneStep
 from pipeline.finetune_config import MLM
 from pipeline.finetune_plan import FinetunePlan
-from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
+from pipeline.heldout import HeldoutRows, HeldoutScore
 
 
 @dataclass(frozen=True)
@@ -132,20 +133,10 @@ class FinetuneEngine(Engine):
 
     def mlm_scores(self, heldout: HeldoutRows, micro_rows: int) -> dict[str, HeldoutScore]:
         """The held-out score of every source of packed rows."""
-        self._engine.eval()
-        result = {}
-        with torch.no_grad():
-            for name, rows in heldout.sources.items():
-                sums = torch.zeros(3, dtype=torch.float64, device=self._grid.device)
-                for part, counts in rank_shares(
-                    len(rows.tokens), micro_rows, self._grid.dp_rank, self._grid.dp_size
-                ):
-                    arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
-                    tokens, *masked = (
-                        torch.from_numpy(a).to(self._grid.device).long() for a in arrays
-                    )
-                    outputs = self._engine(tokens, {}, tuple(masked))[MLM]
-                    if counts:
-                        sums += torch.stack([value.detach().double() for value in outputs])
-                result[name] = HeldoutScore(*(self._sum(value) for value in sums))
-        return result
+
+        def forward(inputs: list[Tensor]) -> Sequence[Tensor]:
+            tokens, positions, labels = inputs
+            scores: Sequence[Tensor] = self._engine(tokens, {}, (positions, labels))[MLM]
+            return scores
+
+        return self.heldout_scores(heldout, micro_rows, forward)

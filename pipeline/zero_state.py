@@ -42,6 +42,11 @@ class ZeroState:
         self._specs = specs
         self._grid = grid
         self._pieces = self._locate()
+        self._places = {
+            piece.parameter: (partition, piece)
+            for partition, pieces in self._pieces.items()
+            for piece in pieces
+        }
         self._host: dict[str, Tensor] = {}
         if isinstance(zero.optimizer, LayerwiseAdam):
             zero.optimizer.locate(self._pieces, self._wholes())
@@ -81,12 +86,7 @@ class ZeroState:
             if key == "weight":
                 return safe_get_full_fp32_param(parameter)
             return safe_get_full_optimizer_state(parameter, key)
-        partition, piece = next(  # all of it is here: no copy on the way
-            (partition, piece)
-            for partition, pieces in self._pieces.items()
-            for piece in pieces
-            if piece.parameter == number
-        )
+        partition, piece = self._places[number]  # all of it is here: no copy on the way
         flat = partition if key == "weight" else self._zero.optimizer.state[partition][key]
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 leaves it empty itself
         return flat.narrow(0, piece.start, piece.length).view(shape)
