@@ -3,8 +3,8 @@
 ``python -m benchmarks.data_joins [--documents 5000000] [--ranges 1] [--work FOLDER]``
 
 Writes signatures and hashes as the stage ``signatures`` does, a fifth of the documents being copies
-with some bytes changed, and runs the stages ``pairs`` and ``verdicts``, each in a process of its
-own. No text is involved.
+with some bytes changed, and runs the stages ``first_pairs`` to ``pairs``, then ``verdicts``, in
+processes of their own. No text is involved.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from data_prep import dedup, verdicts
 from data_prep.config import DedupConfig
 from data_prep.engine import SerialEngine
-from data_prep.stages import Part, StageResult, run_stage
+from data_prep.stages import Part, Stage, StageResult, run_stage
 
 _PART_DOCUMENTS = 100_000
 _COPIES = 0.2
@@ -40,11 +41,10 @@ def main() -> None:
     for documents in arguments.documents:
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
             signed = write_signatures(Path(folder), documents)
-            size = sum(path.stat().st_size for path in signed.folder.glob("*.npy"))
             cells: list[float] = [documents]
-            for stage in ("pairs", "verdicts"):
-                cells += measured(stage, signed, Path(folder), arguments.join_documents)
-            size += sum(path.stat().st_size for path in Path(folder).rglob("verdicts.codes.npy"))
+            for stages in (("first_pairs", "clusters", "pairs"), ("verdicts",)):
+                cells += measured(stages, signed, Path(folder), arguments.join_documents)
+            size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
             cells.append(size / documents)
             print("".join(f"{cell:>18,.1f}" for cell in cells), flush=True)
 
@@ -74,30 +74,39 @@ def write_signatures(folder: Path, documents: int) -> StageResult:
     return StageResult(target, parts, records, "made")
 
 
-def measured(stage: str, signed: StageResult, folder: Path, join: int | None) -> list[float]:
-    """[CPU seconds, peak MB] of one stage in a process of its own."""
+def measured(
+    stages: Sequence[str], signed: StageResult, folder: Path, join: int | None
+) -> list[float]:
+    """[CPU seconds, peak MB] of some stages in a process of its own, those before being done."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(stage, signed, folder, join, sender))
+    process = context.Process(target=_run, args=(stages, signed, folder, join, sender))
     process.start()
     result: list[float] = json.loads(receiver.recv())
     process.join()
     return result
 
 
-def _run(stage: str, signed: StageResult, folder: Path, join: int | None, sender: Any) -> None:
+def _run(
+    stages: Sequence[str], signed: StageResult, folder: Path, join: int | None, sender: Any
+) -> None:
     if join is not None:
         dedup._DOCUMENTS_A_JOIN = join
     config = DedupConfig()
-    engine = SerialEngine()
-    pairs_stage = dedup.pairs_stage(signed, config)
-    begun = time.process_time()
-    pairs = run_stage(pairs_stage, folder, engine, lambda *_: None)
-    if stage == "verdicts":
+    seconds = 0.0
+
+    def run(stage: Stage) -> StageResult:
+        nonlocal seconds
         begun = time.process_time()
-        judged = verdicts.verdicts_stage(signed, pairs, ["made"])
-        run_stage(judged, folder, engine, lambda *_: None)
-    seconds = time.process_time() - begun
+        result = run_stage(stage, folder, SerialEngine(), lambda *_: None)
+        seconds += time.process_time() - begun if stage.name in stages else 0
+        return result
+
+    first = run(dedup.first_pairs_stage(signed, config))
+    joined = run(verdicts.clusters_stage(signed, first))
+    pairs = run(dedup.pairs_stage(signed, joined, config))
+    if "verdicts" in stages:
+        run(verdicts.verdicts_stage(signed, first, joined, pairs, ["made"]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     sender.send(json.dumps([seconds, peak]))
 

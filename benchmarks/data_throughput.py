@@ -212,7 +212,7 @@ def print_run(run: dict[str, Any]) -> None:
     print(f"\n{run['bytes'] / 1e6:,.0f} MB of JSON lines, {run['kept_bytes'] / 1e6:,.0f} MB kept")
     print(f"{'stage':<24}{'CPU s':>9}{'of MB':>9}{'MB/CPU s':>11}")
     sizes = {"ingest": run["bytes"], "signatures": run["filtered_bytes"]}
-    dedup = ("signatures", "pairs", "verdicts")
+    dedup = ("signatures", "first_pairs", "clusters", "pairs", "verdicts")
     rows = [(name, seconds, sizes.get(name)) for name, seconds in run["seconds"].items()]
     rows += [
         ("near + exact dedup", sum(run["seconds"][n] for n in dedup), run["filtered_bytes"]),

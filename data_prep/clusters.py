@@ -1,17 +1,22 @@
 """Connected sets of documents out of pairs: the label of all of a set is its lowest number."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data_prep.text_batch import I64
 
+Labels = npt.NDArray[np.integer[Any]]
+"""The set of each of N documents: a document of it, in the end its lowest; of any width."""
+
 DOCUMENTS_AT_ONCE = 1 << 20
 
 
-def join(labels: I64, edges: I64) -> None:
+def join(labels: Labels, edges: I64) -> None:
     """Makes the connected sets of `labels` ([N], each at most its own number) those that `edges`
     ([2, E]) connect too."""
     left, right = roots_of(labels, edges[0]), roots_of(labels, edges[1])
@@ -29,11 +34,11 @@ def join(labels: I64, edges: I64) -> None:
     labels[nodes] = nodes[first[component]]
 
 
-def roots_of(labels: I64, numbers: I64) -> I64:
+def roots_of(labels: Labels, numbers: I64) -> I64:
     """The lowest number of the set of each document."""
-    roots = labels[numbers]
+    roots: I64 = labels[numbers].astype(np.int64)
     while True:
-        above = labels[roots]
+        above = labels[roots].astype(np.int64)
         if np.array_equal(above, roots):
             break
         roots = above
@@ -41,7 +46,7 @@ def roots_of(labels: I64, numbers: I64) -> I64:
     return roots
 
 
-def duplicates(labels: I64) -> Iterator[tuple[I64, I64]]:
+def duplicates(labels: Labels) -> Iterator[tuple[I64, I64]]:
     """(documents that go, for each the one that stays), ascending, a run of documents at a time."""
     for at in range(0, len(labels), DOCUMENTS_AT_ONCE):
         numbers = np.arange(at, min(at + DOCUMENTS_AT_ONCE, len(labels)))
@@ -60,6 +65,11 @@ def clusters(edges: I64, num_documents: int) -> tuple[I64, I64]:
     empty = np.empty(0, np.int64)
     goes, stays = zip(*duplicates(labels), strict=True) if num_documents else ([empty], [empty])
     return np.concatenate(goes), np.concatenate(stays)
+
+
+def number_type(num_documents: int) -> type[np.integer[Any]]:
+    """The narrowest type of document numbers on disk."""
+    return np.uint32 if num_documents <= 1 << 32 else np.int64
 
 
 def fewest_pairs(pairs: I64) -> I64:

@@ -3,9 +3,13 @@
 Documents are numbered in the order of the sources in the config, of the files, and in the files.
 The state on disk is 136 bytes a document: 112 of signature, 16 of hash and 8 of length. Joins sort
 one range of keys at a time and read signatures by offset; no stage holds all documents.
+
+A duplicate has equal keys in many bands, often in all. So equal documents and two bands come first
+and are joined to clusters; the other bands write only what joins these clusters further.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import numpy as np
 import xxhash
 
 from data_prep.atomic import save_array
-from data_prep.clusters import fewest_pairs
+from data_prep.clusters import fewest_pairs, number_type
 from data_prep.config import DedupConfig
 from data_prep.ingest import read_texts
 from data_prep.joins import exact_pairs, near_pairs
@@ -23,7 +27,10 @@ from data_prep.signature_store import SignatureStore
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
 
-SIGNATURES, PAIRS = "signatures", "pairs"
+SIGNATURES, FIRST_PAIRS, PAIRS = "signatures", "first_pairs", "pairs"
+_FIRST_BANDS = 2
+LABELS = "clusters.labels.npy"
+"""The clusters known after the first pairs: the first document of each one's cluster."""
 _DOCUMENTS_A_JOIN = 10_000_000
 """A join takes about 100 bytes of memory a document."""
 
@@ -79,31 +86,48 @@ def word_sequence_hashes(batch: TextBatch) -> U64:
     return np.ascontiguousarray(np.frombuffer(digests, dtype="<u8").reshape(-1, 2).T)
 
 
-def pairs_stage(signed: StageResult, config: DedupConfig) -> Stage:
-    """One part for exact duplicates, and one a band and range of keys for near ones."""
+def first_pairs_stage(signed: StageResult, config: DedupConfig) -> Stage:
+    """Exact duplicates and the first bands: a part a range of keys of each."""
+    keys = _bands(config)[:_FIRST_BANDS]
+    if config.exact:
+        keys.insert(0, ("exact", {}))
+    return _pairs_stage(FIRST_PAIRS, signed, config, keys)
+
+
+def pairs_stage(signed: StageResult, joined: StageResult, config: DedupConfig) -> Stage:
+    """The other bands, which find what is not `joined` yet: a part a band and range of keys."""
+    stage = _pairs_stage(PAIRS, signed, config, _bands(config)[_FIRST_BANDS:])
+    return replace(
+        stage,
+        inputs={**stage.inputs, "clusters": joined.content_fingerprint},
+        context={**stage.context, "labels": str(joined.folder / LABELS)},
+    )
+
+
+def _bands(config: DedupConfig) -> list[tuple[str, dict[str, int]]]:
+    num_bands = NUM_BANDS * config.near.groupings if config.near else 0
+    return [(f"band-{band:02d}", {"band": band}) for band in range(num_bands)]
+
+
+def _pairs_stage(
+    name: str, signed: StageResult, config: DedupConfig, keys: Sequence[tuple[str, dict[str, int]]]
+) -> Stage:
     documents = signed.total("documents")
     num_ranges = -(-documents // _DOCUMENTS_A_JOIN) or 1
-    parts = []
-    if config.exact:
-        parts += [
-            Part(f"exact-{r:04d}", {"range": r, "ranges": num_ranges}, documents * 16 // num_ranges)
-            for r in range(num_ranges)
-        ]
-    if config.near:
-        parts += [
-            Part(
-                f"band-{band:02d}-{r:04d}",
-                {"band": band, "range": r, "ranges": num_ranges},
-                documents * 8 // num_ranges,
-            )
-            for band in range(NUM_BANDS * config.near.groupings)
-            for r in range(num_ranges)
-        ]
+    parts = [
+        Part(
+            f"{kind}-{number:04d}",
+            {**which, "range": number, "ranges": num_ranges},
+            documents * 8 // num_ranges,
+        )
+        for kind, which in keys
+        for number in range(num_ranges)
+    ]
     near = config.near.model_dump(mode="json") if config.near else None
     return Stage(
-        PAIRS,
-        3,
-        {"exact": config.exact, "near": near},
+        name,
+        4,
+        {"exact": config.exact, "near": near, "first_bands": _FIRST_BANDS},
         {"signatures": signed.content_fingerprint},
         parts,
         pairs_part,
@@ -119,21 +143,27 @@ def signed_parts(signed: StageResult) -> list[tuple[str, int]]:
 def pairs_part(
     folder: Path, part: Part, settings: Mapping[str, Any]
 ) -> tuple[Record, Sequence[str]]:
-    """Writes PART.pairs.npy [2, P]: for each document that has an earlier duplicate here, the first
-    of those that it is connected to, and itself."""
+    """Writes PART.pairs.npy [2, P]: for each document (of each cluster known, its first) that has
+    an earlier duplicate here, the first of those that it is connected to, and itself."""
     store = SignatureStore(Path(settings["signatures"]), settings["signed"])
     share = part.arguments["range"], part.arguments["ranges"]
+    labels = np.load(settings["labels"], mmap_mode="r") if "labels" in settings else None
+
+    def roots_of(numbers: I64) -> I64:
+        return numbers if labels is None else labels[numbers].astype(np.int64)
+
     if "band" in part.arguments:
         band = part.arguments["band"]
         keys, numbers = store.keys_in_range("signatures", lambda s: band_keys(s, band), *share)
         pairs, compared = near_pairs(
-            keys, numbers, store.signatures_of, settings["near"]["min_similarity"]
+            keys, numbers, store.signatures_of, settings["near"]["min_similarity"], roots_of
         )
     else:
         keys, numbers = store.keys_in_range("hashes", lambda hashes: hashes[0], *share)
         pairs = exact_pairs(keys, store.second_hashes_of(numbers), numbers)
         compared = {"candidates": pairs.shape[1], "uncompared": 0}
-    pairs = fewest_pairs(pairs)
-    narrow = np.uint32 if store.num_documents <= 1 << 32 else np.int64
+    pairs = roots_of(pairs)
+    pairs = fewest_pairs(pairs[:, pairs[0] != pairs[1]])
+    narrow = number_type(store.num_documents)
     save_array(folder / f"{part.name}.pairs.npy", pairs.astype(narrow))
     return {**compared, "pairs": pairs.shape[1]}, [f"{part.name}.pairs.npy"]

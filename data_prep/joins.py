@@ -27,10 +27,12 @@ def near_pairs(
     numbers: I64,
     signatures_of: Callable[[I64], U64],
     min_similarity: float,
+    roots_of: Callable[[I64], I64] = lambda numbers: numbers,
 ) -> tuple[I64, dict[str, int]]:
     """Pairs (earlier, later) with equal keys and similar signatures: [2, P], and what was compared.
 
-    Within a set of up to 32 documents with equal keys all pairs are compared. In a larger set all
+    Within a set of up to 32 documents with equal keys all pairs are compared, save those known to
+    belong together because `roots_of` gives the same number for both. In a larger set all
     are compared with the first, the rest with the first of the rest, and so on: as nearly all of a
     large set resemble its first, that is linear in its size. What is left after 64 rounds is
     counted as ``uncompared``.
@@ -42,7 +44,9 @@ def near_pairs(
     is_large = np.repeat(sizes > _MAX_GROUP_ALL_PAIRS, sizes)
     found: list[I64] = [np.empty((2, 0), dtype=np.int64)]
     candidates = 0
-    for left, right in _pairs_in_small_sets(keys, numbers, np.flatnonzero(~is_large)):
+    for left, right in _pairs_in_small_sets(
+        keys, numbers, roots_of(numbers), np.flatnonzero(~is_large)
+    ):
         candidates += len(left)
         similar = _are_similar(left, right, signatures_of, min_similarity)
         found.append(np.stack([left[similar], right[similar]]))
@@ -59,18 +63,22 @@ def near_pairs(
         rest = rest[~is_first][~similar]
     pairs = np.concatenate(found, axis=1)
     pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
-    return pairs, {"candidates": candidates, "uncompared": len(rest)}
+    uncompared = len(rest) if len(rest) > 1 else 0  # one alone has met all the others
+    return pairs, {"candidates": candidates, "uncompared": uncompared}
 
 
-def _pairs_in_small_sets(keys: U64, numbers: I64, small: I64) -> Iterator[tuple[I64, I64]]:
-    """(earlier, later) of all pairs with equal keys at the places `small`, in runs of a few
-    million."""
+def _pairs_in_small_sets(
+    keys: U64, numbers: I64, roots: I64, small: I64
+) -> Iterator[tuple[I64, I64]]:
+    """(earlier, later) of all pairs with equal keys and different roots at the places `small`, in
+    runs of a few million."""
     held: list[I64] = []
     for distance in range(1, _MAX_GROUP_ALL_PAIRS):
         at = small[: len(small) - distance]
         at = at[keys[at] == keys[small[distance:]]]
         if not len(at):
             break
+        at = at[roots[at] != roots[at + distance]]
         held.append(np.stack([numbers[at], numbers[at + distance]]))
         if sum(pairs.shape[1] for pairs in held) > _PAIRS_HELD:
             left, right = np.concatenate(held, axis=1)

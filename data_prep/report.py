@@ -37,6 +37,10 @@ def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest
         "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},
         "cluster_sizes": verdicts["cluster_sizes"],
         "stays_by_goes": verdicts["stays_by_goes"],
+        "compared": {
+            key: sum(results[stage].total(key) for stage in ("first_pairs", "pairs"))
+            for key in ("candidates", "uncompared")
+        },
         "near_examples": _near_examples(documents, verdicts["near_examples"]),
         "dropped_examples": _dropped_examples(results["ingest"]),
         "vocab_size": manifest.vocab_size,

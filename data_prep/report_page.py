@@ -46,6 +46,9 @@ def render(data: Tree) -> str:
                 for name, row in zip(sources, data["stays_by_goes"], strict=True)
             ],
         ),
+        f"<p>{data['compared']['candidates']:,} pairs of documents were compared; "
+        f"{data['compared']['uncompared']:,} documents of very large sets of candidates were not "
+        "compared with all of theirs.</p>",
         "<h3>Clusters, by their number of documents</h3>",
         bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()}),
         "<h2>Lengths of documents after the filters</h2>",

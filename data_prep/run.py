@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STAGES = (
     *("ingest", "line_counts", "line_repeats", "clean"),
-    *("signatures", "pairs", "verdicts"),
+    *("signatures", "first_pairs", "clusters", "pairs", "verdicts"),
     *("excluded_ngrams", "exclusion", "overlap"),
     *("tokenizer", "encode", "interleave", "layout", "rows"),
 )
@@ -105,8 +105,10 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     ingest.check_bad_share(ingested, config.max_bad_share)
     documents = _without_repeated_lines(config, job, ingested)
     signed = job.run(dedup.signatures_stage(documents, config.dedup))
-    paired = job.run(dedup.pairs_stage(signed, config.dedup))
-    judged = job.run(verdicts.verdicts_stage(signed, paired, sources))
+    first = job.run(dedup.first_pairs_stage(signed, config.dedup))
+    joined = job.run(verdicts.clusters_stage(signed, first))
+    paired = job.run(dedup.pairs_stage(signed, joined, config.dedup))
+    judged = job.run(verdicts.verdicts_stage(signed, first, joined, paired, sources))
     selection = select(documents, signed, judged)
     selection, inputs = _without_overlap(config, job, selection)
     trained = job.run(encode.tokenizer_stage(config, selection, inputs))

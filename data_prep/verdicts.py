@@ -1,12 +1,13 @@
-"""From pairs to verdicts: which documents stay, which go as exact or near duplicates.
+"""From pairs to clusters and verdicts: which documents stay, which go as exact or near duplicates.
 
 The lowest number of a cluster stays, so the verdict does not depend on parts or workers. Labels of
-all documents lie in a file (8 bytes a document, removed at the end) that is mapped into memory;
-pairs are joined a few million at a time.
+all documents lie in a file (4 bytes a document) that is mapped into memory; pairs are joined a few
+million at a time.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,70 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.atomic import save_array
-from data_prep.clusters import DOCUMENTS_AT_ONCE, duplicates, join
-from data_prep.dedup import signed_parts
+from data_prep.clusters import DOCUMENTS_AT_ONCE, Labels, duplicates, join, number_type
+from data_prep.dedup import LABELS, signed_parts
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64
 
-VERDICTS = "verdicts"
+CLUSTERS, VERDICTS = "clusters", "verdicts"
 KEEP, EXACT, NEAR = 0, 1, 2
 """Verdicts on a document."""
 _PAIRS_AT_ONCE = 1 << 20
 _EXAMPLE_PAIRS = 30
 
 
-def verdicts_stage(signed: StageResult, pairs: StageResult, sources: Sequence[str]) -> Stage:
-    """The one part that joins pairs to clusters and says of every document whether it stays."""
+def clusters_stage(signed: StageResult, first_pairs: StageResult) -> Stage:
+    """The one part that joins the first pairs to clusters."""
+    return Stage(
+        CLUSTERS,
+        1,
+        {},
+        {"first_pairs": first_pairs.content_fingerprint},
+        [Part("clusters", {})],
+        clusters_part,
+        {"pairs": _files_of(first_pairs), "documents": signed.total("documents")},
+    )
+
+
+def clusters_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes clusters.labels.npy [documents]: the first document of each one's cluster."""
+    with _labels_in(folder, settings["documents"]) as labels:
+        for pairs in _pairs_in(settings["pairs"]):
+            join(labels, pairs)
+        joined = sum(len(goes) for goes, _ in duplicates(labels))  # and every label is a root
+        save_array(folder / LABELS, labels)
+    return {"joined": joined}, [LABELS]
+
+
+def verdicts_stage(
+    signed: StageResult,
+    first_pairs: StageResult,
+    joined: StageResult,
+    pairs: StageResult,
+    sources: Sequence[str],
+) -> Stage:
+    """The one part that joins all pairs and says of every document whether it stays."""
     return Stage(
         VERDICTS,
-        1,
+        2,
         {"sources": list(sources)},
         {"pairs": pairs.content_fingerprint},
         [Part("verdicts", {})],
         verdicts_part,
         {
-            "pairs": [
-                (str(pairs.folder / f"{part.name}.pairs.npy"), part.name.startswith("exact"))
-                for part in pairs.parts
-            ],
+            "exact": [f for f in _files_of(first_pairs) if Path(f).name.startswith("exact-")],
+            "labels": str(joined.folder / LABELS),
+            "pairs": _files_of(pairs),
             "signatures": str(signed.folder),
             "signed": signed_parts(signed),
         },
     )
+
+
+def _files_of(pairs: StageResult) -> list[str]:
+    return [str(pairs.folder / f"{part.name}.pairs.npy") for part in pairs.parts]
 
 
 def verdicts_part(
@@ -53,16 +88,13 @@ def verdicts_part(
     sources, parts = settings["sources"], settings["signed"]
     counts = np.array([count for _, count in parts], dtype=np.int64)
     num_documents = int(counts.sum())
-    with tempfile.TemporaryFile(dir=folder) as file:
-        labels = _array_in(file, num_documents)
-        codes = np.zeros(num_documents, dtype=np.uint8)
-        for path, is_exact in settings["pairs"]:
-            pairs = np.load(path, mmap_mode="r")
-            for at in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
-                chunk = pairs[:, at : at + _PAIRS_AT_ONCE].astype(np.int64)
-                join(labels, chunk)
-                if is_exact:
-                    codes[chunk[1]] = EXACT
+    codes = np.zeros(num_documents, dtype=np.uint8)
+    for pairs in _pairs_in(settings["exact"]):
+        codes[pairs[1]] = EXACT
+    known = np.load(settings["labels"], mmap_mode="r")
+    with _labels_in(folder, num_documents, known) as labels:
+        for pairs in _pairs_in(settings["pairs"]):
+            join(labels, pairs)
         for goes, _ in duplicates(labels):
             codes[goes[codes[goes] == KEEP]] = NEAR
         save_array(folder / "verdicts.codes.npy", codes)
@@ -75,16 +107,25 @@ def verdicts_part(
     return record, ["verdicts.codes.npy"]
 
 
-def _array_in(file: Any, length: int) -> I64:
-    """0, 1, 2, ... up to `length`, kept in `file`."""
-    if not length:
-        return np.empty(0, dtype=np.int64)
-    file.truncate(8 * length)
-    result = np.memmap(file, dtype=np.int64, mode="r+", shape=(length,))
-    for at in range(0, length, DOCUMENTS_AT_ONCE):
-        end = min(at + DOCUMENTS_AT_ONCE, length)
-        result[at:end] = np.arange(at, end)
-    return np.asarray(result)
+def _pairs_in(files: Sequence[str]) -> Iterator[I64]:
+    """The pairs of all files, [2, P], a few million at a time."""
+    for file in files:
+        pairs = np.load(file, mmap_mode="r")
+        for at in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+            yield pairs[:, at : at + _PAIRS_AT_ONCE].astype(np.int64)
+
+
+@contextmanager
+def _labels_in(folder: Path, length: int, known: Labels | None = None) -> Iterator[Labels]:
+    """A copy of `known` (0, 1, 2, ... up to `length`) in a file that is gone afterwards."""
+    narrow = np.dtype(number_type(length))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(max(length, 1) * narrow.itemsize)
+        labels = np.asarray(np.memmap(file, narrow, mode="r+"))[:length]
+        for at in range(0, length, DOCUMENTS_AT_ONCE):
+            end = min(at + DOCUMENTS_AT_ONCE, length)
+            labels[at:end] = np.arange(at, end) if known is None else known[at:end]
+        yield labels
 
 
 def _counts_by_source(
@@ -107,7 +148,7 @@ def _counts_by_source(
     return result
 
 
-def _statistics(labels: I64, codes: npt.NDArray[np.uint8], last_of_source: I64) -> Record:
+def _statistics(labels: Labels, codes: npt.NDArray[np.uint8], last_of_source: I64) -> Record:
     """Sizes of the clusters, which source's documents go for which, and pairs to look at."""
     num_sources = len(last_of_source)
     matrix = np.zeros(num_sources * num_sources, dtype=np.int64)
