@@ -57,15 +57,22 @@ def main() -> int:
         expected = sums(work / "peace/rows")
         print(f"in peace: {seconds:.0f} s, {len(expected)} files", flush=True)
 
-        for number in range(arguments.kills):
+        kills, same = 0, True
+        while kills < arguments.kills:
             job = start("killed", 2, 16)
-            after = generate.uniform(1, seconds / 2)
+            after = generate.uniform(1, seconds / 3)
             time.sleep(after)
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-            print(f"kill {number + 1} after {after:.1f} s in {stage_in(work / 'killed/work')}")
+            if job.poll() is None:
+                kills += 1
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
+                print(f"kill {kills} after {after:.1f} s in {stage_in(work / 'killed/work')}")
+            else:  # begin again
+                finish(job)
+                same &= report("killed and resumed", sums(work / "killed/rows"), expected)
+                shutil.rmtree(work / "killed")
         finish(start("killed", 2, 16))
-        same = report("killed and resumed", sums(work / "killed/rows"), expected)
+        same &= report("killed and resumed", sums(work / "killed/rows"), expected)
         shutil.rmtree(work / "killed")
 
         job = start("workers", 2, 16)

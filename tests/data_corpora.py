@@ -107,11 +107,11 @@ def random_texts(number, words=40, seed=0):
     return [" ".join(generate.choices(WORDS, k=words)) for _ in range(number)]
 
 
-def read_documents(path, part_bytes=1 << 30, policy="skip", **config):
+def read_documents(path, part_bytes=1 << 30, policy="skip", max_document_bytes=1 << 62, **config):
     """The documents of the files, and the bad records: ([(text, id)], counts)."""
     tree = {"files": [str(path)], **config}
     reader_config = TypeAdapter(ReaderConfig).validate_python(tree)
-    reader, bad = reader_config.build(), BadRecords(policy)
+    reader, bad = reader_config.build(), BadRecords(policy, max_document_bytes)
     documents = [
         (document.text, document.id)
         for file in list_files(reader_config.files, "files")

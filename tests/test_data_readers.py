@@ -206,6 +206,16 @@ def test_bad_table_rows_are_counted_by_reason(tmp_path):
     assert bad == {"not 2 fields": 1, "not UTF-8": 1}
 
 
+def test_a_field_beyond_the_limit_is_one_bad_record_whatever_it_holds(tmp_path):
+    quoted = '"' + 'a ""line"", and\n' * 20 + 'one more"'
+    (tmp_path / "a.csv").write_text(
+        f"n,text\n1,good\n2,{quoted}\n3,also good\n4,{'x' * 300}\n5,good too\n6,{quoted[:-1]}"
+    )
+    documents, bad = read(tmp_path / "a.csv", type="csv", max_document_bytes=200)
+    assert documents == [("good", "a.csv:2"), ("also good", "a.csv:24"), ("good too", "a.csv:26")]
+    assert bad == {"longer than max_document_mb": 3}
+
+
 def test_a_null_text_is_counted(tmp_path):
     pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
     documents, bad = read(tmp_path / "a.parquet", type="parquet")

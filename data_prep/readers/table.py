@@ -50,7 +50,7 @@ class TableReader:
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents; places of bad records are line numbers, or offsets (`quoted_newlines`)."""
-        csv.field_size_limit(sys.maxsize)  # the module's own limit is 128 KB a field
+        csv.field_size_limit(min(bad.max_document_bytes, sys.maxsize))  # its own is 128 KB a field
         with open_file(span.file) as stream:
             if self._quoted_newlines:
                 lines = (line for _, line in lines_in(stream, span, bad))
@@ -87,17 +87,21 @@ class TableReader:
         self, lines: Iterator[bytes], path: str, bad: BadRecords
     ) -> Iterator[tuple[int, list[str]]]:
         """(number of the last line, fields) of every record that is not empty, header and all."""
-        rows = csv.reader(_decoded(lines), delimiter=self._delimiter, strict=True)
+        decoded = _Decoded(lines)
+        rows = csv.reader(decoded, delimiter=self._delimiter, strict=True)
         while True:
+            decoded.num_quotes = 0
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                bad.add(path, rows.line_num, "damaged quoting", str(error))
+                bad.add(path, decoded.num_lines, *_reason(error))
+                if _is_too_long(error):
+                    decoded.skip_to_end_of_quotes()
                 continue
             if row:
-                yield rows.line_num, row
+                yield decoded.num_lines, row
 
     def _records_of_lines(
         self, stream: BinaryIO, span: Span, bad: BadRecords
@@ -119,7 +123,7 @@ class TableReader:
                 try:
                     row = self._fields(line)
                 except csv.Error as error:
-                    bad.add(path, offset, "damaged quoting", str(error))
+                    bad.add(path, offset, *_reason(error))
                     continue
                 yield offset, row
 
@@ -130,10 +134,41 @@ class TableReader:
         return next(csv.reader((text,), delimiter=self._delimiter, strict=True))
 
 
-def _decoded(lines: Iterator[bytes]) -> Iterator[str]:
+class _Decoded:
     """The lines as text; what is not UTF-8 becomes surrogates, found record by record later."""
-    for number, line in enumerate(lines):
-        yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self._encoding = "utf-8-sig"
+        self.num_lines = 0
+        """Read so far."""
+        self.num_quotes = 0
+        """In the lines read since it was set to 0."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.num_lines += 1
+        self.num_quotes += line.count(b'"')
+        text = line.decode(self._encoding, "surrogateescape")
+        self._encoding = "utf-8"
+        return text
+
+    def skip_to_end_of_quotes(self) -> None:
+        """Passes over lines until every quote is closed again: the rest of a record."""
+        while self.num_quotes % 2 and next(self, None) is not None:
+            continue
+
+
+def _is_too_long(error: csv.Error) -> bool:
+    return "field limit" in str(error)
+
+
+def _reason(error: csv.Error) -> tuple[str, str]:
+    reason = "longer than max_document_mb" if _is_too_long(error) else "damaged quoting"
+    return reason, str(error)
 
 
 def _is_unicode(text: str) -> bool:
