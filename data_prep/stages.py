@@ -5,6 +5,7 @@ A stage is a function over parts. Its folder under the work folder holds::
     plan.json            what the stage is going to do: settings, inputs, part boundaries
     PART.*               the outputs of a part, each written under a temporary name and renamed
     PART.record.json     counts and hashes of those outputs, written after them
+    settings-*.pickle    what all parts need to know
     done.json            the fingerprint of the plan and all records, written last
 
 Killed at any moment and run again, a stage does the parts that have no record, and nothing else.
@@ -12,10 +13,12 @@ Resuming under another plan is refused with a list of what differs.
 """
 
 import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -212,10 +215,14 @@ def _run_missing(
     show: Callable[[str, bool], None],
 ) -> None:
     (folder / "done.json").unlink(missing_ok=True)
-    settings = {**stage.settings, **stage.context}
     outputs = stage.output_folder or folder
     outputs.mkdir(parents=True, exist_ok=True)
-    calls = [(stage.task, str(outputs), str(folder), part, settings) for part in missing]
+    # The settings name every part of earlier stages: sent with each call, they would make the time
+    # grow with the square of the number of parts.
+    content = pickle.dumps({**stage.settings, **stage.context})
+    settings = folder / f"settings-{xxhash.xxh3_64_hexdigest(content)}.pickle"
+    write_atomic(settings, content)
+    calls = [(stage.task, str(outputs), str(folder), part, str(settings)) for part in missing]
     progress = _Progress(stage, missing)
     show(progress.line(), False)
     for name, record in runner.run(run_part, calls):
@@ -226,15 +233,22 @@ def _run_missing(
 
 
 def run_part(
-    task: Task, outputs: str, folder: str, part: Part, settings: Mapping[str, Any]
+    task: Task, outputs: str, folder: str, part: Part, settings: str
 ) -> tuple[str, Record]:
     """Runs one part and writes its record, after its outputs are on disk."""
-    counts, names = task(Path(outputs), part, settings)
+    counts, names = task(Path(outputs), part, _settings_in(settings))
     assert all(name.startswith(f"{part.name}.") for name in names), names
     entries = {name: _describe_file(Path(outputs) / name) for name in names}
     record = json.loads(json.dumps({**counts, "outputs": entries}))
     write_atomic(Path(folder) / f"{part.name}.record.json", json.dumps(record))
     return part.name, record
+
+
+@lru_cache(maxsize=1)
+def _settings_in(path: str) -> Mapping[str, Any]:
+    """The settings of the stage at work, read once a process; the name changes with the content."""
+    settings: Mapping[str, Any] = pickle.loads(Path(path).read_bytes())
+    return settings
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
@@ -256,6 +270,7 @@ class _Progress:
         self._num_parts = len(stage.parts)
         self._num_done = self._num_parts - len(missing)
         self._num_bytes = 0
+        self._bytes_to_do = sum(self._bytes_of.values())
         self._begun = time.monotonic()
 
     def add(self, name: str) -> None:
@@ -268,7 +283,7 @@ class _Progress:
         if self._num_bytes:
             rate = self._num_bytes / max(seconds, 1e-9)
             text += f"  {self._num_bytes / 1e6:,.1f} MB  {rate / 1e6:,.1f} MB/s"
-            left = (sum(self._bytes_of.values()) - self._num_bytes) / rate
+            left = (self._bytes_to_do - self._num_bytes) / rate
             if left:
                 return text + f"  {left:,.0f} s left"
         return text + (f"  {seconds:.1f} s" if self._num_done == self._num_parts else "")
