@@ -3,9 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ def ingest_stage(config: DataConfig) -> Stage:
     order = list(config.sources)
     return Stage(
         NAME,
-        2,
+        3,
         {
             "order": order,
             "sources": settings,
@@ -88,17 +89,18 @@ def _parts_of(
     for span in (span for file in files for span in reader.spans(file, part_bytes)):
         share = min(span.end - span.start, span.file.num_bytes)
         if group and weight + share > part_bytes:
-            yield _part(name, number, group)
+            yield _part(name, number, group, part_bytes)
             group, weight, number = [], 0, number + 1
         group.append(span)
         weight += share
-    yield _part(name, number, group)
+    yield _part(name, number, group, part_bytes)
 
 
-def _part(source: str, number: int, spans: Sequence[Span]) -> Part:
+def _part(source: str, number: int, spans: Sequence[Span], piece_bytes: int) -> Part:
     arguments = {
         "source": source,
         "spans": [[*astuple(span.file), span.start, span.end] for span in spans],
+        "piece_bytes": piece_bytes,
     }
     num_bytes = sum(min(span.end - span.start, span.file.num_bytes) for span in spans)
     return Part(f"{source}-{number:06d}", arguments, num_bytes)
@@ -107,37 +109,85 @@ def _part(source: str, number: int, spans: Sequence[Span]) -> Part:
 def ingest_part(
     folder: Path, part: Part, settings: Mapping[str, Any]
 ) -> tuple[Record, Sequence[str]]:
-    """Writes PART.parquet (text, id) and PART.dropped.jsonl (examples); the task of the stage."""
+    """Writes PART.NNNN.parquet (text, id) and PART.dropped.jsonl (examples); the stage's task."""
     source: SourceConfig = settings["readers"][part.arguments["source"]]
     assert source.filters is not None
     bad = BadRecords(settings["on_bad_record"], settings["max_document_bytes"])
     tally = _Tally()
     scrubs: Counter[str] = Counter()
-    documents_name, dropped_name = f"{part.name}.parquet", f"{part.name}.dropped.jsonl"
-    with (
-        open_atomic(folder / documents_name) as file,
-        pq.ParquetWriter(
-            file, DOCUMENTS_SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
-        ) as writer,
-    ):
+    with _Pieces(folder, part.name, part.arguments["piece_bytes"]) as pieces:
         for batch in in_batches(_documents(source, part, bad)):
             texts = normalise([document.text for document in batch])
             texts = scrubbed(texts, ScrubConfig.model_validate(settings["scrub"]), scrubs)
             reasons = drop_reasons(TextBatch(texts), source.filters)
             tally.add(batch, texts, reasons)
             kept = np.flatnonzero(reasons == KEPT).tolist()
-            write_documents(writer, [texts[k] for k in kept], [batch[k].id for k in kept])
+            pieces.write([texts[k] for k in kept], [batch[k].id for k in kept])
+    dropped_name = f"{part.name}.dropped.jsonl"
     write_atomic(
         folder / dropped_name, "".join(json.dumps(example) + "\n" for example in tally.examples)
     )
     record = {
         "source": part.arguments["source"],
         **tally.record(),
+        "pieces": [piece._asdict() for piece in pieces.written],
         "scrubbed": dict(sorted(scrubs.items())),
         "bad": dict(sorted(bad.counts.items())),
         "bad_examples": bad.examples,
     }
-    return record, [documents_name, dropped_name]
+    return record, [*(f"{piece.name}.parquet" for piece in pieces.written), dropped_name]
+
+
+def documents_of(ingested: StageResult) -> StageResult:
+    """The documents that the first stage wrote, a part a file.
+
+    A part of the input may be long, since not every file can be cut; its documents come in pieces
+    of about `part_mb`, so that no later part needs more memory or time than others.
+    """
+    parts, records = [], []
+    for record in ingested.records:
+        for piece in record["pieces"]:
+            parts.append(Part(piece["name"], {}, piece["bytes"]))
+            records.append({**piece, "source": record["source"]})
+    return replace(ingested, parts=parts, records=records)
+
+
+class _Piece(NamedTuple):
+    """A file of documents."""
+
+    name: str
+    documents: int
+    bytes: int
+
+
+class _Pieces:
+    """The documents of one part, in files of about `max_bytes` of text; at least one."""
+
+    def __init__(self, folder: Path, part_name: str, max_bytes: int) -> None:
+        self._folder, self._part_name, self._max_bytes = folder, part_name, max_bytes
+        self._open = ExitStack()
+        self.written: list[_Piece] = []
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def _begin(self) -> None:
+        name = f"{self._part_name}.{len(self.written):04d}"
+        self._writer = self._open.enter_context(documents_file(self._folder / f"{name}.parquet"))
+        self.written.append(_Piece(name, 0, 0))
+
+    def write(self, texts: Sequence[bytes], ids: Sequence[str]) -> None:
+        """Appends documents."""
+        if self.written[-1].bytes >= self._max_bytes:
+            self._open.close()
+            self._begin()
+        write_documents(self._writer, texts, ids)
+        name, documents, num_bytes = self.written[-1]
+        self.written[-1] = _Piece(name, documents + len(texts), num_bytes + sum(map(len, texts)))
 
 
 def _documents(source: SourceConfig, part: Part, bad: BadRecords) -> Iterator[Document]:
@@ -178,6 +228,18 @@ class _Tally:
             "dropped": dict(sorted(self._dropped.items())),
             "dropped_bytes": dict(sorted(self._dropped_bytes.items())),
         }
+
+
+@contextmanager
+def documents_file(path: Path) -> Iterator[pq.ParquetWriter]:
+    """A writer of documents, whose file appears under `path` when the block ends well."""
+    with (
+        open_atomic(path) as file,
+        pq.ParquetWriter(
+            file, DOCUMENTS_SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
+        ) as writer,
+    ):
+        yield writer
 
 
 def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Sequence[str]) -> None:

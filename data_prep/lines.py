@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from data_prep.atomic import open_atomic, save_array
+from data_prep.atomic import save_array
 from data_prep.config import DataConfig, LineDedupConfig
-from data_prep.ingest import DOCUMENTS_SCHEMA, read_documents, read_texts, write_documents
+from data_prep.ingest import documents_file, read_documents, read_texts, write_documents
 from data_prep.normalise import SEPARATOR, plain_white_space
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
@@ -24,28 +23,28 @@ ONLY_REPEATED = "only repeated lines"
 _LINES_A_JOIN = 16_000_000
 
 
-def counts_stage(ingested: StageResult, config: LineDedupConfig) -> Stage:
+def counts_stage(documents: StageResult, config: LineDedupConfig) -> Stage:
     """Part for part of the documents: hashes of lines, in how many documents, and the first."""
     return Stage(
         COUNTS,
         1,
         {"unit": config.unit, "min_words": config.min_words},
-        {"ingest": ingested.content_fingerprint},
-        _parts_of(ingested),
+        {"ingest": documents.content_fingerprint},
+        _parts_of(documents),
         counts_part,
-        {"documents": str(ingested.folder), "first": _first_numbers(ingested)},
+        {"documents": str(documents.folder), "first": _first_numbers(documents)},
     )
 
 
-def _first_numbers(ingested: StageResult) -> dict[str, int]:
+def _first_numbers(documents: StageResult) -> dict[str, int]:
     """The number of each part's first document."""
-    counts = [record["documents"] for record in ingested.records]
-    names = [part.name for part in ingested.parts]
+    counts = [record["documents"] for record in documents.records]
+    names = [part.name for part in documents.parts]
     return dict(zip(names, np.cumsum([0, *counts]).tolist(), strict=False))
 
 
-def _parts_of(ingested: StageResult) -> list[Part]:
-    pairs = zip(ingested.parts, ingested.records, strict=True)
+def _parts_of(documents: StageResult) -> list[Part]:
+    pairs = zip(documents.parts, documents.records, strict=True)
     return [Part(part.name, {}, record["bytes"]) for part, record in pairs]
 
 
@@ -134,7 +133,7 @@ def repeats_part(
 
 
 def clean_stage(
-    config: DataConfig, rules: LineDedupConfig, ingested: StageResult, repeated: StageResult
+    config: DataConfig, rules: LineDedupConfig, documents: StageResult, repeated: StageResult
 ) -> Stage:
     """Part for part: the documents without the repeated lines."""
     min_words = {
@@ -148,13 +147,13 @@ def clean_stage(
         CLEAN,
         1,
         {"rules": rules.model_dump(mode="json"), "min_words": min_words},
-        {"ingest": ingested.content_fingerprint, "repeats": repeated.content_fingerprint},
-        _parts_of(ingested),
+        {"ingest": documents.content_fingerprint, "repeats": repeated.content_fingerprint},
+        _parts_of(documents),
         clean_part,
         {
-            "documents": str(ingested.folder),
+            "documents": str(documents.folder),
             "repeats": repeats,
-            "first": _first_numbers(ingested),
+            "first": _first_numbers(documents),
         },
     )
 
@@ -170,12 +169,7 @@ def clean_part(
     tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
     dropped = dropped_bytes = 0
     name = f"{part.name}.parquet"
-    with (
-        open_atomic(folder / name) as file,
-        pq.ParquetWriter(
-            file, DOCUMENTS_SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
-        ) as writer,
-    ):
+    with documents_file(folder / name) as writer:
         for texts, ids in read_documents(Path(settings["documents"]) / name):
             batch = TextBatch(texts)
             starts, ends = _to_remove(batch, rules, repeats, document)

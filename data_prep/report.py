@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.atomic import write_atomic
 from data_prep.config import DataConfig
-from data_prep.ingest import document_ids, read_texts
+from data_prep.ingest import document_ids, documents_of, read_texts
 from data_prep.report_page import LENGTH_LABELS, Tree, render
 from data_prep.shards import Manifest
 from data_prep.stages import Part, StageResult
@@ -31,7 +31,7 @@ def write_report(
 def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest: Manifest) -> Tree:
     """Everything that the page shows, as JSON values."""
     verdicts = results["verdicts"].records[0]
-    documents = results.get("clean", results["ingest"])
+    documents = results.get("clean") or documents_of(results["ingest"])
     return {
         "sources": {name: _source_data(name, results, manifest) for name in config.sources},
         "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},

@@ -103,7 +103,7 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     sources = list(config.sources)
     ingested = job.run(ingest.ingest_stage(config))
     ingest.check_bad_share(ingested, config.max_bad_share)
-    documents = _without_repeated_lines(config, job, ingested)
+    documents = _without_repeated_lines(config, job, ingest.documents_of(ingested))
     signed = job.run(dedup.signatures_stage(documents, config.dedup))
     first = job.run(dedup.first_pairs_stage(signed, config.dedup))
     joined = job.run(verdicts.clusters_stage(signed, first))
@@ -127,16 +127,16 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     publish(config, job.results, special, streams)
 
 
-def _without_repeated_lines(config: DataConfig, job: _Job, ingested: StageResult) -> StageResult:
+def _without_repeated_lines(config: DataConfig, job: _Job, documents: StageResult) -> StageResult:
     """The documents without repeated lines, where the config asks for that."""
     rules = config.dedup.lines
     if rules is None:
-        return ingested
+        return documents
     from data_prep import lines
 
-    counted = job.run(lines.counts_stage(ingested, rules))
+    counted = job.run(lines.counts_stage(documents, rules))
     repeated = job.run(lines.repeats_stage(counted, rules))
-    return job.run(lines.clean_stage(config, rules, ingested, repeated))
+    return job.run(lines.clean_stage(config, rules, documents, repeated))
 
 
 def _without_overlap(
