@@ -1,20 +1,21 @@
 """Exact and near duplicates across all sources: the stages that sign documents and find pairs.
 
 Documents are numbered in the order of the sources in the config, of the files, and in the files.
-The state on disk is 136 bytes a document: 112 of signature, 16 of hash and 8 of length. Joins sort
+The state on disk is 132 bytes a document: 112 of signature, 16 of hash and 4 of length. Joins sort
 one range of keys at a time and read signatures by offset; no stage holds all documents.
 
 A duplicate has equal keys in many bands, often in all. So equal documents and two bands come first
 and are joined to clusters; the other bands write only what joins these clusters further.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from data_prep.atomic import save_array
@@ -31,22 +32,41 @@ SIGNATURES, FIRST_PAIRS, PAIRS = "signatures", "first_pairs", "pairs"
 _FIRST_BANDS = 2
 LABELS = "clusters.labels.npy"
 """The clusters known after the first pairs: the first document of each one's cluster."""
+_MOST_PARTS = 1024
 _DOCUMENTS_A_JOIN = 10_000_000
 """A join takes about 100 bytes of memory a document."""
 
 
-def signatures_stage(ingest: StageResult, config: DedupConfig) -> Stage:
-    """Part for part of the documents: signatures, hashes and lengths."""
+def signatures_stage(documents: StageResult, config: DedupConfig) -> Stage:
+    """A part a run of the documents' files of one source: signatures, hashes and lengths.
+
+    Joins read the files of all parts, each many times; so there are no more than about a thousand.
+    """
     ngram_words = config.near.ngram_words if config.near else None
     return Stage(
         SIGNATURES,
-        1,
+        2,
         {"ngram_words": ngram_words},
-        {"ingest": ingest.content_fingerprint},
-        [Part(p.name, {}, r["bytes"]) for p, r in zip(ingest.parts, ingest.records, strict=True)],
+        {"ingest": documents.content_fingerprint},
+        list(_runs_of_files(documents)),
         signatures_part,
-        {"documents": str(ingest.folder)},
+        {"documents": str(documents.folder)},
     )
+
+
+def _runs_of_files(documents: StageResult) -> Iterator[Part]:
+    least_bytes = documents.total("bytes") / _MOST_PARTS
+    by_source = groupby(documents.records, lambda record: record["source"])
+    for source, records in by_source:
+        number, run, num_bytes = 0, [], 0
+        for record in records:
+            run.append([record["name"], record["documents"]])
+            num_bytes += record["bytes"]
+            if num_bytes >= least_bytes:
+                yield Part(f"{source}-{number:06d}", {"files": run}, num_bytes)
+                number, run, num_bytes = number + 1, [], 0
+        if run:
+            yield Part(f"{source}-{number:06d}", {"files": run}, num_bytes)
 
 
 def signatures_part(
@@ -54,23 +74,27 @@ def signatures_part(
 ) -> tuple[Record, Sequence[str]]:
     """Writes PART.signatures.npy [14, D], PART.hashes.npy [2, D], PART.bytes.npy [D]."""
     ngram_words = settings["ngram_words"]
-    signed: list[U64] = [np.empty((NUM_BANDS, 0), dtype=np.uint64)]
-    hashed: list[U64] = [np.empty((2, 0), dtype=np.uint64)]
-    lengths: list[I64] = [np.empty(0, dtype=np.int64)]
-    for _, texts in read_texts(Path(settings["documents"]) / f"{part.name}.parquet"):
-        batch = TextBatch(texts)
-        hashes = word_sequence_hashes(batch)
-        hashed.append(hashes)
-        lengths.append(batch.lengths)
-        if ngram_words is not None:
-            signed.append(signatures(batch, ngram_words, fallback=hashes[0]))
-    arrays = {"hashes": np.concatenate(hashed, axis=1), "bytes": np.concatenate(lengths)}
+    num_documents = sum(documents for _, documents in part.arguments["files"])
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "hashes": np.empty((2, num_documents), np.uint64),
+        "bytes": np.empty(num_documents, np.uint32),
+    }
     if ngram_words is not None:
-        arrays["signatures"] = np.concatenate(signed, axis=1)
+        arrays["signatures"] = np.empty((NUM_BANDS, num_documents), np.uint64)
+    begin = 0
+    for name, documents in part.arguments["files"]:
+        for first, texts in read_texts(Path(settings["documents"]) / f"{name}.parquet"):
+            batch = TextBatch(texts)
+            hashes = word_sequence_hashes(batch)
+            here = slice(begin + first, begin + first + len(texts))
+            arrays["hashes"][:, here] = hashes
+            arrays["bytes"][here] = batch.lengths
+            if ngram_words is not None:
+                arrays["signatures"][:, here] = signatures(batch, ngram_words, fallback=hashes[0])
+        begin += documents
     for name, array in arrays.items():
         save_array(folder / f"{part.name}.{name}.npy", array)
-    names = [f"{part.name}.{name}.npy" for name in arrays]
-    return {"documents": len(arrays["bytes"])}, names
+    return {"documents": num_documents}, [f"{part.name}.{name}.npy" for name in arrays]
 
 
 def word_sequence_hashes(batch: TextBatch) -> U64:

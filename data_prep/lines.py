@@ -187,6 +187,7 @@ def clean_part(
             dropped_bytes += sum(len(cleaned[k]) for k in np.flatnonzero(~keep).tolist())
     record = {
         "source": source,
+        "name": part.name,
         **tally,
         "dropped": {ONLY_REPEATED: dropped} if dropped else {},
         "dropped_bytes": {ONLY_REPEATED: dropped_bytes} if dropped else {},

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,18 @@ def chosen(hashes: U64, share: float, purpose: int) -> Flags:
     return keyed < np.uint64(int(share * 2.0**64))
 
 
+class Place(NamedTuple):
+    """Where what is known of a part's documents stands."""
+
+    first: int
+    """Number of the first document, among all."""
+    documents: int
+    hashes: str
+    """File of the hashes."""
+    first_hash: int
+    """Of the first document, in that file."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """The documents of a run after deduplication, part by part."""
@@ -35,12 +48,10 @@ class Selection:
     parts: Sequence[Part]
     documents: str
     """Folder of the documents' files."""
-    signatures: str
-    """Folder of the hashes."""
     verdicts: str
     """File of the verdicts."""
-    first: dict[str, int]
-    """Number of each part's first document."""
+    places: dict[str, Place]
+    """Of each part's documents."""
     kept_bytes: dict[str, int]
     """Bytes of kept documents by source."""
     fingerprint: str
@@ -50,14 +61,15 @@ class Selection:
 
     def hashes(self, name: str) -> U64:
         """The hashes of a part's documents: [2, D]."""
-        result: U64 = np.load(Path(self.signatures) / f"{name}.hashes.npy")
-        return result
+        place = self.places[name]
+        hashes: U64 = np.load(place.hashes, mmap_mode="r")
+        return np.array(hashes[:, place.first_hash : place.first_hash + place.documents])
 
     def kept(self, name: str) -> Flags:
         """Whether each document of a part is kept: [D]."""
         codes = np.load(self.verdicts, mmap_mode="r")
-        first = self.first[name]
-        result: Flags = codes[first : first + self.hashes(name).shape[1]] == KEEP
+        place = self.places[name]
+        result: Flags = codes[place.first : place.first + place.documents] == KEEP
         if self.overlap is not None:
             result &= ~np.load(Path(self.overlap) / f"{name}.overlap.npy")
         return result
@@ -74,7 +86,15 @@ class Selection:
 
 def select(documents: StageResult, signed: StageResult, verdicts: StageResult) -> Selection:
     """The selection that the verdicts make."""
-    counts = [record["documents"] for record in documents.records]
+    places: dict[str, Place] = {}
+    first = 0
+    for part in signed.parts:
+        first_hash = 0
+        for name, num_documents in part.arguments["files"]:
+            hashes = str(signed.folder / f"{part.name}.hashes.npy")
+            places[name] = Place(first, num_documents, hashes, first_hash)
+            first += num_documents
+            first_hash += num_documents
     sources = verdicts.records[0]["sources"]
     return Selection(
         [
@@ -82,12 +102,8 @@ def select(documents: StageResult, signed: StageResult, verdicts: StageResult) -
             for part, record in zip(documents.parts, documents.records, strict=True)
         ],
         str(documents.folder),
-        str(signed.folder),
         str(verdicts.folder / "verdicts.codes.npy"),
-        {
-            part.name: first
-            for part, first in zip(documents.parts, np.cumsum([0, *counts]).tolist(), strict=False)
-        },
+        places,
         {name: entry["kept_bytes"] for name, entry in sources.items()},
         verdicts.content_fingerprint,
     )
