@@ -1,7 +1,7 @@
 """Training documents that share word n-grams with evaluation texts are found and dropped.
 
 Three stages: the n-grams of the evaluation texts and of the held-out documents; all of them as one
-sorted array; the training documents that have more of them than allowed.
+table; the training documents that have more of them than allowed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from data_prep.atomic import save_array
 from data_prep.config import DataConfig, DecontaminateConfig
 from data_prep.document import BadRecords, in_batches
+from data_prep.hash_table import HashTable, in_range, write_hash_table
 from data_prep.ingest import read_texts
 from data_prep.normalise import normalise
 from data_prep.readers import ReaderConfig
@@ -25,7 +25,7 @@ from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import U64, TextBatch
 
 EXCLUDED, EXCLUSION, OVERLAP = "excluded_ngrams", "exclusion", "overlap"
-_FILTER_BITS = 24
+_NGRAMS_AT_ONCE = 16_000_000
 
 
 def excluded_stage(config: DataConfig, rules: DecontaminateConfig, selection: Selection) -> Stage:
@@ -87,27 +87,36 @@ def _evaluation_texts(part: Part, bad: BadRecords) -> Iterator[list[bytes]]:
 
 
 def exclusion_stage(excluded: StageResult) -> Stage:
-    """All n-grams as one array."""
+    """All n-grams as one table."""
     paths = [str(excluded.folder / f"{part.name}.ngrams.npy") for part in excluded.parts]
+    total = excluded.total("ngrams")
     return Stage(
         EXCLUSION,
-        1,
+        2,
         {},
         {"ngrams": excluded.content_fingerprint},
-        [Part("exclusion", {}, 8 * excluded.total("ngrams"))],
+        [Part("exclusion", {}, 8 * total)],
         exclusion_part,
-        {"paths": paths},
+        {"paths": paths, "ngrams": total},
     )
 
 
 def exclusion_part(
     folder: Path, part: Part, settings: Mapping[str, Any]
 ) -> tuple[Record, Sequence[str]]:
-    """Writes exclusion.ngrams.npy [n], ascending."""
-    arrays = [np.load(path) for path in settings["paths"]]
-    ngrams = np.unique(np.concatenate([np.empty(0, np.uint64), *arrays]))
-    save_array(folder / "exclusion.ngrams.npy", ngrams)
-    return {"ngrams": len(ngrams)}, ["exclusion.ngrams.npy"]
+    """Writes the table of n-grams, a range of hashes after the other."""
+    ranges = -(-settings["ngrams"] // _NGRAMS_AT_ONCE) or 1
+
+    def ngrams_of(number: int) -> U64:
+        found = [np.empty(0, np.uint64)]
+        for path in settings["paths"]:
+            ngrams = np.load(path, mmap_mode="r")
+            found.append(np.array(ngrams[in_range(ngrams, number, ranges)]))
+        return np.unique(np.concatenate(found))[None]
+
+    pieces = (ngrams_of(number) for number in range(ranges))
+    length, names = write_hash_table(folder, part.name, pieces, 1, settings["ngrams"])
+    return {"ngrams": length}, names
 
 
 def overlap_stage(
@@ -125,7 +134,7 @@ def overlap_stage(
         {"exclusion": exclusion.content_fingerprint, "verdicts": selection.fingerprint},
         list(selection.parts),
         overlap_part,
-        {"selection": selection, "exclusion": str(exclusion.folder / "exclusion.ngrams.npy")},
+        {"selection": selection, "exclusion": str(exclusion.folder)},
     )
 
 
@@ -134,8 +143,7 @@ def overlap_part(
 ) -> tuple[Record, Sequence[str]]:
     """Writes PART.overlap.npy [D]: whether each document is dropped."""
     selection: Selection = settings["selection"]
-    excluded = np.load(settings["exclusion"], mmap_mode="r")
-    maybe = _filter_of(excluded)
+    excluded = HashTable(Path(settings["exclusion"]), "exclusion")
     kept = selection.kept(part.name)
     trained = kept & ~selection.heldout(part.name, settings["heldout_share"])
     dropped = np.zeros(len(kept), dtype=bool)
@@ -144,8 +152,7 @@ def overlap_part(
         batch = TextBatch(texts)
         hashes, first = batch.ngram_hashes(settings["ngram_words"])
         text = batch.word_text[first]
-        found = np.flatnonzero(maybe[(hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)])
-        found = found[_contains(excluded, hashes[found])]
+        found, _ = excluded.find(hashes)
         total = np.bincount(text, minlength=len(texts))
         share = np.bincount(text[found], minlength=len(texts)) / np.maximum(total, 1)
         window = slice(at, at + len(texts))
@@ -154,18 +161,3 @@ def overlap_part(
     save_array(folder / f"{part.name}.overlap.npy", dropped)
     counts = {"documents": int(dropped.sum()), "bytes": dropped_bytes}
     return counts, [f"{part.name}.overlap.npy"]
-
-
-def _filter_of(ngrams: U64) -> npt.NDArray[np.bool_]:
-    """For each possible highest bits of a hash, whether any of `ngrams` begins so."""
-    maybe = np.zeros(1 << _FILTER_BITS, dtype=bool)
-    maybe[(ngrams >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)] = True
-    return maybe
-
-
-def _contains(ascending: U64, values: U64) -> npt.NDArray[np.bool_]:
-    if not len(ascending):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    result: npt.NDArray[np.bool_] = ascending[place] == values
-    return result

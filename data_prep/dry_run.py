@@ -40,7 +40,7 @@ def describe(config: DataConfig, stages: Sequence[str]) -> str:
 
 
 def _has(config: DataConfig, stage: str) -> bool:
-    if stage in ("line_counts", "line_repeats", "clean"):
+    if stage in ("line_counts", "line_repeats", "line_table", "clean"):
         return config.dedup.lines is not None
     if stage in ("excluded_ngrams", "exclusion", "overlap"):
         return config.decontaminate is not None

@@ -1,7 +1,8 @@
 """Lines or paragraphs that many documents of a source repeat: counted, then taken out.
 
-Three stages: the lines of each part with their documents; the lines of each source that are
-repeated too often; the documents without them. Equal words make equal lines.
+Four stages: the lines of each part with their documents; the lines of each source that are
+repeated too often, a range of hashes a part; these as one table; the documents without them. Equal
+words make equal lines.
 """
 
 from collections import Counter
@@ -13,12 +14,13 @@ import numpy as np
 
 from data_prep.atomic import save_array
 from data_prep.config import DataConfig, LineDedupConfig
+from data_prep.hash_table import HashTable, in_range, write_hash_table
 from data_prep.ingest import documents_file, read_documents, read_texts, write_documents
 from data_prep.normalise import SEPARATOR, plain_white_space
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
 
-COUNTS, REPEATED, CLEAN = "line_counts", "line_repeats", "clean"
+COUNTS, REPEATED, TABLE, CLEAN = "line_counts", "line_repeats", "line_table", "clean"
 ONLY_REPEATED = "only repeated lines"
 _LINES_A_JOIN = 16_000_000
 
@@ -105,8 +107,16 @@ def repeats_stage(counted: StageResult, config: LineDedupConfig) -> Stage:
         {"lines": counted.content_fingerprint},
         parts,
         repeats_part,
-        {"lines": [str(counted.folder / f"{part.name}.lines.npy") for part in counted.parts]},
+        {"lines": _files_by_source(counted, "lines")},
     )
+
+
+def _files_by_source(result: StageResult, kind: str) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for part in result.parts:
+        source = part.name.rpartition("-")[0]
+        files.setdefault(source, []).append(str(result.folder / f"{part.name}.{kind}.npy"))
+    return files
 
 
 def repeats_part(
@@ -114,14 +124,10 @@ def repeats_part(
 ) -> tuple[Record, Sequence[str]]:
     """Writes PART.repeats.npy [2, lines]: hash (ascending), first document."""
     source, number, ranges = (part.arguments[key] for key in ("source", "range", "ranges"))
-    low, high = number * (1 << 64) // ranges, (number + 1) * (1 << 64) // ranges - 1
     found = [np.empty((3, 0), np.uint64)]
-    for path in settings["lines"]:
-        if Path(path).name.partition(".")[0].rpartition("-")[0] == source:
-            lines = np.load(path, mmap_mode="r")
-            begin = np.searchsorted(lines[0], np.uint64(low))
-            end = np.searchsorted(lines[0], np.uint64(high), side="right")
-            found.append(np.array(lines[:, begin:end]))
+    for path in settings["lines"][source]:
+        lines = np.load(path, mmap_mode="r")
+        found.append(np.array(lines[:, in_range(lines[0], number, ranges)]))
     hashes, counts, first = np.concatenate(found, axis=1)
     unique, inverse = np.unique(hashes, return_inverse=True)
     documents = np.bincount(inverse, counts, minlength=len(unique))
@@ -132,27 +138,50 @@ def repeats_part(
     return {"repeated_lines": int(often.sum())}, [f"{part.name}.repeats.npy"]
 
 
+def table_stage(repeated: StageResult) -> Stage:
+    """A part a source: its repeated lines as a table of hashes."""
+    files = _files_by_source(repeated, "repeats")
+    lines = Counter[str]()
+    for part, record in zip(repeated.parts, repeated.records, strict=True):
+        lines[part.name.rpartition("-")[0]] += record["repeated_lines"]
+    return Stage(
+        TABLE,
+        1,
+        {},
+        {"repeats": repeated.content_fingerprint},
+        [Part(source, {"lines": lines[source]}, 16 * lines[source]) for source in files],
+        table_part,
+        {"files": files},
+    )
+
+
+def table_part(
+    folder: Path, part: Part, settings: Mapping[str, Any]
+) -> tuple[Record, Sequence[str]]:
+    """Writes the table SOURCE: the repeated lines with the first document of each."""
+    pieces = (np.load(path) for path in settings["files"][part.name])
+    _, names = write_hash_table(folder, part.name, pieces, 2, part.arguments["lines"])
+    return {}, names
+
+
 def clean_stage(
-    config: DataConfig, rules: LineDedupConfig, documents: StageResult, repeated: StageResult
+    config: DataConfig, rules: LineDedupConfig, documents: StageResult, table: StageResult
 ) -> Stage:
     """Part for part: the documents without the repeated lines."""
     min_words = {
         name: (source.filters or config.filters).min_words
         for name, source in config.sources.items()
     }
-    repeats: dict[str, list[str]] = {name: [] for name in config.sources}
-    for part in repeated.parts:
-        repeats[part.arguments["source"]].append(str(repeated.folder / f"{part.name}.repeats.npy"))
     return Stage(
         CLEAN,
-        1,
+        2,
         {"rules": rules.model_dump(mode="json"), "min_words": min_words},
-        {"ingest": documents.content_fingerprint, "repeats": repeated.content_fingerprint},
+        {"ingest": documents.content_fingerprint, "table": table.content_fingerprint},
         _parts_of(documents),
         clean_part,
         {
             "documents": str(documents.folder),
-            "repeats": repeats,
+            "table": str(table.folder),
             "first": _first_numbers(documents),
         },
     )
@@ -164,7 +193,7 @@ def clean_part(
     """Writes PART.parquet like the first stage's; a document that becomes too short is dropped."""
     source = part.name.rpartition("-")[0]
     rules = LineDedupConfig.model_validate(settings["rules"])
-    repeats = np.concatenate([np.load(path) for path in settings["repeats"][source]], axis=1)
+    repeats = HashTable(Path(settings["table"]), source)
     document = settings["first"][part.name]
     tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
     dropped = dropped_bytes = 0
@@ -196,17 +225,14 @@ def clean_part(
 
 
 def _to_remove(
-    batch: TextBatch, rules: LineDedupConfig, repeats: U64, first_document: int
+    batch: TextBatch, rules: LineDedupConfig, repeats: HashTable, first_document: int
 ) -> tuple[I64, I64]:
     """(start, end) of the lines to take out of a batch."""
     hashes, starts, ends, text = lines_of(batch, rules.unit, rules.min_words)
-    place = np.searchsorted(repeats[0], hashes)
-    place = np.minimum(place, max(repeats.shape[1] - 1, 0))
-    if not repeats.shape[1]:
-        return starts[:0], ends[:0]
-    goes = repeats[0, place] == hashes
+    goes, place = repeats.find(hashes)
     if rules.keep_first:
-        goes &= repeats[1, place] != (text + first_document).astype(np.uint64)
+        assert repeats.values is not None
+        goes = goes[repeats.values[place] != (text[goes] + first_document).astype(np.uint64)]
     return starts[goes], ends[goes]
 
 

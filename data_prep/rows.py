@@ -1,6 +1,8 @@
 """The last stages: where each document's ids go (layout), and the shards themselves (rows)."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +113,16 @@ def rows_part(
     stream = settings["streams"].open(*key)
     block_rows = settings["block_rows"]
     name = f"{part.name}.tar"
+    buffers = settings["buffers"].get(key, [])
+    names = [buffer for buffer, _ in buffers]
+    firsts = [0, *accumulate(rows for _, rows in buffers)][: len(buffers)]
     with ShardWriter(
         folder.parent, f"{folder.name}/{name}", *key, place["first"], settings["dtype"]
     ) as writer:
         for first in range(place["first"], place["first"] + place["rows"], block_rows):
             last = min(first + block_rows, place["first"] + place["rows"])
             if settings["mode"] in PACKERS:
-                pieces = _placements(
-                    Path(settings["layout"]), settings["buffers"][key], first, last
-                )
+                pieces = _placements(Path(settings["layout"]), names, firsts, first, last)
                 block = placed_rows(stream, pieces, last - first, settings)
             else:
                 block = running_rows(stream, first, last, settings)
@@ -162,18 +165,18 @@ def placed_rows(
 
 
 def _placements(
-    folder: Path, buffers: Sequence[tuple[str, int]], first: int, last: int
+    folder: Path, names: Sequence[str], firsts: Sequence[int], first: int, last: int
 ) -> Placements:
-    """The placements of the rows `first` to `last`, their rows counted from `first`."""
+    """The placements of the rows `first` to `last`, their rows counted from `first`.
+
+    `names` and `firsts` are the buffers and the first row of each.
+    """
     found: list[npt.NDArray[np.int64]] = [np.empty((4, 0), np.int64)]
-    begin = 0
-    for name, rows in buffers:
-        if begin < last and begin + rows > first:
-            pieces = np.load(folder / f"{name}.placements.npy")
-            row = pieces[0] + begin - first
-            inside = slice(*np.searchsorted(row, [0, last - first]))
-            found.append(np.concatenate([row[None, inside], pieces[1:, inside]]))
-        begin += rows
+    for buffer in range(bisect_right(firsts, first) - 1, bisect_left(firsts, last)):
+        pieces = np.load(folder / f"{names[buffer]}.placements.npy")
+        row = pieces[0] + firsts[buffer] - first
+        inside = slice(*np.searchsorted(row, [0, last - first]))
+        found.append(np.concatenate([row[None, inside], pieces[1:, inside]]))
     return Placements(*np.concatenate(found, axis=1))
 
 

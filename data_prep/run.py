@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data_prep.selection import Selection
 
 STAGES = (
-    *("ingest", "line_counts", "line_repeats", "clean"),
+    *("ingest", "line_counts", "line_repeats", "line_table", "clean"),
     *("signatures", "first_pairs", "clusters", "pairs", "verdicts"),
     *("excluded_ngrams", "exclusion", "overlap"),
     *("tokenizer", "encode", "interleave", "layout", "rows"),
@@ -136,7 +136,8 @@ def _without_repeated_lines(config: DataConfig, job: _Job, documents: StageResul
 
     counted = job.run(lines.counts_stage(documents, rules))
     repeated = job.run(lines.repeats_stage(counted, rules))
-    return job.run(lines.clean_stage(config, rules, documents, repeated))
+    table = job.run(lines.table_stage(repeated))
+    return job.run(lines.clean_stage(config, rules, documents, table))
 
 
 def _without_overlap(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.hash_table import range_of
 from data_prep.minhash import NUM_BANDS
 from data_prep.text_batch import I64, U64
 
@@ -33,8 +34,7 @@ class SignatureStore:
     ) -> tuple[U64, I64]:
         """The keys of all documents that lie in the `number`-th of `of` equal ranges of 64-bit
         numbers, and the numbers of their documents."""
-        low = number * (1 << 64) // of
-        high = (number + 1) * (1 << 64) // of - 1
+        low, high = range_of(number, of)
         keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for part, first in enumerate(self._first[:-1]):
             column = np.array(keys_in(self._array(kind, part)))
@@ -42,7 +42,7 @@ class SignatureStore:
             if of == 1:
                 inside = np.arange(len(column))
             else:
-                inside = np.flatnonzero((column >= np.uint64(low)) & (column <= np.uint64(high)))
+                inside = np.flatnonzero((column >= low) & (column <= high))
             keys.append(column[inside])
             numbers.append(inside + first)
         return np.concatenate(keys), np.concatenate(numbers)

@@ -1,5 +1,6 @@
 """Data preparation as a whole: sources to shards, the same however it is cut, killed or resumed."""
 
+import gzip
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs.load import UserError
-from data_prep import clusters, dedup, signature_store, verdicts
+from data_prep import clusters, decontaminate, dedup, document, lines, signature_store, verdicts
 from data_prep.run import prepare
 from data_prep.shards import RowReader, read_manifest, verify_shards
 from data_prep.stages import restart_from
@@ -80,19 +81,59 @@ def test_rows_do_not_depend_on_parts_or_workers(made, tmp_path, mode):
     assert hashes_of(tmp_path / "rows") == whole
 
 
-def test_rows_do_not_depend_on_how_much_is_joined_at_once(made, tmp_path, monkeypatch):
-    (tmp_path / "raw").symlink_to(made / "raw")
+@pytest.mark.parametrize("extra_stages", [False, True])
+def test_rows_do_not_depend_on_how_much_is_joined_at_once(
+    made, tmp_path, monkeypatch, extra_stages
+):
+    for name in ("at_once", "in_ranges"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "raw").symlink_to(made / "raw")
+    rules = {
+        "dedup": {"lines": {"min_words": 2, "max_documents": 1}},
+        "decontaminate": {"ngram_words": 2, "max_share": 0.15},
+    }
+    rules = rules if extra_stages else {}
+    prepare(config_of(tmp_path / "at_once", **rules))
     monkeypatch.setattr(dedup, "_DOCUMENTS_A_JOIN", 50)
+    monkeypatch.setattr(dedup, "_MOST_PARTS", 3)
     monkeypatch.setattr(signature_store, "_KEPT_MAPPED_BYTES", 0)
     monkeypatch.setattr(signature_store, "_MAX_OPEN_FILES", 2)
     monkeypatch.setattr(verdicts, "_PAIRS_AT_ONCE", 3)
     monkeypatch.setattr(clusters, "DOCUMENTS_AT_ONCE", 7)
-    prepare(config_of(tmp_path, part_mb=0.05))
-    assert (tmp_path / "work/pairs/band-27-0005.record.json").exists()
-    assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
-    reports = [json.loads((f / "rows/report.json").read_text()) for f in (made, tmp_path)]
+    monkeypatch.setattr(lines, "_LINES_A_JOIN", 70)
+    monkeypatch.setattr(decontaminate, "_NGRAMS_AT_ONCE", 40)
+    prepare(config_of(tmp_path / "in_ranges", **rules, part_mb=0.05))
+    work = tmp_path / "in_ranges/work"
+    assert (work / "pairs/band-27-0002.record.json").exists()
+    assert (work / "line_repeats/forum-000005.record.json").exists() == extra_stages
+    assert hashes_of(tmp_path / "in_ranges/rows") == hashes_of(tmp_path / "at_once/rows")
+    reports = [
+        json.loads((tmp_path / name / "rows/report.json").read_text())
+        for name in ("at_once", "in_ranges")
+    ]
     for key in ("cluster_sizes", "stays_by_goes", "near_examples"):
         assert reports[0][key] == reports[1][key]
+    forum = reports[0]["sources"]["forum"]
+    assert (forum["removed_lines"] > 10) == extra_stages
+    assert (150 > forum["contaminated_documents"] > 10) == extra_stages
+
+
+def test_documents_of_a_file_that_cannot_be_cut_come_in_pieces(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "_BATCH_CHARACTERS", 5000)
+    (tmp_path / "raw").mkdir()
+    packed = gzip.compress((made / "raw/forum.jsonl").read_bytes())
+    (tmp_path / "raw/forum.jsonl.gz").write_bytes(packed)
+    (tmp_path / "raw/book.txt").write_bytes((made / "raw/book3.txt").read_bytes())
+    reader = {"type": "jsonl", "files": [str(tmp_path / "raw/*.gz")], "id_field": "id"}
+    sources = config_of(tmp_path).model_dump(mode="json")["sources"] | {"forum": {"reader": reader}}
+    prepare(config_of(tmp_path, sources=sources))
+    whole = hashes_of(tmp_path / "rows")
+    restart_from(tmp_path / "work", [path.name for path in (tmp_path / "work").iterdir()])
+    prepare(config_of(tmp_path, sources=sources, part_mb=len(packed) / 1e6))
+    pieces = sorted((tmp_path / "work/ingest").glob("forum-000000.*.parquet"))
+    assert len(pieces) > 2
+    assert len(list((tmp_path / "work/encode").glob("forum-*.train.ids"))) == len(pieces)
+    assert hashes_of(tmp_path / "rows") == whole
 
 
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path):
