@@ -6,22 +6,34 @@ Local paths and globs (``**`` too), and every URL that fsspec knows (``s3://``, 
 import bz2
 import fnmatch
 import glob
-import gzip
 import io
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import zstandard
 
 from configs.load import UserError
 
-TRUNCATED = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
+TRUNCATED = (EOFError, zlib.error, zstandard.ZstdError)
 """What a decompressor raises for damaged or truncated input; bz2 raises a bare OSError besides."""
+
+CHUNK_BYTES = 1 << 15
+"""Compressed bytes that are decompressed at once. Spans of compressed files are made of such
+chunks. All that comes of the member in a chunk with damage is lost, so that chunks are small."""
+
+_MAX_COMPRESSED_SPANS = 8
+
+_CODECS: dict[str, tuple[Callable[[], Any], bytes]] = {
+    ".gz": (lambda: zlib.decompressobj(31), b"\0"),
+    ".zst": (lambda: zstandard.ZstdDecompressor().decompressobj(), b""),
+    ".bz2": (bz2.BZ2Decompressor, b""),
+}
+"""What decompresses a member (gzip's word; a frame, a stream), and what may pad it, by suffix."""
 
 
 @dataclass(frozen=True)
@@ -172,46 +184,64 @@ def _gone(file: SourceFile) -> str:
 
 def is_compressed(name: str) -> bool:
     """Whether the name says gzip, zstandard or bzip2: such a file is read from its beginning."""
-    return name.endswith((".gz", ".zst", ".bz2"))
+    return name.endswith(tuple(_CODECS))
+
+
+class Chunk(NamedTuple):
+    """What a raw chunk of a compressed file becomes, or a part of that: members end in it."""
+
+    raw_at: int
+    """Where in the file the raw chunk begins; the end of the file where that is the damage."""
+    content: bytes
+    error: Exception | None = None
+    """Damage: nothing follows."""
+
+
+def chunks_of(stream: BinaryIO, name: str) -> Iterator[Chunk]:
+    """The content of a compressed file from its beginning, the same chunks whoever reads it."""
+    new_member, padding = _CODECS[name[name.rindex(".") :]]
+    member = None
+    raw_at = 0
+    while raw := stream.read(CHUNK_BYTES):
+        if member is not None and member.eof:
+            raw = raw.lstrip(padding)
+        try:
+            while raw:
+                if member is None or member.eof:
+                    member = new_member()
+                yield Chunk(raw_at, member.decompress(raw))
+                raw = member.unused_data.lstrip(padding) if member.eof else b""
+        except (*TRUNCATED, OSError) as error:
+            yield Chunk(raw_at, b"", error)
+            return
+        raw_at += CHUNK_BYTES
+    if member is not None and not member.eof:
+        yield Chunk(raw_at, b"", EOFError("the file ends inside a compressed stream"))
 
 
 def decompressed(stream: BinaryIO, name: str) -> IO[bytes]:
-    """`stream` as plain bytes, by the suffix of `name`."""
-    if name.endswith(".gz"):
-        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    if name.endswith(".zst"):
-        return cast(IO[bytes], io.BufferedReader(_ZstdFrames(stream), 1 << 17))
-    if name.endswith(".bz2"):
-        return cast(IO[bytes], bz2.BZ2File(stream))
-    return stream
+    """The content of a compressed file as a file; reading it raises `Chunk.error`."""
+    return cast(IO[bytes], io.BufferedReader(_Content(chunks_of(stream, name)), 1 << 17))
 
 
-class _ZstdFrames(io.RawIOBase):
-    """The content of one or more zstandard frames. Unlike the library's own reader it raises
-    EOFError where the input ends inside a frame."""
+class _Content(io.RawIOBase):
+    """Chunks as a file."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._frame: Any = None
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
         self._pending = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        compressed = b""
         while not self._pending:
-            if self._frame is not None and self._frame.eof:
-                compressed, self._frame = self._frame.unused_data, None
-            compressed = compressed or self._stream.read(1 << 17)
-            if not compressed:
-                if self._frame is not None:
-                    raise EOFError("the file ends inside a zstandard frame")
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return 0
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._pending = memoryview(self._frame.decompress(compressed))
-            compressed = b""
+            if chunk.error is not None:
+                raise chunk.error
+            self._pending = memoryview(chunk.content)
         num_bytes = min(len(buffer), len(self._pending))
         buffer[:num_bytes] = self._pending[:num_bytes]
         self._pending = self._pending[num_bytes:]
@@ -228,3 +258,16 @@ def byte_spans(file: SourceFile, part_bytes: int, align_bytes: int = 1) -> list[
     step = max(part_bytes // align_bytes, 1) * align_bytes
     starts = range(0, max(file.num_bytes, 1), step)
     return [Span(file, start, min(start + step, file.num_bytes)) for start in starts]
+
+
+def compressed_spans(file: SourceFile, part_bytes: int) -> list[Span]:
+    """A compressed `file` of lines cut into at most eight spans of whole raw chunks, none but the
+    last under four `part_bytes`.
+
+    A part decompresses what is before it and throws that away, so that n parts decompress the file
+    (n + 1) / 2 times. That is cheap beside what is done with the documents, but not for any n, and
+    the last part never takes less than decompressing the whole file. Hence eight; and a small file
+    is not worth it, as other files make parts beside it.
+    """
+    step = max(4 * part_bytes, -(-file.num_bytes // _MAX_COMPRESSED_SPANS))
+    return byte_spans(file, -(-step // CHUNK_BYTES) * CHUNK_BYTES)

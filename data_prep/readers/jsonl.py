@@ -8,8 +8,8 @@ from pydantic import Field
 
 from configs.load import Config
 from data_prep.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, byte_spans, is_compressed, open_file
-from data_prep.readers.text import lines_in
+from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.text import line_spans, lines_in
 
 
 class JsonLinesReaderConfig(Config):
@@ -37,9 +37,7 @@ class JsonLinesReader:
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges; a line belongs to the range in which it begins."""
-        if is_compressed(file.name):
-            return [Span(file, 0, file.num_bytes)]
-        return byte_spans(file, part_bytes)
+        return line_spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents whose lines begin in `span`."""

@@ -10,13 +10,11 @@ from pydantic import Field
 from configs.load import Config
 from data_prep.document import BadRecords, Document
 from data_prep.readers.files import (
-    TRUNCATED,
     SourceFile,
     Span,
     byte_spans,
-    decompressed,
+    chunks_of,
     is_compressed,
-    is_damage,
     open_file,
 )
 from data_prep.readers.streams import BZIP2, pieces_from
@@ -139,18 +137,16 @@ def _bzip2_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Ch
 
 
 def _whole_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Chunk]:
-    lines, position, last = decompressed(stream, span.file.name), 0, b""
-    try:
-        while content := lines.read(_CHUNK_BYTES):
-            yield _Chunk(position, content)
-            position += len(content)
-            last = (last + content)[-64:]
-    except (*TRUNCATED, OSError) as error:
-        if not is_damage(error):
-            raise
-        bad.add(span.file.path, position, "damaged or truncated compression", str(error))
-        yield _Chunk(position, b"", is_damage=True)
-        return
+    position, last = 0, b""
+    for _, content, error in chunks_of(stream, span.file.name):
+        if error is not None:
+            reason = "damaged or truncated compression"
+            bad.add(span.file.path, position, reason, str(error))
+            yield _Chunk(position, b"", is_damage=True)
+            return
+        yield _Chunk(position, content)
+        position += len(content)
+        last = (last + content)[-64:]
     _check_end(last, span, position, bad)
 
 

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from configs.load import Config, UserError
 from data_prep.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, byte_spans, is_compressed, open_file
-from data_prep.readers.text import lines_in
+from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.text import line_spans, lines_in
 
 
 class TableReaderConfig(Config):
@@ -26,8 +26,8 @@ class TableReaderConfig(Config):
     `quoted_newlines` is false."""
     quoted_newlines: bool = True
     """Whether a quoted field may hold newlines. Only reading from its start tells a line inside
-    quotes from a record, so such a file is one part; with false, every line is a record, and an
-    uncompressed file is cut into parts."""
+    quotes from a record, so such a file is one part; with false, every line is a record, and a
+    large file is cut into parts."""
 
     def build(self) -> "TableReader":
         """The reader."""
@@ -44,9 +44,9 @@ class TableReader:
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges where every line is a record, else the whole file."""
-        if self._quoted_newlines or is_compressed(file.name):
+        if self._quoted_newlines:
             return [Span(file, 0, file.num_bytes)]
-        return byte_spans(file, part_bytes)
+        return line_spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents; places of bad records are line numbers, or offsets (`quoted_newlines`)."""
@@ -109,14 +109,14 @@ class TableReader:
         """(offset, fields) of the file's header and of every line that begins in the span."""
         path = span.file.path
         whole = Span(span.file, 0, span.file.num_bytes)
-        held = ((offset, line) for offset, line in lines_in(stream, whole, bad) if line.strip())
-        header_at, header = next(held, (0, b""))
-        if not header:
-            return
-        try:
-            yield header_at, self._fields(header, "utf-8-sig")
-        except csv.Error as error:
-            raise UserError(f"{path}: its header line is no record: {error}") from None
+        # Damage before the header's end is counted below, by the span in which it is.
+        lines = lines_in(stream, whole, BadRecords("skip"))
+        header_at, header = next((held for held in lines if held[1].strip()), (0, b""))
+        if header:
+            try:
+                yield header_at, self._fields(header, "utf-8-sig")
+            except csv.Error as error:
+                raise UserError(f"{path}: its header line is no record: {error}") from None
         stream.seek(0)
         for offset, line in lines_in(stream, span, bad):
             if offset > header_at and line.strip():

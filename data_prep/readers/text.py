@@ -1,5 +1,7 @@
 """Plain text: a file, a section, a paragraph or a line is a document."""
 
+import io
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
@@ -8,13 +10,12 @@ from pydantic import Field
 from configs.load import Config
 from data_prep.document import BadRecords, Document, decoded
 from data_prep.readers.files import (
-    TRUNCATED,
     SourceFile,
     Span,
     byte_spans,
-    decompressed,
+    chunks_of,
+    compressed_spans,
     is_compressed,
-    is_damage,
     open_file,
 )
 
@@ -46,7 +47,12 @@ class TextReader:
         self._section_bytes = config.section_bytes
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges; a document belongs to the range in which it begins."""
+        """Byte ranges; a document belongs to the range in which it begins.
+
+        A compressed file is one span, unless lines are its documents.
+        """
+        if self._unit == "line":
+            return line_spans(file, part_bytes)
         if self._unit == "file" or is_compressed(file.name):
             return [Span(file, 0, file.num_bytes)]
         align = self._section_bytes if self._unit == "section" else 1
@@ -79,6 +85,8 @@ class TextReader:
     ) -> Iterator[tuple[int, bytes]]:
         """Paragraphs, or runs of them that begin in one section."""
         section_bytes = self._section_bytes if self._unit == "section" else 1
+        # Offsets in a compressed file, which is one span, count what it decompresses to.
+        end = sys.maxsize if is_compressed(span.file.name) else span.end
         content: list[bytes] = []
         begin = section = -1
         after_blank = span.start == 0 or _line_before_is_blank(stream, span.start)
@@ -86,7 +94,7 @@ class TextReader:
         for offset, line in lines_in(stream, span, bad, run_on=True):
             is_blank = not line.strip()
             if not is_blank and after_blank:
-                if offset >= span.end and not is_compressed(span.file.name):
+                if offset >= end:
                     break
                 within = True
                 if content and offset // section_bytes != section:
@@ -94,7 +102,7 @@ class TextReader:
                     content = []
                 if not content:
                     begin, section = offset, offset // section_bytes
-            elif offset >= span.end and not within:
+            elif offset >= end and not within:
                 break
             if within:
                 content.append(line)
@@ -117,28 +125,72 @@ def _line_before_is_blank(stream: BinaryIO, start: int) -> bool:
     return not before[before.rfind(b"\n") + 1 :].strip()
 
 
+def line_spans(file: SourceFile, part_bytes: int) -> list[Span]:
+    """Spans for `lines_in`."""
+    cut = compressed_spans if is_compressed(file.name) else byte_spans
+    return cut(file, part_bytes)
+
+
 def lines_in(
     stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool = False
 ) -> Iterator[tuple[int, bytes]]:
     """(offset, line with its newline) of every line that begins in `span`.
 
-    With `run_on`, the lines after the span too. Offsets in a compressed file count decompressed
-    bytes; what follows damage in it is one bad record.
+    With `run_on`, the lines after the span too, unless the file is compressed. There offsets count
+    decompressed bytes, a line begins in the span that holds the raw chunk that its first byte comes
+    from, and what follows damage is one bad record of the span in which the damage shows.
     """
+    if is_compressed(span.file.name):
+        return _lines_of_chunks(stream, span, bad)
+    return _lines_of_bytes(stream, span, run_on)
+
+
+def _lines_of_bytes(stream: BinaryIO, span: Span, run_on: bool) -> Iterator[tuple[int, bytes]]:
     offset = span.start
-    compressed = is_compressed(span.file.name)
-    lines = decompressed(stream, span.file.name) if compressed else stream
-    try:
-        if not compressed:
-            stream.seek(max(0, span.start - 1))
-            if span.start > 0:
-                offset = span.start - 1 + len(stream.readline())
+    stream.seek(max(0, span.start - 1))
+    if span.start > 0:
+        offset = span.start - 1 + len(stream.readline())
+    for line in stream:
+        if not run_on and offset >= span.end:
+            return
+        yield offset, line
+        offset += len(line)
+
+
+def _lines_of_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[tuple[int, bytes]]:
+    offset = 0  # of what is held: a line without its end, in pieces
+    held: list[bytes] = []
+    is_rest = False  # what is held, or comes next, is the rest of a line that began before the span
+    for raw_at, content, error in chunks_of(stream, span.file.name):
+        follows_span = raw_at >= span.end
+        if error is not None:
+            # A truncated file ends behind its last byte, which only the last span can answer for.
+            if raw_at >= span.start and (not follows_span or span.end >= span.file.num_bytes):
+                offset += sum(map(len, held))
+                reason = "damaged or truncated compression"
+                bad.add(span.file.path, offset, reason, str(error))
+            return
+        if follows_span and (is_rest or not held):
+            return
+        if not content:
+            continue
+        if raw_at < span.start:
+            offset += len(content)
+            is_rest = not content.endswith(b"\n")
+            continue
+        cut = 1 + (content.find(b"\n") if follows_span else content.rfind(b"\n"))
+        if not cut:
+            held.append(content)
+            continue
+        lines = io.BytesIO(b"".join((*held, content[:cut])))
+        held = [content[cut:]] if cut < len(content) else []
+        if is_rest:
+            offset += len(lines.readline())
+            is_rest = False
         for line in lines:
-            if not compressed and not run_on and offset >= span.end:
-                return
             yield offset, line
             offset += len(line)
-    except (*TRUNCATED, OSError) as error:
-        if not compressed or not is_damage(error):
-            raise
-        bad.add(span.file.path, offset, "damaged or truncated compression", str(error))
+        if follows_span:
+            return
+    if held and not is_rest:
+        yield offset, b"".join(held)
