@@ -261,13 +261,16 @@ def byte_spans(file: SourceFile, part_bytes: int, align_bytes: int = 1) -> list[
 
 
 def compressed_spans(file: SourceFile, part_bytes: int) -> list[Span]:
-    """A compressed `file` of lines cut into at most eight spans of whole raw chunks, none but the
-    last under four `part_bytes`.
+    """A .gz or .zst `file` of lines cut into at most eight spans of whole raw chunks, none but the
+    last under four `part_bytes`; a .bz2 file as one span.
 
     A part decompresses what is before it and throws that away, so that n parts decompress the file
     (n + 1) / 2 times. That is cheap beside what is done with the documents, but not for any n, and
     the last part never takes less than decompressing the whole file. Hence eight; and a small file
-    is not worth it, as other files make parts beside it.
+    is not worth it, as other files make parts beside it. Decompressing bzip2 takes half of all
+    time, too much to do it again.
     """
+    if file.name.endswith(".bz2"):
+        return [Span(file, 0, file.num_bytes)]
     step = max(4 * part_bytes, -(-file.num_bytes // _MAX_COMPRESSED_SPANS))
     return byte_spans(file, -(-step // CHUNK_BYTES) * CHUNK_BYTES)
