@@ -11,6 +11,7 @@ setup(
     packages=find_packages(include=["configs*", "data_prep*", "model*", "pipeline*"]),
     package_data={"configs": ["*.yaml"]},
     install_requires=[
+        "bokeh",
         "dask[distributed]",
         "deepspeed",
         "fastwarc",

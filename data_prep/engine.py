@@ -8,7 +8,6 @@ dies and runs its part again; a part is idempotent, so nothing else is needed.
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -136,8 +135,7 @@ class DaskEngine:
 
         if self._client is None:
             self._client = self._connect()
-            if find_spec("bokeh"):  # without it Dask's pages hold nothing
-                print(f"Dask dashboard: {self._client.dashboard_link}", flush=True)
+            print(f"Dask dashboard: {self._client.dashboard_link}", flush=True)
         futures = [self._client.submit(function, *call, pure=False) for call in calls]
         try:
             for future in as_completed(futures, loop=self._client.loop):

@@ -39,7 +39,7 @@ echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):
   "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 "$python" -m data_prep.run "$@" --dry-run || exit 2
 
-"$python" -m dask scheduler --port 0 --no-dashboard \
+"$python" -m dask scheduler --port 0 --dashboard-address :0 \
   --scheduler-file "$scheduler_file" >"$shared/scheduler.log" 2>&1 &
 scheduler=$!
 srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 \

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 import pytest
 
 from configs.load import UserError
 from data_prep import clusters, decontaminate, dedup, document, lines, signature_store, verdicts
+from data_prep.engine import LocalEngineConfig
 from data_prep.run import prepare
 from data_prep.shards import RowReader, read_manifest, verify_shards
 from data_prep.stages import restart_from
@@ -152,6 +154,18 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path)
         job.wait()
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
+
+
+def test_the_dashboard_answers_at_the_printed_address(capsys):
+    with LocalEngineConfig(workers=1).build() as engine:
+        results = engine.run(abs, [(-1,), (-2,)])
+        done = [next(results)]
+        address = capsys.readouterr().out.removeprefix("Dask dashboard: ").strip()
+        page = build_opener(ProxyHandler({})).open(address, timeout=60).read().decode()
+        done += results
+    assert sorted(done) == [1, 2]
+    assert "Bokeh" in page
+    assert "Task Stream" in page
 
 
 def test_a_lost_shard_is_made_again(made, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def test_two_nodes_with_a_worker_killed_make_the_same_bytes(cluster, made, tmp_p
     job.wait_until(lambda: any(ingested.rglob("*.parquet")), "the first part")
     os.kill(worker_processes(job.job_id)[0], signal.SIGKILL)
     assert job.wait()["JobState"] == "COMPLETED", job.text
+    assert re.search(r"Dask dashboard: http://[^/]+:\d+/status", job.text)
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
     assert not list(ROOT.glob(f".dask-{job.job_id}"))
     again = submit(cluster, "data_prep.sh", tmp_path / "log2", "--nodes=1", arguments=(path,))
