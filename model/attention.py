@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.attention_masks import AttentionMask
 from model.config import ModelConfig
-from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed
+from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed, seeded
 from model.layers import ColumnLinear, RowLinear
 from model.parallel import Grid
 from model.rows import RowContext
@@ -36,9 +36,12 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:
         rows, tokens = context.shape
         heads, size = self.num_local_heads, self.head_size
-        qkv = self.qkv(x)  # [T, h * 3 * d]
-        qkv = qkv.view(rows, tokens, heads, 3, size).permute(3, 2, 0, 1, 4)  # [3, h, B, S, d]
-        query, key, value = qkv.contiguous().unbind(0)  # [h, B, S, d]
+        qkv = self.qkv(x).view(rows, tokens, heads, 3, size)  # [B, S, h, 3, d]
+        if context.masks[self.window(layer)].backend == "sdpa":
+            # Its kernels read them where they lie; the others want a head's tokens side by side.
+            query, key, value = (part.permute(2, 0, 1, 3) for part in qkv.unbind(3))  # [h, B, S, d]
+        else:
+            query, key, value = qkv.permute(3, 2, 0, 1, 4).contiguous().unbind(0)  # [h, B, S, d]
         if context.rotation is not None:
             query, key = rotate(query, context.rotation), rotate(key, context.rotation)
         mixed = self._mix(query, key, value, context, layer)
@@ -116,9 +119,7 @@ def sdpa_attention(
     mask = None if allowed is None else allowed[:, None]  # [B or 1, 1, S or 1, S]
     if seed is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(0, 1)
-    devices = [query.device] if query.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(query.device, seed):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(0, 1)
 

@@ -36,10 +36,12 @@ class Encoder(nn.Module):
         dropout_key: int | None = None,
         segments: Tensor | None = None,
         unmasked: Tensor | None = None,
+        is_padded: bool | None = None,
     ) -> Tensor:
         """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None.
 
         `unmasked` [B, S] are the tokens before masking, if <s> could be masked: they tell pieces.
+        `is_padded` is explained in `make_row_context`.
         """
         check_row_tokens(self.config, tokens.shape[1])
         if self.gathers_rows and tokens.numel() % self.tp_size:
@@ -49,8 +51,10 @@ class Encoder(nn.Module):
             )
         key = dropout_key if self.training else None
         dtype = self.embeddings.word.weight.dtype
-        whole = tokens if unmasked is None else unmasked
-        context = make_row_context(self.config, whole, key, dtype)
+        if unmasked is not None:
+            context = make_row_context(self.config, unmasked, key, dtype)
+        else:
+            context = make_row_context(self.config, tokens, key, dtype, is_padded)
         hidden = self.embeddings(tokens, context, segments)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:

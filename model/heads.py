@@ -69,15 +69,21 @@ class MaskedLanguageModel(nn.Module):
         self.head = LanguageModelHead(grid, config, vocab_size)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, labels: Tensor, dropout_key: int | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        labels: Tensor,
+        dropout_key: int | None = None,
+        is_padded: bool | None = None,
     ) -> LossAndCounts:
         """(sum of the losses in fp32, number of labels, number predicted right), scalars.
 
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
+        `is_padded` says whether there is padding among the tokens; None: they are looked at.
         """
         unmasked = self._unmasked(tokens, positions, labels)
-        hidden = self.encoder(tokens, dropout_key, None, unmasked)  # [T, H]
+        hidden = self.encoder(tokens, dropout_key, None, unmasked, is_padded)  # [T, H]
         return self._masked_loss(hidden, tokens, positions, labels)
 
     def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:

@@ -84,6 +84,8 @@ class ColumnLinear(ColumnParallelLinear):
         declare(self.bias, ParameterSpec((out_size,), partition_dim=0, start="zeros"))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.tp_group.size() == 1:  # adds the bias in the product; megatron-core's takes two
+            return F.linear(x, self.weight, self.bias)
         output, _ = super().forward(x)
         result: Tensor = output
         return result
@@ -109,6 +111,8 @@ class RowLinear(RowParallelLinear):
 
     def forward(self, x: Tensor, x_is_whole: bool = False) -> Tensor:
         """`x_is_whole`: `x` is [N, in] on every rank, and so is the output [N, out]."""
+        if self.tp_group.size() == 1:
+            return F.linear(x, self.weight, self.bias)
         if x_is_whole:
             mine = scatter_columns(x, group=self.tp_group)  # [N, in/tp]
             summed = reduce_columns(F.linear(mine, self.weight), group=self.tp_group)
@@ -151,9 +155,11 @@ class VocabularyEmbedding(VocabParallelEmbedding):
         if logits_bias is None:
             embedded: Tensor = super().forward(x[None, :])  # [1, T, H], or [T/tp, 1, H]
             return embedded.view(-1, self.embedding_dim)
+        if self.tp_group.size() == 1:
+            return F.linear(x, self.weight, logits_bias)
         settings = {
             "gradient_accumulation_fusion": False,
-            "allreduce_dgrad": self.tp_group.size() > 1,
+            "allreduce_dgrad": True,
             "sequence_parallel": False,
             "tp_group": self.tp_group,
         }

@@ -31,9 +31,17 @@ class RowContext:
 
 
 def make_row_context(
-    config: ModelConfig, tokens: Tensor, dropout_key: int | None, dtype: torch.dtype
+    config: ModelConfig,
+    tokens: Tensor,
+    dropout_key: int | None,
+    dtype: torch.dtype,
+    is_padded: bool | None = None,
 ) -> RowContext:
-    """The context of `tokens` [B, S]; `dropout_key` is None outside of training."""
+    """The context of `tokens` [B, S]; `dropout_key` is None outside of training.
+
+    `is_padded` says whether there is padding among them; None: they are looked at, for which the
+    processor has to wait until a GPU has caught up.
+    """
     rows, row_tokens = tokens.shape
     pieces = positions = None
     if config.packed_rows.type == "inside":
@@ -42,7 +50,9 @@ def make_row_context(
         if config.packed_rows.restart_positions:
             positions = positions_in_pieces(begins)
     is_pad = tokens == config.pad_token_id
-    visible = ~is_pad if bool(is_pad.any()) else None
+    if is_padded is None:
+        is_padded = bool(is_pad.any())
+    visible = ~is_pad if is_padded else None
     hidden = None
     if dropout_key is not None and config.visibility.type != "all":
         hidden = hidden_keys(config, tokens, dropout_key)

@@ -197,6 +197,10 @@ class RunConfig(Config):
     gradient_clipping: NonNegativeFloat = 0.0
     """Largest gradient norm; 0: no clipping, as in RoBERTa."""
 
+    deterministic: bool = True
+    """True takes only CUDA kernels that give the same bits every time, so that a resumed run is
+    equal to an undisturbed one; False the fastest, whose sums come in any order."""
+
     hang_timeout_s: PositiveInt = 1800
     """Seconds without a finished step after which a rank shows its stacks and exits with 1."""
 

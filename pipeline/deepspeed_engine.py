@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.load import UserError
-from model.heads import build_masked_lm
+from model.heads import MaskedLanguageModel, build_masked_lm
 from model.light_torch import keep_compiler_out_of_optimizers, without_compiler
 from model.parallel import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
@@ -42,6 +42,7 @@ from pipeline.heldout import HeldoutRows, HeldoutScore, rank_shares
 from pipeline.launch import Launch
 from pipeline.loader import StepBatch, read_vocabulary
 from pipeline.loss_scale import LossScale
+from pipeline.memory import BUCKET_VALUES
 from pipeline.plan import RunPlan
 from pipeline.rank_figures import Stopwatch
 from pipeline.rendezvous import check_all_reduce
@@ -86,13 +87,15 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         import deepspeed.runtime.zero.muon.muon_optimizer  # the first engine would
 
     _quiet_logs()
+    if "OMP_NUM_THREADS" not in os.environ:  # torch has taken it from there otherwise
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
+    device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-        if "OMP_NUM_THREADS" not in os.environ:  # torch has taken it from there otherwise
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
+        # Without it torch refuses matrix products where kernels have to be deterministic.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _choose_accelerator(device)
 
     # DeepSpeed would compile a C++ extension here on CPU, a minute at the first start, that serves
     # inference only; a rank that is killed meanwhile leaves a lock that hangs every later start.
@@ -116,8 +119,11 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
     return device
 
 
-def deepspeed_config(config: RunConfig, max_accumulation: int) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) -> dict[str, Any]:
     """DeepSpeed's dictionary, computed from ours; nothing of it is read from any other file.
+
+    `num_values` are those of this rank's trained parameters: ZeRO 2 and 3 allocate their whole
+    bucket for gradients, 1 GB by default, also where all gradients together are smaller.
 
     Its batch sizes only say that gradients are accumulated: `Engine.step` tells DeepSpeed which
     micro-batch is the last of a step, and divides the loss itself.
@@ -133,7 +139,11 @@ def deepspeed_config(config: RunConfig, max_accumulation: int) -> dict[str, Any]
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": config.precision == "fp16", "loss_scale": config.loss_scale.initial},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": config.parallel.zero_stage, **offload},
+        "zero_optimization": {
+            "stage": config.parallel.zero_stage,
+            "reduce_bucket_size": min(num_values, BUCKET_VALUES),
+            **offload,
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 62,
@@ -175,6 +185,10 @@ class Engine:
         """`max_accumulation`: the most micro-batches that a rank will take in one step."""
         import deepspeed
 
+        _choose_accelerator(grid.device)
+        if grid.device.type == "cuda":
+            torch.use_deterministic_algorithms(config.deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self._grid = grid
         self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.specs: dict[str, ParameterSpec] = parameter_specs(model)
@@ -186,6 +200,7 @@ class Engine:
             for name, p in model.named_parameters()
             if not p.requires_grad
         }
+        num_values = sum(p.numel() for _, p in self._named)
         is_fp16 = config.precision == "fp16"
         if is_fp16:
             _allow_fp16_on_cpu()
@@ -193,7 +208,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=model,
                 optimizer=config.optimizer.build([p for _, p in self._named], grid.device),
-                config=deepspeed_config(config, max_accumulation),
+                config=deepspeed_config(config, max_accumulation, num_values),
                 mpu=grid,
                 dist_init_required=False,
             )
@@ -217,6 +232,8 @@ class Engine:
         scale = self._grid.dp_size / masked
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._grid.device)
         correct = torch.zeros_like(loss_sum)
+        assert isinstance(self.module, MaskedLanguageModel)
+        pad_token_id = self.module.config.pad_token_id
 
         def loss_of(micro: int) -> Tensor:
             nonlocal loss_sum, correct
@@ -225,7 +242,8 @@ class Engine:
                 for tensor in (batch.tokens, batch.positions, batch.labels)
             )
             key = batch.dropout_keys[micro]
-            loss, _, right = self._engine(tokens, positions, labels, key)
+            is_padded = bool((batch.tokens[micro].numpy() == pad_token_id).any())
+            loss, _, right = self._engine(tokens, positions, labels, key, is_padded)
             loss_sum += loss.detach()
             correct += right
             return loss * scale
@@ -345,6 +363,19 @@ class Engine:
                 f"tensor-parallel ranks hold different values of {', '.join(names)}: a faulty "
                 "device or a missing all-reduce; see python -m pipeline.selfcheck"
             )
+
+
+def _choose_accelerator(device: torch.device) -> None:
+    """DeepSpeed's accelerator is that of `device`, also where it was imported before a fork.
+
+    A parent that sees GPUs has chosen CUDA for its CPU ranks too.
+    """
+    from deepspeed.accelerator import get_accelerator, set_accelerator
+
+    if device.type == "cpu" and get_accelerator().device_name() != "cpu":
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+        set_accelerator(CPU_Accelerator())
 
 
 def _allow_fp16_on_cpu() -> None:

@@ -1,6 +1,8 @@
-"""Runs a function on forked gloo ranks of this machine: `run_ranks(fn, world_size, *args)`.
+"""Runs a function on forked ranks of this machine: `run_ranks(fn, world_size, *args)`.
 
-What the parent has imported need not be imported again: a rank starts in a tenth of a second.
+What the parent has imported need not be imported again: a rank starts in a tenth of a second. The
+parent must not use CUDA, which a forked process cannot take over: where it wants something of a
+GPU, it asks a rank.
 """
 
 import datetime
@@ -12,10 +14,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+
+# As in model/__init__.py, for parents that import DeepSpeed, which asks too, before a model.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 TIMEOUT_S = 120.0
 
@@ -25,9 +30,16 @@ class RankError(AssertionError):
 
 
 def run_ranks(
-    fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = TIMEOUT_S
+    fn: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    timeout_s: float = TIMEOUT_S,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> list[Any]:
-    """What `fn(*args)` returned on each of `world_size` ranks, inside an initialised gloo world.
+    """What `fn(*args)` returned on each of `world_size` ranks, inside an initialised world.
+
+    The world is gloo's on CPU ranks, which see no GPU whatever the machine has, and NCCL's on
+    "cuda", a GPU a rank.
 
     Raises RankError with the traceback of the first rank that failed; after `timeout_s` seconds
     all ranks are killed and the error says which had not come back.
@@ -36,7 +48,10 @@ def run_ranks(
     (a thread) is dead in ranks forked later, which then hang.
     """
     with tempfile.TemporaryDirectory() as folder:
-        pids = [_fork_rank(fn, args, rank, world_size, Path(folder)) for rank in range(world_size)]
+        pids = [
+            _fork_rank(fn, args, rank, world_size, device, Path(folder))
+            for rank in range(world_size)
+        ]
         missing = _wait(pids, Path(folder), timeout_s)
         errors = [
             f"rank {rank}:\n{file.read_text()}"
@@ -53,7 +68,12 @@ def run_ranks(
 
 
 def _fork_rank(
-    fn: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, folder: Path
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    rank: int,
+    world_size: int,
+    device: str,
+    folder: Path,
 ) -> int:
     pid = os.fork()
     if pid:
@@ -68,12 +88,17 @@ def _fork_rank(
             LOCAL_WORLD_SIZE=str(world_size),
             OMP_NUM_THREADS="1",
         )
+        if device == "cuda":
+            torch.cuda.set_device(rank)
+        else:
+            _hide_cuda()
         dist.init_process_group(
-            "gloo",
+            "nccl" if device == "cuda" else "gloo",
             store=dist.FileStore(str(folder / "store"), world_size),
             rank=rank,
             world_size=world_size,
             timeout=datetime.timedelta(seconds=60),
+            device_id=torch.device("cuda", rank) if device == "cuda" else None,
         )
         result = fn(*args)
         temporary = folder / f"{rank}.writing"
@@ -87,6 +112,12 @@ def _fork_rank(
         (folder / f"{rank}.error").write_text(traceback.format_exc())
     finally:
         os._exit(code)  # no cleanup of what the parent owns: pytest's files, its own world
+
+
+def _hide_cuda() -> None:
+    """No CUDA in this process and in those that it starts, also where the parent saw some."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.cuda.is_available = lambda: False  # what the parent found out is remembered
 
 
 def _wait(pids: list[int], folder: Path, timeout_s: float) -> list[int]:

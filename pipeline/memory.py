@@ -17,7 +17,7 @@ OVERHEAD_GB = 2.5
 """CUDA context, NCCL's buffers and fragmentation."""
 
 BUCKET_VALUES = 500_000_000
-"""DeepSpeed's reduce and gather buckets hold at most so many values."""
+"""DeepSpeed's buckets for reducing gradients hold at most so many values."""
 
 MASKED_SHARE = 0.15
 """Share of the tokens that reach the vocabulary head, as in all shipped configs."""
@@ -60,16 +60,28 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
     gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
     activations = max(
-        activation_bytes(
-            config, phase.config.batch.micro_rows, phase.manifest.row_tokens, plan.tp_size
-        )
-        + head_bytes(
-            config, phase.config.batch.micro_rows, phase.manifest.row_tokens, vocab_size, plan
+        peak_activation_bytes(
+            plan, phase.config.batch.micro_rows, phase.manifest.row_tokens, vocab_size
         )
         for phase in plan.phases
     )
     optimizer = 0 if config.parallel.offload_optimizer else 12 * parameters / dp_size
     return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def peak_activation_bytes(
+    plan: RunPlan, micro_rows: int, row_tokens: int, vocab_size: int
+) -> float:
+    """Bytes of the layers and the head at their highest point: the loss, behind all layers.
+
+    Layers that are computed again are so when the head is done: the larger of the two counts.
+    """
+    layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan)
+    if plan.config.model.activation_checkpointing.type == "none":
+        return layers + head
+    again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    return layers - again + max(again, head)
 
 
 def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
@@ -80,16 +92,23 @@ def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_s
     4); 2sbh a layer, and one whole layer, where layers are computed again.
     """
     model = config.model
+    layer = layer_bytes(config, micro_rows, row_tokens, tp_size)
+    if model.activation_checkpointing.type == "none":
+        return model.num_layers * layer
+    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
+    return model.num_layers * 2 * one + layer
+
+
+def layer_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
+    """What one layer keeps, if it is not computed again."""
+    model = config.model
     one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
     outside = 10 / tp_size if model.sequence_parallel else 10
     probabilities = 0.0
     if keeps_probabilities(model):
         probabilities = 5 * model.num_attention_heads * row_tokens / model.hidden_size / tp_size
     ffn = model.ffn_hidden_size / model.hidden_size * (3 if model.is_gated else 2) / 8
-    layer = one * (outside + (8 + 16 * ffn) / tp_size + probabilities)
-    if model.activation_checkpointing.type == "none":
-        return model.num_layers * layer
-    return model.num_layers * 2 * one + layer
+    return one * (outside + (8 + 16 * ffn) / tp_size + probabilities)
 
 
 def keeps_probabilities(model: ModelConfig) -> bool:

@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel import make_grid
 from model.rows import hidden_keys, positions_in_pieces
-from tests.gloo import in_one_rank
+from tests.gloo import in_one_rank, run_ranks
 
 VOCAB_SIZE = 203
 SIZES = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 48}
@@ -239,6 +239,10 @@ def test_rows_longer_than_the_positions_are_an_error() -> None:
 @pytest.mark.parametrize("name", rules())
 @pytest.mark.parametrize("backend", ["sdpa", "flex"])
 def test_backends_agree_on_cuda(name: str, backend: str) -> None:
+    run_ranks(compare_on_cuda, 1, name, backend, device="cuda")
+
+
+def compare_on_cuda(name: str, backend: str) -> None:
     device = torch.device("cuda")
     rule = rules()[name]
     moved = {
@@ -250,7 +254,8 @@ def test_backends_agree_on_cuda(name: str, backend: str) -> None:
     inputs = [torch.randn(3, ROWS, TOKENS, 16, device=device) for _ in range(4)]
     expected = run_backend("explicit", rule, inputs, with_gradients=True)
     actual = run_backend(backend, rule, inputs, with_gradients=True)
-    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+    # fp32 throughout: only the order of sums and the kernels' own exponential differ.
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @in_one_rank

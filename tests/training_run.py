@@ -38,12 +38,13 @@ def make_rows(
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
     row_tokens: int = ROW_TOKENS,
+    vocab_size: int = VOCAB_SIZE,
 ) -> None:
     """A data set of two sources; a row repeats four ids, which masked places can be told from."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_file = folder / "tokenizer.json"
     tokenizer_file.write_text(tokenizer.to_str() if tokenizer else "{}")
-    vocab_size = tokenizer.get_vocab_size() if tokenizer else VOCAB_SIZE
+    vocab_size = tokenizer.get_vocab_size() if tokenizer else vocab_size
     generator = np.random.default_rng(seed)
     splits: dict[str, dict[str, SourceRows]] = {"train": {}, "heldout": {}}
     for split, source, count in (
