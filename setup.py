@@ -37,4 +37,5 @@ setup(
         "xxhash",
         "zstandard",
     ],
+    extras_require={"s3": ["s3fs"], "gs": ["gcsfs"]},
 )

@@ -48,13 +48,15 @@ def signatures_stage(documents: StageResult, config: DedupConfig) -> Stage:
         2,
         {"ngram_words": ngram_words},
         {"ingest": documents.content_fingerprint},
-        list(_runs_of_files(documents)),
+        list(runs_of_files(documents)),
         signatures_part,
         {"documents": str(documents.folder)},
     )
 
 
-def _runs_of_files(documents: StageResult) -> Iterator[Part]:
+def runs_of_files(documents: StageResult) -> Iterator[Part]:
+    """About a thousand parts at the most, each of whole files of one source; `files` of a part are
+    their names and numbers of documents."""
     least_bytes = documents.total("bytes") / _MOST_PARTS
     by_source = groupby(documents.records, lambda record: record["source"])
     for source, records in by_source:

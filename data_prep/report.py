@@ -54,7 +54,7 @@ def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manife
     """The counts of one source through all stages."""
     mine = {
         stage: [record for part, record in _parts_and_records(results, stage) if _is_of(part, name)]
-        for stage in ("ingest", "clean", "overlap", "encode", "signatures")
+        for stage in ("ingest", "repeated_ids", "clean", "overlap", "encode", "signatures")
     }
     records = mine["ingest"]
     tokens = sum(r[f"{split}_tokens"] for r in mine["encode"] for split in manifest.splits)
@@ -71,6 +71,8 @@ def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manife
         "contaminated_documents": sum(r["documents"] for r in mine["overlap"]),
         "contaminated_bytes": sum(r["bytes"] for r in mine["overlap"]),
         "bad": _sum_counts(r["bad"] for r in records),
+        "repeated_ids": sum(r["repeated"] for r in mine["repeated_ids"]),
+        "repeated_id_examples": [name for r in mine["repeated_ids"] for name in r["examples"]][:5],
         "bad_examples": [e for r in records for e in r["bad_examples"]][:10],
         **results["verdicts"].records[0]["sources"][name],
         "lengths": _lengths(name, results["signatures"]),

@@ -26,6 +26,11 @@ def render(data: Tree) -> str:
         for name, source in sources.items()
         for e in source["bad_examples"]
     ]
+    same_id = [
+        [name, f"{source['repeated_ids']:,}", ", ".join(source["repeated_id_examples"])]
+        for name, source in sources.items()
+        if source["repeated_ids"]
+    ]
     parts = [
         "<h1>Data preparation</h1>",
         f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
@@ -65,6 +70,8 @@ def render(data: Tree) -> str:
         _table(["stays", "begins", "goes", "begins"], near),
         "<h2>Records that could not be read</h2>",
         _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>",
+        "<h2>Documents with the id of an earlier one</h2>",
+        _table(["source", "documents", "ids such as"], same_id) if same_id else "<p>None.</p>",
     ]
     return _PAGE.format(body="\n".join(parts))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data_prep.selection import Selection
 
 STAGES = (
-    *("ingest", "line_counts", "line_repeats", "line_table", "clean"),
+    *("ingest", "ids", "repeated_ids", "line_counts", "line_repeats", "line_table", "clean"),
     *("signatures", "first_pairs", "clusters", "pairs", "verdicts"),
     *("excluded_ngrams", "exclusion", "overlap"),
     *("tokenizer", "encode", "interleave", "layout", "rows"),
@@ -94,7 +94,7 @@ class _Job:
 
 
 def _run_stages(config: DataConfig, job: _Job) -> None:
-    from data_prep import dedup, encode, id_stream, ingest, rows, verdicts
+    from data_prep import dedup, encode, id_stream, ingest, repeated_ids, rows, verdicts
     from data_prep.publish import publish, withdraw_if_other
     from data_prep.selection import select
     from data_prep.shards import narrowest_dtype
@@ -103,7 +103,10 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     sources = list(config.sources)
     ingested = job.run(ingest.ingest_stage(config))
     ingest.check_bad_share(ingested, config.max_bad_share)
-    documents = _without_repeated_lines(config, job, ingest.documents_of(ingested))
+    documents = ingest.documents_of(ingested)
+    hashed = job.run(repeated_ids.ids_stage(config, documents))
+    repeated_ids.check_ids(job.run(repeated_ids.repeated_stage(hashed, documents)), config)
+    documents = _without_repeated_lines(config, job, documents)
     signed = job.run(dedup.signatures_stage(documents, config.dedup))
     first = job.run(dedup.first_pairs_stage(signed, config.dedup))
     joined = job.run(verdicts.clusters_stage(signed, first))

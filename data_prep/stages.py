@@ -29,6 +29,7 @@ from data_prep.atomic import write_atomic
 
 Record = dict[str, Any]
 _MAX_DIFFERENCES_SHOWN = 12
+_BAR = 20
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,8 @@ def _run_missing(
     settings = folder / f"settings-{xxhash.xxh3_64_hexdigest(content)}.pickle"
     write_atomic(settings, content)
     calls = [(stage.task, str(outputs), str(folder), part, str(settings)) for part in missing]
+    if not missing:
+        return
     progress = _Progress(stage, missing)
     show(progress.line(), False)
     for name, record in runner.run(run_part, calls):
@@ -279,11 +282,14 @@ class _Progress:
 
     def line(self) -> str:
         seconds = time.monotonic() - self._begun
-        text = f"{self._name:<12} {self._num_done}/{self._num_parts} parts"
+        is_finished = self._num_done == self._num_parts
+        filled = _BAR * self._num_done // self._num_parts
+        bar = "" if is_finished else "#" * filled + "." * (_BAR - filled) + " "
+        text = f"{self._name:<15} {bar}{self._num_done}/{self._num_parts} parts"
         if self._num_bytes:
             rate = self._num_bytes / max(seconds, 1e-9)
             text += f"  {self._num_bytes / 1e6:,.1f} MB  {rate / 1e6:,.1f} MB/s"
             left = (self._bytes_to_do - self._num_bytes) / rate
             if left:
                 return text + f"  {left:,.0f} s left"
-        return text + (f"  {seconds:.1f} s" if self._num_done == self._num_parts else "")
+        return text + (f"  {seconds:.1f} s" if is_finished else "")

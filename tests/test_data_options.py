@@ -8,7 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from configs.load import UserError
+from configs.load import UserError, validate
+from data_prep import repeated_ids
+from data_prep.config import DataConfig
 from data_prep.run import prepare
 from data_prep.shards import RowReader, read_manifest, verify_shards
 from tests.data_corpora import decoded_documents, forum_config, random_texts, write_forum
@@ -75,6 +77,27 @@ def test_addresses_are_scrubbed_and_counted(tmp_path):
     assert scrubbed.endswith("write to [email] or [ip address] not 1.2.3.4.5 today")
     data = json.loads((tmp_path / "rows/report.json").read_text())
     assert data["sources"]["forum"]["scrubbed"] == {"emails": 1, "ip addresses": 1}
+
+
+@pytest.mark.parametrize("part_mb", [64, 0.005])
+def test_repeated_ids_are_counted_or_stop_the_job(tmp_path, monkeypatch, part_mb):
+    monkeypatch.setattr(repeated_ids, "_IDS_AT_ONCE", 30)
+    texts = random_texts(80)
+    ids = [*range(76), 7, 7, 20, "seventy"]
+    (tmp_path / "raw").mkdir()
+    lines = [json.dumps({"text": t, "id": i}) + "\n" for t, i in zip(texts, ids, strict=True)]
+    (tmp_path / "raw/forum.jsonl").write_text("".join(lines))
+    config = forum_config(tmp_path, part_mb=part_mb).model_dump(mode="json")
+    config["sources"]["forum"]["reader"]["id_field"] = "id"
+    prepare(validate(config, DataConfig, "test"))
+    forum = json.loads((tmp_path / "rows/report.json").read_text())["sources"]["forum"]
+    assert forum["kept_documents"] == 80
+    assert forum["repeated_ids"] == 3
+    assert sorted(forum["repeated_id_examples"]) == ["20", "7"]
+    shutil.rmtree(tmp_path / "work")
+    stopped = {**config, "on_bad_record": "stop"}
+    with pytest.raises(UserError, match=r"'forum': 3 document.* earlier one, such as '(20|7)', '"):
+        prepare(validate(stopped, DataConfig, "test"))
 
 
 def test_literal_special_tokens_are_text(tmp_path):

@@ -236,12 +236,6 @@ def test_files_are_found_by_pattern_in_a_fixed_order(tmp_path):
         list_files([str(tmp_path / "a")], "files")
 
 
-def test_urls_are_read_through_fsspec(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl")
-    url = f"file://{tmp_path}/*.jsonl"
-    assert read(url, 300, type="jsonl")[0] == read(tmp_path / "a.jsonl", type="jsonl")[0]
-
-
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_file_that_changes_or_disappears_after_planning_stops_the_job(tmp_path, scheme):
     path = tmp_path / "a.jsonl"

@@ -214,6 +214,6 @@ def test_a_dry_run_says_what_would_be_done(made, tmp_path):
     (tmp_path / "raw").symlink_to(made / "raw")
     plan = describe(config_of(tmp_path), STAGES)
     assert "forum           jsonl" in plan
-    assert plan.count("not begun") == 10
-    assert describe(config_of(made), STAGES).count("  done") == 10
+    assert plan.count("not begun") == 12
+    assert describe(config_of(made), STAGES).count("  done") == 12
     assert not (tmp_path / "work").exists()

@@ -22,6 +22,7 @@ from configs.load import UserError
 TRUNCATED = (EOFError, zlib.error, zstandard.ZstdError)
 """What a decompressor raises for damaged or truncated input; bz2 raises a bare OSError besides."""
 
+_URL_BUFFER_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 15
 """Compressed bytes that are decompressed at once. Spans of compressed files are made of such
 chunks. All that comes of the member in a chunk with damage is lost, so that chunks are small."""
@@ -62,7 +63,8 @@ def list_files(patterns: Sequence[str], where: str) -> list[SourceFile]:
     """All files that match, sorted by name, each once; `where` is the config key, for errors."""
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
-        files = _list_url(pattern) if "://" in pattern else _list_local(pattern, where)
+        is_url = "://" in pattern
+        files = _list_url(pattern, where) if is_url else _list_local(pattern, where)
         if not files:
             raise UserError(
                 f"{where}: {pattern!r} matches no file; check the path (relative to "
@@ -111,19 +113,31 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _list_url(pattern: str) -> list[SourceFile]:
-    file_system, _ = _file_system_of(pattern)
+def _list_url(pattern: str, where: str) -> list[SourceFile]:
     root = pattern
     while glob.has_magic(root):
         root = root.rpartition("/")[0]
-    bare_root = file_system._strip_protocol(root if root != pattern else root.rpartition("/")[0])
-    files = []
-    for path, info in sorted(file_system.glob(pattern, detail=True).items()):
-        if info["type"] == "file":
-            url = file_system.unstrip_protocol(path)
-            name = os.path.relpath(path, bare_root)
-            files.append(SourceFile(url, name, info["size"], _version_of(info)))
-    return files
+    root = root if root != pattern else root.rpartition("/")[0]
+    try:
+        file_system, _ = _file_system_of(pattern)
+        found = sorted(file_system.glob(pattern, detail=True).items())
+        bare_root = file_system._strip_protocol(root)
+    except Exception as error:  # each protocol has a library of its own, and that its own errors
+        raise UserError(
+            f"{where}: {pattern!r} cannot be listed: {type(error).__name__}: {error}; check the "
+            "address, that the library for it is installed (s3fs for s3://, gcsfs for gs://), and "
+            "the credentials in the environment"
+        ) from error
+    return [
+        SourceFile(
+            file_system.unstrip_protocol(path),
+            os.path.relpath(path, bare_root),
+            info["size"],
+            _version_of(info),
+        )
+        for path, info in found
+        if info["type"] == "file"
+    ]
 
 
 def _file_system_of(url: str) -> tuple[Any, str]:
@@ -147,8 +161,9 @@ def open_file(file: SourceFile) -> Iterator[BinaryIO]:
     _check_unchanged(file)
     if "://" in file.path:
         file_system, path = _file_system_of(file.path)
-        with file_system.open(path, "rb") as stream:
-            yield cast(BinaryIO, stream)
+        # fsspec's own files read a block anew for every line.
+        with io.BufferedReader(file_system.open(path, "rb"), _URL_BUFFER_BYTES) as stream:
+            yield stream
     else:
         with open(file.path, "rb") as stream:
             yield stream
