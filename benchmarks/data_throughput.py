@@ -1,13 +1,14 @@
 """The whole of data preparation: MB per CPU second of each stage, and how it grows with the data.
 
-``python -m benchmarks.data_throughput CORPUS.jsonl ... [--scaling] [--work FOLDER]``
+``python -m benchmarks.data_throughput CORPUS.jsonl ... [--scaling [TIMES ...]] [--work FOLDER]``
 
 Takes JSON lines to shards on disk with the default filters, exact and near dedup, and a tokenizer
 trained beforehand. A run is one process on one core, so that its CPU time and memory are its own;
 ``--repeat`` takes the best of several. ``--scaling`` takes half of the documents once, twice and
-four times: in each copy the words of four letters and more are exchanged for words about as
-frequent and as long, so that copies do not resemble each other while each has the same duplicates
-in itself, and so the same work to be done. The reference tokenizer is run on a sample beside it.
+four times (or as often as the numbers behind it say): in each copy the words of four letters and
+more are exchanged for words about as frequent and as long, so that copies do not resemble each
+other while each has the same duplicates in itself, and so the same work to be done. The reference
+tokenizer is run on a sample beside it.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main() -> None:
     """Runs and prints tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", nargs="+", type=Path)
-    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--scaling", nargs="*", type=int, metavar="TIMES")
     parser.add_argument("--repeat", type=int, default=1, help="runs, of which the best counts")
     parser.add_argument("--part-mb", type=float, default=16)
     parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
@@ -49,15 +50,16 @@ def main() -> None:
         tokenizer = work / "tokenizer.json"
         train_tokenizer(sample(arguments.corpus, 30e6), VOCABULARY).save(str(tokenizer))
         sizes = {0: arguments.corpus}
-        if arguments.scaling:
+        if arguments.scaling is not None:
+            times = arguments.scaling or [1, 2, 4]
             half = [thinned(path, 2, work / "raw") for path in arguments.corpus]
-            exchanges = word_exchanges(half)
-            copies = [half, *([exchanged(p, k, exchanges) for p in half] for k in (1, 2, 3))]
-            sizes |= {n: [path for copy in copies[:n] for path in copy] for n in (1, 2, 4)}
+            exchanges = word_exchanges(half, max(times))
+            copies = [half, *([exchanged(p, k, exchanges) for p in half] for k in exchanges)]
+            sizes |= {n: [path for copy in copies[:n] for path in copy] for n in times}
         best = best_runs(arguments.repeat, sizes, tokenizer, work, arguments.part_mb)
         print_run(best.pop(0))
-        if arguments.scaling:
-            print_scaling([best[times] for times in (1, 2, 4)])
+        if best:
+            print_scaling([best[n] for n in sorted(best)])
         print_reference(tokenizer, list(sample(arguments.corpus, 4e6)))
 
 
@@ -100,9 +102,9 @@ def thinned(path: Path, every: int, folder: Path) -> Path:
     return target
 
 
-def word_exchanges(paths: Sequence[Path]) -> dict[int, dict[str, str]]:
-    """For each copy, what every word of four letters and more becomes: the word of the same length
-    that is one, two or three places rarer."""
+def word_exchanges(paths: Sequence[Path], num_copies: int) -> dict[int, dict[str, str]]:
+    """For each copy but the first, what every word of four letters and more becomes: the word of
+    the same length that is one place rarer, two places, and so on."""
     counts = Counter(
         word for path in paths for text in texts_in(path) for word in _WORD.findall(text)
     )
@@ -115,7 +117,7 @@ def word_exchanges(paths: Sequence[Path]) -> dict[int, dict[str, str]]:
             for ranked in by_length.values()
             for place, word in enumerate(ranked)
         }
-        for copy in (1, 2, 3)
+        for copy in range(1, num_copies)
     }
 
 

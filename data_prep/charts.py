@@ -29,7 +29,9 @@ def bars(series: Mapping[str, Mapping[str, float]], unit: str = "") -> str:
                     f'fill="{colour}">{title}</rect>'
                 )
                 x += width
-        shapes.append(_text(x + 6, y, f"{sum(values.values()):,.4g}{unit}", "start"))
+        total = sum(values.values())
+        shown = f"{total:,.0f}" if total >= 1000 else f"{total:.4g}"
+        shapes.append(_text(x + 6, y, f"{shown}{unit}", "start"))
     legend = "" if len(names) < 2 else _legend(names)
     return legend + _svg(shapes, len(series) * (_ROW + _GAP))
 

@@ -1,6 +1,7 @@
 """The page of the report: tables and charts in one HTML file, out of the report's data."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from data_prep.charts import bars, histogram
 
 Tree = dict[str, Any]
+_MOST_REASONS = 30
 LENGTH_LABELS = ["<128", *(f"{2**k}" for k in range(7, 10)), *(f"{2**k}K" for k in range(10))]
 LENGTH_LABELS += ["1M", "≥2M"]
 """The least length of each class of `lengths`, bytes."""
@@ -110,9 +112,9 @@ def _megabytes(source: Tree) -> dict[str, float]:
     }
 
 
-def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, float]]:
-    """Documents by reason, then source; the most frequent reason first."""
-    reasons: dict[str, dict[str, float]] = {}
+def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, int]]:
+    """Documents by reason, then source; the most frequent reason first, rare ones together."""
+    reasons: dict[str, dict[str, int]] = {}
     for name, source in sources.items():
         counts = {
             **source["dropped"],
@@ -124,7 +126,14 @@ def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, float]]:
         for reason, count in counts.items():
             if count:
                 reasons.setdefault(reason, {})[name] = count
-    return dict(sorted(reasons.items(), key=lambda item: -sum(item[1].values())))
+    ranked = sorted(reasons.items(), key=lambda item: -sum(item[1].values()))
+    shown, rest = dict(ranked[:_MOST_REASONS]), ranked[_MOST_REASONS:]
+    if rest:
+        others: Counter[str] = Counter()
+        for _, counts in rest:
+            others.update(counts)
+        shown[f"{len(rest)} rarer reasons"] = dict(others)
+    return shown
 
 
 def _size_classes(sizes: Mapping[str, int]) -> dict[str, int]:
