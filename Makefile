@@ -66,6 +66,10 @@ test-slow: $(INSTALLED) ## twenty kills of a rank, every resume from grid to gri
 test-cluster: $(INSTALLED) ## Slurm's scripts on a real Slurm (root; slurm-wlm munge iproute2)
 	python -m pytest -m cluster -rs tests/slurm
 
+.PHONY: test-gpu
+test-gpu: $(INSTALLED) ## what needs a GPU, on one of them (minutes)
+	python -m pytest -m gpu -rs tests/test_attention.py tests/test_gpu.py
+
 .PHONY: test-ui
 test-ui: $(INSTALLED) ## MLflow's pages in Chromium (chromium chromium-driver, pip: selenium)
 	python -m pytest -m browser -rs tests/test_mlflow_ui.py

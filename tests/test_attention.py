@@ -106,6 +106,19 @@ def test_a_window_reaches_k_neighbours_on_each_side() -> None:
     assert moved.nonzero().flatten().tolist() == list(range(17, 24))
 
 
+@in_one_rank
+def test_being_told_of_padding_is_the_same_as_looking() -> None:
+    model = build_masked_lm(ModelConfig(**SIZES), VOCAB_SIZE, make_grid(1), seed=1).eval()
+    whole = torch.randint(4, 200, (2, TOKENS), generator=torch.Generator().manual_seed(2))
+    padded = whole.clone()
+    padded[1, 30:] = model.config.pad_token_id
+    positions, labels = torch.tensor([[3, 5], [7, 9]]), torch.tensor([[8, 9], [10, 11]])
+    for tokens, is_padded in ((whole, False), (padded, True)):
+        looked = model(tokens, positions, labels)[0]
+        assert torch.equal(model(tokens, positions, labels, is_padded=is_padded)[0], looked)
+    assert model(padded, positions, labels, is_padded=False)[0] != looked
+
+
 def packed(pieces: list[torch.Tensor], row_tokens: int) -> torch.Tensor:
     row = torch.ones(row_tokens, dtype=torch.int64)
     text = torch.cat(pieces)

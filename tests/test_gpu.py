@@ -22,6 +22,7 @@ from pipeline.launch import free_port
 from pipeline.memory import OVERHEAD_GB, estimate_memory
 from pipeline.plan import plan_run
 from pipeline.run_folder import DONE_NAME, checkpoints_folder, is_done
+from pipeline.run_log import LOG_NAME, read_events
 from tests.finetune_run import SENTENCE, make_finetune_config, make_pretrained, run_finetuning
 from tests.gloo import run_ranks
 from tests.training_run import (
@@ -50,11 +51,12 @@ SIZES = {
 }
 WINDOW = {"attention_pattern": {"type": "window", "neighbours": 40}}
 FLEX = {**WINDOW, "attention_backend": "flex", "attention_dropout": 0.0}
-# fp32 rounds at 6e-8, summed in another order and taken through 20 steps of Adam; bf16 rounds at
-# 2e-3, and its errors come to the loss as a mean over hundreds of masked tokens.
+# Relative. fp32 rounds at 6e-8 and bf16 at 2e-3, of which means over hundreds of masked tokens keep
+# little. On an H200 the largest differences over 20 steps were 1e-7 of losses and norms in fp32; in
+# bf16 7e-5 of losses and 2e-3 of norms.
 TOLERANCES = {
-    "fp32": {"loss": 1e-5, "gradient_norm": 1e-4, "heldout_loss": 1e-5},
-    "bf16": {"loss": 2e-3, "gradient_norm": 2e-2, "heldout_loss": 2e-3},
+    "fp32": {"loss": 2e-6, "gradient_norm": 2e-6, "heldout_loss": 2e-6},
+    "bf16": {"loss": 5e-4, "gradient_norm": 1e-2, "heldout_loss": 5e-4},
 }
 
 
@@ -78,7 +80,14 @@ def run_on(device, rows, folder, model=None, **settings):
     config = make_config(rows, folder, model={**SIZES, **(model or {})}, **settings)
     run_ranks(pretrain, 1, config, device=device)
     assert is_done(config)
+    assert used_gpu(config) == (device == "cuda")
     return config
+
+
+def used_gpu(config):
+    """Whether a step of the run told of memory on a GPU."""
+    events = [event for event, _ in read_events(config.output / LOG_NAME)]
+    return any("device_memory_gb" in event.get("values", {}) for event in events)
 
 
 def assert_agree(actual, expected, precision="fp32"):
@@ -131,7 +140,6 @@ def test_losses_and_norms_are_those_of_the_cpu(rows, on_cpu, tmp_path, precision
     actual = run_on(
         "cuda", rows, tmp_path / "cuda", NO_DROPOUT, precision=precision, parallel=parallel
     )
-    assert metrics(actual, "device_memory_gb")[0] > 0
     assert_agree(actual, expected, precision)
 
 
@@ -232,15 +240,18 @@ def check_dropout() -> None:
     assert torch.equal(before, torch.cuda.get_rng_state())
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
 @pytest.mark.parametrize(
-    "model",
-    [{}, {"attention_backend": "explicit"}, {"activation_checkpointing": {"type": "layers"}}],
+    ("model", "zero_stage"),
+    [
+        ({}, 1),
+        ({}, 2),
+        ({}, 3),
+        ({"attention_backend": "explicit"}, 1),
+        ({"activation_checkpointing": {"type": "layers"}}, 1),
+    ],
     ids=str,
 )
 def test_memory_is_what_the_plan_says(tmp_path, model, zero_stage):
-    if model and zero_stage != 1:
-        pytest.skip("activations do not depend on the ZeRO stage")
     make_rows(tmp_path / "rows", rows=64, row_tokens=MAX_ROW_TOKENS, vocab_size=50_265)
     sizes = {"num_layers": 6, "hidden_size": 768, "num_attention_heads": 12}
     config = run_on(
@@ -257,7 +268,8 @@ def test_memory_is_what_the_plan_says(tmp_path, model, zero_stage):
     estimate = estimate_memory(plan_run(config, 1))
     measured_gb = metrics(config, "device_memory_gb")[-1]
     print(f"measured {measured_gb:.2f} GB, planned {estimate.total_gb - OVERHEAD_GB:.2f}")
-    # What torch's allocator does not see (the CUDA context, NCCL) is the estimate's overhead.
+    # What torch's allocator does not see (the CUDA context, NCCL) is the estimate's overhead. On an
+    # H200 the rest was 4 % too low with explicit attention, else 7 to 13 % too high.
     assert measured_gb == pytest.approx(estimate.total_gb - OVERHEAD_GB, rel=0.15)
 
 
@@ -284,7 +296,7 @@ def test_the_commands_train_export_and_replay_on_the_gpu(tmp_path):
     launcher = ["deepspeed.launcher.runner", "--num_gpus", "1", "--master_port", str(free_port())]
     command("-m", *launcher, "pipeline/train.py", str(path))
     assert is_done(config)
-    assert metrics(config, "device_memory_gb")[0] > 0  # it did not fall back to the CPU
+    assert used_gpu(config)
     command("-m", "pipeline.export", str(path))
     parity = json.loads((config.output / "hf" / PARITY_NAME).read_text())
     assert parity["largest_logit_difference"] < 1e-5
