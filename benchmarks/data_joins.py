@@ -68,7 +68,7 @@ def write_signatures(folder: Path, documents: int) -> StageResult:
         previous = signatures
         np.save(target / f"{name}.signatures.npy", signatures)
         np.save(target / f"{name}.hashes.npy", hashes)
-        np.save(target / f"{name}.bytes.npy", np.full(count, 1000))
+        np.save(target / f"{name}.bytes.npy", np.full(count, 1000, np.uint32))
         parts.append(Part(name, {}))
         records.append({"documents": count})
     return StageResult(target, parts, records, "made")

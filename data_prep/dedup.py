@@ -180,12 +180,12 @@ def pairs_part(
 
     if "band" in part.arguments:
         band = part.arguments["band"]
-        keys, numbers = store.keys_in_range("signatures", lambda s: band_keys(s, band), *share)
+        keys, numbers = store.recurring_keys("signatures", lambda s: band_keys(s, band), *share)
         pairs, compared = near_pairs(
             keys, numbers, store.signatures_of, settings["near"]["min_similarity"], roots_of
         )
     else:
-        keys, numbers = store.keys_in_range("hashes", lambda hashes: hashes[0], *share)
+        keys, numbers = store.recurring_keys("hashes", lambda hashes: hashes[0], *share)
         pairs = exact_pairs(keys, store.second_hashes_of(numbers), numbers)
         compared = {"candidates": pairs.shape[1], "uncompared": 0}
     pairs = roots_of(pairs)

@@ -4,6 +4,7 @@ Bad input is never passed over in silence: a record that cannot be read is count
 with its file and offset, or stops the job, as the config says.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -52,6 +53,17 @@ class BadRecords:
                 {"file": file_path, "offset": offset, "reason": reason, "detail": detail[:200]}
             )
 
+    @property
+    def max_raw_bytes(self) -> int:
+        """Bytes of a record in its file beyond which it is not even read: markup and escapes may
+        take several times the text."""
+        return min(8 * self.max_document_bytes, sys.maxsize)
+
+    def add_too_long(self, file_path: str, offset: int, num_bytes: int) -> None:
+        """Counts a record that is longer than allowed; `num_bytes` of it are known of."""
+        reason = "longer than max_document_mb"
+        self.add(file_path, offset, reason, f"{num_bytes:,} or more bytes")
+
     def is_too_long(self, content: bytes | str, file_path: str, offset: int) -> bool:
         """Whether a document is longer than allowed; then it is counted."""
         limit = self.max_document_bytes
@@ -61,9 +73,7 @@ class BadRecords:
             content = content.encode()
         if len(content) <= limit:
             return False
-        self.add(
-            file_path, offset, "longer than max_document_mb", f"{len(content):,} or more bytes"
-        )
+        self.add_too_long(file_path, offset, len(content))
         return True
 
 

@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -26,6 +28,7 @@ from data_prep.text_batch import TextBatch
 
 NAME = "ingest"
 DOCUMENTS_SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
+_FILES_AT_ONCE = 16
 _EXAMPLES_PER_REASON = 3
 _EXAMPLE_BYTES = 400
 
@@ -86,7 +89,9 @@ def _parts_of(
     reader = source.reader.build()
     group: list[Span] = []
     weight = number = 0
-    for span in (span for file in files for span in reader.spans(file, part_bytes)):
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # columnar files are opened for that
+        spans_of = list(pool.map(lambda file: reader.spans(file, part_bytes), files))
+    for span in chain.from_iterable(spans_of):
         share = min(span.end - span.start, span.file.num_bytes)
         if group and weight + share > part_bytes:
             yield _part(name, number, group, part_bytes)

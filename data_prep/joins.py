@@ -12,6 +12,18 @@ _MAX_GROUP_ALL_PAIRS, _MAX_ROUNDS = 32, 64
 _PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
 
 
+def recurring(keys: U64) -> I64:
+    """The places of keys that stand in `keys` at least twice, equal ones side by side.
+
+    Most keys do not, and what is done with the others takes more memory.
+    """
+    order = np.argsort(keys)
+    ascending = keys[order]
+    again = ascending[1:] == ascending[:-1]
+    del ascending
+    return order[np.append(again, False) | np.append(False, again)] if len(keys) else order
+
+
 def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
     """(first document, other document) of each set of equal 128-bit keys: [2, P]."""
     order = np.lexsort((numbers, second_keys, keys))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.clusters import number_type
 from data_prep.hash_table import range_of
+from data_prep.joins import recurring
 from data_prep.minhash import NUM_BANDS
 from data_prep.text_batch import I64, U64
 
@@ -26,26 +28,31 @@ class SignatureStore:
         counts = [count for _, count in self._parts]
         self._first = np.append(0, np.cumsum(counts, dtype=np.int64))
         self.num_documents = int(self._first[-1])
+        self._number_type = number_type(self.num_documents)
         self._num_bytes = self.num_documents * 8 * (NUM_BANDS + 2)
         self._open: dict[tuple[str, int], tuple[mmap.mmap, U64]] = {}
 
-    def keys_in_range(
+    def recurring_keys(
         self, kind: str, keys_in: Callable[[U64], U64], number: int, of: int
     ) -> tuple[U64, I64]:
-        """The keys of all documents that lie in the `number`-th of `of` equal ranges of 64-bit
-        numbers, and the numbers of their documents."""
+        """The keys that at least two documents have, of those in the `number`-th of `of` equal
+        ranges of 64-bit numbers, and the numbers of these documents."""
         low, high = range_of(number, of)
-        keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, self._number_type)]
         for part, first in enumerate(self._first[:-1]):
             column = np.array(keys_in(self._array(kind, part)))
             self._give_back(kind, part)
-            if of == 1:
-                inside = np.arange(len(column))
-            else:
+            if of > 1:
                 inside = np.flatnonzero((column >= low) & (column <= high))
-            keys.append(column[inside])
-            numbers.append(inside + first)
-        return np.concatenate(keys), np.concatenate(numbers)
+                column = column[inside]
+            else:
+                inside = np.arange(len(column))
+            keys.append(column)
+            numbers.append((inside + first).astype(self._number_type))
+        all_keys = np.concatenate(keys)
+        keys.clear()
+        again = recurring(all_keys)
+        return all_keys[again], np.concatenate(numbers)[again].astype(np.int64)
 
     def signatures_of(self, numbers: I64) -> U64:
         """The signatures of the documents `numbers`: [14, n]."""

@@ -20,6 +20,7 @@ from data_prep.readers.files import (
 )
 
 _LOOK_BACK_BYTES = 1 << 16
+_SKIPPED_BYTES = 1 << 20
 
 
 class TextReaderConfig(Config):
@@ -71,10 +72,12 @@ class TextReader:
         self, stream: BinaryIO, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, bytes]]:
         if self._unit == "file":
-            parts: list[bytes] = []
+            document = _Pieces(bad.max_document_bytes)
             for _, line in lines_in(stream, span, bad):
-                parts.append(line)
-            yield 0, b"".join(parts)
+                document.append(line)
+                if document.is_too_long:
+                    break
+            yield 0, document.joined()
         elif self._unit == "line":
             yield from lines_in(stream, span, bad)
         else:
@@ -87,7 +90,7 @@ class TextReader:
         section_bytes = self._section_bytes if self._unit == "section" else 1
         # Offsets in a compressed file, which is one span, count what it decompresses to.
         end = sys.maxsize if is_compressed(span.file.name) else span.end
-        content: list[bytes] = []
+        content = _Pieces(bad.max_document_bytes)
         begin = section = -1
         after_blank = span.start == 0 or _line_before_is_blank(stream, span.start)
         within = False  # inside a paragraph that began in this span
@@ -98,8 +101,8 @@ class TextReader:
                     break
                 within = True
                 if content and offset // section_bytes != section:
-                    yield begin, b"".join(content)
-                    content = []
+                    yield begin, content.joined()
+                    content = _Pieces(bad.max_document_bytes)
                 if not content:
                     begin, section = offset, offset // section_bytes
             elif offset >= end and not within:
@@ -108,7 +111,33 @@ class TextReader:
                 content.append(line)
             after_blank = is_blank
         if content:
-            yield begin, b"".join(content)
+            yield begin, content.joined()
+
+
+class _Pieces:
+    """A document in pieces; of a longer one than allowed, enough to tell that it is."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._pieces: list[bytes] = []
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the document is longer than allowed."""
+        return self._num_bytes > self._max_bytes
+
+    def append(self, piece: bytes) -> None:
+        """Adds a piece, unless there are too many bytes already."""
+        if not self.is_too_long:
+            self._pieces.append(piece)
+            self._num_bytes += len(piece)
+
+    def joined(self) -> bytes:
+        """The document."""
+        return b"".join(self._pieces)
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
 
 
 def _line_before_is_blank(stream: BinaryIO, start: int) -> bool:
@@ -142,19 +171,39 @@ def lines_in(
     """
     if is_compressed(span.file.name):
         return _lines_of_chunks(stream, span, bad)
-    return _lines_of_bytes(stream, span, run_on)
+    return _lines_of_bytes(stream, span, bad, run_on)
 
 
-def _lines_of_bytes(stream: BinaryIO, span: Span, run_on: bool) -> Iterator[tuple[int, bytes]]:
+def _lines_of_bytes(
+    stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool
+) -> Iterator[tuple[int, bytes]]:
     offset = span.start
+    longest = bad.max_raw_bytes
     stream.seek(max(0, span.start - 1))
     if span.start > 0:
-        offset = span.start - 1 + len(stream.readline())
-    for line in stream:
-        if not run_on and offset >= span.end:
+        offset = _end_of_line(stream, span.start - 1, span.end)
+    while run_on or offset < span.end:
+        line = stream.readline(longest)
+        if not line:
             return
+        if len(line) == longest and not line.endswith(b"\n"):
+            bad.add_too_long(span.file.path, offset, len(line))
+            enough = sys.maxsize if run_on else span.end
+            offset = _end_of_line(stream, offset + len(line), enough)
+            continue
         yield offset, line
         offset += len(line)
+
+
+def _end_of_line(stream: BinaryIO, position: int, enough: int) -> int:
+    """Where the line that `stream` stands in, at `position`, ends; or a place at or beyond `enough`
+    inside it. However long the line, little memory is taken."""
+    while position < enough:
+        rest = stream.readline(_SKIPPED_BYTES)
+        position += len(rest)
+        if not rest or rest.endswith(b"\n"):
+            break
+    return position
 
 
 def _lines_of_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[tuple[int, bytes]]:
@@ -181,6 +230,12 @@ def _lines_of_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[
         cut = 1 + (content.find(b"\n") if follows_span else content.rfind(b"\n"))
         if not cut:
             held.append(content)
+            if not is_rest and sum(map(len, held)) >= bad.max_raw_bytes:
+                bad.add_too_long(span.file.path, offset, sum(map(len, held)))
+                is_rest = True
+            if is_rest:
+                offset += sum(map(len, held))
+                held = []
             continue
         lines = io.BytesIO(b"".join((*held, content[:cut])))
         held = [content[cut:]] if cut < len(content) else []

@@ -78,6 +78,9 @@ class WarcReader:
                 return
             offset, within = run.place(record.stream_pos)
             expected_bytes = record.content_length
+            if expected_bytes > bad.max_raw_bytes:  # fastwarc passes over it without holding it
+                bad.add_too_long(path, offset, expected_bytes)
+                continue
             content = record.reader.read()
             whole_head = record.headers.get("Content-Length") is not None
             if not whole_head or len(content) != expected_bytes:
