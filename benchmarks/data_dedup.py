@@ -23,7 +23,7 @@ import numpy as np
 from data_prep.clusters import clusters
 from data_prep.config import NearDedupConfig
 from data_prep.dedup import word_sequence_hashes
-from data_prep.joins import near_pairs
+from data_prep.joins import near_pairs, recurring
 from data_prep.minhash import NUM_BANDS, band_keys, signatures
 from data_prep.text_batch import TextBatch
 
@@ -128,10 +128,15 @@ def own(texts: Sequence[bytes]) -> list[int]:
         signed.append(signatures(batch, 5, keys[0]))
     all_signed = np.concatenate(signed, axis=1)
     numbers, rules = np.arange(len(texts)), NearDedupConfig()
-    pairs = [
-        near_pairs(keys, numbers, lambda n: all_signed[:, n], rules.min_similarity)[0]
-        for keys in (band_keys(all_signed, k) for k in range(NUM_BANDS * rules.groupings))
-    ]
+    pairs = []
+    for band in range(NUM_BANDS * rules.groupings):
+        keys = band_keys(all_signed, band)
+        again = recurring(keys)
+        pairs.append(
+            near_pairs(
+                keys[again], numbers[again], lambda n: all_signed[:, n], rules.min_similarity
+            )[0]
+        )
     goes, stays = clusters(np.concatenate(pairs, axis=1), len(texts))
     labels = numbers.copy()
     labels[goes] = stays

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from data_prep.atomic import save_array
 from data_prep.config import DataConfig, DecontaminateConfig
 from data_prep.document import BadRecords, in_batches
+from data_prep.document_files import read_texts
 from data_prep.hash_table import HashTable, in_range, write_hash_table
-from data_prep.ingest import read_texts
 from data_prep.normalise import normalise
 from data_prep.readers import ReaderConfig
 from data_prep.readers.files import SourceFile, Span, list_files

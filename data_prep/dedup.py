@@ -21,7 +21,7 @@ import xxhash
 from data_prep.atomic import save_array
 from data_prep.clusters import fewest_pairs, number_type
 from data_prep.config import DedupConfig
-from data_prep.ingest import read_texts
+from data_prep.document_files import read_texts
 from data_prep.joins import exact_pairs, near_pairs
 from data_prep.minhash import NUM_BANDS, band_keys, signatures
 from data_prep.signature_store import SignatureStore

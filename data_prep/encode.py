@@ -17,7 +17,7 @@ import orjson
 from configs.load import UserError
 from data_prep.atomic import open_atomic, save_array, write_atomic
 from data_prep.config import DataConfig, TokenizerConfig, TrainTokenizerConfig
-from data_prep.ingest import document_ids, read_texts
+from data_prep.document_files import document_ids, read_texts
 from data_prep.selection import CHECK, SAMPLE, Selection, chosen
 from data_prep.shards import Split, file_sha256, narrowest_dtype
 from data_prep.stages import Part, Record, Stage, StageResult
@@ -89,7 +89,7 @@ def encode_stage(
     digest = file_sha256(path)
     return Stage(
         ENCODE,
-        1,
+        2,
         {"heldout_share": config.heldout_share},
         {
             **inputs,
@@ -118,7 +118,11 @@ def encode_part(
     checked = chosen(selection.hashes(part.name), settings["checked_share"], CHECK)
     checked[np.flatnonzero(keep)[:1]] = True  # at least one document a part
     encoder = _encoder_of(settings["tokenizer"], settings["encoder"])
-    counts: dict[str, Any] = {"bytes": 0, "checked_documents": int((checked & keep).sum())}
+    counts: dict[str, Any] = {
+        "bytes": 0,
+        "words": 0,
+        "checked_documents": int((checked & keep).sum()),
+    }
     names = []
     lengths: dict[str, list[Any]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
     with (
@@ -141,6 +145,7 @@ def encode_part(
                     file.write(stream.data)
                     lengths[split].append(num)
                     counts["bytes"] += sum(map(len, kept_texts))
+                    counts["words"] += sum(map(_num_words, kept_texts))
     for split in SPLITS:
         array = np.concatenate(lengths[split])
         save_array(folder / f"{part.name}.{split}.lengths.npy", array)
@@ -148,6 +153,11 @@ def encode_part(
         counts[f"{split}_tokens"] = int(array.sum(dtype=np.int64))
         names += [f"{part.name}.{split}.ids", f"{part.name}.{split}.lengths.npy"]
     return counts, names
+
+
+def _num_words(text: bytes) -> int:
+    """Words between white space, of which a normalised text has no other runs than blank lines."""
+    return text.count(b" ") + text.count(b"\n") - text.count(b"\n\n") + 1
 
 
 def _disagreement(name: str) -> str:

@@ -5,7 +5,7 @@ each where there are values, and ``NAME.slots.npy`` says for each possible begin
 whether any has it, so that most of what is not there is told without a search.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.atomic import open_atomic, save_array
+from data_prep.stages import Part
 from data_prep.text_batch import I64, U64
 
 _SLOTS_PER_HASH, _MAX_SLOT_BITS = 8, 27
@@ -81,3 +82,19 @@ def in_range(ascending: U64, number: int, of: int) -> slice:
     low, high = range_of(number, of)
     begin = np.searchsorted(ascending, low)
     return slice(int(begin), int(np.searchsorted(ascending, high, side="right")))
+
+
+def parts_by_range(counts: Mapping[str, int], at_once: int, bytes_each: int) -> list[Part]:
+    """For each source with so many hashes, a part for each range that holds about `at_once`."""
+    parts = []
+    for source, count in counts.items():
+        ranges = -(-count // at_once) or 1
+        parts += [
+            Part(
+                f"{source}-{number:06d}",
+                {"source": source, "range": number, "ranges": ranges},
+                bytes_each * count // ranges,
+            )
+            for number in range(ranges)
+        ]
+    return parts

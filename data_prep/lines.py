@@ -14,8 +14,8 @@ import numpy as np
 
 from data_prep.atomic import save_array
 from data_prep.config import DataConfig, LineDedupConfig
-from data_prep.hash_table import HashTable, in_range, write_hash_table
-from data_prep.ingest import documents_file, read_documents, read_texts, write_documents
+from data_prep.document_files import documents_file, read_documents, read_texts, write_documents
+from data_prep.hash_table import HashTable, in_range, parts_by_range, write_hash_table
 from data_prep.normalise import SEPARATOR, plain_white_space
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64, TextBatch
@@ -93,13 +93,7 @@ def repeats_stage(counted: StageResult, config: LineDedupConfig) -> Stage:
     lines: Counter[str] = Counter()
     for part, record in zip(counted.parts, counted.records, strict=True):
         lines[part.name.rpartition("-")[0]] += record["lines"]
-    parts = []
-    for source, num in lines.items():
-        ranges = -(-num // _LINES_A_JOIN) or 1
-        parts += [
-            Part(f"{source}-{r:06d}", {"source": source, "range": r, "ranges": ranges}, 24 * num)
-            for r in range(ranges)
-        ]
+    parts = parts_by_range(lines, _LINES_A_JOIN, 24)
     return Stage(
         REPEATED,
         1,

@@ -18,8 +18,8 @@ from configs.load import UserError
 from data_prep.atomic import save_array
 from data_prep.config import DataConfig
 from data_prep.dedup import runs_of_files
-from data_prep.hash_table import range_of
-from data_prep.ingest import document_ids
+from data_prep.document_files import document_ids
+from data_prep.hash_table import parts_by_range, range_of
 from data_prep.stages import Part, Record, Stage, StageResult
 from data_prep.text_batch import I64, U64
 
@@ -68,19 +68,13 @@ def ids_part(folder: Path, part: Part, settings: Mapping[str, Any]) -> tuple[Rec
 def repeated_stage(hashed: StageResult, documents: StageResult) -> Stage:
     """A part a source and range of hashes."""
     files: dict[str, list[tuple[str, Sequence[Any]]]] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for part, record in zip(hashed.parts, hashed.records, strict=True):
         source = part.name.rpartition("-")[0]
         path = str(hashed.folder / f"{part.name}.ids.npy")
         files.setdefault(source, []).append((path, part.arguments["files"]))
-        counts[source] = counts.get(source, 0) + record["documents"]
-    parts = []
-    for source, count in counts.items():
-        ranges = -(-count // _IDS_AT_ONCE) or 1
-        parts += [
-            Part(f"{source}-{r:06d}", {"source": source, "range": r, "ranges": ranges}, 8 * count)
-            for r in range(ranges)
-        ]
+        counts[source] += record["documents"]
+    parts = parts_by_range(counts, _IDS_AT_ONCE, 8)
     return Stage(
         REPEATED,
         1,

@@ -10,7 +10,8 @@ import numpy as np
 
 from data_prep.atomic import write_atomic
 from data_prep.config import DataConfig
-from data_prep.ingest import document_ids, documents_of, read_texts
+from data_prep.document_files import document_ids, read_texts
+from data_prep.ingest import documents_of
 from data_prep.report_page import LENGTH_LABELS, Tree, render
 from data_prep.shards import Manifest
 from data_prep.stages import Part, StageResult
@@ -77,6 +78,7 @@ def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manife
         **results["verdicts"].records[0]["sources"][name],
         "lengths": _lengths(name, results["signatures"]),
         "tokens": tokens,
+        "tokens_per_word": tokens / max(sum(r["words"] for r in mine["encode"]), 1),
         "bytes_per_token": sum(r["bytes"] for r in mine["encode"]) / max(tokens, 1),
         "checked_documents": sum(r["checked_documents"] for r in mine["encode"]),
     }

@@ -61,6 +61,8 @@ def render(data: Tree) -> str:
         "<h2>Lengths of documents after the filters</h2>",
         histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
         "<h2>Tokens</h2>",
+        "<h3>Tokens a word between white space (fertility)</h3>",
+        bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()}),
         "<h3>Bytes a token</h3>",
         bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()}),
         "<h3>Share of the rows' ids that are text</h3>",

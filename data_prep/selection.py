@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.ingest import read_texts
+from data_prep.document_files import read_texts
 from data_prep.stages import Part, StageResult
 from data_prep.text_batch import U64, mixed
 from data_prep.verdicts import KEEP

@@ -58,6 +58,9 @@ def test_the_report_says_what_was_dropped_and_why(made):
     forum, books = data["sources"]["forum"], data["sources"]["books"]
     assert (forum["exact_documents"], forum["near_documents"]) == (30, 29)
     assert books["dropped"] == {"too few words": 1}
+    kept = (path.read_text() for path in (made / "raw").glob("book*.txt"))
+    num_words = sum(len(text.split()) for text in kept)
+    assert books["tokens_per_word"] == pytest.approx(books["tokens"] / num_words)
     assert forum["read_documents"] == 240 == forum["kept_documents"] + 59
     page = (made / "rows/report.html").read_text()
     assert "too few words" in page
