@@ -5,7 +5,8 @@
 Takes real documents, copies a third of them with random edits (words replaced, dropped, inserted,
 sentences moved) and knows the true Jaccard similarity of every planted pair. Prints a table; this
 system's time is the best of three runs.
-A peer runs in an interpreter that has it: ``--peer daft=/path/to/python``.
+A peer runs in an interpreter that has it: ``--peer daft=/path/to/python`` (PyPI: daft, datasketch,
+datatrove with spacy, tokenizers, "xxhash<4" and orjson).
 """
 
 import argparse

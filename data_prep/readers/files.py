@@ -22,7 +22,7 @@ from configs.load import UserError
 TRUNCATED = (EOFError, zlib.error, zstandard.ZstdError)
 """What a decompressor raises for damaged or truncated input; bz2 raises a bare OSError besides."""
 
-_URL_BUFFER_BYTES = 1 << 20
+_FILE_BUFFER_BYTES, _URL_BUFFER_BYTES = 1 << 17, 1 << 20
 CHUNK_BYTES = 1 << 15
 """Compressed bytes that are decompressed at once. Spans of compressed files are made of such
 chunks. All that comes of the member in a chunk with damage is lost, so that chunks are small."""
@@ -165,7 +165,7 @@ def open_file(file: SourceFile) -> Iterator[BinaryIO]:
         with io.BufferedReader(file_system.open(path, "rb"), _URL_BUFFER_BYTES) as stream:
             yield stream
     else:
-        with open(file.path, "rb") as stream:
+        with open(file.path, "rb", buffering=_FILE_BUFFER_BYTES) as stream:
             yield stream
     _check_unchanged(file)
 
