@@ -88,12 +88,11 @@ def _parts_of(
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # columnar files are opened for that
         spans_of = list(pool.map(lambda file: reader.spans(file, part_bytes), files))
     for span in chain.from_iterable(spans_of):
-        share = min(span.end - span.start, span.file.num_bytes)
-        if group and weight + share > part_bytes:
+        if group and weight + span.num_bytes > part_bytes:
             yield _part(name, number, group, part_bytes)
             group, weight, number = [], 0, number + 1
         group.append(span)
-        weight += share
+        weight += span.num_bytes
     yield _part(name, number, group, part_bytes)
 
 
@@ -103,8 +102,7 @@ def _part(source: str, number: int, spans: Sequence[Span], piece_bytes: int) -> 
         "spans": [[*astuple(span.file), span.start, span.end] for span in spans],
         "piece_bytes": piece_bytes,
     }
-    num_bytes = sum(min(span.end - span.start, span.file.num_bytes) for span in spans)
-    return Part(f"{source}-{number:06d}", arguments, num_bytes)
+    return Part(f"{source}-{number:06d}", arguments, sum(span.num_bytes for span in spans))
 
 
 def ingest_part(

@@ -16,8 +16,10 @@ from pydantic import TypeAdapter
 
 from configs.load import UserError
 from data_prep.document import BadRecords
+from data_prep.ingest import ingest_stage
 from data_prep.readers import ReaderConfig
 from data_prep.readers.files import list_files
+from tests.data_corpora import config_of
 from tests.data_corpora import read_documents as read
 
 # A busy machine may be slow; how long an example takes is not what these tests are about.
@@ -136,6 +138,27 @@ def test_a_format_gives_texts_and_ids_wherever_it_is_cut(tmp_path, name):
     by_place, _ = read(tmp_path / name, type=kind)
     assert by_place[0][1].startswith(f"{name}:")
     assert len({number for _, number in by_place}) == len(RECORDS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_are_parts_by_their_size(tmp_path, name):
+    """Large files are many parts, and many small ones share one."""
+    kind, write = FORMATS[name]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / name)
+    reader = {"type": kind, "files": [f"{tmp_path}/*/*"]}
+
+    def parts_of(part_mb):
+        sources = {"forum": {"reader": reader}}
+        return ingest_stage(config_of(tmp_path, sources=sources, part_mb=part_mb)).parts
+
+    (together,) = parts_of(64)
+    assert len(together.arguments["spans"]) == 2
+    parts = parts_of(0.001)
+    is_cut = name in ("a.jsonl", "a.parquet", "a.arrow")
+    assert (len(parts) >= 4) == is_cut
+    assert sum(part.num_bytes for part in parts) == together.num_bytes
 
 
 @pytest.mark.parametrize("name", [n for n in FORMATS if n not in ("a.jsonl", "a.csv", "a.tsv")])

@@ -57,6 +57,13 @@ class Span:
     file: SourceFile
     start: int
     end: int
+    group_bytes: int | None = None
+    """Size, where `start` and `end` do not count bytes."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much is read."""
+        return self.end - self.start if self.group_bytes is None else self.group_bytes
 
 
 def list_files(patterns: Sequence[str], where: str) -> list[SourceFile]:

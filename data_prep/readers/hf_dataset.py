@@ -37,14 +37,18 @@ class HfDatasetReader:
         self._fields = config.text_field, config.id_field
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Runs of record batches of about `part_bytes`; a damaged file is one span."""
+        """Runs of record batches of about `part_bytes`; a damaged file is one span, and so is one
+        behind a URL, as only reading it all tells its batches."""
+        whole = Span(file, 0, 1 << 62, file.num_bytes)
+        if "://" in file.path:
+            return [whole]
         try:
             with _opened(file) as batches:
                 return grouped(file, [batch.nbytes for batch in batches], part_bytes)
         except DAMAGE as error:
             if not is_damage(error):
                 raise
-            return [Span(file, 0, 1 << 62)]
+            return [whole]
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents of the span's record batches."""

@@ -50,7 +50,7 @@ class ParquetReader:
         except DAMAGE as error:
             if not is_damage(error):
                 raise
-            return [Span(file, 0, 1)]
+            return [Span(file, 0, 1, file.num_bytes)]
         return grouped(file, sizes, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
@@ -87,7 +87,7 @@ def grouped(file: SourceFile, sizes: list[int], part_bytes: int) -> list[Span]:
     spans, start, weight = [], 0, 0
     for number, size in enumerate(sizes):
         if number > start and weight + size > part_bytes:
-            spans.append(Span(file, start, number))
+            spans.append(Span(file, start, number, weight))
             start, weight = number, 0
         weight += size
-    return [*spans, Span(file, start, max(len(sizes), 1))]
+    return [*spans, Span(file, start, max(len(sizes), 1), weight)]
