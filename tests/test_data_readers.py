@@ -222,23 +222,6 @@ def test_text_that_is_not_utf8_is_counted_with_its_offset(tmp_path):
         read(tmp_path / "a.txt", policy="stop", type="text", document="line")
 
 
-def test_bad_table_rows_are_counted_by_reason(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b'text,n\ngood,1\nshort\n"b\xe9d",2\n\n"a""b\nc",3\n')
-    documents, bad = read(tmp_path / "a.csv", type="csv")
-    assert [text for text, _ in documents] == ["good", 'a"b\nc']
-    assert bad == {"not 2 fields": 1, "not UTF-8": 1}
-
-
-def test_a_field_beyond_the_limit_is_one_bad_record_whatever_it_holds(tmp_path):
-    quoted = '"' + 'a ""line"", and\n' * 20 + 'one more"'
-    (tmp_path / "a.csv").write_text(
-        f"n,text\n1,good\n2,{quoted}\n3,also good\n4,{'x' * 300}\n5,good too\n6,{quoted[:-1]}"
-    )
-    documents, bad = read(tmp_path / "a.csv", type="csv", max_document_bytes=200)
-    assert documents == [("good", "a.csv:2"), ("also good", "a.csv:24"), ("good too", "a.csv:26")]
-    assert bad == {"longer than max_document_mb": 3}
-
-
 def test_a_null_text_is_counted(tmp_path):
     pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
     documents, bad = read(tmp_path / "a.parquet", type="parquet")
@@ -283,31 +266,3 @@ def test_an_empty_file_gives_nothing_or_one_bad_record(tmp_path, name):
     documents, bad = read(tmp_path / name, type=FORMATS[name][0])
     assert documents == []
     assert sum(bad.values()) <= 1
-
-
-simple = st.text(alphabet='ab ,"é', max_size=12)
-
-
-@settings(max_examples=100)
-@given(st.lists(simple, max_size=25), st.integers(1, 200), st.sampled_from(["\n", "\r\n"]))
-def test_a_table_of_lines_is_the_same_wherever_it_is_cut(tmp_path_factory, texts, cut, end):
-    path = tmp_path_factory.mktemp("table") / "a.csv"
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator=end)
-        writer.writerows([["n", "text"], *([n, text] for n, text in enumerate(texts))])
-    config = {"type": "csv", "quoted_newlines": False}
-    documents, bad = read(path, **config)
-    assert [text for text, _ in documents] == texts
-    assert not bad
-    assert read(path, cut, **config) == (documents, {})
-    assert read(path, type="csv")[0] == read(path, 1, type="csv", quoted_newlines=True)[0]
-
-
-def test_a_newline_inside_quotes_is_damage_where_every_line_is_a_record(tmp_path):
-    (tmp_path / "a.csv").write_text('text,n\ngood,1\n"two\nlines",2\nlast,3\n')
-    documents, bad = read(tmp_path / "a.csv", 5, type="csv", quoted_newlines=False)
-    assert documents == [("good", "a.csv:7"), ("last", "a.csv:28")]
-    assert bad == {"damaged quoting": 2}
-    (tmp_path / "a.csv").write_text('"text\n')
-    with pytest.raises(UserError, match="its header line is no record"):
-        read(tmp_path / "a.csv", type="csv", quoted_newlines=False)
