@@ -78,8 +78,8 @@ class TrainTokenizerConfig(Config):
     type: Literal["train"] = "train"
     vocab_size: int = Field(default=50_265, ge=300)
     """Size of the vocabulary with its five special tokens."""
-    sample_mb: int = Field(default=1000, ge=1)
-    """Text to train on at most, MB."""
+    sample_mb: int = Field(default=500, ge=1)
+    """Text to train on at most, MB. Training takes about four times as much memory."""
     weights: dict[SourceName, float] = Field(default_factory=dict)
     """Share of each source in the sample, relative; by its bytes when not given."""
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Annotated, Any, Literal, Protocol, Self
+from uuid import uuid4
 
 from pydantic import Field
 
@@ -91,8 +92,10 @@ EngineConfig = Annotated[
 class Engine(Protocol):
     """Where parts are run. Use it in a ``with`` block."""
 
-    def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """The results of ``function(*call)`` for all calls, as they come in."""
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+    ) -> Iterator[Any]:
+        """The results of ``function(*call)`` for all calls, as they come in; each has a name."""
 
     def __enter__(self) -> Self: ...
 
@@ -107,7 +110,9 @@ class Engine(Protocol):
 class SerialEngine:
     """Runs the calls here."""
 
-    def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+    ) -> Iterator[Any]:
         """The results, in the order of the calls."""
         for call in calls:
             yield function(*call)
@@ -126,7 +131,9 @@ class DaskEngine:
         self._connect = connect
         self._client: Any = None
 
-    def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+    ) -> Iterator[Any]:
         """The results, as they come in; the first error ends the run."""
         if not calls:
             return
@@ -136,17 +143,22 @@ class DaskEngine:
         if self._client is None:
             self._client = self._connect()
             print(f"Dask dashboard: {self._client.dashboard_link}", flush=True)
-        futures = [self._client.submit(function, *call, pure=False) for call in calls]
+        # Dask's pages show the names; a key must never come again, as its result might be kept.
+        keys = {f"{name}-{uuid4().hex}": name for name in names}
+        futures = [
+            self._client.submit(function, *call, key=key)
+            for key, call in zip(keys, calls, strict=True)
+        ]
         try:
             for future in as_completed(futures, loop=self._client.loop):
                 yield future.result()
                 future.release()
         except KilledWorker as error:
             raise UserError(
-                f"a part killed its worker process {error.allowed_failures + 1} times "
-                "(usually memory): "
-                "raise engine.worker_memory_mb, take fewer engine.workers, or make part_mb smaller "
-                "(with --restart-from ingest), and run again"
+                f"{keys.get(str(error.task), error.task)}: this part killed its worker process "
+                f"{error.allowed_failures + 1} times (usually memory): raise "
+                "engine.worker_memory_mb, take fewer engine.workers, or make part_mb smaller (with "
+                "--restart-from ingest), for the tokenizer also tokenizer.sample_mb, and run again"
             ) from None
         finally:
             self._client.cancel(futures)

@@ -104,8 +104,10 @@ class StageResult:
 class PartRunner(Protocol):
     """Runs calls somewhere (the engine does it in worker processes), in any order."""
 
-    def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """The results, as they come in."""
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+    ) -> Iterator[Any]:
+        """The results, as they come in; `names` of the calls are for people."""
 
 
 def run_stage(
@@ -228,7 +230,8 @@ def _run_missing(
         return
     progress = _Progress(stage, missing)
     show(progress.line(), False)
-    for name, record in runner.run(run_part, calls):
+    names = [f"{stage.name}/{part.name}" for part in missing]
+    for name, record in runner.run(run_part, calls, names):
         known[name] = record
         progress.add(name)
         show(progress.line(), False)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from configs.load import UserError
 from data_prep.document import BadRecords
+from data_prep.engine import LocalEngineConfig
 from data_prep.readers import files, text
 from data_prep.readers.files import Span, list_files
 from data_prep.readers.text import TextReaderConfig
@@ -213,3 +214,11 @@ def test_a_text_without_an_end_is_not_held(tmp_path, unit):
     )
     assert bad == {"longer than max_document_mb": 1}
     assert [text for text, _ in documents] == ["and another\n"] * (unit == "paragraph")
+
+
+def test_a_part_that_kills_its_workers_is_named():
+    with (
+        LocalEngineConfig(workers=1).build() as engine,
+        pytest.raises(UserError, match=r"^ingest/books-03: this part killed its worker process 4"),
+    ):
+        list(engine.run(os._exit, [(1,)], ["ingest/books-03"]))

@@ -161,7 +161,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path)
 
 def test_the_dashboard_answers_at_the_printed_address(capsys):
     with LocalEngineConfig(workers=1).build() as engine:
-        results = engine.run(abs, [(-1,), (-2,)])
+        results = engine.run(abs, [(-1,), (-2,)], ["one", "two"])
         done = [next(results)]
         address = capsys.readouterr().out.removeprefix("Dask dashboard: ").strip()
         page = build_opener(ProxyHandler({})).open(address, timeout=60).read().decode()
