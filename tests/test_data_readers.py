@@ -1,6 +1,7 @@
 """Every reader: the same documents wherever a file is cut, and bad input counted, never lost."""
 
 import bz2
+import codecs
 import csv
 import gzip
 import json
@@ -199,13 +200,20 @@ def test_bad_json_lines_are_counted_by_reason(tmp_path):
         b'{"text": 7}',
         b'{"text": "\\u0000"}',
         b'{"text": "\xff"}',
+        b'{"text": "half a \\ud83d pair"}',
+        b"[" * 100_000,
         b'{"text": "good too", "id": 5}',
+        b'{"text": "not quite JSON", "score": NaN, "id": 1' + b"0" * 30 + b"}",
     ]
-    (tmp_path / "a.jsonl").write_bytes(b"\r\n".join(rows))
+    (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + b"\r\n".join(rows))
     documents, bad = read(tmp_path / "a.jsonl", type="jsonl", id_field="id")
-    assert documents == [("good", "a.jsonl:0"), ("good too", "5")]
+    assert documents == [
+        ("good", "a.jsonl:0"),
+        ("good too", "5"),
+        ("not quite JSON", "1" + "0" * 30),
+    ]
     assert bad == {
-        "not JSON": 2,
+        "not JSON": 4,
         "JSON, but no object": 1,
         "the field 'text' is missing": 1,
         "the field 'text' is no text": 1,

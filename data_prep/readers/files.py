@@ -156,7 +156,17 @@ def _file_system_of(url: str) -> tuple[Any, str]:
 
 
 def _version_of(info: dict[str, Any]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created"):
+    names = (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "blob_id",
+        "mtime",
+        "LastModified",
+        "last_modified",
+        "created",
+    )
+    for key in names:
         if info.get(key) is not None:
             return str(info[key])
     return ""

@@ -1,7 +1,8 @@
 """JSON lines: one object a line, its text under a key."""
 
+import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from pydantic import Field
@@ -47,8 +48,8 @@ class JsonLinesReader:
                 if not line.strip():
                     continue
                 try:
-                    record = orjson.loads(line)
-                except orjson.JSONDecodeError as error:
+                    record = _parsed(line)
+                except ValueError as error:
                     bad.add(path, offset, "not JSON", str(error))
                     continue
                 if not isinstance(record, dict):
@@ -65,3 +66,20 @@ class JsonLinesReader:
                 own_id = record.get(self._id_field) if self._id_field else None
                 own_id = f"{name}:{offset}" if own_id is None else str(own_id)
                 yield Document(text, own_id, offset)
+
+
+def _parsed(line: bytes) -> Any:
+    """The value of a line; ValueError where it is no JSON.
+
+    What the fast parser refuses, Python's own may take: NaN, Infinity and numbers of any length are
+    no JSON, but Python writes them. A byte order mark is passed over.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(line.decode("utf-8-sig"))
+            json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        return value
