@@ -70,7 +70,7 @@ class BadRecords:
         if len(content) <= limit // 4:
             return False
         if isinstance(content, str) and len(content) <= limit:
-            content = content.encode()
+            content = content.encode("utf-8", "ignore")
         if len(content) <= limit:
             return False
         self.add_too_long(file_path, offset, len(content))

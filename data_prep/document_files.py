@@ -32,7 +32,9 @@ def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Seque
     if texts:
         columns = [
             pa.array(texts, pa.binary()).cast(pa.string()),
-            pa.array(ids, pa.string()),
+            pa.array([name.encode("utf-8", "replace") for name in ids], pa.binary()).cast(
+                pa.string()
+            ),
         ]
         writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 

@@ -155,9 +155,13 @@ def _documents(source: SourceConfig, part: Part, bad: BadRecords) -> Iterator[Do
     reader = source.reader.build()
     for *file, start, end in part.arguments["spans"]:
         span = Span(SourceFile(*file), start, end)
-        for document in reader.read(span, bad):
-            if not bad.is_too_long(document.text, span.file.path, document.offset):
-                yield document
+        try:
+            for document in reader.read(span, bad):
+                if not bad.is_too_long(document.text, span.file.path, document.offset):
+                    yield document
+        except Exception as error:  # of a parser that nobody thought of
+            error.add_note(f"while {span.file.path} was read, from {start} to {end}")
+            raise
 
 
 class _Tally:

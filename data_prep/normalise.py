@@ -42,12 +42,12 @@ def normalise(texts: Sequence[str]) -> list[bytes]:
     """Each text in normal form, as UTF-8.
 
     Unusual spaces become a space, unusual line ends a newline; control, invisible and replacement
-    characters are deleted; runs of spaces become one; lines and text have no space at their ends;
-    at most one blank line stands between lines; Unicode NFC.
+    characters, and halves of surrogate pairs, are deleted; runs of spaces become one; lines and
+    text have no space at their ends; at most one blank line stands between lines; Unicode NFC.
     """
     if not texts:
         return []
-    pieces = [text.encode() for text in texts]
+    pieces = [text.encode("utf-8", "ignore") for text in texts]
     joined = SEPARATOR.join(pieces)
     if joined.count(SEPARATOR) != len(pieces) - 1:
         joined = SEPARATOR.join([piece.replace(SEPARATOR, b"") for piece in pieces])

@@ -96,6 +96,50 @@ def test_web_archives_give_pages_and_extracted_text(tmp_path):
     assert bad["damaged or truncated compression"] == 1
 
 
+def test_a_page_may_state_any_encoding(tmp_path):
+    stated = [
+        "utf-8;q=1",
+        "x-user-defined",
+        "hex",
+        "utf-7",
+        "undefined",
+        "\u00e9",
+        "-",
+        '"',
+    ]
+    page = (
+        "<p>A caf\u00e9, and enough words to tell in which encoding they are: tr\u00e8s bien.</p>"
+    )
+    records = [
+        warc_record(
+            "response",
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={name}\r\n\r\n{page}".encode(),
+            f"http://{number}",
+        )
+        for number, name in enumerate(stated)
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    documents, bad = read(tmp_path / "a.warc", type="warc")
+    assert [uri for _, uri in documents] == [f"http://{number}" for number in range(len(stated))]
+    assert {text.strip() for text, _ in documents} == {page[3:-4]}
+    assert not bad
+
+
+@pytest.mark.parametrize("tag", ["div", "UL><li"])
+def test_a_page_nested_too_deeply_is_counted(tmp_path, tag):
+    """Reading it would take time, or give text, by the square of its depth."""
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"
+    flat, deep = f"<{tag}>x</{tag[:3].strip('>')}>" * 2000, f"<{tag}>x" * 20_000
+    records = [
+        warc_record("response", http + page.encode(), uri)
+        for page, uri in ((deep, "http://deep"), (flat, "http://flat"))
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    documents, bad = read(tmp_path / "a.warc", type="warc")
+    assert [uri for _, uri in documents] == ["http://flat"]
+    assert bad == {"HTML nested too deeply": 1}
+
+
 def in_streams(content: bytes, cuts: list[int], compress=bz2.compress) -> bytes:
     """`content` cut at `cuts`, each piece a compressed stream of its own."""
     places = sorted({cut % (len(content) + 1) for cut in cuts} | {0, len(content)})

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from configs.load import UserError
 from data_prep.document import BadRecords
 from data_prep.engine import LocalEngineConfig
-from data_prep.readers import files, text
+from data_prep.readers import files, jsonl, text
 from data_prep.readers.files import Span, list_files
 from data_prep.readers.text import TextReaderConfig
 from data_prep.run import prepare
@@ -222,3 +223,16 @@ def test_a_part_that_kills_its_workers_is_named():
         pytest.raises(UserError, match=r"^ingest/books-03: this part killed its worker process 4"),
     ):
         list(engine.run(os._exit, [(1,)], ["ingest/books-03"]))
+
+
+def test_an_error_that_nobody_thought_of_names_the_file(tmp_path, monkeypatch):
+    write_forum(tmp_path / "raw", random_texts(8))
+
+    def fail(line):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(jsonl, "_parsed", fail)
+    with pytest.raises(ZeroDivisionError) as error:
+        prepare(forum_config(tmp_path))
+    (note,) = pickle.loads(pickle.dumps(error.value)).__notes__  # as it comes from a worker
+    assert re.fullmatch(rf"while {tmp_path}/raw/forum.jsonl was read, from 0 to \d+", note)

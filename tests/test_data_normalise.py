@@ -40,3 +40,8 @@ def test_normalising_twice_changes_nothing_and_texts_stay_apart(texts):
     once = normalise(texts)
     assert len(once) == len(texts)
     assert normalise([piece.decode() for piece in once]) == once
+
+
+def test_halves_of_surrogate_pairs_are_deleted():
+    """Wiki markup and web pages can hold them, as ``&#55357;``; UTF-8 cannot."""
+    assert normalise(["one \ud83d two", "three\udc00"]) == [b"one two", b"three"]

@@ -24,6 +24,8 @@ _RECORD_BEGINS = re.compile(rb"WARC/\d\.\d\r?\n")
 _HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
 _CONTENT_LENGTH = re.compile(rb"\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _OTHER_HEADERS = (b"\nwarc-type:", b"\nwarc-record-id:", b"\nwarc-date:")
+_NESTING_TAGS = re.compile(rb"<(/?)(?:div|article|ul|ol)\b")
+_MAX_NESTING = 1000
 _WINDOW_BYTES, _MAX_HEAD_BYTES = 1 << 20, 1 << 14
 
 
@@ -85,6 +87,9 @@ class WarcReader:
             whole_head = record.headers.get("Content-Length") is not None
             if not whole_head or len(content) != expected_bytes:
                 bad.add(path, offset, "truncated record")
+                continue
+            if record.http_headers is not None and _is_nested_too_deeply(content):
+                bad.add(path, offset, "HTML nested too deeply")
                 continue
             text = self._text_of(record, content)
             if text is None:
@@ -257,6 +262,19 @@ def _is_record(stream: BinaryIO, at: int) -> bool:
     return re.match(rb"\s*(WARC/|\Z)", stream.read(16)) is not None
 
 
+def _is_nested_too_deeply(content: bytes) -> bool:
+    """Whether elements lie deeper in each other than any page that people read (browsers stop at
+    512): time or length of what the extractor gives grows with the square of the depth of these."""
+    lowered = content.lower()
+    if sum(map(lowered.count, (b"<div", b"<article", b"<ul", b"<ol"))) <= _MAX_NESTING:
+        return False
+    depth = deepest = 0
+    for tag in _NESTING_TAGS.finditer(lowered):
+        depth = max(depth - 1, 0) if tag[1] else depth + 1
+        deepest = max(deepest, depth)
+    return deepest > _MAX_NESTING
+
+
 def text_of_html(content: bytes, charset: str | None = None, main_content: bool = True) -> str:
     """The readable text of an HTML page; `charset` is what its headers say."""
     from resiliparse.extract.html2text import extract_plain_text
@@ -265,9 +283,10 @@ def text_of_html(content: bytes, charset: str | None = None, main_content: bool 
 
 
 def decode(content: bytes, charset: str | None) -> str:
-    """`content` as text: in the stated encoding, or the one that it seems to be in."""
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+    """`content` as text: in the stated encoding where there is such a one, else in the one that it
+    seems to be in."""
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
-    return str(
-        bytes_to_str(content, charset or detect_encoding(content) or "utf-8", errors="ignore")
-    )
+    stated = charset and "\0" not in charset and map_encoding_to_html5(charset, False)
+    encoding = stated or detect_encoding(content) or "utf-8"
+    return str(bytes_to_str(content, encoding, errors="ignore"))
