@@ -241,6 +241,29 @@ def test_a_damaged_web_archive_loses_the_same_wherever_it_is_cut(tmp_path_factor
     assert len(documents) >= 10
 
 
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
+    st.integers(1, 900),
+)
+def test_damaged_records_are_counted_and_the_rest_is_read(tmp_path_factory, damage, part):
+    path = tmp_path_factory.mktemp("warc") / "a.warc"
+    whole = b"".join(records_of(0, 12))
+    content = bytearray(whole)
+    for place, byte in damage:
+        content[place % len(content)] = byte
+    path.write_bytes(content)
+    documents, bad = read(path, type="warc")
+    cut_documents, cut_bad = read(path, part, type="warc")
+    assert cut_documents == documents
+    # Of damaged records one behind the other, some may be counted as one where cuts lie between.
+    assert cut_bad == bad if len(damage) == 1 else bool(cut_bad) == bool(bad)
+    assert len(documents) >= 12 - 2 * len(damage)
+    if content == whole:
+        assert len(documents) == 12
+        assert not bad
+
+
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
 def test_a_truncated_record_is_counted_once(tmp_path, name):
     content = b"".join(records_of(0, 8))[:-30]

@@ -30,14 +30,18 @@ def documents_in(
     fields: tuple[str, str | None],
     bad: BadRecords,
 ) -> Iterator[Document]:
-    """The documents of a batch whose first row is the file's `first_row`."""
+    """The documents of a batch whose first row is the file's `first_row`; pa.ArrowInvalid where its
+    columns are damaged, which Arrow does not look for by itself."""
     text_field, id_field = fields
     texts = batch.column(text_field)
     kind = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
-    ids: list[Any] = batch.column(id_field).to_pylist() if id_field else [None] * len(texts)
-    for row, (content, own_id) in enumerate(
-        zip(texts.cast(kind).to_pylist(), ids, strict=True), first_row
-    ):
+    contents = texts.cast(kind)
+    contents.validate(full=True)
+    ids: list[Any] = [None] * len(texts)
+    if id_field:
+        batch.column(id_field).validate(full=True)
+        ids = batch.column(id_field).to_pylist()
+    for row, (content, own_id) in enumerate(zip(contents.to_pylist(), ids, strict=True), first_row):
         if content is None:
             bad.add(path, row, f"the field {text_field!r} is missing")
             continue

@@ -13,7 +13,7 @@ from data_prep.document import BadRecords, Document
 from data_prep.readers.columns import check_columns, documents_in
 from data_prep.readers.files import SourceFile, Span, is_damage, open_file
 
-DAMAGE = (pa.ArrowException, OSError, EOFError)
+DAMAGE = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file, a bare OSError among it."""
 
 

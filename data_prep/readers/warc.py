@@ -23,7 +23,9 @@ from data_prep.readers.streams import WARC_GZIP, Piece, pieces_from
 _RECORD_BEGINS = re.compile(rb"WARC/\d\.\d\r?\n")
 _HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
 _CONTENT_LENGTH = re.compile(rb"\ncontent-length:\s*(\d+)", re.IGNORECASE)
-_OTHER_HEADERS = (b"\nwarc-type:", b"\nwarc-record-id:", b"\nwarc-date:")
+_MANDATORY = ("WARC-Type", "WARC-Record-ID", "WARC-Date", "Content-Length")
+_OTHER_HEADERS = tuple(f"\n{name.lower()}:".encode() for name in _MANDATORY[:3])
+_DAMAGED = "damaged WARC record"
 _NESTING_TAGS = re.compile(rb"<(/?)(?:div|article|ul|ol)\b")
 _MAX_NESTING = 1000
 _WINDOW_BYTES, _MAX_HEAD_BYTES = 1 << 20, 1 << 14
@@ -62,44 +64,78 @@ class WarcReader:
         """The pages, named by their addresses."""
         with open_file(span.file) as stream:
             for records in _runs(stream, span):
-                yield from self._documents(records, span, bad)
+                yield from self._documents(records, stream, span, bad)
                 if records.error is not None:
                     if not is_damage(records.error):
                         raise records.error
                     reason = "damaged or truncated compression"
                     bad.add(span.file.path, records.place()[0], reason, str(records.error))
 
-    def _documents(self, run: "_Run", span: Span, bad: BadRecords) -> Iterator[Document]:
-        from fastwarc.warc import ArchiveIterator, WarcRecordType
+    def _documents(
+        self, run: "_Run", stream: BinaryIO, span: Span, bad: BadRecords
+    ) -> Iterator[Document]:
+        """The pages of a run. A record is whole if another, or the end, follows: until that is seen
+        its page is held."""
+        from fastwarc.warc import ArchiveIterator
 
-        kinds = WarcRecordType.response | WarcRecordType.conversion
         source: Any = run
         path = span.file.path
-        for record in ArchiveIterator(source, record_types=kinds, parse_http=True):
-            if run.is_past(record.stream_pos):
-                return
-            offset, within = run.place(record.stream_pos)
-            expected_bytes = record.content_length
-            if expected_bytes > bad.max_raw_bytes:  # fastwarc passes over it without holding it
-                bad.add_too_long(path, offset, expected_bytes)
-                continue
-            content = record.reader.read()
-            whole_head = record.headers.get("Content-Length") is not None
-            if not whole_head or len(content) != expected_bytes:
-                bad.add(path, offset, "truncated record")
-                continue
-            if record.http_headers is not None and _is_nested_too_deeply(content):
-                bad.add(path, offset, "HTML nested too deeply")
-                continue
-            text = self._text_of(record, content)
-            if text is None:
-                continue
-            if "\0" in text:
-                bad.add(path, offset, "NUL byte")
-                continue
-            uri = record.headers.get("WARC-Target-URI")
-            name = f"{span.file.name}:{offset}" + f"+{within}" * (within > 0)
-            yield Document(text, uri or name, offset)
+        offset, _ = run.place(0)
+        held: Document | None = None
+        num_bad = bad.counts.total()
+        try:
+            for record in ArchiveIterator(source, parse_http=True):
+                if held is not None:
+                    yield held
+                    held = None
+                offset, within = run.place(record.stream_pos)
+                if run.is_past(record.stream_pos):
+                    if not _is_record(stream, offset):  # nor will the next span take it for one
+                        bad.add(path, offset, _DAMAGED)
+                    return
+                num_bad = bad.counts.total()
+                held = self._page_of(record, (offset, within), span, bad)
+        except OSError as error:  # fastwarc cannot read what follows a record
+            if run.error is None:
+                if bad.counts.total() == num_bad:  # else the record is counted
+                    bad.add(path, offset, _DAMAGED, str(error))
+                run.resume_at, held = offset + 1, None
+        if held is not None:
+            yield held
+
+    def _page_of(
+        self, record: Any, place: tuple[int, int], span: Span, bad: BadRecords
+    ) -> Document | None:
+        """The page in a record, None where it holds none or is counted in `bad`."""
+        from fastwarc.warc import WarcRecordType
+
+        path, (offset, within) = span.file.path, place
+        missing = [name for name in _MANDATORY if record.headers.get(name) is None]
+        if missing:
+            bad.add(path, offset, _DAMAGED, f"no {', '.join(missing)}")
+            return None
+        if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
+            return None
+        expected_bytes = record.content_length
+        if expected_bytes > bad.max_raw_bytes:  # fastwarc passes over it without holding it
+            bad.add_too_long(path, offset, expected_bytes)
+            return None
+        content = record.reader.read()
+        if len(content) != expected_bytes:
+            bad.add(path, offset, "truncated record")
+            return None
+        if record.http_headers is not None and _is_nested_too_deeply(content):
+            bad.add(path, offset, "HTML nested too deeply")
+            return None
+        text = self._text_of(record, content)
+        if text is None:
+            return None
+        if "\0" in text:
+            bad.add(path, offset, "NUL byte")
+            return None
+        uri = record.headers.get("WARC-Target-URI")
+        name = f"{span.file.name}:{offset}" + f"+{within}" * (within > 0)
+        return Document(text, uri or name, offset)
 
     def _text_of(self, record: object, content: bytes) -> str | None:
         """The text of a page, None where the record holds none."""
@@ -118,21 +154,29 @@ class WarcReader:
 
 
 def _runs(stream: BinaryIO, span: Span) -> Iterator["_Run"]:
-    """Unbroken runs of records that begin in `span`: one, and one more after each damage."""
+    """Unbroken runs of records that begin in `span`: one, and one more after each damage (of .zst
+    and .bz2, which are read whole, none)."""
+    run: _PlainRun | _GzipRun
     if span.file.name.endswith(".gz"):
         pieces = pieces_from(stream, WARC_GZIP, span.start, span.end)
         while True:
             run = _GzipRun(pieces, span.end)
             yield run
-            if run.error is None:
+            if run.resume_at is not None:
+                pieces = pieces_from(stream, WARC_GZIP, run.resume_at, span.end)
+            elif run.error is None:
                 return
     elif is_compressed(span.file.name):
         yield _PlainRun(decompressed(stream, span.file.name), 0, 1 << 62)
     else:
         start = _first_record(stream, span.start, span.end)
-        if start is not None:
+        while start is not None:
             stream.seek(start)
-            yield _PlainRun(stream, start, span.end)
+            run = _PlainRun(stream, start, span.end)
+            yield run
+            if run.resume_at is None:
+                return
+            start = _first_record(stream, run.resume_at, span.end)
 
 
 class _Run(Protocol):
@@ -140,6 +184,8 @@ class _Run(Protocol):
     an exception in its source, and takes a truncated compressed file's end for its end."""
 
     error: Exception | None
+    resume_at: int | None
+    """Byte of the file from which to look for the next record, where one could not be read."""
 
     def read(self, num_bytes: int) -> bytes:
         """Up to `num_bytes` of the records."""
@@ -161,6 +207,7 @@ class _PlainRun:
     def __init__(self, stream: Any, start: int, end: int) -> None:
         self._stream = stream
         self.error: Exception | None = None
+        self.resume_at: int | None = None
         self._start, self._end = start, end
         self._position = 0
 
@@ -188,6 +235,7 @@ class _GzipRun:
 
     def __init__(self, pieces: Iterator[Piece], end: int) -> None:
         self.error: Exception | None = None
+        self.resume_at: int | None = None
         self._pieces, self._end = pieces, end
         self._held = b""
         self._position = 0
