@@ -165,6 +165,15 @@ class DataConfig(Config):
     engine: EngineConfig = LocalEngineConfig()
     """Where the parts are run. Results do not depend on it."""
 
+    @property
+    def sources_with_ids(self) -> set[str]:
+        """The sources whose records have ids of their own (`id_field`)."""
+        return {
+            name
+            for name, source in self.sources.items()
+            if getattr(source.reader, "id_field", None) is not None
+        }
+
     @model_validator(mode="after")
     def _weights_name_sources(self) -> "DataConfig":
         if isinstance(self.tokenizer, TrainTokenizerConfig) and self.tokenizer.weights:

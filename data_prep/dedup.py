@@ -34,7 +34,7 @@ LABELS = "clusters.labels.npy"
 """The clusters known after the first pairs: the first document of each one's cluster."""
 _MOST_PARTS = 1024
 _DOCUMENTS_A_JOIN = 10_000_000
-"""A join takes about 100 bytes of memory a document."""
+"""A join takes about 60 bytes of memory a document, 100 where most have duplicates."""
 
 
 def signatures_stage(documents: StageResult, config: DedupConfig) -> Stage:

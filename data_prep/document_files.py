@@ -30,12 +30,8 @@ def documents_file(path: Path) -> Iterator[pq.ParquetWriter]:
 def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Sequence[str]) -> None:
     """Appends a batch of documents as a row group of its own."""
     if texts:
-        columns = [
-            pa.array(texts, pa.binary()).cast(pa.string()),
-            pa.array([name.encode("utf-8", "replace") for name in ids], pa.binary()).cast(
-                pa.string()
-            ),
-        ]
+        names = [name.encode("utf-8", "replace") for name in ids]
+        columns = [pa.array(c, pa.binary()).cast(pa.string()) for c in (texts, names)]
         writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 
 

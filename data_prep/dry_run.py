@@ -7,7 +7,6 @@ from pathlib import Path
 
 from data_prep.config import DataConfig
 from data_prep.ingest import ingest_stage
-from data_prep.repeated_ids import sources_with_ids
 
 _BYTES_PER_TOKEN = 4.4
 _WORK_BYTES_PER_BYTE = 1.1
@@ -44,7 +43,7 @@ def _has(config: DataConfig, stage: str) -> bool:
     if stage in ("line_counts", "line_repeats", "line_table", "clean"):
         return config.dedup.lines is not None
     if stage in ("ids", "repeated_ids"):
-        return bool(sources_with_ids(config))
+        return bool(config.sources_with_ids)
     if stage in ("excluded_ngrams", "exclusion", "overlap"):
         return config.decontaminate is not None
     return stage != "interleave" or config.pack.mixed

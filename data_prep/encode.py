@@ -20,7 +20,7 @@ from data_prep.config import DataConfig, TokenizerConfig, TrainTokenizerConfig
 from data_prep.document_files import document_ids, read_texts
 from data_prep.selection import CHECK, SAMPLE, Selection, chosen
 from data_prep.shards import Split, file_sha256, narrowest_dtype
-from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.stages import Part, Record, Stage, StageResult, source_of
 from data_prep.tokenizer import load_tokenizer, tokenizer_from_vocabulary, train_tokenizer
 
 TOKENIZER, ENCODE = "tokenizer", "encode"
@@ -71,7 +71,7 @@ def _sample(settings: Mapping[str, Any], config: TrainTokenizerConfig) -> Iterat
     weights = config.weights or selection.kept_bytes
     scale = config.sample_mb * 1_000_000 / max(sum(weights.values()), 1e-9)
     for part in selection.parts:
-        source = part.name.rpartition("-")[0]
+        source = source_of(part.name)
         share = scale * weights[source] / max(selection.kept_bytes[source], 1)
         sampled = chosen(selection.hashes(part.name), share, SAMPLE)
         sampled &= selection.kept(part.name)

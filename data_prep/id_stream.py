@@ -16,7 +16,7 @@ import numpy.typing as npt
 from data_prep.atomic import save_array
 from data_prep.config import PackConfig
 from data_prep.encode import SPLITS
-from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.stages import Part, Record, Stage, StageResult, source_of
 
 INTERLEAVE = "interleave"
 MIXED = "mixed"
@@ -231,7 +231,7 @@ def source_streams(encoded: StageResult, sources: Sequence[str], dtype: str) -> 
     for part, record in zip(encoded.parts, encoded.records, strict=True):
         for split in SPLITS:
             entry = f"{part.name}.{split}", record[f"{split}_documents"], record[f"{split}_tokens"]
-            result[split, part.name.rpartition("-")[0]].append(entry)
+            result[split, source_of(part.name)].append(entry)
     return Streams(str(encoded.folder), dtype, result)
 
 

@@ -17,7 +17,7 @@ from data_prep.config import DataConfig, LineDedupConfig
 from data_prep.document_files import documents_file, read_documents, read_texts, write_documents
 from data_prep.hash_table import HashTable, in_range, parts_by_range, write_hash_table
 from data_prep.normalise import SEPARATOR, plain_white_space
-from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.stages import Part, Record, Stage, StageResult, source_of
 from data_prep.text_batch import I64, U64, TextBatch
 
 COUNTS, REPEATED, TABLE, CLEAN = "line_counts", "line_repeats", "line_table", "clean"
@@ -92,7 +92,7 @@ def repeats_stage(counted: StageResult, config: LineDedupConfig) -> Stage:
     """A part a source and range of hashes: the lines that are repeated too often."""
     lines: Counter[str] = Counter()
     for part, record in zip(counted.parts, counted.records, strict=True):
-        lines[part.name.rpartition("-")[0]] += record["lines"]
+        lines[source_of(part.name)] += record["lines"]
     parts = parts_by_range(lines, _LINES_A_JOIN, 24)
     return Stage(
         REPEATED,
@@ -108,7 +108,7 @@ def repeats_stage(counted: StageResult, config: LineDedupConfig) -> Stage:
 def _files_by_source(result: StageResult, kind: str) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     for part in result.parts:
-        source = part.name.rpartition("-")[0]
+        source = source_of(part.name)
         files.setdefault(source, []).append(str(result.folder / f"{part.name}.{kind}.npy"))
     return files
 
@@ -135,9 +135,9 @@ def repeats_part(
 def table_stage(repeated: StageResult) -> Stage:
     """A part a source: its repeated lines as a table of hashes."""
     files = _files_by_source(repeated, "repeats")
-    lines = Counter[str]()
+    lines: Counter[str] = Counter()
     for part, record in zip(repeated.parts, repeated.records, strict=True):
-        lines[part.name.rpartition("-")[0]] += record["repeated_lines"]
+        lines[source_of(part.name)] += record["repeated_lines"]
     return Stage(
         TABLE,
         1,
@@ -185,7 +185,7 @@ def clean_part(
     folder: Path, part: Part, settings: Mapping[str, Any]
 ) -> tuple[Record, Sequence[str]]:
     """Writes PART.parquet like the first stage's; a document that becomes too short is dropped."""
-    source = part.name.rpartition("-")[0]
+    source = source_of(part.name)
     rules = LineDedupConfig.model_validate(settings["rules"])
     repeats = HashTable(Path(settings["table"]), source)
     document = settings["first"][part.name]

@@ -20,7 +20,7 @@ from data_prep.config import DataConfig
 from data_prep.dedup import runs_of_files
 from data_prep.document_files import document_ids
 from data_prep.hash_table import parts_by_range, range_of
-from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.stages import Part, Record, Stage, StageResult, source_of
 from data_prep.text_batch import I64, U64
 
 IDS, REPEATED = "ids", "repeated_ids"
@@ -28,19 +28,10 @@ _IDS_AT_ONCE = 20_000_000
 _EXAMPLES = 5
 
 
-def sources_with_ids(config: DataConfig) -> set[str]:
-    """The sources whose records have ids of their own (`id_field`)."""
-    return {
-        name
-        for name, source in config.sources.items()
-        if getattr(source.reader, "id_field", None) is not None
-    }
-
-
 def ids_stage(config: DataConfig, documents: StageResult) -> Stage:
     """A part a run of the documents' files of each source that has ids of its own."""
-    own = sources_with_ids(config)
-    parts = [p for p in runs_of_files(documents) if p.name.rpartition("-")[0] in own]
+    own = config.sources_with_ids
+    parts = [part for part in runs_of_files(documents) if source_of(part.name) in own]
     return Stage(
         IDS,
         1,
@@ -70,7 +61,7 @@ def repeated_stage(hashed: StageResult, documents: StageResult) -> Stage:
     files: dict[str, list[tuple[str, Sequence[Any]]]] = {}
     counts: Counter[str] = Counter()
     for part, record in zip(hashed.parts, hashed.records, strict=True):
-        source = part.name.rpartition("-")[0]
+        source = source_of(part.name)
         path = str(hashed.folder / f"{part.name}.ids.npy")
         files.setdefault(source, []).append((path, part.arguments["files"]))
         counts[source] += record["documents"]

@@ -14,7 +14,7 @@ from data_prep.document_files import document_ids, read_texts
 from data_prep.ingest import documents_of
 from data_prep.report_page import LENGTH_LABELS, Tree, render
 from data_prep.shards import Manifest
-from data_prep.stages import Part, StageResult
+from data_prep.stages import Part, StageResult, source_of
 
 _EXAMPLE_BYTES = 300
 _LENGTH_LIMITS = 1 << np.arange(7, 22)
@@ -94,7 +94,7 @@ def _packed_data(name: str, manifest: Manifest) -> Tree:
 
 
 def _is_of(part: Part, source: str) -> bool:
-    return part.name.rpartition("-")[0] == source
+    return source_of(part.name) == source
 
 
 def _lengths(source: str, signed: StageResult) -> list[int]:

@@ -44,6 +44,11 @@ class Part:
     """Bytes of input, for the progress line."""
 
 
+def source_of(name: str) -> str:
+    """The source that a part belongs to: a name is ``SOURCE-NUMBER``, or begins so."""
+    return name.rpartition("-")[0]
+
+
 Task = Callable[[Path, Part, Mapping[str, Any]], tuple[Record, Sequence[str]]]
 """A task takes (output folder, part, settings), writes files whose names begin with ``PART.`` and
 gives back (counts for the record, names of the files)."""

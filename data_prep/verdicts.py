@@ -17,7 +17,7 @@ import numpy.typing as npt
 from data_prep.atomic import save_array
 from data_prep.clusters import DOCUMENTS_AT_ONCE, Labels, duplicates, join, number_type
 from data_prep.dedup import LABELS, signed_parts
-from data_prep.stages import Part, Record, Stage, StageResult
+from data_prep.stages import Part, Record, Stage, StageResult, source_of
 from data_prep.text_batch import I64
 
 CLUSTERS, VERDICTS = "clusters", "verdicts"
@@ -98,7 +98,7 @@ def verdicts_part(
         for goes, _ in duplicates(labels):
             codes[goes[codes[goes] == KEEP]] = NEAR
         save_array(folder / "verdicts.codes.npy", codes)
-        of_part = [sources.index(name.rpartition("-")[0]) for name, _ in parts]
+        of_part = [sources.index(source_of(name)) for name, _ in parts]
         documents_of = np.bincount(of_part, counts, len(sources)).astype(np.int64)
         record = {
             "sources": _counts_by_source(Path(settings["signatures"]), parts, codes, sources),
@@ -140,7 +140,7 @@ def _counts_by_source(
     for name, count in parts:
         lengths = np.load(signatures / f"{name}.bytes.npy")
         here = codes[first : first + count]
-        counts = result[name.rpartition("-")[0]]
+        counts = result[source_of(name)]
         for code, word in zip((KEEP, EXACT, NEAR), words, strict=True):
             counts[f"{word}_documents"] += int((here == code).sum())
             counts[f"{word}_bytes"] += int(lengths[here == code].sum())

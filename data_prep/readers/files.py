@@ -156,17 +156,8 @@ def _file_system_of(url: str) -> tuple[Any, str]:
 
 
 def _version_of(info: dict[str, Any]) -> str:
-    names = (
-        "ETag",
-        "etag",
-        "md5Hash",
-        "blob_id",
-        "mtime",
-        "LastModified",
-        "last_modified",
-        "created",
-    )
-    for key in names:
+    hashes, times = ("ETag", "etag", "md5Hash", "blob_id"), ("LastModified", "last_modified")
+    for key in (*hashes, "mtime", *times, "created"):
         if info.get(key) is not None:
             return str(info[key])
     return ""

@@ -230,11 +230,12 @@ def _lines_of_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[
         cut = 1 + (content.find(b"\n") if follows_span else content.rfind(b"\n"))
         if not cut:
             held.append(content)
-            if not is_rest and sum(map(len, held)) >= bad.max_raw_bytes:
-                bad.add_too_long(span.file.path, offset, sum(map(len, held)))
+            num_bytes = sum(map(len, held))
+            if not is_rest and num_bytes >= bad.max_raw_bytes:
+                bad.add_too_long(span.file.path, offset, num_bytes)
                 is_rest = True
             if is_rest:
-                offset += sum(map(len, held))
+                offset += num_bytes
                 held = []
             continue
         lines = io.BytesIO(b"".join((*held, content[:cut])))

@@ -124,10 +124,11 @@ class WarcReader:
         if len(content) != expected_bytes:
             bad.add(path, offset, "truncated record")
             return None
-        if record.http_headers is not None and _is_nested_too_deeply(content):
+        try:
+            text = self._text_of(record, content)
+        except NestedTooDeeplyError:
             bad.add(path, offset, "HTML nested too deeply")
             return None
-        text = self._text_of(record, content)
         if text is None:
             return None
         if "\0" in text:
@@ -323,10 +324,17 @@ def _is_nested_too_deeply(content: bytes) -> bool:
     return deepest > _MAX_NESTING
 
 
+class NestedTooDeeplyError(ValueError):
+    """Elements of a page lie too deep in each other."""
+
+
 def text_of_html(content: bytes, charset: str | None = None, main_content: bool = True) -> str:
-    """The readable text of an HTML page; `charset` is what its headers say."""
+    """The readable text of an HTML page; `charset` is what its headers say. NestedTooDeeplyError
+    for a page whose text would take too long to find."""
     from resiliparse.extract.html2text import extract_plain_text
 
+    if _is_nested_too_deeply(content):
+        raise NestedTooDeeplyError
     return str(extract_plain_text(decode(content, charset), main_content=main_content))
 
 
