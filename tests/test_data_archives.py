@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import zstandard
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.data_corpora import read_documents as read
@@ -246,6 +246,7 @@ def test_a_damaged_web_archive_loses_the_same_wherever_it_is_cut(tmp_path_factor
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
     st.integers(1, 900),
 )
+@example([(2295, 0)], 1)  # in the blank line that ends a head: fastwarc reads on, without the text
 def test_damaged_records_are_counted_and_the_rest_is_read(tmp_path_factory, damage, part):
     path = tmp_path_factory.mktemp("warc") / "a.warc"
     whole = b"".join(records_of(0, 12))

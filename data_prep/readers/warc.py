@@ -64,16 +64,14 @@ class WarcReader:
         """The pages, named by their addresses."""
         with open_file(span.file) as stream:
             for records in _runs(stream, span):
-                yield from self._documents(records, stream, span, bad)
+                yield from self._documents(records, span, bad)
                 if records.error is not None:
                     if not is_damage(records.error):
                         raise records.error
                     reason = "damaged or truncated compression"
                     bad.add(span.file.path, records.place()[0], reason, str(records.error))
 
-    def _documents(
-        self, run: "_Run", stream: BinaryIO, span: Span, bad: BadRecords
-    ) -> Iterator[Document]:
+    def _documents(self, run: "_Run", span: Span, bad: BadRecords) -> Iterator[Document]:
         """The pages of a run. A record is whole if another, or the end, follows: until that is seen
         its page is held."""
         from fastwarc.warc import ArchiveIterator
@@ -89,9 +87,11 @@ class WarcReader:
                     yield held
                     held = None
                 offset, within = run.place(record.stream_pos)
+                if not run.is_whole(record.stream_pos):  # nor would a span that begins here read it
+                    bad.add(path, offset, _DAMAGED)
+                    run.resume_at = offset + 1
+                    return
                 if run.is_past(record.stream_pos):
-                    if not _is_record(stream, offset):  # nor will the next span take it for one
-                        bad.add(path, offset, _DAMAGED)
                     return
                 num_bad = bad.counts.total()
                 held = self._page_of(record, (offset, within), span, bad)
@@ -168,12 +168,12 @@ def _runs(stream: BinaryIO, span: Span) -> Iterator["_Run"]:
             elif run.error is None:
                 return
     elif is_compressed(span.file.name):
-        yield _PlainRun(decompressed(stream, span.file.name), 0, 1 << 62)
+        yield _PlainRun(decompressed(stream, span.file.name), 0, 1 << 62, can_look_ahead=False)
     else:
         start = _first_record(stream, span.start, span.end)
         while start is not None:
             stream.seek(start)
-            run = _PlainRun(stream, start, span.end)
+            run = _PlainRun(stream, start, span.end, can_look_ahead=True)
             yield run
             if run.resume_at is None:
                 return
@@ -197,6 +197,10 @@ class _Run(Protocol):
     def is_past(self, position: int) -> bool:
         """Whether a record that begins after so many bytes belongs to the next span."""
 
+    def is_whole(self, position: int) -> bool:
+        """Whether a whole record begins after so many bytes, as far as the file can be looked at
+        ahead: fastwarc reads on over some damage, and then leaves texts out."""
+
     def place(self, position: int | None = None) -> tuple[int, int]:
         """Where a record begins after so many bytes; without them, where reading stands: a byte of
         the file, and of a compressed file the byte of the content from there."""
@@ -205,8 +209,8 @@ class _Run(Protocol):
 class _PlainRun:
     """Records as they stand in the file."""
 
-    def __init__(self, stream: Any, start: int, end: int) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, start: int, end: int, can_look_ahead: bool) -> None:
+        self._stream, self._can_look_ahead = stream, can_look_ahead
         self.error: Exception | None = None
         self.resume_at: int | None = None
         self._start, self._end = start, end
@@ -226,6 +230,14 @@ class _PlainRun:
 
     def is_past(self, position: int) -> bool:
         return self._start + position >= self._end
+
+    def is_whole(self, position: int) -> bool:
+        if not self._can_look_ahead:
+            return True
+        now = self._stream.tell()
+        result = _is_record(self._stream, self._start + position)
+        self._stream.seek(now)
+        return result
 
     def place(self, position: int | None = None) -> tuple[int, int]:
         return self._start + (self._position if position is None else position), 0
@@ -267,6 +279,9 @@ class _GzipRun:
 
     def is_past(self, position: int) -> bool:
         return False
+
+    def is_whole(self, position: int) -> bool:
+        return True
 
     def place(self, position: int | None = None) -> tuple[int, int]:
         if position is None or not self._members:
