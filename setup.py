@@ -1,41 +1,5 @@
-"""Installs the four packages; versions of what they need are pinned in requirements.txt."""
+"""Lets tools that expect a setup.py install the packages; pyproject.toml holds the metadata."""
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
-setup(
-    name="encoder-pretraining",
-    version="0.1.0",
-    description="Pretrain RoBERTa-style encoders at scale: data, tensor-parallel training, export",
-    license="Apache-2.0",
-    python_requires=">=3.11,<3.12",
-    packages=find_packages(include=["configs*", "data_prep*", "model*", "pipeline*"]),
-    package_data={"configs": ["*.yaml"]},
-    install_requires=[
-        "bokeh",
-        "dask[distributed]",
-        "deepspeed",
-        "fastwarc",
-        "fsspec",
-        "gigatoken",
-        "megatron-core",
-        "mlflow",
-        "mwparserfromhell",
-        "ninja",
-        "numpy",
-        "orjson",
-        "pyarrow",
-        "pydantic",
-        "PyYAML",
-        "rensa",
-        "resiliparse",
-        "safetensors",
-        "scipy",
-        "tokenizers",
-        "torch",
-        "transformers",
-        "webdataset",
-        "xxhash",
-        "zstandard",
-    ],
-    extras_require={"s3": ["s3fs"], "gs": ["gcsfs"]},
-)
+setup()
