@@ -8,12 +8,15 @@ VENV ?= .venv
 RUN ?= runs/demo
 # Config values to change for one call, e.g. OVERRIDES="total_rows=640 evaluation.every_steps=10".
 OVERRIDES ?=
-# The launcher's own default port may be taken by another run on this machine.
+# A free port: the launcher's default port may be taken by another run on this machine.
 define FREE_PORT
 import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])
 endef
 export FREE_PORT
+# What is installed in it: the runtime packages, and those of development on top.
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: help
@@ -21,17 +24,21 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: venv
-venv: $(INSTALLED) ## make .venv from the pinned requirements
+venv: $(INSTALLED_DEV) ## make .venv with all pinned packages, those of development too
 
-$(INSTALLED): requirements.txt setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	    { echo "error: $(PYTHON) is not Python 3.11; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+$(INSTALLED): requirements.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/one" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	    { echo "error: $(PYTHON) lacks venv; on Debian: apt-get install python3-venv python3-dev" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) -r requirements.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $(INSTALLED)
+
+$(INSTALLED_DEV): $(INSTALLED) requirements-dev.txt
+	$(PIP_INSTALL) -r requirements-dev.txt
+	touch $(INSTALLED_DEV)
 
 .PHONY: pretrain
 pretrain: $(INSTALLED) ## demo: real text -> rows -> pretraining -> Hugging Face model
@@ -55,33 +62,33 @@ ui: $(INSTALLED) ## open the MLflow UI on the runs (http://127.0.0.1:5000)
 	mlflow ui --backend-store-uri sqlite:///$(abspath $(dir $(RUN)))/mlflow.db
 
 .PHONY: test
-test: $(INSTALLED) ## run the test suite (a few minutes)
+test: $(INSTALLED_DEV) ## run the test suite (a few minutes)
 	python -m pytest
 
 .PHONY: test-slow
-test-slow: $(INSTALLED) ## twenty kills of a rank, every resume from grid to grid (minutes)
+test-slow: $(INSTALLED_DEV) ## twenty kills of a rank, every resume from grid to grid (minutes)
 	python -m pytest -m slow -rs
 
 .PHONY: test-cluster
-test-cluster: $(INSTALLED) ## Slurm's scripts on a real Slurm (root; slurm-wlm munge iproute2)
+test-cluster: $(INSTALLED_DEV) ## Slurm's scripts on a real Slurm (root; slurm-wlm munge iproute2)
 	python -m pytest -m cluster -rs tests/slurm
 
 .PHONY: test-gpu
-test-gpu: $(INSTALLED) ## what needs a GPU, on one of them (minutes)
+test-gpu: $(INSTALLED_DEV) ## what needs a GPU, on one of them (minutes)
 	python -m pytest -m gpu -rs tests/test_attention.py tests/test_gpu.py
 
 .PHONY: test-ui
-test-ui: $(INSTALLED) ## MLflow's pages in Chromium (chromium chromium-driver, pip: selenium)
+test-ui: $(INSTALLED_DEV) ## MLflow's pages in Chromium (chromium chromium-driver)
 	python -m pytest -m browser -rs tests/test_mlflow_ui.py
 
 .PHONY: check
-check: $(INSTALLED) ## lint, format and type checks
+check: $(INSTALLED_DEV) ## lint, format and type checks
 	ruff check .
 	ruff format --check .
 	mypy
 
 .PHONY: format
-format: $(INSTALLED) ## mend what ruff can
+format: $(INSTALLED_DEV) ## format, and fix what ruff can fix
 	ruff check --fix .
 	ruff format .
 
