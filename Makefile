@@ -75,11 +75,11 @@ test-cluster: $(INSTALLED_DEV) ## Slurm's scripts on a real Slurm (root; slurm-w
 
 .PHONY: test-gpu
 test-gpu: $(INSTALLED_DEV) ## what needs a GPU, on one of them (minutes)
-	python -m pytest -m gpu -rs tests/test_attention.py tests/test_gpu.py
+	python -m pytest -m gpu -rs tests/model/test_attention.py tests/pipeline/test_gpu.py
 
 .PHONY: test-ui
 test-ui: $(INSTALLED_DEV) ## MLflow's pages in Chromium (chromium chromium-driver)
-	python -m pytest -m browser -rs tests/test_mlflow_ui.py
+	python -m pytest -m browser -rs tests/pipeline/tracking/test_mlflow_ui.py
 
 .PHONY: check
 check: $(INSTALLED_DEV) ## lint, format and type checks

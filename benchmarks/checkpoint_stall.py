@@ -13,15 +13,16 @@ from pathlib import Path
 
 from benchmarks.loader_speed import ROW_TOKENS, write_rows
 from configs.load import validate
-from model.parallel import make_grid
-from pipeline.checkpoint_writer import Saver
-from pipeline.config import TrainConfig
-from pipeline.deepspeed_engine import build_engine, start_distributed
-from pipeline.launch import Launch
-from pipeline.loader import run_batches
-from pipeline.local_ranks import run_ranks
-from pipeline.plan import plan_run
-from pipeline.resume import Position, describe_checkpoint, plan_segments
+from model.parallel.grid import make_grid
+from pipeline.checkpoint.writer import Saver
+from pipeline.engine.deepspeed_engine import build_engine
+from pipeline.engine.start import start_distributed
+from pipeline.launch.environment import Launch
+from pipeline.launch.local_ranks import run_ranks
+from pipeline.pretraining.batches import run_batches
+from pipeline.pretraining.resume import Position, describe_checkpoint, plan_segments
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import plan_run
 
 
 def measure(config: TrainConfig, saves: int) -> tuple[list[float], list[float]]:

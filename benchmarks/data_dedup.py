@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.clusters import clusters
-from data_prep.config import NearDedupConfig
-from data_prep.dedup import word_sequence_hashes
-from data_prep.joins import near_pairs, recurring
-from data_prep.minhash import NUM_BANDS, band_keys, signatures
-from data_prep.text_batch import TextBatch
+from data_prep.dedup.clusters import clusters
+from data_prep.dedup.config import NearDedupConfig
+from data_prep.dedup.joins import near_pairs, recurring
+from data_prep.dedup.minhash import NUM_BANDS, band_keys, signatures
+from data_prep.dedup.signatures import word_sequence_hashes
+from data_prep.text.batch import TextBatch
 
 PEERS_FILE = Path(__file__).with_name("data_dedup_peers.py")
 _BATCH_BYTES = 400_000

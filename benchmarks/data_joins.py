@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import dedup, verdicts
-from data_prep.config import DedupConfig
-from data_prep.engine import SerialEngine
-from data_prep.stages import Part, Stage, StageResult, run_stage
+from data_prep.dedup import candidates as dedup
+from data_prep.dedup import verdicts
+from data_prep.dedup.config import DedupConfig
+from data_prep.engine.stages import Part, Stage, StageResult, run_stage
+from data_prep.engine.workers import SerialEngine
 
 _PART_DOCUMENTS = 100_000
 _COPIES = 0.2

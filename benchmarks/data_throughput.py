@@ -28,8 +28,9 @@ import orjson
 
 from configs.load import validate
 from data_prep.config import DataConfig
+from data_prep.dataset.tokenizer import load_tokenizer
 from data_prep.run import prepare
-from data_prep.tokenizer import load_tokenizer, train_tokenizer
+from data_prep.tokenization.train import train_tokenizer
 
 VOCABULARY = 50_265
 _WORD = re.compile("[a-z]{4,}")
@@ -173,7 +174,8 @@ def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _measured(tree: dict[str, Any], sender: Any) -> None:
-    from data_prep import run, stages
+    from data_prep import run
+    from data_prep.engine import stages
 
     seconds: dict[str, float] = {}
     run_stage = stages.run_stage

@@ -29,17 +29,19 @@ import torch
 
 from benchmarks.loader_speed import write_rows
 from configs.load import load
-from model.parallel import make_grid
-from pipeline.config import TrainConfig
-from pipeline.deepspeed_engine import Engine, build_engine, start_distributed
-from pipeline.launch import Launch
-from pipeline.loader import StepBatch, run_batches
-from pipeline.local_ranks import run_ranks
-from pipeline.memory import estimate_memory
-from pipeline.metrics import StepMeter
-from pipeline.plan import RunPlan, plan_run
-from pipeline.rank_figures import measure_peak_flops
-from pipeline.resume import plan_segments
+from model.parallel.grid import make_grid
+from pipeline.data.loader import StepBatch
+from pipeline.engine.deepspeed_engine import Engine, build_engine
+from pipeline.engine.start import start_distributed
+from pipeline.engine.stragglers import measure_peak_flops
+from pipeline.engine.throughput import StepMeter
+from pipeline.launch.environment import Launch
+from pipeline.launch.local_ranks import run_ranks
+from pipeline.pretraining.batches import run_batches
+from pipeline.pretraining.resume import plan_segments
+from pipeline.run.config import TrainConfig
+from pipeline.run.memory import estimate_memory
+from pipeline.run.plan import RunPlan, plan_run
 
 ROOT = Path(__file__).parent.parent
 GLOBAL_ROWS, MICRO_ROWS = 128, 32
@@ -73,7 +75,7 @@ class Figures:
     loss: float
     """Of the last step, nats a masked token."""
     planned_gb: float | None = None
-    """What `pipeline.memory` says that they take."""
+    """What `pipeline.run.memory` says that they take."""
     kernels: str = ""
     """Where the time of a step goes, where that was asked for."""
 

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.shards import (
+from data_prep.dataset.manifest import (
     Manifest,
-    ShardWriter,
     SourceRows,
     SpecialTokens,
     TokenizerFile,
     file_sha256,
     write_manifest,
 )
+from data_prep.dataset.shard_writer import ShardWriter
 from model.objectives import MaskedLanguageModelConfig
-from pipeline import order
-from pipeline.config import DataConfig
-from pipeline.loader import RowStream
-from pipeline.order import SourceSize, build_order, train_sources
-from pipeline.steps import StepRange
+from pipeline.data import order
+from pipeline.data.config import DataConfig
+from pipeline.data.loader import RowStream
+from pipeline.data.order import SourceSize, build_order, train_sources
+from pipeline.data.position import StepRange
 
 ROW_TOKENS, VOCAB_SIZE, BLOCK_ROWS = 512, 50_265, 256
 GLOBAL_ROWS, MICRO_ROWS = 8192, 8

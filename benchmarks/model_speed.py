@@ -26,8 +26,8 @@ import torch
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig, MaskedRows
-from model.parallel import make_grid
-from pipeline.local_ranks import run_ranks
+from model.parallel.grid import make_grid
+from pipeline.launch.local_ranks import run_ranks
 
 VOCAB_SIZE = 50_265
 ROW_TOKENS = 512

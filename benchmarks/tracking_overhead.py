@@ -14,13 +14,13 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import run_folder
-from pipeline.launch import Launch
-from pipeline.local_ranks import run_ranks
-from pipeline.plan import plan_run
-from pipeline.pretraining import train
-from pipeline.run_log import LOG_NAME, read_events
-from tests.training_run import make_config, make_rows
+from pipeline.launch.environment import Launch
+from pipeline.launch.local_ranks import run_ranks
+from pipeline.pretraining.loop import train
+from pipeline.run import run_folder
+from pipeline.run.plan import plan_run
+from pipeline.tracking.event_log import LOG_NAME, read_events
+from tests.pipeline.training_run import make_config, make_rows
 
 NOWHERE = "http://127.0.0.1:9"
 SKIPPED_STEPS = 10

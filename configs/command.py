@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from configs import log
 from configs.load import ConfigError, UserError
 
 EXIT_USER_ERROR = 2
@@ -36,6 +37,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     Exit codes: 0 done, 2 a mistake that a person can mend. Anything else keeps its traceback.
     """
+    log.configure()
     try:
         code = main() or 0
     except UserError as error:

@@ -1,128 +1,19 @@
 """The config of a data preparation run: what is read, kept, tokenized and packed, and where."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from configs.load import Config
-from data_prep.document import BadRecordPolicy
-from data_prep.engine import EngineConfig, LocalEngineConfig
-from data_prep.filters import FiltersConfig
-from data_prep.readers import ReaderConfig
-from data_prep.scrub import ScrubConfig
-
-SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-
-
-class SourceConfig(Config):
-    """One source of documents."""
-
-    reader: ReaderConfig
-    """The format and the files."""
-    filters: FiltersConfig | None = None
-    """Limits for this source, instead of the common ones."""
-
-
-class NearDedupConfig(Config):
-    """Near duplicates: MinHash over word n-grams, 14 bands of 8 hashes."""
-
-    ngram_words: int = Field(default=5, ge=1)
-    """Words of an n-gram."""
-    groupings: int = Field(default=2, ge=1, le=4)
-    """Ways of grouping the 112 hashes into 14 bands: more find more pairs, in more time."""
-    min_similarity: float = Field(default=0.75, ge=0, le=1)
-    """A candidate pair whose estimated Jaccard similarity is below this is no duplicate."""
-
-
-class LineDedupConfig(Config):
-    """Lines that many documents of one source have: menus, notices, licences."""
-
-    unit: Literal["line", "paragraph"] = "line"
-    """What is compared. Lines are equal when their words are."""
-    min_words: int = Field(default=4, ge=1)
-    """Shorter lines always stay."""
-    max_documents: int = Field(default=20, ge=1)
-    """A line in more documents of its source than this is repeated too often."""
-    keep_first: bool = True
-    """Leave it in the first of them, or take it out of all."""
-
-
-class DecontaminateConfig(Config):
-    """Training documents that overlap evaluation texts are dropped."""
-
-    evaluation: dict[SourceName, ReaderConfig] = Field(default_factory=dict)
-    """Evaluation texts, by name."""
-    heldout: bool = True
-    """Whether the held-out documents of this run count as evaluation texts too."""
-    ngram_words: int = Field(default=13, ge=1)
-    """Words of an n-gram that counts as overlap (Brown et al. 2020, appendix C: 13)."""
-    max_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a document's n-grams that may occur in evaluation texts."""
-
-
-class DedupConfig(Config):
-    """Which documents count as the same. The earlier source, then the earlier document, stays."""
-
-    exact: bool = True
-    """Drop documents whose words are the same as those of an earlier one."""
-    near: NearDedupConfig | None = NearDedupConfig()
-    """Drop documents that nearly equal an earlier one; null turns it off."""
-    lines: LineDedupConfig | None = None
-    """Take out lines that are repeated within a source; null turns it off."""
-
-
-class TrainTokenizerConfig(Config):
-    """Trains a byte-level BPE on a sample of the documents."""
-
-    type: Literal["train"] = "train"
-    vocab_size: int = Field(default=50_265, ge=300)
-    """Size of the vocabulary with its five special tokens."""
-    sample_mb: int = Field(default=500, ge=1)
-    """Text to train on at most, MB. Training takes about four times as much memory."""
-    weights: dict[SourceName, float] = Field(default_factory=dict)
-    """Share of each source in the sample, relative; by its bytes when not given."""
-
-
-class TokenizerFromFileConfig(Config):
-    """Takes a tokenizer.json with RoBERTa's special tokens."""
-
-    type: Literal["file"]
-    path: str
-    """The tokenizer.json."""
-
-
-class TokenizerFromVocabularyConfig(Config):
-    """Takes the vocabulary and merges of GPT-2 or RoBERTa."""
-
-    type: Literal["vocabulary"]
-    vocab: str
-    """vocab.json (GPT-2's is renumbered to RoBERTa's layout, special tokens first and last)."""
-    merges: str
-    """merges.txt."""
-
-
-TokenizerConfig = Annotated[
-    TrainTokenizerConfig | TokenizerFromFileConfig | TokenizerFromVocabularyConfig,
-    Field(discriminator="type"),
-]
-
-
-class PackConfig(Config):
-    """How documents are put into rows."""
-
-    mode: Literal["full_sentences", "doc_sentences", "best_fit"] = "full_sentences"
-    """Text runs on across documents; or a row holds one document; or whole documents are placed
-    where they fit best."""
-    mixed: bool = False
-    """Rows hold documents of all sources, evenly interleaved, as the one source ``mixed``; else
-    every source has rows of its own, which training can weigh."""
-    row_tokens: int = Field(default=512, ge=8, le=8192)
-    """Ids in a row."""
-    block_rows: int = Field(default=256, ge=1, le=1024)
-    """Rows in a block (a sample of a shard)."""
-    shard_mb: int = Field(default=256, ge=1)
-    """Size of a shard, MB."""
+from data_prep.dedup.config import DecontaminateConfig, DedupConfig
+from data_prep.documents.config import SourceConfig, SourceName
+from data_prep.engine.workers import EngineConfig, LocalEngineConfig
+from data_prep.filters.quality import FiltersConfig
+from data_prep.packing.config import PackConfig
+from data_prep.readers.document import BadRecordPolicy
+from data_prep.text.scrub import ScrubConfig
+from data_prep.tokenization.config import TokenizerConfig, TrainTokenizerConfig
 
 
 class DataConfig(Config):

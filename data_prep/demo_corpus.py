@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from configs import command
 from configs.load import UserError
-from data_prep.atomic import open_atomic, write_atomic
-from data_prep.shards import file_sha256
+from data_prep.dataset.atomic import open_atomic, write_atomic
+from data_prep.dataset.manifest import file_sha256
 
 
 class Package(NamedTuple):

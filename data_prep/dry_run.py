@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.config import DataConfig
-from data_prep.ingest import ingest_stage
+from data_prep.documents.ingest import ingest_stage
 
 _BYTES_PER_TOKEN = 4.4
 _WORK_BYTES_PER_BYTE = 1.1

@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from configs.load import UserError
-from data_prep.atomic import PARTIAL_MARK, write_atomic
 from data_prep.config import DataConfig
-from data_prep.id_stream import Streams
-from data_prep.report import write_report
-from data_prep.rows import manifest_of
-from data_prep.shards import (
+from data_prep.dataset.atomic import PARTIAL_MARK, write_atomic
+from data_prep.dataset.manifest import (
     MANIFEST_NAME,
     Manifest,
     SpecialTokens,
@@ -18,7 +15,10 @@ from data_prep.shards import (
     read_manifest,
     write_manifest,
 )
-from data_prep.stages import StageResult
+from data_prep.engine.stages import StageResult
+from data_prep.packing.id_stream import Streams
+from data_prep.packing.rows import manifest_of
+from data_prep.report.data import write_report
 
 
 def withdraw_if_other(output: Path, rows_fingerprint: str) -> None:

@@ -14,10 +14,10 @@ from configs import command
 from configs.load import load
 from data_prep.config import DataConfig
 from data_prep.dry_run import describe
-from data_prep.stages import PartRunner, Stage, StageResult, restart_from, run_stage
+from data_prep.engine.stages import PartRunner, Stage, StageResult, restart_from, run_stage
 
 if TYPE_CHECKING:
-    from data_prep.selection import Selection
+    from data_prep.dedup.selection import Selection
 
 STAGES = (
     *("ingest", "ids", "repeated_ids", "line_counts", "line_repeats", "line_table", "clean"),
@@ -94,11 +94,15 @@ class _Job:
 
 
 def _run_stages(config: DataConfig, job: _Job) -> None:
-    from data_prep import dedup, encode, id_stream, ingest, repeated_ids, rows, verdicts
+    from data_prep.dataset.manifest import narrowest_dtype
+    from data_prep.dataset.tokenizer import load_tokenizer, special_tokens
+    from data_prep.dedup import candidates as dedup
+    from data_prep.dedup import repeated_ids, signatures, verdicts
+    from data_prep.dedup.selection import select
+    from data_prep.documents import ingest
+    from data_prep.packing import id_stream, rows
     from data_prep.publish import publish, withdraw_if_other
-    from data_prep.selection import select
-    from data_prep.shards import narrowest_dtype
-    from data_prep.tokenizer import load_tokenizer, special_tokens
+    from data_prep.tokenization import encode
 
     sources = list(config.sources)
     ingested = job.run(ingest.ingest_stage(config))
@@ -107,7 +111,7 @@ def _run_stages(config: DataConfig, job: _Job) -> None:
     hashed = job.run(repeated_ids.ids_stage(config, documents))
     repeated_ids.check_ids(job.run(repeated_ids.repeated_stage(hashed, documents)), config)
     documents = _without_repeated_lines(config, job, documents)
-    signed = job.run(dedup.signatures_stage(documents, config.dedup))
+    signed = job.run(signatures.signatures_stage(documents, config.dedup))
     first = job.run(dedup.first_pairs_stage(signed, config.dedup))
     joined = job.run(verdicts.clusters_stage(signed, first))
     paired = job.run(dedup.pairs_stage(signed, joined, config.dedup))
@@ -135,7 +139,7 @@ def _without_repeated_lines(config: DataConfig, job: _Job, documents: StageResul
     rules = config.dedup.lines
     if rules is None:
         return documents
-    from data_prep import lines
+    from data_prep.dedup import lines
 
     counted = job.run(lines.counts_stage(documents, rules))
     repeated = job.run(lines.repeats_stage(counted, rules))
@@ -150,7 +154,7 @@ def _without_overlap(
     rules = config.decontaminate
     if rules is None:
         return selection, {"verdicts": selection.fingerprint}
-    from data_prep import decontaminate
+    from data_prep.dedup import decontaminate
 
     excluded = job.run(decontaminate.excluded_stage(config, rules, selection))
     exclusion = job.run(decontaminate.exclusion_stage(excluded))

@@ -15,8 +15,8 @@ from model.attention_masks import AttentionMask
 from model.config import ModelConfig
 from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed, seeded
 from model.layers import ColumnLinear, RowLinear
-from model.parallel import Grid
-from model.rows import RowContext
+from model.parallel.grid import Grid
+from model.row_context import RowContext
 
 
 class SelfAttention(nn.Module):

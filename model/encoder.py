@@ -12,8 +12,8 @@ from model.attention import SelfAttention
 from model.config import ModelConfig, check_row_tokens
 from model.dropout import Site, dropout, mask_seed
 from model.layers import Mlp, Norm, ReplicatedEmbedding, VocabularyEmbedding, gather_rows
-from model.parallel import Grid
-from model.rows import RowContext, make_row_context
+from model.parallel.grid import Grid
+from model.row_context import RowContext, make_row_context
 
 
 class Encoder(nn.Module):

@@ -21,7 +21,7 @@ from model.layers import (
     gather_columns,
     vocabulary_cross_entropy,
 )
-from model.parallel import Grid
+from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, declare, initialize, shard_tensor
 from model.task_heads import LossAndCounts, Pooler, TaskHead, TaskHeadConfig
 from model.word_vectors import WordVectors, read_word_vectors

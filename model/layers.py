@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.megatron_core import (
+from model.parallel.grid import Grid
+from model.parallel.megatron import (
     ColumnParallelLinear,
     ModelParallelConfig,
     RowParallelLinear,
@@ -24,7 +25,6 @@ from model.megatron_core import (
     scatter_to_tensor_model_parallel_region,
     vocab_parallel_cross_entropy,
 )
-from model.parallel import Grid
 from model.parameters import ParameterSpec, declare
 
 # ruff's one-door rule: the rest of model/ takes megatron-core's mappings from here.

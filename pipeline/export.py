@@ -4,11 +4,8 @@ The folder appears under its name only after its logits were compared with those
 held-out rows. The one door to transformers.
 """
 
-import contextlib
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +14,26 @@ import torch
 from safetensors.torch import save_file
 
 from configs import command
-from configs.load import UserError, fingerprint, load
-from data_prep.atomic import fsync_folder, write_atomic
-from data_prep.shards import Manifest, Split, read_manifest
-from data_prep.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN
+from configs.load import UserError, load
+from data_prep.dataset.atomic import fsync_folder, write_atomic
+from data_prep.dataset.manifest import Manifest, Split, read_manifest
 from model.heads import build_masked_lm
-from model.hf_names import hf_config, to_hf
-from model.parallel import single_rank_grid
-from pipeline.checkpoint import (
-    Checkpoint,
-    TensorReader,
-    check_checkpoint,
-    find_checkpoint,
-    load_weights,
+from model.hugging_face.names import hf_config, to_hf
+from model.parallel.grid import single_rank_grid
+from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
+from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
+from pipeline.data.shard_cache import row_reader
+from pipeline.hugging_face.folder import (
+    PARITY_NAME,
+    PARITY_TOLERANCE,
+    checkpoint_source,
+    load_exported,
+    write_tokenizer,
 )
-from pipeline.config import TrainConfig
-from pipeline.remote_data import row_reader
-from pipeline.run_folder import checkpoints_folder
+from pipeline.run.config import TrainConfig
+from pipeline.run.run_folder import checkpoints_folder
 
-PARITY_NAME = "parity.json"
 PARITY_ROWS_PER_SOURCE = 8
-PARITY_TOLERANCE = 1e-4
-"""Largest difference of two fp32 logits that is rounding; logits are of the order of 10."""
 
 
 def main() -> None:
@@ -90,23 +85,6 @@ def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> float:
     return difference
 
 
-def load_exported(folder: Path) -> tuple[Any, Any]:
-    """(tokenizer, masked-language model in eval mode) of an exported folder, by transformers."""
-    with _quiet_transformers():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return tokenizer, load_auto_model(folder, "AutoModelForMaskedLM")
-
-
-def load_auto_model(folder: Path, class_name: str) -> Any:
-    """The model in `folder` in eval mode, by one of transformers' AutoModelFor... classes."""
-    with _quiet_transformers():
-        import transformers
-
-        return getattr(transformers, class_name).from_pretrained(folder).eval()
-
-
 def _write_weights(
     config: TrainConfig, checkpoint: Checkpoint, manifest: Manifest, folder: Path
 ) -> None:
@@ -116,25 +94,6 @@ def _write_weights(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tree = {**hf_config(config.model, manifest.vocab_size), "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n")
-
-
-def write_tokenizer(tokenizer: Path, max_row_tokens: int, folder: Path) -> None:
-    """Writes what AutoTokenizer needs to `folder`."""
-    shutil.copy(tokenizer, folder / "tokenizer.json")
-    bos, pad, eos, unk = FIRST_SPECIAL_TOKENS
-    tree = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos,
-        "cls_token": bos,
-        "pad_token": pad,
-        "eos_token": eos,
-        "sep_token": eos,
-        "unk_token": unk,
-        "mask_token": MASK_TOKEN,
-        "model_max_length": max_row_tokens,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
 
 
 def _compare(
@@ -175,12 +134,6 @@ def _parity_rows(config: TrainConfig, manifest: Manifest) -> np.ndarray:
     return tokens
 
 
-def checkpoint_source(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What an export was made from."""
-    files = [record.sha256 for record in checkpoint.manifest.files]
-    return {"step": checkpoint.manifest.step, "checkpoint_fingerprint": fingerprint(files)}
-
-
 def _exported(folder: Path) -> dict[str, Any] | None:
     """What the export in `folder` was made from, None if there is none."""
     path = folder / PARITY_NAME
@@ -189,16 +142,6 @@ def _exported(folder: Path) -> dict[str, Any] | None:
     record: dict[str, Any] = json.loads(path.read_bytes())
     record.pop("largest_logit_difference", None)
     return record
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without its progress bars and advice."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    yield
 
 
 if __name__ == "__main__":

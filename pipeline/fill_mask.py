@@ -7,7 +7,7 @@ import torch
 
 from configs import command
 from configs.load import UserError
-from pipeline.export import load_exported
+from pipeline.hugging_face.folder import load_exported
 
 CANDIDATES = 5
 

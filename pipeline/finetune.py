@@ -12,9 +12,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from configs.load import load
-from pipeline import mistakes, run_folder
-from pipeline.finetune_config import FinetuneConfig
-from pipeline.launch import read_launch
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.launch import shared_error as mistakes
+from pipeline.launch.environment import read_launch
+from pipeline.run import run_folder
 
 
 def main() -> None:
@@ -30,8 +31,8 @@ def main() -> None:
         return
     warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
     # Late, so that --help and mistakes in the config do not wait for torch and its friends.
-    from pipeline.finetune_plan import plan_finetuning
-    from pipeline.finetuning import finetune
+    from pipeline.finetuning.loop import finetune
+    from pipeline.finetuning.plan import plan_finetuning
 
     plan = plan_finetuning(config, launch.world_size, is_first=launch.rank == 0)
     if launch.rank == 0:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from configs import command
 from configs.load import UserError
-from pipeline.run_config import load_run
-from pipeline.versions import versions
+from pipeline.finetuning.run_config import load_run
+from pipeline.run.versions import versions
 
 MIN_DISK_GB = 1.0
 MIN_MEMORY_GB = 1.0

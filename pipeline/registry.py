@@ -12,12 +12,12 @@ from typing import Any
 
 from configs import command
 from configs.load import UserError, load
-from pipeline.config import TrainConfig
-from pipeline.lineage import redact
-from pipeline.mlflow_run import MlflowRun, save_transformers_model
-from pipeline.run_log import LOG_NAME, read_events
-from pipeline.sender import tracking_uri
-from pipeline.slurm_job import newest_step
+from pipeline.checkpoint.manifest import newest_step
+from pipeline.run.config import TrainConfig
+from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.lineage import redact
+from pipeline.tracking.mlflow_run import MlflowRun, save_transformers_model
+from pipeline.tracking.sender import tracking_uri
 
 EXPORT_NAME = "hf"
 PARITY_NAME = "parity.json"
@@ -44,7 +44,7 @@ def register(config: TrainConfig, name: str) -> tuple[str, dict[str, Any]]:
 
     Raises UserError for an export whose parity is not proven.
     """
-    from pipeline.export import PARITY_TOLERANCE, load_exported
+    from pipeline.hugging_face.folder import PARITY_TOLERANCE, load_exported
 
     folder = config.output / EXPORT_NAME
     parity = read_parity(folder, PARITY_TOLERANCE)

@@ -12,18 +12,20 @@ import torch
 
 from configs import command
 from configs.load import UserError, load
-from data_prep.tokenizer import MASK_TOKEN, load_tokenizer
+from data_prep.dataset.tokenizer import MASK_TOKEN, load_tokenizer
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.objectives import MaskedRows
-from model.parallel import single_rank_grid
-from pipeline.checkpoint import Checkpoint, TensorReader, load_weights, read_manifest, verify
-from pipeline.config import TrainConfig
-from pipeline.loader import RowStream, build_stream
-from pipeline.order import RowAddress
-from pipeline.plan import RunPlan, plan_run
-from pipeline.run_folder import checkpoints_folder
-from pipeline.run_log import LOG_NAME, read_events
-from pipeline.steps import StepRange
+from model.parallel.grid import single_rank_grid
+from pipeline.checkpoint.manifest import Checkpoint, read_manifest, verify
+from pipeline.checkpoint.reader import TensorReader, load_weights
+from pipeline.data.loader import RowStream
+from pipeline.data.order import RowAddress
+from pipeline.data.position import StepRange
+from pipeline.pretraining.batches import build_stream
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import RunPlan, plan_run
+from pipeline.run.run_folder import checkpoints_folder
+from pipeline.tracking.event_log import LOG_NAME, read_events
 
 DEFAULT_ROWS = 16
 

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from configs import command
 from configs.load import UserError, load
-from data_prep.shards import read_manifest
+from data_prep.dataset.manifest import read_manifest
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig
-from model.parallel import close_grid, make_grid
+from model.parallel.grid import close_grid, make_grid
+from model.parallel.replicas import differing_replicas
 from model.parameters import ParameterSpec
-from model.replicas import differing_replicas
-from pipeline.checkpoint import tensor_key
-from pipeline.config import TrainConfig
-from pipeline.deepspeed_engine import Engine
-from pipeline.loader import StepBatch
-from pipeline.local_ranks import run_ranks
-from pipeline.optimizers import AdamWConfig
-from pipeline.steps import StepRange
+from pipeline.checkpoint.manifest import tensor_key
+from pipeline.data.loader import StepBatch
+from pipeline.data.position import StepRange
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.launch.local_ranks import run_ranks
+from pipeline.optim.optimizers import AdamWConfig
+from pipeline.run.config import TrainConfig
 
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest value of the tensor."""

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from configs import command
 from configs.load import UserError
-from data_prep.atomic import write_atomic
-from pipeline import mistakes, run_folder
-from pipeline.config import RunConfig
-from pipeline.run_config import load_run
-from pipeline.run_log import LOG_NAME, RunLog
+from data_prep.dataset.atomic import write_atomic
+from pipeline.checkpoint.manifest import newest_step
+from pipeline.finetuning.run_config import load_run
+from pipeline.launch import shared_error as mistakes
+from pipeline.run import run_folder
+from pipeline.run.config import RunConfig
+from pipeline.tracking.event_log import LOG_NAME, RunLog
 
 FAILURES_NAME = "failures.json"
 EXIT_REQUEUE = 75
@@ -86,13 +88,6 @@ def judge(
         f"failure {failures} of at most {limit} at the checkpoint of step {step} (exit code "
         f"{exit_code}): tries again",
     )
-
-
-def newest_step(config: RunConfig) -> int:
-    """The step of the newest checkpoint by name, 0 when there is none."""
-    folder = run_folder.checkpoints_folder(config)
-    manifests = folder.glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
 
 
 def count_failure(output: Path, step: int, is_first_try: bool) -> int:

@@ -11,11 +11,12 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from configs.load import load
-from pipeline import mistakes, run_folder
-from pipeline.config import TrainConfig
-from pipeline.launch import read_launch
-from pipeline.plan import plan_run
-from pipeline.remote_data import verify_data_set
+from pipeline.data.shard_cache import verify_data_set
+from pipeline.launch import shared_error as mistakes
+from pipeline.launch.environment import read_launch
+from pipeline.run import run_folder
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import plan_run
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         mistakes.forget(config.output)
     warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
     # Late, so that --help and mistakes in the config do not wait 15 s for torch and its friends.
-    from pipeline.pretraining import train
+    from pipeline.pretraining.loop import train
 
     with mistakes.told_once(config.output, launch.rank):
         train(plan, launch, [arguments.config, *arguments.overrides])

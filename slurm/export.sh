@@ -19,6 +19,6 @@ fail() { echo "error: $*" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "no allocation: submit this with 'sbatch $0 CONFIG.yaml'"
 cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
 [[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
-[[ -z $TASKS ]] || exec "$VENV/bin/python" -m pipeline.finetune_export "$@"
+[[ -z $TASKS ]] || exec "$VENV/bin/python" -m pipeline.finetuning.export "$@"
 "$VENV/bin/python" -m pipeline.export "$@" || exit
 "$VENV/bin/python" -m pipeline.registry "$@"

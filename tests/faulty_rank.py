@@ -7,7 +7,7 @@ import sys
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.getcwd())
 
-import pipeline.deepspeed_engine as engine  # noqa: E402
+import pipeline.engine.start as start  # noqa: E402
 from configs.load import UserError  # noqa: E402
 
 
@@ -16,5 +16,5 @@ def find_it_faulty(device: object) -> None:
         raise UserError("an all-reduce of known result came out wrong on rank 1")
 
 
-engine.check_all_reduce = find_it_faulty
+start.check_all_reduce = find_it_faulty
 runpy.run_path("pipeline/train.py", run_name="__main__")

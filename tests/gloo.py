@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.local_ranks import RankError, run_ranks
+from pipeline.launch.local_ranks import RankError, run_ranks
 
 __all__ = ["RankError", "in_one_rank", "run_ranks"]
 

@@ -3,53 +3,181 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ALLOWED = {
-    "configs": {"configs"},
-    "model": {"configs", "model"},
-    "data_prep": {"configs", "data_prep"},
-    "pipeline": {
-        "configs",
-        "model",
-        "pipeline",
-        "data_prep.atomic",
-        "data_prep.shards",
-        "data_prep.tokenizer",
-    },
+PACKAGES = ("configs", "data_prep", "model", "pipeline")
+EVERYWHERE = ("configs",)
+"""May be imported by every package."""
+IN_ALL_OF_PIPELINE = ("model", "data_prep.dataset")
+"""May be imported by every package of pipeline/."""
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "configs": (),
+    "model": ("model.objectives", "model.parallel"),
+    "model.objectives": (),
+    "model.parallel": (),
+    "model.hugging_face": ("model", "model.objectives", "model.parallel"),
+    "data_prep.dataset": (),
+    "data_prep.engine": ("data_prep.dataset",),
+    "data_prep.text": (),
+    "data_prep.filters": ("data_prep.text",),
+    "data_prep.readers": (),
+    "data_prep.documents": (
+        *("data_prep.dataset", "data_prep.engine", "data_prep.readers"),
+        *("data_prep.text", "data_prep.filters"),
+    ),
+    "data_prep.dedup": (
+        *("data_prep.dataset", "data_prep.documents", "data_prep.engine"),
+        *("data_prep.readers", "data_prep.text"),
+    ),
+    "data_prep.tokenization": (
+        *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),
+    ),
+    "data_prep.packing": ("data_prep.dataset", "data_prep.engine", "data_prep.tokenization"),
+    "data_prep.report": (
+        *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),
+    ),
+    "pipeline.optim": (),
+    "pipeline.launch": (),
+    "pipeline.data": ("pipeline.launch",),
+    "pipeline.fault_tolerance": ("pipeline.data",),
+    "pipeline.run": ("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
+    "pipeline.checkpoint": ("pipeline.data", "pipeline.optim", "pipeline.run"),
+    "pipeline.tracking": ("pipeline.launch", "pipeline.run"),
+    "pipeline.engine": (
+        *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.run"),
+        "pipeline.checkpoint",
+    ),
+    "pipeline.hugging_face": ("pipeline.checkpoint",),
+    "pipeline.pretraining": (
+        *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
+        *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
+        "pipeline.hugging_face",
+    ),
+    "pipeline.finetuning": (
+        *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
+        *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
+        "pipeline.hugging_face",
+    ),
 }
-PACKAGES = tuple(ALLOWED)
+"""What a package may import of this project besides itself, the standard table of the layout.
+
+The files directly in data_prep/ compose its packages; those directly in pipeline/ are the commands:
+they may import everything of their side, and only commands may import commands.
+"""
+
+COMPOSERS = {
+    "data_prep": ("configs", "data_prep"),
+    "pipeline": ("configs", "model", "data_prep.dataset", "pipeline"),
+}
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Dotted names of this project's modules that `path` imports."""
+def module_name(path: Path) -> str:
+    """The dotted name of the module in `path`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def package_of(module: str) -> str:
+    """The package of the table that a module of this project belongs to."""
+    parts = module.split(".")
+    sub_package = ".".join(parts[:2])
+    return sub_package if sub_package in MAY_IMPORT else parts[0]
+
+
+def is_command(module: str) -> bool:
+    """Whether `module` is started by users, and so above every package."""
+    return module.endswith(".__main__") or package_of(module) == "pipeline"
+
+
+def imported_modules(path: Path, only_at_start: bool = False) -> set[str]:
+    """Dotted names of this project's modules that `path` imports.
+
+    `only_at_start` leaves out imports inside functions and for type checkers.
+    """
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if only_at_start else list(ast.walk(tree))
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            is_package = (ROOT / Path(*node.module.split("."))).is_dir()
-            names |= (
-                {f"{node.module}.{alias.name}" for alias in node.names}
-                if is_package
-                else {node.module}
-            )
+            for alias in node.names:
+                inner = ROOT / Path(*node.module.split("."), alias.name)
+                is_module = inner.with_suffix(".py").exists() or inner.is_dir()
+                names.add(f"{node.module}.{alias.name}" if is_module else node.module)
     return {name for name in names if name.split(".")[0] in PACKAGES}
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_go_in_one_direction(package):
-    allowed = ALLOWED[package]
+def is_inside(module: str, packages: Iterable[str]) -> bool:
+    """Whether `module` is one of `packages` or inside one."""
+    return any(module == name or module.startswith(f"{name}.") for name in packages)
+
+
+def may_import(importer: str, imported: str) -> bool:
+    """Whether the table lets the module `importer` import the module `imported`."""
+    package = package_of(importer)
+    if package in COMPOSERS or is_command(importer):
+        return is_inside(imported, COMPOSERS[package.split(".")[0]])
+    if is_inside(imported, EVERYWHERE) or package_of(imported) == package:
+        return True
+    if package.startswith("pipeline.") and is_inside(imported, IN_ALL_OF_PIPELINE):
+        return True
+    return package_of(imported) in MAY_IMPORT[package]
+
+
+def sources() -> list[Path]:
+    """Every Python file of the four packages."""
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def test_imports_follow_the_table() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in sorted((ROOT / package).rglob("*.py"))
+        for path in sources()
         for name in sorted(imported_modules(path))
-        if name.split(".")[0] not in allowed and ".".join(name.split(".")[:2]) not in allowed
+        if not may_import(module_name(path), name)
     ]
-    assert not wrong
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pipeline_takes_only_the_data_set_of_data_preparation() -> None:
+    assert may_import("pipeline.data.loader", "data_prep.dataset.manifest")
+    assert not may_import("pipeline.data.loader", "data_prep.readers.jsonl")
+    assert not may_import("data_prep.dataset.manifest", "pipeline.data.loader")
+    assert not may_import("pipeline.run.plan", "pipeline.train")
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str] | None:
+    """A way through `graph` from a node back to itself, None where there is none."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {module_name(path): imported_modules(path) - {module_name(path)} for path in sources()}
+    assert circle_in(graph) is None
+
+
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in sources():
+        module = module_name(path)
+        if not is_command(module) and package_of(module) not in COMPOSERS:
+            used = {package_of(name) for name in imported_modules(path)}
+            graph.setdefault(package_of(module), set()).update(used - {package_of(module)})
+    assert circle_in(graph) is None
+
+
+def test_a_circle_is_found() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
 
 
 def test_nothing_imports_the_train_script():
@@ -75,11 +203,14 @@ def test_no_file_takes_the_name_of_an_installed_package():
     ("module", "heavy"),
     [
         ("pipeline.plan", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
-        ("pipeline.config", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
+        ("pipeline.run.config", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("data_prep.run", ("torch", "deepspeed", "megatron", "mlflow", "transformers", "dask")),
-        ("data_prep.shards", ("torch", "dask", "pyarrow")),
-        ("pipeline.run_log", ("torch", "mlflow")),
-        ("pipeline.run_config", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
+        ("data_prep.dataset.manifest", ("torch", "dask", "pyarrow")),
+        ("pipeline.tracking.event_log", ("torch", "mlflow")),
+        (
+            "pipeline.finetuning.run_config",
+            ("torch", "deepspeed", "megatron", "mlflow", "transformers"),
+        ),
         ("model.layers", ("torch._dynamo", "torch._inductor", "transformers", "deepspeed")),
     ],
 )

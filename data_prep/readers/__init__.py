@@ -5,7 +5,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from data_prep.document import BadRecords, Document
+from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.hf_dataset import HfDatasetReaderConfig
 from data_prep.readers.jsonl import JsonLinesReaderConfig

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from configs.load import UserError
-from data_prep.document import BadRecords, Document, decoded
+from data_prep.readers.document import BadRecords, Document, decoded
 
 
 def check_columns(schema: pa.Schema, path: str, text_field: str, id_field: str | None) -> None:

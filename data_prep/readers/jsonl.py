@@ -8,9 +8,9 @@ import orjson
 from pydantic import Field
 
 from configs.load import Config
-from data_prep.document import BadRecords, Document
+from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, open_file
-from data_prep.readers.text import line_spans, lines_in
+from data_prep.readers.lines import line_spans, lines_in
 
 
 class JsonLinesReaderConfig(Config):

@@ -8,15 +8,9 @@ from xml.etree.ElementTree import ParseError, fromstring
 from pydantic import Field
 
 from configs.load import Config
-from data_prep.document import BadRecords, Document
-from data_prep.readers.files import (
-    SourceFile,
-    Span,
-    byte_spans,
-    chunks_of,
-    is_compressed,
-    open_file,
-)
+from data_prep.readers.compression import chunks_of, is_compressed
+from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
 from data_prep.readers.streams import BZIP2, pieces_from
 
 _CHUNK_BYTES = 1 << 20

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from configs.load import Config
-from data_prep.document import BadRecords, Document
 from data_prep.readers.columns import check_columns, documents_in
-from data_prep.readers.files import SourceFile, Span, is_damage, open_file
+from data_prep.readers.compression import is_damage
+from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.files import SourceFile, Span, open_file
 
 DAMAGE = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file, a bare OSError among it."""

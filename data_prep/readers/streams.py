@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from data_prep.readers.files import TRUNCATED, is_damage
+from data_prep.readers.compression import TRUNCATED, is_damage
 
 _CHUNK_BYTES = 1 << 16
 _MAX_MAGIC_BYTES = 16

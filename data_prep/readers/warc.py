@@ -7,17 +7,9 @@ from typing import Any, BinaryIO, Literal, Protocol
 from pydantic import Field
 
 from configs.load import Config
-from data_prep.document import BadRecords, Document
-from data_prep.readers.files import (
-    TRUNCATED,
-    SourceFile,
-    Span,
-    byte_spans,
-    decompressed,
-    is_compressed,
-    is_damage,
-    open_file,
-)
+from data_prep.readers.compression import TRUNCATED, decompressed, is_compressed, is_damage
+from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
 from data_prep.readers.streams import WARC_GZIP, Piece, pieces_from
 
 _RECORD_BEGINS = re.compile(rb"WARC/\d\.\d\r?\n")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import TrainConfig
-from pipeline.run_log import LOG_NAME, read_events
+from pipeline.run.config import TrainConfig
+from pipeline.tracking.event_log import LOG_NAME, read_events
+from tests.pipeline.training_run import make_config, make_rows
 from tests.slurm.cluster import Cluster, why_not
-from tests.training_run import make_config, make_rows
 
 ROOT = Path(__file__).parent.parent.parent
 PLAIN_CPU = ("--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=1")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.run import prepare
-from tests.data_corpora import config_of, hashes_of, write_corpus
-from tests.finetune_run import write_lines
+from tests.data_prep.corpora import config_of, hashes_of, write_corpus
+from tests.pipeline.finetuning.finetune_run import write_lines
+from tests.pipeline.training_run import make_config
 from tests.slurm.conftest import PLAIN_CPU, ROOT, submit
-from tests.training_run import make_config
 
 pytestmark = pytest.mark.cluster
 

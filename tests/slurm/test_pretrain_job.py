@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import find_checkpoint
-from pipeline.run_folder import checkpoints_folder, is_done
-from pipeline.sender import run_id_of
-from pipeline.slurm_job import newest_step
+from pipeline.checkpoint.manifest import find_checkpoint, newest_step
+from pipeline.run.run_folder import checkpoints_folder, is_done
+from pipeline.tracking.sender import run_id_of
 from tests.gloo import run_ranks
+from tests.pipeline.training_run import (
+    assert_same_bits,
+    final_state,
+    make_config,
+    metrics,
+    pretrain,
+)
 from tests.slurm.conftest import ROOT, last_step, submit
-from tests.training_run import assert_same_bits, final_state, make_config, metrics, pretrain
 
 pytestmark = pytest.mark.cluster
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run_log import LOG_NAME, read_events
+from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.slurm.conftest import submit
 
 pytestmark = pytest.mark.cluster

@@ -1,0 +1,112 @@
+"""Pairs of equal and of similar documents out of sorted keys: pure functions of arrays."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.dedup.minhash import similarity
+from data_prep.text.batch import I64, U64
+
+_MAX_GROUP_ALL_PAIRS, _MAX_ROUNDS = 32, 64
+_PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
+
+
+def recurring(keys: U64) -> I64:
+    """The places of keys that stand in `keys` at least twice, equal ones side by side.
+
+    Most keys do not, and what is done with the others takes more memory.
+    """
+    order = np.argsort(keys)
+    ascending = keys[order]
+    again = ascending[1:] == ascending[:-1]
+    del ascending
+    return order[np.append(again, False) | np.append(False, again)] if len(keys) else order
+
+
+def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
+    """(first document, other document) of each set of equal 128-bit keys: [2, P]."""
+    order = np.lexsort((numbers, second_keys, keys))
+    keys, second_keys, numbers = keys[order], second_keys[order], numbers[order]
+    is_first = np.ones(len(keys), dtype=bool)
+    is_first[1:] = (keys[1:] != keys[:-1]) | (second_keys[1:] != second_keys[:-1])
+    first = numbers[is_first][np.cumsum(is_first) - 1] if len(numbers) else numbers
+    return np.stack([first[~is_first], numbers[~is_first]])
+
+
+def near_pairs(
+    keys: U64,
+    numbers: I64,
+    signatures_of: Callable[[I64], U64],
+    min_similarity: float,
+    roots_of: Callable[[I64], I64] = lambda numbers: numbers,
+) -> tuple[I64, dict[str, int]]:
+    """Pairs (earlier, later) with equal keys and similar signatures: [2, P], and what was compared.
+
+    Within a set of up to 32 documents with equal keys all pairs are compared, save those known to
+    belong together because `roots_of` gives the same number for both. In a larger set all
+    are compared with the first, the rest with the first of the rest, and so on: as nearly all of a
+    large set resemble its first, that is linear in its size. What is left after 64 rounds is
+    counted as ``uncompared``.
+    """
+    order = np.lexsort((numbers, keys))
+    keys, numbers = keys[order], numbers[order]
+    begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
+    sizes = np.diff(np.append(begins, len(keys)))
+    is_large = np.repeat(sizes > _MAX_GROUP_ALL_PAIRS, sizes)
+    found: list[I64] = [np.empty((2, 0), dtype=np.int64)]
+    candidates = 0
+    for left, right in _pairs_in_small_sets(
+        keys, numbers, roots_of(numbers), np.flatnonzero(~is_large)
+    ):
+        candidates += len(left)
+        similar = _are_similar(left, right, signatures_of, min_similarity)
+        found.append(np.stack([left[similar], right[similar]]))
+    rest = np.flatnonzero(is_large)
+    for _ in range(_MAX_ROUNDS):
+        if len(rest) < 2:
+            break
+        is_first = np.append(True, keys[rest[1:]] != keys[rest[:-1]])
+        first = rest[is_first][np.cumsum(is_first) - 1]
+        left, right = numbers[first[~is_first]], numbers[rest[~is_first]]
+        candidates += len(left)
+        similar = _are_similar(left, right, signatures_of, min_similarity)
+        found.append(np.stack([left[similar], right[similar]]))
+        rest = rest[~is_first][~similar]
+    pairs = np.concatenate(found, axis=1)
+    pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
+    uncompared = len(rest) if len(rest) > 1 else 0  # one alone has met all the others
+    return pairs, {"candidates": candidates, "uncompared": uncompared}
+
+
+def _pairs_in_small_sets(
+    keys: U64, numbers: I64, roots: I64, small: I64
+) -> Iterator[tuple[I64, I64]]:
+    """(earlier, later) of all pairs with equal keys and different roots at the places `small`, in
+    runs of a few million."""
+    held: list[I64] = []
+    for distance in range(1, _MAX_GROUP_ALL_PAIRS):
+        at = small[: len(small) - distance]
+        at = at[keys[at] == keys[small[distance:]]]
+        if not len(at):
+            break
+        at = at[roots[at] != roots[at + distance]]
+        held.append(np.stack([numbers[at], numbers[at + distance]]))
+        if sum(pairs.shape[1] for pairs in held) > _PAIRS_HELD:
+            left, right = np.concatenate(held, axis=1)
+            yield left, right
+            held = []
+    if held:
+        left, right = np.concatenate(held, axis=1)
+        yield left, right
+
+
+def _are_similar(
+    left: I64, right: I64, signatures_of: Callable[[I64], U64], min_similarity: float
+) -> npt.NDArray[np.bool_]:
+    result = np.empty(len(left), dtype=bool)
+    for at in range(0, len(left), _PAIRS_AT_ONCE):
+        chunk = slice(at, at + _PAIRS_AT_ONCE)
+        estimate = similarity(signatures_of(left[chunk]), signatures_of(right[chunk]))
+        result[chunk] = estimate >= min_similarity
+    return result

@@ -1,0 +1,186 @@
+"""The page of the report: tables and charts in one HTML file, out of the report's data."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from data_prep.report.charts import bars, histogram
+
+Tree = dict[str, Any]
+_MOST_REASONS = 30
+LENGTH_LABELS = ["<128", *(f"{2**k}" for k in range(7, 10)), *(f"{2**k}K" for k in range(10))]
+LENGTH_LABELS += ["1M", "≥2M"]
+"""The least length of each class of `lengths`, bytes."""
+
+
+def render(data: Tree) -> str:
+    """The page, with nothing to load from elsewhere."""
+    sources = data["sources"]
+    dropped = [[e["source"], e["reason"], e["id"], e["text"]] for e in data["dropped_examples"]]
+    near = [
+        [e["stays"]["id"], e["stays"]["text"], e["goes"]["id"], e["goes"]["text"]]
+        for e in data["near_examples"]
+    ]
+    bad = [
+        [name, e["reason"], f"{e['file']}:{e['offset']}", e["detail"]]
+        for name, source in sources.items()
+        for e in source["bad_examples"]
+    ]
+    same_id = [
+        [name, f"{source['repeated_ids']:,}", ", ".join(source["repeated_id_examples"])]
+        for name, source in sources.items()
+        if source["repeated_ids"]
+    ]
+    parts = [
+        "<h1>Data preparation</h1>",
+        f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
+        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
+        "<h2>Sources through the stages</h2>",
+        _stages_table(sources),
+        "<h3>Where the bytes went, MB</h3>",
+        bars({name: _megabytes(source) for name, source in sources.items()}, " MB"),
+        "<h2>Dropped documents, by reason</h2>",
+        bars(_by_reason(sources)),
+        "<h2>Duplicates</h2>",
+        "<p>Documents that went (columns) because one of another or the same source (rows) stayed."
+        "</p>",
+        _table(
+            ["stays \\ goes", *sources],
+            [
+                [name, *(f"{count:,}" for count in row)]
+                for name, row in zip(sources, data["stays_by_goes"], strict=True)
+            ],
+        ),
+        f"<p>{data['compared']['candidates']:,} pairs of documents were compared; "
+        f"{data['compared']['uncompared']:,} documents of very large sets of candidates were not "
+        "compared with all of theirs.</p>",
+        "<h3>Clusters, by their number of documents</h3>",
+        bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()}),
+        "<h2>Lengths of documents after the filters</h2>",
+        histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
+        "<h2>Tokens</h2>",
+        "<h3>Tokens a word between white space (fertility)</h3>",
+        bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()}),
+        "<h3>Bytes a token</h3>",
+        bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()}),
+        "<h3>Share of the rows' ids that are text</h3>",
+        bars({name: {"text": 100 * s["fill"]} for name, s in data["packed"].items()}, " %"),
+        _table(["rows", "train", "held out"], _row_counts(data["packed"])),
+        "<h2>Examples of dropped documents</h2>",
+        _table(["source", "reason", "document", "begins"], dropped),
+        "<h2>Examples of near duplicates</h2>",
+        _table(["stays", "begins", "goes", "begins"], near),
+        "<h2>Records that could not be read</h2>",
+        _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>",
+        "<h2>Documents with the id of an earlier one</h2>",
+        _table(["source", "documents", "ids such as"], same_id) if same_id else "<p>None.</p>",
+    ]
+    return _PAGE.format(body="\n".join(parts))
+
+
+def _stages_table(sources: Mapping[str, Tree]) -> str:
+    head = ["source", "read", "MB", "after filters", "MB", "after dedup", "MB", "contaminated"]
+    head += ["tokens"]
+    rows = [
+        [
+            name,
+            *_amount(s["read_documents"], s["read_bytes"]),
+            *_amount(s["filtered_documents"], s["filtered_bytes"]),
+            *_amount(s["kept_documents"], s["kept_bytes"]),
+            f"{s['contaminated_documents']:,}",
+            f"{s['tokens']:,}",
+        ]
+        for name, s in sources.items()
+    ]
+    return _table(head, rows)
+
+
+def _row_counts(packed: Mapping[str, Tree]) -> list[list[str]]:
+    return [
+        [name, f"{entry['rows']['train']:,}", f"{entry['rows']['heldout']:,}"]
+        for name, entry in packed.items()
+    ]
+
+
+def _megabytes(source: Tree) -> dict[str, float]:
+    return {
+        "kept": (source["kept_bytes"] - source["contaminated_bytes"]) / 1e6,
+        "exact duplicates": source["exact_bytes"] / 1e6,
+        "near duplicates": source["near_bytes"] / 1e6,
+        "contaminated": source["contaminated_bytes"] / 1e6,
+        "filtered": (source["read_bytes"] - source["filtered_bytes"]) / 1e6,
+    }
+
+
+def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, int]]:
+    """Documents by reason, then source; the most frequent reason first, rare ones together."""
+    reasons: dict[str, dict[str, int]] = {}
+    for name, source in sources.items():
+        counts = {
+            **source["dropped"],
+            **{f"bad record: {reason}": n for reason, n in source["bad"].items()},
+            "exact duplicate": source["exact_documents"],
+            "near duplicate": source["near_documents"],
+            "overlaps evaluation text": source["contaminated_documents"],
+        }
+        for reason, count in counts.items():
+            if count:
+                reasons.setdefault(reason, {})[name] = count
+    ranked = sorted(reasons.items(), key=lambda item: -sum(item[1].values()))
+    shown, rest = dict(ranked[:_MOST_REASONS]), ranked[_MOST_REASONS:]
+    if rest:
+        others: Counter[str] = Counter()
+        for _, counts in rest:
+            others.update(counts)
+        shown[f"{len(rest)} rarer reasons"] = dict(others)
+    return shown
+
+
+def _size_classes(sizes: Mapping[str, int]) -> dict[str, int]:
+    classes: dict[str, int] = {}
+    for size, count in sorted((int(size), count) for size, count in sizes.items()):
+        power = size.bit_length() - 1
+        low, high = 1 << power, (2 << power) - 1
+        label = str(size) if size < 4 else f"{low} to {high}"
+        classes[label] = classes.get(label, 0) + count
+    return classes
+
+
+def _amount(documents: int, num_bytes: int) -> tuple[str, str]:
+    return f"{documents:,}", f"{num_bytes / 1e6:,.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns of numbers stand to the right."""
+    marks = [
+        ' class="number"' if all(_NUMBER.fullmatch(cell) for cell in column) else ""
+        for column in (zip(*rows, strict=True) if rows else [()] * len(head))
+    ]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        inner = (f"<{tag}{m}>{escape(c)}</{tag}>" for c, m in zip(cells, marks, strict=True))
+        return "<tr>" + "".join(inner) + "</tr>"
+
+    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+
+
+_NUMBER = re.compile(r"[\d,.]+")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Data preparation</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem;
+        margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }}
+th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }}
+.number {{ text-align: right; }}
+td {{ max-width: 26rem; overflow-wrap: anywhere; vertical-align: top; }}
+svg {{ display: block; max-width: 60rem; margin: .5rem 0 1.5rem; }}
+svg text {{ font-size: 12px; }}
+.legend span {{ margin-right: 1.2rem; }}
+.legend i {{ display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,146 @@
+"""The TP x DP grid of ranks, and the only user of megatron-core's parallel state."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from configs.load import ConfigError
+from model.parallel.megatron import layers as megatron_layers
+from model.parallel.megatron import parallel_state
+
+
+@dataclass(frozen=True)
+class Grid:
+    """This rank's place among tensor- and data-parallel ranks; the `mpu` that DeepSpeed asks for.
+
+    Consecutive ranks are tensor-parallel peers: rank = dp_rank x tp_size + tp_rank. DeepSpeed
+    probes an mpu with `hasattr`, so every method that it may call is spelled out.
+    """
+
+    rank: int
+    world_size: int
+    tp_rank: int
+    tp_size: int
+    dp_rank: int
+    dp_size: int
+    device: torch.device
+    tp_group: Any
+    dp_group: Any
+
+    def get_model_parallel_rank(self) -> int:
+        return self.tp_rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self.tp_size
+
+    def get_model_parallel_group(self) -> Any:
+        return self.tp_group
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return self.tp_rank
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return self.tp_size
+
+    def get_tensor_model_parallel_group(self) -> Any:
+        return self.tp_group
+
+    def get_tensor_model_parallel_src_rank(self) -> int:
+        return self.dp_rank * self.tp_size
+
+    def get_data_parallel_rank(self) -> int:
+        return self.dp_rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.dp_size
+
+    def get_data_parallel_group(self) -> Any:
+        return self.dp_group
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
+        return list(range(self.tp_rank, self.world_size, self.tp_size))
+
+    def get_pipeline_model_parallel_world_size(self) -> int:
+        return 1
+
+    def get_pipeline_model_parallel_rank(self) -> int:
+        return 0
+
+
+def make_grid(tp_size: int) -> Grid:
+    """The grid over all ranks of the initialised torch.distributed world.
+
+    Raises ConfigError if the world does not divide into groups of `tp_size`.
+    """
+    world_size, rank = dist.get_world_size(), dist.get_rank()
+    if tp_size < 1 or world_size % tp_size:
+        divisors = ", ".join(str(n) for n in range(1, world_size + 1) if world_size % n == 0)
+        raise ConfigError(
+            f"{world_size} rank(s) do not divide into tensor-parallel groups of {tp_size}; "
+            f"tensor-parallel sizes that fit: {divisors}"
+        )
+    _let_megatron_run_without_cuda()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tp_size, order="tp-cp-ep-dp-pp", create_gloo_process_groups=False
+    )
+    return Grid(
+        rank=rank,
+        world_size=world_size,
+        tp_rank=rank % tp_size,
+        tp_size=tp_size,
+        dp_rank=rank // tp_size,
+        dp_size=world_size // tp_size,
+        device=_device(),
+        tp_group=parallel_state.get_tensor_model_parallel_group(),
+        dp_group=parallel_state.get_data_parallel_group(),
+    )
+
+
+def close_grid() -> None:
+    """Forgets megatron-core's process groups, so that another grid can be made."""
+    parallel_state.destroy_model_parallel()
+
+
+@contextlib.contextmanager
+def single_rank_grid() -> Iterator[Grid]:
+    """A grid of this process alone, for export, import and tools that no launcher started.
+
+    Initialises torch.distributed (gloo, no network) if that has not been done, and undoes on exit
+    what it has done.
+    """
+    starts_world = not dist.is_initialized()
+    if starts_world:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield make_grid(tp_size=1)
+    finally:
+        close_grid()
+        if starts_world:
+            dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+@functools.cache
+def _let_megatron_run_without_cuda() -> None:
+    """The one place for megatron-core's CUDA-only spots; does nothing where CUDA is available.
+
+    Its sequence-parallel layers and gathers (tensor_parallel/layers.py and mappings.py, and the
+    buffer in utils.py; 0.16.1) allocate on `torch.cuda.current_device()`, which raises without
+    CUDA. Everything else in them runs on gloo. To be removed when they use the input's device.
+    """
+    if torch.cuda.is_available():
+        return
+    current_device: Callable[[], Any] = functools.partial(torch.device, "cpu")
+    torch.cuda.current_device = current_device
+    # Its advice to set CUDA_DEVICE_MAX_CONNECTIONS is of no use here.
+    megatron_layers.linear_with_grad_accumulation_and_async_allreduce.warned = True

@@ -1,0 +1,93 @@
+"""Checkpoints in one canonical form that any grid can read, verified before use.
+
+A checkpoint is a folder ``step-00001234`` with one safetensors file per tensor-parallel rank and a
+``manifest.json``, which is written last, before the folder gets its name by one rename. Per
+parameter it holds the fp32 master weight and the optimizer's moments, as shards that concatenate to
+the full tensor and that carry no vocabulary padding. Reading takes only the slices that a rank of
+the new grid needs, so tensor- and data-parallel sizes and ZeRO stage may all differ from before.
+
+This module is the format and its reading; `checkpoint_writer` writes it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from configs.load import UserError
+from model.parallel.grid import Grid
+from model.parameters import ParameterSpec, parameter_specs
+from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, tensor_key
+
+
+def check_checkpoint(
+    manifest: CheckpointManifest, specs: Mapping[str, ParameterSpec], tokenizer_sha256: str
+) -> None:
+    """Raises UserError that names every difference of a checkpoint to this model and tokenizer."""
+    errors = [f"no parameter {name}" for name in sorted(specs.keys() - manifest.parameters.keys())]
+    errors += [
+        f"parameter {name}, which this model does not have"
+        for name in sorted(manifest.parameters.keys() - specs.keys())
+    ]
+    for name in sorted(specs.keys() & manifest.parameters.keys()):
+        saved, wanted = manifest.parameters[name].shape, specs[name].full_shape
+        if saved != wanted:
+            errors.append(f"{name} has the shape {list(saved)}, this model wants {list(wanted)}")
+    if manifest.tokenizer_sha256 != tokenizer_sha256:
+        errors.append("it was trained with another tokenizer")
+    if errors:
+        raise UserError(
+            f"the checkpoint of step {manifest.step} is not of this model:\n"
+            + "\n".join(f"  {error}" for error in errors)
+        )
+
+
+class TensorReader:
+    """Reads shards of the tensors in a checkpoint, for any tensor-parallel size."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._parameters = checkpoint.manifest.parameters
+        self._files = [
+            safe_open(checkpoint.path / record.path, framework="pt")
+            for record in checkpoint.manifest.files
+        ]
+
+    def full(self, state_key: str, parameter: str) -> torch.Tensor:
+        """The whole tensor, fp32, without padding."""
+        record = self._parameters[parameter]
+        key = tensor_key(state_key, parameter)
+        if record.partition_dim is None:
+            return self._files[0].get_tensor(key)
+        return torch.cat([file.get_tensor(key) for file in self._files], record.partition_dim)
+
+    def local(
+        self, state_key: str, parameter: str, spec: ParameterSpec, tp_rank: int, tp_size: int
+    ) -> torch.Tensor:
+        """Rank `tp_rank`'s shard, fp32, with zeros for vocabulary padding; reads no more of it."""
+        key = tensor_key(state_key, parameter)
+        dim = spec.partition_dim
+        if dim is None:
+            return self._files[0].get_tensor(key)
+        start, length = spec.local_range(tp_rank, tp_size)
+        shape = [*spec.full_shape[:dim], length, *spec.full_shape[dim + 1 :]]
+        result = torch.zeros(shape)
+        offset = 0
+        for file in self._files:
+            piece = file.get_slice(key)
+            size = piece.get_shape()[dim]
+            first, last = max(start, offset), min(start + length, offset + size)
+            if first < last:
+                window = [slice(None)] * dim + [slice(first - offset, last - offset)]
+                result.narrow(dim, first - start, last - first).copy_(piece[tuple(window)])
+            offset += size
+        return result
+
+
+def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
+    """Puts this rank's shards of a checkpoint's fp32 weights in `model`."""
+    specs = parameter_specs(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            local = reader.local("weight", name, specs[name], grid.tp_rank, grid.tp_size)
+            parameter.copy_(local)

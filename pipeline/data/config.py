@@ -1,0 +1,52 @@
+"""The `data` section of a training config."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from configs.load import Config
+
+
+class DataConfig(Config):
+    """Which packed rows are trained on."""
+
+    path: Path
+    """The folder that data preparation wrote (it holds manifest.json), or a cache of it."""
+
+    url: str | None = None
+    """Where that folder lies in an object store, for fsspec (s3://bucket/rows); `path` on a disk of
+    each node then caches its shards."""
+
+    cache_gb: PositiveFloat = 100.0
+    """Disk space of the cache on each node, 1e9 bytes; used with `url` only."""
+
+    shuffle_unit: Literal["block", "shard"] = "block"
+    """What is shuffled as one piece before rows are shuffled in windows of about 2^18: samples of
+    the shards, or whole shards, so that a window lies in few of them; `url` needs the latter."""
+
+    weights: dict[str, NonNegativeFloat] | None = None
+    """Share of every source in the stream; they need not sum to 1 (default: by row count)."""
+
+    verify: Literal["full", "sizes"] = "full"
+    """What is checked of the shards at the start: their sha256, or (faster) only their sizes."""
+
+    workers: NonNegativeInt = 1
+    """Processes a rank that read and mask rows; 0: in the training process."""
+
+    prefetch_steps: PositiveInt = 4
+    """Optimizer steps that each worker prepares ahead."""
+
+    @model_validator(mode="after")
+    def _units_suit_a_cache(self) -> "DataConfig":
+        if self.url is not None and self.shuffle_unit != "shard":
+            raise ValueError(
+                "url needs shuffle_unit: shard, else every shuffle window lies in every shard"
+            )
+        return self

@@ -1,0 +1,133 @@
+"""Held-out loss with masks that never change, and what a unigram model would lose on the same.
+
+Every data-parallel rank evaluates its share of the rows; the training stream is not touched.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.objectives import MaskedRows, ObjectiveConfig
+from model.vocabulary import NUM_LEADING_SPECIAL_IDS
+from pipeline.data.loader import build_objective
+from pipeline.data.shard_cache import row_reader
+from pipeline.run.plan import PhasePlan
+
+HELDOUT_SEED = 0
+"""Masks of held-out rows depend on nothing else, so that runs can be compared."""
+
+
+@dataclass(frozen=True)
+class HeldoutScore:
+    """Sums over masked held-out tokens, so that scores can be added before they are divided."""
+
+    loss_sum: float
+    masked_tokens: float
+    correct: float
+
+    @property
+    def loss(self) -> float:
+        """Nats per masked token."""
+        return self.loss_sum / self.masked_tokens
+
+    @property
+    def accuracy(self) -> float:
+        """Share of masked tokens predicted right."""
+        return self.correct / self.masked_tokens
+
+    def __add__(self, other: "HeldoutScore") -> "HeldoutScore":
+        return HeldoutScore(
+            self.loss_sum + other.loss_sum,
+            self.masked_tokens + other.masked_tokens,
+            self.correct + other.correct,
+        )
+
+
+@dataclass(frozen=True)
+class HeldoutRows:
+    """The held-out rows of every source, masked."""
+
+    sources: dict[str, MaskedRows]
+    unigram_loss: float
+    """Loss of the best unigram model of the held-out rows on their masked tokens, nats a token."""
+
+    def metrics(self, scores: Mapping[str, HeldoutScore]) -> dict[str, float]:
+        """Losses, perplexities and accuracies, over all sources and for each."""
+        if not scores:
+            return {}
+        total = sum(scores.values(), HeldoutScore(0.0, 0.0, 0.0))
+        values = {
+            "heldout_loss": total.loss,
+            "heldout_perplexity": math.exp(total.loss),
+            "heldout_accuracy": total.accuracy,
+            "heldout_unigram_loss": self.unigram_loss,
+        }
+        for name, score in scores.items():
+            values[f"heldout_loss/{name}"] = score.loss
+            values[f"heldout_accuracy/{name}"] = score.accuracy
+        return values
+
+    def sentence(self, values: Mapping[str, float]) -> str:
+        """The held-out metrics in one line."""
+        if not values:
+            return "held out: the data set has no held-out rows"
+        each = "  ".join(f"{name} {values[f'heldout_loss/{name}']:.3f}" for name in self.sources)
+        return (
+            f"held out: loss {values['heldout_loss']:.3f} (unigram {self.unigram_loss:.3f})  "
+            f"accuracy {values['heldout_accuracy']:.1%}  by source: {each}"
+        )
+
+
+def load_heldout(
+    plan: PhasePlan, objective_config: ObjectiveConfig, rows_per_source: int
+) -> HeldoutRows:
+    """The first `rows_per_source` held-out rows of every source of a phase, masked."""
+    manifest = plan.manifest
+    objective = build_objective(objective_config, plan)
+    reader = row_reader(plan.config.data, manifest, "heldout")
+    plain, masked = [], {}
+    for number, (name, size) in enumerate(sorted(manifest.splits["heldout"].items())):
+        numbers = np.arange(min(rows_per_source, size.rows))
+        if not len(numbers):
+            continue
+        rows = reader.read(name, numbers)
+        plain.append(rows)
+        masked[name] = objective.mask_rows(
+            rows,
+            seed=HELDOUT_SEED,
+            passes=np.zeros_like(numbers),
+            row_numbers=numbers,
+            sources=np.full_like(numbers, number),
+        )
+    if not masked:
+        return HeldoutRows({}, float("nan"))
+    labels = np.concatenate([rows.labels.ravel() for rows in masked.values()])
+    return HeldoutRows(masked, unigram_loss(np.concatenate(plain), labels[labels >= 0]))
+
+
+def unigram_loss(rows: NDArray[np.unsignedinteger], labels: NDArray[np.int64]) -> float:
+    """Mean of -ln p(label), p being how often each ordinary token stands in `rows`.
+
+    The frequencies come from the very rows that are scored, without special tokens: no unigram
+    model fitted to other text can do better on them, save by the chance of which are masked.
+    """
+    counts = np.bincount(rows.ravel()).astype(np.float64)  # packed rows hold no <mask>
+    counts[:NUM_LEADING_SPECIAL_IDS] = 0
+    return float(-np.log(counts[labels] / counts.sum()).mean())
+
+
+def rank_shares(
+    num_rows: int, micro_rows: int, dp_rank: int, dp_size: int
+) -> list[tuple[slice, bool]]:
+    """The slices of at most `micro_rows` rows that `dp_rank` evaluates, and whether each counts.
+
+    All ranks get equally many, since a forward pass under ZeRO 3 is a collective; a rank with too
+    few computes its first slice, or the first of all, again without counting it.
+    """
+    parts = [slice(start, start + micro_rows) for start in range(0, num_rows, micro_rows)]
+    mine = [(part, True) for part in parts[dp_rank::dp_size]]
+    missing = -(-len(parts) // dp_size) - len(mine)
+    return mine + [(parts[0], False)] * missing

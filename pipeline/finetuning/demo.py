@@ -1,0 +1,80 @@
+"""Two small tasks out of packed rows: ``python -m pipeline.finetuning.demo ROWS FOLDER``.
+
+``source``: which source a passage is from. ``capitals``: which words of a passage in lower case had
+a capital letter. Training passages are from training rows, the others from held-out
+ones.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from configs import command
+from configs.load import UserError
+from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.manifest import Manifest, Split, read_manifest
+from data_prep.dataset.row_reader import RowReader
+from data_prep.dataset.tokenizer import load_tokenizer
+
+PASSAGE_WORDS = 16
+PASSAGES_PER_SOURCE = {"train": 1500, "heldout": 200}
+FILE_NAMES: dict[Split, str] = {"train": "train", "heldout": "dev"}
+IS_WORD = re.compile(r"[A-Za-z][a-z]*[.,;:!?]?")
+
+
+def main() -> None:
+    """Writes source-train.jsonl, source-dev.jsonl, capitals-train.jsonl and capitals-dev.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", metavar="ROWS", type=Path, help="folder of packed rows")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the files go")
+    arguments = parser.parse_args()
+    for path, number in write_tasks(arguments.rows, arguments.folder).items():
+        print(f"{path}: {number:,} lines")
+
+
+def write_tasks(rows: Path, folder: Path) -> dict[Path, int]:
+    """The files of both tasks, with their numbers of lines."""
+    manifest = read_manifest(rows)
+    written = {}
+    for split, name in FILE_NAMES.items():
+        source_lines, capital_lines = [], []
+        for source in sorted(manifest.splits[split]):
+            found = sorted(set(passages(rows, manifest, split, source)))
+            if len(found) < PASSAGES_PER_SOURCE[split] // 20:
+                raise UserError(f"{rows}: too little plain text in the {split} rows of {source}")
+            for words in found[:: -(-len(found) // PASSAGES_PER_SOURCE[split])]:
+                source_lines.append({"text": " ".join(words), "label": source})
+                labels = ["capital" if word[0].isupper() else "small" for word in words]
+                lower = [word.lower() for word in words]
+                capital_lines.append({"words": lower, "labels": labels})
+        for task, lines in (("source", source_lines), ("capitals", capital_lines)):
+            path = folder / f"{task}-{name}.jsonl"
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
+            written[path] = len(lines)
+    return written
+
+
+def passages(
+    rows: Path, manifest: Manifest, split: Split, source: str
+) -> Iterator[tuple[str, ...]]:
+    """Runs of plain words in the rows of a source: one or none a row."""
+    tokenizer = load_tokenizer(rows / manifest.tokenizer.path)
+    reader = RowReader(rows, manifest, split)
+    count = manifest.splits[split][source].rows
+    for start in range(0, count, 1024):
+        block = reader.read(source, np.arange(start, min(start + 1024, count)))
+        for text in tokenizer.decode_batch(block.astype(np.int64).tolist()):
+            run: list[str] = []
+            for word in text.split()[1:]:  # the first may be the end of a longer one
+                run = [*run, word] if IS_WORD.fullmatch(word) else []
+                if len(run) == PASSAGE_WORDS:
+                    yield tuple(run)
+                    break
+
+
+if __name__ == "__main__":
+    command.run(main)

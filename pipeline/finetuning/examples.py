@@ -1,0 +1,158 @@
+"""Lines of JSON -> examples of token ids, every bad line named with its file and number.
+
+A row is ``<s> text </s>``, or ``<s> text </s></s> second text </s>`` as RoBERTa joins two.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tokenizers import Encoding
+
+from configs.load import UserError
+from data_prep.dataset.tokenizer import load_tokenizer
+
+MAX_SHOWN_ERRORS = 10
+Ids = NDArray[np.int64]
+
+
+class Line(BaseModel):
+    """Base of what a line of a data file holds; keys that a task does not know are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+LineT = TypeVar("LineT", bound=Line)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where the tokens of one row of a question stand in the text that holds its answer."""
+
+    context: str
+    answers: tuple[str, ...]
+    """Right answers; none where the text has no answer."""
+    spans: NDArray[np.int64]
+    """[S, 2] characters of the context that each token covers; -1 for other tokens."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What one prediction is made from, and what it should be."""
+
+    rows: tuple[Ids, ...]
+    """Token ids of its rows; more than one only in multiple choice."""
+    label: Any
+    """The right class, value, choice, (first, last) token, or one class for each token."""
+    line: int
+    """The line of the file that it is from, counting from 1."""
+    window: Window | None = None
+    """Of a question with its answer in a text."""
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """All examples of one file."""
+
+    path: Path
+    sha256: str
+    examples: tuple[Example, ...]
+    num_lines: int
+    num_cut: int
+    """Lines of which something was cut off because a row would have been too long."""
+
+
+class RowEncoder:
+    """Texts -> rows of at most `max_row_tokens` tokens, with their special tokens."""
+
+    def __init__(self, tokenizer_file: Path, max_row_tokens: int) -> None:
+        self._tokenizer = load_tokenizer(tokenizer_file)
+        self.max_row_tokens = max_row_tokens
+        self.num_cut = 0
+        """Rows cut so far."""
+
+    def row(self, text: str, second: str | None = None) -> Encoding:
+        """One row; of two texts too long for it the longer one is cut first."""
+        self._tokenizer.enable_truncation(self.max_row_tokens, strategy="longest_first")
+        encoding = self._tokenizer.encode(text, second)
+        self.num_cut += bool(encoding.overflowing)
+        return encoding
+
+    def windows(self, question: str, context: str, stride_tokens: int) -> list[Encoding]:
+        """Rows of the question with each window of the context, `stride_tokens` of them shared.
+
+        Raises ValueError if the question leaves no room for the context.
+        """
+        self._tokenizer.no_truncation()
+        room = self.max_row_tokens - len(self._tokenizer.encode(question, "").ids)
+        if room <= stride_tokens:
+            raise ValueError(
+                f"the question leaves room for {room} tokens of its context in a row of "
+                f"{self.max_row_tokens}; more than stride_tokens {stride_tokens} are needed"
+            )
+        self._tokenizer.enable_truncation(
+            self.max_row_tokens, stride=stride_tokens, strategy="only_second"
+        )
+        first = self._tokenizer.encode(question, context)
+        return [first, *first.overflowing]
+
+
+def read_lines(
+    path: Path, schema: type[LineT], examples_of: Callable[[LineT, int], list[Example]]
+) -> tuple[list[Example], int]:
+    """(all examples, number of lines) of a JSON-lines file.
+
+    `examples_of(line, number)` may raise ValueError. Raises UserError that names the file and, for
+    the first few bad lines, the number and what is wrong.
+    """
+    examples: list[Example] = []
+    errors: list[str] = []
+    number = 0
+    for number, text in enumerate(_lines(path), start=1):
+        try:
+            examples += examples_of(schema.model_validate(_parsed(text)), number)
+        except ValidationError as error:
+            errors += [f"line {number}: {_sentence(item)}" for item in error.errors()]
+        except ValueError as error:
+            errors.append(f"line {number}: {error}")
+    if errors:
+        shown = "".join(f"\n  {line}" for line in errors[:MAX_SHOWN_ERRORS])
+        more = len(errors) - MAX_SHOWN_ERRORS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise UserError(f"{path}: {len(errors)} error(s){shown}{rest}")
+    if not examples:
+        raise UserError(f"{path}: no examples in it: one JSON object a line is expected")
+    return examples, number
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            yield from stream
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8: {error}") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError("not a JSON object")
+    return tree
+
+
+def _sentence(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    shown = repr(item["input"])
+    if item["type"] == "missing":
+        return f"{name}: required, but missing"
+    return f"{name}: {item['msg']}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"

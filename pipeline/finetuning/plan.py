@@ -1,0 +1,120 @@
+"""Everything of a fine-tuning run that is known before a model is built."""
+
+from dataclasses import dataclass
+
+from configs.load import ConfigError, UserError, fingerprint
+from model.config import ModelConfig, check_grid
+from pipeline.data.order import mixture_shares, train_sources
+from pipeline.data.shard_cache import open_data_set, verify_data_set
+from pipeline.finetuning.config import MLM, FinetuneConfig, MlmConfig
+from pipeline.finetuning.examples import ExampleFile, RowEncoder
+from pipeline.finetuning.start import Start, read_start
+from pipeline.run.config import BatchConfig, PhaseConfig
+from pipeline.run.plan import PhasePlan
+from pipeline.run.steps import phase_steps
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """A fine-tuning run on a number of ranks."""
+
+    config: FinetuneConfig
+    start: Start
+    model: ModelConfig
+    train: dict[str, ExampleFile]
+    """By task."""
+    dev: dict[str, ExampleFile]
+    """By task, of those that have one."""
+    mlm: PhasePlan | None
+    tp_size: int
+    dp_size: int
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of all heads that are trained."""
+        return [*self.config.tasks, *([MLM] if self.mlm else [])]
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Hash of all files that the run is trained on, its tokenizer included."""
+        files = {name: file.sha256 for name, file in self.train.items()}
+        rows = self.mlm.manifest.fingerprint if self.mlm else None
+        return fingerprint([files, rows, self.start.tokenizer_sha256])
+
+    def sentences(self, step: int) -> list[str]:
+        """What is about to happen: a line for the run and one for each task."""
+        config = self.config
+        begin = f"goes on behind step {step:,}" if step else f"starts from {self.start.description}"
+        lines = [
+            f"{config.name} {begin}: {config.steps:,} steps of {config.rows_per_step:,} rows, "
+            f"tensor parallel {self.tp_size} x data parallel {self.dp_size}, ZeRO "
+            f"{config.parallel.zero_stage}, {config.precision}"
+        ]
+        for name, file in self.train.items():
+            task = config.tasks[name]
+            passes = config.steps * task.examples_per_step / len(file.examples)
+            cut = f", {file.num_cut:,} cut to the longest row" if file.num_cut else ""
+            dev = f"{len(self.dev[name].examples):,} to evaluate on" if name in self.dev else "none"
+            lines.append(
+                f"  {name} ({task.type}): {passes:.1f} passes over {len(file.examples):,} examples "
+                f"of {file.num_lines:,} lines{cut}; {dev}"
+            )
+        if self.mlm is not None and config.mlm is not None:
+            lines.append(f"  {MLM}: {config.mlm.rows_per_step:,} rows a step from its row shards")
+        return lines
+
+
+def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> FinetunePlan:
+    """The plan of `config` on `world_size` ranks; rank 0 (`is_first`) also checks hashes.
+
+    Raises UserError, before anything is allocated, for ranks that do not divide, a start that does
+    not fit, and data files with bad lines, each named.
+    """
+    tp_size = config.parallel.tensor
+    if world_size % tp_size:
+        raise ConfigError(
+            f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
+            f"start a multiple of {tp_size} ranks or change parallel.tensor"
+        )
+    start = read_start(config.start, check_hashes=is_first)
+    model = config.model.of(start.model)
+    check_grid(model, tp_size)
+    longest = config.max_row_tokens or model.max_row_tokens
+    if longest > model.max_row_tokens:
+        raise ConfigError(
+            f"max_row_tokens {longest} is more than the {model.max_row_tokens} of the model"
+        )
+    encoder = RowEncoder(start.tokenizer, longest)
+    train = {name: task.read(task.train, encoder) for name, task in config.tasks.items()}
+    dev = {name: task.read(task.dev, encoder) for name, task in config.tasks.items() if task.dev}
+    dp_size = world_size // tp_size
+    mlm = _plan_mlm(config.mlm, config, start, model, dp_size, is_first) if config.mlm else None
+    return FinetunePlan(config, start, model, train, dev, mlm, tp_size, dp_size)
+
+
+def _plan_mlm(
+    mlm: MlmConfig,
+    config: FinetuneConfig,
+    start: Start,
+    model: ModelConfig,
+    dp_size: int,
+    is_first: bool,
+) -> PhasePlan:
+    manifest = open_data_set(mlm.data)
+    if manifest.tokenizer.sha256 != start.tokenizer_sha256:
+        raise UserError(f"{mlm.data.path}: its rows were made with another tokenizer")
+    if manifest.row_tokens > model.max_row_tokens:
+        raise ConfigError(
+            f"mlm.data.path: rows of {manifest.row_tokens} tokens are longer than the model's "
+            f"{model.max_row_tokens}"
+        )
+    mixture_shares(train_sources(manifest), mlm.data.weights)
+    if is_first:
+        verify_data_set(mlm.data, manifest)
+    rows = mlm.rows_per_step
+    phase = PhaseConfig(
+        data=mlm.data,
+        total_rows=config.steps * rows,
+        batch=BatchConfig(global_rows=rows, micro_rows=min(rows, config.micro_rows)),
+    )
+    return PhasePlan(phase, manifest, phase_steps(phase), dp_size)

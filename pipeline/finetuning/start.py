@@ -1,0 +1,140 @@
+"""Where a fine-tuning run gets its weights and its tokenizer from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.load import UserError, fingerprint
+from data_prep.dataset.manifest import file_sha256
+from data_prep.dataset.manifest import read_manifest as read_rows
+from data_prep.dataset.tokenizer import load_tokenizer
+from model.config import ModelConfig
+from model.parallel.grid import Grid
+from model.parameters import ParameterSpec, parameter_specs, shard_tensor
+from pipeline.checkpoint.manifest import Checkpoint, checkpoint_folder, read_manifest, verify
+from pipeline.checkpoint.reader import TensorReader, check_checkpoint
+from pipeline.finetuning.config import FromHuggingFace, FromRun, StartConfig
+
+PRETRAINED = ("encoder.", "head.")
+"""Parameters that a pretrained model has; pooler and task heads start at random."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A pretrained model, its weights still on disk or in host memory."""
+
+    model: ModelConfig
+    vocab_size: int
+    tokenizer: Path
+    tokenizer_sha256: str
+    description: str
+    """What it is, for people and for MLflow."""
+    fingerprint: str
+    """Hash of the weights."""
+    checkpoint: Checkpoint | None = None
+    tensors: Mapping[str, Tensor] | None = None
+
+    def load(self, model: nn.Module, grid: Grid) -> list[str]:
+        """Puts this rank's shards of the weights in `model`; the parameters that it lacks."""
+        specs = {n: s for n, s in parameter_specs(model).items() if n.startswith(PRETRAINED)}
+        reader = None
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint.manifest, specs, self.tokenizer_sha256)
+            reader = TensorReader(self.checkpoint)
+        missing = []
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                value = None
+                if name in specs:
+                    value = self._shard(reader, name, specs[name], grid)
+                if value is None:
+                    missing.append(name)
+                else:
+                    parameter.copy_(value)
+        return missing
+
+    def _shard(
+        self, reader: TensorReader | None, name: str, spec: ParameterSpec, grid: Grid
+    ) -> Tensor | None:
+        if reader is not None:
+            return reader.local("weight", name, spec, grid.tp_rank, grid.tp_size)
+        assert self.tensors is not None
+        if name not in self.tensors:
+            return None
+        return shard_tensor(spec, self.tensors[name].float(), grid.tp_rank, grid.tp_size)
+
+
+def read_start(config: StartConfig, check_hashes: bool) -> Start:
+    """The pretrained model that `config` names; its files are hashed if `check_hashes`.
+
+    Raises UserError for a folder without a whole checkpoint, weights that do not fit, and a
+    tokenizer that is not the model's.
+    """
+    if isinstance(config, FromHuggingFace):
+        return _from_hugging_face(config)
+    return _from_run(config, check_hashes)
+
+
+def _from_run(config: FromRun, check_hashes: bool) -> Start:
+    folder = config.path / "checkpoints"
+    if config.step is not None:
+        path = checkpoint_folder(folder, config.step)
+        checkpoint = Checkpoint(path, verify(path) if check_hashes else read_manifest(path))
+    else:
+        newest = max(folder.glob("step-*"), default=None)
+        if newest is None:
+            raise UserError(f"{folder}: no checkpoint: train first, or mend start.path")
+        checkpoint = Checkpoint(newest, read_manifest(newest))
+        if check_hashes:
+            verify(newest)
+    manifest = checkpoint.manifest
+    tokenizer = config.tokenizer
+    if tokenizer is None:
+        rows = Path(manifest.config["data"]["path"])
+        tokenizer = rows / read_rows(rows).tokenizer.path
+    model = ModelConfig.model_validate(manifest.config["model"]).for_loaded_weights()
+    sha256 = _tokenizer_hash(tokenizer, manifest.vocab_size)
+    if sha256 != manifest.tokenizer_sha256:
+        raise UserError(
+            f"{tokenizer}: not the tokenizer that {checkpoint.path} was trained with: set "
+            "start.tokenizer"
+        )
+    return Start(
+        model,
+        manifest.vocab_size,
+        tokenizer,
+        sha256,
+        description=f"{checkpoint.path.resolve()} (step {manifest.step})",
+        fingerprint=fingerprint([file.sha256 for file in manifest.files]),
+        checkpoint=checkpoint,
+    )
+
+
+def _from_hugging_face(config: FromHuggingFace) -> Start:
+    from pipeline.hugging_face.weights import read_hf_folder
+
+    hf = read_hf_folder(config.path, config.leave_out)
+    tokenizer = config.tokenizer or config.path / "tokenizer.json"
+    weights = sorted(p for p in config.path.iterdir() if p.suffix in (".safetensors", ".bin"))
+    return Start(
+        hf.config,
+        hf.vocab_size,
+        tokenizer,
+        _tokenizer_hash(tokenizer, hf.vocab_size),
+        description=f"{config.path.resolve()} ({hf.layout} layout)",
+        fingerprint=fingerprint([file_sha256(path) for path in weights]),
+        tensors=hf.state,
+    )
+
+
+def _tokenizer_hash(path: Path, vocab_size: int) -> str:
+    size = load_tokenizer(path).get_vocab_size()
+    if size != vocab_size:
+        raise UserError(
+            f"{path}: has {size} tokens, the model {vocab_size}: set start.tokenizer to the "
+            "model's own tokenizer.json"
+        )
+    return file_sha256(path)

@@ -1,0 +1,57 @@
+"""Text classification: one label per text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.finetuning import metrics as score
+from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
+from pipeline.finetuning.tasks.task import (
+    LabelledTask,
+    Scores,
+    example_file,
+    ids_of,
+)
+
+if TYPE_CHECKING:
+    from model.task_heads import TaskHeadConfig
+
+
+class TextLine(Line):
+    """A text, or two of them."""
+
+    text: str
+    second_text: str | None = None
+
+
+class LabelledText(TextLine):
+    """A text with its class."""
+
+    label: str | int
+
+
+class Classification(LabelledTask):
+    """One class for each text or pair of texts."""
+
+    type: Literal["classification"] = "classification"
+    MAIN_METRIC = "accuracy"
+
+    def head(self) -> "TaskHeadConfig":
+        from model.task_heads import SequenceClassification
+
+        return SequenceClassification(num_labels=len(self.labels))
+
+    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+        def examples_of(line: LabelledText, number: int) -> list[Example]:
+            label = self.number_of(line.label)
+            return [Example((ids_of(encoder.row(line.text, line.second_text)),), label, number)]
+
+        return example_file(path, encoder, LabelledText, examples_of)
+
+    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
+        labels = [example.label for example in examples]
+        predicted = [values.argmax() for values in scores]
+        return {
+            "accuracy": score.accuracy(predicted, labels),
+            "macro_f1": score.macro_f1(predicted, labels, len(self.labels)),
+        }

@@ -1,0 +1,66 @@
+"""Multiple choice: the right one of several endings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeInt
+
+from pipeline.finetuning import metrics as score
+from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
+from pipeline.finetuning.tasks.task import (
+    Scores,
+    Targets,
+    TaskConfig,
+    example_file,
+    ids_of,
+)
+
+if TYPE_CHECKING:
+    from model.task_heads import TaskHeadConfig
+
+
+class ChoiceLine(Line):
+    """A text that one of several others follows."""
+
+    text: str
+    choices: tuple[str, ...]
+    label: NonNegativeInt
+
+
+class MultipleChoice(TaskConfig):
+    """Which of `num_choices` texts follows a text."""
+
+    type: Literal["multiple_choice"] = "multiple_choice"
+    MAIN_METRIC = "accuracy"
+
+    num_choices: int = Field(gt=1)
+    """Choices of every question."""
+
+    @property
+    def rows_per_example(self) -> int:
+        return self.num_choices
+
+    def head(self) -> "TaskHeadConfig":
+        from model import task_heads
+
+        return task_heads.MultipleChoice(num_choices=self.num_choices)
+
+    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+        def examples_of(line: ChoiceLine, number: int) -> list[Example]:
+            if len(line.choices) != self.num_choices:
+                raise ValueError(f"{len(line.choices)} choices, num_choices is {self.num_choices}")
+            if line.label >= self.num_choices:
+                raise ValueError(f"label {line.label} is not a choice: they count from 0")
+            rows = tuple(ids_of(encoder.row(line.text, choice)) for choice in line.choices)
+            return [Example(rows, line.label, number)]
+
+        return example_file(path, encoder, ChoiceLine, examples_of)
+
+    def no_targets(self, num_rows: int, row_tokens: int) -> Targets:
+        return np.empty(0, dtype=np.int64)
+
+    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
+        predicted = [values[:, 0].argmax() for values in scores]
+        return {"accuracy": score.accuracy(predicted, [example.label for example in examples])}

@@ -1,0 +1,65 @@
+"""Text regression: one number per text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import FiniteFloat
+
+from pipeline.finetuning import metrics as score
+from pipeline.finetuning.examples import Example, ExampleFile, RowEncoder
+from pipeline.finetuning.tasks.classification import TextLine
+from pipeline.finetuning.tasks.task import (
+    Scores,
+    Targets,
+    TaskConfig,
+    example_file,
+    ids_of,
+)
+
+if TYPE_CHECKING:
+    from model.task_heads import TaskHeadConfig
+
+
+class RatedText(TextLine):
+    """A text with its value."""
+
+    value: FiniteFloat
+
+
+class Regression(TaskConfig):
+    """One number for each text or pair of texts."""
+
+    type: Literal["regression"] = "regression"
+    MAIN_METRIC = "pearson"
+
+    def head(self) -> "TaskHeadConfig":
+        from model.task_heads import SequenceRegression
+
+        return SequenceRegression()
+
+    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+        def examples_of(line: RatedText, number: int) -> list[Example]:
+            return [
+                Example((ids_of(encoder.row(line.text, line.second_text)),), line.value, number)
+            ]
+
+        return example_file(path, encoder, RatedText, examples_of)
+
+    def targets(self, examples: Sequence[Example], row_tokens: int) -> Targets:
+        return np.array([[example.label] for example in examples], dtype=np.float32)
+
+    def no_targets(self, num_rows: int, row_tokens: int) -> Targets:
+        return np.full((num_rows, 1), np.nan, dtype=np.float32)
+
+    def num_used(self, targets: Targets) -> int:
+        return int((~np.isnan(targets)).sum())
+
+    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
+        values = np.array([example.label for example in examples])
+        predicted = np.array([values[0] for values in scores])
+        return {
+            "pearson": score.pearson(predicted, values),
+            "mean_squared_error": float(np.square(predicted - values).mean()),
+        }

@@ -1,0 +1,121 @@
+"""What a fine-tuning task is: a frozen config that turns lines into examples, examples into targets
+for its head, and the head's scores into metrics. Imports no torch.
+
+S tokens in a row; the target -100 leaves a place out.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from tokenizers import Encoding
+
+from configs.load import Config
+from data_prep.dataset.manifest import file_sha256
+from pipeline.finetuning.examples import Example, ExampleFile, Ids, LineT, RowEncoder, read_lines
+
+if TYPE_CHECKING:
+    from model.task_heads import TaskHeadConfig
+
+UNUSED = -100
+Targets = NDArray[np.int64] | NDArray[np.float32]
+Scores = Sequence[NDArray[np.float64]]
+
+
+class TaskConfig(Config):
+    """What every task has."""
+
+    MAIN_METRIC: ClassVar[str]
+    """The metric of its progress line."""
+
+    train: Path
+    """JSON-lines file to train on."""
+
+    dev: Path | None = None
+    """JSON-lines file to evaluate on (default: no evaluation)."""
+
+    examples_per_step: PositiveInt = 32
+    """Examples of one optimizer step over all ranks."""
+
+    weight: PositiveFloat = 1.0
+    """Factor of the task's mean loss in the sum that is trained on."""
+
+    @property
+    def rows_per_example(self) -> int:
+        """Rows that one prediction is made from."""
+        return 1
+
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether the head reads one vector a row."""
+        return True
+
+    def head(self) -> "TaskHeadConfig":
+        """The head of the model."""
+        raise NotImplementedError
+
+    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+        """The examples in a file; UserError names every bad line."""
+        raise NotImplementedError
+
+    def targets(self, examples: Sequence[Example], row_tokens: int) -> Targets:
+        """What the head compares its scores of `examples` with."""
+        return np.array([example.label for example in examples], dtype=np.int64)
+
+    def no_targets(self, num_rows: int, row_tokens: int) -> Targets:
+        """Targets that leave out all rows of another task's micro-batch."""
+        return np.full(num_rows, UNUSED, dtype=np.int64)
+
+    def num_used(self, targets: Targets) -> int:
+        """The number that the head's loss sum is divided by."""
+        return int((targets >= 0).sum())
+
+    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
+        """Metrics of all examples of a file; `scores` are the head's, one array an example."""
+        raise NotImplementedError
+
+
+class LabelledTask(TaskConfig):
+    """A task with named classes."""
+
+    labels: tuple[str, ...] = Field(min_length=2)
+    """Names of the classes, in the order of their numbers."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_texts(cls, names: Any) -> Any:
+        return [str(name) for name in names] if isinstance(names, list | tuple) else names
+
+    @field_validator("labels")
+    @classmethod
+    def _differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"a label is named twice: {', '.join(names)}")
+        return names
+
+    def number_of(self, label: str | int) -> int:
+        """The number of a class; ValueError for an unknown one."""
+        if str(label) not in self.labels:
+            raise ValueError(f"label {str(label)!r} is not one of {', '.join(self.labels)}")
+        return self.labels.index(str(label))
+
+
+def ids_of(encoding: Encoding) -> Ids:
+    """The token ids of a row."""
+    return np.array(encoding.ids, dtype=np.int64)
+
+
+def example_file(
+    path: Path,
+    encoder: RowEncoder,
+    schema: type[LineT],
+    examples_of: Callable[[LineT, int], list[Example]],
+) -> ExampleFile:
+    """The examples that `examples_of(line, number)` makes of every line of a file."""
+    before = encoder.num_cut
+    examples, num_lines = read_lines(path, schema, examples_of)
+    num_cut = encoder.num_cut - before
+    return ExampleFile(path, file_sha256(path), tuple(examples), num_lines, num_cut)

@@ -1,0 +1,124 @@
+"""What a run needs of each accelerator's memory, by arithmetic, before anything is started.
+
+Weights, gradients and optimizer state follow from ZeRO (Rajbhandari et al. 2020, section 5) and
+from how our engine keeps them: low-precision weights, fp32 sums of gradients, fp32 masters and two
+fp32 moments. Activations are Korthikanti et al. 2022 (section 4, equations 1 to 4), less the
+attention probabilities where the attention backend does not keep them.
+"""
+
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from model.size import count_layer_parameters, count_parameters
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import RunPlan
+
+OVERHEAD_GB = 2.5
+"""CUDA context, NCCL's buffers and fragmentation."""
+
+BUCKET_VALUES = 500_000_000
+"""DeepSpeed's buckets for reducing gradients hold at most so many values."""
+
+MASKED_SHARE = 0.15
+"""Share of the tokens that reach the vocabulary head, as in all shipped configs."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one accelerator, at its highest point."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total_gb(self) -> float:
+        """All of it with the fixed overhead, in 1e9 bytes."""
+        parts = (self.weights, self.gradients, self.optimizer, self.activations)
+        return sum(parts) / 1e9 + OVERHEAD_GB
+
+    def sentence(self) -> str:
+        """The parts in one line."""
+        return (
+            f"{self.total_gb:.1f} GB an accelerator: weights {self.weights / 1e9:.1f}, gradients "
+            f"{self.gradients / 1e9:.1f}, optimizer {self.optimizer / 1e9:.1f}, activations "
+            f"{self.activations / 1e9:.1f}, overhead {OVERHEAD_GB}"
+        )
+
+
+def estimate_memory(plan: RunPlan) -> MemoryEstimate:
+    """The memory of the phase that needs most."""
+    config = plan.config
+    stage, dp_size = config.parallel.zero_stage, plan.dp_size
+    value_bytes = config.value_bytes
+    vocab_size = config.model.padded_vocab_size(plan.vocab_size)
+    parameters = count_parameters(config.model, vocab_size) / plan.tp_size
+    bucket = min(parameters, BUCKET_VALUES)
+    # A layer's gathered weights, and those fetched ahead, come on top of a rank's own share.
+    gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
+    weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
+    gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
+    activations = max(
+        peak_activation_bytes(
+            plan, phase.config.batch.micro_rows, phase.manifest.row_tokens, vocab_size
+        )
+        for phase in plan.phases
+    )
+    optimizer = 0 if config.parallel.offload_optimizer else 12 * parameters / dp_size
+    return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def peak_activation_bytes(
+    plan: RunPlan, micro_rows: int, row_tokens: int, vocab_size: int
+) -> float:
+    """Bytes of the layers and the head at their highest point: the loss, behind all layers.
+
+    Layers that are computed again are so when the head is done: the larger of the two counts.
+    """
+    layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan)
+    if plan.config.model.activation_checkpointing.type == "none":
+        return layers + head
+    again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    return layers - again + max(again, head)
+
+
+def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
+    """Bytes that the layers keep for the backward pass of one micro-batch on one rank.
+
+    sbh (10 + 24/t + 5as/(ht)) a layer in 16 bits (Korthikanti et al. 2022, equation 2); the last
+    term only where probabilities are kept; all of it over t under sequence parallelism (equation
+    4); 2sbh a layer, and one whole layer, where layers are computed again.
+    """
+    model = config.model
+    layer = layer_bytes(config, micro_rows, row_tokens, tp_size)
+    if model.activation_checkpointing.type == "none":
+        return model.num_layers * layer
+    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
+    return model.num_layers * 2 * one + layer
+
+
+def layer_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
+    """What one layer keeps, if it is not computed again."""
+    model = config.model
+    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
+    outside = 10 / tp_size if model.sequence_parallel else 10
+    probabilities = 0.0
+    if keeps_probabilities(model):
+        probabilities = 5 * model.num_attention_heads * row_tokens / model.hidden_size / tp_size
+    ffn = model.ffn_hidden_size / model.hidden_size * (3 if model.is_gated else 2) / 8
+    return one * (outside + (8 + 16 * ffn) / tp_size + probabilities)
+
+
+def keeps_probabilities(model: ModelConfig) -> bool:
+    """Whether the attention backend on CUDA keeps a row's attention probabilities."""
+    return model.attention_backend == "explicit"
+
+
+def head_bytes(
+    config: TrainConfig, micro_rows: int, row_tokens: int, vocab_size: int, plan: RunPlan
+) -> float:
+    """Bytes of the vocabulary head on masked tokens: logits, their fp32 copy and its gradient."""
+    masked = MASKED_SHARE * micro_rows * row_tokens
+    return masked * vocab_size / plan.tp_size * (2 * config.value_bytes + 8)

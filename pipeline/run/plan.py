@@ -1,0 +1,157 @@
+"""The plan of a run: its phases, data sets, steps and grid."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from configs.load import ConfigError
+from data_prep.dataset.manifest import Manifest
+from model.config import ModelConfig, check_grid
+from model.flops import training_flops
+from pipeline.data.order import mixture_shares, train_sources
+from pipeline.data.position import PhaseSteps
+from pipeline.data.shard_cache import open_data_set
+from pipeline.run.config import BatchConfig, PhaseConfig, TrainConfig
+from pipeline.run.steps import RunSteps, phase_steps
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase on a number of data-parallel ranks."""
+
+    config: PhaseConfig
+    manifest: Manifest
+    steps: PhaseSteps
+    dp_size: int
+
+    def accumulation(self, global_rows: int) -> int:
+        """Micro-batches of a rank in a step: global rows = accumulation x dp_size x micro rows."""
+        return global_rows // (self.dp_size * self.config.batch.micro_rows)
+
+    def training_flops(self, model: ModelConfig, global_rows: int, masked_tokens: int) -> int:
+        """Operations of the matrix products of an optimizer step on `model`."""
+        manifest = self.manifest
+        return training_flops(
+            model, manifest.vocab_size, global_rows, manifest.row_tokens, masked_tokens
+        )
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run on a number of ranks."""
+
+    config: TrainConfig
+    phases: tuple[PhasePlan, ...]
+    tp_size: int
+    dp_size: int
+
+    @cached_property
+    def steps(self) -> RunSteps:
+        """The steps of all phases."""
+        return RunSteps(tuple(phase.steps for phase in self.phases))
+
+    @property
+    def max_accumulation(self) -> int:
+        """The most micro-batches that a rank takes in any step."""
+        return max(
+            phase.accumulation(step_rows)
+            for phase in self.phases
+            for _, _, step_rows in phase.steps.stretches
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Vocabulary of the data, without padding; the same in all phases."""
+        return self.phases[0].manifest.vocab_size
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer that made the data of all phases."""
+        return self.phases[0].manifest.tokenizer.sha256
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Fingerprints of the phases' data sets, as one text."""
+        return "+".join(phase.manifest.fingerprint for phase in self.phases)
+
+    def sentences(self, step: int) -> list[str]:
+        """What is about to happen, a line for the run and one for each phase."""
+        config = self.config
+        begin = f"goes on behind step {step:,}" if step else "starts"
+        lines = [
+            f"{config.name} {begin}: {self.steps.total_steps:,} steps, tensor parallel "
+            f"{self.tp_size} x data parallel {self.dp_size}, ZeRO {config.parallel.zero_stage}, "
+            f"{config.precision}"
+        ]
+        for phase in self.phases:
+            rows = phase.config.batch.global_rows
+            lines.append(
+                f"  {phase.steps.total_steps:,} steps of {rows:,} rows "
+                f"({phase.accumulation(rows)} x {self.dp_size} x {phase.config.batch.micro_rows}) "
+                f"of {phase.manifest.row_tokens} tokens from {phase.config.data.path}"
+            )
+        return lines
+
+
+def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
+    """The plan of `config` on `world_size` ranks, after every check that needs no weights.
+
+    Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
+    ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
+    rows longer than the positions, mixture weights that do not fit the sources, and phases whose
+    data have different tokenizers.
+    """
+    tp_size = config.parallel.tensor
+    if world_size % tp_size:
+        raise ConfigError(
+            f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
+            f"start a multiple of {tp_size} ranks or change parallel.tensor"
+        )
+    check_grid(config.model, tp_size)
+    dp_size = world_size // tp_size
+    phases = []
+    for number, phase in enumerate(config.phases):
+        where = f"then.{number - 1}." if number else ""
+        manifest = open_data_set(phase.data)
+        _check_rows(config, phase.data.path, manifest, where)
+        mixture_shares(train_sources(manifest), phase.data.weights)
+        check_batch(phase.batch, dp_size, where)
+        phases.append(PhasePlan(phase, manifest, phase_steps(phase), dp_size))
+    tokenizers = {phase.manifest.tokenizer.sha256: phase.config.data.path for phase in phases}
+    if len(tokenizers) > 1:
+        paths = ", ".join(str(path) for path in tokenizers.values())
+        raise ConfigError(f"the phases' rows were made with different tokenizers: {paths}")
+    return RunPlan(config, tuple(phases), tp_size, dp_size)
+
+
+def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str) -> None:
+    if manifest.row_tokens > config.model.max_row_tokens:
+        raise ConfigError(
+            f"model.max_row_tokens {config.model.max_row_tokens} is less than the rows of "
+            f"{manifest.row_tokens} tokens in {path} ({where}data.path)"
+        )
+
+
+def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
+    """Raises ConfigError for a global batch, of the warm-up too, that does not divide.
+
+    The message names the nearest ones that do; `where` is the dotted path before "batch".
+    """
+    rows_per_pass = batch.micro_rows * dp_size
+    sizes = {f"{where}batch.global_rows": batch.global_rows}
+    for number, stage in enumerate(batch.warmup):
+        sizes[f"{where}batch.warmup.{number}.global_rows"] = stage.global_rows
+    for name, size in sizes.items():
+        accumulation, rest = divmod(size, rows_per_pass)
+        if not rest:
+            continue
+        nearest = [n * rows_per_pass for n in (accumulation, accumulation + 1) if n]
+        micro = [m for m in range(1, size // dp_size + 1) if size % (m * dp_size) == 0]
+        hint = ""
+        if micro:
+            closest = min(micro, key=lambda rows: abs(rows - batch.micro_rows))
+            hint = f", or {where}batch.micro_rows to {closest}"
+        raise ConfigError(
+            f"{name} {size} is not a multiple of {where}batch.micro_rows {batch.micro_rows} x "
+            f"{dp_size} data-parallel ranks; set {name} to {' or '.join(map(str, nearest))}{hint}"
+        )

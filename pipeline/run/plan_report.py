@@ -1,0 +1,76 @@
+"""What `python -m pipeline.plan` says: batch, memory, steps and hours of a run on given nodes."""
+
+from collections.abc import Iterator
+
+from configs.load import ConfigError
+from model.size import count_parameters
+from pipeline.run import run_folder
+from pipeline.run.config import TrainConfig
+from pipeline.run.memory import MemoryEstimate, estimate_memory
+from pipeline.run.plan import RunPlan, plan_run
+
+
+def report(
+    config: TrainConfig,
+    num_nodes: int,
+    gpus_per_node: int,
+    gpu_memory_gb: float | None = None,
+    tokens_per_s: float | None = None,
+) -> Iterator[str]:
+    """The plan, a line each; needs no accelerator and writes nothing.
+
+    Raises ConfigError, before the first line, for what cannot work on `num_nodes` x `gpus_per_node`
+    ranks: sizes that do not divide, tensor parallelism across nodes, more memory than
+    `gpu_memory_gb`, an output folder that holds another run.
+    """
+    if num_nodes < 1 or gpus_per_node < 1:
+        raise ConfigError(
+            f"--nodes {num_nodes} --gpus-per-node {gpus_per_node}: both must be at least 1"
+        )
+    plan = plan_run(config, num_nodes * gpus_per_node)
+    if gpus_per_node % plan.tp_size:
+        raise ConfigError(
+            f"parallel.tensor {plan.tp_size} does not divide the {gpus_per_node} ranks of a node: "
+            "its all-reduces, four a layer, would go over the network"
+        )
+    changes = run_folder.check_claim(config, plan.data_fingerprint)
+    memory = estimate_memory(plan)
+    if gpu_memory_gb is not None and memory.total_gb > gpu_memory_gb:
+        raise ConfigError(
+            f"does not fit: {memory.sentence()}, but one has {gpu_memory_gb:g} GB; "
+            f"{advice(plan, memory)}"
+        )
+    yield from _lines(plan, memory, tokens_per_s)
+    for change in changes:
+        yield f"changed since the last start: {change}"
+
+
+def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) -> Iterator[str]:
+    config = plan.config
+    yield from plan.sentences(0)
+    parameters = count_parameters(config.model, plan.vocab_size)
+    yield f"parameters {parameters:,}; memory about {memory.sentence()}"
+    tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)
+    yield f"tokens {tokens:,} in {plan.steps.total_steps:,} steps"
+    if tokens_per_s:
+        hours = tokens / (tokens_per_s * plan.tp_size * plan.dp_size) / 3600
+        yield (
+            f"time about {hours:,.1f} h at {tokens_per_s:,.0f} tokens/s an accelerator, "
+            f"{hours * plan.tp_size * plan.dp_size:,.0f} accelerator hours"
+        )
+
+
+def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
+    """The setting that takes most off the largest part of `memory`."""
+    config = plan.config
+    if memory.activations > memory.weights + memory.gradients + memory.optimizer:
+        rows = config.batch.micro_rows
+        if rows > 1:
+            return f"lower batch.micro_rows (now {rows}); it changes no result"
+        return "set model.activation_checkpointing.type to layers"
+    if config.parallel.zero_stage < 3 and plan.dp_size > 1:
+        return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"
+    more = f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"
+    if not config.parallel.offload_optimizer:
+        more += ", or set parallel.offload_optimizer (slower: masters and moments in host memory)"
+    return more

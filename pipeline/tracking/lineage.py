@@ -1,0 +1,157 @@
+"""What a run is made of, for its record: parameters, data sets, checkpoints. Imports nothing heavy.
+
+Of the environment only the variables of `RECORDED_VARIABLES` are ever recorded, and passwords in
+addresses are blanked: a record may be read by others than the one who started the run.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.plan import PhasePlan, RunPlan
+from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.versions import versions
+
+RECORDED_VARIABLES = (
+    *("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION"),
+    *("SLURM_RESTART_COUNT", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE"),
+)
+ROOT = Path(__file__).resolve().parents[2]
+REPORT_NAME = "report.html"
+
+
+def describe_run(plan: RunPlan) -> dict[str, Any]:
+    """Flat parameters: the config, how it is laid out, what it runs on, the code."""
+    return {
+        **describe_code(plan.config),
+        "grid.tp_size": plan.tp_size,
+        "grid.dp_size": plan.dp_size,
+        "plan.total_steps": plan.steps.total_steps,
+        "plan.accumulation": plan.phases[0].accumulation(plan.config.batch.global_rows),
+        "data.fingerprint": plan.data_fingerprint,
+        "data.tokenizer_sha256": plan.tokenizer_sha256,
+    }
+
+
+def describe_code(config: RunConfig) -> dict[str, Any]:
+    """Flat parameters of any run: the config, the code and the packages that it runs on."""
+    commit, dirty = git_commit()
+    tree = config.model_dump(mode="json")
+    return {
+        **{name: redact(value) for name, value in flatten(tree).items()},
+        "git.commit": commit,
+        "git.dirty": dirty,
+        **{f"version.{name}": version for name, version in versions().items()},
+    }
+
+
+def describe_launch() -> dict[str, str]:
+    """Tags of this start: the host, and what of the environment may be recorded."""
+    found = {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
+    named = {name.lower().replace("slurm_", "slurm."): value for name, value in found.items()}
+    return {"host": socket.gethostname(), **named}
+
+
+def describe_datasets(plan: RunPlan) -> list[dict[str, str]]:
+    """The data set of every phase as MLflow shows it."""
+    return [_describe_dataset(phase, number) for number, phase in enumerate(plan.phases)]
+
+
+def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
+    manifest, path = phase.manifest, phase.config.data.path.resolve()
+    sources = {
+        f"{split}/{name}": {"rows": rows.rows, "tokens": rows.tokens, "documents": rows.documents}
+        for split, sources in manifest.splits.items()
+        for name, rows in sources.items()
+    }
+    profile = {
+        "fingerprint": manifest.fingerprint,
+        "tokenizer_sha256": manifest.tokenizer.sha256,
+        "vocab_size": manifest.vocab_size,
+        "row_tokens": manifest.row_tokens,
+        "packing": manifest.packing,
+        "weights": phase.config.data.weights or "by rows",
+        "sources": sources,
+    }
+    return {
+        "name": path.parent.name if path.name == "rows" else path.name,
+        "digest": manifest.fingerprint[:16],
+        "source": json.dumps({"uri": str(path)}),
+        "profile": json.dumps(profile),
+        "context": "pretraining" if number == 0 else f"pretraining phase {number + 1}",
+    }
+
+
+def describe_file(
+    name: str, context: str, path: Path, sha256: str, num_examples: int
+) -> dict[str, str]:
+    """A file of examples as MLflow shows a data set."""
+    return {
+        "name": name,
+        "digest": sha256[:16],
+        "source": json.dumps({"uri": str(path.resolve())}),
+        "profile": json.dumps({"sha256": sha256, "examples": num_examples}),
+        "context": context,
+    }
+
+
+def data_reports(config: TrainConfig) -> list[str]:
+    """The reports of data preparation beside the rows, where there are any."""
+    paths = [phase.data.path / REPORT_NAME for phase in config.phases]
+    return [str(path.resolve()) for path in paths if path.exists()]
+
+
+def new_checkpoints(config: RunConfig, after_step: int) -> Iterator[dict[str, Any]]:
+    """An entry for each whole checkpoint behind `after_step`: what it is and where, its hash."""
+    first_row = 0
+    for path in sorted(checkpoints_folder(config).glob("step-*/manifest.json")):
+        try:
+            manifest = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # deleted meanwhile as too old, or damaged: verify says so
+            continue
+        if manifest["step"] > after_step:
+            yield {
+                "step": manifest["step"],
+                "path": str(path.parent.resolve()),
+                "sha256": manifest["sha256"],
+                "first_row": first_row,
+                "end_row": manifest["consumed_rows"],
+                "heldout_loss": manifest["heldout_loss"],
+                "bytes": sum(file["bytes"] for file in manifest["files"]),
+            }
+        first_row = manifest["consumed_rows"]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`tree` with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def redact(value: Any) -> Any:
+    """`value`, in a text the user and password of every address as ***."""
+    return re.sub(r"://[^/@\s]+@", "://***@", value) if isinstance(value, str) else value
+
+
+def git_commit() -> tuple[str, bool]:
+    """The commit of this code, and whether files differ from it; "unknown" outside of git."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return "unknown", False
+    git = ("git", "-C", str(ROOT))
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    status = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+    )
+    return commit.stdout.strip() or "unknown", bool(status.stdout.strip())

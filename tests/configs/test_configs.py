@@ -1,0 +1,110 @@
+"""Config loading: parents, overrides, and every error of a file at once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from configs.load import Config, ConfigError, fingerprint, load
+
+ROOT = Path(__file__).parents[2]
+
+
+class Square(Config):
+    type: Literal["square"] = "square"
+    side: float = 1.0
+
+
+class Circle(Config):
+    type: Literal["circle"] = "circle"
+    radius: float = 1.0
+
+
+class Drawing(Config):
+    title: str
+    learning_rate: float = 1e-3
+    shape: Annotated[Square | Circle, Field(discriminator="type")] = Square()
+    shapes: list[Annotated[Square | Circle, Field(discriminator="type")]] = []  # noqa: RUF012
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_parents_merge_and_a_changed_type_replaces(tmp_path):
+    write(tmp_path, "parent.yaml", "title: parent\nshape: {type: square, side: 4}\n")
+    child = write(tmp_path, "child.yaml", "extends: parent.yaml\nshape: {side: 5}\n")
+    assert load(child, Drawing) == Drawing(title="parent", shape=Square(side=5))
+    other = write(tmp_path, "other.yaml", "extends: parent.yaml\nshape: {type: circle}\n")
+    assert load(other, Drawing).shape == Circle()
+
+
+def test_overrides_are_yaml_and_reach_into_lists(tmp_path):
+    path = write(tmp_path, "a.yaml", "title: x\nshapes: [{type: circle}]\n")
+    config = load(
+        path, Drawing, ["title=new", "learning_rate=1e-4", "shapes.0.radius=3", "shape.side=2"]
+    )
+    assert config.learning_rate == 1e-4
+    assert config.title == "new"
+    assert config.shapes == [Circle(radius=3)]
+    assert config.shape == Square(side=2)
+
+
+def test_all_errors_are_reported_at_once_with_suggestions(tmp_path):
+    path = write(
+        tmp_path,
+        "bad.yaml",
+        "titel: x\nshape: {type: circle, radus: 2}\n"
+        "shapes: [{type: hexagon}, {type: square, side: s}]\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path, Drawing)
+    message = str(caught.value)
+    assert "bad.yaml: 5 error(s)" in message
+    assert "title: required, but missing" in message
+    assert "titel: unknown key; did you mean 'title'?" in message
+    assert "shape.radus: unknown key; did you mean 'radius'?" in message
+    assert "shapes.0: " in message
+    assert "hexagon" in message
+    assert "shapes.1.side: " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("a: [", [], "not valid YAML"),
+        ("- 1\n- 2\n", [], "must be 'key: value' lines, not a list"),
+        ("title: a\ntitle: b\n", [], "the key 'title' appears twice"),
+        ("title: x", ["title"], "write it as key.sub=value"),
+        ("title: x", ["title.sub=1"], "title is 'x', which has no keys"),
+        ("title: x\nshapes: []", ["shapes.0.side=1"], "shapes is a list of 0"),
+        ("extends: a.yaml\n", [], "'extends' goes in a circle"),
+        ("extends: nowhere.yaml\n", [], "nowhere.yaml: no such config file"),
+    ],
+)
+def test_unusable_files_and_overrides_say_why(tmp_path, text, overrides, message):
+    path = write(tmp_path, "a.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, Drawing, overrides)
+    assert message in str(caught.value)
+
+
+def test_fingerprint_is_of_the_content_not_the_spelling(tmp_path):
+    first = write(tmp_path, "a.yaml", "title: x\nlearning_rate: 1e-3\n")
+    second = write(tmp_path, "b.yaml", "learning_rate: 0.001\ntitle: x\n")
+    assert fingerprint(load(first, Drawing)) == fingerprint(load(second, Drawing))
+    assert fingerprint(load(first, Drawing)) != fingerprint(load(first, Drawing, ["title=y"]))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_is_valid(path):
+    from data_prep.config import DataConfig
+    from pipeline.finetuning.run_config import load_run
+
+    if path.name.startswith("data_"):
+        load(path, DataConfig)
+    else:
+        load_run(path)

@@ -1,0 +1,87 @@
+"""Packers: every id is in exactly one row, rows are never too full, and waste is small."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.packing.placement import PACKERS, full_sentences_rows
+from data_prep.packing.rows import placed_rows, running_rows
+
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+lengths_of = st.lists(st.integers(0, 120), max_size=60)
+row_widths = st.integers(8, 64)
+SPECIAL = {"bos": 0, "pad": 1, "eos": 2}
+
+
+class Stream:
+    """A stream of documents in memory: ids from 10 on, separators between."""
+
+    def __init__(self, lengths):
+        ids, self.starts = [], []
+        for number, length in enumerate(lengths):
+            self.starts.append(len(ids))
+            ids += [10 + (number * 7 + k) % 500 for k in range(length)] + [2]
+        self.ids = np.array(ids, dtype=np.uint16)
+
+    def read(self, start, end):
+        return self.ids[start:end]
+
+    def gather(self, starts, lengths):
+        pieces = zip(starts.tolist(), lengths.tolist(), strict=True)
+        return np.concatenate([self.ids[:0], *(self.ids[s : s + n] for s, n in pieces)])
+
+
+@settings(max_examples=200)
+@given(lengths_of, row_widths, st.sampled_from(sorted(PACKERS)))
+def test_every_id_of_every_document_is_placed_once(lengths, row_tokens, mode):
+    stream = Stream(lengths)
+    placed = PACKERS[mode](
+        np.array(lengths, np.int64), np.array(stream.starts, np.int64), row_tokens
+    )
+    covered = np.concatenate(
+        [np.arange(s, s + n) for s, n in zip(placed.start, placed.length, strict=True)]
+        or [np.empty(0, int)]
+    )
+    text = np.flatnonzero(stream.ids != 2)
+    np.testing.assert_array_equal(np.sort(covered), text)
+    used = np.bincount(placed.row, placed.length + 2, minlength=placed.num_rows)
+    assert (used <= row_tokens).all()
+    assert (used > 2).all()
+    assert (np.diff(placed.row) >= 0).all()
+    settings_of_rows = {"row_tokens": row_tokens, "special": SPECIAL, "dtype": "uint16"}
+    rows = placed_rows(stream, placed, placed.num_rows, settings_of_rows)
+    assert (rows[:, 0] == 0).all() if len(rows) else True
+    assert sorted(rows[rows >= 10].tolist()) == sorted(stream.ids[text].tolist())
+    assert (rows == 0).sum() == (rows == 2).sum() == len(placed.row)
+    if mode == "doc_sentences":
+        assert len(np.unique(placed.row)) == len(placed.row)
+
+
+@settings(max_examples=100)
+@given(lengths_of, row_widths)
+def test_full_sentences_rows_hold_the_stream(lengths, row_tokens):
+    stream = Stream(lengths)
+    num_rows = full_sentences_rows(len(stream.ids), row_tokens)
+    rows = running_rows(stream, 0, num_rows, {"row_tokens": row_tokens, "special": SPECIAL})
+    inner = [row[1 : row_tokens - 1 - (row == 1).sum()] for row in rows]
+    joined = np.concatenate(inner) if inner else np.empty(0, np.uint16)
+    np.testing.assert_array_equal(joined, stream.ids)
+    assert (rows[:, 0] == 0).all()
+    assert ((rows == 1).sum(axis=1)[:-1] == 0).all()
+    for first in range(num_rows):
+        part = running_rows(stream, first, num_rows, {"row_tokens": row_tokens, "special": SPECIAL})
+        np.testing.assert_array_equal(part, rows[first:])
+
+
+@pytest.mark.parametrize("row_tokens", [128, 512, 2048, 8192])
+def test_best_fit_wastes_little(row_tokens):
+    generate = np.random.default_rng(0)
+    lengths = generate.lognormal(5.5, 1.2, 20_000).astype(np.int64) + 1
+    starts = np.cumsum(lengths + 1) - lengths - 1
+    placed = PACKERS["best_fit"](lengths, starts, row_tokens)
+    padding = placed.num_rows * row_tokens - (placed.length + 2).sum()
+    assert padding / (placed.num_rows * row_tokens) < 0.001 + row_tokens / lengths.sum()

@@ -1,0 +1,184 @@
+"""Compressed files of lines: the same documents and bad records wherever they are cut."""
+
+import bz2
+import json
+import zlib
+from itertools import pairwise
+from unittest.mock import patch
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from configs.load import UserError
+from data_prep.readers import ReaderConfig, compression
+from data_prep.readers.compression import compressed_spans
+from data_prep.readers.document import BadRecords
+from data_prep.readers.files import SourceFile, Span, list_files
+from tests.data_prep.corpora import read_documents
+
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+DAMAGE = "damaged or truncated compression"
+KINDS = {
+    "jsonl": {"type": "jsonl"},
+    "txt": {"type": "text", "document": "line"},
+    "csv": {"type": "csv", "quoted_newlines": False},
+}
+
+
+def gzip_member(blocks):
+    member = zlib.compressobj(wbits=31)
+    content = [member.compress(block) + member.flush(zlib.Z_SYNC_FLUSH) for block in blocks]
+    return b"".join(content) + member.flush()
+
+
+def zstd_frame(blocks):
+    frame = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    flush = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+    return b"".join(frame.compress(block) + frame.flush(flush) for block in blocks) + frame.flush()
+
+
+def bzip2_stream(blocks):
+    return bz2.compress(b"".join(blocks))
+
+
+MEMBERS = {"gz": gzip_member, "zst": zstd_frame, "bz2": bzip2_stream}
+
+
+def pieces(content, places):
+    """`content` cut at `places`."""
+    cuts = sorted({place % (len(content) + 1) for place in places} | {0, len(content)})
+    return [content[a:b] for a, b in pairwise(cuts)] or [b""]
+
+
+def content_of(kind, texts):
+    if kind == "jsonl":
+        return "".join(f"{json.dumps({'text': text})}\n" for text in texts).encode()
+    if kind == "csv":
+        return "\n".join(["n,text", *(f'{n},"{text}"' for n, text in enumerate(texts))]).encode()
+    return "\r\n".join(texts).encode()
+
+
+def read(path, kind, cuts=(), chunk_bytes=compression.CHUNK_BYTES):
+    """([(text, offset)], bad records) of a file cut at `cuts`."""
+    config = TypeAdapter(ReaderConfig).validate_python({"files": [str(path)], **KINDS[kind]})
+    (file,) = list_files(config.files, "files")
+    edges = sorted({cut % max(file.num_bytes, 1) for cut in cuts} | {0, file.num_bytes})
+    spans = [Span(file, a, b) for a, b in pairwise(edges)] or [Span(file, 0, 0)]
+    bad = BadRecords("skip")
+    try:
+        with patch.object(compression, "CHUNK_BYTES", chunk_bytes):
+            documents = [doc for span in spans for doc in config.build().read(span, bad)]
+    except UserError as error:  # a header that is damaged
+        return [], [{"reason": str(error)}]
+    assert all(doc.id == f"{file.name}:{doc.offset}" for doc in documents)
+    return [(doc.text, doc.offset) for doc in documents], bad.examples
+
+
+texts = st.lists(
+    st.sampled_from(["", "a", "two words", "é", "x y z " * 40, "abc" * 300]), max_size=25
+)
+places = st.lists(st.integers(0, 20_000), max_size=5)
+corpora = st.tuples(st.sampled_from(list(KINDS)), st.sampled_from(list(MEMBERS)), texts, places)
+
+
+def write(folder, corpus, block_places):
+    """The path of a compressed file, its content, and where its members end."""
+    kind, codec, texts, member_places = corpus
+    content = content_of(kind, texts)
+    members = [
+        MEMBERS[codec](pieces(member, block_places)) for member in pieces(content, member_places)
+    ]
+    path = folder / f"a.{kind}.{codec}"
+    path.write_bytes(b"".join(members))
+    return path, content, [sum(map(len, members[:n])) for n in range(len(members) + 1)]
+
+
+@settings(max_examples=200)
+@given(corpora, places, places, st.integers(1, 200))
+def test_a_compressed_file_gives_what_the_plain_one_does(
+    tmp_path_factory, corpus, blocks, cuts, chunk_bytes
+):
+    folder = tmp_path_factory.mktemp("compressed")
+    path, content, _ = write(folder, corpus, blocks)
+    plain = folder / f"a.{corpus[0]}"
+    plain.write_bytes(content)
+    expected = read(plain, corpus[0])
+    assert not expected[1]
+    assert read(path, corpus[0]) == expected
+    assert read(path, corpus[0], cuts, chunk_bytes) == expected
+
+
+@settings(max_examples=300)
+@given(corpora, places, places, st.integers(1, 200), st.integers(0, 20_000), st.booleans())
+def test_damage_is_counted_once_and_costs_the_same_wherever_a_file_is_cut(
+    tmp_path_factory, corpus, blocks, cuts, chunk_bytes, place, truncate
+):
+    kind = corpus[0]
+    path, _, ends = write(tmp_path_factory.mktemp("compressed"), corpus, blocks)
+    whole, _ = read(path, kind)
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    if truncate:
+        del content[place:]
+    else:
+        content[place] ^= 0x55
+    path.write_bytes(content)
+    documents, bad = read(path, kind, (), chunk_bytes)
+    assert read(path, kind, cuts, chunk_bytes) == (documents, bad)
+    num_damaged = sum(example["reason"] == DAMAGE for example in bad)
+    if truncate and place not in ends:
+        assert num_damaged == 1
+        assert documents == whole[: len(documents)]
+    else:
+        assert num_damaged <= 1
+        assert bad or truncate or documents == whole
+
+
+@pytest.mark.parametrize("codec", MEMBERS)
+def test_what_follows_the_last_member_is_damage_unless_it_pads_a_gzip_file(tmp_path, codec):
+    path = tmp_path / f"a.txt.{codec}"
+    member = MEMBERS[codec]([b"one\ntwo\nthr"])
+    for rest, is_damage in ((bytes(50), codec != "gz"), (b"\1" * 50, True)):
+        path.write_bytes(member + rest + member)
+        documents, bad = read(path, "txt", range(0, 200, 20), 20)
+        expected = [("one\n", 0), ("two\n", 4), ("throne\n", 8), ("two\n", 15), ("thr", 19)]
+        assert documents == (expected[:2] if is_damage else expected)
+        assert [example["reason"] for example in bad] == [DAMAGE] * is_damage
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**9))
+def test_spans_of_a_compressed_file_are_few_and_made_of_chunks(num_bytes, part_bytes):
+    spans = compressed_spans(SourceFile("a.gz", "a.gz", num_bytes, ""), part_bytes)
+    assert len(spans) <= 8
+    assert [spans[0].start, spans[-1].end] == [0, num_bytes]
+    assert all(
+        a.end == b.start and b.start % compression.CHUNK_BYTES == 0 for a, b in pairwise(spans)
+    )
+    assert all(span.end - span.start >= 4 * part_bytes for span in spans[:-1])
+
+
+def test_compressed_lines_are_cut_and_other_compressed_documents_are_not(tmp_path):
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip_member([b"text\n" * 50] * 40))
+    (file,) = list_files([str(path)], "files")
+    paragraphs = {"type": "text", "document": "paragraph"}
+    quoted = {"type": "csv", "quoted_newlines": True}
+    with patch.object(compression, "CHUNK_BYTES", 16):
+        for cut, configs in ((True, KINDS.values()), (False, (paragraphs, quoted))):
+            for config in configs:
+                tree = {"files": [str(path)], **config}
+                reader = TypeAdapter(ReaderConfig).validate_python(tree).build()
+                assert (len(reader.spans(file, 1)) > 4) == cut
+
+
+def test_a_paragraph_behind_many_blank_lines_of_a_compressed_file_is_found(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip_member([b"\n" * 5000 + b"one\n"]))
+    documents = read_documents(path, type="text", document="paragraph")
+    assert documents == ([("one\n", "a.txt.gz:5000")], {})

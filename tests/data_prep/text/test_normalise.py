@@ -1,0 +1,47 @@
+"""The normal form of texts, against a plain definition of it."""
+
+import re
+import unicodedata
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.text.normalise import normalise
+
+# A busy machine may be slow; how long an example takes is not what these tests are about.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+SPACES = "\t\x0b\x0c\xa0\u1680\u2000\u2001\u200a\u202f\u205f\u3000"
+NEWLINES = "\x85\u2028\u2029"
+DELETED = "\x00\x01\x1e\x7f\x80\x9f\xad\u200b\u200f\u202a\u2060\u206f\ufeff\ufff9\ufffd\uffff"
+KEPT = "a-bZ.\u00e9\u0301e\u00fc\u2019\u201c\u4e2d\u200d\U0001f600\u212b\u1100\u1161"
+alphabet = st.sampled_from(list(SPACES + NEWLINES + DELETED + KEPT + "   \n\n\n\r\r"))
+texts = st.lists(st.text(alphabet, max_size=25), max_size=5)
+
+
+def plain(text: str) -> str:
+    text = re.sub(f"[{re.escape(DELETED)}]", "", text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = re.sub(f"[{NEWLINES}]", "\n", re.sub(f"[{SPACES}]", " ", text))
+    text = re.sub(r" *\n *", "\n", re.sub(r" +", " ", text))
+    text = re.sub(r"\n{3,}", "\n\n", text).strip(" \n")
+    return unicodedata.normalize("NFC", text)
+
+
+@settings(max_examples=500)
+@given(texts)
+def test_batches_are_normalised_as_defined(texts):
+    assert [piece.decode() for piece in normalise(texts)] == [plain(text) for text in texts]
+
+
+@given(st.lists(st.text(max_size=30), max_size=4))
+def test_normalising_twice_changes_nothing_and_texts_stay_apart(texts):
+    once = normalise(texts)
+    assert len(once) == len(texts)
+    assert normalise([piece.decode() for piece in once]) == once
+
+
+def test_halves_of_surrogate_pairs_are_deleted():
+    """Wiki markup and web pages can hold them, as ``&#55357;``; UTF-8 cannot."""
+    assert normalise(["one \ud83d two", "three\udc00"]) == [b"one two", b"three"]

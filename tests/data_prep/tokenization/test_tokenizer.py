@@ -1,0 +1,128 @@
+"""Tokenizers: RoBERTa's ids, special tokens in the text, import of GPT-2's files, two encoders."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.load import UserError, load
+from data_prep.config import DataConfig
+from data_prep.dataset.tokenizer import load_tokenizer, special_tokens
+from data_prep.run import prepare
+from data_prep.tokenization.encode import _Encoder
+from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
+from tests.data_prep.corpora import forum_config, random_texts, write_forum
+
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+WORDS = ["the", "Baker's", "oven", "was", "hot,", "1984", "ünï", "yesterday", "kitchen", "morning"]
+TEXTS = [" ".join(random.Random(n).choices(WORDS, k=60)) for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer(TEXTS, 300).save(str(file))
+    return file
+
+
+def test_special_tokens_have_robertas_ids(path):
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.get_vocab_size() == 300
+    assert special_tokens(tokenizer).model_dump() == {
+        "bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 299,
+    }  # fmt: skip
+    assert tokenizer.encode("the oven").tokens[0] == "<s>"
+    assert tokenizer.encode("the oven").tokens[-1] == "</s>"
+
+
+@settings(max_examples=100)
+@given(st.text(max_size=60))
+def test_any_text_survives_and_never_gives_a_special_token(path, text):
+    tokenizer = load_tokenizer(path)
+    for piece in (text, text + "</s><mask> <s>" + text):
+        ids = tokenizer.encode(piece, add_special_tokens=False).ids
+        assert not {0, 1, 2, 3, 299} & set(ids)
+        assert tokenizer.decode(ids) == piece
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
+def test_the_fast_encoder_gives_the_reference_ids(path, texts):
+    encoded = [text.encode() for text in texts]
+    fast, fast_lengths = _Encoder(path, "fast").encode(encoded)
+    reference, lengths = _Encoder(path, "reference").encode(encoded)
+    np.testing.assert_array_equal(fast, reference)
+    np.testing.assert_array_equal(fast_lengths, lengths)
+    assert (fast == 2).sum() == len(texts)
+
+
+def test_a_difference_between_the_encoders_stops_the_job(path, tmp_path, monkeypatch):
+    long = "the öven " * 9000
+    assert _Encoder(path, "fast").agrees(b"was hot")
+    assert _Encoder(path, "fast").agrees(long.encode())
+    write_forum(tmp_path / "raw", [f"{text} end" for text in random_texts(80)])
+    config = forum_config(tmp_path, checked_share=1)
+    right = _Encoder._fast_ids
+
+    def wrong(encoder, text):
+        ids = right(encoder, text)
+        return ids[::-1] if text.endswith(b"end") else ids
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Encoder, "_fast_ids", wrong)
+        with pytest.raises(UserError, match=r"document 'forum.jsonl:\d+': the fast encoder"):
+            prepare(config)
+    assert not list(tmp_path.rglob("*.ids*"))
+    prepare(config)
+
+
+def test_training_does_not_depend_on_the_order_of_the_texts(path):
+    shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
+    assert train_tokenizer(shuffled, 300).to_str() == train_tokenizer(TEXTS, 300).to_str()
+
+
+def test_too_little_text_for_the_vocabulary_is_a_clear_error():
+    with pytest.raises(UserError, match=r"the documents give only \d+ tokens, not 9000"):
+        train_tokenizer(TEXTS, 9000)
+
+
+def test_gpt2_files_are_renumbered_as_fairseq_did(path, tmp_path):
+    model = json.loads(path.read_text())["model"]
+    ordinary = [t for t, n in sorted(model["vocab"].items(), key=lambda i: i[1]) if n > 3]
+    gpt2 = {token: n for n, token in enumerate(ordinary)} | {"<|endoftext|>": len(ordinary)}
+    (tmp_path / "encoder.json").write_text(json.dumps(gpt2))
+    merges = [" ".join(pair) for pair in model["merges"]]
+    (tmp_path / "vocab.bpe").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    imported = tokenizer_from_vocabulary(tmp_path / "encoder.json", tmp_path / "vocab.bpe")
+    trained = load_tokenizer(path)
+    for text in TEXTS:
+        assert imported.encode(text).ids == trained.encode(text).ids
+    roberta = imported.get_vocab()
+    (tmp_path / "vocab.json").write_text(json.dumps(roberta))
+    again = tokenizer_from_vocabulary(tmp_path / "vocab.json", tmp_path / "vocab.bpe")
+    assert again.get_vocab() == roberta
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "BPE"}}'])
+def test_a_file_that_is_no_tokenizer_is_a_clear_error(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"tokenizer\.json: "):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="no such tokenizer file"):
+        load_tokenizer(tmp_path / "other.json")
+
+
+def test_other_special_tokens_are_refused(path, tmp_path):
+    tree = path.read_text().replace("<mask>", "[MASK]")
+    (tmp_path / "tokenizer.json").write_text(tree)
+    with pytest.raises(UserError, match="<mask> is None, not 299"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["data_demo", "data_english", "data_packages"])
+def test_the_shipped_configs_are_valid(name):
+    assert load(f"configs/{name}.yaml", DataConfig).sources

@@ -1,0 +1,143 @@
+"""Our model and Hugging Face's compute the same from the same weights, at TP 1, 2 and 4."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from configs.load import ConfigError
+from model.config import ModelConfig
+from model.heads import build_masked_lm
+from model.hugging_face.names import from_hf, hf_config, layout_of, to_hf
+from model.parallel.grid import make_grid
+from model.parameters import parameter_specs, shard_tensor
+from tests.gloo import run_ranks
+
+VOCAB_SIZE = 203
+SIZES = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 24}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "roberta": {},
+    "bert": {
+        "positions": {"type": "learned", "offset": 0},
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    },
+    "roberta-prelayernorm": {"norm_placement": {"type": "pre"}},
+}
+
+
+def hf_model(config: ModelConfig) -> Any:
+    """A randomly initialised Hugging Face model whose every tensor differs from its default."""
+    settings = hf_config(config, VOCAB_SIZE)
+    settings["attn_implementation"] = "eager"
+    torch.manual_seed(3)
+    model = transformers.AutoModelForMaskedLM.from_config(
+        transformers.AutoConfig.for_model(**settings)
+    ).eval()
+    assert type(model).__name__ == settings["architectures"][0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def tokens_with_padding(config: ModelConfig) -> torch.Tensor:
+    tokens = torch.randint(4, VOCAB_SIZE - 1, (3, 20), generator=torch.Generator().manual_seed(1))
+    tokens[1, -6:] = config.pad_token_id
+    return tokens
+
+
+def our_logits(settings: dict[str, Any], full: dict[str, torch.Tensor], tp_size: int) -> Any:
+    config = ModelConfig(**settings)
+    grid = make_grid(tp_size)
+    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=0).eval()
+    specs = parameter_specs(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(shard_tensor(specs[name], full[name], grid.tp_rank, tp_size))
+        tokens = tokens_with_padding(config)
+        return model.logits(tokens), model.hidden_states(tokens)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_equal_hugging_face_at_every_tensor_parallel_size(layout: str) -> None:
+    settings = {**SIZES, **LAYOUTS[layout]}
+    config = ModelConfig(**settings)
+    assert layout_of(config) == layout
+    theirs = hf_model(config)
+    tokens = tokens_with_padding(config)
+    is_text = tokens != config.pad_token_id
+    with torch.no_grad():
+        outputs = theirs(tokens, attention_mask=is_text.long(), output_hidden_states=True)
+    full = from_hf(theirs.state_dict(), config, VOCAB_SIZE)
+    for tp_size in (1, 2, 4):
+        for logits, hidden in run_ranks(our_logits, tp_size, settings, full, tp_size):
+            torch.testing.assert_close(
+                logits[is_text], outputs.logits[is_text], rtol=1e-5, atol=1e-5
+            )
+            if layout != "roberta-prelayernorm":  # its last hidden state comes before the norm
+                torch.testing.assert_close(
+                    hidden[is_text], outputs.hidden_states[-1][is_text], rtol=1e-5, atol=1e-5
+                )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_round_trip_is_equal_to_the_bit(layout: str) -> None:
+    config = ModelConfig(**SIZES, **LAYOUTS[layout])
+    theirs = hf_model(config)
+    state = theirs.state_dict()
+    back = to_hf(from_hf(state, config, VOCAB_SIZE), config)
+    tied = {name for name in state if ".decoder." in name}
+    assert back.keys() == state.keys() - tied
+    assert all(torch.equal(back[name], state[name]) for name in back)
+    missing, unexpected = theirs.load_state_dict(back, strict=False)
+    assert not unexpected
+    assert set(missing) <= tied
+
+
+def test_bad_tensors_are_all_named_at_once() -> None:
+    config = ModelConfig(**SIZES)
+    state = hf_model(config).state_dict()
+    del state["roberta.encoder.layer.1.attention.self.key.bias"]
+    state["lm_head.dense.weight"] = torch.zeros(3, 4)
+    state["roberta.encoder.layer.2.output.dense.bias"] = torch.zeros(32)
+    state["lm_head.decoder.weight"] = state["lm_head.decoder.weight"] + 1
+    with pytest.raises(ConfigError) as error:
+        from_hf(state, config, VOCAB_SIZE)
+    message = str(error.value)
+    for expected in (
+        "4 tensor(s)",
+        "roberta.encoder.layer.1.attention.self.key.bias: missing (expected [32])",
+        "lm_head.dense.weight: shape [3, 4], expected [32, 32]",
+        "roberta.encoder.layer.2.output.dense.bias: superfluous",
+        "lm_head.decoder.weight: differs from roberta.embeddings.word_embeddings.weight",
+    ):
+        assert expected in message
+
+
+def test_settings_without_a_hugging_face_architecture_are_named() -> None:
+    config = ModelConfig(**SIZES, positions={"type": "rotary"}, activation={"type": "swiglu"})
+    with pytest.raises(ConfigError, match="activation swiglu, positions rotary"):
+        layout_of(config)
+
+
+def test_a_window_cannot_be_exported_as_full_attention() -> None:
+    config = ModelConfig(**SIZES, attention_pattern={"type": "window", "neighbours": 3})
+    with pytest.raises(ConfigError, match="attention_pattern window"):
+        layout_of(config)
+
+
+def test_shared_layers_are_written_out_and_must_be_equal_to_come_back() -> None:
+    config = ModelConfig(**SIZES, parameter_sharing={"type": "groups", "num_groups": 1})
+    ours = from_hf(hf_model(ModelConfig(**SIZES)).state_dict(), ModelConfig(**SIZES), VOCAB_SIZE)
+    ours = {name: tensor for name, tensor in ours.items() if "layers.1." not in name}
+    theirs = to_hf(ours, config)
+    assert len({tensor.data_ptr() for tensor in theirs.values()}) == len(theirs)
+    back = from_hf(theirs, config, VOCAB_SIZE)
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[name], ours[name]) for name in ours)
+    theirs["roberta.encoder.layer.1.output.dense.bias"] += 1
+    with pytest.raises(ConfigError, match="parameter_sharing would make its twins"):
+        from_hf(theirs, config, VOCAB_SIZE)

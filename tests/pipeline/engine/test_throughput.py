@@ -1,0 +1,94 @@
+"""What is measured of a step: operations counted, slow ranks named, values recorded."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import ModelConfig
+from model.flops import attended_pairs, encoder_flops, head_flops, training_flops
+from model.heads import build_masked_lm
+from model.parallel.grid import make_grid
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.engine.stragglers import Stopwatch, straggler_sentence
+from tests.gloo import in_one_rank, run_ranks
+from tests.model.parallel.test_tensor_parallel import OPTIONS, TINY, VOCAB_SIZE
+from tests.pipeline.training_run import make_config, make_rows, metrics, pretrain
+
+ROWS, ROW_TOKENS, MASKED = 2, 16, 3
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS["swiglu"]], ids=["roberta", "swiglu"])
+@in_one_rank
+def test_the_counted_operations_are_those_of_the_model(options):
+    config = ModelConfig(**{**TINY, **options, "attention_backend": "explicit"})
+    model = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=0)
+    tokens = torch.randint(4, VOCAB_SIZE - 1, (ROWS, ROW_TOKENS))
+    positions = torch.arange(1, 1 + MASKED).repeat(ROWS, 1)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, positions, tokens[:, 1 : 1 + MASKED].contiguous(), None)
+    padding = config.padded_vocab_size(VOCAB_SIZE) - VOCAB_SIZE
+    forward = ROWS * encoder_flops(config, ROW_TOKENS)
+    forward += ROWS * MASKED * (head_flops(config, VOCAB_SIZE + padding))
+    assert counter.get_total_flops() == forward
+    step = training_flops(config, VOCAB_SIZE + padding, ROWS, ROW_TOKENS, ROWS * MASKED)
+    assert step == 3 * forward
+
+
+@pytest.mark.parametrize("window", [None, 0, 1, 3, 9, 20])
+def test_attended_pairs_are_those_of_the_mask(window):
+    rows = np.arange(10)
+    distance = np.abs(rows[:, None] - rows)
+    reach = 10 if window is None else window
+    assert attended_pairs(10, window) == int((distance <= reach).sum())
+
+
+def test_slow_ranks_are_named():
+    names = ["a", "a", "b", "b"]
+    assert straggler_sentence(np.array([1.0, 1.1, 1.0, 1.2]), names) is None
+    sentence = straggler_sentence(np.array([1.0, 1.0, 1.0, 2.5]), names)
+    assert sentence is not None
+    assert "rank 3 on b 2.5" in sentence
+
+
+def test_the_stopwatch_adds_up_its_blocks():
+    clock = Stopwatch(torch.device("cpu"))
+    for _ in range(2):
+        with clock:
+            time.sleep(0.02)
+        time.sleep(0.2)
+    assert 0.04 <= clock.seconds() < 0.2
+
+
+def pretrain_with_a_slow_rank(config) -> None:
+    """Rank 1 takes longer for its forward passes than rank 0."""
+    real = Engine.take_step
+
+    def take_step(engine, num_micro_batches, loss_of, learning_rate):
+        def slow(micro):
+            time.sleep(0.05 * engine._grid.dp_rank)
+            return loss_of(micro)
+
+        return real(engine, num_micro_batches, slow, learning_rate)
+
+    Engine.take_step = take_step
+    pretrain(config)
+
+
+def test_the_metrics_of_a_run(tmp_path, capfd):
+    make_rows(tmp_path / "rows", rows=64)
+    config = make_config(tmp_path / "rows", tmp_path / "run", log_every_steps=5)
+    run_ranks(pretrain_with_a_slow_rank, 2, config)
+    assert metrics(config, "slowest_rank") == [1.0] * 20
+    assert min(metrics(config, "slowest_forward_s")) > 0.1  # two micro-batches
+    assert (
+        "slow ranks, as multiples of the median forward time: rank 1 on" in capfd.readouterr().out
+    )
+    assert all(0 < value < 1 for value in metrics(config, "model_flops_utilization"))
+    assert all(0.05 < value < 10 for value in metrics(config, "host_memory_gb"))
+    rates = zip(
+        metrics(config, "tokens_per_s_per_rank"), metrics(config, "tokens_per_s"), strict=True
+    )
+    assert all(total == pytest.approx(2 * each) for each, total in rates)

@@ -1,0 +1,224 @@
+"""Lines of JSON to targets and back to metrics; bad lines are named; order and micro-batches."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from configs.load import ConfigError, UserError, validate
+from data_prep.tokenization.train import train_tokenizer
+from pipeline.finetuning import metrics as score
+from pipeline.finetuning.batches import FinetuneBatches
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.finetuning.examples import RowEncoder, Window
+from pipeline.finetuning.plan import plan_finetuning
+from pipeline.finetuning.tasks.span_question_answering import best_answer
+from pipeline.finetuning.tasks.union import FinetuneTask
+from tests.pipeline.finetuning.finetune_run import (
+    SENTENCE,
+    TASKS,
+    make_finetune_config,
+    make_pretrained,
+    write_lines,
+)
+
+GOOD = {
+    "animal": {"text": "the cat", "label": "cat"},
+    "length": {"text": "the cat", "second_text": "the dog", "value": 0.5},
+    "tags": {"words": ["the", "cat"], "labels": ["no", "yes"]},
+    "where": {"question": "who", "context": "a cat", "answers": [{"text": "cat", "start": 2}]},
+    "next": {"text": "the", "choices": ["cat", "dog"], "label": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train_tokenizer([SENTENCE] * 60, 270).to_str())
+    return RowEncoder(path, 16)
+
+
+def task_of(name: str, path: Path):
+    return TypeAdapter(FinetuneTask).validate_python({**TASKS[name], "train": str(path)})
+
+
+def read(name: str, folder: Path, lines, encoder):
+    task = task_of(name, write_lines(folder / f"{name}.jsonl", lines))
+    return task, task.read(task.train, encoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("animal", {"label": "cow"}, "line 2: label 'cow' is not one of cat, dog, hat, rat"),
+        ("animal", {"text": None}, "line 2: text: Input should be a valid string, got None"),
+        ("length", {"value": "much"}, "line 2: value: Input should be a valid number"),
+        ("length", {"value": float("nan")}, "line 2: value: Input should be a finite number"),
+        ("tags", {"labels": ["no"]}, "line 2: 1 labels for 2 words"),
+        ("tags", {"words": ["the cat", "a"]}, "'the cat' is empty or has white space in it"),
+        (
+            "where",
+            {"answers": [{"text": "cat", "start": 1}]},
+            "'cat' does not stand at character 1",
+        ),
+        ("where", {"question": "the cat " * 9}, "the question leaves room for"),
+        ("next", {"choices": ["cat"]}, "line 2: 1 choices, num_choices is 2"),
+        ("next", {"label": 2}, "line 2: label 2 is not a choice: they count from 0"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, encoder, name, change, message):
+    with pytest.raises(UserError) as caught:
+        read(name, tmp_path, [GOOD[name], {**GOOD[name], **change}], encoder)
+    assert str(caught.value).startswith(f"{tmp_path / name}.jsonl: 1 error(s)\n  line 2: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"text": "a"\n', "line 1: not valid JSON"),
+        ("[1]\n", "line 1: not a JSON object"),
+        ('{"label": "cat"}\n' * 12, "line 1: text: required, but missing"),
+        ('{"label": "cat"}\n' * 12, "and 2 more"),
+        ("", "no examples in it"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, encoder, text, message):
+    (tmp_path / "file.jsonl").write_text(text)
+    task = task_of("animal", tmp_path / "file.jsonl")
+    with pytest.raises(UserError, match=message):
+        task.read(task.train, encoder)
+    with pytest.raises(UserError, match="no such file"):
+        task.read(tmp_path / "absent.jsonl", encoder)
+
+
+def test_each_word_has_its_class_at_its_first_token(tmp_path, encoder):
+    words = ["cat", "日本", "xyzzy", "dog"]
+    line = {"words": words, "labels": ["yes", "no", "yes", "no"]}
+    _, file = read("tags", tmp_path, [line], encoder)
+    label, row = file.examples[0].label, file.examples[0].rows[0]
+    assert len(label) == len(row) == encoder.max_row_tokens
+    assert file.num_cut == 1
+    assert label[label >= 0].tolist() == [1, 0, 1]  # "dog" was cut off
+    assert label[:2].tolist() == [-100, 1]
+
+
+def test_a_long_context_is_read_in_windows_that_share_tokens(tmp_path, encoder):
+    context = " ".join(["the dog"] * 12 + ["cat"] + ["the hat"] * 3)
+    line = {
+        "question": "who",
+        "context": context,
+        "answers": [{"text": "cat", "start": context.index("cat")}],
+    }
+    task, file = read("where", tmp_path, [line], encoder)
+    assert len(file.examples) > 2
+    with_answer = [example for example in file.examples if example.label != (0, 0)]
+    assert with_answer
+    for example in with_answer:
+        first, last = example.label
+        assert context[example.window.spans[first, 0] : example.window.spans[last, 1]] == "cat"
+    covered = {tuple(s) for e in file.examples for s in e.window.spans.tolist() if s[0] >= 0}
+    assert max(end for _, end in covered) == len(context)
+    right = [np.full((len(e.rows[0]), 2), -1.0) for e in file.examples]
+    for example, scores in zip(file.examples, right, strict=True):
+        if example.label != (0, 0):
+            scores[example.label[0], 0] = scores[example.label[1], 1] = 5.0
+    assert task.metrics(file.examples, right) == {"exact_match": 1.0, "f1": 1.0}
+
+
+def test_the_best_answer_is_short_and_in_order():
+    spans = np.array([[-1, -1], [0, 3], [4, 7], [8, 11]])
+    window = Window("cat dog rat", ("dog",), spans)
+    scores = np.array([[9.0, 9.0], [5.0, 0.0], [4.0, 3.0], [0.0, 6.0]])
+    assert best_answer([(window, scores)], 2, may_be_empty=False) == "dog rat"
+    assert best_answer([(window, scores)], 3, may_be_empty=False) == "cat dog rat"
+    assert best_answer([(window, scores)], 3, may_be_empty=True) == ""
+
+
+def test_metrics():
+    assert score.accuracy([1, 2, 3], [1, 2, 0]) == pytest.approx(2 / 3)
+    # class 0: 4/5; class 1: 0, it is only predicted; class 2: neither, left out
+    assert score.macro_f1([0, 0, 1], [0, 0, 0], 3) == pytest.approx((4 / 5 + 0) / 2)
+    assert score.pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert score.pearson([1, 2, 3], [3, 2, 4]) == pytest.approx(0.5)
+    assert np.isnan(score.pearson([1, 1], [1, 2]))
+    assert score.exact_match("The cat.", ["cat", "dog"]) == 1
+    assert score.exact_match("", []) == 1
+    assert score.exact_match("a dog", ["cat"]) == 0
+    assert score.answer_f1("black cat", ["the cat", "dog"]) == pytest.approx(2 / 3)
+    assert score.answer_f1("dog", []) == 0
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return make_finetune_config(make_pretrained(folder / "pretrained"), folder / "run")
+
+
+def test_every_pass_takes_each_example_once_at_any_number_of_ranks(config):
+    one = FinetuneBatches(plan_finetuning(config, 1, is_first=True), 0)
+    three = [FinetuneBatches(plan_finetuning(config, 3, is_first=True), r) for r in range(3)]
+    seen = []
+    for number in range(config.steps):
+        step = one.step(number)
+        parts = [batches.step(number) for batches in three]
+        assert all(part.num_used == step.num_used for part in parts)
+        used = [
+            batch
+            for place in range(three[0].per_step)
+            for batch in (part.micro_batches[place] for part in parts)
+        ][: len(step.micro_batches)]
+        for batch, other in zip(step.micro_batches, used, strict=True):
+            assert batch.tokens.equal(other.tokens)
+            assert batch.dropout_key == other.dropout_key
+        for batch in step.micro_batches:
+            labels = batch.targets["length"][:, 0]
+            rows = batch.tokens[~labels.isnan()]
+            seen += [tuple(row[row != 1].tolist()) for row in rows]
+    first, second = seen[:24], seen[24:]
+    assert len(second) == 24
+    assert sorted(first) == sorted(second)
+    assert first != second
+    padding = [batches.step(0).micro_batches[-1] for batches in three]
+    assert any((batch.targets["animal"] == -100).all() for batch in padding)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": {"mlm": {**TASKS["length"], "train": "x"}}}, "and is not 'mlm'"),
+        ({"micro_rows": 1}, "less than the 2 rows of one example of tasks.next"),
+        ({"schedule": {"warmup_rows": 999999}}, "longer than the schedule"),
+        ({"tasks": {"a": {**TASKS["animal"], "train": "x", "labels": ["u", "u"]}}}, "named twice"),
+    ],
+)
+def test_mistakes_in_the_config(config, changes, message):
+    tree = json.loads(config.model_dump_json())
+    with pytest.raises(ConfigError, match=message):
+        validate({**tree, **changes}, FinetuneConfig, origin="test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": {"type": "run", "path": "nowhere"}}, "nowhere/checkpoints: no checkpoint"),
+        ({"parallel": {"tensor": 3}}, "parallel.tensor 3 does not divide the 1 ranks"),
+        ({"max_row_tokens": 64}, "max_row_tokens 64 is more than the 32 of the model"),
+    ],
+)
+def test_what_does_not_fit_the_start_is_refused(config, changes, message):
+    tree = json.loads(config.model_dump_json())
+    changed = validate({**tree, **changes}, FinetuneConfig, origin="test")
+    with pytest.raises(UserError, match=message):
+        plan_finetuning(changed, 1, is_first=True)
+
+
+def test_a_tokenizer_of_another_model_is_refused(config, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(train_tokenizer([SENTENCE[::-1]] * 60, 270).to_str())
+    tree = json.loads(config.model_dump_json())
+    tree["start"]["tokenizer"] = str(path)
+    with pytest.raises(UserError, match="not the tokenizer that"):
+        plan_finetuning(validate(tree, FinetuneConfig, origin="test"), 1, is_first=True)

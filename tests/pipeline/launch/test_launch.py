@@ -1,0 +1,99 @@
+"""Rank facts from every launcher's environment, and the proof that the ranks reach each other."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from configs.load import UserError
+from pipeline.launch import environment as launch
+from pipeline.launch.all_reduce_check import check_all_reduce
+from pipeline.launch.environment import read_launch, tasks_per_node
+from tests.gloo import run_ranks
+
+SRUN = {
+    "SLURM_STEP_ID": "1",
+    "SLURM_JOB_ID": "77",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),3",
+    "SLURM_STEP_NODELIST": "node[1-3]",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """An environment without any launcher's variables; what a test adds is gone after it."""
+    values = {}
+    monkeypatch.setattr(launch.os, "environ", values)
+    return values
+
+
+def test_a_task_of_srun_finds_its_place(environment):
+    environment.update(SRUN, MASTER_ADDR="node1", MASTER_PORT="4000")
+    found = read_launch()
+    assert (found.rank, found.local_rank, found.world_size, found.local_size) == (5, 1, 7, 3)
+    assert environment["RANK"] == "5"
+    assert environment["MASTER_PORT"] == "4000"
+
+
+def test_all_tasks_of_plain_srun_agree_on_address_and_port(environment, tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[1-3]" ] && echo "node1\nnode2"\n')
+    scontrol.chmod(0o755)
+    places = []
+    for rank in ("0", "5"):
+        environment.clear()
+        environment.update(SRUN, SLURM_PROCID=rank, PATH=f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setenv("PATH", environment["PATH"])
+        read_launch()
+        places.append((environment["MASTER_ADDR"], environment["MASTER_PORT"]))
+    assert places[0] == places[1] == ("node1", str(20000 + 16 * 77 + 1))
+
+
+def test_sbatch_itself_is_no_task_of_srun(environment):
+    environment.update({k: v for k, v in SRUN.items() if "STEP" not in k})
+    assert read_launch().world_size == 1
+
+
+def test_torchrun_and_deepspeed_come_before_slurm(environment):
+    environment.update(SRUN, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    environment.update(MASTER_ADDR="a", MASTER_PORT="1")
+    assert read_launch().world_size == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"), [("2(x3),1", [2, 2, 2, 1]), ("4", [4]), ("1,2(x2)", [1, 2, 2])]
+)
+def test_slurms_notation_of_tasks(text, counts):
+    assert tasks_per_node(text) == counts
+
+
+def test_a_sound_all_reduce_passes():
+    run_ranks(check_all_reduce, 3, torch.device("cpu"))
+
+
+def break_all_reduce() -> str:
+    real = dist.all_reduce
+
+    def broken(tensor):
+        real(tensor)
+        if dist.get_rank() == 1:
+            tensor[17] += 1
+
+    dist.all_reduce = broken
+    try:
+        check_all_reduce(torch.device("cpu"))
+    except UserError as error:
+        return str(error)
+    finally:
+        dist.all_reduce = real
+    return ""
+
+
+def test_a_rank_whose_all_reduce_is_wrong_is_named():
+    sound, wrong = run_ranks(break_all_reduce, 2)
+    assert sound == ""
+    assert "came out wrong on rank 1" in wrong
+    assert "1 of 65,536 values" in wrong

@@ -1,0 +1,335 @@
+"""Whole training runs: equal on any grid, and bit for bit the same after any interruption."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from pipeline.checkpoint.manifest import CheckpointManifest, find_checkpoint
+from pipeline.checkpoint.reader import TensorReader
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.run.config import TrainConfig
+from pipeline.run.run_folder import DONE_NAME, checkpoints_folder, is_done
+from pipeline.run.steps import run_steps
+from pipeline.tracking.event_log import LOG_NAME, read_events
+from tests.gloo import RankError, run_ranks
+from tests.pipeline.training_run import (
+    assert_same_bits,
+    final_state,
+    make_config,
+    make_rows,
+    metrics,
+    pretrain,
+)
+
+SCHEDULE = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    make_rows(folder)
+    return folder
+
+
+def newest(config: TrainConfig) -> CheckpointManifest:
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    return checkpoint.manifest
+
+
+def test_a_run_learns_and_records_every_step(rows, tmp_path):
+    config = make_config(
+        rows, tmp_path / "run", total_rows=200 * 16, optimizer={"type": "adamw", "lr": 5e-3}
+    )
+    run_ranks(pretrain, 1, config)
+    losses = metrics(config, "loss")
+    assert len(losses) == 200
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert is_done(config)
+    events = [event for event, _ in read_events(config.output / LOG_NAME)]
+    scores = [event["values"] for event in events if "heldout_loss" in event.get("values", {})]
+    assert len(scores) == 20
+    assert scores[-1]["heldout_loss"] < 0.9 * scores[-1]["heldout_unigram_loss"]
+    assert {"heldout_loss/a", "heldout_loss/b"} <= scores[-1].keys()
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tensor", "zero_stage"),
+    [
+        (2, 2, 1),
+        (2, 1, 2),
+        (2, 1, 3),
+        (4, 2, 2),
+        pytest.param(2, 1, 1, marks=pytest.mark.slow),
+        pytest.param(2, 2, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_another_grid_gives_the_same_losses_and_norms(
+    rows, tmp_path, world_size, tensor, zero_stage
+):
+    one = make_config(rows, tmp_path / "one")
+    run_ranks(pretrain, 1, one)
+    other = make_config(
+        rows, tmp_path / "other", parallel={"tensor": tensor, "zero_stage": zero_stage}
+    )
+    run_ranks(pretrain, world_size, other)
+    for name in ("loss", "gradient_norm", "heldout_loss"):
+        if name == "heldout_loss":
+            first, second = newest(one).heldout_loss, newest(other).heldout_loss
+        else:
+            first, second = metrics(one, name), metrics(other, name)
+        assert second == pytest.approx(first, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tensor", "zero_stage", "precision"),
+    [(2, 2, 1, "bf16"), (2, 1, 2, "bf16"), (2, 1, 3, "bf16"), (1, 1, 1, "fp32")],
+)
+def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_undisturbed(
+    rows, tmp_path, world_size, tensor, zero_stage, precision
+):
+    parallel = {"tensor": tensor, "zero_stage": zero_stage}
+    settings = {"parallel": parallel, "precision": precision}
+    whole = make_config(rows, tmp_path / "whole", **settings)
+    run_ranks(pretrain, world_size, whole)
+    stopped = make_config(rows, tmp_path / "stopped", **settings)
+    run_ranks(pretrain_until_signalled, world_size, stopped, 7)
+    at = newest(stopped)
+    assert 7 <= at.step < 20
+    assert at.consumed_rows == at.step * 16
+    assert not (stopped.output / DONE_NAME).exists()
+    run_ranks(pretrain, world_size, stopped)
+    assert newest(stopped).step == 20
+    assert_same_bits(final_state(whole), final_state(stopped))
+    assert metrics(whole, "loss") == metrics(stopped, "loss")
+
+
+def test_phases_and_batch_warmup_resume_bit_equal(rows, tmp_path):
+    make_rows(tmp_path / "longer", rows=128, row_tokens=64)
+    settings = {
+        "total_rows": 96,
+        "batch": {
+            "global_rows": 16,
+            "micro_rows": 2,
+            "warmup": [{"until_row": 8, "global_rows": 4}, {"until_row": 30, "global_rows": 8}],
+        },
+        "then": [
+            {
+                "data": {"path": str(tmp_path / "longer"), "workers": 0},
+                "total_rows": 40,
+                "batch": {"global_rows": 8, "micro_rows": 4},
+                "schedule": {"type": "cosine"},
+            }
+        ],
+        "model": {**make_config(rows, tmp_path).model.model_dump(), "max_row_tokens": 64},
+        "checkpoint": {"every_steps": 3},
+    }
+    whole = make_config(rows, tmp_path / "whole", **settings)
+    steps = run_steps(whole)
+    assert [phase.stretches for phase in steps.phases] == [
+        ((0, 8, 4), (8, 32, 8), (32, 96, 16)),
+        ((0, 40, 8),),
+    ]
+    assert steps.total_steps == 2 + 3 + 4 + 5
+    run_ranks(pretrain, 1, whole)
+    assert metrics(whole, "rows") == [4, 8, 16, 24, 32, 48, 64, 80, 96, 104, 112, 120, 128, 136]
+    assert metrics(whole, "tokens")[8:10] == [16 * 32, 8 * 64]
+    for stop_after in (4, 11):
+        stopped = make_config(rows, tmp_path / f"stopped-{stop_after}", **settings)
+        run_ranks(pretrain_until_signalled, 1, stopped, stop_after)
+        assert newest(stopped).step < 14
+        run_ranks(pretrain, 1, stopped)
+        assert_same_bits(final_state(whole), final_state(stopped))
+
+
+@pytest.mark.parametrize("kind", ["spike", "not finite"])
+def test_trouble_goes_back_and_passes_over_the_rows(rows, tmp_path, kind):
+    stability = {"window_steps": 20, "spike_steps": 3, "max_skipped_in_a_row": 3}
+    settings = {"total_rows": 64 * 16, "checkpoint": {"every_steps": 25}, "stability": stability}
+    config = make_config(rows, tmp_path / "run", parallel={"tensor": 2}, **settings)
+    bad_rows = range(40 * 16, 43 * 16)
+    run_ranks(pretrain_with_bad_rows, 2, config, bad_rows, kind)
+    skipped = newest(config).skipped
+    assert [(window.start_row, window.end_row) for window in skipped] == [(40 * 16, 43 * 16)]
+    assert newest(config).consumed_rows == 64 * 16
+    assert newest(config).step == 61
+    assert is_done(config)
+    assert metrics(config, "rows") == [16 * n for n in (*range(1, 41), *range(44, 65))]
+
+
+def test_trouble_that_does_not_end_stops_the_run(rows, tmp_path):
+    stability = {"max_skipped_in_a_row": 2, "max_rollbacks": 1}
+    config = make_config(rows, tmp_path / "run", stability=stability)
+    with pytest.raises(RankError, match="the run went back stability"):
+        run_ranks(pretrain_with_bad_rows, 1, config, range(10**9), "not finite")
+    assert not is_done(config)
+
+
+def pretrain_with_bad_rows(config: TrainConfig, bad_rows: range, kind: str) -> None:
+    """Trains with an engine that reports trouble on some positions of the stream."""
+    real_step = Engine.step
+
+    def step(engine, batch, learning_rate):
+        result = real_step(engine, batch, learning_rate)
+        if batch.step.start_row not in bad_rows:
+            return result
+        changes = {"loss": 1e3} if kind == "spike" else {"skipped": True}
+        return dataclasses.replace(result, **changes)
+
+    Engine.step = step
+    pretrain(config)
+
+
+def test_a_hang_shows_stacks_and_ends_every_rank(rows, tmp_path, capfd):
+    config = make_config(rows, tmp_path / "run", hang_timeout_s=3)
+    began = time.monotonic()
+    with pytest.raises(RankError):
+        run_ranks(pretrain_that_hangs_at, 2, config, 5 * 16)
+    assert time.monotonic() - began < 60
+    stacks = capfd.readouterr().err
+    assert "Timeout (0:00:03)!" in stacks
+    assert "hang_for_ever" in stacks
+
+
+def pretrain_that_hangs_at(config: TrainConfig, row: int) -> None:
+    """Trains; the last rank does not come back from the step that begins at `row`."""
+    import torch.distributed as dist
+
+    real_step = Engine.step
+
+    def hang_for_ever(engine, batch, learning_rate):
+        if batch.step.start_row == row and dist.get_rank() == dist.get_world_size() - 1:
+            time.sleep(1000)
+        return real_step(engine, batch, learning_rate)
+
+    Engine.step = hang_for_ever
+    pretrain(config)
+
+
+def test_new_mixture_weights_are_a_recorded_segment(rows, tmp_path):
+    schedule = {"type": "linear", "warmup_rows": 64, "total_rows": 320}
+    for total_rows, weights in ((160, {"a": 1, "b": 1}), (320, {"a": 3, "b": 1})):
+        config = make_config(
+            rows,
+            tmp_path / "run",
+            total_rows=total_rows,
+            schedule=schedule,
+            weights=weights,
+        )
+        run_ranks(pretrain, 1, config)
+    assert [(s.phase, s.start_row, s.weights) for s in newest(config).segments] == [
+        (0, 0, {"a": 1, "b": 1}),
+        (0, 160, {"a": 3, "b": 1}),
+    ]
+
+
+def pretrain_until_signalled(config: TrainConfig, step: int) -> None:
+    """Trains; only the last rank gets SIGTERM, soon after `step`: all must stop together."""
+    import torch.distributed as dist
+
+    if dist.get_rank() == dist.get_world_size() - 1:
+
+        def watch() -> None:
+            while True:
+                if (config.output / LOG_NAME).exists():
+                    events = [event for event, _ in read_events(config.output / LOG_NAME)]
+                    if any(event.get("step", 0) >= step for event in events):
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
+                time.sleep(0.001)
+
+        threading.Thread(target=watch, daemon=True).start()
+    pretrain(config)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, 1, 1), (2, 2, 3)), ((2, 2, 1), (1, 1, 2)), ((2, 1, 3), (2, 2, 1))],
+    ids=str,
+)
+def test_a_checkpoint_goes_on_at_another_grid(rows, tmp_path, before, after):
+
+    whole = make_config(rows, tmp_path / "whole", schedule=SCHEDULE)
+    run_ranks(pretrain, 1, whole)
+    for total_rows, (world_size, tensor, zero_stage) in ((160, before), (320, after)):
+        moved = make_config(
+            rows,
+            tmp_path / "moved",
+            schedule=SCHEDULE,
+            total_rows=total_rows,
+            parallel={"tensor": tensor, "zero_stage": zero_stage},
+        )
+        run_ranks(pretrain, world_size, moved)
+    assert metrics(moved, "loss") == pytest.approx(metrics(whole, "loss"), abs=1e-6, rel=1e-6)
+    for name, tensor_of_whole in final_state(whole).items():
+        torch.testing.assert_close(
+            final_state(moved)[name], tensor_of_whole, rtol=1e-4, atol=1e-6, msg=name
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("dp_size", [1, 2])
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_every_grid_goes_on_from_a_checkpoint_of_another(
+    half_done, rows, tmp_path, tensor, dp_size, zero_stage
+):
+    """Half of the steps at tensor parallel 2, data parallel 1, ZeRO 1; then any grid."""
+    whole, half = half_done
+    shutil.copytree(half.output, tmp_path / "run")
+    parallel = {"tensor": tensor, "zero_stage": zero_stage}
+    config = make_config(rows, tmp_path / "run", parallel=parallel, schedule=SCHEDULE)
+    run_ranks(pretrain, tensor * dp_size, config)
+    assert metrics(config, "loss") == pytest.approx(metrics(whole, "loss"), abs=1e-6, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def half_done(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("half")
+    whole = make_config(rows, folder / "whole", schedule=SCHEDULE)
+    run_ranks(pretrain, 1, whole)
+    half = make_config(
+        rows, folder / "half", schedule=SCHEDULE, total_rows=160, parallel={"tensor": 2}
+    )
+    run_ranks(pretrain, 2, half)
+    return whole, half
+
+
+def test_loader_workers_change_nothing(rows, tmp_path):
+    first = make_config(rows, tmp_path / "first")
+    run_ranks(pretrain, 1, first)
+    second = make_config(rows, tmp_path / "second", workers=2)
+    run_ranks(pretrain, 1, second)
+    assert_same_bits(final_state(first), final_state(second))
+
+
+def test_a_run_with_frozen_parts_resumes_and_keeps_them(rows, tmp_path):
+    model = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 32}
+    model["frozen"] = {"type": "lower", "num_layers": 1}
+    whole = make_config(rows, tmp_path / "whole", model=model)
+    run_ranks(pretrain, 1, whole)
+    parts = make_config(rows, tmp_path / "parts", model=model, checkpoint={"every_steps": 10})
+    run_ranks(pretrain_until_signalled, 1, parts, 7)
+    run_ranks(pretrain, 1, parts)
+    state = final_state_of_weights(whole)
+    assert_same_bits(state, final_state_of_weights(parts))
+    schedule = {"type": "linear", "warmup_rows": 16}
+    start = make_config(rows, tmp_path / "start", model=model, total_rows=32, schedule=schedule)
+    run_ranks(pretrain, 1, start)
+    first = final_state_of_weights(start)
+    for name, tensor in state.items():
+        is_frozen = "embeddings" in name or "layers.0." in name
+        assert torch.equal(tensor, first[name]) == is_frozen, name
+
+
+def final_state_of_weights(config):
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    reader = TensorReader(checkpoint)
+    return {name: reader.full("weight", name) for name in checkpoint.manifest.parameters}

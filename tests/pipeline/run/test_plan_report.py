@@ -1,0 +1,125 @@
+"""The plan before a job: its numbers, and the jobs that it refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.load import ConfigError, UserError
+from model.size import count_parameters
+from pipeline.run.memory import activation_bytes, estimate_memory
+from pipeline.run.plan import plan_run
+from pipeline.run.plan_report import report
+from pipeline.run.run_folder import RUN_NAME, claim
+from tests.pipeline.training_run import ROW_TOKENS, make_config, make_rows
+
+ROOT = Path(__file__).parents[3]
+WIDE = {
+    "num_layers": 24,
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "max_row_tokens": ROW_TOKENS,
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    make_rows(folder, rows=64)
+    return folder
+
+
+def test_numbers_of_a_run(rows, tmp_path):
+    config = make_config(rows, tmp_path / "run")
+    lines = list(report(config, 2, 2, tokens_per_s=1000))
+    assert "20 steps" in lines[0]
+    assert "16 rows (1 x 4 x 4)" in lines[1]
+    parameters = count_parameters(config.model, 131)
+    assert f"parameters {parameters:,}" in lines[2]
+    assert f"tokens {20 * 16 * ROW_TOKENS:,} in 20 steps" in lines[3]
+    assert f"{20 * 16 * ROW_TOKENS / 4000 / 3600:,.1f} h" in lines[4]
+    assert not (tmp_path / "run").exists()
+
+
+def test_states_are_shared_out_as_zero_says(rows, tmp_path):
+    estimates = {}
+    for stage in (1, 2, 3):
+        config = make_config(
+            rows, tmp_path, model=WIDE, precision="bf16", parallel={"zero_stage": stage}
+        )
+        estimates[stage] = estimate_memory(plan_run(config, 4))
+    parameters = count_parameters(config.model, config.model.padded_vocab_size(131))
+    assert estimates[1].optimizer == pytest.approx(12 * parameters / 4)
+    assert estimates[1].weights == pytest.approx(2 * parameters)
+    assert estimates[1].gradients - estimates[2].gradients == pytest.approx(4 * parameters * 3 / 4)
+    assert estimates[3].weights < 0.5 * estimates[2].weights
+    assert estimates[1].total_gb > estimates[2].total_gb > estimates[3].total_gb
+
+
+def test_activations_are_those_of_the_paper(rows, tmp_path):
+    """Korthikanti et al. 2022: sbh (34 + 5as/h), and over t ranks sbh (10 + 24/t + 5as/ht)."""
+    explicit = {**WIDE, "attention_backend": "explicit"}
+    config = make_config(rows, tmp_path, model=explicit, precision="bf16")
+    one = 512 * 4 * 1024
+    expected = 24 * one * (34 + 5 * 16 * 512 / 1024)
+    assert activation_bytes(config, 4, 512, 1) == pytest.approx(expected)
+    expected = 24 * one * (10 + 24 / 2 + 5 * 16 * 512 / 1024 / 2)
+    assert activation_bytes(config, 4, 512, 2) == pytest.approx(expected)
+    saving = {**WIDE, "activation_checkpointing": {"type": "layers"}}
+    config = make_config(rows, tmp_path, model=saving, precision="bf16")
+    assert activation_bytes(config, 4, 512, 1) == pytest.approx(24 * 2 * one + one * 34)
+
+
+def test_what_does_not_fit_is_refused_with_advice(rows, tmp_path):
+    config = make_config(rows, tmp_path / "run", model=WIDE, precision="bf16")
+    with pytest.raises(ConfigError, match=r"does not fit: .*one has 6 GB; raise parallel.zero_st"):
+        list(report(config, 1, 2, gpu_memory_gb=6))
+    assert list(report(config, 1, 2, gpu_memory_gb=16))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "tensor", "message"),
+    [
+        (1, 3, 1, "set batch.global_rows to 12 or 24"),
+        (1, 3, 2, "parallel.tensor 2 does not divide the 3 ranks"),
+        (2, 1, 2, "does not divide the 1 ranks of a node"),
+        (0, 8, 1, "both must be at least 1"),
+    ],
+)
+def test_what_does_not_divide_is_refused(rows, tmp_path, nodes, gpus, tensor, message):
+    config = make_config(rows, tmp_path / "run", parallel={"tensor": tensor})
+    with pytest.raises(ConfigError, match=message):
+        list(report(config, nodes, gpus))
+
+
+def test_a_folder_of_another_run_is_refused(rows, tmp_path):
+    config = make_config(rows, tmp_path / "run")
+    fingerprint = plan_run(config, 1).data_fingerprint
+    claim(config, fingerprint)
+    other = make_config(rows, tmp_path / "run", seed=8)
+    before = (config.output / RUN_NAME).read_text()
+    with pytest.raises(UserError, match="holds another run"):
+        list(report(other, 1, 1))
+    changed = make_config(rows, tmp_path / "run", checkpoint={"every_steps": 5})
+    assert list(report(changed, 1, 1))[-1].startswith("changed since the last start: checkpoint")
+    assert (config.output / RUN_NAME).read_text() == before
+
+
+def test_the_command_imports_no_torch(rows, tmp_path):
+    import yaml
+
+    path = tmp_path / "config.yaml"
+    config = make_config(rows, tmp_path / "run")
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    code = (
+        "import runpy, sys; sys.argv = ['plan', *sys.argv[1:]]\n"
+        "try: runpy.run_module('pipeline.plan', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    arguments = [str(path), "--nodes", "2", "--gpus-per-node", "2"]
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "data parallel 4" in done.stdout

@@ -1,0 +1,97 @@
+"""The exported folder computes what was trained, and an export that does not is never published."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from configs.load import UserError
+from data_prep.dataset.manifest import read_manifest
+from data_prep.dataset.row_reader import RowReader
+from data_prep.tokenization.train import train_tokenizer
+from pipeline import export as export_module
+from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.checkpoint.reader import TensorReader
+from pipeline.export import export
+from pipeline.fill_mask import fill
+from pipeline.hugging_face.folder import load_exported
+from pipeline.run.run_folder import checkpoints_folder
+from tests.gloo import RankError, run_ranks
+from tests.pipeline.training_run import make_config, make_rows, pretrain
+
+SENTENCE = "the cat sat on the mat and the dog ate the hat of the rat in a red bed"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished tiny run at tensor parallel 2 whose tokenizer is a real one."""
+    folder = tmp_path_factory.mktemp("trained")
+    tokenizer = train_tokenizer([SENTENCE] * 60, 270)
+    make_rows(folder / "rows", tokenizer=tokenizer)
+    config = make_config(folder / "rows", folder / "run", parallel={"tensor": 2})
+    run_ranks(pretrain, 2, config)
+    return config
+
+
+def newest(config):
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    return checkpoint
+
+
+def forked_export(config, folder) -> float:
+    """`export` in a process of its own: a world made here would hang ranks forked later."""
+    (difference,) = run_ranks(export, 1, config, newest(config), folder)
+    return difference
+
+
+def test_logits_of_the_export_are_those_of_the_checkpoint(trained, tmp_path):
+    difference = forked_export(trained, tmp_path / "hf")
+    assert difference < 1e-5
+    manifest = read_manifest(trained.data.path)
+    tokenizer, model = load_exported(tmp_path / "hf")
+    assert model.config.vocab_size == manifest.vocab_size
+    reader = TensorReader(newest(trained))
+    word = reader.full("weight", "encoder.embeddings.word.weight")
+    assert torch.equal(model.roberta.embeddings.word_embeddings.weight, word)
+    assert model.lm_head.decoder.weight.data_ptr() == (
+        model.roberta.embeddings.word_embeddings.weight.data_ptr()
+    )
+    assert tokenizer.mask_token_id == manifest.vocab_size - 1
+    assert tokenizer("the cat")["input_ids"][0] == 0
+    assert tokenizer("the cat")["input_ids"][-1] == 2
+    rows = RowReader(trained.data.path, manifest, "heldout").read("a", np.arange(2))
+    with torch.no_grad():
+        assert model(torch.from_numpy(rows.astype(np.int64))).logits.isfinite().all()
+
+
+def test_masks_are_filled_with_words(trained, tmp_path):
+    forked_export(trained, tmp_path / "hf")
+    (candidates,) = fill(*load_exported(tmp_path / "hf"), "the cat sat on <mask> mat")
+    assert len(candidates) == 5
+    assert 0 < sum(share for _, share in candidates) <= 1.001
+    with pytest.raises(UserError, match="no <mask> in it"):
+        fill(*load_exported(tmp_path / "hf"), "the cat")
+    with pytest.raises(UserError, match="the model takes 32"):
+        fill(*load_exported(tmp_path / "hf"), "<mask> cat " * 40)
+
+
+def test_an_export_that_differs_is_refused_and_the_old_one_stays(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "hf"
+    forked_export(trained, folder)
+    before = json.loads((folder / "parity.json").read_text())
+
+    def swapped(state, config):
+        tensors = real(state, config)
+        query, key = (
+            f"roberta.encoder.layer.0.attention.self.{n}.weight" for n in ("query", "value")
+        )
+        tensors[query], tensors[key] = tensors[key], tensors[query]
+        return tensors
+
+    real = export_module.to_hf
+    monkeypatch.setattr(export_module, "to_hf", swapped)
+    with pytest.raises(RankError, match="not exported: its logits differ"):
+        forked_export(trained, folder)
+    assert json.loads((folder / "parity.json").read_text()) == before

@@ -1,0 +1,188 @@
+"""Hugging Face folders are imported at any TP size; real weights give Hugging Face's numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from configs.load import UserError
+from data_prep.dataset.manifest import read_manifest
+from model.hugging_face.names import to_hf
+from model.parallel.grid import make_grid
+from pipeline.hugging_face.weights import build_from_hf, read_hf_folder
+from pipeline.import_hf import start_run
+from tests.gloo import in_one_rank, run_ranks
+from tests.pipeline.training_run import VOCAB_SIZE, make_config, make_rows, metrics, pretrain
+from tests.pretrained import weights_folder
+
+TINY = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 99,
+    "max_position_embeddings": 40,
+}
+
+OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.")  # of antiberty
+
+
+def logits_and_hidden(folder: Path, tokens: torch.Tensor, tp_size: int) -> Any:
+    model = build_from_hf(read_hf_folder(folder, OTHER_HEADS), make_grid(tp_size)).eval()
+    with torch.no_grad():
+        return model.logits(tokens), model.hidden_states(tokens)
+
+
+@pytest.mark.parametrize("name", ["rxnfp", "antiberty"])
+def test_real_bert_weights_give_hugging_faces_logits(name: str) -> None:
+    folder = weights_folder(name)
+    theirs = reference(folder, transformers.BertForMaskedLM)
+    vocab_size = theirs.config.vocab_size
+    tokens = torch.randint(1, vocab_size, (2, 48), generator=torch.Generator().manual_seed(0))
+    tokens[1, -9:] = 0
+    is_text = tokens != 0
+    with torch.no_grad():
+        outputs = theirs(tokens, attention_mask=is_text.long(), output_hidden_states=True)
+    scale = float(outputs.logits.abs().max())
+    for tp_size in (1, 2, 4):
+        for logits, hidden in run_ranks(logits_and_hidden, tp_size, folder, tokens, tp_size):
+            assert logits.shape[-1] == vocab_size
+            error = (logits - outputs.logits)[is_text].abs().max()
+            assert float(error) <= 1e-5 * max(scale, 1.0), f"{name} TP {tp_size}"
+            expected = outputs.hidden_states[-1][is_text]
+            torch.testing.assert_close(hidden[is_text], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_real_sentence_encoder_gives_hugging_faces_hidden_states() -> None:
+    folder = weights_folder("minilm")
+    theirs = reference(folder, transformers.BertModel)
+    tokens = torch.randint(1000, 30000, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs(tokens).last_hidden_state
+    for tp_size in (1, 2, 4):
+        for _, hidden in run_ranks(logits_and_hidden, tp_size, folder, tokens, tp_size):
+            torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rxnfp", "antiberty"])
+def test_real_weights_return_to_the_bit(name: str) -> None:
+    folder = weights_folder(name)
+    hf = read_hf_folder(folder, OTHER_HEADS)
+    state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    back = to_hf(hf.state, hf.config, hf.layout)
+    for key, tensor in back.items():
+        assert torch.equal(tensor, state[key]), key
+    left = {key for key in state.keys() - back.keys() if "decoder" not in key}
+    left = {key for key in left if not key.startswith(OTHER_HEADS)}
+    assert all("pooler" in k or "seq_relationship" in k or "position_ids" in k for k in left), left
+
+
+def reference(folder: Path, architecture: Any) -> Any:
+    config = transformers.BertConfig(**json.loads((folder / "config.json").read_text()))
+    config._attn_implementation = "eager"
+    return architecture.from_pretrained(folder, config=config).eval()
+
+
+def tiny_folder(path: Path) -> Path:
+    torch.manual_seed(0)
+    transformers.RobertaForMaskedLM(transformers.RobertaConfig(**TINY)).save_pretrained(path)
+    return path
+
+
+def test_a_folder_that_transformers_wrote_is_imported(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path)
+    theirs = transformers.RobertaForMaskedLM.from_pretrained(folder).eval()
+    tokens = torch.randint(4, 98, (2, 38), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+    for logits, _ in run_ranks(logits_and_hidden, 2, folder, tokens, 2):
+        torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        read_hf_folder(tmp_path / "nothing")
+    change_config(folder, hidden_act="relu", is_decoder=True)
+    with pytest.raises(UserError) as error:
+        read_hf_folder(folder)
+    assert "hidden_act 'relu' is not supported" in str(error.value)
+    assert "is_decoder True is not supported" in str(error.value)
+    change_config(folder, hidden_act="gelu", is_decoder=False, model_type="gpt2")
+    with pytest.raises(UserError, match="model_type 'gpt2' cannot be imported"):
+        read_hf_folder(folder)
+    change_config(folder, model_type="roberta", intermediate_size=65)
+    with pytest.raises(UserError, match=r"intermediate\.dense\.weight: shape \[64, 32\], expected"):
+        read_hf_folder(folder)
+
+
+def test_missing_and_superfluous_tensors_are_named(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["roberta.embeddings.LayerNorm.bias"]
+    weights["roberta.encoder.layer.9.output.dense.bias"] = torch.zeros(3)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        read_hf_folder(folder)
+    assert "2 tensor(s)" in str(error.value)
+    assert "roberta.embeddings.LayerNorm.bias: missing (expected [32])" in str(error.value)
+    assert "roberta.encoder.layer.9.output.dense.bias: superfluous" in str(error.value)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no weights: expected model\.safetensors"):
+        read_hf_folder(folder)
+
+
+@in_one_rank
+def write_step_0(config: Any, folder: Path) -> None:
+    start_run(config, read_manifest(config.data.path), read_hf_folder(folder), make_grid(1))
+
+
+def test_a_run_goes_on_from_imported_weights_at_any_grid(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {
+        **TINY,
+        "vocab_size": VOCAB_SIZE,
+        "max_position_embeddings": 34,
+        "initializer_range": 1.0,
+    }
+    theirs = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes))
+    theirs.save_pretrained(tmp_path / "hf")
+    make_rows(tmp_path / "data")
+    sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 64}
+    model = {**sizes, "max_row_tokens": 32, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+    losses = []
+    for tp_size in (1, 2):
+        config = make_config(
+            tmp_path / "data",
+            tmp_path / f"run{tp_size}",
+            model=model,
+            total_rows=48,
+            schedule={"type": "linear", "warmup_rows": 16},
+            parallel={"tensor": tp_size, "zero_stage": 1},
+        )
+        write_step_0(config, tmp_path / "hf")
+        run_ranks(pretrain, tp_size, config)
+        losses.append(metrics(config, "loss"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[0][0] > 8  # weights this large guess wildly; a random start has log(131) = 4.9
+
+
+def test_a_model_that_differs_from_the_config_is_an_error(tmp_path: Path) -> None:
+    make_rows(tmp_path / "data")
+    config = make_config(tmp_path / "data", tmp_path / "run")
+    hf = read_hf_folder(tiny_folder(tmp_path / "hf"))
+    with pytest.raises(UserError) as error:
+        start_run(config, read_manifest(tmp_path / "data"), hf, None)  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "model.ffn_hidden_size is 128, the folder's is 64" in message
+    assert "vocabulary has 131 ids, the folder's 99" in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,59 @@
+"""The self-check passes on a right grid and names the parameter that a wrong one spoils."""
+
+from pathlib import Path
+
+import pytest
+
+from model.layers import ReplicatedGradient
+from pipeline.selfcheck import compare_with_one_rank
+from tests.pipeline.training_run import make_config
+
+VOCAB_SIZE = 131
+
+
+@pytest.mark.parametrize(
+    ("tp_size", "zero_stage"),
+    [
+        (2, 1),
+        (2, 2),
+        (2, 3),
+        (4, 1),
+        pytest.param(4, 2, marks=pytest.mark.slow),
+        pytest.param(4, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_right_grid_is_equal(tmp_path: Path, tp_size: int, zero_stage: int) -> None:
+    parallel = {"tensor": tp_size, "zero_stage": zero_stage}
+    config = make_config(tmp_path, tmp_path / "run", parallel=parallel)
+    assert compare_with_one_rank(config, VOCAB_SIZE, num_steps=20) == []
+
+
+def test_four_ranks_with_options_are_equal(tmp_path: Path) -> None:
+    config = make_config(tmp_path, tmp_path / "run", parallel={"tensor": 4, "zero_stage": 1})
+    options = {
+        "sequence_parallel": True,
+        "packed_rows": {"type": "inside"},
+        "activation": {"type": "swiglu"},
+        "positions": {"type": "rotary"},
+        "activation_checkpointing": {"type": "layers"},
+    }
+    model = type(config.model).model_validate({**config.model.model_dump(), **options})
+    config = config.model_copy(update={"model": model})
+    assert compare_with_one_rank(config, VOCAB_SIZE, num_steps=5) == []
+
+
+def test_a_missing_all_reduce_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReplicatedGradient, "shared", lambda self, parameter: parameter)
+    config = make_config(tmp_path, tmp_path / "run", parallel={"tensor": 2, "zero_stage": 1})
+    model = config.model.model_copy(update={"sequence_parallel": True})
+    problems = compare_with_one_rank(
+        config.model_copy(update={"model": model}), VOCAB_SIZE, num_steps=2
+    )
+    assert (
+        "encoder.layers.0.mlp_norm.weight is not the same on all tensor-parallel ranks" in problems
+    )
+    assert any(
+        line.startswith("gradients: encoder.embeddings.position.weight") for line in problems
+    )
+    assert any(line.startswith("norms: step 1") for line in problems)
+    assert not any("head." in line and line.startswith("gradients") for line in problems)

@@ -1,0 +1,112 @@
+"""What a user can get wrong before training: one clear message, exit code 2, no traceback."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_prep.dataset.manifest import read_manifest
+from tests.pipeline.training_run import make_config, make_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    make_rows(folder, rows=64)
+    return folder
+
+
+def start(folder: Path, rows: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """`python pipeline/train.py` with the tiny config, in a process of its own."""
+    config = make_config(rows, folder / "run")
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, str(ROOT / "pipeline" / "train.py"), str(path), *overrides]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.hiden_size=4", "model.hiden_size: unknown key; did you mean 'hidden_size'?"),
+        ("data.path=nowhere", "nowhere/manifest.json: no such file"),
+        ("batch.global_rows=18", "set batch.global_rows to 16 or 20"),
+        ("parallel.tensor=8", "parallel.tensor 8 does not divide the 1 ranks of this launch"),
+        ("model.num_attention_heads=5", "hidden_size 32 is not divisible by num_attention_heads 5"),
+        ("model.max_row_tokens=16", "model.max_row_tokens 16 is less than the rows of 32 tokens"),
+        ("total_rows=3", "total_rows 3 is less than one optimizer step"),
+        ("schedule.warmup_rows=999", "schedule.warmup_rows 999 is longer than the schedule"),
+        ("data.weights={a: 1, c: 1}", "unknown sources ['c'], sources without a weight ['b']"),
+    ],
+)
+def test_mistakes_in_the_config(rows, tmp_path, override, message):
+    done = start(tmp_path, rows, override)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_too_few_heads_for_the_tensor_parallel_size():
+    from configs.load import ConfigError
+    from pipeline.run.plan import plan_run
+
+    config = make_config(Path("rows"), Path("run"), parallel={"tensor": 8})
+    with pytest.raises(ConfigError, match="num_attention_heads 4 is not divisible by"):
+        plan_run(config, world_size=8)
+
+
+def test_damaged_and_missing_shards_are_all_named(rows, tmp_path):
+    make_rows(tmp_path / "rows")
+    manifest = read_manifest(tmp_path / "rows")
+    first, second = (manifest.splits["train"][name].shards[0].path for name in ("a", "b"))
+    content = bytearray((tmp_path / "rows" / first).read_bytes())
+    content[3000] ^= 1
+    (tmp_path / "rows" / first).write_bytes(content)
+    (tmp_path / "rows" / second).unlink()
+    done = start(tmp_path, tmp_path / "rows")
+    assert done.returncode == 2
+    assert f"{first}: its sha256 is not the manifest's" in done.stderr
+    assert f"{second}: missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_holds_another_run(rows, tmp_path):
+    from pipeline.run.run_folder import claim
+
+    fingerprint = read_manifest(rows).fingerprint
+    assert claim(make_config(rows, tmp_path / "run"), fingerprint) == []
+    done = start(tmp_path, rows, "seed=8", "model.num_layers=3", "optimizer.lr=1")
+    assert done.returncode == 2
+    assert "holds another run" in done.stderr
+    assert "seed: 7 before, 8 now" in done.stderr
+    assert "model.num_layers: 2 before, 3 now" in done.stderr
+    assert "optimizer.lr" not in done.stderr
+
+
+def test_a_port_in_use(rows, tmp_path, monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", port)
+        done = start(tmp_path, rows)
+    assert done.returncode == 2
+    assert f"port {port} is in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_launcher_environment_set_by_half(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = start(tmp_path, rows)
+    assert done.returncode == 2
+    assert "the environment has RANK, WORLD_SIZE but not LOCAL_RANK" in done.stderr

@@ -1,0 +1,201 @@
+"""A server that is down, slow, erring or forgetful: nothing is lost, doubled or waited for."""
+
+import http.client
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from pipeline.launch.environment import free_port
+from pipeline.tracking import follower as tracking
+from pipeline.tracking.event_log import RunLog
+from pipeline.tracking.follower import start_follower, stop_follower
+from pipeline.tracking.sender import Sender, run_id_of
+from tests.pipeline.training_run import make_config
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """Passes requests on to a real server, in one of the moods up, error, slow and forgetful."""
+
+    daemon_threads = True
+    mood = "up"
+
+    def __init__(self, backend_port: int) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.backend_port = backend_port
+        self.num_spoilt = 0
+
+    @property
+    def uri(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Proxy
+
+    def do_GET(self) -> None:
+        mood = self.server.mood
+        if mood != "up":
+            self.server.num_spoilt += 1
+        if mood == "error":
+            self.send_error(500)
+            return
+        if mood == "slow":
+            time.sleep(2.0)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        backend = http.client.HTTPConnection("127.0.0.1", self.server.backend_port)
+        headers = {k: v for k, v in self.headers.items() if k != "Host"}
+        backend.request(self.command, self.path, body, headers)
+        answer = backend.getresponse()
+        content = answer.read()
+        if mood == "forgetful":  # the work is done, the answer never arrives
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_PATCH = do_DELETE = do_PUT = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture(scope="module")
+def backend_port(tmp_path_factory) -> Iterator[int]:
+    """A real MLflow server."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    options = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *options], cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", port), 1):
+                    break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.2)
+        yield port
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+
+
+@pytest.fixture
+def proxy(backend_port) -> Iterator[Proxy]:
+    server = Proxy(backend_port)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def run(proxy, tmp_path, monkeypatch):
+    """A config whose run is tracked through the proxy, and the arguments that load it."""
+    for name, value in tracking.HTTP_SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    config = make_config(tmp_path / "rows", tmp_path / "run", tracking={"uri": proxy.uri})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return config, [str(path)]
+
+
+def steps_at_server(config, proxy) -> list[int]:
+    proxy.mood = "up"
+    client = MlflowClient(tracking_uri=proxy.uri)
+    history = client.get_metric_history(run_id_of(config.output), "loss")
+    return [metric.step for metric in history]
+
+
+@pytest.mark.parametrize("mood", ["error", "forgetful", "slow"])
+def test_a_bad_time_in_the_middle_loses_and_doubles_nothing(run, proxy, mood):
+    config, _ = run
+    log = RunLog(config.output)
+    sender = Sender(config)
+    for step in range(1, 61):
+        log.metrics(step, {"loss": float(step), "accuracy": 0.5})
+        proxy.mood = mood if 20 <= step < 40 else "up"
+        if step % 10 == 0:
+            try:
+                sender.send_pending()
+            except Exception:
+                assert proxy.mood != "up"
+    assert proxy.num_spoilt > 0
+    assert steps_at_server(config, proxy) == list(range(1, 61))
+
+
+def test_a_server_that_comes_up_late_gets_everything_in_order(run, proxy):
+    config, arguments = run
+    proxy.mood = "error"
+    log = RunLog(config.output)
+    follower = start_follower(arguments)
+    longest_s = 0.0
+    for step in range(1, 201):
+        begun = time.perf_counter()
+        log.metrics(step, {"loss": float(step)})
+        longest_s = max(longest_s, time.perf_counter() - begun)
+    deadline = time.monotonic() + 60
+    while proxy.num_spoilt == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    proxy.mood = "up"
+    log.append("end", {"tags": {"state": "finished"}, "status": "FINISHED"})
+    stop_follower(follower, timeout_s=60)
+    Sender(config).send_pending()  # what `sync` does, should the follower have given up
+    assert longest_s < 0.5, "training never waits for the server"
+    assert steps_at_server(config, proxy) == list(range(1, 201))
+
+
+def test_the_end_of_training_waits_only_so_long_for_a_slow_server(run, proxy):
+    config, arguments = run
+    log = RunLog(config.output)
+    log.metrics(1, {"loss": 1.0})
+    proxy.mood = "slow"
+    follower = start_follower(arguments)
+    deadline = time.monotonic() + 60
+    while proxy.num_spoilt == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    begun = time.monotonic()
+    stop_follower(follower, timeout_s=1.0)
+    assert time.monotonic() - begun < 3
+    proxy.mood = "up"
+    Sender(config).send_pending()
+    assert steps_at_server(config, proxy) == [1]
+
+
+def test_steps_taken_again_are_not_doubled_on_a_server_and_it_is_said(run, proxy):
+    config, _ = run
+    log = RunLog(config.output)
+    for step in range(1, 6):
+        log.metrics(step, {"loss": float(step)})
+    Sender(config).send_pending()
+    log.forget_after(3)
+    log.append("begin", {"behind_step": 3})
+    for step in range(4, 8):
+        log.metrics(step, {"loss": 10.0 * step})
+    Sender(config).send_pending()
+    assert steps_at_server(config, proxy) == list(range(1, 8))
+    tags = MlflowClient(tracking_uri=proxy.uri).get_run(run_id_of(config.output)).data.tags
+    assert tags["replaced_after.3"] == "steps 4 to 5"

@@ -1,0 +1,206 @@
+"""What MLflow shows of a whole run: data, checkpoints, curves, the registered model; no secret."""
+
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from configs.load import UserError
+from data_prep.tokenization.train import train_tokenizer
+from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.export import export
+from pipeline.registry import register
+from pipeline.run.config import TrainConfig
+from pipeline.run.run_folder import checkpoints_folder
+from pipeline.tracking.event_log import RunLog
+from pipeline.tracking.follower import note_checkpoints
+from pipeline.tracking.lineage import redact
+from pipeline.tracking.sender import Sender, run_id_of
+from pipeline.tracking.system_metrics import last_step, start_sampler, stop_sampler
+from tests.gloo import run_ranks
+from tests.pipeline.training_run import make_config, make_rows, pretrain
+
+SECRET = "hunter2-very-secret"
+SENTENCE = "the cat sat on the mat and the dog ate the hat of the rat in a red bed"
+
+
+def train_with_secrets(config: TrainConfig) -> None:
+    """A run whose environment is full of secrets."""
+    import os
+
+    for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "SLURM_SECRET"):
+        os.environ[name] = SECRET
+    os.environ["SLURM_JOB_ID"] = "4711"
+    pretrain(config)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A finished run of one rank, sent to MLflow."""
+    folder = tmp_path_factory.mktemp("story")
+    make_rows(folder / "rows", tokenizer=train_tokenizer([SENTENCE] * 60, 270))
+    (folder / "rows" / "report.html").write_text("<h1>the report of the data</h1>")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    checkpoint = {"every_steps": 5, "keep_last": 2}
+    config = make_config(
+        folder / "rows",
+        folder / "run",
+        tracking={"uri": uri},
+        checkpoint=checkpoint,
+        total_rows=160,
+    )
+    training = config.model_copy(update={"tracking": make_config(folder, folder).tracking})
+    run_ranks(train_with_secrets, 1, training)
+    note_checkpoints(config)
+    Sender(config).send_pending()
+    return config
+
+
+@pytest.fixture(scope="module")
+def client(config):
+    return MlflowClient(tracking_uri=config.tracking.uri)
+
+
+@pytest.fixture(scope="module")
+def run(config, client):
+    return client.get_run(run_id_of(config.output))
+
+
+def test_parameters_tags_and_state(run):
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.hidden_size"] == "32"
+    assert run.data.params["plan.total_steps"] == "10"
+    assert run.data.params["version.torch"].startswith("2.")
+    assert len(run.data.params["git.commit"]) == 40
+    assert run.data.params["git.dirty"] in ("True", "False")
+    assert run.data.tags["slurm.job_id"] == "4711"
+    assert run.data.tags["state"] == "finished"
+
+
+def test_the_data_set_is_an_input_with_its_lineage(config, run):
+    (entry,) = run.inputs.dataset_inputs
+    profile = json.loads(entry.dataset.profile)
+    assert profile["fingerprint"].startswith(entry.dataset.digest)
+    assert profile["sources"]["train/a"]["rows"] == 512
+    assert profile["weights"] == "by rows"
+    assert len(profile["tokenizer_sha256"]) == 64
+    assert json.loads(entry.dataset.source)["uri"] == str(config.data.path)
+
+
+def test_checkpoints_are_entries_that_refer_to_their_folders(config, client, run):
+    models = client.search_logged_models([run.info.experiment_id])
+    entries = {model.name: model.params for model in models}
+    assert sorted(entries) == ["step-00000005", "step-00000010"]
+    last = entries["step-00000010"]
+    checkpoint, _ = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None
+    assert last["path"] == str(checkpoint.path)
+    assert (last["first_row"], last["end_row"]) == ("80", "160")
+    assert float(last["heldout_loss"]) == checkpoint.manifest.heldout_loss
+    assert last["sha256"] == json.loads((checkpoint.path / "manifest.json").read_text())["sha256"]
+
+
+def test_curves_and_the_data_report_are_artifacts(client, run):
+    figures = {entry.path for entry in client.list_artifacts(run.info.run_id, "figures")}
+    assert "figures/loss.png" in figures
+    reports = client.list_artifacts(run.info.run_id, "data_report")
+    assert [entry.path for entry in reports] == ["data_report/report.html"]
+
+
+def test_sent_again_nothing_is_doubled(config, client, run):
+    (config.output / "tracking.json").unlink()
+    Sender(config).send_pending()
+    again = client.get_run(run.info.run_id)
+    assert len(again.inputs.dataset_inputs) == 1
+    assert len(client.search_logged_models([run.info.experiment_id])) == 2
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [metric.step for metric in history] == list(range(1, 11))
+
+
+def test_a_restart_with_other_settings_keeps_the_first_and_notes_the_new(config, client, run):
+    log = RunLog(config.output)
+    notes = {"params": {"grid.dp_size": 4, "fresh": 1}, "tags": {"state": "running"}}
+    log.append("begin", {**notes, "status": "RUNNING"})
+    Sender(config).send_pending()
+    found = client.get_run(run.info.run_id)
+    assert found.info.status == "RUNNING"
+    assert found.data.params["grid.dp_size"] == "1"
+    assert found.data.params["fresh"] == "1"
+    assert found.data.tags["now.grid.dp_size"] == "4"
+
+
+def test_what_mlflow_refuses_for_good_does_not_hold_up_the_rest(config, client, run, capsys):
+    log = RunLog(config.output)
+    log.append("note", {"params": {"x" * 10: "1"}, "tags": {"": "no name"}})
+    log.metrics(11, {"loss": 1.0, "odd/name of [a] source": float("nan")})
+    Sender(config).send_pending()
+    assert "MLflow refused tags for good" in capsys.readouterr().err
+    history = client.get_metric_history(run.info.run_id, "odd/name of _a_ source")
+    assert [metric.step for metric in history] == [11]
+
+
+def test_no_secret_is_recorded_anywhere(config, run):
+    database = config.tracking.uri.removeprefix("sqlite:///")
+    assert SECRET not in "\n".join(sqlite3.connect(database).iterdump())
+    assert SECRET not in (config.output / "events.jsonl").read_text()
+    assert redact("https://me:hunter2@host/path") == "https://***@host/path"
+
+
+def test_an_exported_model_is_registered_with_its_parity_error(config, client):
+    checkpoint, _ = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None
+    (difference,) = run_ranks(export, 1, config, checkpoint, config.output / "hf")
+    version, _ = register(config, "tiny")
+    found = client.get_model_version("tiny", version)
+    assert float(found.tags["parity_error"]) == difference
+    assert found.run_id == run_id_of(config.output)
+    import mlflow
+
+    mlflow.set_tracking_uri(config.tracking.uri)
+    fill = mlflow.transformers.load_model(f"models:/tiny/{version}")
+    assert len(fill("the cat sat on <mask> mat")) == 5
+
+
+@pytest.mark.parametrize("damage", ["none", "error", "weights", "step"])
+def test_without_parity_nothing_is_registered(config, client, tmp_path, damage):
+    output = tmp_path / "run"
+    hf = output / "hf"
+    hf.mkdir(parents=True)
+    (hf / "model.safetensors").write_bytes(b"weights")
+    parity = {"step": 0, "largest_logit_difference": np.nan if damage == "error" else 1e-6}
+    if damage == "step":
+        parity["step"] = 5
+    if damage != "none":
+        (hf / "parity.json").write_text(json.dumps(parity))
+    if damage == "weights":
+        import os
+
+        later = (hf / "parity.json").stat().st_mtime + 5
+        os.utime(hf / "model.safetensors", (later, later))
+    message = {
+        "none": "parity was never checked",
+        "error": "its logits differ by nan",
+        "weights": "changed since its parity was checked",
+        "step": "made from step 5, but the newest checkpoint is of step 0",
+    }[damage]
+    with pytest.raises(UserError, match=message):
+        register(config.model_copy(update={"output": output}), "refused")
+    assert not client.search_registered_models("name = 'refused'")
+
+
+def test_a_node_is_watched_until_its_rank_ends(config, client, tmp_path, run):
+    watched = config.model_copy(update={"output": tmp_path})
+    log = RunLog(tmp_path)
+    log.metrics(3, {"loss": 1.0})
+    sampler = start_sampler(tmp_path)
+    stop_sampler(sampler)
+    assert sampler.returncode == 0
+    Sender(watched).send_pending()
+    names = client.get_run(run_id_of(tmp_path)).data.metrics
+    (cpu,) = [name for name in names if name.startswith("system/") and name.endswith("cpu_percent")]
+    history = client.get_metric_history(run_id_of(tmp_path), cpu)
+    assert {metric.step for metric in history} == {3}
+    assert 0 <= history[-1].value <= 100
+    assert last_step(tmp_path / "events.jsonl") == 3

@@ -1,0 +1,152 @@
+"""Small pretraining runs on forked ranks, on synthetic rows with something to learn."""
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed  # noqa: F401  (once, in the parent: a forked rank then starts at once)
+import numpy as np
+import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer
+
+from configs.load import validate
+from data_prep.dataset.manifest import (
+    Manifest,
+    SourceRows,
+    SpecialTokens,
+    TokenizerFile,
+    file_sha256,
+    write_manifest,
+)
+from data_prep.dataset.shard_writer import ShardWriter
+from pipeline.checkpoint.manifest import find_checkpoint, tensor_key
+from pipeline.checkpoint.reader import TensorReader
+from pipeline.launch.environment import Launch
+from pipeline.pretraining.loop import train
+from pipeline.run import run_folder
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import plan_run
+from pipeline.tracking.event_log import LOG_NAME, read_events
+
+ROW_TOKENS = 32
+VOCAB_SIZE = 131
+NUM_TOPICS = 8
+
+
+def make_rows(
+    folder: Path,
+    rows: int = 512,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+    row_tokens: int = ROW_TOKENS,
+    vocab_size: int = VOCAB_SIZE,
+) -> None:
+    """A data set of two sources; a row repeats four ids, which masked places can be told from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = folder / "tokenizer.json"
+    tokenizer_file.write_text(tokenizer.to_str() if tokenizer else "{}")
+    vocab_size = tokenizer.get_vocab_size() if tokenizer else vocab_size
+    generator = np.random.default_rng(seed)
+    splits: dict[str, dict[str, SourceRows]] = {"train": {}, "heldout": {}}
+    for split, source, count in (
+        ("train", "a", rows),
+        ("train", "b", rows // 4 + 3),
+        ("heldout", "a", 21),
+        ("heldout", "b", 8),
+    ):
+        ids = generator.integers(4, 8, size=(count, row_tokens), dtype=np.uint16)
+        ids += 4 * generator.integers(0, NUM_TOPICS, size=(count, 1), dtype=np.uint16)
+        ids[:, 0], ids[:, -1] = 0, 2
+        with ShardWriter(folder, f"{split}/{source}.tar", split, source, 0, "uint16") as writer:
+            for start in range(0, count, 64):
+                writer.write_block(ids[start : start + 64])
+        assert writer.shard is not None
+        splits[split][source] = SourceRows(
+            rows=count,
+            documents=count,
+            tokens=count * (row_tokens - 2),
+            block_rows=64,
+            shards=(writer.shard,),
+        )
+    manifest = Manifest(
+        format_version=1,
+        row_tokens=row_tokens,
+        vocab_size=vocab_size,
+        dtype="uint16",
+        packing="full_sentences",
+        tokenizer=TokenizerFile(path=tokenizer_file.name, sha256=file_sha256(tokenizer_file)),
+        special_tokens=SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=vocab_size - 1),
+        stages={},
+        splits=splits,
+    )
+    write_manifest(folder, manifest)
+
+
+def make_config(
+    rows: Path,
+    output: Path,
+    workers: int = 0,
+    weights: dict[str, float] | None = None,
+    **changes: Any,
+) -> TrainConfig:
+    """A tiny run of 20 steps; `changes` replace top-level keys of its config."""
+    tree: dict[str, Any] = {
+        "name": "test",
+        "output": str(output),
+        "seed": 7,
+        "total_rows": 20 * 16,
+        "precision": "fp32",
+        "data": {"path": str(rows), "workers": workers, "weights": weights},
+        "model": {
+            "num_layers": 2,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "max_row_tokens": ROW_TOKENS,
+        },
+        "objective": {"type": "mlm"},
+        "batch": {"global_rows": 16, "micro_rows": 4},
+        "optimizer": {"type": "adamw", "lr": 1e-3},
+        "schedule": {"type": "linear", "warmup_rows": 64},
+        "parallel": {"tensor": 1, "zero_stage": 1},
+        "evaluation": {"every_steps": 10, "rows_per_source": 12},
+        "checkpoint": {"every_steps": 100},
+        "tracking": {"enabled": False},
+    }
+    return validate({**tree, **changes}, TrainConfig, origin="test")
+
+
+def pretrain(config: TrainConfig) -> None:
+    """What a rank does in a launch, inside the world that `gloo.run_ranks` made."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    plan = plan_run(config, world_size)
+    if rank == 0:
+        run_folder.claim(config, plan.data_fingerprint)
+    dist.barrier()
+    train(plan, Launch(rank, rank, world_size, world_size), [])
+
+
+def final_state(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint, assembled: weights and moments."""
+    checkpoint, problems = find_checkpoint(run_folder.checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    reader = TensorReader(checkpoint)
+    return {
+        tensor_key(key, name): reader.full(key, name)
+        for key in checkpoint.manifest.state_keys
+        for name in checkpoint.manifest.parameters
+    }
+
+
+def metrics(config: TrainConfig, name: str) -> list[float]:
+    """The recorded values of one metric, in the order of the steps."""
+    events = [event for event, _ in read_events(config.output / LOG_NAME)]
+    steps = [event for event in events if event["kind"] == "metrics"]
+    assert [event["step"] for event in steps] == list(range(1, len(steps) + 1))
+    return [event["values"][name] for event in steps]
+
+
+def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    """Fails naming every tensor that is not equal to the last bit."""
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, f"differ: {different}"
