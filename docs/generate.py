@@ -1,0 +1,288 @@
+"""Writes docs/config.md and the JSON schemas of docs/schema/ from the config schemas.
+
+``python -m docs.generate`` writes them; with ``--check`` it only compares, and exits with 1 where a
+file is not current. Everything comes from the schemas: names, types, limits and defaults from
+pydantic, explanations from the docstrings of classes and fields.
+"""
+
+import argparse
+import ast
+import inspect
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+from data_prep.config import DataConfig
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.run.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A kind of config file and the command that reads it."""
+
+    name: str
+    title: str
+    command: str
+    schema: type[BaseModel]
+
+
+FILES = (
+    ConfigFile("data", "Data preparation", "python -m data_prep.run CONFIG.yaml", DataConfig),
+    ConfigFile("train", "Pretraining", "deepspeed pipeline/train.py CONFIG.yaml", TrainConfig),
+    ConfigFile(
+        "finetune", "Fine-tuning", "deepspeed pipeline/finetune.py CONFIG.yaml", FinetuneConfig
+    ),
+)
+
+INTRODUCTION = """\
+# Configuration reference
+
+Generated from the schemas by `python -m docs.generate`; do not edit. The same schemas as JSON
+Schema are in [`docs/schema/`](schema/). An editor with a YAML language server checks and completes
+a config file that starts with
+
+```yaml
+# yaml-language-server: $schema=../docs/schema/train.schema.json
+```
+
+Rules of every file: `extends: other.yaml` takes over the keys of another file; mappings are merged
+key by key. Unknown keys are errors. `key.sub=value` on the command line changes a value for one
+run. Where a mapping has a `type`, leaving `type` out selects the default one. The terms, and the
+field's other words for them, are in the [glossary](glossary.md).
+"""
+
+
+@cache
+def field_docstrings(cls: type) -> dict[str, str]:
+    """The docstring under each field that `cls` itself declares, by field name."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            match text:
+                case ast.Expr(value=ast.Constant(value=str() as docstring)):
+                    found[field.target.id] = " ".join(docstring.split())
+    return found
+
+
+def description(cls: type[BaseModel], field: str) -> str | None:
+    """The docstring of a field, from the nearest class that has one."""
+    for ancestor in cls.__mro__:
+        if issubclass(ancestor, BaseModel) and ancestor is not BaseModel:
+            text = field_docstrings(ancestor).get(field)
+            if text:
+                return text
+    return None
+
+
+class _WithDocstrings(GenerateJsonSchema):
+    """Adds field docstrings to pydantic's JSON schema."""
+
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
+        result = super().model_schema(schema)
+        cls = schema["cls"]
+        for name, value in result.get("properties", {}).items():
+            value.pop("title", None)
+            text = description(cls, name)
+            if text:
+                value["description"] = text
+        result["description"] = inspect.cleandoc(cls.__doc__ or "")
+        return result
+
+
+def json_schema(file: ConfigFile) -> dict[str, Any]:
+    """The JSON schema of a kind of file, with the `extends` key that every file may have."""
+    tree = file.schema.model_json_schema(schema_generator=_WithDocstrings)
+    tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_any_of(tree)}
+    tree["properties"]["extends"] = {
+        "type": "string",
+        "description": "Another config file, relative to this one, whose keys this file changes.",
+    }
+    required = tree.pop("required", [])
+    # What is required may stand in the file that this one extends.
+    tree["anyOf"] = [{"required": required}, {"required": ["extends"]}]
+    return tree
+
+
+def _any_of(node: Any) -> Any:
+    """`node` with unions that a value without its `type` may match in several members."""
+    if isinstance(node, list):
+        return [_any_of(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    result = {
+        ("anyOf" if key == "oneOf" else key): _any_of(value)
+        for key, value in node.items()
+        if key != "discriminator"
+    }
+    return result
+
+
+def type_text(node: dict[str, Any], links: dict[str, str]) -> str:
+    """A type in words, for a cell of a table; `links` maps definitions to their anchors."""
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{links[name]})" if name in links else name
+    if "allOf" in node:
+        return type_text(node["allOf"][0], links)
+    for key in ("anyOf", "oneOf"):
+        if key in node:
+            return " or ".join(dict.fromkeys(type_text(item, links) for item in node[key]))
+    if "const" in node:
+        return f"`{node['const']}`"
+    if "enum" in node:
+        return ", ".join(f"`{item}`" for item in node["enum"])
+    kind = node.get("type")
+    if kind == "array":
+        item = node.get("items") or {}
+        prefix = node.get("prefixItems")
+        if prefix:
+            return "[" + ", ".join(type_text(part, links) for part in prefix) + "]"
+        return f"list of {type_text(item, links)}" if item else "list"
+    if kind == "object":
+        value = node.get("additionalProperties") or next(
+            iter(node.get("patternProperties", {}).values()), None
+        )
+        return f"mapping to {type_text(value, links)}" if isinstance(value, dict) else "mapping"
+    names = {"string": "text", "number": "number", "integer": "integer", "boolean": "true or false"}
+    if kind == "null":
+        return "null"
+    return names.get(str(kind), str(kind)) + _limits(node)
+
+
+def _limits(node: dict[str, Any]) -> str:
+    signs = {
+        "exclusiveMinimum": ">",
+        "minimum": ">=",
+        "exclusiveMaximum": "<",
+        "maximum": "<=",
+    }
+    limits = [f"{sign} {node[key]:g}" for key, sign in signs.items() if key in node]
+    return f" {' and '.join(limits)}" if limits else ""
+
+
+def default_text(node: dict[str, Any], is_required: bool) -> str:
+    """The default of a field, for a cell of a table."""
+    if "if not given" in node.get("description", ""):
+        return "see right"
+    if is_required:
+        return "required"
+    value = node.get("default")
+    if isinstance(value, dict):
+        return f"`{value['type']}`" if "type" in value else "see there"
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def table(definition: dict[str, Any], links: dict[str, str]) -> Iterator[str]:
+    """The fields of one schema as a Markdown table."""
+    required = set(definition.get("required", []))
+    for choice in definition.get("anyOf", []):
+        required |= set(choice.get("required", [])) - {"extends"}
+    fields = {
+        name: node
+        for name, node in definition.get("properties", {}).items()
+        if name != "extends" and not (name == "type" and "const" in node)
+    }
+    if not fields:
+        yield "No further keys."
+        return
+    yield "| key | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, node in fields.items():
+        cells = (
+            f"`{name}`",
+            type_text(node, links),
+            default_text(node, name in required),
+            node.get("description", ""),
+        )
+        yield "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def heading_of(name: str, definition: dict[str, Any]) -> str:
+    """The heading of a schema: its class name, and the `type` that selects it."""
+    chosen = definition.get("properties", {}).get("type", {}).get("const")
+    return f"{name} (`type: {chosen}`)" if chosen else name
+
+
+def anchor(heading: str) -> str:
+    """The anchor that Markdown viewers give a heading."""
+    kept = "".join(c for c in heading.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def config_page() -> str:
+    """docs/config.md."""
+    lines = [INTRODUCTION]
+    lines += [f"- [{file.title}](#{anchor(file.title)}): `{file.command}`" for file in FILES]
+    written: dict[str, dict[str, Any]] = {}
+    links: dict[str, str] = {}
+    schemas = {file.name: json_schema(file) for file in FILES}
+    for file in FILES:
+        for name, definition in schemas[file.name].get("$defs", {}).items():
+            links.setdefault(name, anchor(heading_of(name, definition)))
+    for file in FILES:
+        schema = schemas[file.name]
+        lines += ["", f"## {file.title}", "", f"`{file.command}`", ""]
+        lines += [_paragraph(schema), "", *table(schema, links)]
+        for name, definition in schema.get("$defs", {}).items():
+            if name in written or "properties" not in definition:
+                continue
+            written[name] = definition
+            lines += ["", f"### {heading_of(name, definition)}", "", _paragraph(definition), ""]
+            lines += table(definition, links)
+    return "\n".join(lines) + "\n"
+
+
+def _paragraph(definition: dict[str, Any]) -> str:
+    return str(definition.get("description", "")).strip()
+
+
+def outputs() -> dict[Path, str]:
+    """Every generated file and its content."""
+    schemas = {}
+    for file in FILES:
+        tree = json_schema(file)
+        for definition in tree.get("$defs", {}).values():
+            definition.pop("required", None)  # may stand in the extended file, or is computed
+        path = ROOT / "docs" / "schema" / f"{file.name}.schema.json"
+        schemas[path] = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    return {ROOT / "docs" / "config.md": config_page(), **schemas}
+
+
+def main() -> int:
+    """Writes or checks the files; 1 if `--check` finds one that is not current."""
+    parser = argparse.ArgumentParser(description="Write the reference of the config files.")
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    check = parser.parse_args().check
+    stale = [
+        path
+        for path, text in outputs().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        if check:
+            print(f"{path.relative_to(ROOT)} is not current: run 'make docs'")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(outputs()[path], encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
