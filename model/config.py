@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from configs.load import Config, ConfigError
+from model.objectives.vocabulary import padded_vocab_size
 from model.options import (
     Activation,
     ActivationCheckpointing,
@@ -36,7 +37,6 @@ from model.options import (
     RandomEmbeddings,
     Visibility,
 )
-from model.vocabulary import padded_vocab_size
 
 
 class ModelConfig(Config):

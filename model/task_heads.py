@@ -19,6 +19,14 @@ from model.encoder import Encoder
 from model.layers import ReplicatedLinear
 
 LossAndCounts = tuple[Tensor, Tensor, Tensor]
+HeadType = Literal[
+    "sequence_classification",
+    "sequence_regression",
+    "token_classification",
+    "span_question_answering",
+    "multiple_choice",
+]
+"""`type` of a head's config, below."""
 
 
 class SequenceClassification(Config):

@@ -18,7 +18,7 @@ from configs.load import UserError, load
 from data_prep.dataset.atomic import fsync_folder, write_atomic
 from data_prep.dataset.manifest import Manifest, Split, read_manifest
 from model.heads import build_masked_lm
-from model.hugging_face.names import hf_config, to_hf
+from model.hugging_face.families import family_of_model
 from model.parallel.grid import single_rank_grid
 from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
@@ -90,9 +90,10 @@ def _write_weights(
 ) -> None:
     reader = TensorReader(checkpoint)
     state = {name: reader.full("weight", name) for name in checkpoint.manifest.parameters}
-    tensors = {name: t.contiguous() for name, t in to_hf(state, config.model).items()}
+    family = family_of_model(config.model)
+    tensors = {name: t.contiguous() for name, t in family.to_hf(state, config.model).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    tree = {**hf_config(config.model, manifest.vocab_size), "dtype": "float32"}
+    tree = {**family.hf_config(config.model, manifest.vocab_size), "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n")
 
 

@@ -45,7 +45,9 @@ def main() -> None:
     with single_rank_grid() as grid:
         path = start_run(config, data, hf, grid)
     head = "" if hf.has_head else "; it has no masked-language-model head, which starts at random"
-    print(f"{path}: step 0 of the run, from {arguments.folder} ({hf.layout} layout){head}")
+    print(
+        f"{path}: step 0 of the run, from {arguments.folder} ({hf.family.model_type} layout){head}"
+    )
 
 
 def start_run(config: TrainConfig, data: Manifest, hf: HfModel, grid: Grid) -> Path:

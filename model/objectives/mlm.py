@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from configs.load import Config
 from model.objectives.philox import row_words
-from model.vocabulary import SpecialIds
+from model.objectives.vocabulary import SpecialIds
 
 UNUSED_LABEL = -100
 _LAST_KEY = np.uint32(0xFFFFFFFF)

@@ -24,7 +24,7 @@ from model.objectives.mlm import (
     rate_at,
 )
 from model.objectives.philox import row_words
-from model.vocabulary import SpecialIds
+from model.objectives.vocabulary import SpecialIds
 
 
 class PublishedMaskingConfig(Config):

@@ -24,8 +24,8 @@ from model.objectives.mlm import (
     round_half_up_array,
 )
 from model.objectives.philox import row_words
+from model.objectives.vocabulary import SpecialIds
 from model.objectives.whole_word import number_words, positions_of, require_word_starts
-from model.vocabulary import SpecialIds
 
 # Attempts for each token of the budget: most overlap what is already chosen at high rates.
 _ATTEMPTS_PER_SLOT = 4

@@ -22,7 +22,7 @@ from model.objectives.mlm import (
     round_half_up,
 )
 from model.objectives.philox import row_words
-from model.vocabulary import SpecialIds
+from model.objectives.vocabulary import SpecialIds
 
 # A word longer than this can only be chosen while that many label slots are left.
 _EXTRA_SLOTS = 8

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.objectives import MaskedRows, ObjectiveConfig
-from model.vocabulary import NUM_LEADING_SPECIAL_IDS
+from model.objectives.vocabulary import NUM_LEADING_SPECIAL_IDS
 from pipeline.data.loader import build_objective
 from pipeline.data.shard_cache import row_reader
 from pipeline.run.plan import PhasePlan

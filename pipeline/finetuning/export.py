@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from configs import command
-from configs.load import ConfigError, UserError, load
+from configs.load import UserError, load
 from data_prep.dataset.atomic import fsync_folder, write_atomic
 from model.config import ModelConfig
-from model.hugging_face.names import Layout, hf_config, layout_of, to_hf
+from model.hugging_face.families import family_of_model
+from model.hugging_face.family import auto_class
 from model.parallel.grid import single_rank_grid
 from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
 from pipeline.checkpoint.reader import TensorReader, load_weights
@@ -38,19 +39,6 @@ from pipeline.run.run_folder import checkpoints_folder
 
 NUM_COMPARED = 16
 """Examples whose scores are compared."""
-AUTO_CLASSES = {
-    "classification": "SequenceClassification",
-    "regression": "SequenceClassification",
-    "token_classification": "TokenClassification",
-    "span_question_answering": "QuestionAnswering",
-    "multiple_choice": "MultipleChoice",
-}
-"""By task type, what follows "AutoModelFor" and "RobertaFor"."""
-ARCHITECTURES = {
-    "roberta": "Roberta",
-    "bert": "Bert",
-    "roberta-prelayernorm": "RobertaPreLayerNorm",
-}
 
 
 def main() -> None:
@@ -106,9 +94,9 @@ def export_tasks(config: FinetuneConfig, checkpoint: Checkpoint, folder: Path) -
 
 def task_config(config: ModelConfig, vocab_size: int, task: FinetuneTask) -> dict[str, Any]:
     """config.json of the ...ForSequenceClassification (and so on) model of a task."""
-    layout = layout_of(config)
-    tree = {**hf_config(config, vocab_size), "dtype": "float32"}
-    tree["architectures"] = [f"{ARCHITECTURES[layout]}For{AUTO_CLASSES[task.type]}"]
+    family = family_of_model(config)
+    tree = {**family.hf_config(config, vocab_size), "dtype": "float32"}
+    tree["architectures"] = [family.task_class(task.head().type)]
     if task.type in ("classification", "token_classification"):
         tree["id2label"] = {str(number): label for number, label in enumerate(task.labels)}
         tree["label2id"] = {label: number for number, label in enumerate(task.labels)}
@@ -126,38 +114,8 @@ def task_tensors(
 
     Raises ConfigError where Hugging Face's head computes something else.
     """
-    layout = layout_of(config)
-    body = f"{layout.replace('-', '_')}."
-    tensors = {k: t for k, t in to_hf(state, config).items() if k.startswith(body)}
-    places = _head_places(layout, task)
-    if "pooler" in places:
-        _check_pooler(config)
-        for kind in ("weight", "bias"):
-            tensors[f"{places['pooler']}.{kind}"] = state[f"pooler.dense.{kind}"]
-    for kind in ("weight", "bias"):
-        tensors[f"{places['output']}.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
+    tensors = family_of_model(config).task_to_hf(state, config, name, task.head().type)
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
-
-
-def _head_places(layout: Layout, task: FinetuneTask) -> dict[str, str]:
-    """Where Hugging Face keeps the pooler's matrix and the last layer."""
-    if task.type == "token_classification":
-        return {"output": "classifier"}
-    if task.type == "span_question_answering":
-        return {"output": "qa_outputs"}
-    if task.type == "multiple_choice" or layout == "bert":
-        return {"pooler": f"{layout.replace('-', '_')}.pooler.dense", "output": "classifier"}
-    return {"pooler": "classifier.dense", "output": "classifier.out_proj"}
-
-
-def _check_pooler(config: ModelConfig) -> None:
-    sharing = config.parameter_sharing
-    if config.pooler.type != "first" or (sharing.type == "groups" and sharing.pooler):
-        kind = "a shared matrix" if config.pooler.type == "first" else config.pooler.type
-        raise ConfigError(
-            f"model.pooler: Hugging Face has no head for whole rows with {kind}, only with a "
-            "matrix of its own on the first token (type: first)"
-        )
 
 
 def _on_one_rank(config: FinetuneConfig) -> FinetuneConfig:
@@ -174,7 +132,7 @@ def _largest_difference(
     with single_rank_grid() as grid, torch.no_grad():
         ours = build_finetune_model(plan, grid).eval()
         load_weights(ours, TensorReader(checkpoint), grid)
-        theirs = load_auto_model(folder, f"AutoModelFor{AUTO_CLASSES[task.type]}").to(grid.device)
+        theirs = load_auto_model(folder, auto_class(task.head().type)).to(grid.device)
         tokens = batch.tokens.to(grid.device)
         mine = ours.scores(tokens, [name])[name]
         is_text = (tokens != plan.model.pad_token_id).long()

@@ -124,7 +124,7 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
         hf.vocab_size,
         tokenizer,
         _tokenizer_hash(tokenizer, hf.vocab_size),
-        description=f"{config.path.resolve()} ({hf.layout} layout)",
+        description=f"{config.path.resolve()} ({hf.family.model_type} layout)",
         fingerprint=fingerprint([file_sha256(path) for path in weights]),
         tensors=hf.state,
     )

@@ -13,8 +13,8 @@ from torch import Tensor
 from configs.load import UserError
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel, build_masked_lm
-from model.hugging_face.config import config_from_hf
-from model.hugging_face.names import Layout, from_hf
+from model.hugging_face.families import family_of_folder
+from model.hugging_face.family import Family
 from model.parallel.grid import Grid
 from model.parameters import parameter_specs, shard_tensor
 
@@ -25,7 +25,7 @@ class HfModel:
 
     config: ModelConfig
     vocab_size: int
-    layout: Layout
+    family: Family
     state: dict[str, Tensor]
     """Our full tensors by canonical name; the head's are missing where the folder has none."""
     has_head: bool
@@ -46,16 +46,16 @@ def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'}: not valid JSON: {error}") from None
     tensors = _read_tensors(folder)
-    config, vocab_size, layout = config_from_hf(hf, tensors, str(folder / "config.json"))
-    has_head = any(name.startswith(("lm_head.", "cls.predictions.")) for name in tensors)
+    origin = str(folder / "config.json")
+    family = family_of_folder(hf, tensors, origin)
+    config, vocab_size = family.model_config(hf, origin)
+    has_head = family.has_masked_lm_head(tensors)
     try:
-        state = from_hf(
-            tensors, config, vocab_size, layout, with_head=has_head, leave_out=leave_out
-        )
+        state = family.from_hf(tensors, config, vocab_size, has_head, leave_out)
     except UserError as error:
         hint = "; --leave-out PREFIX passes over superfluous ones" * ("superfluous" in str(error))
         raise UserError(f"{folder}: {error}{hint}") from None
-    return HfModel(config, vocab_size, layout, state, has_head)
+    return HfModel(config, vocab_size, family, state, has_head)
 
 
 def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel:

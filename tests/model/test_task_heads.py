@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from configs.load import ConfigError
 from model.config import ModelConfig
 from model.heads import MultiTaskModel, build_masked_lm, build_multi_task
-from model.hugging_face.names import hf_config, to_hf
+from model.hugging_face.families import family_of_model
 from model.parallel.grid import close_grid, make_grid
 from model.parameters import parameter_specs, unpad_local
 from model.task_heads import TaskHeadConfig
@@ -115,18 +115,14 @@ def test_shared_parameters_keep_name_and_value() -> None:
 def test_classification_equals_hugging_face() -> None:
     model = build({"pooler": {"type": "first"}}, 1).eval()
     config = model.config
+    family = family_of_model(config)
     theirs = transformers.RobertaForSequenceClassification(
-        transformers.RobertaConfig(**{**hf_config(config, VOCAB_SIZE), "num_labels": 3})
+        transformers.RobertaConfig(**{**family.hf_config(config, VOCAB_SIZE), "num_labels": 3})
     ).eval()
     specs = parameter_specs(model)
     ours = {name: unpad_local(specs[name], p, 0, 1) for name, p in model.named_parameters()}
-    state = to_hf(ours, config)
-    state["classifier.dense.weight"] = ours["pooler.dense.weight"]
-    state["classifier.dense.bias"] = ours["pooler.dense.bias"]
-    state["classifier.out_proj.weight"] = ours["task_heads.topic.output.weight"]
-    state["classifier.out_proj.bias"] = ours["task_heads.topic.output.bias"]
-    missing, _ = theirs.load_state_dict(state, strict=False)
-    assert not missing
+    state = family.task_to_hf(ours, config, "topic", "sequence_classification")
+    theirs.load_state_dict(state)
     tokens = inputs()["tokens"]
     with torch.no_grad():
         expected = theirs(tokens, attention_mask=(tokens != 1).long()).logits

@@ -10,7 +10,7 @@ from configs.load import UserError
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.tokenization.train import train_tokenizer
-from pipeline import export as export_module
+from model.hugging_face.bert_style import BertStyle
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.export import export
@@ -82,16 +82,16 @@ def test_an_export_that_differs_is_refused_and_the_old_one_stays(trained, tmp_pa
     forked_export(trained, folder)
     before = json.loads((folder / "parity.json").read_text())
 
-    def swapped(state, config):
-        tensors = real(state, config)
+    def swapped(self, state, config):
+        tensors = real(self, state, config)
         query, key = (
             f"roberta.encoder.layer.0.attention.self.{n}.weight" for n in ("query", "value")
         )
         tensors[query], tensors[key] = tensors[key], tensors[query]
         return tensors
 
-    real = export_module.to_hf
-    monkeypatch.setattr(export_module, "to_hf", swapped)
+    real = BertStyle.to_hf
+    monkeypatch.setattr(BertStyle, "to_hf", swapped)
     with pytest.raises(RankError, match="not exported: its logits differ"):
         forked_export(trained, folder)
     assert json.loads((folder / "parity.json").read_text()) == before

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from configs.load import UserError
 from data_prep.dataset.manifest import read_manifest
-from model.hugging_face.names import to_hf
 from model.parallel.grid import make_grid
 from pipeline.hugging_face.weights import build_from_hf, read_hf_folder
 from pipeline.import_hf import start_run
@@ -73,7 +72,7 @@ def test_real_weights_return_to_the_bit(name: str) -> None:
     folder = weights_folder(name)
     hf = read_hf_folder(folder, OTHER_HEADS)
     state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    back = to_hf(hf.state, hf.config, hf.layout)
+    back = hf.family.to_hf(hf.state, hf.config)
     for key, tensor in back.items():
         assert torch.equal(tensor, state[key]), key
     left = {key for key in state.keys() - back.keys() if "decoder" not in key}

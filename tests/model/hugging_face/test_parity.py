@@ -1,6 +1,6 @@
 """Our model and Hugging Face's compute the same from the same weights, at TP 1, 2 and 4."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,14 +9,16 @@ import transformers
 from configs.load import ConfigError
 from model.config import ModelConfig
 from model.heads import build_masked_lm
-from model.hugging_face.names import from_hf, hf_config, layout_of, to_hf
+from model.hugging_face.families import FAMILIES, family_of_folder, family_of_model
+from model.hugging_face.family import Family, auto_class
 from model.parallel.grid import make_grid
 from model.parameters import parameter_specs, shard_tensor
+from model.task_heads import HeadType
 from tests.gloo import run_ranks
 
 VOCAB_SIZE = 203
 SIZES = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 24}
-LAYOUTS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "roberta": {},
     "bert": {
         "positions": {"type": "learned", "offset": 0},
@@ -30,13 +32,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def hf_model(config: ModelConfig) -> Any:
     """A randomly initialised Hugging Face model whose every tensor differs from its default."""
-    settings = hf_config(config, VOCAB_SIZE)
+    family = family_of_model(config)
+    settings = family.hf_config(config, VOCAB_SIZE)
     settings["attn_implementation"] = "eager"
     torch.manual_seed(3)
     model = transformers.AutoModelForMaskedLM.from_config(
         transformers.AutoConfig.for_model(**settings)
     ).eval()
-    assert type(model).__name__ == settings["architectures"][0]
+    assert type(model).__name__ == settings["architectures"][0] == family.masked_lm_class
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -61,34 +64,36 @@ def our_logits(settings: dict[str, Any], full: dict[str, torch.Tensor], tp_size:
         return model.logits(tokens), model.hidden_states(tokens)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_logits_equal_hugging_face_at_every_tensor_parallel_size(layout: str) -> None:
-    settings = {**SIZES, **LAYOUTS[layout]}
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_hugging_face_at_every_tensor_parallel_size(name: str) -> None:
+    settings = {**SIZES, **MODELS[name]}
     config = ModelConfig(**settings)
-    assert layout_of(config) == layout
+    family = family_of_model(config)
+    assert family.model_type == name
     theirs = hf_model(config)
     tokens = tokens_with_padding(config)
     is_text = tokens != config.pad_token_id
     with torch.no_grad():
         outputs = theirs(tokens, attention_mask=is_text.long(), output_hidden_states=True)
-    full = from_hf(theirs.state_dict(), config, VOCAB_SIZE)
+    full = family.from_hf(theirs.state_dict(), config, VOCAB_SIZE)
     for tp_size in (1, 2, 4):
         for logits, hidden in run_ranks(our_logits, tp_size, settings, full, tp_size):
             torch.testing.assert_close(
                 logits[is_text], outputs.logits[is_text], rtol=1e-5, atol=1e-5
             )
-            if layout != "roberta-prelayernorm":  # its last hidden state comes before the norm
+            if name != "roberta-prelayernorm":  # its last hidden state comes before the norm
                 torch.testing.assert_close(
                     hidden[is_text], outputs.hidden_states[-1][is_text], rtol=1e-5, atol=1e-5
                 )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_round_trip_is_equal_to_the_bit(layout: str) -> None:
-    config = ModelConfig(**SIZES, **LAYOUTS[layout])
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip_is_equal_to_the_bit(name: str) -> None:
+    config = ModelConfig(**SIZES, **MODELS[name])
     theirs = hf_model(config)
     state = theirs.state_dict()
-    back = to_hf(from_hf(state, config, VOCAB_SIZE), config)
+    family = family_of_model(config)
+    back = family.to_hf(family.from_hf(state, config, VOCAB_SIZE), config)
     tied = {name for name in state if ".decoder." in name}
     assert back.keys() == state.keys() - tied
     assert all(torch.equal(back[name], state[name]) for name in back)
@@ -105,7 +110,7 @@ def test_bad_tensors_are_all_named_at_once() -> None:
     state["roberta.encoder.layer.2.output.dense.bias"] = torch.zeros(32)
     state["lm_head.decoder.weight"] = state["lm_head.decoder.weight"] + 1
     with pytest.raises(ConfigError) as error:
-        from_hf(state, config, VOCAB_SIZE)
+        family_of_model(config).from_hf(state, config, VOCAB_SIZE)
     message = str(error.value)
     for expected in (
         "4 tensor(s)",
@@ -120,24 +125,56 @@ def test_bad_tensors_are_all_named_at_once() -> None:
 def test_settings_without_a_hugging_face_architecture_are_named() -> None:
     config = ModelConfig(**SIZES, positions={"type": "rotary"}, activation={"type": "swiglu"})
     with pytest.raises(ConfigError, match="activation swiglu, positions rotary"):
-        layout_of(config)
+        family_of_model(config)
 
 
 def test_a_window_cannot_be_exported_as_full_attention() -> None:
     config = ModelConfig(**SIZES, attention_pattern={"type": "window", "neighbours": 3})
     with pytest.raises(ConfigError, match="attention_pattern window"):
-        layout_of(config)
+        family_of_model(config)
 
 
 def test_shared_layers_are_written_out_and_must_be_equal_to_come_back() -> None:
     config = ModelConfig(**SIZES, parameter_sharing={"type": "groups", "num_groups": 1})
-    ours = from_hf(hf_model(ModelConfig(**SIZES)).state_dict(), ModelConfig(**SIZES), VOCAB_SIZE)
+    plain = ModelConfig(**SIZES)
+    family = family_of_model(config)
+    ours = family.from_hf(hf_model(plain).state_dict(), plain, VOCAB_SIZE)
     ours = {name: tensor for name, tensor in ours.items() if "layers.1." not in name}
-    theirs = to_hf(ours, config)
+    theirs = family.to_hf(ours, config)
     assert len({tensor.data_ptr() for tensor in theirs.values()}) == len(theirs)
-    back = from_hf(theirs, config, VOCAB_SIZE)
+    back = family.from_hf(theirs, config, VOCAB_SIZE)
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[name], ours[name]) for name in ours)
     theirs["roberta.encoder.layer.1.output.dense.bias"] += 1
-    with pytest.raises(ConfigError, match="parameter_sharing would make its twins"):
-        from_hf(theirs, config, VOCAB_SIZE)
+    with pytest.raises(ConfigError, match="parameter_sharing gives both layers the same weights"):
+        family.from_hf(theirs, config, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_configs_return_from_hugging_face(family: Family) -> None:
+    config = ModelConfig(**SIZES, **MODELS[family.model_type])
+    assert family.obstacles(config) == []
+    hf = family.hf_config(config, VOCAB_SIZE)
+    assert family_of_folder(hf, [], "config.json") is family
+    assert family.model_config(hf, "config.json") == (config, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+@pytest.mark.parametrize("head", get_args(HeadType))
+def test_task_heads_have_the_names_of_transformers(family: Family, head: HeadType) -> None:
+    config = ModelConfig(**SIZES, **MODELS[family.model_type], pooler={"type": "first"})
+    settings = {**family.hf_config(config, VOCAB_SIZE), "num_labels": 3}
+    num_outputs = 1 if head == "multiple_choice" else 3
+    theirs = getattr(transformers, auto_class(head)).from_config(
+        transformers.AutoConfig.for_model(**settings)
+    )
+    assert type(theirs).__name__ == family.task_class(head)
+    plain = transformers.AutoModelForMaskedLM.from_config(
+        transformers.AutoConfig.for_model(**settings)
+    )
+    state = family.from_hf(plain.state_dict(), config, VOCAB_SIZE)
+    state["pooler.dense.weight"] = torch.zeros(32, 32)
+    state["pooler.dense.bias"] = torch.zeros(32)
+    state["task_heads.mine.output.weight"] = torch.zeros(num_outputs, 32)
+    state["task_heads.mine.output.bias"] = torch.zeros(num_outputs)
+    theirs.load_state_dict(family.task_to_hf(state, config, "mine", head))

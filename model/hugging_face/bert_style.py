@@ -1,0 +1,307 @@
+"""The families that descend from BERT's code in transformers: they differ in names and details."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from configs.load import ConfigError, validate
+from model.config import ModelConfig
+from model.hugging_face.family import Family
+from model.hugging_face.tensors import (
+    TensorPair,
+    expected_shapes,
+    layer_norm,
+    linear,
+    separate_qkv,
+    shape_errors,
+    to_ours,
+    to_theirs,
+)
+from model.objectives.vocabulary import SpecialIds
+from model.task_heads import HeadType
+
+# Settings that change what the network computes, and the values that our network supports.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+_SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "ffn_hidden_size": "intermediate_size",
+}
+# What a folder may hold besides the encoder and its masked-language-model head: buffers, and the
+# parts that masked language modelling does not use.
+_IGNORED = re.compile(
+    r"(.*\.position_ids|.*\.token_type_ids|(\w+\.)?pooler\.dense\.(weight|bias)"
+    r"|cls\.seq_relationship\.(weight|bias))$"
+)
+
+
+@dataclass(frozen=True)
+class HeadNames:
+    """Names of the masked-language-model head's parts."""
+
+    dense: str
+    norm: str
+    bias: str
+    decoder: str
+    """The decoder tied to the word embedding; it is not written, and read only to be compared."""
+
+
+@dataclass(frozen=True)
+class PooledHeadNames:
+    """Names of the parts of a head for whole rows."""
+
+    pooler: str
+    """The dense layer before the last, with tanh."""
+    output: str
+    """The last layer."""
+
+
+@dataclass(frozen=True)
+class BertStyle(Family):
+    """A family with BERT's embeddings, layers and heads under names of its own."""
+
+    model_type: str
+    class_prefix: str
+    norm_placement: Literal["post", "pre"]
+    default_pad_token_id: int
+    """Where config.json does not say."""
+    positions_start_after_pad: bool
+    """Whether position 0 is row pad_token_id + 1 of the position matrix, or row 0."""
+    layer_norms: tuple[str, str]
+    """The norms of attention and MLP, inside a layer."""
+    head: HeadNames
+    pooled_head: PooledHeadNames
+    """Of sequence classification and regression; multiple choice uses BERT's everywhere."""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the encoder's tensors start with."""
+        return self.model_type.replace("-", "_")
+
+    def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
+        if hf.get("model_type") is not None:
+            return bool(hf["model_type"] == self.model_type)
+        return any(name.split(".")[0] == self.prefix for name in tensor_names)
+
+    def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
+        errors = [
+            f"{key} {hf[key]!r} is not supported (only {', '.join(map(repr, allowed))})"
+            for key, allowed in _SUPPORTED.items()
+            if hf.get(key, allowed[0]) not in allowed
+        ]
+        required = [*_SIZES.values(), "max_position_embeddings", "vocab_size"]
+        errors += [f"{key} is missing" for key in required if key not in hf]
+        if errors:
+            raise ConfigError(f"{origin}: cannot be imported:\n  " + "\n  ".join(errors))
+        pad_token_id = hf.get("pad_token_id")
+        if pad_token_id is None:
+            pad_token_id = self.default_pad_token_id
+        offset = self._offset(pad_token_id)
+        tree = {
+            **{ours: hf[theirs] for ours, theirs in _SIZES.items()},
+            "max_row_tokens": hf["max_position_embeddings"] - offset,
+            "positions": {"type": "learned", "offset": offset},
+            "type_vocab_size": hf.get("type_vocab_size", 2),
+            "norm_placement": {"type": self.norm_placement},
+            "layer_norm_eps": hf.get("layer_norm_eps", 1e-12),
+            "hidden_dropout": hf.get("hidden_dropout_prob", 0.1),
+            "attention_dropout": hf.get("attention_probs_dropout_prob", 0.1),
+            "initializer_range": hf.get("initializer_range", 0.02),
+            "pad_token_id": pad_token_id,
+            "begin_token_id": hf.get("bos_token_id") or 0,
+        }
+        return validate(tree, ModelConfig, origin), int(hf["vocab_size"])
+
+    def obstacles(self, config: ModelConfig) -> list[str]:
+        found = []
+        if config.norm_placement.type != self.norm_placement:
+            found.append(f"norm_placement {config.norm_placement.type}")
+        if config.norm.type != "layer_norm":
+            found.append(f"norm {config.norm.type}")
+        if config.activation.type != "gelu":
+            found.append(f"activation {config.activation.type}")
+        if config.positions.type != "learned":
+            found.append(f"positions {config.positions.type}")
+        elif config.positions.offset != self._offset(config.pad_token_id):
+            found.append(
+                f"positions.offset {config.positions.offset} with pad_token_id "
+                f"{config.pad_token_id}"
+            )
+        if config.attention_pattern.type != "full":
+            found.append(f"attention_pattern {config.attention_pattern.type}")
+        if config.type_vocab_size == 0:
+            found.append("type_vocab_size 0")
+        return found
+
+    def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+        assert config.positions.type == "learned"
+        special = SpecialIds.of(vocab_size)
+        return {
+            "architectures": [self.masked_lm_class],
+            "model_type": self.model_type,
+            "vocab_size": vocab_size,
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "intermediate_size": config.ffn_hidden_size,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": config.hidden_dropout,
+            "attention_probs_dropout_prob": config.attention_dropout,
+            "max_position_embeddings": config.max_row_tokens + config.positions.offset,
+            "type_vocab_size": config.type_vocab_size,
+            "initializer_range": config.initializer_range,
+            "layer_norm_eps": config.layer_norm_eps,
+            "bos_token_id": special.begin,
+            "pad_token_id": config.pad_token_id,
+            "eos_token_id": special.end,
+            "tie_word_embeddings": True,
+        }
+
+    def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:
+        root = self.head.bias.removesuffix("bias")
+        return any(name.startswith(root) for name in tensor_names)
+
+    def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        vocab_size = state["encoder.embeddings.word.weight"].shape[0]
+        return to_theirs(state, self._pairs(config, vocab_size))
+
+    def from_hf(
+        self,
+        tensors: Mapping[str, Tensor],
+        config: ModelConfig,
+        vocab_size: int,
+        with_head: bool = True,
+        leave_out: tuple[str, ...] = (),
+    ) -> dict[str, Tensor]:
+        """As in `Family`; a decoder that is not tied to the embedding is an error too.
+
+        Names may lack the model prefix ("roberta.") and may end in the old "gamma" and "beta".
+        """
+        pairs = list(self._pairs(config, vocab_size, with_head))
+        state = self._modern_names(tensors)
+        state = {name: t for name, t in state.items() if not name.startswith(leave_out)}
+        expected = expected_shapes(pairs)
+        errors = [*shape_errors(state, expected), *self._superfluous(state, expected)]
+        if errors:
+            raise ConfigError(
+                f"{len(errors)} tensor(s) do not fit a {self.model_type} model of the given "
+                "sizes:\n  " + "\n  ".join(errors)
+            )
+        return to_ours(state, pairs)
+
+    def task_to_hf(
+        self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, Tensor]:
+        body = f"{self.prefix}."
+        tensors = {key: t for key, t in self.to_hf(state, config).items() if key.startswith(body)}
+        pooler, output = None, "classifier"
+        if head == "multiple_choice":
+            pooler = f"{self.prefix}.pooler.dense"
+        elif head in ("sequence_classification", "sequence_regression"):
+            pooler, output = self.pooled_head.pooler, self.pooled_head.output
+        elif head == "span_question_answering":
+            output = "qa_outputs"
+        for kind in ("weight", "bias"):
+            if pooler is not None:
+                _check_pooler(config)
+                tensors[f"{pooler}.{kind}"] = state[f"pooler.dense.{kind}"]
+            tensors[f"{output}.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
+        return tensors
+
+    def _offset(self, pad_token_id: int) -> int:
+        return pad_token_id + 1 if self.positions_start_after_pad else 0
+
+    def _pairs(
+        self, config: ModelConfig, vocab_size: int, with_head: bool = True
+    ) -> Iterator[TensorPair]:
+        assert config.positions.type == "learned"
+        hidden, inner = config.hidden_size, config.ffn_hidden_size
+        embeddings = f"{self.prefix}.embeddings"
+        for ours, theirs, rows in (
+            ("word", "word_embeddings", vocab_size),
+            ("position", "position_embeddings", config.max_row_tokens + config.positions.offset),
+            ("segment", "token_type_embeddings", config.type_vocab_size),
+        ):
+            name = f"{embeddings}.{theirs}.weight"
+            yield TensorPair(f"encoder.embeddings.{ours}.weight", (name,), (rows, hidden))
+        yield from layer_norm("encoder.embeddings.norm", f"{embeddings}.LayerNorm", hidden)
+        for number in range(config.num_layers):
+            mine = f"encoder.layers.{config.layer_group(number)}"
+            its = f"{self.prefix}.encoder.layer.{number}"
+            attention = f"{its}.attention"
+            projections = tuple(f"{attention}.self.{name}" for name in ("query", "key", "value"))
+            yield from separate_qkv(
+                f"{mine}.attention.qkv",
+                (projections[0], projections[1], projections[2]),
+                hidden,
+                config.num_attention_heads,
+            )
+            yield from linear(
+                f"{mine}.attention.output", f"{attention}.output.dense", hidden, hidden
+            )
+            yield from linear(f"{mine}.mlp.up", f"{its}.intermediate.dense", inner, hidden)
+            yield from linear(f"{mine}.mlp.down", f"{its}.output.dense", hidden, inner)
+            attention_norm, mlp_norm = self.layer_norms
+            yield from layer_norm(f"{mine}.attention_norm", f"{its}.{attention_norm}", hidden)
+            yield from layer_norm(f"{mine}.mlp_norm", f"{its}.{mlp_norm}", hidden)
+        if self.norm_placement == "pre":
+            yield from layer_norm("encoder.norm", f"{self.prefix}.LayerNorm", hidden)
+        if with_head:
+            yield from linear("head.dense", self.head.dense, hidden, hidden)
+            yield from layer_norm("head.norm", self.head.norm, hidden)
+            yield TensorPair("head.bias", (self.head.bias,), (vocab_size,))
+
+    def _modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        result = {}
+        for name, tensor in state.items():
+            if name.startswith(("embeddings.", "encoder.", "pooler.", "LayerNorm.")):
+                name = f"{self.prefix}.{name}"  # saved without a head
+            name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+            name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+            result[name] = tensor
+        decoder_bias = f"{self.head.decoder}.bias"
+        if self.head.bias not in result and decoder_bias in result:
+            result[self.head.bias] = result[decoder_bias]
+        return result
+
+    def _superfluous(
+        self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+    ) -> Iterator[str]:
+        head = self.head
+        tied = {
+            f"{head.decoder}.weight": f"{self.prefix}.embeddings.word_embeddings.weight",
+            f"{head.decoder}.bias": head.bias,
+        }
+        has_head = head.bias in expected
+        for name, tensor in state.items():
+            if name in expected or _IGNORED.match(name):
+                continue
+            if not has_head and name.startswith((head.dense, head.norm, head.bias, head.decoder)):
+                continue
+            twin = state.get(tied.get(name, ""))
+            if twin is None:
+                yield f"{name}: superfluous (shape {list(tensor.shape)})"
+            elif tensor.shape != twin.shape or not torch.equal(tensor, twin):
+                yield f"{name}: differs from {tied[name]}; only tied decoders can be imported"
+
+
+def _check_pooler(config: ModelConfig) -> None:
+    sharing = config.parameter_sharing
+    is_first = config.pooler.type == "first"
+    if not is_first or (sharing.type == "groups" and sharing.pooler):
+        kind = "a shared matrix" if is_first else config.pooler.type
+        raise ConfigError(
+            f"model.pooler: Hugging Face has no head for whole rows with {kind}, only with a "
+            "matrix of its own on the first token (type: first)"
+        )

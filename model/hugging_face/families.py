@@ -1,0 +1,41 @@
+"""The list of families, and the family of a folder or of a model."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from configs.load import ConfigError
+from model.config import ModelConfig
+from model.hugging_face.bert import BERT
+from model.hugging_face.family import Family
+from model.hugging_face.roberta import ROBERTA
+from model.hugging_face.roberta_prelayernorm import ROBERTA_PRELAYERNORM
+
+FAMILIES: tuple[Family, ...] = (ROBERTA, BERT, ROBERTA_PRELAYERNORM)
+"""Every family that can be exported and imported, the preferred first."""
+
+
+def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin: str) -> Family:
+    """The family of a folder with the config.json `hf`; `origin` names it in the ConfigError."""
+    names = list(tensor_names)
+    for family in FAMILIES:
+        if family.matches(hf, names):
+            return family
+    raise ConfigError(
+        f"{origin}: model_type {hf.get('model_type')!r} cannot be imported; known: "
+        + ", ".join(family.model_type for family in FAMILIES)
+    )
+
+
+def family_of_model(config: ModelConfig) -> Family:
+    """The family that computes what `config` describes.
+
+    Raises ConfigError that names every setting that the nearest family does not have.
+    """
+    obstacles = {family: family.obstacles(config) for family in FAMILIES}
+    nearest = min(FAMILIES, key=lambda family: len(obstacles[family]))
+    if obstacles[nearest]:
+        raise ConfigError(
+            f"no Hugging Face architecture has {', '.join(obstacles[nearest])} (the nearest is "
+            f"{nearest.model_type})"
+        )
+    return nearest

@@ -1,0 +1,103 @@
+"""What a Hugging Face family is: an architecture of transformers that computes some of our models.
+
+A family is one file in this folder and one entry in `model.hugging_face.families`. It maps configs
+and tensors both ways and names transformers' classes. Neither transformers nor a file is touched
+here: export and import call the family's methods.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.task_heads import HeadType
+
+_CLASS_ENDINGS: Mapping[HeadType, str] = {
+    "sequence_classification": "SequenceClassification",
+    "sequence_regression": "SequenceClassification",
+    "token_classification": "TokenClassification",
+    "span_question_answering": "QuestionAnswering",
+    "multiple_choice": "MultipleChoice",
+}
+
+
+class Family(ABC):
+    """One architecture of transformers. Tensors are full (not sharded) and fp32 or as stored."""
+
+    model_type: str
+    """`model_type` in config.json; the name of the family in messages."""
+    class_prefix: str
+    """What the names of transformers' classes start with, "Roberta" for example."""
+
+    @property
+    def masked_lm_class(self) -> str:
+        """transformers' class with the masked-language-model head."""
+        return f"{self.class_prefix}ForMaskedLM"
+
+    def task_class(self, head: HeadType) -> str:
+        """transformers' class with a task head."""
+        return f"{self.class_prefix}For{_CLASS_ENDINGS[head]}"
+
+    @abstractmethod
+    def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
+        """Whether a folder with the config.json `hf` and these tensors is of this family.
+
+        Old files lack `model_type`; then the names of the tensors decide.
+        """
+
+    @abstractmethod
+    def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
+        """(our config, vocabulary size) of the config.json `hf`; `origin` names it in messages.
+
+        Raises ConfigError that lists every setting that is missing or not supported.
+        """
+
+    @abstractmethod
+    def obstacles(self, config: ModelConfig) -> list[str]:
+        """The settings of `config` that the family does not compute; empty if it can hold it."""
+
+    @abstractmethod
+    def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+        """config.json of the masked-language model; with "auto_map" if it brings its own code."""
+
+    @abstractmethod
+    def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:
+        """Whether the tensors include a masked-language-model head."""
+
+    @abstractmethod
+    def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """The tensors of `masked_lm_class` from our full `state`, the tied decoder left out.
+
+        Raises KeyError for a tensor that `state` lacks. No two results share memory.
+        """
+
+    @abstractmethod
+    def from_hf(
+        self,
+        tensors: Mapping[str, Tensor],
+        config: ModelConfig,
+        vocab_size: int,
+        with_head: bool = True,
+        leave_out: tuple[str, ...] = (),
+    ) -> dict[str, Tensor]:
+        """Our full tensors from Hugging Face's; without the head's if not `with_head`.
+
+        Tensors whose names start with one of `leave_out` are skipped. Raises ConfigError that
+        lists every missing, superfluous and misshapen tensor.
+        """
+
+    @abstractmethod
+    def task_to_hf(
+        self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, Tensor]:
+        """The tensors of `task_class(head)` from our full `state`, whose head is called `name`.
+
+        Raises ConfigError where Hugging Face's head computes something else.
+        """
+
+
+def auto_class(head: HeadType) -> str:
+    """The class of transformers that loads an exported task of any family."""
+    return f"AutoModelFor{_CLASS_ENDINGS[head]}"
