@@ -1,82 +1,142 @@
-"""One shape for every command: ``COMMAND CONFIG.yaml key.sub=value ...``, errors in one message."""
+"""One shape for every command: ``COMMAND CONFIG.yaml key.sub=value ...``.
+
+Options, the config file and overrides may be given in any order. An error that the user can fix is
+reported in one message, without a traceback.
+"""
 
 import argparse
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from configs import log
 from configs.load import ConfigError, UserError
+from configs.redact import redact
 
 EXIT_USER_ERROR = 2
-LONE_RANK_WAITS_S = 5.0
+"""The exit code for an error that the user can fix, so that trying again is of no use."""
+
+SINGLE_RANK_WAIT_S = 5.0
 """Longer than launchers take to end the peers of a rank that failed."""
 
+_OVERRIDE = re.compile(r"\w[\w-]*(\.\w[\w-]*)*=")
 
-def parser(description: str, verbs: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """An argument parser with the two arguments that every command takes, after one of `verbs`."""
-    result = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that takes options and positional arguments in any order.
+
+    With `takes_overrides`, words such as ``key.sub=value`` are the overrides wherever they stand,
+    also before the verb or the config file. A single ``--`` is accepted and has no effect.
+    """
+
+    def __init__(self, description: str, takes_overrides: bool = False) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # else it would be unclear whether a word is an option's value
+        )
+        self._takes_overrides = takes_overrides
+
+    def parse_args(  # type: ignore[override]  # one signature instead of argparse's overloads
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
+        """The arguments; ends the process with exit code 2 and a message if they are wrong."""
+        words = list(sys.argv[1:] if args is None else args)
+        if "--" in words:
+            words.remove("--")
+        if self._takes_overrides:
+            words = self._with_overrides_last(words)
+        return self.parse_intermixed_args(words, namespace)
+
+    def _with_overrides_last(self, words: Sequence[str]) -> list[str]:
+        """`words` in their order, but all overrides after all other positional arguments."""
+        takes_value = {
+            name: action.nargs is None for action in self._actions for name in action.option_strings
+        }
+        others: list[str] = []
+        overrides: list[str] = []
+        is_value = False
+        for word in words:
+            is_override = not is_value and _OVERRIDE.match(word) is not None
+            (overrides if is_override else others).append(word)
+            is_value = takes_value.get(word, False)
+        return [*others, *overrides]
+
+
+def parser(description: str, verbs: Sequence[str] = ()) -> CommandParser:
+    """The parser of a command that reads a config file, after one of `verbs` if there are any.
+
+    The parsed arguments have `config` (a path), `overrides` (a list of ``key.sub=value``) and, with
+    `verbs`, `verb`. An option that is added must take no value or one value.
+    """
+    result = CommandParser(description, takes_overrides=True)
     if verbs:
         result.add_argument("verb", choices=verbs, help="what to do")
-    result.add_argument("config", metavar="CONFIG.yaml", help="the config file of the run")
+    result.add_argument("config", metavar="CONFIG.yaml", help="the config file")
     result.add_argument(
         "overrides",
         metavar="key.sub=value",
         nargs="*",
-        help="config values to change for this run, as YAML",
+        help="values, as YAML, that replace those of the config file; in any position",
     )
     return result
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Exits with what `main` returns; a user's mistake or a full disk ends in one clear message.
+def plain_parser(description: str) -> CommandParser:
+    """The parser of a command that reads no config file."""
+    return CommandParser(description)
 
-    Exit codes: 0 done, 2 a mistake that a person can mend. Anything else keeps its traceback.
+
+def run(main: Callable[[], int | None]) -> None:
+    """Exits with what `main` returns; reports a user's error or a full disk in one message.
+
+    Exit codes: 0 success, 2 an error that the user can fix. Any other error keeps its traceback.
     """
     log.configure()
     try:
         code = main() or 0
     except UserError as error:
-        code = _fail(str(error), all_find_it=isinstance(error, ConfigError))
+        code = _report(str(error), on_every_rank=isinstance(error, ConfigError))
     except OSError as error:
         message = _describe_os_error(error)
         if message is None:
             raise
-        code = _fail(message)
+        code = _report(message)
     sys.stdout.flush()
     sys.exit(code)
 
 
 def _describe_os_error(error: OSError) -> str | None:
+    """The message for an error of the file system that the user can fix, None for any other."""
     name = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"no space left while writing {name}: free some disk space (or choose another output "
-            "folder) and run the same command again; it goes on where it stopped"
+            "folder) and run the same command again; it resumes where it stopped"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{name}: {os.strerror(error.errno)}: check the owner and the permissions"
     return None
 
 
-def _fail(message: str, all_find_it: bool = False) -> int:
-    """Prints `message`: once for all ranks of a launch as long as they have not met.
+def _report(message: str, on_every_rank: bool = False) -> int:
+    """Prints `message` to standard error and returns the exit code.
 
-    Until then every rank finds the same mistakes in the config, and most others. A rank that may be
-    alone waits: when it is not, rank 0 has told it and the launcher ends this one meanwhile.
+    Before the process group of a launch exists, every rank usually finds the same error: rank 0
+    reports it. `on_every_rank` says that this is certain (an error in the config file). Otherwise
+    another rank waits first: if rank 0 has reported the error too, the launcher ends this process
+    during the wait.
     """
     rank = os.environ.get("RANK", "0")
     distributed = sys.modules.get("torch.distributed")
-    met = distributed is not None and distributed.is_initialized()
-    if met:
-        print(f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
-    elif rank == "0":
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    elif not all_find_it:
-        time.sleep(LONE_RANK_WAITS_S)
-        print(f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
+    is_initialized = distributed is not None and distributed.is_initialized()
+    if rank != "0" and not is_initialized:
+        if on_every_rank:
+            return EXIT_USER_ERROR
+        time.sleep(SINGLE_RANK_WAIT_S)
+    prefix = f"error (rank {rank})" if rank != "0" or is_initialized else "error"
+    print(redact(f"{prefix}: {message}"), file=sys.stderr, flush=True)
     return EXIT_USER_ERROR

@@ -1,11 +1,12 @@
-"""Reads a YAML file into a frozen pydantic config and reports every error in it at once.
+"""Reads a YAML file into a frozen pydantic config and reports all of its errors at once.
 
-A config file may name a parent with ``extends: other.yaml`` (relative to itself); its own keys win,
-mappings merge key by key, lists and scalars replace. A mapping whose ``type`` changes replaces the
-parent's whole mapping, since the two have different keys. The command line adds
-``key.sub=value`` overrides, whose values are YAML.
+A config file may inherit from a parent file with ``extends: other.yaml`` (a path relative to
+itself). Its own keys take precedence: mappings are merged key by key, lists and scalars are
+replaced. A mapping whose ``type`` differs replaces the whole mapping of the parent, because the two
+have different keys. Overrides ``key.sub=value`` from the command line are applied last; their
+values are YAML.
 
-The schemas live beside the code that they configure; this module knows none of them.
+The schemas are defined beside the code that they configure; this module knows none of them.
 """
 
 import difflib
@@ -24,22 +25,22 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class UserError(ValueError):
-    """A mistake that a person can mend. Shown as one message, without a traceback."""
+    """An error that the user can fix. Reported as one message, without a traceback."""
 
 
 class ConfigError(UserError):
-    """A config file that cannot be used; the message lists every error in it."""
+    """A config file that cannot be used. The message lists all of its errors."""
 
 
 class Config(BaseModel):
-    """Base of all schemas: unknown keys are errors, values cannot change after loading."""
+    """Base class of all schemas: unknown keys are errors, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
     def _choose_the_default_type(cls, tree: Any) -> Any:
-        """A choice that is given without its `type` is the one that the field has by default."""
+        """A union member that is given without `type` gets the type of the field's default."""
         if not isinstance(tree, dict):
             return tree
         chosen = dict(tree)
@@ -51,15 +52,18 @@ class Config(BaseModel):
 
 
 def load(path: str | Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
-    """The config in `path`, with its parents and `overrides` ("key.sub=value") applied.
+    """The config in the file `path`, with its parents and `overrides` ("key.sub=value") applied.
 
-    Raises ConfigError that names the file and, for every bad key, its dotted path.
+    Raises ConfigError with the name of the file and the dotted path of every invalid key.
     """
     return validate(read_tree(path, overrides), schema, origin=str(path))
 
 
 def validate(tree: Mapping[str, Any], schema: type[ConfigT], origin: str) -> ConfigT:
-    """`tree` as a `schema`; `origin` names it in the ConfigError that lists all errors."""
+    """`tree` as an instance of `schema`.
+
+    Raises ConfigError, which lists all errors; `origin` is the name of `tree` in its message.
+    """
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
@@ -76,7 +80,10 @@ def fingerprint(value: Any) -> str:
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The merged mapping of `path`, its parents and `overrides`, before any schema sees it."""
+    """The merged mapping of `path`, its parents and `overrides`, before validation.
+
+    Raises ConfigError if a file cannot be read or an override cannot be applied.
+    """
     tree = _read_with_parents(Path(path), seen=())
     for override in overrides:
         _apply_override(tree, override)
@@ -87,7 +94,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in seen:
         chain = " -> ".join(str(p) for p in (*seen, resolved))
-        raise ConfigError(f"{path}: 'extends' goes in a circle: {chain}")
+        raise ConfigError(f"{path}: 'extends' is circular: {chain}")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
@@ -109,7 +116,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which by itself keeps the last of two equal keys without a word."""
+    """YAML's safe loader, but a key that appears twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -192,7 +199,7 @@ def _describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
 
 
 def _models_at(schema: Any, location: Sequence[int | str]) -> list[type[BaseModel]]:
-    """The models that `location` leads to: several where it ends at a union."""
+    """The models at `location`: several if it ends at a union."""
     models = list(_models_in(schema))
     for part in location:
         tagged = [model for model in models if _tag_of(model) == part]
@@ -209,12 +216,12 @@ def _models_at(schema: Any, location: Sequence[int | str]) -> list[type[BaseMode
 
 
 def _fields_at(schema: Any, location: Sequence[int | str]) -> list[str]:
-    """The field names at `location`, all choices' where it is a union."""
+    """The field names at `location`; those of all members if it is a union."""
     return sorted({name for model in _models_at(schema, location) for name in model.model_fields})
 
 
 def _without_union_tags(location: Sequence[int | str], schema: Any) -> Iterator[int | str]:
-    """`location` less the union tags that pydantic puts in it, which no file contains."""
+    """`location` without the union tags that pydantic adds, which are not in the file."""
     for depth, part in enumerate(location):
         models = _models_at(schema, location[:depth])
         is_key = isinstance(part, int) or any(part in model.model_fields for model in models)
@@ -223,7 +230,7 @@ def _without_union_tags(location: Sequence[int | str], schema: Any) -> Iterator[
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every model class named inside a type annotation (unions, lists, mappings, Annotated)."""
+    """All model classes inside a type annotation (unions, lists, mappings, Annotated)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:

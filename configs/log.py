@@ -1,4 +1,4 @@
-"""Logging for every command: one line a message, with time, rank and level.
+"""Logging of every command: one line per message, with time, rank and level.
 
 Modules log through the standard library::
 
@@ -13,39 +13,42 @@ import logging
 import os
 import sys
 
+from configs.redact import redact
 
-class _RankFilter(logging.Filter):
-    """Adds `rank` to every record: ``rank 3 `` in a launch of several ranks, else nothing."""
+LOGGERS = ("configs", "data_prep", "model", "pipeline", "benchmarks", "__main__")
+"""The packages of this project, and the file that Python was started with."""
+
+
+class _LineFormatter(logging.Formatter):
+    """``TIME rank R LEVEL MESSAGE``, without credentials; further lines are indented.
+
+    Without `rank` (a process of its own, not one of a launch) the line has no ``rank R``.
+    """
 
     def __init__(self, rank: int | None) -> None:
-        super().__init__()
-        self._text = "" if rank is None else f"rank {rank} "
+        rank_text = "" if rank is None else f"rank {rank} "
+        super().__init__(
+            f"%(asctime)s {rank_text}%(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+        )
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Never drops a record."""
-        record.rank = self._text
-        record.msg, record.args = record.getMessage().replace("\n", "\n  "), None
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        """One line for a message of one line; a traceback follows on lines of its own."""
+        return redact(super().format(record)).replace("\n", "\n  ")
 
 
 def configure(rank: int | None = None) -> None:
     """Sends this project's log messages to standard output.
 
     `rank` is the rank of this process in its launch; None reads it from the environment variable
-    RANK and, where that is not set, logs without a rank. Rank 0 logs from INFO on, all other ranks
-    from WARNING on, since they would repeat what rank 0 logs. Calling it again replaces the first
-    call's settings.
+    RANK and, where that is not set, logs without a rank. Rank 0 logs from level INFO on, all other
+    ranks from WARNING on, since they would repeat what rank 0 logs. A second call replaces the
+    settings of the first.
     """
     if rank is None and os.environ.get("RANK", "").isdigit():
         rank = int(os.environ["RANK"])
     handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(_RankFilter(rank))
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s %(rank)s%(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
-        )
-    )
-    for name in ("configs", "data_prep", "model", "pipeline"):
+    handler.setFormatter(_LineFormatter(rank))
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO if not rank else logging.WARNING)

@@ -34,7 +34,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def test_parents_merge_and_a_changed_type_replaces(tmp_path):
+def test_parents_merge_and_a_changed_type_replaces(tmp_path: Path) -> None:
     write(tmp_path, "parent.yaml", "title: parent\nshape: {type: square, side: 4}\n")
     child = write(tmp_path, "child.yaml", "extends: parent.yaml\nshape: {side: 5}\n")
     assert load(child, Drawing) == Drawing(title="parent", shape=Square(side=5))
@@ -42,7 +42,7 @@ def test_parents_merge_and_a_changed_type_replaces(tmp_path):
     assert load(other, Drawing).shape == Circle()
 
 
-def test_overrides_are_yaml_and_reach_into_lists(tmp_path):
+def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", "title: x\nshapes: [{type: circle}]\n")
     config = load(
         path, Drawing, ["title=new", "learning_rate=1e-4", "shapes.0.radius=3", "shape.side=2"]
@@ -53,7 +53,7 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path):
     assert config.shape == Square(side=2)
 
 
-def test_all_errors_are_reported_at_once_with_suggestions(tmp_path):
+def test_all_errors_are_reported_at_once_with_suggestions(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "bad.yaml",
@@ -81,18 +81,20 @@ def test_all_errors_are_reported_at_once_with_suggestions(tmp_path):
         ("title: x", ["title"], "write it as key.sub=value"),
         ("title: x", ["title.sub=1"], "title is 'x', which has no keys"),
         ("title: x\nshapes: []", ["shapes.0.side=1"], "shapes is a list of 0"),
-        ("extends: a.yaml\n", [], "'extends' goes in a circle"),
+        ("extends: a.yaml\n", [], "'extends' is circular"),
         ("extends: nowhere.yaml\n", [], "nowhere.yaml: no such config file"),
     ],
 )
-def test_unusable_files_and_overrides_say_why(tmp_path, text, overrides, message):
+def test_unusable_files_and_overrides_are_explained(
+    tmp_path: Path, text: str, overrides: list[str], message: str
+) -> None:
     path = write(tmp_path, "a.yaml", text)
     with pytest.raises(ConfigError) as caught:
         load(path, Drawing, overrides)
     assert message in str(caught.value)
 
 
-def test_fingerprint_is_of_the_content_not_the_spelling(tmp_path):
+def test_fingerprint_is_of_the_content_not_the_spelling(tmp_path: Path) -> None:
     first = write(tmp_path, "a.yaml", "title: x\nlearning_rate: 1e-3\n")
     second = write(tmp_path, "b.yaml", "learning_rate: 0.001\ntitle: x\n")
     assert fingerprint(load(first, Drawing)) == fingerprint(load(second, Drawing))
@@ -100,7 +102,7 @@ def test_fingerprint_is_of_the_content_not_the_spelling(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_config_is_valid(path):
+def test_every_shipped_config_is_valid(path: Path) -> None:
     from data_prep.config import DataConfig
     from pipeline.finetuning.run_config import load_run
 

@@ -1,0 +1,156 @@
+"""Command lines: every order of options, config file and overrides; errors in one message."""
+
+import errno
+import itertools
+import os
+
+import pytest
+
+from configs import command
+from configs.load import ConfigError, UserError
+
+OVERRIDES = ["schedule.x=-1", "data.weights={a: 1, b: 2}", "name=a=b", "seed=3"]
+
+
+def make_parser(*verbs: str) -> command.CommandParser:
+    parser = command.parser("A test.", verbs=verbs)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--name")
+    parser.add_argument("--step", type=int, required=True)
+    return parser
+
+
+PIECES = (["CONFIG"], OVERRIDES[:2], OVERRIDES[2:], ["--dry-run"], ["--name", "x=y"], ["--step=-4"])
+
+
+def test_every_order_is_accepted() -> None:
+    for pieces in itertools.permutations(PIECES):
+        words = [word for piece in pieces for word in piece]
+        arguments = make_parser().parse_args(words)
+        assert arguments.config == "CONFIG", words
+        assert arguments.overrides == [word for word in words if word in OVERRIDES]
+        assert (arguments.dry_run, arguments.name, arguments.step) == (True, "x=y", -4)
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_overrides_may_stand_around_a_verb(position: int) -> None:
+    words = ["sync", "CONFIG", "--step", "3"]
+    words.insert(position, "a.b=1")
+    if position == 3:  # that would be the value of --step
+        return
+    arguments = make_parser("sync", "follow").parse_args(words)
+    assert (arguments.verb, arguments.config, arguments.step) == ("sync", "CONFIG", 3)
+    assert arguments.overrides == ["a.b=1"]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 3, 5])
+def test_a_double_dash_is_accepted_everywhere(position: int) -> None:
+    words = ["CONFIG", "a=1", "--dry-run", "--step", "3"]
+    words.insert(position, "--")
+    arguments = make_parser().parse_args(words)
+    assert (arguments.config, arguments.overrides) == ("CONFIG", ["a=1"])
+    assert (arguments.dry_run, arguments.step) == (True, 3)
+
+
+def test_paths_with_an_equals_sign_are_not_overrides() -> None:
+    arguments = make_parser().parse_args(["a=1", "runs/lr=3/config.yaml", "--step=1"])
+    assert (arguments.config, arguments.overrides) == ("runs/lr=3/config.yaml", ["a=1"])
+    arguments = make_parser().parse_args(["lr=3.yaml", "--step=1"])
+    assert (arguments.config, arguments.overrides) == ("lr=3.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--step=1"], "the following arguments are required: CONFIG.yaml"),
+        (["CONFIG"], "the following arguments are required: --step"),
+        (["CONFIG", "--step=1", "--dryrun"], "unrecognized arguments: --dryrun"),
+        (["CONFIG", "--ste=1"], "the following arguments are required: --step"),
+        (["CONFIG", "--step", "x"], "argument --step: invalid int value: 'x'"),
+    ],
+)
+def test_wrong_arguments_end_with_a_message(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        make_parser().parse_args(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plain_commands_take_options_in_any_position_too() -> None:
+    parser = command.plain_parser("A test.")
+    parser.add_argument("folder")
+    parser.add_argument("sentences", nargs="+")
+    parser.add_argument("--count", type=int, default=1)
+    for words in (
+        ["F", "a=b <mask>", "c", "--count=2"],
+        ["F", "--count", "2", "a=b <mask>", "c"],
+        ["--count", "2", "F", "a=b <mask>", "c"],
+        ["F", "a=b <mask>", "--count", "2", "c"],
+    ):
+        arguments = parser.parse_args(words)
+        assert (arguments.folder, arguments.sentences) == ("F", ["a=b <mask>", "c"])
+        assert arguments.count == 2
+
+
+def exit_code(error: Exception | None) -> int | str | None:
+    def main() -> int | None:
+        if error is not None:
+            raise error
+        return None
+
+    with pytest.raises(SystemExit) as stop:
+        command.run(main)
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("the sky fell"), "error: the sky fell\n"),
+        (UserError("http://me:hunter2@host is down"), "error: http://***@host is down\n"),
+        (OSError(errno.ENOSPC, "full", "rows.tar"), "no space left while writing rows.tar"),
+        (PermissionError(errno.EACCES, "no", "rows.tar"), f"rows.tar: {os.strerror(errno.EACCES)}"),
+    ],
+)
+def test_an_error_that_the_user_can_fix_is_one_message(
+    error: Exception,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert exit_code(error) == command.EXIT_USER_ERROR
+    written = capsys.readouterr().err
+    assert message in written
+    assert "Traceback" not in written
+
+
+def test_any_other_error_keeps_its_traceback() -> None:
+    with pytest.raises(OSError, match="odd"):
+        command.run(lambda: (_ for _ in ()).throw(OSError(errno.EIO, "odd")))
+    with pytest.raises(ZeroDivisionError):
+        command.run(lambda: 1 // 0)
+
+
+def test_success_and_own_exit_codes_are_passed_on() -> None:
+    assert exit_code(None) == 0
+    with pytest.raises(SystemExit) as stop:
+        command.run(lambda: 75)
+    assert stop.value.code == 75
+
+
+def test_ranks_report_one_error_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "SINGLE_RANK_WAIT_S", 0.0)
+    for rank, error, expected in (
+        ("0", ConfigError("bad"), "error: bad\n"),
+        ("1", ConfigError("bad"), ""),
+        ("0", UserError("bad"), "error: bad\n"),
+        ("1", UserError("bad"), "error (rank 1): bad\n"),
+    ):
+        monkeypatch.setenv("RANK", rank)
+        assert exit_code(error) == command.EXIT_USER_ERROR
+        assert capsys.readouterr().err == expected
