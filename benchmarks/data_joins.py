@@ -7,7 +7,6 @@ with some bytes changed, and runs the stages ``first_pairs`` to ``pairs``, then 
 processes of their own. No text is involved.
 """
 
-import argparse
 import json
 import multiprocessing
 import resource
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import command
 from data_prep.dedup import candidates as dedup
 from data_prep.dedup import verdicts
 from data_prep.dedup.config import DedupConfig
@@ -32,7 +32,7 @@ _DOCUMENTS = (1_250_000, 2_500_000, 5_000_000)
 
 def main() -> None:
     """Writes, joins, prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("--documents", type=int, nargs="+", default=_DOCUMENTS)
     parser.add_argument("--join-documents", type=int, help="documents of one range of keys")
     parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
@@ -113,4 +113,4 @@ def _run(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -7,7 +7,6 @@ one in which single workers are killed; one with another number of workers and o
 with the same shards, tokenizer.json and manifest.json, or the program exits with 1.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     """Runs, kills, compares."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,6 @@ other while each has the same duplicates in itself, and so the same work to be d
 tokenizer is run on a sample beside it.
 """
 
-import argparse
 import json
 import multiprocessing
 import re
@@ -26,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from configs import command
 from configs.load import validate
 from data_prep.config import DataConfig
 from data_prep.dataset.tokenizer import load_tokenizer
@@ -39,7 +39,7 @@ PACKING = ("encode", "layout", "rows")
 
 def main() -> None:
     """Runs and prints tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path)
     parser.add_argument("--scaling", nargs="*", type=int, metavar="TIMES")
     parser.add_argument("--repeat", type=int, default=1, help="runs, of which the best counts")
@@ -251,4 +251,4 @@ def print_reference(path: Path, texts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -13,7 +13,6 @@ Utilization counts the matrix products that the model needs, with the head on ma
 for all alike: over those that the GPU does a second in a large product of random bf16 matrices.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.loader_speed import write_rows
+from configs import command
 from configs.load import load
 from model.parallel.grid import make_grid
 from pipeline.data.loader import StepBatch
@@ -209,7 +209,7 @@ def profile(engine: Engine, batch: StepBatch) -> str:
 
 def main() -> None:
     """Prints a line for each contestant."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=12, help="timed optimizer steps")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each contestant")
     parser.add_argument("--compile", action="store_true", help="also Hugging Face's, compiled")
@@ -254,4 +254,4 @@ def line_of(one: Figures, baseline: Figures) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -6,7 +6,6 @@ Seeking is the time to the first step of a new process at row 0 and at row 10^9 
 turns.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs import command
 from data_prep.dataset.manifest import (
     Manifest,
     SourceRows,
@@ -89,7 +89,7 @@ def stream_of(folder: Path, manifest: Manifest) -> RowStream:
 
 def main() -> None:
     """Prints million tokens a CPU second, and the times of seeking."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=65_536, help="rows of the data set")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of 8,192 rows")
     arguments = parser.parse_args()
@@ -149,4 +149,4 @@ def seek(stream: RowStream) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

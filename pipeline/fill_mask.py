@@ -1,6 +1,5 @@
 """Fills masks with an exported model: ``python -m pipeline.fill_mask FOLDER "Some <mask>." ...``"""
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ CANDIDATES = 5
 
 def main() -> None:
     """Prints the likeliest tokens for every mask of every sentence."""
-    parser = argparse.ArgumentParser(description="Fill the masks in sentences.")
+    parser = command.plain_parser("Fill the masks in sentences.")
     parser.add_argument("folder", type=Path, help="a Hugging Face folder (RUN/hf)")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
     arguments = parser.parse_args()

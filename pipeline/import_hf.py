@@ -38,7 +38,7 @@ def main() -> None:
     parser = command.parser("Start a run from the weights of a Hugging Face folder.")
     parser.add_argument("--from", dest="folder", metavar="FOLDER", required=True, type=Path)
     parser.add_argument("--leave-out", metavar="PREFIX", action="append", default=[])
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_args()
     config = load(arguments.config, TrainConfig, arguments.overrides)
     data = read_manifest(config.data.path)
     hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out))

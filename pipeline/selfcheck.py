@@ -61,7 +61,7 @@ def main() -> int:
     """``python -m pipeline.selfcheck CONFIG.yaml --steps 20 key.sub=value ...``; 1: it differs."""
     parser = command.parser("Compare this config's tensor parallelism with one rank.")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps (default: 20)")
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_args()
     config = load(arguments.config, TrainConfig, arguments.overrides)
     tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
     vocab_size = _vocab_size(config)

@@ -5,7 +5,6 @@ a capital letter. Training passages are from training rows, the others from held
 ones.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ IS_WORD = re.compile(r"[A-Za-z][a-z]*[.,;:!?]?")
 
 def main() -> None:
     """Writes source-train.jsonl, source-dev.jsonl, capitals-train.jsonl and capitals-dev.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.plain_parser(__doc__ or "")
     parser.add_argument("rows", metavar="ROWS", type=Path, help="folder of packed rows")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the files go")
     arguments = parser.parse_args()
