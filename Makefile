@@ -26,6 +26,9 @@ help: ## list the targets
 .PHONY: venv
 venv: $(INSTALLED_DEV) ## make .venv with all pinned packages, those of development too
 
+.PHONY: venv-runtime
+venv-runtime: $(INSTALLED) ## make .venv with the runtime packages only
+
 $(INSTALLED): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	    { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/one" >&2; exit 2; }
