@@ -95,6 +95,11 @@ format: $(INSTALLED_DEV) ## format, and fix what ruff can fix
 	ruff check --fix .
 	ruff format .
 
+.PHONY: docs
+docs: $(INSTALLED_DEV) ## regenerate docs/config.md, its JSON schemas and the picture of the row order
+	python -m docs.generate
+	python -m docs.pictures
+
 .PHONY: clean
 clean: ## remove the demo's data and runs, not the environment
 	rm -rf data/demo runs/demo

@@ -5,11 +5,9 @@ file is not current. Everything comes from the schemas: names, types, limits and
 pydantic, explanations from the docstrings of classes and fields.
 """
 
-import argparse
 import ast
 import inspect
 import json
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from configs import command
 from data_prep.config import DataConfig
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
@@ -267,7 +266,7 @@ def outputs() -> dict[Path, str]:
 
 def main() -> int:
     """Writes or checks the files; 1 if `--check` finds one that is not current."""
-    parser = argparse.ArgumentParser(description="Write the reference of the config files.")
+    parser = command.plain_parser("Write the reference of the config files.")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
     stale = [
@@ -285,4 +284,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

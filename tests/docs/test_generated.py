@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from docs import generate
+from docs import generate, pictures
 
 CONFIGS = sorted((generate.ROOT / "configs").glob("*.yaml"))
 
@@ -51,3 +51,7 @@ def test_every_field_has_a_description() -> None:
         if not node.get("description") and "const" not in node
     ]
     assert not missing
+
+
+def test_the_picture_of_the_row_order_is_current() -> None:
+    assert pictures.PATH.read_text() == pictures.picture(), "run 'make docs'"
