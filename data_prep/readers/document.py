@@ -1,7 +1,7 @@
-"""What readers give: documents, and the records that could not be read.
+"""What readers yield: documents, and a count of the records that could not be read.
 
-Bad input is never passed over in silence: a record that cannot be read is counted under its reason
-with its file and offset, or stops the job, as the config says.
+Bad input is never skipped silently: depending on the config, a record that cannot be read stops the
+job, or is counted under its reason, with its file and offset.
 """
 
 import sys
@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple
 from configs.load import UserError
 
 BadRecordPolicy = Literal["skip", "stop"]
+BATCH_CHARACTERS = 250_000
+"""Characters of the documents that are worked on together."""
 _MAX_EXAMPLES = 20
-_BATCH_CHARACTERS = 250_000
 
 
 class Document(NamedTuple):
@@ -24,28 +25,33 @@ class Document(NamedTuple):
     id: str
     """The record's own id where it has one, else ``FILE:OFFSET``."""
     offset: int
-    """Where in the file it begins, as `BadRecords.add` takes it."""
+    """Where in the file it starts, see `BadRecords.add`."""
 
 
 @dataclass
 class BadRecords:
-    """Records that were set aside, by reason."""
+    """Records that are skipped, by reason."""
 
     policy: BadRecordPolicy
+    """Whether a bad record is counted and skipped, or stops the job."""
     max_document_bytes: int = 1 << 62
+    """Longest document, bytes of UTF-8; a longer one is a bad record."""
     counts: Counter[str] = field(default_factory=Counter)
+    """Number of bad records by reason."""
     examples: list[dict[str, Any]] = field(default_factory=list)
+    """The first bad records: file, offset, reason and detail."""
 
     def add(self, file_path: str, offset: int, reason: str, detail: str = "") -> None:
-        """Counts one bad record; UserError where the policy is to stop.
+        """Counts one bad record; raises UserError if the policy is to stop.
 
-        `offset` is the byte, or for columnar files the row, at which the record begins.
+        `offset` is the byte (in columnar files the row, in tables the line) at which the record
+        starts.
         """
         if self.policy == "stop":
             raise UserError(
                 f"{file_path}: {reason} at offset {offset}"
                 + (f" ({detail})" if detail else "")
-                + "; mend the file, or set on_bad_record: skip to count such records and go on"
+                + "; fix the file, or set on_bad_record: skip to count such records and continue"
             )
         self.counts[reason] += 1
         if len(self.examples) < _MAX_EXAMPLES:
@@ -55,17 +61,17 @@ class BadRecords:
 
     @property
     def max_raw_bytes(self) -> int:
-        """Bytes of a record in its file beyond which it is not even read: markup and escapes may
-        take several times the text."""
+        """Size above which a record is not even read, bytes in the file: markup and escapes may
+        take several times the size of the text."""
         return min(8 * self.max_document_bytes, sys.maxsize)
 
     def add_too_long(self, file_path: str, offset: int, num_bytes: int) -> None:
-        """Counts a record that is longer than allowed; `num_bytes` of it are known of."""
+        """Counts a record that is longer than allowed, of at least `num_bytes`."""
         reason = "longer than max_document_mb"
         self.add(file_path, offset, reason, f"{num_bytes:,} or more bytes")
 
     def is_too_long(self, content: bytes | str, file_path: str, offset: int) -> bool:
-        """Whether a document is longer than allowed; then it is counted."""
+        """Whether a document is longer than allowed; if so, counts it."""
         limit = self.max_document_bytes
         if len(content) <= limit // 4:
             return False
@@ -76,13 +82,22 @@ class BadRecords:
         self.add_too_long(file_path, offset, len(content))
         return True
 
+    def has_nul(self, text: str, file_path: str, offset: int) -> bool:
+        """Whether a text holds a NUL byte; if so, counts it."""
+        if "\0" not in text:
+            return False
+        self.add(file_path, offset, "NUL byte")
+        return True
 
-def in_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """The documents in lists of about 250,000 characters (one longer document is a list)."""
+
+def in_batches(
+    documents: Iterable[Document], batch_characters: int = BATCH_CHARACTERS
+) -> Iterator[list[Document]]:
+    """The documents in lists of about `batch_characters` (a longer document is a list)."""
     batch: list[Document] = []
     size = 0
     for document in documents:
-        if batch and size + len(document.text) > _BATCH_CHARACTERS:
+        if batch and size + len(document.text) > batch_characters:
             yield batch
             batch, size = [], 0
         batch.append(document)
@@ -92,7 +107,7 @@ def in_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def decoded(content: bytes, file_path: str, offset: int, bad: BadRecords) -> str | None:
-    """`content` as text, or None (counted in `bad`) when it is not UTF-8, holds NUL bytes or is too
+    """`content` as text; None, counted in `bad`, if it is not UTF-8, holds a NUL byte or is too
     long."""
     if bad.is_too_long(content, file_path, offset):
         return None
@@ -101,7 +116,4 @@ def decoded(content: bytes, file_path: str, offset: int, bad: BadRecords) -> str
     except UnicodeDecodeError as error:
         bad.add(file_path, offset + error.start, "not UTF-8", str(error.reason))
         return None
-    if "\0" in text:
-        bad.add(file_path, offset, "NUL byte")
-        return None
-    return text
+    return None if bad.has_nul(text, file_path, offset) else text

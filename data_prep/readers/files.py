@@ -1,4 +1,4 @@
-"""The files of a source: found, listed in a fixed order, opened, and watched for change.
+"""The files of a source: found, listed in a fixed order, opened, and checked for changes.
 
 Local paths and globs (``**`` too), and every URL that fsspec knows (``s3://``, ``gs://``, ``hf://``).
 """
@@ -25,30 +25,34 @@ class SourceFile:
     path: str
     """Path or URL that opens it."""
     name: str
-    """Its name below the folder that was searched: the same wherever the folder lies."""
+    """Its path relative to the searched folder: it does not depend on where that folder is."""
     num_bytes: int
     modified: str
-    """Time of last change or etag, whatever the file system tells."""
+    """Time of the last change, or the etag, whichever the file system reports."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The piece of a file that one part reads: bytes, or row groups, as the reader defines it."""
+    """The range of a file that one part reads: bytes or row groups, as its reader defines."""
 
     file: SourceFile
     start: int
     end: int
     group_bytes: int | None = None
-    """Size, where `start` and `end` do not count bytes."""
+    """Size in bytes, if `start` and `end` do not count bytes."""
 
     @property
     def num_bytes(self) -> int:
-        """About how much is read."""
+        """Approximate size of what is read."""
         return self.end - self.start if self.group_bytes is None else self.group_bytes
 
 
 def list_files(patterns: Sequence[str], where: str) -> list[SourceFile]:
-    """All files that match, sorted by name, each once; `where` is the config key, for errors."""
+    """All files that match, sorted by name, each once.
+
+    Raises UserError, which names the config key `where`, if a pattern matches no file or a folder
+    cannot be read.
+    """
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
         is_url = "://" in pattern
@@ -86,8 +90,8 @@ def _list_local(pattern: str, where: str) -> list[SourceFile]:
 
 
 def _check_folders(root: str, names: Sequence[str]) -> None:
-    """OSError when a folder that the pattern below `root` goes through cannot be read: glob itself
-    passes over it."""
+    """Raises OSError if a folder that the pattern below `root` searches cannot be read: glob itself
+    skips it silently."""
     if not os.path.isdir(root or "."):
         return
     root_depth = root.rstrip(os.sep).count(os.sep) + bool(root)
@@ -110,7 +114,7 @@ def _list_url(pattern: str, where: str) -> list[SourceFile]:
         file_system, _ = _file_system_of(pattern)
         found = sorted(file_system.glob(pattern, detail=True).items())
         bare_root = file_system._strip_protocol(root)
-    except Exception as error:  # each protocol has a library of its own, and that its own errors
+    except Exception as error:  # every protocol has its own library with its own errors
         raise UserError(
             f"{where}: {pattern!r} cannot be listed: {type(error).__name__}: {error}; check the "
             "address, that the library for it is installed (s3fs for s3://, gcsfs for gs://), and "
@@ -146,11 +150,11 @@ def _version_of(info: dict[str, Any]) -> str:
 
 @contextmanager
 def open_file(file: SourceFile) -> Iterator[BinaryIO]:
-    """The raw bytes of `file`; UserError when it is gone or has changed since it was listed."""
+    """The raw bytes of `file`; raises UserError if it has disappeared or changed since listed."""
     _check_unchanged(file)
     if "://" in file.path:
         file_system, path = _file_system_of(file.path)
-        # fsspec's own files read a block anew for every line.
+        # fsspec's own file objects read a block again for every line.
         with io.BufferedReader(file_system.open(path, "rb"), _URL_BUFFER_BYTES) as stream:
             yield stream
     else:
@@ -175,19 +179,19 @@ def _check_unchanged(file: SourceFile) -> None:
     if now != (file.num_bytes, file.modified):
         raise UserError(
             f"{file.path}: changed since the plan was made (then {file.num_bytes:,} bytes, now "
-            f"{now[0]:,}); put the old file back, or run again with '--restart-from ingest'"
+            f"{now[0]:,}); restore the old file, or run again with '--restart-from ingest'"
         )
 
 
 def _gone(file: SourceFile) -> str:
     return (
-        f"{file.path}: disappeared since the plan was made; put it back, or run again with "
+        f"{file.path}: disappeared since the plan was made; restore it, or run again with "
         "'--restart-from ingest'"
     )
 
 
 def byte_spans(file: SourceFile, part_bytes: int, align_bytes: int = 1) -> list[Span]:
-    """`file` cut into spans of about `part_bytes`, at multiples of `align_bytes`."""
+    """Spans of about `part_bytes` that cover `file`, cut at multiples of `align_bytes`."""
     step = max(part_bytes // align_bytes, 1) * align_bytes
     starts = range(0, max(file.num_bytes, 1), step)
     return [Span(file, start, min(start + step, file.num_bytes)) for start in starts]

@@ -5,26 +5,21 @@ from contextlib import contextmanager
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import Field
 
-from configs.load import Config
-from data_prep.readers.columns import check_columns, documents_in
+from data_prep.readers.columns import ARROW_ERRORS, Columns, group_spans
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, open_file
-from data_prep.readers.parquet import DAMAGE, grouped
+from data_prep.readers.reader import RecordsConfig
 
 
-class HfDatasetReaderConfig(Config):
-    """Data sets saved by ``Dataset.save_to_disk``, or ``datasets``' cache."""
+class HfDatasetReaderConfig(RecordsConfig):
+    """Data sets saved by ``Dataset.save_to_disk``, or the cache of ``datasets``.
+
+    `files` are the Arrow files, such as folder/train/*.arrow.
+    """
 
     type: Literal["hf_dataset"]
-    files: tuple[str, ...] = Field(min_length=1)
-    """The Arrow files, such as folder/train/*.arrow."""
-    text_field: str = "text"
-    """Column of the texts."""
-    id_field: str | None = None
-    """Column of the records' own ids; FILE:ROW is used when not given."""
 
     def build(self) -> "HfDatasetReader":
         """The reader."""
@@ -35,18 +30,18 @@ class HfDatasetReader:
     """Reads Arrow stream files; a span is a range of record batches."""
 
     def __init__(self, config: HfDatasetReaderConfig) -> None:
-        self._fields = config.text_field, config.id_field
+        self._columns = Columns.of(config)
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Runs of record batches of about `part_bytes`; a damaged file is one span, and so is one
-        behind a URL, as only reading it all tells its batches."""
+        """Consecutive record batches of about `part_bytes`. A damaged file is one span, and so is a
+        file at a URL, since finding its batches means reading all of it."""
         whole = Span(file, 0, 1 << 62, file.num_bytes)
         if "://" in file.path:
             return [whole]
         try:
             with _opened(file) as batches:
-                return grouped(file, [batch.nbytes for batch in batches], part_bytes)
-        except DAMAGE as error:
+                return group_spans(file, [batch.nbytes for batch in batches], part_bytes)
+        except ARROW_ERRORS as error:
             if not is_damage(error):
                 raise
             return [whole]
@@ -56,14 +51,14 @@ class HfDatasetReader:
         path, row = span.file.path, 0
         try:
             with _opened(span.file) as batches:
-                check_columns(batches.schema, path, *self._fields)
+                self._columns.check_schema(batches.schema, path)
                 for number, batch in enumerate(batches):
                     if number >= span.end:
                         return
                     if number >= span.start:
-                        yield from documents_in(batch, row, path, span.file.name, self._fields, bad)
+                        yield from self._columns.documents_in(batch, row, span.file, bad)
                     row += batch.num_rows
-        except DAMAGE as error:
+        except ARROW_ERRORS as error:
             if not is_damage(error):
                 raise
             bad.add(path, row, "damaged or truncated Arrow file", str(error))

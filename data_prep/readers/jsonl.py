@@ -1,28 +1,21 @@
-"""JSON lines: one object a line, its text under a key."""
+"""JSON lines: one object per line, with its text under a key."""
 
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import orjson
-from pydantic import Field
 
-from configs.load import Config
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, open_file
-from data_prep.readers.lines import line_spans, lines_in
+from data_prep.readers.lines import LineFiles
+from data_prep.readers.reader import RecordsConfig
 
 
-class JsonLinesReaderConfig(Config):
-    """JSON lines; .gz, .zst and .bz2 too."""
+class JsonLinesReaderConfig(RecordsConfig):
+    """JSON lines, plain or .gz, .zst, .bz2."""
 
     type: Literal["jsonl"]
-    files: tuple[str, ...] = Field(min_length=1)
-    """Paths, globs or URLs."""
-    text_field: str = "text"
-    """Key of the text."""
-    id_field: str | None = None
-    """Key of the record's own id; FILE:OFFSET is used when not given."""
 
     def build(self) -> "JsonLinesReader":
         """The reader."""
@@ -32,47 +25,52 @@ class JsonLinesReaderConfig(Config):
 class JsonLinesReader:
     """Reads JSON lines."""
 
-    def __init__(self, config: JsonLinesReaderConfig) -> None:
+    def __init__(self, config: JsonLinesReaderConfig, files: LineFiles | None = None) -> None:
         self._text_field = config.text_field
         self._id_field = config.id_field
+        self._files = files or LineFiles()
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges; a line belongs to the range in which it begins."""
-        return line_spans(file, part_bytes)
+        """Byte ranges; a line belongs to the range in which it starts."""
+        return self._files.spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
-        """The documents whose lines begin in `span`."""
-        path, name = span.file.path, span.file.name
+        """The documents whose lines start in `span`."""
         with open_file(span.file) as stream:
-            for offset, line in lines_in(stream, span, bad):
-                if not line.strip():
-                    continue
-                try:
-                    record = _parsed(line)
-                except ValueError as error:
-                    bad.add(path, offset, "not JSON", str(error))
-                    continue
-                if not isinstance(record, dict):
-                    bad.add(path, offset, "JSON, but no object")
-                    continue
-                text = record.get(self._text_field)
-                if not isinstance(text, str):
-                    reason = "is no text" if self._text_field in record else "is missing"
-                    bad.add(path, offset, f"the field {self._text_field!r} {reason}")
-                    continue
-                if "\0" in text:
-                    bad.add(path, offset, "NUL byte")
-                    continue
-                own_id = record.get(self._id_field) if self._id_field else None
-                own_id = f"{name}:{offset}" if own_id is None else str(own_id)
-                yield Document(text, own_id, offset)
+            for offset, line in self._files.lines_in(stream, span, bad):
+                if line.strip():
+                    document = self._document(line, offset, span.file, bad)
+                    if document is not None:
+                        yield document
+
+    def _document(
+        self, line: bytes, offset: int, file: SourceFile, bad: BadRecords
+    ) -> Document | None:
+        """The document of a line; None, counted in `bad`, if it holds none."""
+        try:
+            record = parse_line(line)
+        except ValueError as error:
+            bad.add(file.path, offset, "not JSON", str(error))
+            return None
+        if not isinstance(record, dict):
+            bad.add(file.path, offset, "JSON, but no object")
+            return None
+        text = record.get(self._text_field)
+        if not isinstance(text, str):
+            reason = "is no text" if self._text_field in record else "is missing"
+            bad.add(file.path, offset, f"the field {self._text_field!r} {reason}")
+            return None
+        if bad.has_nul(text, file.path, offset):
+            return None
+        own_id = record.get(self._id_field) if self._id_field else None
+        return Document(text, f"{file.name}:{offset}" if own_id is None else str(own_id), offset)
 
 
-def _parsed(line: bytes) -> Any:
-    """The value of a line; ValueError where it is no JSON.
+def parse_line(line: bytes) -> Any:
+    """The value of a line; raises ValueError if it is not JSON.
 
-    What the fast parser refuses, Python's own may take: NaN, Infinity and numbers of any length are
-    no JSON, but Python writes them. A byte order mark is passed over.
+    What the fast parser rejects, Python's own may accept: NaN, Infinity and numbers of any length
+    are not JSON, but Python writes them. A byte order mark is skipped.
     """
     try:
         return orjson.loads(line)

@@ -1,110 +1,181 @@
-"""Lines of files, compressed or not, with their byte spans."""
+"""Files of lines, compressed or not: cut into spans, and read line by line."""
 
 import io
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import BinaryIO
 
-from data_prep.readers.compression import chunks_of, compressed_spans, is_compressed
+from data_prep.readers.compression import (
+    CHUNK_BYTES,
+    DAMAGED_COMPRESSION,
+    Chunk,
+    chunks_of,
+    compressed_spans,
+    is_compressed,
+)
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
 
-_SKIPPED_BYTES = 1 << 20
 
+@dataclass(frozen=True)
+class LineFiles:
+    """How files of lines are cut and read; intact files give the same lines for any values."""
 
-def line_spans(file: SourceFile, part_bytes: int) -> list[Span]:
-    """Spans for `lines_in`."""
-    cut = compressed_spans if is_compressed(file.name) else byte_spans
-    return cut(file, part_bytes)
+    chunk_bytes: int = CHUNK_BYTES
+    """Bytes of a compressed file that are decompressed at once."""
+    skipped_bytes: int = 1 << 20
+    """Most bytes held of a line that is skipped."""
 
+    def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
+        """Spans of about `part_bytes`; of a compressed file, see `compressed_spans`."""
+        if is_compressed(file.name):
+            return compressed_spans(file, part_bytes, self.chunk_bytes)
+        return byte_spans(file, part_bytes)
 
-def lines_in(
-    stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool = False
-) -> Iterator[tuple[int, bytes]]:
-    """(offset, line with its newline) of every line that begins in `span`.
+    def lines_in(
+        self, stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        """(offset, line with its newline) of every line that starts in `span`.
 
-    With `run_on`, the lines after the span too, unless the file is compressed. There offsets count
-    decompressed bytes, a line begins in the span that holds the raw chunk that its first byte comes
-    from, and what follows damage is one bad record of the span in which the damage shows.
-    """
-    if is_compressed(span.file.name):
-        return _lines_of_chunks(stream, span, bad)
-    return _lines_of_bytes(stream, span, bad, run_on)
+        With `run_on`, the lines after the span follow, unless the file is compressed. In compressed
+        files, offsets count decompressed bytes, a line starts in the span that holds the raw chunk
+        of its first byte, and everything after damage is one bad record of the span in which the
+        damage appears.
+        """
+        if is_compressed(span.file.name):
+            chunks = chunks_of(stream, span.file.name, self.chunk_bytes)
+            return _ChunkedLines(span, bad).lines(chunks)
+        return self._plain_lines(stream, span, bad, run_on)
 
-
-def _lines_of_bytes(
-    stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool
-) -> Iterator[tuple[int, bytes]]:
-    offset = span.start
-    longest = bad.max_raw_bytes
-    stream.seek(max(0, span.start - 1))
-    if span.start > 0:
-        offset = _end_of_line(stream, span.start - 1, span.end)
-    while run_on or offset < span.end:
-        line = stream.readline(longest)
-        if not line:
-            return
-        if len(line) == longest and not line.endswith(b"\n"):
-            bad.add_too_long(span.file.path, offset, len(line))
-            enough = sys.maxsize if run_on else span.end
-            offset = _end_of_line(stream, offset + len(line), enough)
-            continue
-        yield offset, line
-        offset += len(line)
-
-
-def _end_of_line(stream: BinaryIO, position: int, enough: int) -> int:
-    """Where the line that `stream` stands in, at `position`, ends; or a place at or beyond `enough`
-    inside it. However long the line, little memory is taken."""
-    while position < enough:
-        rest = stream.readline(_SKIPPED_BYTES)
-        position += len(rest)
-        if not rest or rest.endswith(b"\n"):
-            break
-    return position
-
-
-def _lines_of_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[tuple[int, bytes]]:
-    offset = 0  # of what is held: a line without its end, in pieces
-    held: list[bytes] = []
-    is_rest = False  # what is held, or comes next, is the rest of a line that began before the span
-    for raw_at, content, error in chunks_of(stream, span.file.name):
-        follows_span = raw_at >= span.end
-        if error is not None:
-            # A truncated file ends behind its last byte, which only the last span can answer for.
-            if raw_at >= span.start and (not follows_span or span.end >= span.file.num_bytes):
-                offset += sum(map(len, held))
-                reason = "damaged or truncated compression"
-                bad.add(span.file.path, offset, reason, str(error))
-            return
-        if follows_span and (is_rest or not held):
-            return
-        if not content:
-            continue
-        if raw_at < span.start:
-            offset += len(content)
-            is_rest = not content.endswith(b"\n")
-            continue
-        cut = 1 + (content.find(b"\n") if follows_span else content.rfind(b"\n"))
-        if not cut:
-            held.append(content)
-            num_bytes = sum(map(len, held))
-            if not is_rest and num_bytes >= bad.max_raw_bytes:
-                bad.add_too_long(span.file.path, offset, num_bytes)
-                is_rest = True
-            if is_rest:
-                offset += num_bytes
-                held = []
-            continue
-        lines = io.BytesIO(b"".join((*held, content[:cut])))
-        held = [content[cut:]] if cut < len(content) else []
-        if is_rest:
-            offset += len(lines.readline())
-            is_rest = False
-        for line in lines:
+    def _plain_lines(
+        self, stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool
+    ) -> Iterator[tuple[int, bytes]]:
+        offset = span.start
+        longest = bad.max_raw_bytes
+        stream.seek(max(0, span.start - 1))
+        if span.start > 0:
+            offset = self._end_of_line(stream, span.start - 1, span.end)
+        while run_on or offset < span.end:
+            line = stream.readline(longest)
+            if not line:
+                return
+            if len(line) == longest and not line.endswith(b"\n"):
+                bad.add_too_long(span.file.path, offset, len(line))
+                enough = sys.maxsize if run_on else span.end
+                offset = self._end_of_line(stream, offset + len(line), enough)
+                continue
             yield offset, line
             offset += len(line)
-        if follows_span:
+
+    def _end_of_line(self, stream: BinaryIO, position: int, enough: int) -> int:
+        """The end of the line in which `stream` is, at `position`; or a place in it at or after
+        `enough`. Holds at most `skipped_bytes`."""
+        while position < enough:
+            rest = stream.readline(self.skipped_bytes)
+            position += len(rest)
+            if not rest or rest.endswith(b"\n"):
+                break
+        return position
+
+
+class _State(Enum):
+    """How the content read so far ends."""
+
+    BETWEEN_LINES = auto()
+    """With a newline, or it is empty."""
+    IN_LINE = auto()
+    """Inside a line of the span, whose start is held."""
+    IN_SKIPPED_LINE = auto()
+    """Inside a line that is not given: it started before the span, or is too long."""
+
+
+class _ChunkedLines:
+    r"""Joins the lines of one span from the decompressed chunks of the whole file.
+
+    A line belongs to the span that holds the chunk of its first byte::
+
+        raw chunk     |0         |1          |2         |3         |
+        content       |one\ntw   |o\nthree\n |four\nfi  |ve\nsix\n |
+        span [0, 1)    one  two
+        span [1, 3)                three      four  five
+        span [3, 4)                                         six
+
+    So span [0, 1) reads chunk 1 up to the first newline (it gets there IN_LINE), and span [1, 3)
+    skips to this newline (it is IN_SKIPPED_LINE after chunk 0).
+    """
+
+    def __init__(self, span: Span, bad: BadRecords) -> None:
+        self._span, self._bad = span, bad
+        self._state = _State.BETWEEN_LINES
+        self._offset = 0
+        """Of the held line or, if none is held, of the next byte: decompressed bytes."""
+        self._held: list[bytes] = []
+        """The line without its end, in pieces, in state IN_LINE."""
+
+    def lines(self, chunks: Iterator[Chunk]) -> Iterator[tuple[int, bytes]]:
+        """(offset, line) of every line that starts in the span; reads `chunks` as far as needed."""
+        for chunk in chunks:
+            is_after_span = chunk.raw_at >= self._span.end
+            if chunk.error is not None:
+                self._count_damage(chunk, is_after_span)
+                return
+            if is_after_span and self._state is not _State.IN_LINE:
+                return
+            if not chunk.content:
+                continue
+            if chunk.raw_at < self._span.start:
+                self._skip(chunk.content)
+                continue
+            find_newline = chunk.content.find if is_after_span else chunk.content.rfind
+            end = find_newline(b"\n") + 1
+            if end:
+                yield from self._finished_lines(chunk.content[:end])
+                if is_after_span:
+                    return
+            self._hold(chunk.content[end:], had_newline=end > 0)
+        if self._state is _State.IN_LINE:
+            yield self._offset, b"".join(self._held)
+
+    def _count_damage(self, chunk: Chunk, is_after_span: bool) -> None:
+        """Counts damage in the one span that it belongs to."""
+        # A truncated file ends after its last byte: only the last span can count that.
+        is_ours = not is_after_span or self._span.end >= self._span.file.num_bytes
+        if chunk.raw_at >= self._span.start and is_ours:
+            offset = self._offset + sum(map(len, self._held))
+            self._bad.add(self._span.file.path, offset, DAMAGED_COMPRESSION, str(chunk.error))
+
+    def _skip(self, content: bytes) -> None:
+        """Takes note of `content` before the span."""
+        self._offset += len(content)
+        ends_line = content.endswith(b"\n")
+        self._state = _State.BETWEEN_LINES if ends_line else _State.IN_SKIPPED_LINE
+
+    def _finished_lines(self, content: bytes) -> Iterator[tuple[int, bytes]]:
+        """The lines that end in `content`, which ends with a newline."""
+        lines = io.BytesIO(b"".join((*self._held, content)))
+        if self._state is _State.IN_SKIPPED_LINE:
+            self._offset += len(lines.readline())
+        self._state, self._held = _State.BETWEEN_LINES, []
+        for line in lines:
+            yield self._offset, line
+            self._offset += len(line)
+
+    def _hold(self, content: bytes, had_newline: bool) -> None:
+        """Keeps `content`, the start or the middle of a line, unless that line is skipped.
+
+        A line is too long if a chunk without a newline (`had_newline` false) makes it so.
+        """
+        if self._state is _State.IN_SKIPPED_LINE:
+            self._offset += len(content)
             return
-    if held and not is_rest:
-        yield offset, b"".join(held)
+        if not content:
+            return
+        self._held.append(content)
+        self._state = _State.IN_LINE
+        num_bytes = sum(map(len, self._held))
+        if not had_newline and num_bytes >= self._bad.max_raw_bytes:
+            self._bad.add_too_long(self._span.file.path, self._offset, num_bytes)
+            self._offset += num_bytes
+            self._state, self._held = _State.IN_SKIPPED_LINE, []

@@ -1,33 +1,27 @@
-"""MediaWiki XML dumps: articles, with the markup stripped to text by mwparserfromhell."""
+"""MediaWiki XML dumps: articles, with the markup reduced to plain text."""
 
-import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal, NamedTuple
+from enum import Enum, auto
+from typing import BinaryIO, Literal, NamedTuple
 from xml.etree.ElementTree import ParseError, fromstring
 
-from pydantic import Field
-
-from configs.load import Config
-from data_prep.readers.compression import chunks_of, is_compressed
+from data_prep.readers.compression import DAMAGED_COMPRESSION, chunks_of, is_compressed
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
+from data_prep.readers.reader import FilesConfig
 from data_prep.readers.streams import BZIP2, pieces_from
+from data_prep.readers.wikitext import plain_text
 
 _CHUNK_BYTES = 1 << 20
-_BEGIN, _END, _END_OF_DUMP = b"<page>", b"</page>", b"</mediawiki>"
-_DROPPED_TAGS = {"ref", "table", "gallery", "math", "timeline", "syntaxhighlight", "imagemap"}
-_BLOCK_TAGS = {"br", "p", "div", "blockquote"}
-_MANY_NEWLINES = re.compile(r"\n{3,}")
-_DROPPED_LINKS = re.compile(r"^\s*:?\s*(file|image|category|media)\s*:", re.IGNORECASE)
-_INTERWIKI = re.compile(r"^\s*[a-z]{2,3}(-[a-z-]+)?\s*:\S", re.IGNORECASE)
+_TAIL_BYTES = 64
+_PAGE_START, _PAGE_END, _DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
+_DAMAGED_XML = "damaged or truncated XML"
 
 
-class MediaWikiReaderConfig(Config):
+class MediaWikiReaderConfig(FilesConfig):
     """MediaWiki XML dumps (pages-articles), plain or .bz2, .gz, .zst."""
 
     type: Literal["mediawiki"]
-    files: tuple[str, ...] = Field(min_length=1)
-    """Paths, globs or URLs."""
     namespaces: tuple[int, ...] = (0,)
     """Numbers of the namespaces to read; 0 holds the articles."""
 
@@ -43,7 +37,7 @@ class MediaWikiReader:
         self._namespaces = set(config.namespaces)
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges; a page belongs to the range in which it, or its bzip2 stream, begins.
+        """Byte ranges; a page belongs to the range in which it, or its bzip2 stream, starts.
 
         A .gz or .zst file is one span, and so in effect is a .bz2 file of a single stream.
         """
@@ -55,11 +49,11 @@ class MediaWikiReader:
         """The articles, without redirects; the title is the first line."""
         path = span.file.path
         with open_file(span.file) as stream:
-            for offset, content in _pages(_chunks(stream, span, bad), path, bad):
+            for offset, content in _PageScanner(path, bad).pages(_chunks(stream, span, bad)):
                 try:
                     page = fromstring(content)
                 except (ParseError, ValueError) as error:
-                    bad.add(path, offset, "damaged or truncated XML", str(error))
+                    bad.add(path, offset, _DAMAGED_XML, str(error))
                     continue
                 fields = {element.tag: element for element in page.iter()}
                 if not {"title", "ns", "text"} <= fields.keys():
@@ -77,21 +71,21 @@ def _number(text: str | None) -> int | None:
     return int(stripped) if stripped.isdecimal() else None
 
 
-class _Chunk(NamedTuple):
-    """Content of a dump, in order."""
+class _DumpChunk(NamedTuple):
+    """The next content of a dump."""
 
     offset: int
-    """Where in the file it stands: of a compressed file, where its stream begins."""
+    """Where in the file it is; in a compressed file, where its stream starts."""
     content: bytes
-    follows_span: bool = False
-    """Whether only the rest of a page that began before is wanted of it."""
+    is_after_span: bool = False
+    """Whether only the rest of a page that started before is wanted of it."""
     is_damage: bool = False
-    """What follows does not connect with what came before."""
+    """Whether content is missing here."""
 
 
-def _chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Chunk]:
-    """The content of a span, and what follows it; damage, and a dump without an end, are counted
-    where they are in the span."""
+def _chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
+    """The content of a span and what follows it; counts damage, and a missing end of the dump, that
+    are in the span."""
     if span.file.name.endswith(".bz2"):
         yield from _bzip2_chunks(stream, span, bad)
     elif is_compressed(span.file.name):
@@ -100,9 +94,9 @@ def _chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Chunk]:
         yield from _plain_chunks(stream, span, bad)
 
 
-def _plain_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Chunk]:
+def _plain_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
     if span.end >= span.file.num_bytes:
-        stream.seek(max(0, span.file.num_bytes - 64))
+        stream.seek(max(0, span.file.num_bytes - _TAIL_BYTES))
         _check_end(stream.read(), span, span.file.num_bytes, bad)
     stream.seek(span.start)
     position = span.start
@@ -111,122 +105,122 @@ def _plain_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Ch
         content = stream.read(min(_CHUNK_BYTES, left) if left > 0 else _CHUNK_BYTES)
         if not content:
             return
-        yield _Chunk(position, content, follows_span=left <= 0)
+        yield _DumpChunk(position, content, is_after_span=left <= 0)
         position += len(content)
 
 
-def _bzip2_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Chunk]:
-    last = b""
+def _bzip2_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
+    tail = b""
     stream_at = -1
     for piece in pieces_from(stream, BZIP2, span.start, span.end):
-        follows = piece.stream_at >= max(span.end, 1)
-        if piece.error is not None and not follows:
-            reason = "damaged or truncated compression"
-            bad.add(span.file.path, piece.stream_at, reason, str(piece.error))
-        last = (last if piece.stream_at == stream_at else b"") + piece.content
-        last, stream_at = last[-64:], piece.stream_at
-        if piece.ends_file and not follows:
-            _check_end(last, span, stream_at, bad)
-        yield _Chunk(stream_at, piece.content, follows, piece.error is not None)
+        is_after_span = piece.stream_at >= max(span.end, 1)
+        if piece.error is not None and not is_after_span:
+            bad.add(span.file.path, piece.stream_at, DAMAGED_COMPRESSION, str(piece.error))
+        tail = (tail if piece.stream_at == stream_at else b"") + piece.content
+        tail, stream_at = tail[-_TAIL_BYTES:], piece.stream_at
+        if piece.ends_file and not is_after_span:
+            _check_end(tail, span, stream_at, bad)
+        yield _DumpChunk(stream_at, piece.content, is_after_span, piece.error is not None)
 
 
-def _whole_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Chunk]:
-    position, last = 0, b""
+def _whole_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
+    position, tail = 0, b""
     for _, content, error in chunks_of(stream, span.file.name):
         if error is not None:
-            reason = "damaged or truncated compression"
-            bad.add(span.file.path, position, reason, str(error))
-            yield _Chunk(position, b"", is_damage=True)
+            bad.add(span.file.path, position, DAMAGED_COMPRESSION, str(error))
+            yield _DumpChunk(position, b"", is_damage=True)
             return
-        yield _Chunk(position, content)
+        yield _DumpChunk(position, content)
         position += len(content)
-        last = (last + content)[-64:]
-    _check_end(last, span, position, bad)
+        tail = (tail + content)[-_TAIL_BYTES:]
+    _check_end(tail, span, position, bad)
 
 
-def _check_end(last: bytes, span: Span, offset: int, bad: BadRecords) -> None:
-    end = last.strip()[-len(_END_OF_DUMP) :]
-    if not last or not _END_OF_DUMP.endswith(end):
+def _check_end(tail: bytes, span: Span, offset: int, bad: BadRecords) -> None:
+    """Counts a dump whose last bytes, `tail`, are not its end tag."""
+    end = tail.strip()[-len(_DUMP_END) :]
+    if not tail or not _DUMP_END.endswith(end):
         bad.add(span.file.path, offset, "the file does not end with </mediawiki>")
 
 
-def _pages(chunks: Iterator[_Chunk], path: str, bad: BadRecords) -> Iterator[tuple[int, bytes]]:
-    """(offset, page with its tags) of each page that begins in the span.
+class _State(Enum):
+    """Where the scanner is in the dump."""
 
-    Text in a dump never holds a tag: its ``<`` are written ``&lt;``.
+    BETWEEN_PAGES = auto()
+    """Looking for the start of a page."""
+    IN_PAGE = auto()
+    """Looking for the end of the page with which the held content starts."""
+    AFTER_SPAN = auto()
+    """The next page starts after the span: finished."""
+
+
+class _PageScanner:
+    """Finds the pages that start in one span, in content that is cut anywhere::
+
+        <page>A</page><page>B</page><page>C</page>
+        [------ span 0 ------)[----- span 1 -----)
+
+    Span 0 gives A and B: it is IN_PAGE at its end, and reads on to the end of B. Span 1 drops the
+    rest of B and gives C. A tag that is cut belongs to the span of its first byte. Text in a dump
+    never holds a tag: its ``<`` is written ``&lt;``.
     """
-    held = bytearray()  # begins with <page> where a page is open
-    is_open = False
-    searched = offset = 0
-    limit: int | None = None  # where in `held` the span ends
-    for chunk in chunks:
-        if chunk.is_damage:
-            held.clear()
-            is_open = False
-            if chunk.follows_span:
+
+    def __init__(self, path: str, bad: BadRecords) -> None:
+        self._path, self._bad = path, bad
+        self._state = _State.BETWEEN_PAGES
+        self._held = bytearray()
+        """Content that is not finished with; in state IN_PAGE it starts with <page>."""
+        self._searched = 0
+        """Where in `_held` the search for the end of the page continues."""
+        self._span_end: int | None = None
+        """Where in `_held` the span ends, once content after it was read."""
+
+    def pages(self, chunks: Iterator[_DumpChunk]) -> Iterator[tuple[int, bytes]]:
+        """(offset of its last chunk, page with its tags) of each page that starts in the span."""
+        offset = 0
+        for chunk in chunks:
+            if chunk.is_damage:
+                self._held.clear()
+                self._state = _State.BETWEEN_PAGES
+                if chunk.is_after_span:
+                    return
+                continue
+            if chunk.is_after_span and self._span_end is None:
+                self._span_end = len(self._held)
+            self._held += chunk.content
+            offset = chunk.offset
+            while (page := self._next_page()) is not None:
+                yield offset, page
+            if self._state is _State.AFTER_SPAN:
                 return
-            continue
-        if chunk.follows_span and limit is None:
-            limit = len(held)
-        held += chunk.content
-        offset = chunk.offset
-        while True:
-            if not is_open:
-                begin = held.find(_BEGIN)
-                keep_from = begin if begin >= 0 else max(0, len(held) - len(_BEGIN) + 1)
-                if limit is not None:
-                    limit -= keep_from
-                    if limit <= 0:
-                        return
-                del held[:keep_from]
-                if begin < 0:
-                    break
-                is_open, searched = True, len(_BEGIN)
-            end = held.find(_END, searched)
-            if end < 0:
-                searched = max(len(_BEGIN), len(held) - len(_END) + 1)
-                break
-            end += len(_END)
-            yield offset, bytes(held[:end])
-            del held[:end]
-            is_open = False
-            if limit is not None:
-                limit -= end
-    if is_open:
-        bad.add(path, offset, "damaged or truncated XML", "a page without its end")
+        if self._state is _State.IN_PAGE:
+            self._bad.add(self._path, offset, _DAMAGED_XML, "a page without its end")
 
+    def _next_page(self) -> bytes | None:
+        """The next page that is held whole; None if there is none."""
+        if self._state is _State.BETWEEN_PAGES:
+            self._find_start()
+        if self._state is not _State.IN_PAGE:
+            return None
+        end = self._held.find(_PAGE_END, self._searched)
+        if end < 0:
+            self._searched = max(len(_PAGE_START), len(self._held) - len(_PAGE_END) + 1)
+            return None
+        page = bytes(self._held[: end + len(_PAGE_END)])
+        self._drop(len(page))
+        self._state = _State.BETWEEN_PAGES
+        return page
 
-def plain_text(markup: str) -> str:
-    """The readable text of wiki markup: no templates, tables, references, files or categories."""
-    import mwparserfromhell
+    def _find_start(self) -> None:
+        """Drops what is before the next page, and enters it if it starts in the span."""
+        start = self._held.find(_PAGE_START)
+        self._drop(start if start >= 0 else max(0, len(self._held) - len(_PAGE_START) + 1))
+        if self._span_end is not None and self._span_end <= 0:
+            self._state = _State.AFTER_SPAN
+        elif start >= 0:
+            self._state, self._searched = _State.IN_PAGE, len(_PAGE_START)
 
-    nodes = mwparserfromhell.parse(markup, skip_style_tags=True).nodes
-    text = "".join(_texts_of(nodes)).replace("'''", "").replace("''", "")
-    return _MANY_NEWLINES.sub("\n\n", text).strip()
-
-
-def _texts_of(nodes: Any) -> Iterator[str]:
-    from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Text, Wikilink
-
-    for node in nodes:
-        if isinstance(node, Text):
-            yield str(node.value)
-        elif isinstance(node, HTMLEntity):
-            yield node.normalize()
-        elif isinstance(node, Heading):
-            yield "".join(_texts_of(node.title.nodes)).strip()
-        elif isinstance(node, Wikilink):
-            title = str(node.title)
-            if node.text is not None and not _DROPPED_LINKS.match(title):
-                yield from _texts_of(node.text.nodes)
-            elif not _DROPPED_LINKS.match(title) and not _INTERWIKI.match(title):
-                yield title
-        elif isinstance(node, ExternalLink):
-            if node.title is not None:
-                yield from _texts_of(node.title.nodes)
-        elif isinstance(node, Tag):
-            name = str(node.tag).strip().lower()
-            if name in _BLOCK_TAGS:
-                yield "\n"
-            if node.contents is not None and name not in _DROPPED_TAGS:
-                yield from _texts_of(node.contents.nodes)
+    def _drop(self, num_bytes: int) -> None:
+        del self._held[:num_bytes]
+        if self._span_end is not None:
+            self._span_end -= num_bytes

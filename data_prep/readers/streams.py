@@ -1,8 +1,12 @@
-"""Compressed files that are rows of streams, each readable by itself: bzip2 streams, gzip members.
+"""Compressed files that are sequences of independent streams: bzip2 streams, gzip members.
 
-Wikipedia's multistream dumps and pbzip2 write such .bz2 files, web archives such .gz files (a
-member a record). A stream belongs to the span in which its first byte lies, so that one file is
-many parts; a file of one stream is read whole by its first part.
+Wikipedia's multistream dumps and pbzip2 write such .bz2 files, web archives such .gz files (one
+member per record). A stream belongs to the span in which its first byte is, so that one file can be
+many parts; a file of a single stream is read by its first part alone::
+
+    file      |stream 0   |stream 1     |stream 2 |stream 3    |
+    spans     [-- span 0 --)[-- span 1 ----)[---- span 2 ------)
+    read by    span 0      span 0        span 1    span 2
 """
 
 import bz2
@@ -12,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from data_prep.readers.compression import TRUNCATED, is_damage
+from data_prep.readers.compression import READ_ERRORS, is_damage
 
 _CHUNK_BYTES = 1 << 16
 _MAX_MAGIC_BYTES = 16
@@ -22,13 +26,14 @@ _NOTHING = -1
 
 @dataclass(frozen=True)
 class Codec:
-    """How the streams of a format begin, and what reads one."""
+    """How the streams of a format start, and what decompresses one."""
 
     magic: re.Pattern[bytes]
+    """First bytes of a stream."""
     decompressor: Callable[[], Any]
-    begins: bytes
-    """What the content of a stream begins with where reading can begin. gzip's own mark is short
-    enough to occur by chance; together with this it is not."""
+    content_prefix: bytes
+    """First bytes of the content of a stream at which reading can start. gzip's magic number alone
+    is so short that it occurs by chance."""
 
 
 BZIP2 = Codec(re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, b"")
@@ -36,29 +41,29 @@ WARC_GZIP = Codec(re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), lambda: zlib.decompre
 
 
 class Piece(NamedTuple):
-    """Some content, in order."""
+    """The next piece of content."""
 
     stream_at: int
-    """Where in the file the last stream begins at which reading could have begun: the piece belongs
-    to the span in which that lies."""
+    """Where in the file the last stream starts at which reading could have started: the piece
+    belongs to the span that contains this byte."""
     content: bytes
     ends_file: bool = False
     """Whether this is the end of the last stream."""
     error: Exception | None = None
-    """Damage; reading goes on at the next stream, as it does in a part that begins there."""
+    """Damage; reading continues at the next stream, as it does in a part that starts there."""
 
 
 def pieces_from(raw: BinaryIO, codec: Codec, start: int, end: int) -> Iterator[Piece]:
-    """The content of the span [start, end), and what follows it for as long as one asks."""
+    """The content of the span [start, end) and, for as long as the caller asks, what follows it."""
     at = owner = _first_start(raw, codec, start, end)
     if start == 0 and at != 0:
-        yield Piece(0, b"", error=EOFError("the file does not begin as its name says"))
+        yield Piece(0, b"", error=EOFError("the file does not start as its name says"))
     while at is not None and owner is not None:
         after: int | None = None
         try:
             for content, after in _stream(raw, codec, at):
                 yield Piece(owner, content, ends_file=after == _NOTHING)
-        except (*TRUNCATED, OSError) as error:
+        except READ_ERRORS as error:
             if not is_damage(error):
                 raise
             yield Piece(owner, b"", error=error)
@@ -70,8 +75,8 @@ def pieces_from(raw: BinaryIO, codec: Codec, start: int, end: int) -> Iterator[P
 
 
 def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int | None]]:
-    """(content, where the stream after this one begins) of one stream, the latter at its end:
-    _NOTHING after the last."""
+    """(content, start of the next stream) of one stream. The start is None before the last piece,
+    and _NOTHING at the end of the file."""
     decompressor, position = codec.decompressor(), at
     raw.seek(at)
     while True:
@@ -84,14 +89,14 @@ def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int |
             rest = decompressor.unused_data
             next_at = position - len(rest)
             rest = rest or raw.read(_CHUNK_BYTES)
-            is_padding = not rest.strip(b"\0")  # gzip itself passes over it
+            is_padding = not rest.strip(b"\0")  # gzip itself skips it
             yield content, _NOTHING if is_padding and not raw.read(1) else next_at
             return
         yield content, None
 
 
 def _first_start(raw: BinaryIO, codec: Codec, start: int, end: int) -> int | None:
-    """The first byte in [start, end) at which reading can begin."""
+    """The first byte in [start, end) at which reading can start."""
     position = start
     while position < end:
         raw.seek(position)
@@ -107,14 +112,14 @@ def _first_start(raw: BinaryIO, codec: Codec, start: int, end: int) -> int | Non
 
 
 def _is_start(raw: BinaryIO, codec: Codec, at: int) -> bool:
-    """Whether a stream begins at `at` that can be read by itself."""
+    """Whether a stream starts at `at` that can be read independently."""
     raw.seek(at)
     compressed = raw.read(_PROBE_BYTES)
     if not codec.magic.match(compressed):
         return False
-    if at == 0 or not codec.begins:
+    if at == 0 or not codec.content_prefix:
         return True
     try:
-        return bool(codec.decompressor().decompress(compressed).startswith(codec.begins))
-    except (*TRUNCATED, OSError):
+        return bool(codec.decompressor().decompress(compressed).startswith(codec.content_prefix))
+    except READ_ERRORS:
         return False

@@ -5,29 +5,25 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from pydantic import Field
-
-from configs.load import Config, UserError
+from configs.load import UserError
+from data_prep.readers.columns import Columns
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, open_file
-from data_prep.readers.lines import line_spans, lines_in
+from data_prep.readers.lines import LineFiles
+from data_prep.readers.reader import RecordsConfig
 
 
-class TableReaderConfig(Config):
-    """CSV or TSV files with a header line; .gz, .zst and .bz2 too."""
+class TableReaderConfig(RecordsConfig):
+    """CSV or TSV files with a header line, plain or .gz, .zst, .bz2.
+
+    Without `id_field`, ids are FILE:LINE, or FILE:OFFSET if `quoted_newlines` is false.
+    """
 
     type: Literal["csv", "tsv"]
-    files: tuple[str, ...] = Field(min_length=1)
-    """Paths, globs or URLs."""
-    text_field: str = "text"
-    """Column of the texts."""
-    id_field: str | None = None
-    """Column of the records' own ids; when not given, FILE:LINE is used, or FILE:OFFSET where
-    `quoted_newlines` is false."""
     quoted_newlines: bool = True
-    """Whether a quoted field may hold newlines. Only reading from its start tells a line inside
-    quotes from a record, so such a file is one part; with false, every line is a record, and a
-    large file is cut into parts."""
+    """Whether a quoted field may hold newlines. Only reading a file from its start distinguishes a
+    line inside quotes from a record, so such a file is one part; with false, every line is a
+    record, and a large file is cut into parts."""
 
     def build(self) -> "TableReader":
         """The reader."""
@@ -35,25 +31,27 @@ class TableReaderConfig(Config):
 
 
 class TableReader:
-    """Reads CSV (commas) and TSV (tabs), quoted as RFC 4180 has it."""
+    """Reads CSV (commas) and TSV (tabs), quoted as in RFC 4180."""
 
-    def __init__(self, config: TableReaderConfig) -> None:
-        self._text_field, self._id_field = config.text_field, config.id_field
+    def __init__(self, config: TableReaderConfig, files: LineFiles | None = None) -> None:
+        self._columns = Columns.of(config)
         self._quoted_newlines = config.quoted_newlines
         self._delimiter = "," if config.type == "csv" else "\t"
+        self._files = files or LineFiles()
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges where every line is a record, else the whole file."""
+        """Byte ranges if every line is a record, else the whole file."""
         if self._quoted_newlines:
             return [Span(file, 0, file.num_bytes)]
-        return line_spans(file, part_bytes)
+        return self._files.spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
-        """The documents; places of bad records are line numbers, or offsets (`quoted_newlines`)."""
-        csv.field_size_limit(min(bad.max_document_bytes, sys.maxsize))  # its own is 128 KB a field
+        """The documents. Bad records are counted at their line numbers, or at their offsets if
+        every line is a record."""
+        csv.field_size_limit(min(bad.max_document_bytes, sys.maxsize))  # its default is 128 KB
         with open_file(span.file) as stream:
             if self._quoted_newlines:
-                lines = (line for _, line in lines_in(stream, span, bad))
+                lines = (line for _, line in self._files.lines_in(stream, span, bad))
                 records = self._records(lines, span.file.path, bad)
             else:
                 records = self._records_of_lines(stream, span, bad)
@@ -61,33 +59,32 @@ class TableReader:
             for place, row in records:
                 if header is None:
                     header = row
-                    text_at, id_at = self._columns(header, span.file.path)
-                elif len(row) != len(header):
-                    reason, detail = f"not {len(header)} fields", f"{len(row)} fields"
-                    bad.add(span.file.path, place, reason, detail)
-                elif not _is_unicode(row[text_at]):
-                    bad.add(span.file.path, place, "not UTF-8")
-                elif "\0" in row[text_at]:
-                    bad.add(span.file.path, place, "NUL byte")
-                else:
-                    own_id = f"{span.file.name}:{place}" if id_at is None else row[id_at]
-                    yield Document(row[text_at], own_id, place)
+                    self._columns.check_names(header, span.file.path)
+                elif (document := self._document(row, header, place, span.file, bad)) is not None:
+                    yield document
 
-    def _columns(self, header: list[str], path: str) -> tuple[int, int | None]:
-        for name in filter(None, (self._text_field, self._id_field)):
-            if name not in header:
-                raise UserError(
-                    f"{path}: no column {name!r}; its header has {', '.join(header)}: set the "
-                    "reader's text_field and id_field"
-                )
-        id_at = header.index(self._id_field) if self._id_field else None
-        return header.index(self._text_field), id_at
+    def _document(
+        self, row: list[str], header: list[str], place: int, file: SourceFile, bad: BadRecords
+    ) -> Document | None:
+        """The document of a row; None, counted in `bad`, if the row is damaged."""
+        if len(row) != len(header):
+            bad.add(file.path, place, f"not {len(header)} fields", f"{len(row)} fields")
+            return None
+        text = row[header.index(self._columns.text)]
+        if not _is_unicode(text):
+            bad.add(file.path, place, "not UTF-8")
+            return None
+        if bad.has_nul(text, file.path, place):
+            return None
+        id_field = self._columns.id
+        own_id = f"{file.name}:{place}" if id_field is None else row[header.index(id_field)]
+        return Document(text, own_id, place)
 
     def _records(
         self, lines: Iterator[bytes], path: str, bad: BadRecords
     ) -> Iterator[tuple[int, list[str]]]:
-        """(number of the last line, fields) of every record that is not empty, header and all."""
-        decoded = _Decoded(lines)
+        """(number of the last line, fields) of every record that is not empty, header included."""
+        decoded = _DecodedLines(lines)
         rows = csv.reader(decoded, delimiter=self._delimiter, strict=True)
         while True:
             decoded.num_quotes = 0
@@ -106,19 +103,19 @@ class TableReader:
     def _records_of_lines(
         self, stream: BinaryIO, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, list[str]]]:
-        """(offset, fields) of the file's header and of every line that begins in the span."""
+        """(offset, fields) of the file's header and of every line that starts in the span."""
         path = span.file.path
         whole = Span(span.file, 0, span.file.num_bytes)
-        # Damage before the header's end is counted below, by the span in which it is.
-        lines = lines_in(stream, whole, BadRecords("skip"))
-        header_at, header = next((held for held in lines if held[1].strip()), (0, b""))
+        # Damage before the end of the header is counted below, by the span in which it is.
+        lines = self._files.lines_in(stream, whole, BadRecords("skip"))
+        header_at, header = next((found for found in lines if found[1].strip()), (0, b""))
         if header:
             try:
                 yield header_at, self._fields(header, "utf-8-sig")
             except csv.Error as error:
                 raise UserError(f"{path}: its header line is no record: {error}") from None
         stream.seek(0)
-        for offset, line in lines_in(stream, span, bad):
+        for offset, line in self._files.lines_in(stream, span, bad):
             if offset > header_at and line.strip():
                 try:
                     row = self._fields(line)
@@ -134,16 +131,16 @@ class TableReader:
         return next(csv.reader((text,), delimiter=self._delimiter, strict=True))
 
 
-class _Decoded:
-    """The lines as text; what is not UTF-8 becomes surrogates, found record by record later."""
+class _DecodedLines:
+    """Lines as text. Bytes that are not UTF-8 become surrogates, which the reader finds later."""
 
     def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines = lines
         self._encoding = "utf-8-sig"
         self.num_lines = 0
-        """Read so far."""
+        """Lines read so far."""
         self.num_quotes = 0
-        """In the lines read since it was set to 0."""
+        """Quotes in the lines read since it was set to 0."""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -157,7 +154,7 @@ class _Decoded:
         return text
 
     def skip_to_end_of_quotes(self) -> None:
-        """Passes over lines until every quote is closed again: the rest of a record."""
+        """Skips lines until every quote is closed: the rest of a record."""
         while self.num_quotes % 2 and next(self, None) is not None:
             continue
 

@@ -6,23 +6,21 @@ from typing import BinaryIO, Literal
 
 from pydantic import Field
 
-from configs.load import Config
 from data_prep.readers.compression import is_compressed
 from data_prep.readers.document import BadRecords, Document, decoded
 from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
-from data_prep.readers.lines import line_spans, lines_in
+from data_prep.readers.lines import LineFiles
+from data_prep.readers.reader import FilesConfig
 
 _LOOK_BACK_BYTES = 1 << 16
 
 
-class TextReaderConfig(Config):
-    """Plain UTF-8 text files; .gz, .zst and .bz2 too."""
+class TextReaderConfig(FilesConfig):
+    """UTF-8 text files, plain or .gz, .zst, .bz2."""
 
     type: Literal["text"]
-    files: tuple[str, ...] = Field(min_length=1)
-    """Paths, globs or URLs."""
     document: Literal["file", "section", "paragraph", "line"] = "file"
-    """What makes a document. Paragraphs end at blank lines; a section is the paragraphs that begin
+    """What makes a document. Paragraphs end at blank lines; a section is the paragraphs that start
     within the same `section_bytes` of the file."""
     section_bytes: int = Field(default=8192, ge=256)
     """Length of a section, bytes."""
@@ -35,24 +33,25 @@ class TextReaderConfig(Config):
 class TextReader:
     """Reads plain text."""
 
-    def __init__(self, config: TextReaderConfig) -> None:
+    def __init__(self, config: TextReaderConfig, files: LineFiles | None = None) -> None:
         self._unit = config.document
         self._section_bytes = config.section_bytes
+        self._files = files or LineFiles()
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges; a document belongs to the range in which it begins.
+        """Byte ranges; a document belongs to the range in which it starts.
 
-        A compressed file is one span, unless lines are its documents.
+        A compressed file is one span, unless its lines are the documents.
         """
         if self._unit == "line":
-            return line_spans(file, part_bytes)
+            return self._files.spans(file, part_bytes)
         if self._unit == "file" or is_compressed(file.name):
             return [Span(file, 0, file.num_bytes)]
         align = self._section_bytes if self._unit == "section" else 1
         return byte_spans(file, part_bytes, align)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
-        """The documents that begin in `span`."""
+        """The documents that start in `span`."""
         path = span.file.path
         with open_file(span.file) as stream:
             for offset, content in self._contents(stream, span, bad):
@@ -63,51 +62,58 @@ class TextReader:
     def _contents(
         self, stream: BinaryIO, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, bytes]]:
+        """(offset, bytes) of each document."""
         if self._unit == "file":
             document = _Pieces(bad.max_document_bytes)
-            for _, line in lines_in(stream, span, bad):
+            for _, line in self._files.lines_in(stream, span, bad):
                 document.append(line)
                 if document.is_too_long:
                     break
             yield 0, document.joined()
         elif self._unit == "line":
-            yield from lines_in(stream, span, bad)
+            yield from self._files.lines_in(stream, span, bad)
         else:
             yield from self._sections(stream, span, bad)
 
     def _sections(
         self, stream: BinaryIO, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, bytes]]:
-        """Paragraphs, or runs of them that begin in one section."""
+        r"""Paragraphs, or groups of paragraphs that start in the same section.
+
+        A paragraph starts at a line after a blank one, and belongs to the span in which it starts::
+
+            one\n one\n \n two\n two\n \n three\n
+            [---- span 0 ---)[----- span 1 -----)
+
+        Span 0 gives "one one" and "two two", and for this reads up to the start of "three". Span 1
+        skips the rest of the paragraph that it starts in, and gives "three".
+        """
         section_bytes = self._section_bytes if self._unit == "section" else 1
-        # Offsets in a compressed file, which is one span, count what it decompresses to.
+        # Offsets in a compressed file, which is one span, count decompressed bytes.
         end = sys.maxsize if is_compressed(span.file.name) else span.end
-        content = _Pieces(bad.max_document_bytes)
-        begin = section = -1
-        after_blank = span.start == 0 or _line_before_is_blank(stream, span.start)
-        within = False  # inside a paragraph that began in this span
-        for offset, line in lines_in(stream, span, bad, run_on=True):
+        document = _Pieces(bad.max_document_bytes)
+        document_at = 0
+        is_after_blank = span.start == 0 or _line_before_is_blank(stream, span.start)
+        for offset, line in self._files.lines_in(stream, span, bad, run_on=True):
             is_blank = not line.strip()
-            if not is_blank and after_blank:
-                if offset >= end:
-                    break
-                within = True
-                if content and offset // section_bytes != section:
-                    yield begin, content.joined()
-                    content = _Pieces(bad.max_document_bytes)
-                if not content:
-                    begin, section = offset, offset // section_bytes
-            elif offset >= end and not within:
+            starts_paragraph = is_after_blank and not is_blank
+            is_after_blank = is_blank
+            if offset >= end and (starts_paragraph or not document):
                 break
-            if within:
-                content.append(line)
-            after_blank = is_blank
-        if content:
-            yield begin, content.joined()
+            if starts_paragraph:
+                if document and offset // section_bytes != document_at // section_bytes:
+                    yield document_at, document.joined()
+                    document = _Pieces(bad.max_document_bytes)
+                if not document:
+                    document_at = offset
+            if starts_paragraph or document:  # else the rest of a paragraph of the span before
+                document.append(line)
+        if document:
+            yield document_at, document.joined()
 
 
 class _Pieces:
-    """A document in pieces; of a longer one than allowed, enough to tell that it is."""
+    """A document in pieces; of one that is too long, only enough to know that."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
@@ -119,7 +125,7 @@ class _Pieces:
         return self._num_bytes > self._max_bytes
 
     def append(self, piece: bytes) -> None:
-        """Adds a piece, unless there are too many bytes already."""
+        """Adds a piece, unless the document is already too long."""
         if not self.is_too_long:
             self._pieces.append(piece)
             self._num_bytes += len(piece)
@@ -133,7 +139,7 @@ class _Pieces:
 
 
 def _line_before_is_blank(stream: BinaryIO, start: int) -> bool:
-    """Whether the last line that begins before `start` is blank."""
+    """Whether the last line that starts before `start` is blank."""
     at = max(0, start - _LOOK_BACK_BYTES)
     stream.seek(at)
     before = stream.read(start - at)
