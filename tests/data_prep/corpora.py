@@ -3,19 +3,17 @@
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from configs.load import validate
 from data_prep.config import DataConfig
-from data_prep.dataset.manifest import read_manifest
+from data_prep.dataset.manifest import Split, read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
-from data_prep.readers import ReaderConfig
-from data_prep.readers.document import BadRecords
-from data_prep.readers.files import list_files
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "nd", "st", "ra")]
 
@@ -43,8 +41,8 @@ def write_corpus(folder: Path, num_documents: int = 240) -> None:
         (folder / f"book{number}.txt").write_text(text(900))
 
 
-def config_of(folder: Path, **changes) -> DataConfig:
-    tree = {
+def config_of(folder: Path, **changes: Any) -> DataConfig:
+    tree: dict[str, Any] = {
         "output": str(folder / "rows"),
         "work": str(folder / "work"),
         "sources": {
@@ -74,13 +72,13 @@ def hashes_of(folder: Path) -> dict[str, str]:
     }
 
 
-def write_forum(folder, texts):
+def write_forum(folder: Path, texts: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     (folder / "forum.jsonl").write_text("".join(lines))
 
 
-def forum_config(folder, **changes):
+def forum_config(folder: Path, **changes: Any) -> DataConfig:
     reader = {"type": "jsonl", "files": [str(folder / "raw/forum.jsonl")]}
     filters = {"min_words": 5, "min_stop_words": 0, "repetition": None, "min_alphabetic_share": 0}
     return config_of(
@@ -94,7 +92,7 @@ def forum_config(folder, **changes):
     )
 
 
-def decoded_documents(folder, split="train"):
+def decoded_documents(folder: Path, split: Split = "train") -> list[str]:
     manifest = read_manifest(folder / "rows")
     rows = RowReader(folder / "rows", manifest, split)
     ids = rows.read("forum", np.arange(manifest.source(split, "forum").rows))[:, 1:-1].ravel()
@@ -103,20 +101,6 @@ def decoded_documents(folder, split="train"):
     return [tokenizer.decode(piece[piece != 2].tolist()) for piece in pieces if len(piece) > 1]
 
 
-def random_texts(number, words=40, seed=0):
+def random_texts(number: int, words: int = 40, seed: int = 0) -> list[str]:
     generate = random.Random(seed)
     return [" ".join(generate.choices(WORDS, k=words)) for _ in range(number)]
-
-
-def read_documents(path, part_bytes=1 << 30, policy="skip", max_document_bytes=1 << 62, **config):
-    """The documents of the files, and the bad records: ([(text, id)], counts)."""
-    tree = {"files": [str(path)], **config}
-    reader_config = TypeAdapter(ReaderConfig).validate_python(tree)
-    reader, bad = reader_config.build(), BadRecords(policy, max_document_bytes)
-    documents = [
-        (document.text, document.id)
-        for file in list_files(reader_config.files, "files")
-        for span in reader.spans(file, part_bytes)
-        for document in reader.read(span, bad)
-    ]
-    return documents, dict(bad.counts)

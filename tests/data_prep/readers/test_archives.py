@@ -3,16 +3,18 @@
 import bz2
 import gzip
 import random
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import zstandard
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.data_prep.corpora import read_documents as read
+from tests.data_prep.readers.reading import read_documents as read
 
-# A busy machine may be slow; how long an example takes is not what these tests are about.
+# A busy machine may be slow, and these tests are not about time.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
@@ -29,7 +31,7 @@ See [http://example.org the site]. [[Category:Food]] [[de:Brot]]</text></revisio
 </mediawiki>"""
 
 
-def test_wiki_articles_become_plain_text(tmp_path):
+def test_wiki_articles_become_plain_text(tmp_path: Path) -> None:
     (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(WIKI.encode()))
     documents, bad = read(tmp_path / "dump.xml.bz2", type="mediawiki")
     assert [number for _, number in documents] == ["dump.xml.bz2:Bread", "dump.xml.bz2:Oven"]
@@ -41,7 +43,7 @@ def test_wiki_articles_become_plain_text(tmp_path):
     assert not bad
 
 
-def test_a_truncated_dump_keeps_its_whole_articles(tmp_path):
+def test_a_truncated_dump_keeps_its_whole_articles(tmp_path: Path) -> None:
     (tmp_path / "dump.xml").write_text(WIKI[: WIKI.index("Oven") + 10])
     documents, bad = read(tmp_path / "dump.xml", type="mediawiki")
     assert [number for _, number in documents] == ["dump.xml:Bread"]
@@ -49,7 +51,7 @@ def test_a_truncated_dump_keeps_its_whole_articles(tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["gz", "zst"])
-def test_a_truncated_compressed_dump_keeps_what_precedes(tmp_path, codec):
+def test_a_truncated_compressed_dump_keeps_its_whole_articles(tmp_path: Path, codec: str) -> None:
     path = tmp_path / f"dump.xml.{codec}"
     compress = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}[codec]
     content = dump_of(list(range(60)))
@@ -73,7 +75,7 @@ def warc_record(kind: str, content: bytes, uri: str) -> bytes:
     return head.encode() + content + b"\r\n\r\n"
 
 
-def test_web_archives_give_pages_and_extracted_text(tmp_path):
+def test_web_archives_give_pages_and_extracted_text(tmp_path: Path) -> None:
     page = "<html><body><nav>Home About</nav><p>Caf\u00e9 opens on Monday.</p></body></html>"
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=latin-1\r\n\r\n"
     gone = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n<p>Nothing here.</p>"
@@ -96,7 +98,7 @@ def test_web_archives_give_pages_and_extracted_text(tmp_path):
     assert bad["damaged or truncated compression"] == 1
 
 
-def test_a_page_may_state_any_encoding(tmp_path):
+def test_a_page_may_state_any_encoding(tmp_path: Path) -> None:
     stated = [
         "utf-8;q=1",
         "x-user-defined",
@@ -108,7 +110,7 @@ def test_a_page_may_state_any_encoding(tmp_path):
         '"',
     ]
     page = (
-        "<p>A caf\u00e9, and enough words to tell in which encoding they are: tr\u00e8s bien.</p>"
+        "<p>A caf\u00e9, and enough words to detect the encoding of this page: tr\u00e8s bien.</p>"
     )
     records = [
         warc_record(
@@ -126,8 +128,8 @@ def test_a_page_may_state_any_encoding(tmp_path):
 
 
 @pytest.mark.parametrize("tag", ["div", "UL><li"])
-def test_a_page_nested_too_deeply_is_counted(tmp_path, tag):
-    """Reading it would take time, or give text, by the square of its depth."""
+def test_a_page_nested_too_deeply_is_counted(tmp_path: Path, tag: str) -> None:
+    """The time to read it, or the length of its text, would grow with the square of its depth."""
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"
     flat, deep = f"<{tag}>x</{tag[:3].strip('>')}>" * 2000, f"<{tag}>x" * 20_000
     records = [
@@ -140,8 +142,10 @@ def test_a_page_nested_too_deeply_is_counted(tmp_path, tag):
     assert bad == {"HTML nested too deeply": 1}
 
 
-def in_streams(content: bytes, cuts: list[int], compress=bz2.compress) -> bytes:
-    """`content` cut at `cuts`, each piece a compressed stream of its own."""
+def in_streams(
+    content: bytes, cuts: Sequence[int], compress: Callable[[bytes], bytes] = bz2.compress
+) -> bytes:
+    """`content` cut at `cuts`, every piece compressed as a stream."""
     places = sorted({cut % (len(content) + 1) for cut in cuts} | {0, len(content)})
     return b"".join(compress(content[a:b]) for a, b in pairwise(places))
 
@@ -158,7 +162,9 @@ def dump_of(lengths: list[int]) -> bytes:
 
 @settings(max_examples=120)
 @given(pages, cuts, st.integers(1, 900))
-def test_a_dump_gives_the_same_pages_wherever_it_is_cut(tmp_path_factory, lengths, cuts, part):
+def test_a_dump_gives_the_same_pages_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], cuts: list[int], part: int
+) -> None:
     folder = tmp_path_factory.mktemp("dump")
     content = dump_of(lengths)
     (folder / "a.xml").write_bytes(content)
@@ -175,7 +181,9 @@ def test_a_dump_gives_the_same_pages_wherever_it_is_cut(tmp_path_factory, length
 
 @settings(max_examples=80)
 @given(st.integers(0, 10_000), st.integers(1, 900), st.booleans())
-def test_a_damaged_dump_loses_the_same_wherever_it_is_cut(tmp_path_factory, place, part, truncate):
+def test_a_damaged_dump_loses_the_same_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, place: int, part: int, truncate: bool
+) -> None:
     path = tmp_path_factory.mktemp("dump") / "a.xml.bz2"
     content = bytearray(in_streams(dump_of([9] * 30), list(range(100, 3000, 300))))
     place %= len(content)
@@ -188,10 +196,10 @@ def test_a_damaged_dump_loses_the_same_wherever_it_is_cut(tmp_path_factory, plac
     assert (documents, bad) == read(path, part, type="mediawiki")
     assert len(documents) == 30 or sum(bad.values()) >= 1
     if not truncate:
-        assert len(documents) >= 18  # what is lost is the damaged stream and the pages cut by it
+        assert len(documents) >= 18  # the damaged stream, and the pages that it cuts, are lost
 
 
-def test_a_page_that_is_no_xml_is_counted_and_the_next_is_read(tmp_path):
+def test_a_page_that_is_not_xml_is_counted_and_the_next_is_read(tmp_path: Path) -> None:
     content = dump_of([1, 1, 1]).replace(b"w1", b"&nonsense;")
     (tmp_path / "a.xml").write_bytes(content)
     documents, bad = read(tmp_path / "a.xml", type="mediawiki")
@@ -208,11 +216,13 @@ def records_of(seed: int, number: int) -> list[bytes]:
 
 @settings(max_examples=60)
 @given(st.integers(0, 99), st.integers(1, 12), st.integers(20, 900), cuts)
-def test_a_web_archive_is_the_same_wherever_it_is_cut(tmp_path_factory, seed, number, part, cuts):
+def test_a_web_archive_is_the_same_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, number: int, part: int, cuts: list[int]
+) -> None:
     folder = tmp_path_factory.mktemp("warc")
     records = records_of(seed, number)
     content = b"".join(records)
-    # A member that begins inside a record, with what looks like one, cannot be told from one.
+    # A member that starts inside a record, with what looks like a record, is taken for one.
     inside = content.index(b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length")
     assume(all(cut % (len(content) + 1) != inside for cut in cuts))
     (folder / "a.warc").write_bytes(content)
@@ -231,7 +241,9 @@ def test_a_web_archive_is_the_same_wherever_it_is_cut(tmp_path_factory, seed, nu
 
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 900))
-def test_a_damaged_web_archive_loses_the_same_wherever_it_is_cut(tmp_path_factory, place, part):
+def test_a_damaged_web_archive_loses_the_same_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, place: int, part: int
+) -> None:
     path = tmp_path_factory.mktemp("warc") / "a.warc.gz"
     content = bytearray(b"".join(map(gzip.compress, records_of(0, 12))))
     content[place % len(content)] ^= 0x55
@@ -247,7 +259,9 @@ def test_a_damaged_web_archive_loses_the_same_wherever_it_is_cut(tmp_path_factor
     st.integers(1, 900),
 )
 @example([(2295, 0)], 1)  # in the blank line that ends a head: fastwarc reads on, without the text
-def test_damaged_records_are_counted_and_the_rest_is_read(tmp_path_factory, damage, part):
+def test_damaged_records_are_counted_and_the_rest_is_read(
+    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]], part: int
+) -> None:
     path = tmp_path_factory.mktemp("warc") / "a.warc"
     whole = b"".join(records_of(0, 12))
     content = bytearray(whole)
@@ -257,7 +271,7 @@ def test_damaged_records_are_counted_and_the_rest_is_read(tmp_path_factory, dama
     documents, bad = read(path, type="warc")
     cut_documents, cut_bad = read(path, part, type="warc")
     assert cut_documents == documents
-    # Of damaged records one behind the other, some may be counted as one where cuts lie between.
+    # Consecutive damaged records may be counted as one, unless there is a cut between them.
     assert cut_bad == bad if len(damage) == 1 else bool(cut_bad) == bool(bad)
     assert len(documents) >= 12 - 2 * len(damage)
     if content == whole:
@@ -266,7 +280,7 @@ def test_damaged_records_are_counted_and_the_rest_is_read(tmp_path_factory, dama
 
 
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
-def test_a_truncated_record_is_counted_once(tmp_path, name):
+def test_a_truncated_record_is_counted_once(tmp_path: Path, name: str) -> None:
     content = b"".join(records_of(0, 8))[:-30]
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     for part in (1 << 30, 100):

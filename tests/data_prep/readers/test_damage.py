@@ -2,6 +2,7 @@
 
 import gzip
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,18 +14,18 @@ from data_prep.dedup.signatures import word_sequence_hashes
 from data_prep.filters.quality import FiltersConfig, drop_reasons
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
-from tests.data_prep.corpora import read_documents
+from tests.data_prep.readers.formats import FORMATS
+from tests.data_prep.readers.reading import read_documents
 from tests.data_prep.readers.test_archives import dump_of, in_streams, records_of, warc_record
-from tests.data_prep.readers.test_readers import FORMATS
 
 HTML = b"<html><body><ul><li>a</ul><p>Caf\xe9 <b>opens</b></p><table><tr><td>x</table></html>"
 
 
 @pytest.fixture(scope="module")
-def intact(tmp_path_factory):
-    """Name of a format to its reader and a file's bytes."""
+def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, bytes]]:
+    """File name to the type of its reader and the bytes of an intact file."""
     folder = tmp_path_factory.mktemp("intact")
-    files = {}
+    files: dict[str, tuple[str, bytes]] = {}
     for name, (kind, write) in FORMATS.items():
         write(folder / name)
         files[name] = kind, (folder / name).read_bytes()
@@ -47,11 +48,18 @@ NAMES = [*FORMATS, "a.txt", "a.xml", "a.xml.bz2", "a.warc", "a.warc.gz"]
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 30), num_damages=st.integers(1, 20), cut=st.integers(30, 2000))
-def test_damage_never_ends_in_a_traceback(intact, tmp_path_factory, name, seed, num_damages, cut):
+def test_damage_never_ends_in_a_traceback(
+    intact: dict[str, tuple[str, bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    seed: int,
+    num_damages: int,
+    cut: int,
+) -> None:
     kind, content = intact[name]
     path = tmp_path_factory.mktemp("damaged") / name
     path.write_bytes(damaged(content, random.Random(seed), num_damages))
-    choices = {
+    choices: dict[str, dict[str, Any]] = {
         "text": {"document": ("file", "section", "paragraph", "line")[seed % 4]},
         "csv": {"quoted_newlines": seed % 2 == 0},
     }
@@ -66,7 +74,7 @@ def test_damage_never_ends_in_a_traceback(intact, tmp_path_factory, name, seed, 
 
 
 def damaged(content: bytes, generate: random.Random, times: int) -> bytes:
-    """`content` with bytes changed, taken out, put in and copied."""
+    """`content` with bytes changed, deleted, inserted and copied."""
     result = bytearray(content)
     for _ in range(times):
         at = generate.randrange(len(result) + 1)

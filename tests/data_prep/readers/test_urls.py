@@ -1,47 +1,52 @@
-"""Sources behind URLs: read through fsspec, in blocks, with clear errors."""
+"""Sources at URLs: read through fsspec, in blocks, with clear errors."""
 
 import json
+from pathlib import Path
+from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import pytest
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.spec import AbstractBufferedFile
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
 
 from configs.load import UserError
 from data_prep.readers.files import list_files
-from tests.data_prep.corpora import random_texts, read_documents
+from tests.data_prep.corpora import random_texts
+from tests.data_prep.readers.reading import read_documents
 
 READ_BYTES: list[int] = []
 
 
-class BlockFile(AbstractBufferedFile):
-    """A file as object stores have it: fetched in blocks."""
+class BlockFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A file in an object store: fetched in blocks."""
 
-    def _fetch_range(self, start, end):
+    def _fetch_range(self, start: int, end: int) -> bytes:
         with open(self.path, "rb") as file:
             file.seek(start)
             return file.read(end - start)
 
-    def read(self, length=-1):
-        content = super().read(length)
+    def read(self, length: int = -1) -> bytes:
+        content: bytes = super().read(length)
         READ_BYTES.append(len(content))
         return content
 
 
-class BlockFiles(LocalFileSystem):
-    """Local files that behave as if they lay in an object store."""
+class BlockFiles(LocalFileSystem):  # type: ignore[misc]
+    """Local files that behave like files in an object store."""
 
     protocol = "blocks"
 
-    def _open(self, path, mode="rb", block_size=None, **settings):
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, **settings: Any
+    ) -> BlockFile:
         return BlockFile(self, path, mode, size=self.info(path)["size"])
 
-    def unstrip_protocol(self, name):
+    def unstrip_protocol(self, name: str) -> str:
         return f"blocks://{name}"
 
 
 @pytest.fixture
-def corpus(tmp_path):
+def corpus(tmp_path: Path) -> Path:
     """A file of JSON lines, 2 MB."""
     fsspec.register_implementation("blocks", BlockFiles, clobber=True)
     READ_BYTES.clear()
@@ -52,20 +57,20 @@ def corpus(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["file", "blocks"])
-def test_urls_give_what_paths_give(corpus, scheme):
+def test_urls_give_the_same_documents_as_paths(corpus: Path, scheme: str) -> None:
     url = f"{scheme}://{corpus.parent}/*.jsonl"
     expected = read_documents(corpus, type="jsonl")
     assert read_documents(url, 70_000, type="jsonl") == expected
     assert len(expected[0]) == 400
 
 
-def test_a_file_behind_a_url_is_read_once(corpus):
-    """Line by line, fsspec's own files read a block, megabytes, for each."""
+def test_a_file_at_a_url_is_read_once(corpus: Path) -> None:
+    """fsspec's own file objects read a block of megabytes for every line."""
     read_documents(f"blocks://{corpus}", type="jsonl")
     size = corpus.stat().st_size
     assert size <= sum(READ_BYTES) <= 2 * size
 
 
-def test_a_url_that_cannot_be_listed_is_a_clear_error():
+def test_a_url_that_cannot_be_listed_is_a_clear_error() -> None:
     with pytest.raises(UserError, match=r"files: 'nowhere://a/\*' cannot be listed: .*s3fs"):
         list_files(["nowhere://a/*"], "files")

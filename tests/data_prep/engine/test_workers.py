@@ -1,0 +1,89 @@
+"""Killed workers: under a scheduler nothing is lost, and a part that kills them is named."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.load import UserError
+from data_prep.engine.workers import LocalEngineConfig
+from data_prep.run import prepare
+from tests.data_prep.corpora import config_of, hashes_of, write_corpus
+
+ROOT = Path(__file__).parents[3]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_parts_run_under_a_scheduler_and_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
+    """As in a Slurm job: the scheduler and a worker with its nanny are started separately."""
+    write_corpus(tmp_path / "raw")
+    prepare(config_of(tmp_path))
+    expected = hashes_of(tmp_path / "rows")
+    for name in ("work", "rows"):
+        subprocess.run(["rm", "-r", str(tmp_path / name)], check=True)
+    file = tmp_path / "scheduler.json"
+    scheduler = start_dask("scheduler", "--port", "0", file=file, folder=tmp_path)
+    worker = start_dask("worker", "--nthreads", "1", "--nworkers", "1", file=file, folder=tmp_path)
+    try:
+        path = tmp_path / "config.yaml"
+        path.write_text(config_of(tmp_path, part_mb=0.01).model_dump_json())
+        command = [sys.executable, "-m", "data_prep.run", str(path), "--scheduler-file", str(file)]
+        job = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        ingested = tmp_path / "work/ingest"
+        wait_until(lambda: len(list(ingested.glob("*.record.json"))) > 1)
+        assert not (ingested / "done.json").exists()
+        killed = worker_processes_of(worker.pid)
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        assert job.wait(100) == 0
+        assert killed
+        assert not set(killed) & set(worker_processes_of(worker.pid))
+        assert hashes_of(tmp_path / "rows") == expected
+    finally:
+        for started in (worker, scheduler):
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+def start_dask(role: str, *options: str, file: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    """A dask scheduler or worker in a process group of its own, which meet through `file`."""
+    command = [sys.executable, "-m", "dask", role, "--scheduler-file", str(file), "--no-dashboard"]
+    return subprocess.Popen(
+        [*command, *options],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Returns as soon as `holds()`; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.005)
+
+
+def worker_processes_of(pid: int) -> list[int]:
+    """The processes in which the nanny of a dask worker runs tasks."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").glob("*")
+        for child in (task / "children").read_text().split()
+    ]
+    return [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def test_a_part_that_kills_its_workers_is_named() -> None:
+    with (
+        LocalEngineConfig(workers=1).build() as engine,
+        pytest.raises(UserError, match=r"^ingest/books-03: this part killed its worker process 4"),
+    ):
+        list(engine.run(os._exit, [(1,)], ["ingest/books-03"]))
