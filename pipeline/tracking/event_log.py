@@ -1,8 +1,18 @@
-"""The run's own record: one JSON line an event, in the run's folder, whatever becomes of MLflow.
+"""The event log of a run, ``events.jsonl`` in its folder: one JSON object per line.
 
-Training only ever appends to this file; `pipeline.tracking` reads it, from another process, and
-sends what it finds to MLflow. So a tracking server can be slow or down without training noticing,
-and what was not sent yet is still here.
+Training only appends to this file. Another process reads it and sends the events to MLflow, so a
+tracking server that is slow or down never delays training, and an event that was not sent yet is
+still here.
+
+| kind | content |
+|---|---|
+| created | `key`: by which the run is found in MLflow |
+| start | `resumed_from`: the last optimizer step that is kept, 0 for a new run; parameters, tags |
+| metrics | `step`, and `values` by name |
+| note | parameters, tags, files |
+| end | the state of the run |
+
+Every event has `kind` and `time_ms` (Unix time).
 """
 
 import json
@@ -12,13 +22,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
 
 LOG_NAME = "events.jsonl"
 
+OLD_KINDS = {"begin": "start"}
+"""Kinds of events by the names that they had up to version 0.1.0."""
 
-class RunLog:
-    """Appends events to the record of one run. One process writes it: rank 0."""
+OLD_KEYS = {"behind_step": "resumed_from"}
+"""Keys of events by the names that they had up to version 0.1.0."""
+
+
+class EventLog:
+    """Appends events to the log of one run. Only one process may write it: rank 0."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,18 +45,21 @@ class RunLog:
             self.append("created", {"key": uuid.uuid4().hex})
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Adds one event; it is in the operating system's hands when this returns."""
-        event = {"kind": kind, "time_ms": int(time.time() * 1000), **content}
+        """Adds one event, without credentials; the operating system has it when this returns."""
+        event = {"kind": kind, "time_ms": int(time.time() * 1000), **redact(content)}
         line = json.dumps(event) + "\n"
         with self._path.open("ab") as stream:
             stream.write(line.encode())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the metrics of an optimizer step."""
+        """Adds the metrics of optimizer step `step`."""
         self.append("metrics", {"step": step, "values": dict(values)})
 
-    def forget_after(self, step: int) -> None:
-        """Drops metrics of later steps, which a resumed run takes again, and a torn last line."""
+    def discard_after(self, step: int) -> None:
+        """Removes the metrics of steps after `step`, and an incomplete last line.
+
+        For a run that resumes from step `step` and repeats the later ones.
+        """
         kept = [
             json.dumps(event)
             for event, _ in read_events(self._path)
@@ -49,11 +69,18 @@ class RunLog:
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each whole event from byte `offset` on, and the offset behind it."""
+    """Each complete event from byte `offset` on, with the byte offset of its end."""
     with path.open("rb") as stream:
         stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):
-                return  # being written, or torn by a crash
+                return  # being written, or cut off by a crash
             offset += len(line)
-            yield json.loads(line), offset
+            yield _with_new_names(json.loads(line)), offset
+
+
+def _with_new_names(event: dict[str, Any]) -> dict[str, Any]:
+    renamed = {OLD_KEYS.get(key, key): value for key, value in event.items()}
+    if "kind" in renamed:
+        renamed["kind"] = OLD_KINDS.get(renamed["kind"], renamed["kind"])
+    return renamed

@@ -1,12 +1,11 @@
-"""What a run is made of, for its record: parameters, data sets, checkpoints. Imports nothing heavy.
+"""Parameters, tags, data sets and checkpoints of a run, as they are recorded. Needs no torch.
 
-Of the environment only the variables of `RECORDED_VARIABLES` are ever recorded, and passwords in
-addresses are blanked: a record may be read by others than the one who started the run.
+Of the environment only `RECORDED_VARIABLES` are recorded. The event log and `MlflowRun` remove
+credentials from all values (`configs.redact`).
 """
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.load import UserError
+from configs.redact import redact
+from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.run_folder import checkpoints_folder
@@ -28,7 +30,7 @@ REPORT_NAME = "report.html"
 
 
 def describe_run(plan: RunPlan) -> dict[str, Any]:
-    """Flat parameters: the config, how it is laid out, what it runs on, the code."""
+    """Parameters of a pretraining run with dotted names: config, grid, plan, data, code."""
     return {
         **describe_code(plan.config),
         "grid.tp_size": plan.tp_size,
@@ -41,11 +43,11 @@ def describe_run(plan: RunPlan) -> dict[str, Any]:
 
 
 def describe_code(config: RunConfig) -> dict[str, Any]:
-    """Flat parameters of any run: the config, the code and the packages that it runs on."""
+    """Parameters of any run with dotted names: config, git commit, package versions."""
     commit, dirty = git_commit()
     tree = config.model_dump(mode="json")
     return {
-        **{name: redact(value) for name, value in flatten(tree).items()},
+        **flatten(redact(tree)),
         "git.commit": commit,
         "git.dirty": dirty,
         **{f"version.{name}": version for name, version in versions().items()},
@@ -53,14 +55,14 @@ def describe_code(config: RunConfig) -> dict[str, Any]:
 
 
 def describe_launch() -> dict[str, str]:
-    """Tags of this start: the host, and what of the environment may be recorded."""
+    """Tags of this start: the host and `RECORDED_VARIABLES`."""
     found = {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
     named = {name.lower().replace("slurm_", "slurm."): value for name, value in found.items()}
     return {"host": socket.gethostname(), **named}
 
 
 def describe_datasets(plan: RunPlan) -> list[dict[str, str]]:
-    """The data set of every phase as MLflow shows it."""
+    """The data set of every phase, as MLflow expects it."""
     return [_describe_dataset(phase, number) for number, phase in enumerate(plan.phases)]
 
 
@@ -92,7 +94,7 @@ def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
 def describe_file(
     name: str, context: str, path: Path, sha256: str, num_examples: int
 ) -> dict[str, str]:
-    """A file of examples as MLflow shows a data set."""
+    """A file of examples, as MLflow expects a data set."""
     return {
         "name": name,
         "digest": sha256[:16],
@@ -103,34 +105,35 @@ def describe_file(
 
 
 def data_reports(config: TrainConfig) -> list[str]:
-    """The reports of data preparation beside the rows, where there are any."""
+    """Paths of the reports of data preparation that exist beside the rows."""
     paths = [phase.data.path / REPORT_NAME for phase in config.phases]
     return [str(path.resolve()) for path in paths if path.exists()]
 
 
 def new_checkpoints(config: RunConfig, after_step: int) -> Iterator[dict[str, Any]]:
-    """An entry for each whole checkpoint behind `after_step`: what it is and where, its hash."""
+    """An entry for each complete checkpoint after `after_step`: what it is and where, its hash."""
     first_row = 0
-    for path in sorted(checkpoints_folder(config).glob("step-*/manifest.json")):
+    for path in list_checkpoints(checkpoints_folder(config)):
         try:
-            manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError):  # deleted meanwhile as too old, or damaged: verify says so
+            manifest = read_manifest(path)
+        except UserError:  # deleted meanwhile as too old, or damaged, which a resume reports
             continue
-        if manifest["step"] > after_step:
+        if manifest.step > after_step:
             yield {
-                "step": manifest["step"],
-                "path": str(path.parent.resolve()),
-                "sha256": manifest["sha256"],
+                "step": manifest.step,
+                "path": str(path.resolve()),
+                "sha256": manifest.sha256,
                 "first_row": first_row,
-                "end_row": manifest["consumed_rows"],
-                "heldout_loss": manifest["heldout_loss"],
-                "bytes": sum(file["bytes"] for file in manifest["files"]),
+                "end_row": manifest.consumed_rows,
+                "heldout_loss": manifest.heldout_loss,
+                "bytes": sum(file.bytes for file in manifest.files),
+                **({} if manifest.dev_error is None else {"dev_error": manifest.dev_error}),
             }
-        first_row = manifest["consumed_rows"]
+        first_row = manifest.consumed_rows
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`tree` with dotted keys."""
+    """`tree` as one mapping with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -140,13 +143,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def redact(value: Any) -> Any:
-    """`value`, in a text the user and password of every address as ***."""
-    return re.sub(r"://[^/@\s]+@", "://***@", value) if isinstance(value, str) else value
-
-
 def git_commit() -> tuple[str, bool]:
-    """The commit of this code, and whether files differ from it; "unknown" outside of git."""
+    """(commit of this code or "unknown", whether tracked files differ from it)."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return "unknown", False
     git = ("git", "-C", str(ROOT))

@@ -1,7 +1,8 @@
-"""The one door to MLflow's tracking API: one MLflow run, found again by the key of its record.
+"""One MLflow run, found by the key of its event log. The only caller of MLflow's tracking API.
 
-Every call may be repeated: MLflow keeps one of two equal metric values, parameters and tags are
-overwritten with the same, checkpoints and data sets are looked up before they are made.
+Every call may be repeated: MLflow stores equal metric values once, parameters and tags are
+overwritten with equal ones, checkpoints and data sets are looked up before they are created. No
+credential is sent: every text passes `configs.redact`.
 """
 
 import contextlib
@@ -13,17 +14,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.redact import redact
+from pipeline.tracking.mlflow_compat import delete_metrics_after
+
 RUN_KEY_TAG = "run_key"
 STEP_METRIC = "loss"
-"""The metric that every optimizer step has: its last step in MLflow is where sending goes on."""
+"""A metric that every optimizer step has. Sending resumes after its last step in MLflow."""
 MAX_VALUE_CHARACTERS = 500
 MAX_BATCH_METRICS = 900
-"""MLflow takes 1,000 in one request."""
+"""MLflow accepts 1,000 in one request."""
+MAX_BATCH_VALUES = 90
+"""Parameters or tags in one request; MLflow accepts 100."""
+SYSTEM_PREFIX = "system/"
+"""How the names of a node's metrics start, which no optimizer step computes again."""
 CHECKPOINT_TYPE = "checkpoint"
 
 
 class MlflowRun:
-    """The run with `key` in `experiment`, made at the first call if there is none."""
+    """The run with `key` in `experiment`; it is created if it does not exist.
+
+    Methods raise MlflowException if the server cannot be reached or refuses a request.
+    """
 
     def __init__(
         self, uri: str, experiment: str, key: str, name: str, start_ms: int | None = None
@@ -32,7 +43,7 @@ class MlflowRun:
             logging.getLogger(logger).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        _make_database(uri)
+        _create_database(uri)
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
@@ -55,12 +66,12 @@ class MlflowRun:
         self._params: dict[str, str] = dict(run.data.params)
 
     def last_step(self) -> int:
-        """The last optimizer step that MLflow has, -1 for none."""
+        """The last optimizer step that MLflow has, -1 if it has none."""
         history = self._client.get_metric_history(self.run_id, STEP_METRIC)
         return max((metric.step for metric in history), default=-1)
 
     def log_metrics(self, metrics: Iterable[tuple[str, float, int, int]]) -> None:
-        """Sends metrics as (name, value, time in ms, step), in few requests."""
+        """Sends metrics as (name, value, Unix time in ms, step), many in one request."""
         from mlflow.entities import Metric
 
         entities = [
@@ -70,30 +81,29 @@ class MlflowRun:
             part = entities[start : start + MAX_BATCH_METRICS]
             self._client.log_batch(self.run_id, metrics=part, synchronous=True)
 
-    def forget_after(self, step: int) -> bool:
-        """Whether the metrics of optimizer steps behind `step` are gone from MLflow.
+    def delete_after(self, step: int) -> bool:
+        """Whether the metrics of optimizer steps after `step` could be deleted from MLflow.
 
-        MLflow's API cannot take a value back. In a database that is open here its rows can; on a
-        server the first values stay, and a tag names the steps whose values were taken again.
+        They can in a database such as SQLite. On a server the values that were sent first stay, and
+        a tag ``replaced_after.STEP`` names the steps that were computed again.
         """
         last_step = self.last_step()
         if last_step <= step:
             return True
-        store = self._client._tracking_client.store
-        if not hasattr(store, "ManagedSessionMaker"):
-            self.log_tags({f"replaced_after.{step}": f"steps {step + 1} to {last_step}"})
-            return False
-        _delete_metrics(store, self.run_id, step)
-        return True
+        if delete_metrics_after(self._client, self.run_id, step, kept_prefix=SYSTEM_PREFIX):
+            return True
+        self.log_tags({f"replaced_after.{step}": f"steps {step + 1} to {last_step}"})
+        return False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Sends parameters; one that changed since the first start becomes a tag ``now.NAME``."""
+        """Sends parameters. One that changed since the first start becomes a tag ``now.NAME``."""
         from mlflow.entities import Param
 
-        texts = {clean_name(name): shorten(value) for name, value in params.items()}
+        texts = {clean_name(name): to_text(value) for name, value in redact(params).items()}
         new = [Param(name, text) for name, text in texts.items() if name not in self._params]
-        for start in range(0, len(new), 90):
-            self._client.log_batch(self.run_id, params=new[start : start + 90], synchronous=True)
+        for start in range(0, len(new), MAX_BATCH_VALUES):
+            part = new[start : start + MAX_BATCH_VALUES]
+            self._client.log_batch(self.run_id, params=part, synchronous=True)
         changed = {
             f"now.{name}": text
             for name, text in texts.items()
@@ -103,23 +113,25 @@ class MlflowRun:
         self._params = {**texts, **self._params}
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
-        """Sends tags; a later value replaces the earlier one."""
+        """Sends tags. A later value replaces an earlier one."""
         from mlflow.entities import RunTag
 
-        entities = [RunTag(clean_name(name), shorten(value)) for name, value in tags.items()]
-        for start in range(0, len(entities), 90):
-            part = entities[start : start + 90]
+        entities = [
+            RunTag(clean_name(name), to_text(value)) for name, value in redact(tags).items()
+        ]
+        for start in range(0, len(entities), MAX_BATCH_VALUES):
+            part = entities[start : start + MAX_BATCH_VALUES]
             self._client.log_batch(self.run_id, tags=part, synchronous=True)
 
     def set_status(self, status: str, time_ms: int) -> None:
-        """RUNNING, or an end at `time_ms`: FINISHED, FAILED, KILLED."""
+        """Sets RUNNING, or the end at `time_ms` (Unix time): FINISHED, FAILED or KILLED."""
         if status == "RUNNING":
             self._client.update_run(self.run_id, status=status)
         else:
             self._client.set_terminated(self.run_id, status, time_ms)
 
     def log_datasets(self, datasets: Sequence[Mapping[str, str]]) -> None:
-        """Sends what the run was trained on: name, digest, source, profile (JSON) and context."""
+        """Sends the data sets of the run: name, digest, source and profile (JSON), and context."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
@@ -133,22 +145,23 @@ class MlflowRun:
                 ),
                 [InputTag("mlflow.data.context", entry["context"])],
             )
-            for entry in datasets
+            for entry in redact(datasets)
         ]
         if inputs:
             self._client.log_inputs(self.run_id, inputs)
 
     def log_checkpoint(self, entry: Mapping[str, Any]) -> None:
-        """Sends one checkpoint as an entry that refers to its folder; nothing is copied."""
+        """Sends one checkpoint as a model entry that refers to its folder; nothing is copied."""
         from mlflow.entities import LoggedModelOutput
 
+        entry = redact(entry)
         name = f"step-{entry['step']:08d}"
         found = self._client.search_logged_models(
             [self._experiment_id], f"name = '{name}' AND source_run_id = '{self.run_id}'"
         )
         if found:
             return
-        params = {key: shorten(value) for key, value in entry.items()}
+        params = {key: to_text(value) for key, value in entry.items()}
         model = self._client.create_logged_model(
             self._experiment_id,
             name=name,
@@ -165,74 +178,51 @@ class MlflowRun:
         self._client.log_artifact(self.run_id, str(path), folder)
 
     def log_folder(self, path: Path, folder: str) -> str:
-        """Copies a folder to the run's artifacts; its address."""
+        """Copies a folder to the run's artifacts and returns its URI."""
         self._client.log_artifacts(self.run_id, str(path), folder)
         return f"{self._client.get_run(self.run_id).info.artifact_uri}/{folder}"
 
     def register(self, name: str, source: str, tags: Mapping[str, Any], description: str) -> str:
-        """Makes a version of the registered model `name` from `source`; its number."""
+        """Creates a version of the registered model `name` from `source`; its number."""
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
         version = self._client.create_model_version(
             name,
             source=source,
             run_id=self.run_id,
-            tags={key: str(value) for key, value in tags.items()},
-            description=description,
+            tags={key: str(value) for key, value in redact(tags).items()},
+            description=redact(description),
         )
         return str(version.version)
 
 
-def _delete_metrics(store: Any, run_id: str, step: int) -> None:
-    """Deletes metrics of steps behind `step`, but not of the system, from MLflow's own database."""
-    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric
-
-    with store.ManagedSessionMaker(read_only=False) as session:
-        for table in (SqlMetric, SqlLatestMetric):
-            rows = session.query(table).filter(
-                table.run_uuid == run_id, table.step > step, table.key.not_like("system/%")
-            )
-            names = {row.key for row in rows} if table is SqlLatestMetric else set()
-            rows.delete(synchronize_session=False)
-        for name in names:
-            last = (
-                session.query(SqlMetric)
-                .filter(SqlMetric.run_uuid == run_id, SqlMetric.key == name)
-                .order_by(SqlMetric.step.desc(), SqlMetric.timestamp.desc())
-                .first()
-            )
-            if last is not None:
-                columns = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
-                session.add(SqlLatestMetric(**{c: getattr(last, c) for c in columns}))
-
-
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow will never take what it was sent, however often one tries."""
+    """Whether MLflow refused a request for good, so that a retry is of no use."""
     return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 def clean_name(name: str) -> str:
-    """`name` with what MLflow does not allow in the name of a metric, parameter or tag as _."""
+    """`name`, cut to 250 characters, with _ for each character that MLflow does not allow."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 
-def shorten(value: Any) -> str:
-    """`value` as text that MLflow takes."""
+def to_text(value: Any) -> str:
+    """`value` as a text that is short enough for MLflow."""
     text = str(value)
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 3] + "..."
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Beside the SQLite file; a server decides for itself."""
+    """The folder of artifacts: beside the SQLite file; None lets a server choose it."""
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
 
 
-def _make_database(uri: str) -> None:
-    """Makes the tables of a new SQLite file under another name first.
+def _create_database(uri: str) -> None:
+    """Creates a new SQLite file with its tables under a temporary name, then renames it.
 
-    MLflow takes seconds for them, and cannot go on with a file that a kill left half made.
+    MLflow takes seconds to create the tables and cannot use a file in which a kill left only some.
     """
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.exists():
@@ -243,7 +233,7 @@ def _make_database(uri: str) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         unfinished = Path(folder) / "new.db"
         MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments()
-        with contextlib.suppress(FileExistsError):  # another run was faster
+        with contextlib.suppress(FileExistsError):  # another run created it first
             os.link(unfinished, path)
 
 

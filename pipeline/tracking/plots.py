@@ -1,41 +1,44 @@
-"""Loss curves of a run as pictures, drawn from its own record."""
+"""Curves of a run (loss, accuracy, learning rate, gradient norm) as PNG files."""
 
 from collections import defaultdict
 from pathlib import Path
 
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
-CURVES = {
+PLOTS = {
     "loss": ("loss", "heldout_loss", "heldout_unigram_loss"),
     "accuracy": ("accuracy", "heldout_accuracy"),
     "learning_rate": ("learning_rate",),
     "gradient_norm": ("gradient_norm",),
 }
-"""Figure name, and the metrics drawn in it."""
+"""Name of the plot, and the metrics that it shows."""
+
+MAX_MARKED_POINTS = 50
+"""A curve of fewer points shows each of them."""
 
 
-def draw_curves(output: Path) -> list[Path]:
-    """The figures of the run in `output`, as PNG files in its folder ``figures``."""
+def draw_curves(output: Path, folder: Path) -> list[Path]:
+    """Draws the plots of the run in `output` and returns their PNG files in `folder`."""
     from matplotlib.figure import Figure
 
-    series: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+    curves: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
     for event, _ in read_events(output / LOG_NAME):
         if event["kind"] == "metrics":
             for name, value in event["values"].items():
-                series[name][0].append(event["step"])
-                series[name][1].append(value)
-    folder = output / "figures"
+                curves[name][0].append(event["step"])
+                curves[name][1].append(value)
     folder.mkdir(exist_ok=True)
     paths = []
-    for title, names in CURVES.items():
-        drawn = [name for name in names if name in series]
+    for title, names in PLOTS.items():
+        drawn = [name for name in names if name in curves]
         if not drawn:
             continue
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         for name in drawn:
-            marker = "." if len(series[name][0]) < 50 else None
-            axes.plot(*series[name], label=name, marker=marker)
+            steps, values = curves[name]
+            marker = "." if len(steps) < MAX_MARKED_POINTS else None
+            axes.plot(steps, values, label=name, marker=marker)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(title)
         axes.grid(alpha=0.3)

@@ -1,5 +1,6 @@
-"""What a run tells the world: metrics to its record and MLflow, progress to the terminal."""
+"""What the training loop calls: events go to the run's event log, and from there to MLflow."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Mapping
@@ -7,101 +8,105 @@ from typing import Any, Protocol
 
 from pipeline.run.config import RunConfig
 from pipeline.run.plan import RunPlan
-from pipeline.tracking import follower as tracking
 from pipeline.tracking import lineage, system_metrics
-from pipeline.tracking.event_log import RunLog
+from pipeline.tracking.event_log import EventLog
+from pipeline.tracking.sender_process import start_sender_process, stop_sender_process
 
-LAST_WORDS_TIMEOUT_S = 60.0
-"""How long the end of a run waits for the tracking server; the rest is sent by `sync`."""
+END_TIMEOUT_S = 60.0
+"""How long the end of a run waits for the tracking server, in seconds."""
+
+STATUS_OF_STATE = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""MLflow's word for the state of a run that ended."""
+
+logger = logging.getLogger(__name__)
 
 
 class Record(Protocol):
-    """What training calls; ranks other than 0 have the silent one."""
+    """The record of a run, as every rank sees it."""
 
     def say(self, line: str) -> None:
-        """Shows a line on the terminal."""
+        """Logs a line on rank 0."""
 
-    def begin(self, step: int, notes: Mapping[str, Any]) -> None:
-        """A start or restart that goes on behind `step`; `notes` are `describe_run`'s."""
+    def start(self, step: int, content: Mapping[str, Any]) -> None:
+        """A start of training that resumes from `step` (0: a new run); `describe_run` content."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """The metrics of one optimizer step; at most one call a step."""
+        """The metrics of one optimizer step; at most one call per step."""
 
     def end(self, state: str) -> None:
-        """The run is "finished", "stopped" or "failed"; nothing is recorded after that."""
+        """The run is "finished", "stopped" or "failed"; the last call."""
 
 
-class SilentRecord:
-    """For the ranks that do not speak; the first of a node watches that node."""
+class NodeRecord:
+    """The record of ranks other than 0: the first rank of a node samples the node's metrics."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._sampler: subprocess.Popen[bytes] | None = None
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
-    def begin(self, step: int, notes: Mapping[str, Any]) -> None:
-        """Starts to watch the node."""
+    def start(self, step: int, content: Mapping[str, Any]) -> None:
+        """Starts to sample the node."""
         if self._config.tracking.enabled and os.environ.get("LOCAL_RANK") == "0":
             self._sampler = system_metrics.start_sampler(self._config.output)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Does nothing: rank 0 records the metrics of all ranks."""
 
     def end(self, state: str) -> None:
-        """Stops watching the node."""
+        """Stops sampling."""
         if self._sampler is not None:
             system_metrics.stop_sampler(self._sampler)
 
 
-class RunRecord(SilentRecord):
-    """The record of rank 0: the run's folder first, and MLflow from there."""
+class RunRecord(NodeRecord):
+    """The record of rank 0: writes the event log and starts the process that sends it."""
 
-    def __init__(self, config: RunConfig, follow_arguments: list[str]) -> None:
+    def __init__(self, config: RunConfig, sender_arguments: list[str]) -> None:
         super().__init__(config)
-        self._log = RunLog(config.output)
-        self._follower: subprocess.Popen[bytes] | None = None
-        self._enabled = config.tracking.enabled
-        self._follow_arguments = follow_arguments
+        self._log = EventLog(config.output)
+        self._sender: subprocess.Popen[bytes] | None = None
+        self._sender_arguments = sender_arguments
 
     def say(self, line: str) -> None:
-        """Shows a line on the terminal."""
-        print(line, flush=True)
+        """Logs a line."""
+        logger.info("%s", line)
 
-    def begin(self, step: int, notes: Mapping[str, Any]) -> None:
-        """Drops what later steps recorded, then starts sending to MLflow."""
-        self._stop_follower()  # it reads the file that is about to be rewritten
-        self._log.forget_after(step)
-        self._log.append("begin", {**notes, "behind_step": step})
-        if self._enabled:
-            self._follower = tracking.start_follower(self._follow_arguments)
-        super().begin(step, notes)
+    def start(self, step: int, content: Mapping[str, Any]) -> None:
+        """Discards the metrics of later steps, then starts to send to MLflow."""
+        self._stop_sender()  # it reads the file that is about to be rewritten
+        self._log.discard_after(step)
+        self._log.append("start", {**content, "resumed_from": step})
+        if self._config.tracking.enabled:
+            self._sender = start_sender_process(self._sender_arguments)
+        super().start(step, content)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the metrics of one step."""
+        """Appends the metrics of one optimizer step to the event log."""
         self._log.metrics(step, values)
 
     def end(self, state: str) -> None:
-        """Notes the state and gives the sender some time to finish."""
+        """Records the state and waits until all is sent, at most END_TIMEOUT_S seconds."""
         super().end(state)
-        status = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[state]
+        status = STATUS_OF_STATE[state]
         self._log.append("end", {"tags": {"state": state}, "status": status})
-        self._stop_follower()
+        self._stop_sender()
 
-    def _stop_follower(self) -> None:
-        if self._follower is not None:
-            tracking.stop_follower(self._follower, LAST_WORDS_TIMEOUT_S)
-            self._follower = None
+    def _stop_sender(self) -> None:
+        if self._sender is not None:
+            stop_sender_process(self._sender, END_TIMEOUT_S)
+            self._sender = None
 
 
-def open_record(config: RunConfig, rank: int, follow_arguments: list[str]) -> Record:
-    """The record of this rank."""
-    return RunRecord(config, follow_arguments) if rank == 0 else SilentRecord(config)
+def open_record(config: RunConfig, rank: int, sender_arguments: list[str]) -> Record:
+    """The record for this rank; `sender_arguments` are the CONFIG.yaml and overrides of the run."""
+    return RunRecord(config, sender_arguments) if rank == 0 else NodeRecord(config)
 
 
 def describe_run(plan: RunPlan) -> dict[str, Any]:
-    """What a start tells MLflow: parameters, tags, data sets, and files to keep with the run."""
+    """The content of a start: parameters, tags, data sets, and files to keep with the run."""
     return {
         "params": lineage.describe_run(plan),
         "tags": {"state": "running", **lineage.describe_launch()},

@@ -1,15 +1,15 @@
-"""Sends a run's record to MLflow from where the last sender stopped.
+"""Sends a run's event log to MLflow, continuing where the last sender stopped.
 
-A record has a key of its own, by which its run is found again in MLflow, so that all restarts of a
-run are one MLflow run. Metrics carry the optimizer step: the sender asks MLflow for the last step
-it has and sends later ones only, so that nothing is doubled by a restart of training or by a
-sender that died between sending and noting it. One process at a time sends a record (a lock in the
-run's folder).
+The event log has a key, by which its run is found in MLflow, so that all restarts of a run are one
+MLflow run. Metrics carry the optimizer step: the sender asks MLflow for the last step that it has
+and sends later ones only. So no step is sent twice, neither after a restart of training nor after a
+sender died between sending and writing its state. Only one process at a time sends the events of a
+run (a lock in the run's folder).
 """
 
 import fcntl
 import json
-import sys
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -23,32 +23,43 @@ STATE_NAME = "tracking.json"
 LOCK_NAME = "tracking.lock"
 CHECKPOINTS_NAME = "checkpoints.jsonl"
 SYSTEM_FOLDER = "system"
+PLOTS_FOLDER = "plots"
 MAX_PENDING_METRICS = 5000
-"""Metric values that are gathered before they are sent."""
+"""Metric values that are collected before they are sent."""
+
+MetricValue = tuple[str, float, int, int]
+"""(name, value, Unix time in ms, optimizer step)"""
+
+logger = logging.getLogger(__name__)
 
 
 class AnotherSender(Exception):
-    """Another process is sending the same record."""
+    """Another process is sending the events of the same run."""
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The tracking URI: the configured one, or the SQLite file beside the run's folder."""
+    """The tracking URI: the configured one, or a SQLite file beside the run's folder."""
     return config.tracking.uri or f"sqlite:///{config.output.resolve().parent / 'mlflow.db'}"
 
 
 def run_id_of(folder: Path) -> str | None:
-    """MLflow's id of the run in `folder`, None as long as the server was never reached."""
+    """MLflow's id of the run in `folder`, None as long as MLflow was never reached."""
     return _read_state(folder).get("run_id")
 
 
 class Sender:
-    """Sends the events of one run's record, from where the last sender stopped."""
+    """Sends the events of one run, continuing where the last sender stopped.
+
+    Metrics may be sent again after a failure: MLflow tells the last step that it has. All other
+    events are counted; the state file holds how many were sent.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._log = config.output / LOG_NAME
         self._offset = 0
-        self._seen_notes = 0
+        self._num_read = 0
+        """Events other than metrics that were read so far."""
         self._run: MlflowRun | None = None
         self._last_step = -1
         self._state: dict[str, Any] = {}
@@ -56,41 +67,42 @@ class Sender:
         self._lock: IO[bytes] | None = None
 
     def send_pending(self) -> int:
-        """The number of events sent; raises what MLflow raises when it cannot be reached.
+        """Sends all new events and returns their number.
 
-        Raises AnotherSender while another process sends this record.
+        Raises AnotherSender while another process sends the events of this run, and what MLflow
+        raises if it cannot be reached.
         """
         self._take_lock()
         run = self._run or self._connect()
-        sent = 0
-        pending: list[tuple[str, float, int, int]] = []
-        behind_pending = self._offset
-        for event, behind in read_events(self._log, self._offset):
+        num_sent = 0
+        pending: list[MetricValue] = []
+        end_of_pending = self._offset
+        for event, end_offset in read_events(self._log, self._offset):
             if event["kind"] == "metrics":
                 if event["step"] > self._last_step:
-                    sent += 1
+                    num_sent += 1
                     self._last_step = event["step"]
-                    pending += _metrics(event)
-                behind_pending = behind
+                    pending += _metric_values(event)
+                end_of_pending = end_offset
                 if len(pending) < MAX_PENDING_METRICS:
                     continue
             self._send_metrics(run, pending)
             pending = []
-            self._offset = behind_pending
+            self._offset = end_of_pending
             if event["kind"] != "metrics":
-                sent += self._send_note(run, event)
-                self._offset = behind_pending = behind
+                num_sent += self._send_event(run, event)
+                self._offset = end_of_pending = end_offset
         self._send_metrics(run, pending)
-        self._offset = behind_pending
+        self._offset = end_of_pending
         self._send_checkpoints(run)
         self._send_system_metrics(run)
         if self._ended:
-            self._refused_or(lambda: _send_figures(run, self._config), "the figures")
+            self._send("the plots", _send_plots, run, self._config)
             self._ended = False
-        return sent
+        return num_sent
 
     def _take_lock(self) -> None:
-        """Keeps others from sending for as long as this process lives."""
+        """Keeps other processes from sending for as long as this one lives."""
         if self._lock is not None:
             return
         lock = (self._config.output / LOCK_NAME).open("ab")
@@ -99,28 +111,30 @@ class Sender:
         except BlockingIOError:
             lock.close()
             raise AnotherSender(
-                f"{self._config.output / LOCK_NAME}: another process is sending this record"
+                f"{self._config.output / LOCK_NAME}: another process is sending the events"
             ) from None
         except OSError as error:
-            print(f"tracking: no lock on {lock.name} ({error.strerror})", file=sys.stderr)
+            logger.warning("tracking: %s cannot be locked (%s)", lock.name, error.strerror)
         self._lock = lock
 
     def close(self) -> None:
-        """Lets others send."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def _connect(self) -> MlflowRun:
         created, _ = next(read_events(self._log))
-        tracking = self._config.tracking
-        uri = tracking_uri(self._config)
         run = MlflowRun(
-            uri, tracking.experiment, created["key"], self._config.name, created["time_ms"]
+            tracking_uri(self._config),
+            self._config.tracking.experiment,
+            created["key"],
+            self._config.name,
+            created["time_ms"],
         )
         self._last_step = run.last_step()
         self._state = {
-            "sent_notes": 0,
+            "sent_notes": 0,  # events other than metrics
             "checkpoints": 0,
             "system": {},
             **_read_state(self._config.output),
@@ -130,48 +144,42 @@ class Sender:
         self._run = run
         return run
 
-    def _send_metrics(self, run: MlflowRun, values: list[tuple[str, float, int, int]]) -> None:
+    def _send_metrics(self, run: MlflowRun, values: list[MetricValue]) -> None:
         if not values:
             return
         try:
-            self._refused_or(lambda: run.log_metrics(values), f"{len(values)} metrics")
+            self._send(f"{len(values)} metrics", run.log_metrics, values)
         except Exception:
             self._last_step = min(step for *_, step in values) - 1  # they are sent again
             raise
 
-    def _send_note(self, run: MlflowRun, event: Mapping[str, Any]) -> int:
-        """Parameters, tags, data sets, files and states; sending one twice does no harm."""
-        self._seen_notes += 1
-        if self._seen_notes <= self._state["sent_notes"]:
+    def _send_event(self, run: MlflowRun, event: Mapping[str, Any]) -> int:
+        """Sends an event other than metrics, unless it was sent; the number of events sent."""
+        self._num_read += 1
+        if self._num_read <= self._state["sent_notes"]:
             return 0
-        steps: list[tuple[str, Callable[[], None]]] = [
-            ("parameters", lambda: run.log_params(event.get("params", {}))),
-            ("tags", lambda: run.log_tags(event.get("tags", {}))),
-            ("data sets", lambda: run.log_datasets(event.get("datasets", []))),
-            ("repeated steps", lambda: self._forget_after(run, event)),
-            *(
-                (path, lambda path=path: run.log_file(Path(path), "data_report"))
-                for path in event.get("files", [])
-                if Path(path).exists()
-            ),
-        ]
-        if "status" in event:
-            steps.append(("the status", lambda: run.set_status(event["status"], event["time_ms"])))
         try:
-            for what, send in steps:
-                self._refused_or(send, what)
+            self._send("parameters", run.log_params, event.get("params", {}))
+            self._send("tags", run.log_tags, event.get("tags", {}))
+            self._send("data sets", run.log_datasets, event.get("datasets", []))
+            self._send("the step that training resumed from", self._delete_repeated, run, event)
+            for path in map(Path, event.get("files", [])):
+                if path.exists():
+                    self._send(str(path), run.log_file, path, "data_report")
+            if "status" in event:
+                self._send("the status", run.set_status, event["status"], event["time_ms"])
         except Exception:
-            self._seen_notes -= 1
+            self._num_read -= 1
             raise
         self._ended = event["kind"] == "end"
-        self._state["sent_notes"] = self._seen_notes
+        self._state["sent_notes"] = self._num_read
         self._write_state()
         return 1
 
-    def _forget_after(self, run: MlflowRun, event: Mapping[str, Any]) -> None:
-        """Takes back what was sent of steps that a start behind an earlier one takes again."""
-        step = event.get("behind_step")
-        if step is not None and step < self._last_step and run.forget_after(step):
+    def _delete_repeated(self, run: MlflowRun, event: Mapping[str, Any]) -> None:
+        """Deletes the metrics of steps that training repeats after it resumed or rolled back."""
+        step = event.get("resumed_from")
+        if step is not None and step < self._last_step and run.delete_after(step):
             self._last_step = step
 
     def _send_checkpoints(self, run: MlflowRun) -> None:
@@ -180,56 +188,47 @@ class Sender:
             return
         entries = [entry for entry, _ in read_events(path)]
         for entry in entries[self._state["checkpoints"] :]:
-            self._refused_or(
-                lambda entry=entry: run.log_checkpoint(entry),  # type: ignore[misc]
-                f"the checkpoint of step {entry['step']}",
-            )
+            self._send(f"the checkpoint of step {entry['step']}", run.log_checkpoint, entry)
             self._state["checkpoints"] += 1
             self._write_state()
 
     def _send_system_metrics(self, run: MlflowRun) -> None:
         offsets = self._state["system"]
         for path in sorted((self._config.output / SYSTEM_FOLDER).glob("*.jsonl")):
-            behind = offsets.get(path.name, 0)
-            values = []
-            for event, end in read_events(path, behind):
-                values += _metrics(event)
-                behind = end
-            if values:
-                self._refused_or(
-                    lambda values=values: run.log_metrics(values),  # type: ignore[misc]
-                    "system metrics",
-                )
-                offsets[path.name] = behind
+            events = list(read_events(path, offsets.get(path.name, 0)))
+            if events:
+                values = [value for event, _ in events for value in _metric_values(event)]
+                self._send("system metrics", run.log_metrics, values)
+                offsets[path.name] = events[-1][1]
                 self._write_state()
 
-    def _refused_or(self, send: Callable[[], None], what: str) -> None:
-        """Sends; what MLflow will never take is told and passed over, so that the rest arrives."""
+    def _send(self, what: str, function: Callable[..., None], *arguments: Any) -> None:
+        """Calls `function`. What MLflow refuses for good is logged and skipped."""
         try:
-            send()
+            function(*arguments)
         except Exception as error:
             if not is_refusal(error):
                 raise
-            print(
-                f"tracking: MLflow refused {what} for good ({error}); it stays in "
-                f"{self._config.output}",
-                file=sys.stderr,
-                flush=True,
+            logger.warning(
+                "tracking: MLflow refused %s for good (%s); it stays in %s",
+                what,
+                error,
+                self._config.output,
             )
 
     def _write_state(self) -> None:
         write_atomic(self._config.output / STATE_NAME, json.dumps(self._state))
 
 
-def _metrics(event: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
+def _metric_values(event: Mapping[str, Any]) -> list[MetricValue]:
     return [(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
 
 
-def _send_figures(run: MlflowRun, config: RunConfig) -> None:
+def _send_plots(run: MlflowRun, config: RunConfig) -> None:
     from pipeline.tracking.plots import draw_curves
 
-    for path in draw_curves(config.output):
-        run.log_file(path, "figures")
+    for path in draw_curves(config.output, config.output / PLOTS_FOLDER):
+        run.log_file(path, PLOTS_FOLDER)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

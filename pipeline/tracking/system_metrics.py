@@ -1,8 +1,8 @@
-"""Use of a node's processors, memory, disk, network and accelerators, from a process of its own.
+"""Samples processors, memory, disk, network and accelerators of a node, in a process of its own.
 
-The first rank of each node starts it; it appends to ``system/HOST.jsonl`` in the run's folder,
-which the sender of rank 0's node passes on. Values are keyed by the step that the run was at.
-Run as a file, it imports nothing but the standard library.
+The first rank of each node starts the process. It appends to ``system/HOST.jsonl`` in the run's
+folder, which the sender beside rank 0 reads. Each sample carries the optimizer step of the run at
+that time. The file is started by its path and imports nothing but the standard library.
 """
 
 import json
@@ -27,13 +27,13 @@ GPU_FIELDS = {
 
 
 def start_sampler(output: Path) -> "subprocess.Popen[bytes]":
-    """A process that samples this node until its standard input is closed."""
+    """Starts a process that samples this node until its standard input is closed."""
     command_line = [sys.executable, "-S", str(Path(__file__).resolve()), str(output.resolve())]
     return subprocess.Popen(command_line, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def stop_sampler(process: "subprocess.Popen[bytes]") -> None:
-    """Ends it after a last sample."""
+    """Ends the process after a last sample."""
     assert process.stdin is not None
     process.stdin.close()
     try:
@@ -44,14 +44,14 @@ def stop_sampler(process: "subprocess.Popen[bytes]") -> None:
 
 
 def cpu_seconds() -> tuple[float, float]:
-    """(busy, all) seconds of all processors since the machine started."""
+    """(busy, total) seconds of all processors since the machine started."""
     fields = [float(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     idle = fields[3] + fields[4]
     return (sum(fields) - idle) / 100, sum(fields) / 100
 
 
 def network_bytes() -> tuple[int, int]:
-    """(received, sent) bytes of all interfaces but the loopback."""
+    """(received, sent) bytes of all network interfaces except the loopback."""
     received = sent = 0
     for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
         name, _, numbers = line.partition(":")
@@ -62,7 +62,7 @@ def network_bytes() -> tuple[int, int]:
 
 
 def memory_mb() -> tuple[float, float]:
-    """(used, all) memory in MB."""
+    """(used, total) memory in MB."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     kilobytes = {line.split(":")[0]: float(line.split()[1]) for line in lines}
     total, free = kilobytes["MemTotal"], kilobytes["MemAvailable"]
@@ -70,7 +70,7 @@ def memory_mb() -> tuple[float, float]:
 
 
 def gpu_values() -> Iterator[tuple[str, float]]:
-    """What nvidia-smi says of each accelerator; nothing where there is none."""
+    """(metric name, value) of each accelerator from nvidia-smi; nothing without accelerators."""
     if shutil.which("nvidia-smi") is None:
         return
     done = subprocess.run(
@@ -81,12 +81,12 @@ def gpu_values() -> Iterator[tuple[str, float]]:
     )
     for number, line in enumerate(done.stdout.splitlines() if done.returncode == 0 else ()):
         for name, text in zip(GPU_FIELDS.values(), line.split(","), strict=True):
-            if text.strip().replace(".", "", 1).isdigit():  # "[N/A]" for what it cannot measure
+            if text.strip().replace(".", "", 1).isdigit():  # "[N/A]" where it cannot measure
                 yield name.format(number), float(text)
 
 
 def sample(output: Path, since: tuple[float, float]) -> dict[str, float]:
-    """The values of now; `since` is what `cpu_seconds` gave at the sample before."""
+    """The values now, by metric name; `since` is `cpu_seconds` at the previous sample."""
     busy, total = (now - before for now, before in zip(cpu_seconds(), since, strict=True))
     used_mb, total_mb = memory_mb()
     received, sent = network_bytes()
@@ -103,16 +103,16 @@ def sample(output: Path, since: tuple[float, float]) -> dict[str, float]:
     return {f"system/{host}/{name}": value for name, value in values.items()}
 
 
-def last_step(record: Path) -> int:
-    """The optimizer step at the end of a run's record, 0 before the first."""
-    if not record.exists():
+def last_step(event_log: Path) -> int:
+    """The last optimizer step in a run's event log, 0 before the first."""
+    if not event_log.exists():
         return 0
-    with record.open("rb") as stream:
-        stream.seek(max(0, record.stat().st_size - 20_000))
+    with event_log.open("rb") as stream:
+        stream.seek(max(0, event_log.stat().st_size - 20_000))
         for line in reversed(stream.read().splitlines()):
             try:
                 event = json.loads(line)
-            except ValueError:  # cut at its beginning, or being written
+            except ValueError:  # the cut start of a line, or a line being written
                 continue
             if event["kind"] == "metrics":
                 return int(event["step"])
@@ -120,18 +120,18 @@ def last_step(record: Path) -> int:
 
 
 def main(output: Path) -> None:
-    """Samples until standard input ends."""
+    """Samples every PERIOD_S seconds until standard input ends."""
     import signal
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     path = output / "system" / f"{socket.gethostname()}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    pause_s = FIRST_SAMPLE_S
+    interval_s = FIRST_SAMPLE_S
     ended = False
     while not ended:
         since = cpu_seconds()
-        ended = bool(select.select([sys.stdin], [], [], pause_s)[0])
+        ended = bool(select.select([sys.stdin], [], [], interval_s)[0])
         event = {
             "kind": "system",
             "time_ms": int(time.time() * 1000),
@@ -141,7 +141,7 @@ def main(output: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(descriptor, (json.dumps(event) + "\n").encode())
         os.close(descriptor)
-        pause_s = PERIOD_S
+        interval_s = PERIOD_S
 
 
 if __name__ == "__main__":

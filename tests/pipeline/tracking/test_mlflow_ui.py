@@ -1,6 +1,6 @@
-"""MLflow's own page in a headless Chromium shows the run, its curve, its data set and its model.
+"""MLflow's pages in a headless Chromium show the run, its curves, its data set and its model.
 
-Skipped without Chromium and selenium. SCREENSHOTS=FOLDER keeps the pictures.
+Skipped without Chromium and selenium. SCREENSHOTS=FOLDER saves the screenshots.
 """
 
 import os
@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +22,10 @@ from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.export import export
 from pipeline.launch.environment import free_port
 from pipeline.registry import register
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
-from pipeline.tracking.follower import note_checkpoints
 from pipeline.tracking.sender import Sender, run_id_of
+from pipeline.tracking.sender_process import record_checkpoints
 from tests.gloo import run_ranks
 from tests.pipeline.training_run import make_config, make_rows, pretrain
 
@@ -42,11 +45,11 @@ return [...document.querySelectorAll("svg path")].filter(
   (path) => getComputedStyle(path).fill == "none" && (path.getAttribute("d") || "").length > 60
 ).length + document.querySelectorAll("canvas").length
 """
-"""How many lines are drawn, and not filled like the icons."""
+"""The number of drawn lines; icons are filled."""
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A finished run in MLflow, its model registered."""
     folder = tmp_path_factory.mktemp("ui")
     sentence = "the cat sat on the mat and the dog ate the hat of the rat in a red bed"
@@ -63,7 +66,7 @@ def run(tmp_path_factory):
         update={"tracking": config.tracking.model_copy(update={"enabled": False})}
     )
     run_ranks(pretrain, 1, untracked)
-    note_checkpoints(config)
+    record_checkpoints(config)
     Sender(config).send_pending()
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
@@ -73,9 +76,10 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(run, tmp_path_factory) -> Iterator[str]:
-    """Where `mlflow ui` serves the run."""
+def address(run: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address at which `mlflow ui` shows the run."""
     port = free_port()
+    assert run.tracking.uri is not None
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
     log = tmp_path_factory.mktemp("log") / "log"
     with log.open("wb") as stream:
@@ -102,7 +106,8 @@ def address(run, tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["webdriver.Chrome"]:
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1500,1000"):
@@ -114,8 +119,10 @@ def browser() -> Iterator["webdriver.Chrome"]:
     driver.quit()
 
 
-def wait_for(browser, condition, what: str, timeout_s: float = 90.0):
-    """What `condition(browser)` gives, as soon as that is true."""
+def wait_for(
+    browser: Any, condition: Callable[[Any], Any], what: str, timeout_s: float = 90.0
+) -> Any:
+    """The value of `condition(browser)` as soon as it is true."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = condition(browser)
@@ -125,25 +132,29 @@ def wait_for(browser, condition, what: str, timeout_s: float = 90.0):
         time.sleep(0.3)
 
 
-def text(browser) -> str:
+def text(browser: Any) -> str:
     return str(browser.execute_script("return document.body.innerText"))
 
 
-def see(browser, url: str, *words: str) -> None:
+def open_page(browser: Any, url: str, *words: str) -> None:
     """Opens a page and waits until it shows all of `words`."""
     browser.get(url)
     for word in words:
-        wait_for(browser, lambda page, word=word: word in text(page), f"{word!r} at {url}")
+        wait_for(browser, partial(shows, word), f"{word!r} at {url}")
 
 
-def keep_picture(browser, name: str) -> None:
+def shows(word: str, page: Any) -> bool:
+    return word in text(page)
+
+
+def save_screenshot(browser: Any, name: str) -> None:
     folder = os.environ.get("SCREENSHOTS")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
-def run_page(run, address: str) -> str:
+def run_page(run: TrainConfig, address: str) -> str:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=run.tracking.uri)
@@ -151,19 +162,25 @@ def run_page(run, address: str) -> str:
     return f"{address}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
-def test_the_run_shows_its_data_set_and_parameters(run, address, browser):
-    see(browser, run_page(run, address), "tiny-roberta", "Finished", "model.hidden_size")
+def test_the_run_shows_its_data_set_and_parameters(
+    run: TrainConfig, address: str, browser: Any
+) -> None:
+    open_page(browser, run_page(run, address), "tiny-roberta", "Finished", "model.hidden_size")
     wait_for(browser, lambda page: "Datasets" in text(page), "the data sets")
     wait_for(browser, lambda page: run.data.path.parent.name in text(page), "the data set's name")
-    keep_picture(browser, "mlflow-run")
+    save_screenshot(browser, "mlflow-run")
 
 
-def test_the_metrics_chart_is_drawn(run, address, browser):
-    see(browser, f"{run_page(run, address)}/model-metrics", "heldout_loss", "Model metrics")
+def test_the_metrics_chart_is_drawn(run: TrainConfig, address: str, browser: Any) -> None:
+    open_page(browser, f"{run_page(run, address)}/model-metrics", "heldout_loss", "Model metrics")
     wait_for(browser, lambda page: page.execute_script(NUM_CURVES), "a curve")
-    keep_picture(browser, "mlflow-metrics")
+    save_screenshot(browser, "mlflow-metrics")
 
 
-def test_the_registered_model_shows_its_parity_error(run, address, browser):
-    see(browser, f"{address}/#/models/tiny-roberta/versions/1", "tiny-roberta", "parity_error")
-    keep_picture(browser, "mlflow-model")
+def test_the_registered_model_shows_its_parity_error(
+    run: TrainConfig, address: str, browser: Any
+) -> None:
+    open_page(
+        browser, f"{address}/#/models/tiny-roberta/versions/1", "tiny-roberta", "parity_error"
+    )
+    save_screenshot(browser, "mlflow-model")

@@ -1,4 +1,4 @@
-"""A server that is down, slow, erring or forgetful: nothing is lost, doubled or waited for."""
+"""A tracking server that is down, slow or failing: no step is lost, sent twice or waited for."""
 
 import http.client
 import http.server
@@ -10,33 +10,35 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
 from pipeline.launch.environment import free_port
-from pipeline.tracking import follower as tracking
-from pipeline.tracking.event_log import RunLog
-from pipeline.tracking.follower import start_follower, stop_follower
+from pipeline.run.config import TrainConfig
+from pipeline.tracking import sender_process
+from pipeline.tracking.event_log import EventLog
 from pipeline.tracking.sender import Sender, run_id_of
+from pipeline.tracking.sender_process import start_sender_process, stop_sender_process
 from tests.pipeline.training_run import make_config
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a real server, in one of the moods up, error, slow and forgetful."""
+    """Forwards requests to a real server, or fails: `mode` is up, error, slow or no_answer."""
 
     daemon_threads = True
-    mood = "up"
+    mode = "up"
 
     def __init__(self, backend_port: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.backend_port = backend_port
-        self.num_spoilt = 0
+        self.num_failed = 0
 
     @property
     def uri(self) -> str:
-        """Where it listens."""
+        """The address on which it listens."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
@@ -46,13 +48,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Proxy
 
     def do_GET(self) -> None:
-        mood = self.server.mood
-        if mood != "up":
-            self.server.num_spoilt += 1
-        if mood == "error":
+        mode = self.server.mode
+        if mode != "up":
+            self.server.num_failed += 1
+        if mode == "error":
             self.send_error(500)
             return
-        if mood == "slow":
+        if mode == "slow":
             time.sleep(2.0)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         backend = http.client.HTTPConnection("127.0.0.1", self.server.backend_port)
@@ -60,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         backend.request(self.command, self.path, body, headers)
         answer = backend.getresponse()
         content = answer.read()
-        if mood == "forgetful":  # the work is done, the answer never arrives
+        if mode == "no_answer":  # the server did the work, its answer never arrives
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(answer.status)
@@ -72,11 +74,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_PATCH = do_DELETE = do_PUT = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
+        """Does nothing."""
+
+
+Run = tuple[TrainConfig, list[str]]
+"""A config and the command-line arguments that load it."""
 
 
 @pytest.fixture(scope="module")
-def backend_port(tmp_path_factory) -> Iterator[int]:
+def backend_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A real MLflow server."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
@@ -103,7 +109,7 @@ def backend_port(tmp_path_factory) -> Iterator[int]:
 
 
 @pytest.fixture
-def proxy(backend_port) -> Iterator[Proxy]:
+def proxy(backend_port: int) -> Iterator[Proxy]:
     server = Proxy(backend_port)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -113,9 +119,9 @@ def proxy(backend_port) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def run(proxy, tmp_path, monkeypatch):
+def run(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A config whose run is tracked through the proxy, and the arguments that load it."""
-    for name, value in tracking.HTTP_SETTINGS.items():
+    for name, value in sender_process.HTTP_SETTINGS.items():
         monkeypatch.setenv(name, value)
     config = make_config(tmp_path / "rows", tmp_path / "run", tracking={"uri": proxy.uri})
     path = tmp_path / "config.yaml"
@@ -123,76 +129,80 @@ def run(proxy, tmp_path, monkeypatch):
     return config, [str(path)]
 
 
-def steps_at_server(config, proxy) -> list[int]:
-    proxy.mood = "up"
+def steps_at_server(config: TrainConfig, proxy: Proxy) -> list[int]:
+    proxy.mode = "up"
     client = MlflowClient(tracking_uri=proxy.uri)
     history = client.get_metric_history(run_id_of(config.output), "loss")
     return [metric.step for metric in history]
 
 
-@pytest.mark.parametrize("mood", ["error", "forgetful", "slow"])
-def test_a_bad_time_in_the_middle_loses_and_doubles_nothing(run, proxy, mood):
+@pytest.mark.parametrize("mode", ["error", "no_answer", "slow"])
+def test_a_failure_in_the_middle_loses_and_repeats_nothing(
+    run: Run, proxy: Proxy, mode: str
+) -> None:
     config, _ = run
-    log = RunLog(config.output)
+    log = EventLog(config.output)
     sender = Sender(config)
     for step in range(1, 61):
         log.metrics(step, {"loss": float(step), "accuracy": 0.5})
-        proxy.mood = mood if 20 <= step < 40 else "up"
+        proxy.mode = mode if 20 <= step < 40 else "up"
         if step % 10 == 0:
             try:
                 sender.send_pending()
             except Exception:
-                assert proxy.mood != "up"
-    assert proxy.num_spoilt > 0
+                assert proxy.mode != "up"
+    assert proxy.num_failed > 0
     assert steps_at_server(config, proxy) == list(range(1, 61))
 
 
-def test_a_server_that_comes_up_late_gets_everything_in_order(run, proxy):
+def test_a_server_that_starts_late_gets_everything_in_order(run: Run, proxy: Proxy) -> None:
     config, arguments = run
-    proxy.mood = "error"
-    log = RunLog(config.output)
-    follower = start_follower(arguments)
+    proxy.mode = "error"
+    log = EventLog(config.output)
+    process = start_sender_process(arguments)
     longest_s = 0.0
     for step in range(1, 201):
-        begun = time.perf_counter()
+        started_s = time.perf_counter()
         log.metrics(step, {"loss": float(step)})
-        longest_s = max(longest_s, time.perf_counter() - begun)
+        longest_s = max(longest_s, time.perf_counter() - started_s)
     deadline = time.monotonic() + 60
-    while proxy.num_spoilt == 0 and time.monotonic() < deadline:
+    while proxy.num_failed == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
-    proxy.mood = "up"
+    proxy.mode = "up"
     log.append("end", {"tags": {"state": "finished"}, "status": "FINISHED"})
-    stop_follower(follower, timeout_s=60)
-    Sender(config).send_pending()  # what `sync` does, should the follower have given up
+    stop_sender_process(process, timeout_s=60)
+    Sender(config).send_pending()  # what `sync` does, if the process could not send all
     assert longest_s < 0.5, "training never waits for the server"
     assert steps_at_server(config, proxy) == list(range(1, 201))
 
 
-def test_the_end_of_training_waits_only_so_long_for_a_slow_server(run, proxy):
+def test_the_end_of_training_waits_a_limited_time_for_a_slow_server(run: Run, proxy: Proxy) -> None:
     config, arguments = run
-    log = RunLog(config.output)
+    log = EventLog(config.output)
     log.metrics(1, {"loss": 1.0})
-    proxy.mood = "slow"
-    follower = start_follower(arguments)
+    proxy.mode = "slow"
+    process = start_sender_process(arguments)
     deadline = time.monotonic() + 60
-    while proxy.num_spoilt == 0 and time.monotonic() < deadline:
+    while proxy.num_failed == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
-    begun = time.monotonic()
-    stop_follower(follower, timeout_s=1.0)
-    assert time.monotonic() - begun < 3
-    proxy.mood = "up"
+    started_s = time.monotonic()
+    stop_sender_process(process, timeout_s=1.0)
+    assert time.monotonic() - started_s < 3
+    proxy.mode = "up"
     Sender(config).send_pending()
     assert steps_at_server(config, proxy) == [1]
 
 
-def test_steps_taken_again_are_not_doubled_on_a_server_and_it_is_said(run, proxy):
+def test_repeated_steps_are_not_sent_twice_to_a_server_and_a_tag_names_them(
+    run: Run, proxy: Proxy
+) -> None:
     config, _ = run
-    log = RunLog(config.output)
+    log = EventLog(config.output)
     for step in range(1, 6):
         log.metrics(step, {"loss": float(step)})
     Sender(config).send_pending()
-    log.forget_after(3)
-    log.append("begin", {"behind_step": 3})
+    log.discard_after(3)
+    log.append("start", {"resumed_from": 3})
     for step in range(4, 8):
         log.metrics(step, {"loss": 10.0 * step})
     Sender(config).send_pending()

@@ -1,11 +1,15 @@
-"""What MLflow shows of a whole run: data, checkpoints, curves, the registered model; no secret."""
+"""A run in MLflow: data, checkpoints, curves, the registered model, and no credential."""
 
 import json
+import logging
+import os
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from configs.load import UserError
 from data_prep.tokenization.train import train_tokenizer
@@ -14,10 +18,9 @@ from pipeline.export import export
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
-from pipeline.tracking.event_log import RunLog
-from pipeline.tracking.follower import note_checkpoints
-from pipeline.tracking.lineage import redact
+from pipeline.tracking.event_log import EventLog
 from pipeline.tracking.sender import Sender, run_id_of
+from pipeline.tracking.sender_process import record_checkpoints
 from pipeline.tracking.system_metrics import last_step, start_sampler, stop_sampler
 from tests.gloo import run_ranks
 from tests.pipeline.training_run import make_config, make_rows, pretrain
@@ -27,9 +30,7 @@ SENTENCE = "the cat sat on the mat and the dog ate the hat of the rat in a red b
 
 
 def train_with_secrets(config: TrainConfig) -> None:
-    """A run whose environment is full of secrets."""
-    import os
-
+    """A run in an environment with credentials."""
     for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "SLURM_SECRET"):
         os.environ[name] = SECRET
     os.environ["SLURM_JOB_ID"] = "4711"
@@ -37,7 +38,7 @@ def train_with_secrets(config: TrainConfig) -> None:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A finished run of one rank, sent to MLflow."""
     folder = tmp_path_factory.mktemp("story")
     make_rows(folder / "rows", tokenizer=train_tokenizer([SENTENCE] * 60, 270))
@@ -53,22 +54,22 @@ def config(tmp_path_factory):
     )
     training = config.model_copy(update={"tracking": make_config(folder, folder).tracking})
     run_ranks(train_with_secrets, 1, training)
-    note_checkpoints(config)
+    record_checkpoints(config)
     Sender(config).send_pending()
     return config
 
 
 @pytest.fixture(scope="module")
-def client(config):
+def client(config: TrainConfig) -> MlflowClient:
     return MlflowClient(tracking_uri=config.tracking.uri)
 
 
 @pytest.fixture(scope="module")
-def run(config, client):
+def run(config: TrainConfig, client: MlflowClient) -> Run:
     return client.get_run(run_id_of(config.output))
 
 
-def test_parameters_tags_and_state(run):
+def test_parameters_tags_and_state(run: Run) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["model.hidden_size"] == "32"
     assert run.data.params["plan.total_steps"] == "10"
@@ -79,7 +80,7 @@ def test_parameters_tags_and_state(run):
     assert run.data.tags["state"] == "finished"
 
 
-def test_the_data_set_is_an_input_with_its_lineage(config, run):
+def test_the_data_set_is_an_input_with_its_lineage(config: TrainConfig, run: Run) -> None:
     (entry,) = run.inputs.dataset_inputs
     profile = json.loads(entry.dataset.profile)
     assert profile["fingerprint"].startswith(entry.dataset.digest)
@@ -89,7 +90,9 @@ def test_the_data_set_is_an_input_with_its_lineage(config, run):
     assert json.loads(entry.dataset.source)["uri"] == str(config.data.path)
 
 
-def test_checkpoints_are_entries_that_refer_to_their_folders(config, client, run):
+def test_checkpoints_are_entries_that_refer_to_their_folders(
+    config: TrainConfig, client: MlflowClient, run: Run
+) -> None:
     models = client.search_logged_models([run.info.experiment_id])
     entries = {model.name: model.params for model in models}
     assert sorted(entries) == ["step-00000005", "step-00000010"]
@@ -102,27 +105,31 @@ def test_checkpoints_are_entries_that_refer_to_their_folders(config, client, run
     assert last["sha256"] == json.loads((checkpoint.path / "manifest.json").read_text())["sha256"]
 
 
-def test_curves_and_the_data_report_are_artifacts(client, run):
-    figures = {entry.path for entry in client.list_artifacts(run.info.run_id, "figures")}
-    assert "figures/loss.png" in figures
+def test_plots_and_the_data_report_are_artifacts(client: MlflowClient, run: Run) -> None:
+    plots = {entry.path for entry in client.list_artifacts(run.info.run_id, "plots")}
+    assert "plots/loss.png" in plots
     reports = client.list_artifacts(run.info.run_id, "data_report")
     assert [entry.path for entry in reports] == ["data_report/report.html"]
 
 
-def test_sent_again_nothing_is_doubled(config, client, run):
+def test_sending_everything_again_changes_nothing(
+    config: TrainConfig, client: MlflowClient, run: Run
+) -> None:
     (config.output / "tracking.json").unlink()
     Sender(config).send_pending()
-    again = client.get_run(run.info.run_id)
-    assert len(again.inputs.dataset_inputs) == 1
+    found = client.get_run(run.info.run_id)
+    assert len(found.inputs.dataset_inputs) == 1
     assert len(client.search_logged_models([run.info.experiment_id])) == 2
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [metric.step for metric in history] == list(range(1, 11))
 
 
-def test_a_restart_with_other_settings_keeps_the_first_and_notes_the_new(config, client, run):
-    log = RunLog(config.output)
+def test_a_restart_with_changed_settings_keeps_the_first_and_tags_the_new(
+    config: TrainConfig, client: MlflowClient, run: Run
+) -> None:
+    log = EventLog(config.output)
     notes = {"params": {"grid.dp_size": 4, "fresh": 1}, "tags": {"state": "running"}}
-    log.append("begin", {**notes, "status": "RUNNING"})
+    log.append("start", {**notes, "status": "RUNNING"})
     Sender(config).send_pending()
     found = client.get_run(run.info.run_id)
     assert found.info.status == "RUNNING"
@@ -131,24 +138,33 @@ def test_a_restart_with_other_settings_keeps_the_first_and_notes_the_new(config,
     assert found.data.tags["now.grid.dp_size"] == "4"
 
 
-def test_what_mlflow_refuses_for_good_does_not_hold_up_the_rest(config, client, run, capsys):
-    log = RunLog(config.output)
+def test_what_mlflow_refuses_for_good_is_logged_and_the_rest_is_sent(
+    config: TrainConfig,
+    client: MlflowClient,
+    run: Run,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+    log = EventLog(config.output)
     log.append("note", {"params": {"x" * 10: "1"}, "tags": {"": "no name"}})
     log.metrics(11, {"loss": 1.0, "odd/name of [a] source": float("nan")})
     Sender(config).send_pending()
-    assert "MLflow refused tags for good" in capsys.readouterr().err
+    assert "MLflow refused tags for good" in caplog.text
     history = client.get_metric_history(run.info.run_id, "odd/name of _a_ source")
     assert [metric.step for metric in history] == [11]
 
 
-def test_no_secret_is_recorded_anywhere(config, run):
+def test_no_credential_is_recorded(config: TrainConfig, run: Run) -> None:
+    assert config.tracking.uri is not None
     database = config.tracking.uri.removeprefix("sqlite:///")
     assert SECRET not in "\n".join(sqlite3.connect(database).iterdump())
     assert SECRET not in (config.output / "events.jsonl").read_text()
-    assert redact("https://me:hunter2@host/path") == "https://***@host/path"
 
 
-def test_an_exported_model_is_registered_with_its_parity_error(config, client):
+def test_an_exported_model_is_registered_with_its_parity_error(
+    config: TrainConfig, client: MlflowClient
+) -> None:
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
     (difference,) = run_ranks(export, 1, config, checkpoint, config.output / "hf")
@@ -164,7 +180,9 @@ def test_an_exported_model_is_registered_with_its_parity_error(config, client):
 
 
 @pytest.mark.parametrize("damage", ["none", "error", "weights", "step"])
-def test_without_parity_nothing_is_registered(config, client, tmp_path, damage):
+def test_without_parity_nothing_is_registered(
+    config: TrainConfig, client: MlflowClient, tmp_path: Path, damage: str
+) -> None:
     output = tmp_path / "run"
     hf = output / "hf"
     hf.mkdir(parents=True)
@@ -175,8 +193,6 @@ def test_without_parity_nothing_is_registered(config, client, tmp_path, damage):
     if damage != "none":
         (hf / "parity.json").write_text(json.dumps(parity))
     if damage == "weights":
-        import os
-
         later = (hf / "parity.json").stat().st_mtime + 5
         os.utime(hf / "model.safetensors", (later, later))
     message = {
@@ -190,14 +206,16 @@ def test_without_parity_nothing_is_registered(config, client, tmp_path, damage):
     assert not client.search_registered_models("name = 'refused'")
 
 
-def test_a_node_is_watched_until_its_rank_ends(config, client, tmp_path, run):
-    watched = config.model_copy(update={"output": tmp_path})
-    log = RunLog(tmp_path)
+def test_a_node_is_sampled_until_its_rank_ends(
+    config: TrainConfig, client: MlflowClient, tmp_path: Path, run: Run
+) -> None:
+    sampled = config.model_copy(update={"output": tmp_path})
+    log = EventLog(tmp_path)
     log.metrics(3, {"loss": 1.0})
     sampler = start_sampler(tmp_path)
     stop_sampler(sampler)
     assert sampler.returncode == 0
-    Sender(watched).send_pending()
+    Sender(sampled).send_pending()
     names = client.get_run(run_id_of(tmp_path)).data.metrics
     (cpu,) = [name for name in names if name.startswith("system/") and name.endswith("cpu_percent")]
     history = client.get_metric_history(run_id_of(tmp_path), cpu)
