@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Submits data preparation, pretraining and export, each to begin when the one before has succeeded:
+# Submits data preparation, pretraining and export as a chain; each job waits for its predecessor.
 #   NODES=4 slurm/chain.sh configs/data_english.yaml configs/base.yaml [key.sub=value ...]
-# With FINETUNE=CONFIG.yaml also fine-tuning behind pretraining, and the export of its tasks.
-# Overrides go to pretraining and export. A job whose predecessor failed is cancelled by Slurm.
+# With FINETUNE=CONFIG.yaml also fine-tuning after pretraining, and the export of its tasks.
+# Overrides apply to pretraining and export. Slurm cancels a job whose predecessor failed.
 # Prints the job ids. NODES, DATA_NODES and FINETUNE_NODES are numbers of nodes; *_OPTIONS are
 # further sbatch options.
 set -euo pipefail
@@ -14,7 +14,7 @@ shift 2
 for file in "$data_config" "$config" ${FINETUNE:+"$FINETUNE"}; do
   [[ -f $file ]] || { echo "error: $file: no such config file" >&2; exit 2; }
 done
-command -v sbatch >/dev/null || { echo "error: no sbatch here: log in to the cluster" >&2; exit 2; }
+command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: log in to the cluster" >&2; exit 2; }
 
 submit() { # submit DEPENDENCY SBATCH-OPTIONS... SCRIPT ARGUMENTS...: the id of the new job
   local after=()

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Prepares rows on the nodes of a Slurm job. Submit from the repository's root:
 #   sbatch --nodes=4 slurm/data_prep.sh configs/data_english.yaml key.sub=value ...
-# A Dask scheduler and the client run on the first node, workers on all; a worker that dies is
-# started again and its part is done anew. Submitted again, finished parts are not repeated.
+# A Dask scheduler and the client run on the first node, workers on all nodes. A worker that dies is
+# restarted and its part is processed again. A job that is submitted again skips finished parts.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
-# ------------------------------------------------------------------ for you to edit
+# ------------------------------------------------------------------ edit this block
 #SBATCH --job-name=data_prep
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1        # one worker process group a node
+#SBATCH --ntasks-per-node=1        # one group of worker processes per node
 #SBATCH --cpus-per-task=16
 #SBATCH --time=24:00:00
 VENV=${VENV:-.venv}                # the Python environment, visible on all nodes
-WORKER_MEMORY=${WORKER_MEMORY:-3GB} # a worker process that holds more is restarted
-# ------------------------------------------------------------------ the rest follows from the config
+WORKER_MEMORY=${WORKER_MEMORY:-3GB} # a worker process that uses more is restarted
+# ------------------------------------------------------------------ no changes needed below
 set -uo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }
@@ -24,13 +24,13 @@ cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
 [[ -f data_prep/run.py ]] || fail "$PWD is not the repository's root: submit from there"
 [[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
 python=$(realpath -s "$VENV/bin/python")
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # the workers find the stages' code there
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # where workers import the stages from
 export SLURM_EXPORT_ENV=ALL
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-export OMP_NUM_THREADS=1           # a worker process for each core, one thread each
+export OMP_NUM_THREADS=1           # one worker process per core, one thread each
 
 nodes=$SLURM_JOB_NUM_NODES
-shared=$PWD/.dask-$SLURM_JOB_ID    # seen by all nodes, removed at the end
+shared=$PWD/.dask-$SLURM_JOB_ID    # visible on all nodes, removed at the end
 scheduler_file=$shared/scheduler.json
 rm -rf "$shared"
 mkdir -p "$shared" || fail "cannot write to $PWD"
@@ -57,7 +57,7 @@ while kill -0 "$client" 2>/dev/null; do
   code=$?
 done
 if ((code != 0)); then
-  echo "the end of what the scheduler and the workers said:"
+  echo "last lines of the scheduler's and the workers' logs:"
   tail -n 20 "$shared/scheduler.log" "$shared/workers.log"
 fi
 kill -TERM "$workers" "$scheduler" 2>/dev/null

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Exports a finished run to a Hugging Face folder and registers it in MLflow with its parity error:
+# Exports a finished run to a Hugging Face folder and registers it in MLflow with its parity error.
 #   sbatch slurm/export.sh configs/base.yaml key.sub=value ...
-# With TASKS=1 the run is a fine-tuning one, and every task has its folder; nothing is registered.
+# With TASKS=1 for a fine-tuning run: one folder per task, and nothing is registered.
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
-# ------------------------------------------------------------------ for you to edit
+# ------------------------------------------------------------------ edit this block
 #SBATCH --job-name=export
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -12,7 +12,7 @@
 #SBATCH --time=02:00:00
 VENV=${VENV:-.venv}                # the Python environment
 TASKS=${TASKS:-}                   # 1: a fine-tuning run
-# ------------------------------------------------------------------ the rest follows from the config
+# ------------------------------------------------------------------ no changes needed below
 set -uo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }

@@ -1,5 +1,5 @@
-# What pretrain.sh and finetune.sh do behind their settings: plan, health check, ranks, requeueing.
-# They source it with the script that a rank runs and the arguments of the job.
+# The common part of pretrain.sh and finetune.sh: plan, health check, start of the ranks, requeue.
+# They source it with the script that each rank runs and the arguments of the job.
 set -uo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }
@@ -11,7 +11,7 @@ shift
 python=$(realpath -s "$VENV/bin/python")
 PATH=$(dirname "$python"):$PATH
 export PYTHONFAULTHANDLER=1                       # stacks of all threads on SIGABRT
-export SLURM_EXPORT_ENV=ALL                       # srun gets our environment, whatever sbatch had
+export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, whatever --export sbatch had
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
 
@@ -30,31 +30,33 @@ if ((gpus_per_node > 0)); then
     memory=(--gpu-memory-gb "$(awk -v mib="$smallest_mib" 'BEGIN { print mib * 1048576 / 1e9 }')")
 fi
 
-# Slurm will end the job in a while (USR1) or now (TERM, which the ranks get too): the ranks finish
-# their step and save. bash runs a trap only while it waits, so srun runs in the background.
+# Slurm announces the end of the job by USR1 (soon) or TERM (now; the ranks receive it too). The
+# ranks finish their step and save. bash runs a trap only during wait: srun runs in the background.
 signal=none
 srun_pid=""
 forward() { [[ -z $srun_pid ]] || kill -USR1 "$srun_pid" 2>/dev/null; }
-trap 'signal=USR1; echo "$(date -Is) the time is nearly up: stopping after this step"; forward' USR1
-trap 'signal=TERM; echo "$(date -Is) told to stop"' TERM
+on_signal() { signal=$1; echo "$(date -Is) SIG$1 ($2): stopping after this step"; }
+trap 'on_signal USR1 "time limit or preemption"; forward' USR1
+trap 'on_signal TERM "cancelled or preempted"' TERM
 
-finish() { # finish PID: its exit code, however often a signal interrupts the waiting
+finish() { # finish PID: waits for the end of PID, also when signals interrupt it; its exit code
   local code
   while true; do
     wait "$1"
     code=$?
     kill -0 "$1" 2>/dev/null || break
   done
-  wait "$1" 2>/dev/null  # had a signal come just before its end, this knows the code; 127: we do
-  local again=$?
-  ((again == 127)) || code=$again
+  # A signal just before the end of PID leaves the exit code unread; 127 means it was read above.
+  wait "$1" 2>/dev/null
+  local unread=$?
+  ((unread == 127)) || code=$unread
   return "$code"
 }
 
 echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):" \
   "$nodes nodes ($SLURM_JOB_NODELIST) x $tasks_per_node ranks," \
   "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
-# The plan here and the health check on all nodes, at the same time.
+# The plan runs here and the health check on all nodes at the same time.
 srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 \
   "$python" -m pipeline.node_check "$@" --time "$(date +%s)" "${accelerators[@]}" &
 check_pid=$!
@@ -66,9 +68,9 @@ if ! finish "$plan_pid"; then
   exit 2
 fi
 finish "$check_pid" ||
-  fail "a node is not fit to train on (see above): submit again with --exclude=NODE"
+  fail "a node failed the health check (see above): submit again with --exclude=NODE"
 
-# Rank 0 runs here, on the first node: a port that is free now is free for it.
+# Rank 0 runs on this node, the first one, so a port that is free here is free for it.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$("$python" -S -c \
   'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
@@ -79,7 +81,7 @@ if [[ $signal == none ]]; then
   srun --kill-on-bad-exit=1 "$python" "$script" "$@" &
   srun_pid=$!
   [[ $signal != USR1 ]] || forward
-  # A lost slurmstepd leaves srun hanging for ever, and so does a rank in a dead collective.
+  # The watchdog: srun hangs forever after a lost slurmstepd, or if a rank waits in a collective.
   "$python" -m pipeline.slurm_job watch "$@" --silence-s "$SILENCE_S" --srun-pid "$srun_pid" &
   watch_pid=$!
   finish "$srun_pid"
@@ -94,4 +96,4 @@ verdict=$?
 echo "=== $(date -Is) requeueing job $SLURM_JOB_ID"
 trap - TERM USR1
 scontrol requeue "$SLURM_JOB_ID" || exit 1
-sleep 600  # Slurm ends this script meanwhile
+sleep 600  # Slurm ends this script during the sleep
