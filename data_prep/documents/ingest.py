@@ -17,7 +17,8 @@ from data_prep.dataset.atomic import write_atomic
 from data_prep.documents.config import SourceConfig
 from data_prep.documents.files import PieceWriter
 from data_prep.engine.stages import Part, Record, Stage, StageResult
-from data_prep.filters.quality import KEPT, drop_reasons
+from data_prep.filters.quality import drop_reasons
+from data_prep.filters.verdicts import KEPT
 from data_prep.readers.document import BadRecords, Document, in_batches
 from data_prep.readers.files import SourceFile, Span, list_files
 from data_prep.text.batch import TextBatch

@@ -1,13 +1,16 @@
-"""How much of a text repeats itself: the measures of Gopher's repetition rules.
+"""How much of a text repeats itself: Gopher's repetition rules.
 
 Rae et al. 2021, "Scaling Language Models", table A1. All texts of a batch are measured at once; an
-n-gram, line or paragraph is *repeated* when the same one stands earlier in the same text.
+n-gram, line or paragraph is *repeated* if the same one occurs earlier in the same text.
 Legend: D documents, W words, G n-grams, L lines or paragraphs of a batch.
 """
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from configs.load import Config
+from data_prep.filters.verdicts import Verdicts
 from data_prep.text.batch import I64, U64, TextBatch
 
 F64 = npt.NDArray[np.float64]
@@ -15,10 +18,73 @@ _TEXT_KEY = np.uint64(0xA0761D6478BD642F)
 _SLOTS_PER_ITEM = 4
 
 
+class RepetitionConfig(Config):
+    """Limits of self-repetition (Gopher, table A1): greatest shares."""
+
+    max_repeated_line_share: float = 0.30
+    """Of the lines that occur earlier in the text."""
+    max_repeated_line_byte_share: float = 0.20
+    """Of the bytes in them."""
+    max_repeated_paragraph_share: float = 0.30
+    """Of the paragraphs that occur earlier in the text."""
+    max_repeated_paragraph_byte_share: float = 0.20
+    """Of the bytes in them."""
+    max_common_ngram_share: dict[int, float] = Field(
+        default_factory=lambda: {2: 0.20, 3: 0.18, 4: 0.16}
+    )
+    """Of the word bytes in the most frequent word n-gram, by n."""
+    max_repeated_ngram_share: dict[int, float] = Field(
+        default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+    )
+    """Of the word bytes in n-grams that occur earlier in the text, by n."""
+
+
+def drop_repeated_lines(batch: TextBatch, limits: RepetitionConfig, verdicts: Verdicts) -> None:
+    """Drops texts in which too many lines or paragraphs are repeated."""
+    lines, line_bytes = repeated_units(batch, *batch.line_bounds)
+    verdicts.drop("repeated lines", lines > limits.max_repeated_line_share)
+    verdicts.drop("repeated lines (bytes)", line_bytes > limits.max_repeated_line_byte_share)
+    paragraphs, paragraph_bytes = repeated_units(batch, *batch.paragraph_bounds)
+    verdicts.drop("repeated paragraphs", paragraphs > limits.max_repeated_paragraph_share)
+    too_many_bytes = paragraph_bytes > limits.max_repeated_paragraph_byte_share
+    verdicts.drop("repeated paragraphs (bytes)", too_many_bytes)
+
+
+def drop_common_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: Verdicts) -> None:
+    """Drops texts of which one n-gram makes up too much."""
+    # An n-gram consists of two halves of at most ceil(n / 2) <= 2 words; the longer of them is at
+    # least as frequent and half as long. So texts whose 2-grams stay under half of a limit for
+    # n = 2, 3, 4 need not be counted for it.
+    suspect = np.ones(len(batch.texts), dtype=bool)
+    common = sorted(limits.max_common_ngram_share.items())
+    for n, limit in common:
+        halved = n == 2 and common[-1][0] <= 4
+        ceiling = min(value / (1 + (k > 2)) for k, value in common) if halved else limit
+        share = most_common_ngram_share(batch, n, suspect & verdicts.undecided, ceiling)
+        verdicts.drop(f"one common {n}-gram", share > limit)
+        if halved:
+            suspect = share > ceiling
+
+
+def drop_repeated_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: Verdicts) -> None:
+    """Drops texts of which repeated n-grams make up too much."""
+    # What is in repeated (n + 1)-grams is in repeated n-grams too, so only texts above the smallest
+    # of all later limits need to be measured again.
+    suspect = np.ones(len(batch.texts), dtype=bool)
+    repeated = sorted(limits.max_repeated_ngram_share.items())
+    for position, (n, limit) in enumerate(repeated):
+        share = repeated_ngram_share(batch, n, suspect & verdicts.undecided)
+        verdicts.drop(f"repeated {n}-grams", share > limit)
+        later = [value for _, value in repeated[position + 1 :]]
+        suspect &= share > min(later, default=1.0)
+        if not suspect.any():
+            return
+
+
 def repeated_units(batch: TextBatch, starts: I64, ends: I64) -> tuple[F64, F64]:
     """Share of each text's lines (or paragraphs) that are repeated, and of their bytes: [D], [D].
 
-    `starts`, `ends`: [L] bounds of the lines. Lines without words do not count.
+    `starts`, `ends`: [L] bounds of the lines. Lines without words are not counted.
     """
     hashes, words = batch.unit_hashes(starts)
     counted = np.flatnonzero(words)
@@ -36,10 +102,10 @@ def repeated_units(batch: TextBatch, starts: I64, ends: I64) -> tuple[F64, F64]:
 def most_common_ngram_share(
     batch: TextBatch, n: int, texts: npt.NDArray[np.bool_], ceiling: float
 ) -> F64:
-    """Share of each text's word bytes that lie in its most frequent n-gram: [D].
+    """Share of each text's word bytes that are in its most frequent n-gram: [D].
 
-    Only the chosen `texts` ([D]) are measured, and those that are certain to stay under `ceiling`
-    are not counted exactly; the others get 0.
+    Only those of the chosen `texts` ([D]) that may exceed `ceiling` are measured; the share of the
+    rest is given as 0.
     """
     share = np.zeros(len(batch.texts))
     hashes, first, text = _ngrams_of(batch, n, texts)
@@ -54,9 +120,9 @@ def most_common_ngram_share(
     suspect[text[(at_most > 1) & (at_most * size > ceiling * total[text])]] = True
     chosen = np.flatnonzero(suspect[text] & (at_most > 1))
     order = chosen[np.argsort(keys[chosen], kind="stable")]
-    begins = np.flatnonzero(np.append(True, keys[order[1:]] != keys[order[:-1]]))
-    counts = np.diff(np.append(begins, len(order)))
-    held = order[begins[: len(counts)]] if len(order) else order
+    firsts = np.flatnonzero(np.append(True, keys[order[1:]] != keys[order[:-1]]))
+    counts = np.diff(np.append(firsts, len(order)))
+    held = order[firsts[: len(counts)]] if len(order) else order
     often = counts[: len(held)] > 1
     held, counts = held[often], counts[: len(often)][often]
     np.maximum.at(share, text[held], counts * size[held] / total[text[held]])
@@ -64,9 +130,9 @@ def most_common_ngram_share(
 
 
 def repeated_ngram_share(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_]) -> F64:
-    """Share of each text's word bytes that lie in repeated n-grams, none counted twice: [D].
+    """Share of each text's word bytes that are in repeated n-grams, none counted twice: [D].
 
-    Only the chosen `texts` ([D]) are measured; the others get 0.
+    Only the chosen `texts` ([D]) are measured; the share of the rest is given as 0.
     """
     share = np.zeros(len(batch.texts))
     hashes, first, text = _ngrams_of(batch, n, texts)
@@ -98,15 +164,15 @@ def _keyed(hashes: U64, text: I64) -> U64:
 
 
 def _slots(keys: U64) -> I64:
-    """A small table's slot for each key: equal keys share one, and a few others do."""
+    """A slot of a small table for each key: equal keys share one, as do a few different ones."""
     bits = max(int(len(keys) * _SLOTS_PER_ITEM).bit_length(), 4)
     return (keys >> np.uint64(64 - bits)).astype(np.int64)
 
 
 def _repeated(keys: U64) -> I64:
-    """Positions of the keys that stand earlier too.
+    """Positions of the keys that occur earlier too.
 
-    A table finds the few keys that may have an equal; only those are sorted.
+    A table finds the few keys that may occur twice; only those are sorted.
     """
     slots = _slots(keys)
     last = np.zeros(int(slots.max()) + 1 if len(slots) else 0, dtype=np.int32)

@@ -1,6 +1,6 @@
-"""Many texts as one array of bytes, so that numpy finds and hashes their words all at once.
+"""Many texts as one array of bytes, so that numpy finds and hashes all their words at once.
 
-A word is a run of ASCII letters, digits and non-ASCII characters, in lower case (ASCII only).
+A word is a sequence of ASCII letters, digits and non-ASCII characters, in lower case (ASCII only).
 Legend: D documents, W words, B bytes of the batch.
 """
 
@@ -30,7 +30,7 @@ _ODD = np.array(
 
 
 class TextBatch:
-    """Texts side by side, with their words."""
+    """Texts one after the other, with their words."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = texts
@@ -38,7 +38,7 @@ class TextBatch:
         self.data = np.frombuffer(content, dtype=np.uint8)  # [B]
         self._folded = np.frombuffer(content.translate(_FOLD), dtype=np.uint8)  # [B]
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        self.ends = np.cumsum(lengths + 1)  # [D] where each text's separator stands
+        self.ends = np.cumsum(lengths + 1)  # [D] position of each text's separator
         self.starts = self.ends - lengths  # [D]
 
     @property
@@ -55,7 +55,7 @@ class TextBatch:
 
     @cached_property
     def first_words(self) -> I64:
-        """Number of the first word of each text, and at last the number of words: [D + 1]."""
+        """Index of the first word of each text, and finally the number of words: [D + 1]."""
         starts, _ = self.word_bounds
         return np.append(np.searchsorted(starts, self.starts), len(starts))
 
@@ -68,7 +68,7 @@ class TextBatch:
     def word_hashes(self) -> U64:
         """A 64-bit hash of each word: [W].
 
-        Of words beyond 24 bytes, the first 16, the last 8 and the length are hashed.
+        Of words longer than 24 bytes, the first 16, the last 8 and the length are hashed.
         """
         starts, ends = self.word_bounds
         lengths = ends - starts
@@ -83,12 +83,12 @@ class TextBatch:
 
     @cached_property
     def word_text(self) -> I64:
-        """Number of the text that each word belongs to: [W]."""
+        """Index of the text that each word belongs to: [W]."""
         return np.repeat(np.arange(len(self.texts)), self.word_counts)
 
     @cached_property
     def word_bytes_before(self) -> I64:
-        """Bytes of all words before each word, and at last of all words: [W + 1]."""
+        """Bytes of all words before each word, and finally of all words: [W + 1]."""
         starts, ends = self.word_bounds
         return np.append(0, np.cumsum(ends - starts))
 
@@ -98,18 +98,18 @@ class TextBatch:
         return np.diff(self.word_bytes_before[self.first_words])
 
     @property
-    def word_begins_with_letter(self) -> npt.NDArray[np.bool_]:
-        """Whether each word begins with a letter (any non-ASCII character counts): [W]."""
+    def word_starts_with_letter(self) -> npt.NDArray[np.bool_]:
+        """Whether each word starts with a letter (any non-ASCII character counts as one): [W]."""
         starts, _ = self.word_bounds
         return self._folded[starts] >= ord("a")
 
     def sum_over_words(self, values: npt.NDArray[Any]) -> I64:
-        """The sum of a value of each word over the words of each text: [W] to [D]."""
+        """The sum over the words of each text of a value per word: [W] to [D]."""
         sums = np.append(0, np.cumsum(values, dtype=np.int64))
         return np.diff(sums[self.first_words])
 
     def count_at(self, positions: I64) -> I64:
-        """How many of the ascending byte `positions` lie in each text: [D]."""
+        """How many of the ascending byte `positions` are in each text: [D]."""
         return np.diff(np.searchsorted(positions, np.append(self.starts, len(self.data))))
 
     @cached_property
@@ -119,11 +119,22 @@ class TextBatch:
 
     @cached_property
     def paragraph_bounds(self) -> tuple[I64, I64]:
-        """The same for paragraphs, which blank lines end."""
+        """The same for paragraphs, which end at blank lines."""
         blank = (self.data[1:] == _NEWLINE) & (self.data[:-1] == _NEWLINE)
         breaks = self.data == _RECORD
         breaks[1:] |= blank
         return self._between(np.flatnonzero(breaks))
+
+    @cached_property
+    def ellipses(self) -> I64:
+        """First byte of each ellipsis, ascending: of the last three dots in a row, or of the
+        character."""
+        dots = np.flatnonzero(self.data == ord("."))
+        triple = dots[:-2][dots[2:] - dots[:-2] == 2]
+        last = triple[np.diff(triple, append=triple[-1:] + 9) > 1]  # in more dots, only the end
+        lead = np.flatnonzero(self.data == 0xE2)
+        character = lead[(self.data[lead + 1] == 0x80) & (self.data[lead + 2] == 0xA6)]
+        return np.sort(np.concatenate([last, character]))
 
     def _between(self, breaks: I64) -> tuple[I64, I64]:
         starts, ends = breaks[:-1] + 1, breaks[1:]
@@ -131,12 +142,12 @@ class TextBatch:
         return starts[held], ends[held]
 
     def text_of(self, positions: I64) -> I64:
-        """Number of the text that each byte position lies in."""
+        """Index of the text that contains each byte position."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
     def unit_hashes(self, starts: I64) -> tuple[U64, I64]:
-        """A hash of the words of each line or paragraph, by where it begins, and their number:
-        [L], [L]. One without words has hash 0."""
+        """A hash of the words of each line or paragraph, and their number, by its start: [L], [L].
+        One without words has hash 0."""
         word_starts, _ = self.word_bounds
         first = np.append(np.searchsorted(word_starts, starts), len(word_starts))
         counts = np.diff(first)
@@ -147,10 +158,10 @@ class TextBatch:
         return mixed(sums[bounds[1:]] - sums[bounds[:-1]]), counts
 
     def ngram_hashes(self, n: int) -> tuple[U64, I64]:
-        """Hashes of all word n-grams inside texts, and the first word of each: [G], [G]."""
+        """Hashes of all word n-grams within texts, and the first word of each: [G], [G]."""
         num = max(len(self.word_hashes) - n + 1, 0)
         hashes = chained([self.word_hashes[k : k + num] for k in range(n)])
-        crosses = np.zeros(num + n, dtype=bool)  # n-grams that begin in one text and end in another
+        crosses = np.zeros(num + n, dtype=bool)  # n-grams that cross into the next text
         for k in range(1, n):
             first = self.first_words[1:-1] - k
             crosses[first[first >= 0]] = True
@@ -160,7 +171,7 @@ class TextBatch:
 
 
 def chained(columns: Sequence[U64]) -> U64:
-    """One hash of the hashes that stand side by side in `columns`, their order included."""
+    """One hash per row of the hashes in `columns`, which depends on their order."""
     result = columns[0].copy()
     for column in columns[1:]:
         result *= _ODD[3]
@@ -169,7 +180,7 @@ def chained(columns: Sequence[U64]) -> U64:
 
 
 def mixed(hashes: U64) -> U64:
-    """Spreads every bit of the input over all bits; changes `hashes` in place."""
+    """Mixes every bit of the input into all bits; changes `hashes` in place."""
     hashes ^= hashes >> np.uint64(32)
     hashes *= _ODD[1]
     hashes ^= hashes >> np.uint64(29)

@@ -1,7 +1,7 @@
-"""Texts in one normal form: NFC, no control characters, plain spaces and newlines.
+"""Texts in a normal form: NFC, no control characters, plain spaces and newlines.
 
 The rules are applied to a whole batch of texts at once, as bytes in numpy, which is several times
-faster than text by text; ``\\x1e`` (record separator, a control character) keeps the texts apart.
+faster than text by text; ``\\x1e`` (record separator, a control character) separates the texts.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ _SPACE, _NEWLINE, _RECORD = 0x20, 0x0A, SEPARATOR[0]
 _TO_SPACE = bytes.maketrans(b"\t\x0b\x0c", b"   ")
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\x0b\x0c\r") - set(SEPARATOR)) + b"\x7f"
 _MAY_COMPOSE = 0xCC
-"""First byte of U+0300 in UTF-8: a text without any byte so high is in NFC."""
+"""First byte of U+0300 in UTF-8: a text of lower bytes only is in NFC."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -26,7 +26,7 @@ def _codes(*ranges: tuple[int, int]) -> Iterable[int]:
 
 _DELETE, _MAKE_SPACE, _MAKE_NEWLINE = 1, 2, 3
 # C1 controls, soft hyphen, zero-width space, directional marks, invisible operators, byte order
-# mark, interlinear marks, replacement character. The joiners U+200C and U+200D stay.
+# mark, interlinear marks, replacement character. The joiners U+200C and U+200D are kept.
 _UNUSUAL = {
     **dict.fromkeys(_codes((0x80, 0x84), (0x86, 0x9F), (0xAD, 0xAD), (0x200B, 0x200B)), _DELETE),
     **dict.fromkeys(_codes((0x200E, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F)), _DELETE),
@@ -42,8 +42,8 @@ def normalise(texts: Sequence[str]) -> list[bytes]:
     """Each text in normal form, as UTF-8.
 
     Unusual spaces become a space, unusual line ends a newline; control, invisible and replacement
-    characters, and halves of surrogate pairs, are deleted; runs of spaces become one; lines and
-    text have no space at their ends; at most one blank line stands between lines; Unicode NFC.
+    characters, and halves of surrogate pairs, are deleted; consecutive spaces become one; lines and
+    text have no space at their ends; there is at most one blank line between lines; Unicode NFC.
     """
     if not texts:
         return []
@@ -62,7 +62,8 @@ def normalise(texts: Sequence[str]) -> list[bytes]:
 
 
 def plain_white_space(joined: bytes) -> bytes:
-    """`joined` texts without runs of spaces, spaces at lines' ends and runs of blank lines."""
+    """`joined` texts without consecutive spaces, spaces at ends of lines, and consecutive blank
+    lines."""
     data = np.frombuffer(joined, dtype=np.uint8)
     if b"  " in joined:
         is_space = data == _SPACE
@@ -76,6 +77,7 @@ def plain_white_space(joined: bytes) -> bytes:
 
 
 def _without(data: Bytes, positions: npt.NDArray[np.int64]) -> Bytes:
+    """`data` without the bytes at `positions`."""
     if not len(positions):
         return data
     keep = np.ones(len(data), dtype=bool)
@@ -111,6 +113,7 @@ _ACTIONS[list(_UNUSUAL)] = list(_UNUSUAL.values())
 
 
 def _composed(piece: bytes) -> bytes:
+    """A text in NFC."""
     if piece.isascii() or np.frombuffer(piece, dtype=np.uint8).max() < _MAY_COMPOSE:
         return piece
     return unicodedata.normalize("NFC", piece.decode()).encode()

@@ -1,4 +1,4 @@
-"""Personal data taken out of texts: e-mail and IP addresses, each replaced by a placeholder."""
+"""Personal data in texts: e-mail and IP addresses are replaced by placeholders."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ class ScrubConfig(Config):
 
 
 def scrubbed(texts: Sequence[bytes], config: ScrubConfig, counts: Counter[str]) -> list[bytes]:
-    """The texts with placeholders; adds what was replaced to `counts`."""
+    """The texts with placeholders; adds the number of replacements to `counts`."""
     result = list(texts)
     for number, text in enumerate(result):
         if config.emails and b"@" in text:

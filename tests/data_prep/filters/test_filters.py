@@ -1,4 +1,4 @@
-"""The vectorised filters against plain definitions, text by text."""
+"""The vectorised filters against plain definitions that go text by text."""
 
 import re
 from collections import Counter
@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from data_prep.filters.language import LanguageConfig
-from data_prep.filters.quality import KEPT, FiltersConfig, RepetitionConfig, drop_reasons
+from data_prep.filters.quality import FiltersConfig, drop_reasons
 from data_prep.filters.repetition import (
+    RepetitionConfig,
     most_common_ngram_share,
     repeated_ngram_share,
     repeated_units,
 )
+from data_prep.filters.verdicts import KEPT, Verdicts
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 
-# A busy machine may be slow; how long an example takes is not what these tests are about.
+# A busy machine may be slow, and these tests are not about time.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
@@ -43,7 +46,7 @@ def ngrams_of(text: bytes, n: int) -> list[tuple[bytes, ...]]:
 
 
 @given(texts_of_few_words)
-def test_words_are_those_of_the_plain_definition(texts):
+def test_words_are_those_of_the_plain_definition(texts: list[str]) -> None:
     batch = TextBatch(normalise(texts))
     assert batch.word_counts.tolist() == [len(words_of(text)) for text in batch.texts]
     starts, ends = batch.word_bounds
@@ -53,7 +56,7 @@ def test_words_are_those_of_the_plain_definition(texts):
 
 
 @given(texts_of_few_words, st.integers(1, 5))
-def test_ngrams_never_cross_texts(texts, n):
+def test_ngrams_never_cross_texts(texts: list[str], n: int) -> None:
     batch = TextBatch(normalise(texts))
     hashes, first = batch.ngram_hashes(n)
     expected = [(k, gram) for k, text in enumerate(batch.texts) for gram in ngrams_of(text, n)]
@@ -63,7 +66,7 @@ def test_ngrams_never_cross_texts(texts, n):
 
 @settings(max_examples=200)
 @given(texts_of_few_words, st.integers(2, 5))
-def test_repetition_is_that_of_the_plain_definition(texts, n):
+def test_repetition_is_that_of_the_plain_definition(texts: list[str], n: int) -> None:
     batch = TextBatch(normalise(texts))
     every = np.ones(len(texts), dtype=bool)
     repeated = repeated_ngram_share(batch, n, every)
@@ -79,7 +82,7 @@ def test_repetition_is_that_of_the_plain_definition(texts, n):
 
 
 @given(texts_of_few_words)
-def test_repeated_lines_are_those_of_the_plain_definition(texts):
+def test_repeated_lines_are_those_of_the_plain_definition(texts: list[str]) -> None:
     batch = TextBatch(normalise(texts))
     for bounds, mark in ((batch.line_bounds, b"\n"), (batch.paragraph_bounds, b"\n\n")):
         count_share, byte_share = repeated_units(batch, *bounds)
@@ -122,12 +125,12 @@ ENGLISH = (
         (ENGLISH + " buy this" * 30, "one common 2-gram"),
     ],
 )
-def test_each_rule_drops_what_it_should(text, reason):
+def test_each_filter_drops_what_it_should(text: str, reason: str) -> None:
     (found,) = drop_reasons(TextBatch(normalise([text])), FiltersConfig())
     assert found == reason
 
 
-def test_a_verdict_does_not_depend_on_the_other_texts():
+def test_a_verdict_does_not_depend_on_the_other_texts() -> None:
     texts = normalise(
         [ENGLISH, "", ENGLISH * 2, "of a to b c d e " * 20, ENGLISH + " buy this" * 30]
     )
@@ -136,14 +139,14 @@ def test_a_verdict_does_not_depend_on_the_other_texts():
     assert together == [drop_reasons(TextBatch([text]), config)[0] for text in texts]
 
 
-def test_rules_can_be_turned_off():
+def test_filters_can_be_turned_off() -> None:
     config = FiltersConfig(min_words=0, min_stop_words=0, repetition=None)
     assert drop_reasons(TextBatch(normalise(["spam ham " * 40])), config)[0] == KEPT
     config = FiltersConfig(min_words=0, min_stop_words=0, repetition=RepetitionConfig())
     assert drop_reasons(TextBatch(normalise(["spam ham " * 40])), config)[0] == "one common 2-gram"
 
 
-def test_other_languages_are_dropped_under_their_code():
+def test_other_languages_are_dropped_under_their_code() -> None:
     german = (
         "Der Ausschuss trat am Dienstag zusammen, um den Haushalt des kommenden Jahres zu beraten, "
         "und es wurde beschlossen, neben dem alten Rathaus eine neue Bibliothek zu errichten."
@@ -151,3 +154,18 @@ def test_other_languages_are_dropped_under_their_code():
     config = FiltersConfig(min_words=0, min_stop_words=0, language=LanguageConfig(keep=("en",)))
     found = drop_reasons(TextBatch(normalise([ENGLISH, german])), config)
     assert found.tolist() == [KEPT, "language de"]
+
+
+def test_stop_words_are_a_list_or_those_of_a_language() -> None:
+    assert FiltersConfig.model_validate({"stop_words": "en"}) == FiltersConfig()
+    assert FiltersConfig.model_validate({"stop_words": ["der", "und"]}).stop_words == ("der", "und")
+    with pytest.raises(ValidationError, match="no stop words of 'xx' are known, only of en"):
+        FiltersConfig.model_validate({"stop_words": "xx"})
+
+
+def test_a_text_is_dropped_for_the_first_reason() -> None:
+    verdicts = Verdicts(3)
+    verdicts.drop("short", np.array([True, False, False]))
+    verdicts.drop("ugly", np.array([True, True, False]))
+    assert verdicts.reasons.tolist() == ["short", "ugly", KEPT]
+    assert verdicts.undecided.tolist() == [False, False, True]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep.text.normalise import normalise
 
-# A busy machine may be slow; how long an example takes is not what these tests are about.
+# A busy machine may be slow, and these tests are not about time.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
@@ -21,6 +21,7 @@ texts = st.lists(st.text(alphabet, max_size=25), max_size=5)
 
 
 def plain(text: str) -> str:
+    """The normal form of one text, rule by rule."""
     text = re.sub(f"[{re.escape(DELETED)}]", "", text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = re.sub(f"[{NEWLINES}]", "\n", re.sub(f"[{SPACES}]", " ", text))
@@ -31,17 +32,17 @@ def plain(text: str) -> str:
 
 @settings(max_examples=500)
 @given(texts)
-def test_batches_are_normalised_as_defined(texts):
+def test_batches_are_normalised_as_defined(texts: list[str]) -> None:
     assert [piece.decode() for piece in normalise(texts)] == [plain(text) for text in texts]
 
 
 @given(st.lists(st.text(max_size=30), max_size=4))
-def test_normalising_twice_changes_nothing_and_texts_stay_apart(texts):
+def test_normalising_twice_changes_nothing_and_keeps_texts_separate(texts: list[str]) -> None:
     once = normalise(texts)
     assert len(once) == len(texts)
     assert normalise([piece.decode() for piece in once]) == once
 
 
-def test_halves_of_surrogate_pairs_are_deleted():
+def test_halves_of_surrogate_pairs_are_deleted() -> None:
     """Wiki markup and web pages can hold them, as ``&#55357;``; UTF-8 cannot."""
     assert normalise(["one \ud83d two", "three\udc00"]) == [b"one two", b"three"]
