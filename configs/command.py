@@ -9,18 +9,14 @@ import errno
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 from configs import log
-from configs.load import ConfigError, UserError
+from configs.load import UserError
 from configs.redact import redact
 
 EXIT_USER_ERROR = 2
 """The exit code for an error that the user can fix, so that trying again is of no use."""
-
-SINGLE_RANK_WAIT_S = 5.0
-"""Longer than launchers take to end the peers of a rank that failed."""
 
 _OVERRIDE = re.compile(r"\w[\w-]*(\.\w[\w-]*)*=")
 
@@ -99,7 +95,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except UserError as error:
-        code = _report(str(error), on_every_rank=isinstance(error, ConfigError))
+        code = _report(str(error))
     except OSError as error:
         message = _describe_os_error(error)
         if message is None:
@@ -122,21 +118,12 @@ def _describe_os_error(error: OSError) -> str | None:
     return None
 
 
-def _report(message: str, on_every_rank: bool = False) -> int:
+def _report(message: str) -> int:
     """Prints `message` to standard error and returns the exit code.
 
-    Before the process group of a launch exists, every rank usually finds the same error: rank 0
-    reports it. `on_every_rank` says that this is certain (an error in the config file). Otherwise
-    another rank waits first: if rank 0 has reported the error too, the launcher ends this process
-    during the wait.
+    In a launch of several ranks `pipeline.launch.shared_error` sees to it that one rank gets here.
     """
     rank = os.environ.get("RANK", "0")
-    distributed = sys.modules.get("torch.distributed")
-    is_initialized = distributed is not None and distributed.is_initialized()
-    if rank != "0" and not is_initialized:
-        if on_every_rank:
-            return EXIT_USER_ERROR
-        time.sleep(SINGLE_RANK_WAIT_S)
-    prefix = f"error (rank {rank})" if rank != "0" or is_initialized else "error"
+    prefix = "error" if rank == "0" else f"error (rank {rank})"
     print(redact(f"{prefix}: {message}"), file=sys.stderr, flush=True)
     return EXIT_USER_ERROR

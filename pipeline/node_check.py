@@ -1,7 +1,7 @@
-"""Is this node fit to train on? ``srun --ntasks-per-node=1 python -m pipeline.node_check CONFIG``.
+"""Health check of a node: ``srun --ntasks-per-node=1 python -m pipeline.node_check CONFIG``.
 
-Looks at what ruins a run hours later or on one node of many: disk, shared folder, memory, /dev/shm,
-clock, accelerators, and the versions of the packages. Imports nothing heavy.
+Checks what would make a run fail hours later, or on one node of many: disk, shared folder, memory,
+/dev/shm, clock and accelerators; prints the versions of the packages. Imports nothing heavy.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from pipeline.run.versions import versions
 MIN_DISK_GB = 1.0
 MIN_MEMORY_GB = 1.0
 MIN_SHARED_MEMORY_GB = 0.06
-"""64 MB is what containers give by default, and what loader workers can live with."""
+"""Containers have 64 MB by default, which is enough for loader workers."""
 MAX_CLOCK_DIFFERENCE_S = 60.0
 
 
 def main() -> None:
     """``python -m pipeline.node_check CONFIG.yaml [--time NOW] [--accelerators N]``."""
-    parser = command.parser("Check that this node is fit to train on.")
-    parser.add_argument("--time", type=float, help="the clock of the first node, in Unix seconds")
-    parser.add_argument("--accelerators", type=int, default=0, help="how many have to be visible")
+    parser = command.parser("Check that this node can train: disk, memory, clock, accelerators.")
+    parser.add_argument("--time", type=float, help="the clock of the first node (Unix time)")
+    parser.add_argument("--accelerators", type=int, default=0, help="how many must be visible")
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
     host = socket.gethostname()
@@ -43,11 +43,11 @@ def main() -> None:
     if problems:
         raise UserError(f"node {host}: " + "; ".join(problems))
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    print(f"node {host}: fit ({arguments.accelerators or 'no'} accelerators; {found})", flush=True)
+    print(f"node {host}: ok ({arguments.accelerators or 'no'} accelerators; {found})", flush=True)
 
 
 def folder_problems(output: Path) -> Iterator[str]:
-    """What is wrong with the shared folder of the run, as seen from this node."""
+    """Problems of the run's shared folder, as seen from this node."""
     probe = output / f".probe-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -60,22 +60,22 @@ def folder_problems(output: Path) -> Iterator[str]:
             probe.unlink()
     free_gb = shutil.disk_usage(output).free / 1e9
     if free_gb < MIN_DISK_GB:
-        yield f"{free_gb:.2f} GB are free in {output}, {MIN_DISK_GB:.0f} GB are needed"
+        yield f"{free_gb:.2f} GB free in {output}, {MIN_DISK_GB:.0f} GB required"
 
 
 def memory_problems() -> Iterator[str]:
-    """Whether there is memory to start at all."""
+    """Problems of memory and shared memory."""
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free_gb = int(meminfo["MemAvailable"].split()[0]) * 1024 / 1e9
     if free_gb < MIN_MEMORY_GB:
-        yield f"{free_gb:.2f} GB of memory are free, {MIN_MEMORY_GB:.0f} GB are needed"
+        yield f"{free_gb:.2f} GB of memory free, {MIN_MEMORY_GB:.0f} GB required"
     shared = Path("/dev/shm")
     if not shared.exists() or shutil.disk_usage(shared).free / 1e9 < MIN_SHARED_MEMORY_GB:
-        yield f"less than {1000 * MIN_SHARED_MEMORY_GB:.0f} MB are free in {shared}"
+        yield f"less than {1000 * MIN_SHARED_MEMORY_GB:.0f} MB free in {shared}"
 
 
 def clock_problems(reference_s: float | None) -> Iterator[str]:
-    """Whether this clock agrees with the one of the first node."""
+    """Problems of this clock compared with `reference_s`, the first node's clock (Unix time)."""
     if reference_s is None:
         return
     difference_s = time.time() - reference_s
@@ -84,7 +84,7 @@ def clock_problems(reference_s: float | None) -> Iterator[str]:
 
 
 def accelerator_problems(expected: int) -> Iterator[str]:
-    """Whether the driver answers and shows as many accelerators as ranks will run here."""
+    """Problems of the driver, and fewer visible accelerators than ranks on this node."""
     if not expected:
         return
     try:
@@ -95,10 +95,10 @@ def accelerator_problems(expected: int) -> Iterator[str]:
             timeout=60,
         )
     except FileNotFoundError:
-        yield "nvidia-smi is not installed, yet the job asks for accelerators"
+        yield "nvidia-smi is not installed, but the job requests accelerators"
         return
     except subprocess.TimeoutExpired:
-        yield "nvidia-smi gave no answer in 60 s"
+        yield "nvidia-smi did not answer within 60 s"
         return
     if done.returncode:
         yield f"nvidia-smi: {done.stderr.strip() or done.stdout.strip()}"
@@ -107,7 +107,7 @@ def accelerator_problems(expected: int) -> Iterator[str]:
     found = len(visible.split(",")) if visible else len(done.stdout.split())
     found = min(found, len(done.stdout.split()))
     if found < expected:
-        yield f"{found} accelerators are visible, {expected} are needed"
+        yield f"{found} accelerators visible, {expected} required"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The arithmetic of a run: phases, steps and batches, and whether they fit the ranks at all."""
+"""The plan of a run: phases, steps, batch sizes, memory, and whether they fit the ranks."""
 
 from pipeline.run.config import TrainConfig
 
@@ -11,16 +11,23 @@ def main() -> None:
     from pipeline.run import run_folder
     from pipeline.run.plan_report import report
 
-    parser = command.parser("Say what a run takes, and refuse one that cannot work.")
-    parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default 1)")
+    parser = command.parser("Print the plan of a run; exit with 2 if it cannot work.")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default: 1)")
     parser.add_argument(
-        "--gpus-per-node", type=int, default=1, help="ranks of a node, one an accelerator"
+        "--gpus-per-node",
+        type=int,
+        default=1,
+        help="ranks per node, one per accelerator (default: 1)",
     )
     parser.add_argument(
-        "--gpu-memory-gb", type=float, help="memory of one accelerator; more than that is refused"
+        "--gpu-memory-gb",
+        type=float,
+        help="memory of one accelerator in GB; a run that needs more is refused",
     )
     parser.add_argument(
-        "--tokens-per-s", type=float, help="measured tokens a second of one accelerator, for hours"
+        "--tokens-per-s",
+        type=float,
+        help="measured throughput of one accelerator, from which hours are computed",
     )
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
@@ -30,7 +37,7 @@ def main() -> None:
         ranks = arguments.nodes * arguments.gpus_per_node
         plan = plan_finetuning(config, ranks, is_first=False)
         changes = run_folder.check_claim(config, plan.data_fingerprint)
-        for line in [*plan.sentences(0), *changes]:
+        for line in [*plan.summary_lines(0), *changes]:
             print(line)
         return
     assert isinstance(config, TrainConfig)

@@ -1,10 +1,11 @@
-"""Looks at one optimizer step again: ``python -m pipeline.replay CONFIG.yaml --step N``.
+"""Computes one optimizer step again: ``python -m pipeline.replay CONFIG.yaml --step N``.
 
-One process computes the step's rows with the weights of the newest checkpoint before it, in fp32
-and without dropout, and shows for each row where it is from, its text with masks, its loss and the
-norm of its gradient.
+One process computes the step's rows with the weights of the newest checkpoint before the step, in
+fp32 and without dropout. For each row it prints the source, the masked text, the loss and the norm
+of the gradient.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from data_prep.dataset.tokenizer import MASK_TOKEN, load_tokenizer
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.objectives import MaskedRows
 from model.parallel.grid import single_rank_grid
-from pipeline.checkpoint.manifest import Checkpoint, read_manifest, verify
+from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint, list_checkpoints
 from pipeline.checkpoint.reader import TensorReader, load_weights
 from pipeline.data.loader import RowStream
 from pipeline.data.order import RowAddress
@@ -29,29 +30,35 @@ from pipeline.tracking.event_log import LOG_NAME, read_events
 
 DEFAULT_ROWS = 16
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ReplayedRow:
-    """What one row of the step did to the model."""
+    """One row of the step."""
 
     source: str
     passes: int
+    """Epoch of the source: how often all of its rows were read before."""
     row: int
+    """Number of the row in its source."""
     loss: float
-    """Mean over its masked tokens, nats."""
+    """Mean over the row's masked tokens, in nats."""
     gradient_norm: float
-    """Norm of the gradient of that mean, over all parameters."""
+    """Norm of the gradient of `loss` over all parameters."""
     text: str
-    """Decoded, with the masks that the model saw."""
+    """Decoded input of the model, with masks."""
     answers: list[str]
-    """The tokens that it had to predict."""
+    """The tokens to predict."""
 
 
 def main() -> None:
     """``python -m pipeline.replay CONFIG.yaml key.sub=value ... --step N``."""
     parser = command.parser("Show the rows, losses and gradients of one optimizer step.")
     parser.add_argument("--step", type=int, required=True, help="the optimizer step, from 1")
-    parser.add_argument("--rows", type=int, default=DEFAULT_ROWS, help="rows to show at most")
+    parser.add_argument(
+        "--rows", type=int, default=DEFAULT_ROWS, help="rows to show at most (default: 16)"
+    )
     arguments = parser.parse_args()
     config = load(arguments.config, TrainConfig, arguments.overrides)
     plan = plan_run(config, world_size=config.parallel.tensor)
@@ -59,7 +66,7 @@ def main() -> None:
     phase, taken = rows_of_step(plan, config, arguments.step)
     print(
         f"step {arguments.step}: {taken.global_rows:,} rows from position {taken.start_row:,} of "
-        f"phase {phase}; weights of step {checkpoint.manifest.step}; the worst rows first"
+        f"phase {phase}; weights of step {checkpoint.manifest.step}; largest loss first"
     )
     rows = replay(plan, checkpoint, phase, taken, arguments.rows)
     for row in sorted(rows, key=lambda row: row.loss, reverse=True):
@@ -70,22 +77,22 @@ def main() -> None:
 
 
 def checkpoint_before(config: TrainConfig, step: int) -> Checkpoint:
-    """The newest whole checkpoint whose step is less than `step`."""
+    """The newest complete checkpoint whose step is less than `step`."""
     folder = checkpoints_folder(config)
-    known = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        manifest = read_manifest(path)
-        known.append(manifest.step)
-        if manifest.step < step:
-            return Checkpoint(path, verify(path))
-    raise UserError(
-        f"{folder}: no checkpoint before step {step}; it has those of {sorted(known) or 'none'}"
-    )
+    checkpoint, problems = find_checkpoint(folder, before_step=step)
+    for problem in problems:
+        logger.warning("%s; skipped", problem)
+    if checkpoint is None:
+        known = ", ".join(path.name for path in list_checkpoints(folder))
+        raise UserError(
+            f"{folder}: no complete checkpoint before step {step}; it holds {known or 'none'}"
+        )
+    return checkpoint
 
 
 def rows_of_step(plan: RunPlan, config: TrainConfig, step: int) -> tuple[int, StepRange]:
-    """(phase, rows) of optimizer step `step`, from the run's record."""
-    position = 0
+    """(phase, rows) of optimizer step `step`, from the run's event log."""
+    last_step = 0
     for event, _ in read_events(config.output / LOG_NAME):
         if event["kind"] != "metrics":
             continue
@@ -94,16 +101,16 @@ def rows_of_step(plan: RunPlan, config: TrainConfig, step: int) -> tuple[int, St
             global_rows = round(event["values"]["tokens"] / _row_tokens_at(plan, end - 1))
             phase, start_row = plan.steps.locate(end - global_rows)
             return phase, StepRange(start_row, global_rows)
-        position = event["step"]
+        last_step = event["step"]
     raise UserError(
-        f"{config.output / LOG_NAME}: no step {step}; the last one recorded is {position}"
+        f"{config.output / LOG_NAME}: no step {step}; the last recorded step is {last_step}"
     )
 
 
 def replay(
     plan: RunPlan, checkpoint: Checkpoint, phase: int, taken: StepRange, num_rows: int
 ) -> list[ReplayedRow]:
-    """The first `num_rows` rows of a step, each computed by itself."""
+    """The first `num_rows` rows of a step, each computed separately."""
     segments = [(s.start_row, s.weights) for s in checkpoint.manifest.segments if s.phase == phase]
     stream = build_stream(plan, phase, segments)
     positions = np.arange(taken.start_row, taken.start_row + min(num_rows, taken.global_rows))
@@ -111,7 +118,9 @@ def replay(
     masked = stream.masked_rows(stream.reader(), positions)
     with single_rank_grid() as grid:
         config = plan.config.model.for_loaded_weights()
-        model = build_masked_lm(config, plan.vocab_size, grid, plan.config.seed)
+        model = build_masked_lm(
+            config, plan.vocab_size, grid, plan.config.seed, plan.config.compute
+        )
         load_weights(model, TensorReader(checkpoint), grid)
         model.eval()
         return [

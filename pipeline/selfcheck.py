@@ -1,9 +1,9 @@
-"""Does tensor parallelism change a config's numbers? ``python -m pipeline.selfcheck CONFIG.yaml``
+"""Compares tensor parallelism with one rank: ``python -m pipeline.selfcheck CONFIG.yaml``.
 
-Trains the config's model for some steps in fp32 on random rows, once on one rank and once at the
-config's tensor-parallel size and ZeRO stage, on CPU ranks of this machine, dropout on. Compares
-losses, gradient norms, every gathered gradient of the first step and every weight of the last, and
-names the parameters that differ. Large models: check fewer layers (model.num_layers=2).
+Trains the config's model for some steps in fp32 on random rows with dropout: once on one rank and
+once at the config's tensor-parallel size and ZeRO stage, on CPU ranks of this machine. Compares
+losses, gradient norms, every gathered gradient of the first step and every weight of the last step,
+and names the parameters that differ. For large models, check fewer layers (model.num_layers=2).
 """
 
 import os
@@ -19,22 +19,23 @@ from data_prep.dataset.manifest import read_manifest
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig
 from model.parallel.grid import close_grid, make_grid
-from model.parallel.replicas import differing_replicas
 from model.parameters import ParameterSpec
+from model.replicas import differing_replicas
 from pipeline.checkpoint.manifest import tensor_key
 from pipeline.data.loader import StepBatch
 from pipeline.data.position import StepRange
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.launch.local_ranks import run_ranks
-from pipeline.optim.optimizers import AdamWConfig
+from pipeline.optim.adamw import AdamWConfig
+from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
 
 TOLERANCE = 1e-5
-"""Largest difference, relative to the largest value of the tensor."""
+"""Largest allowed difference, relative to the largest value of the tensor."""
 GRADIENT_FLOOR = 1e-6
-"""Tensors whose largest gradient is below this are compared absolutely: their gradient is noise."""
-# Adam divides a gradient by its size: with a small eps, the rounding noise of gradients that should
-# be zero (attention key biases) would move weights as far as a signal does.
+"""Gradients whose largest value is smaller are rounding noise and compared absolutely."""
+# Adam normalizes a gradient by its size: with a small eps, the rounding noise of gradients that
+# should be zero (attention key biases) would change weights as much as a real gradient does.
 OPTIMIZER = AdamWConfig(lr=1e-3, eps=1e-3)
 ACCUMULATION = 2
 MAX_MICRO_ROWS = 4
@@ -44,21 +45,21 @@ RANK_TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What one rank saw of the training."""
+    """What one rank computed."""
 
     losses: list[float]
     norms: list[float]
     gradients: dict[str, Tensor]
-    """By parameter, this rank's part of the first step's gradient."""
+    """By parameter: this rank's shard of the first step's gradient."""
     weights: dict[str, Tensor]
-    """By parameter, this rank's part of the weights at the end."""
+    """By parameter: this rank's shard of the weights after the last step."""
     specs: dict[str, ParameterSpec]
     unequal_replicas: list[str]
-    """Replicated parameters that were not equal on all TP ranks at the end."""
+    """Replicated parameters that differ between tensor-parallel ranks after the last step."""
 
 
 def main() -> int:
-    """``python -m pipeline.selfcheck CONFIG.yaml --steps 20 key.sub=value ...``; 1: it differs."""
+    """``python -m pipeline.selfcheck CONFIG.yaml --steps 20 key.sub=value ...``; 1: different."""
     parser = command.parser("Compare this config's tensor parallelism with one rank.")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps (default: 20)")
     arguments = parser.parse_args()
@@ -79,12 +80,12 @@ def main() -> int:
 
 
 def compare_with_one_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> list[str]:
-    """One line for every quantity and parameter that differs; none: the grid is right."""
+    """One line for every metric and parameter that differs; none if the grid is correct."""
     tp_size = config.parallel.tensor
     [expected] = _run(config, 1, 1, vocab_size, num_steps)
     ranks = _run(config, tp_size, config.parallel.zero_stage, vocab_size, num_steps)
     problems = [
-        f"{name} is not the same on all tensor-parallel ranks" for name in ranks[0].unequal_replicas
+        f"{name} differs between tensor-parallel ranks" for name in ranks[0].unequal_replicas
     ]
     for kind in ("losses", "norms"):
         pairs = zip(getattr(expected, kind), getattr(ranks[0], kind), strict=True)
@@ -102,7 +103,7 @@ def compare_with_one_rank(config: TrainConfig, vocab_size: int, num_steps: int) 
             error = float((one - many).abs().max())
             if not error <= TOLERANCE * scale:
                 problems.append(
-                    f"{kind}: {name}: off by {error:.2e}, its largest value is {scale:.2e}"
+                    f"{kind}: {name}: differs by {error:.2e}; its largest value is {scale:.2e}"
                 )
     return problems
 
@@ -122,14 +123,14 @@ def _run(
 
 
 def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajectory:
-    """What this rank of an initialised world sees of `num_steps` steps on random rows."""
+    """What this rank computes in `num_steps` steps on random rows; needs a process group."""
     grid = make_grid(config.parallel.tensor)
     model_config = config.model.for_loaded_weights()
-    model = build_masked_lm(model_config, vocab_size, grid, config.seed, device=grid.device)
+    model = build_masked_lm(model_config, vocab_size, grid, config.seed, config.compute)
     engine = Engine(model, config, ACCUMULATION, grid)
     losses, norms, gradients = [], [], {}
     for step in range(num_steps):
-        result = engine.step(_random_batch(config, vocab_size, step), OPTIMIZER.lr)
+        result = pretraining_step(engine, _random_batch(config, vocab_size, step), OPTIMIZER.lr)
         losses.append(result.loss)
         norms.append(result.gradient_norm)
         if step == 0:
@@ -147,14 +148,14 @@ def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajecto
 
 
 def _random_batch(config: TrainConfig, vocab_size: int, step: int) -> StepBatch:
-    """Random rows with masks, the same on every rank."""
+    """Random masked rows, equal on every rank."""
     micro_rows = min(config.batch.micro_rows, MAX_MICRO_ROWS)
     num_rows, row_tokens = ACCUMULATION * micro_rows, config.model.max_row_tokens
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     shape = (num_rows, row_tokens)
     rows = torch.randint(4, vocab_size - 1, shape, generator=generator).numpy()
     rows[:, 0], rows[:, -1] = 0, 2
-    rows[:, row_tokens // 3] = config.model.begin_token_id  # a second piece
+    rows[:, row_tokens // 3] = config.model.begin_token_id  # a second document
     numbers = np.arange(num_rows)
     objective = MaskedLanguageModelConfig().build(vocab_size)
     masked = objective.mask_rows(
@@ -177,7 +178,7 @@ def _gather(parts: list[Tensor], spec: ParameterSpec) -> Tensor:
 
 
 def _vocab_size(config: TrainConfig) -> int:
-    """The data set's, or a small one where the data is not prepared yet."""
+    """The vocabulary size of the data set, or a small one if the rows do not exist yet."""
     try:
         return read_manifest(config.data.path).vocab_size
     except UserError:

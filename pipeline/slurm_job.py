@@ -1,14 +1,16 @@
-"""What a Slurm job does about its run: whether to try again, and whether it still moves.
+"""Fault tolerance of a Slurm job: whether to requeue it, and whether its run makes progress.
 
     python -m pipeline.slurm_job after CONFIG --exit-code N --signal USR1|TERM|none
     python -m pipeline.slurm_job watch CONFIG --silence-s 1800 --srun-pid PID
 
-`after` says what follows the end of srun by its exit code: 0 finished, 75 requeue, anything else
-stop. A failure is tried again until it has happened ``--limit`` times without a newer checkpoint.
+The exit code of `after` decides what follows the end of srun: 0 the run is finished, 75 requeue,
+anything else stop. After a failure the job is requeued, until it has failed ``--limit`` times
+without a newer checkpoint. `watch` ends a run that hangs.
 """
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,76 +24,77 @@ from configs.load import UserError
 from data_prep.dataset.atomic import write_atomic
 from pipeline.checkpoint.manifest import newest_step
 from pipeline.finetuning.run_config import load_run
-from pipeline.launch import shared_error as mistakes
+from pipeline.launch.shared_error import clear_error, has_error
 from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
-from pipeline.tracking.event_log import LOG_NAME, RunLog
+from pipeline.tracking.event_log import LOG_NAME, EventLog
 
 FAILURES_NAME = "failures.json"
 EXIT_REQUEUE = 75
 EXIT_STOPPED = 143
-EXIT_GIVEN_UP = 1
+EXIT_FAILED = 1
 SEND_TIMEOUT_S = 60.0
 WATCH_POLL_S = 5.0
-STACKS_S = 20.0
-"""Time for the ranks to print their stacks."""
+STACK_DUMP_S = 20.0
+"""Time for the ranks to print the stacks of their threads."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What follows the end of a try."""
+    """What follows the end of srun."""
 
     state: str
-    """The run's state for MLflow: finished, requeued, killed or failed."""
+    """The state of the run for MLflow: finished, requeued, killed or failed."""
     exit_code: int
-    """What the batch script does: EXIT_REQUEUE means requeue, anything else is its exit code."""
-    sentence: str
-    """The same for a person."""
+    """EXIT_REQUEUE, or the exit code of the batch script."""
+    message: str
+    """The reason, for the log of the job."""
 
 
 def judge(
     config: RunConfig, exit_code: int, signal_name: str, limit: int, is_first_try: bool = False
 ) -> Verdict:
-    """What follows after srun ended with `exit_code`, the script having got `signal_name`.
+    """What follows after srun ended with `exit_code` and the script had received `signal_name`.
 
-    Counts a failure in the run's folder; a newer checkpoint or a new job begins the count anew.
+    Counts failures in the run's folder. A newer checkpoint or a new job (`is_first_try`) resets the
+    count.
     """
     if run_folder.is_done(config):
         return Verdict("finished", 0, "the run is finished")
-    step = newest_step(config)
+    step = newest_step(run_folder.checkpoints_folder(config))
     if signal_name == "TERM":
-        return Verdict(
-            "killed", EXIT_STOPPED, f"stopped from outside at the checkpoint of step {step}"
-        )
+        return Verdict("killed", EXIT_STOPPED, f"cancelled at the checkpoint of step {step}")
     if exit_code == 0 and signal_name == "USR1":
         return Verdict(
-            "requeued", EXIT_REQUEUE, f"the time is up; goes on from the checkpoint of step {step}"
+            "requeued", EXIT_REQUEUE, f"time limit: will resume from the checkpoint of step {step}"
         )
-    if exit_code == command.EXIT_USER_ERROR or mistakes.is_noted(config.output):
-        mistakes.forget(config.output)
+    if exit_code == command.EXIT_USER_ERROR or has_error(config.output):
+        clear_error(config.output)
         return Verdict(
             "failed",
             command.EXIT_USER_ERROR,
-            "a mistake that trying again cannot mend: see above",
+            "an error that another try cannot fix: see above",
         )
     failures = count_failure(config.output, step, is_first_try)
     if failures >= limit:
         return Verdict(
             "failed",
-            EXIT_GIVEN_UP,
+            EXIT_FAILED,
             f"failed {failures} times at the checkpoint of step {step} (exit code {exit_code}): "
-            "given up. Mend the cause and submit the same command; it goes on from there",
+            "not requeued. Fix the cause and submit the same command; it resumes from there",
         )
     return Verdict(
         "requeued",
         EXIT_REQUEUE,
         f"failure {failures} of at most {limit} at the checkpoint of step {step} (exit code "
-        f"{exit_code}): tries again",
+        f"{exit_code}): will try again",
     )
 
 
 def count_failure(output: Path, step: int, is_first_try: bool) -> int:
-    """How often the run has now failed with the checkpoint of `step` as its newest."""
+    """Counts a failure; how often the run failed since the checkpoint of `step`, its newest."""
     path = output / FAILURES_NAME
     before = json.loads(path.read_bytes()) if path.exists() and not is_first_try else {}
     failures: int = before["failures"] + 1 if before.get("step") == step else 1
@@ -99,45 +102,47 @@ def count_failure(output: Path, step: int, is_first_try: bool) -> int:
     return failures
 
 
-def note_state(config: RunConfig, state: str) -> None:
-    """Notes `state` in the record, once training has ended; it is sent with the rest."""
+def record_state(config: RunConfig, state: str) -> None:
+    """Adds `state` to the event log of a run whose training has ended."""
     status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     tags = {"state": state, "slurm.job_id": os.environ.get("SLURM_JOB_ID", "")}
-    RunLog(config.output).append("end", {"tags": tags, "status": status})
+    EventLog(config.output).append("end", {"tags": tags, "status": status})
 
 
-def send_rest(arguments: list[str]) -> None:
-    """Sends what is left of the record to MLflow; a server that does not answer is left alone."""
+def send_events(arguments: list[str]) -> None:
+    """Sends events that were not sent yet to MLflow, for at most SEND_TIMEOUT_S seconds."""
     command_line = [sys.executable, "-m", "pipeline.tracking", "sync", *arguments]
     try:
         subprocess.run(command_line, check=False, timeout=SEND_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        print(f"tracking: gave up after {SEND_TIMEOUT_S:.0f} s; all is kept, and sent later")
+        logger.warning(
+            "tracking: stopped after %.0f s; all events are kept and sent later", SEND_TIMEOUT_S
+        )
 
 
 def watch(config: RunConfig, silence_s: float, srun_pid: int) -> None:
-    """Ends srun when the record of the run has not grown for `silence_s` seconds.
+    """Ends srun when the event log of the run has not grown for `silence_s` seconds.
 
-    The ranks get SIGABRT first, at which each prints where its threads stand.
+    The ranks get SIGABRT first, upon which each prints the stacks of its threads.
     """
     wait_for_silence(config, silence_s)
-    print(f"{config.output}: no step in {silence_s:.0f} s: ending all ranks", flush=True)
+    logger.error("%s: no step in %.0f s: ending all ranks", config.output, silence_s)
     subprocess.run(["scancel", "--signal=ABRT", os.environ["SLURM_JOB_ID"]], check=False)
-    time.sleep(STACKS_S)
+    time.sleep(STACK_DUMP_S)
     with contextlib.suppress(ProcessLookupError):
         os.kill(srun_pid, signal.SIGKILL)
 
 
 def wait_for_silence(config: RunConfig, silence_s: float, start_s: float = 900.0) -> None:
-    """Returns when the record has not grown for `silence_s` seconds.
+    """Returns when the event log has not grown for `silence_s` seconds.
 
-    The first event of this try may take `start_s` seconds: data and checkpoint are verified before.
+    The first event of this try may take `start_s` seconds: data and checkpoint are verified first.
     """
-    begun = time.time()
+    started_at = time.time()
     path = config.output / LOG_NAME
     while True:
         last = path.stat().st_mtime if path.exists() else 0.0
-        deadline = last + silence_s if last >= begun else begun + max(start_s, silence_s)
+        deadline = last + silence_s if last >= started_at else started_at + max(start_s, silence_s)
         if time.time() > deadline:
             return
         time.sleep(min(WATCH_POLL_S, silence_s / 4))
@@ -145,14 +150,22 @@ def wait_for_silence(config: RunConfig, silence_s: float, start_s: float = 900.0
 
 def main() -> int:
     """``python -m pipeline.slurm_job after|watch CONFIG.yaml ...``."""
-    parser = command.parser("Follow a run inside a Slurm job.", verbs=("after", "watch"))
+    parser = command.parser(
+        "Decide on requeueing a Slurm job (after), or end a run that hangs (watch).",
+        verbs=("after", "watch"),
+    )
     parser.add_argument("--exit-code", type=int, default=0, help="the exit code of srun")
     parser.add_argument(
-        "--signal", choices=("USR1", "TERM", "none"), default="none", help="what the script got"
+        "--signal",
+        choices=("USR1", "TERM", "none"),
+        default="none",
+        help="what the batch script received",
     )
-    parser.add_argument("--limit", type=int, default=3, help="failures at one checkpoint")
-    parser.add_argument("--silence-s", type=float, default=1800.0, help="longest silence, seconds")
-    parser.add_argument("--srun-pid", type=int, default=0, help="what to end after a silence")
+    parser.add_argument("--limit", type=int, default=3, help="failures without a newer checkpoint")
+    parser.add_argument(
+        "--silence-s", type=float, default=1800.0, help="longest time without an event, in seconds"
+    )
+    parser.add_argument("--srun-pid", type=int, default=0, help="the process of srun")
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
     if arguments.limit < 1:
@@ -162,12 +175,14 @@ def main() -> int:
         return 0
     is_first_try = "SLURM_RESTART_COUNT" not in os.environ
     verdict = judge(config, arguments.exit_code, arguments.signal, arguments.limit, is_first_try)
-    print(f"{config.output}: {verdict.sentence}", flush=True)
+    logger.info("%s: %s", config.output, verdict.message)
     if (config.output / LOG_NAME).exists():
         if verdict.state != "finished":
-            note_state(config, verdict.state)
-        if config.tracking.enabled and verdict.state != "killed":  # then Slurm is about to kill us
-            send_rest([arguments.config, *arguments.overrides])
+            record_state(config, verdict.state)
+        if (
+            config.tracking.enabled and verdict.state != "killed"
+        ):  # else Slurm is about to kill this process
+            send_events([arguments.config, *arguments.overrides])
     return verdict.exit_code
 
 

@@ -14,7 +14,7 @@ shift 2
 for file in "$data_config" "$config" ${FINETUNE:+"$FINETUNE"}; do
   [[ -f $file ]] || { echo "error: $file: no such config file" >&2; exit 2; }
 done
-command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: log in to the cluster" >&2; exit 2; }
+command -v sbatch >/dev/null || { echo "error: no sbatch here: log in to the cluster" >&2; exit 2; }
 
 submit() { # submit DEPENDENCY SBATCH-OPTIONS... SCRIPT ARGUMENTS...: the id of the new job
   local after=()

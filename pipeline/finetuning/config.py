@@ -1,18 +1,22 @@
-"""The schema of a fine-tuning run: where it starts, what it is trained on. Imports no torch."""
+"""The schema of a fine-tuning run: start weights, tasks, optimizer. Imports no torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from configs.load import Config
+from model.compute import BreaksBitEquality
 from model.config import ModelConfig
 from model.objectives import MaskedLanguageModelConfig, ObjectiveConfig
-from model.options import ActivationCheckpointing, FirstTokenPooler, Frozen, Pooler
+from model.options import FirstTokenPooler, Frozen, Pooler
 from pipeline.data.config import DataConfig
+from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.finetuning.tasks.union import FinetuneTask
+from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
-from pipeline.run.config import AdamWConfig, OptimizerConfig, RunConfig
+from pipeline.optim.union import OptimizerConfig
+from pipeline.run.config import RunConfig
 
 MLM = "mlm"
 """The name of the masked language model among the heads."""
@@ -45,14 +49,14 @@ class FromHuggingFace(Config):
     """The tokenizer.json (default: the one in the folder)."""
 
     leave_out: tuple[str, ...] = ("classifier.", "qa_outputs.")
-    """Beginnings of the names of tensors that are passed over: heads of other tasks."""
+    """Prefixes of tensor names to skip: heads of previous tasks."""
 
 
 StartConfig = Annotated[FromRun | FromHuggingFace, Field(discriminator="type")]
 
 
 class ModelChanges(Config):
-    """What may differ from the pretrained model; what is not given stays as it was."""
+    """Changes to the pretrained model; a key that is not given keeps its value."""
 
     hidden_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout rate of the embedding and of each block's output, and before the heads."""
@@ -61,16 +65,10 @@ class ModelChanges(Config):
     """Dropout rate of the attention probabilities."""
 
     pooler: Pooler = FirstTokenPooler()
-    """How a row becomes one vector."""
+    """How the hidden states of a row become one vector."""
 
     frozen: Frozen | None = None
-    """Parts of the encoder that keep their weights."""
-
-    activation_checkpointing: ActivationCheckpointing | None = None
-    """Memory saved by computing layers again in the backward pass."""
-
-    sequence_parallel: bool | None = None
-    """Between blocks, cut hidden states by tokens over tensor-parallel ranks."""
+    """Parts of the encoder whose weights are not trained."""
 
     def of(self, pretrained: ModelConfig) -> ModelConfig:
         """The config of the model that is fine-tuned."""
@@ -79,66 +77,69 @@ class ModelChanges(Config):
 
 
 class MlmConfig(Config):
-    """Masked language modelling beside the tasks, on packed rows."""
+    """Masked language modelling on packed rows, trained together with the tasks."""
 
     data: DataConfig
-    """The rows; their tokenizer must be the model's."""
+    """The packed rows; they must be made with the model's tokenizer."""
 
     objective: ObjectiveConfig = MaskedLanguageModelConfig()
     """How rows are masked."""
 
     rows_per_step: PositiveInt = 32
-    """Rows of one optimizer step over all ranks."""
+    """Rows of one optimizer step over all ranks (its part of the global batch)."""
 
     weight: PositiveFloat = 1.0
-    """Factor of its mean loss in the sum that is trained on."""
+    """Factor of its mean loss in the total loss."""
 
     heldout_rows_per_source: PositiveInt = 128
-    """Held-out rows of every source that are evaluated."""
+    """Held-out rows per source for evaluation."""
 
 
 class FinetuneConfig(RunConfig):
-    """One fine-tuning run: any number of tasks on one encoder, and masked language modelling."""
-
-    IDENTITY: ClassVar[tuple[str, ...]] = (
-        "seed",
-        "start",
-        "tasks",
-        "mlm",
-        "model",
-        "max_row_tokens",
-    )
+    """One fine-tuning run: any number of tasks on one encoder (multi-task learning)."""
 
     start: StartConfig
-    """Where the weights come from."""
+    """The weights to start from."""
 
     tasks: dict[str, FinetuneTask] = Field(min_length=1)
-    """The tasks by name; a name is part of the names of its metrics."""
+    """The tasks by name. The name is part of the names of the task's metrics."""
 
     mlm: MlmConfig | None = None
-    """Masked language modelling in the same run (default: none)."""
+    """Masked language modelling as a further objective (default: none)."""
 
     model: ModelChanges = ModelChanges()
-    """What differs from the pretrained model."""
+    """Changes to the pretrained model."""
 
     max_row_tokens: PositiveInt | None = Field(None, ge=8)
-    """Longest row of a task in tokens (default: the model's positions)."""
+    """Maximum sequence length of the tasks in tokens (default: the model's positions)."""
 
     steps: PositiveInt
-    """Optimizer steps; every one trains on all tasks."""
+    """Optimizer steps; each trains on all tasks."""
 
-    micro_rows: PositiveInt = 8
-    """Rows of one forward and backward pass on one rank."""
+    micro_rows: Annotated[PositiveInt, BreaksBitEquality()] = 8
+    """Micro-batch size: rows of one forward and backward pass on one rank."""
 
     evaluate_every_steps: PositiveInt = 100
-    """Optimizer steps between evaluations; the last step is always evaluated."""
+    """Optimizer steps between evaluations. The last step is always evaluated."""
 
     optimizer: OptimizerConfig = AdamWConfig(lr=3e-5)
     gradient_clipping: NonNegativeFloat = 1.0
-    """Largest gradient norm; 0: no clipping."""
+    """Largest gradient norm; 0 disables clipping."""
 
     schedule: ScheduleConfig = LinearSchedule()
-    """The learning rate as a function of the rows of all tasks together."""
+    """The learning rate as a function of the consumed rows of all tasks together."""
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            **super().identity(),
+            "start": self.start,
+            "tasks": self.tasks,
+            "mlm": self.mlm,
+            "model": self.model,
+            "max_row_tokens": self.max_row_tokens,
+        }
+
+    stability: StabilityConfig = StabilityConfig()
 
     @property
     def rows_per_step(self) -> int:
@@ -148,12 +149,12 @@ class FinetuneConfig(RunConfig):
 
     @property
     def end_row(self) -> int:
-        """The rows of all steps."""
+        """Rows of all steps."""
         return self.steps * self.rows_per_step
 
     @property
     def weights(self) -> dict[str, float]:
-        """The factor of every head's mean loss."""
+        """The factor of each head's mean loss in the total loss, by head."""
         mlm = {MLM: self.mlm.weight} if self.mlm else {}
         return {**{name: task.weight for name, task in self.tasks.items()}, **mlm}
 
@@ -178,5 +179,5 @@ class FinetuneConfig(RunConfig):
 
 
 def is_finetuning(tree: dict[str, Any]) -> bool:
-    """Whether the mapping of a config file is of a fine-tuning run."""
+    """Whether `tree`, the mapping of a config file, describes a fine-tuning run."""
     return "tasks" in tree

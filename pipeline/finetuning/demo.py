@@ -1,8 +1,8 @@
-"""Two small tasks out of packed rows: ``python -m pipeline.finetuning.demo ROWS FOLDER``.
+"""Makes two small tasks from packed rows: ``python -m pipeline.finetuning.demo ROWS FOLDER``.
 
-``source``: which source a passage is from. ``capitals``: which words of a passage in lower case had
-a capital letter. Training passages are from training rows, the others from held-out
-ones.
+``source`` (classification): the source that a passage is from. ``capitals`` (token classification):
+which words of a lower-cased passage had a capital letter. Training examples are made from training
+rows, dev examples from held-out rows.
 """
 
 import json
@@ -29,14 +29,17 @@ def main() -> None:
     """Writes source-train.jsonl, source-dev.jsonl, capitals-train.jsonl and capitals-dev.jsonl."""
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("rows", metavar="ROWS", type=Path, help="folder of packed rows")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the files go")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder for the files")
     arguments = parser.parse_args()
     for path, number in write_tasks(arguments.rows, arguments.folder).items():
         print(f"{path}: {number:,} lines")
 
 
 def write_tasks(rows: Path, folder: Path) -> dict[Path, int]:
-    """The files of both tasks, with their numbers of lines."""
+    """Writes the files of both tasks and returns their numbers of lines.
+
+    Raises UserError if a source has too few passages of plain words.
+    """
     manifest = read_manifest(rows)
     written = {}
     for split, name in FILE_NAMES.items():
@@ -60,7 +63,7 @@ def write_tasks(rows: Path, folder: Path) -> dict[Path, int]:
 def passages(
     rows: Path, manifest: Manifest, split: Split, source: str
 ) -> Iterator[tuple[str, ...]]:
-    """Runs of plain words in the rows of a source: one or none a row."""
+    """Sequences of PASSAGE_WORDS plain words in the rows of a source: at most one per row."""
     tokenizer = load_tokenizer(rows / manifest.tokenizer.path)
     reader = RowReader(rows, manifest, split)
     count = manifest.splits[split][source].rows
@@ -68,7 +71,7 @@ def passages(
         block = reader.read(source, np.arange(start, min(start + 1024, count)))
         for text in tokenizer.decode_batch(block.astype(np.int64).tolist()):
             run: list[str] = []
-            for word in text.split()[1:]:  # the first may be the end of a longer one
+            for word in text.split()[1:]:  # the first may be the end of a longer word
                 run = [*run, word] if IS_WORD.fullmatch(word) else []
                 if len(run) == PASSAGE_WORDS:
                     yield tuple(run)

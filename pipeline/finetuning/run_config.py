@@ -1,4 +1,4 @@
-"""The config of any run, for what serves pretraining and fine-tuning alike. Imports no torch."""
+"""Loads the config of a pretraining or fine-tuning run, for commands that serve both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from pipeline.run.config import RunConfig, TrainConfig
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in `path`: a fine-tuning run's if it has `tasks`, else a pretraining run's.
+    """The config in `path`: of a fine-tuning run if it has `tasks`, else of a pretraining run.
 
-    Raises ConfigError that names the file and, for every bad key, its dotted path.
+    Raises ConfigError with the name of the file and the dotted path of every invalid key.
     """
     tree = read_tree(path, overrides)
     schema = FinetuneConfig if is_finetuning(tree) else TrainConfig

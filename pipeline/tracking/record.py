@@ -1,6 +1,5 @@
 """What the training loop calls: events go to the run's event log, and from there to MLflow."""
 
-import logging
 import os
 import subprocess
 from collections.abc import Mapping
@@ -18,14 +17,9 @@ END_TIMEOUT_S = 60.0
 STATUS_OF_STATE = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """MLflow's word for the state of a run that ended."""
 
-logger = logging.getLogger(__name__)
-
 
 class Record(Protocol):
     """The record of a run, as every rank sees it."""
-
-    def say(self, line: str) -> None:
-        """Logs a line on rank 0."""
 
     def start(self, step: int, content: Mapping[str, Any]) -> None:
         """A start of training that resumes from `step` (0: a new run); `describe_run` content."""
@@ -43,9 +37,6 @@ class NodeRecord:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._sampler: subprocess.Popen[bytes] | None = None
-
-    def say(self, line: str) -> None:
-        """Does nothing."""
 
     def start(self, step: int, content: Mapping[str, Any]) -> None:
         """Starts to sample the node."""
@@ -69,10 +60,6 @@ class RunRecord(NodeRecord):
         self._log = EventLog(config.output)
         self._sender: subprocess.Popen[bytes] | None = None
         self._sender_arguments = sender_arguments
-
-    def say(self, line: str) -> None:
-        """Logs a line."""
-        logger.info("%s", line)
 
     def start(self, step: int, content: Mapping[str, Any]) -> None:
         """Discards the metrics of later steps, then starts to send to MLflow."""

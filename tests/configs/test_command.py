@@ -7,7 +7,7 @@ import os
 import pytest
 
 from configs import command
-from configs.load import ConfigError, UserError
+from configs.load import UserError
 
 OVERRIDES = ["schedule.x=-1", "data.weights={a: 1, b: 2}", "name=a=b", "seed=3"]
 
@@ -141,16 +141,13 @@ def test_success_and_own_exit_codes_are_passed_on() -> None:
     assert stop.value.code == 75
 
 
-def test_ranks_report_one_error_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "prefix"), [("0", "error"), ("3", "error (rank 3)")])
+def test_the_message_names_the_rank(
+    rank: str,
+    prefix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(command, "SINGLE_RANK_WAIT_S", 0.0)
-    for rank, error, expected in (
-        ("0", ConfigError("bad"), "error: bad\n"),
-        ("1", ConfigError("bad"), ""),
-        ("0", UserError("bad"), "error: bad\n"),
-        ("1", UserError("bad"), "error (rank 1): bad\n"),
-    ):
-        monkeypatch.setenv("RANK", rank)
-        assert exit_code(error) == command.EXIT_USER_ERROR
-        assert capsys.readouterr().err == expected
+    monkeypatch.setenv("RANK", rank)
+    assert exit_code(UserError("bad")) == command.EXIT_USER_ERROR
+    assert capsys.readouterr().err == f"{prefix}: bad\n"

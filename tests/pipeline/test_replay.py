@@ -1,16 +1,22 @@
-"""Replaying a step shows the rows that it took, with the losses that it had."""
+"""Replaying a step gives its rows with the losses that were recorded."""
+
+from pathlib import Path
 
 import pytest
 
 from configs.load import UserError
 from pipeline.launch.local_ranks import run_ranks
 from pipeline.replay import checkpoint_before, replay, rows_of_step
+from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
 from tests.pipeline.test_export import trained  # noqa: F401
 from tests.pipeline.training_run import make_config, metrics, pretrain
 
 
-def test_losses_of_a_replayed_step_are_those_of_the_step(trained, tmp_path):  # noqa: F811
+def test_losses_of_a_replayed_step_are_those_of_the_step(
+    trained: TrainConfig,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     model = {**trained.model.model_dump(), "hidden_dropout": 0.0, "attention_dropout": 0.0}
     config = make_config(
         trained.data.path, tmp_path / "run", model=model, checkpoint={"every_steps": 6}
@@ -30,8 +36,8 @@ def test_losses_of_a_replayed_step_are_those_of_the_step(trained, tmp_path):  # 
     assert all("<mask>" in row.text or row.answers for row in rows)
 
 
-def test_steps_that_cannot_be_replayed_are_named(trained):  # noqa: F811
-    with pytest.raises(UserError, match="no step 999; the last one recorded is 20"):
+def test_steps_that_cannot_be_replayed_are_reported(trained: TrainConfig) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="no step 999; the last recorded step is 20"):
         rows_of_step(plan_run(trained, 2), trained, 999)
-    with pytest.raises(UserError, match="no checkpoint before step 3; it has those of"):
+    with pytest.raises(UserError, match="no complete checkpoint before step 3; it holds step-"):
         checkpoint_before(trained, 3)

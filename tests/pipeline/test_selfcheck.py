@@ -1,9 +1,10 @@
-"""The self-check passes on a right grid and names the parameter that a wrong one spoils."""
+"""The self-check finds a correct grid equal, and names the parameters of a wrong one."""
 
 from pathlib import Path
 
 import pytest
 
+from model.compute import ComputeConfig
 from model.layers import ReplicatedGradient
 from pipeline.selfcheck import compare_with_one_rank
 from tests.pipeline.training_run import make_config
@@ -22,7 +23,7 @@ VOCAB_SIZE = 131
         pytest.param(4, 3, marks=pytest.mark.slow),
     ],
 )
-def test_a_right_grid_is_equal(tmp_path: Path, tp_size: int, zero_stage: int) -> None:
+def test_a_correct_grid_is_equal(tmp_path: Path, tp_size: int, zero_stage: int) -> None:
     parallel = {"tensor": tp_size, "zero_stage": zero_stage}
     config = make_config(tmp_path, tmp_path / "run", parallel=parallel)
     assert compare_with_one_rank(config, VOCAB_SIZE, num_steps=20) == []
@@ -31,27 +32,27 @@ def test_a_right_grid_is_equal(tmp_path: Path, tp_size: int, zero_stage: int) ->
 def test_four_ranks_with_options_are_equal(tmp_path: Path) -> None:
     config = make_config(tmp_path, tmp_path / "run", parallel={"tensor": 4, "zero_stage": 1})
     options = {
-        "sequence_parallel": True,
         "packed_rows": {"type": "inside"},
         "activation": {"type": "swiglu"},
         "positions": {"type": "rotary"},
-        "activation_checkpointing": {"type": "layers"},
     }
+    compute = ComputeConfig(
+        sequence_parallel=True,
+        activation_checkpointing={"type": "layers"},  # type: ignore[arg-type]
+    )
     model = type(config.model).model_validate({**config.model.model_dump(), **options})
-    config = config.model_copy(update={"model": model})
+    config = config.model_copy(update={"model": model, "compute": compute})
     assert compare_with_one_rank(config, VOCAB_SIZE, num_steps=5) == []
 
 
 def test_a_missing_all_reduce_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReplicatedGradient, "shared", lambda self, parameter: parameter)
     config = make_config(tmp_path, tmp_path / "run", parallel={"tensor": 2, "zero_stage": 1})
-    model = config.model.model_copy(update={"sequence_parallel": True})
+    compute = ComputeConfig(sequence_parallel=True)
     problems = compare_with_one_rank(
-        config.model_copy(update={"model": model}), VOCAB_SIZE, num_steps=2
+        config.model_copy(update={"compute": compute}), VOCAB_SIZE, num_steps=2
     )
-    assert (
-        "encoder.layers.0.mlp_norm.weight is not the same on all tensor-parallel ranks" in problems
-    )
+    assert "encoder.layers.0.mlp_norm.weight differs between tensor-parallel ranks" in problems
     assert any(
         line.startswith("gradients: encoder.embeddings.position.weight") for line in problems
     )

@@ -1,4 +1,4 @@
-"""What a Slurm job does after its ranks ended, and what it finds out about a node before."""
+"""Requeueing after srun ended, the watchdog, and the health check of a node."""
 
 import os
 import time
@@ -12,50 +12,53 @@ from pipeline.node_check import (
     folder_problems,
     memory_problems,
 )
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder, mark_done
-from pipeline.slurm_job import EXIT_REQUEUE, judge, note_state, wait_for_silence
-from pipeline.tracking.event_log import RunLog, read_events
+from pipeline.slurm_job import EXIT_REQUEUE, judge, record_state, wait_for_silence
+from pipeline.tracking.event_log import EventLog, read_events
 from tests.pipeline.training_run import make_config
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path: Path) -> TrainConfig:
     return make_config(tmp_path / "rows", tmp_path / "run")
 
 
-def put_checkpoint(config, step: int) -> None:
+def put_checkpoint(config: TrainConfig, step: int) -> None:
     folder = checkpoints_folder(config) / f"step-{step:08d}"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
 
 
-def test_a_finished_run_ends_the_job(config):
+def test_a_finished_run_ends_the_job(config: TrainConfig) -> None:
     mark_done(config, 20, 320)
     assert judge(config, 137, "none", 3).exit_code == 0
 
 
-def test_near_the_time_limit_it_is_requeued_without_counting(config):
+def test_near_the_time_limit_it_is_requeued_without_counting(config: TrainConfig) -> None:
     for _ in range(9):
         verdict = judge(config, 0, "USR1", 2)
         assert (verdict.state, verdict.exit_code) == ("requeued", EXIT_REQUEUE)
 
 
-def test_a_cancelled_job_is_not_requeued(config):
+def test_a_cancelled_job_is_not_requeued(config: TrainConfig) -> None:
     verdict = judge(config, 0, "TERM", 3)
     assert verdict.state == "killed"
     assert verdict.exit_code not in (0, EXIT_REQUEUE)
 
 
-def test_exit_code_0_alone_is_not_finished(config):
+def test_exit_code_0_alone_is_not_finished(config: TrainConfig) -> None:
     assert judge(config, 0, "none", 3).state == "requeued"
     assert judge(config, 0, "none", 2).state == "failed"
 
 
-def test_a_mistake_is_not_tried_again(config):
+def test_a_user_error_is_not_requeued(config: TrainConfig) -> None:
     assert judge(config, 2, "none", 3).exit_code == 2
 
 
-def test_failures_at_one_step_are_counted_and_a_checkpoint_begins_anew(config):
+def test_failures_at_one_step_are_counted_and_a_checkpoint_resets_the_count(
+    config: TrainConfig,
+) -> None:
     put_checkpoint(config, 5)
     assert judge(config, 1, "none", 3).exit_code == EXIT_REQUEUE
     assert judge(config, 137, "none", 3).exit_code == EXIT_REQUEUE
@@ -64,35 +67,35 @@ def test_failures_at_one_step_are_counted_and_a_checkpoint_begins_anew(config):
     assert judge(config, 1, "none", 3).exit_code == EXIT_REQUEUE
     verdict = judge(config, 1, "USR1", 3)
     assert verdict.exit_code not in (0, EXIT_REQUEUE)
-    assert "failed 3 times at the checkpoint of step 10" in verdict.sentence
-    again = judge(config, 1, "none", 3, is_first_try=True)
-    assert again.exit_code == EXIT_REQUEUE, "a new job starts to count anew"
+    assert "failed 3 times at the checkpoint of step 10" in verdict.message
+    verdict = judge(config, 1, "none", 3, is_first_try=True)
+    assert verdict.exit_code == EXIT_REQUEUE, "a new job resets the count"
 
 
-def test_the_state_is_noted_in_the_record(config, monkeypatch):
+def test_the_state_is_recorded(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    RunLog(config.output)
-    note_state(config, "requeued")
+    EventLog(config.output)
+    record_state(config, "requeued")
     event = [event for event, _ in read_events(config.output / "events.jsonl")][-1]
     assert event["tags"] == {"state": "requeued", "slurm.job_id": "12"}
 
 
-def test_a_start_may_take_longer_than_a_step(config):
-    log = RunLog(config.output)
+def test_a_start_may_take_longer_than_a_step(config: TrainConfig) -> None:
+    log = EventLog(config.output)
     old = time.time() - 100
     os.utime(config.output / "events.jsonl", (old, old))
-    begun = time.monotonic()
+    started_at = time.monotonic()
     wait_for_silence(config, 0.2, start_s=0.8)
-    assert 0.8 <= time.monotonic() - begun < 5
-    later = time.time() + 0.5  # a step, a moment after the watch began
+    assert 0.8 <= time.monotonic() - started_at < 5
+    later = time.time() + 0.5  # a step, a moment after the watchdog started
     log.metrics(1, {"loss": 1.0})
     os.utime(config.output / "events.jsonl", (later, later))
-    begun = time.monotonic()
+    started_at = time.monotonic()
     wait_for_silence(config, 0.2, start_s=60)
-    assert 0.6 < time.monotonic() - begun < 5
+    assert 0.6 < time.monotonic() - started_at < 5
 
 
-def test_a_good_node_has_no_problems(tmp_path):
+def test_a_good_node_has_no_problems(tmp_path: Path) -> None:
     assert not list(folder_problems(tmp_path / "new" / "run"))
     assert not list((tmp_path / "new" / "run").iterdir())
     assert not list(memory_problems())
@@ -100,13 +103,13 @@ def test_a_good_node_has_no_problems(tmp_path):
     assert not list(accelerator_problems(0))
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (problem,) = folder_problems(tmp_path / "file" / "run")
     assert "cannot write to" in problem
 
 
-def test_a_clock_that_is_wrong():
+def test_a_wrong_clock() -> None:
     (problem,) = clock_problems(time.time() + 3600)
     assert "the clock differs by -3600 s" in problem
 
@@ -115,12 +118,18 @@ def test_a_clock_that_is_wrong():
     ("script", "needed", "message"),
     [
         ("echo 0; echo 1", 2, None),
-        ("echo 0; echo 1", 4, "2 accelerators are visible, 4 are needed"),
+        ("echo 0; echo 1", 4, "2 accelerators visible, 4 required"),
         ("echo 'No devices were found' >&2; exit 6", 2, "nvidia-smi: No devices were found"),
         (None, 2, "nvidia-smi is not installed"),
     ],
 )
-def test_accelerators_are_those_the_driver_shows(tmp_path, monkeypatch, script, needed, message):
+def test_accelerators_are_those_that_the_driver_shows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str | None,
+    needed: int,
+    message: str | None,
+) -> None:
     if script:
         program = Path(tmp_path / "nvidia-smi")
         program.write_text(f"#!/bin/sh\n{script}\n")

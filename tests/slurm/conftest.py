@@ -1,4 +1,4 @@
-"""One cluster for all tests here; without Slurm they are skipped with a message."""
+"""One cluster for all tests of this folder; without Slurm they are skipped, with the reason."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import yaml
@@ -14,16 +15,16 @@ import yaml
 from pipeline.run.config import TrainConfig
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.pipeline.training_run import make_config, make_rows
-from tests.slurm.cluster import Cluster, why_not
+from tests.slurm.cluster import Cluster, why_unavailable
 
 ROOT = Path(__file__).parent.parent.parent
-PLAIN_CPU = ("--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=1")
+CPU_OPTIONS = ("--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=1")
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two idle nodes."""
-    reason = why_not()
+    """A cluster of two idle nodes."""
+    reason = why_unavailable()
     if reason:
         pytest.skip(reason)
     result = Cluster()
@@ -36,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
 
 @dataclass
 class Job:
-    """A submitted job of one run."""
+    """A submitted job."""
 
     cluster: Cluster
     job_id: str
@@ -44,15 +45,15 @@ class Job:
 
     @property
     def text(self) -> str:
-        """What it has printed so far, over all tries."""
+        """Its output so far, over all tries."""
         return self.log.read_text() if self.log.exists() else ""
 
     def wait(self, timeout_s: float = 300) -> dict[str, str]:
-        """Its fields when it has ended for good."""
+        """Its fields after its end, when it will not be requeued."""
         return self.cluster.wait_job(self.job_id, timeout_s)
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 200) -> None:
-        """Returns when `condition` holds; fails with the log otherwise."""
+        """Returns when `condition` is true; fails with the job's output otherwise."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             state = self.cluster.job(self.job_id)["JobState"]
@@ -71,9 +72,9 @@ def submit(
     arguments: tuple[str, ...] = (),
     **variables: str,
 ) -> Job:
-    """Submits a shipped script, unmodified, from the repository's root."""
+    """Submits one of the shipped scripts, unmodified, from the repository's root."""
     cluster.wait_idle()
-    command = ["sbatch", "--parsable", f"--output={log}", *PLAIN_CPU, *options]
+    command = ["sbatch", "--parsable", f"--output={log}", *CPU_OPTIONS, *options]
     environment = {**cluster.environment, "VENV": sys.prefix, **variables}
     environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run(
@@ -88,7 +89,7 @@ def submit(
 
 
 def last_step(config: TrainConfig) -> int:
-    """The last optimizer step in the record of a run, 0 before the first."""
+    """The last optimizer step in the event log of a run, 0 before the first."""
     path = config.output / LOG_NAME
     if not path.exists():
         return 0
@@ -104,12 +105,18 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def written(rows: Path, tmp_path: Path) -> Callable[..., tuple[TrainConfig, str]]:
-    """Makes a run's config and its file: `written(steps, **changes)`."""
+class WriteRun(Protocol):
+    """Writes the config file of a run; the config and the path of the file."""
 
-    def write(steps: int, **changes: object) -> tuple[TrainConfig, str]:
-        settings = {
+    def __call__(self, steps: int, **changes: Any) -> tuple[TrainConfig, str]: ...
+
+
+@pytest.fixture
+def write_run(rows: Path, tmp_path: Path) -> WriteRun:
+    """Writes configs of runs on `rows`; `changes` replace top-level keys."""
+
+    def write(steps: int, **changes: Any) -> tuple[TrainConfig, str]:
+        settings: dict[str, Any] = {
             "total_rows": 16 * steps,
             "evaluation": {"every_steps": 100, "rows_per_source": 12},
             "tracking": {"enabled": True, "uri": f"sqlite:///{tmp_path / 'mlflow.db'}"},

@@ -1,4 +1,4 @@
-"""`slurm/data_prep.sh` and `slurm/chain.sh` as users submit them, on a real Slurm."""
+"""`slurm/data_prep.sh` and `slurm/chain.sh`, submitted unmodified to a real Slurm."""
 
 import json
 import os
@@ -14,22 +14,23 @@ from data_prep.run import prepare
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 from tests.pipeline.finetuning.finetune_run import write_lines
 from tests.pipeline.training_run import make_config
-from tests.slurm.conftest import PLAIN_CPU, ROOT, submit
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import CPU_OPTIONS, ROOT, submit
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A corpus, and the rows made of it on one machine."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus and the rows that one machine made from it."""
     folder = tmp_path_factory.mktemp("made")
     write_corpus(folder / "raw")
     prepare(config_of(folder))
     return folder
 
 
-def written(folder: Path, made: Path) -> str:
-    """The config file of the same rows, made anew in `folder`."""
+def data_config(folder: Path, made: Path) -> str:
+    """The config file of the same rows, to be made again in `folder`."""
     (folder / "raw").symlink_to(made / "raw")
     path = folder / "data.yaml"
     path.write_text(config_of(folder).model_dump_json())
@@ -37,7 +38,7 @@ def written(folder: Path, made: Path) -> str:
 
 
 def worker_processes(job_id: str) -> list[int]:
-    """Worker processes of a job, each the child of its nanny."""
+    """Process ids of a job's Dask workers, which are children of their nannies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -51,8 +52,10 @@ def worker_processes(job_id: str) -> list[int]:
     return sorted(found)
 
 
-def test_two_nodes_with_a_worker_killed_make_the_same_bytes(cluster, made, tmp_path):
-    path = written(tmp_path, made)
+def test_two_nodes_with_a_killed_worker_make_the_same_bytes(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
+    path = data_config(tmp_path, made)
     job = submit(cluster, "data_prep.sh", tmp_path / "log", "--nodes=2", arguments=(path,))
     job.wait_until(lambda: len(worker_processes(job.job_id)) >= 2, "two workers")
     ingested = tmp_path / "work"
@@ -62,22 +65,26 @@ def test_two_nodes_with_a_worker_killed_make_the_same_bytes(cluster, made, tmp_p
     assert re.search(r"Dask dashboard: http://[^/]+:\d+/status", job.text)
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
     assert not list(ROOT.glob(f".dask-{job.job_id}"))
-    again = submit(cluster, "data_prep.sh", tmp_path / "log2", "--nodes=1", arguments=(path,))
-    assert again.wait()["JobState"] == "COMPLETED", again.text
-    assert "nothing to do" in again.text
+    second = submit(cluster, "data_prep.sh", tmp_path / "log2", "--nodes=1", arguments=(path,))
+    assert second.wait()["JobState"] == "COMPLETED", second.text
+    assert "nothing to do" in second.text
 
 
-def test_a_mistake_in_the_data_config_ends_the_job_with_one_message(cluster, made, tmp_path):
-    path = written(tmp_path, made)
+def test_an_error_in_the_data_config_ends_the_job_with_one_message(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
+    path = data_config(tmp_path, made)
     job = submit(cluster, "data_prep.sh", tmp_path / "log", arguments=(path, "part_mbb=3"))
     fields = job.wait(60)
     assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0"), job.text
     assert job.text.count("part_mbb: unknown key; did you mean 'part_mb'?") == 1
 
 
-def chain(cluster, tmp_path, data: str, config: str, **variables: str) -> dict[str, str]:
-    """The jobs that `slurm/chain.sh` submitted, by name."""
-    options = " ".join([*PLAIN_CPU, f"--output={tmp_path}/%x.log"])
+def chain(
+    cluster: Cluster, tmp_path: Path, data: str, config: str, **variables: str
+) -> dict[str, str]:
+    """Submits `slurm/chain.sh`; the ids of its jobs by name."""
+    options = " ".join([*CPU_OPTIONS, f"--output={tmp_path}/%x.log"])
     environment = {
         **cluster.environment,
         "VENV": sys.prefix,
@@ -142,13 +149,13 @@ def finetune_config(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_chain_goes_from_sources_to_a_registered_and_a_fine_tuned_model(
-    cluster, made, tmp_path
-):
+def test_the_chain_leads_from_sources_to_a_registered_and_a_fine_tuned_model(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
     jobs = chain(
         cluster,
         tmp_path,
-        written(tmp_path, made),
+        data_config(tmp_path, made),
         train_config(tmp_path, made),
         FINETUNE=finetune_config(tmp_path),
         FINETUNE_NODES="2",
@@ -165,7 +172,9 @@ def test_the_chain_goes_from_sources_to_a_registered_and_a_fine_tuned_model(
     assert json.loads(exported.read_text())["label2id"] == {"old": 0, "new": 1}
 
 
-def test_what_follows_a_failed_job_is_cancelled(cluster, made, tmp_path):
+def test_the_successors_of_a_failed_job_are_cancelled(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "broken.yaml"
     data.write_text("output: [")
     jobs = chain(cluster, tmp_path, str(data), train_config(tmp_path, made))

@@ -1,4 +1,4 @@
-"""How long a job takes to its first optimizer step, imports and all checks included."""
+"""Start-up time: from the start of a job to its first optimizer step, with imports and checks."""
 
 import time
 from datetime import datetime
@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 
 from pipeline.tracking.event_log import LOG_NAME, read_events
-from tests.slurm.conftest import submit
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import WriteRun, submit
 
 pytestmark = pytest.mark.cluster
 
 LIMIT_S = 15.0
-"""What is wanted on an otherwise idle machine of two cores; 7.4 to 8.1 s were measured."""
+"""The target on an otherwise idle machine of two cores; 7.4 to 8.1 s were measured."""
 
 SLACK = 4
-"""A busy machine must not fail the test, a wait that runs into some timeout has to."""
+"""A busy machine must not fail the test; a wait that ends by a timeout must."""
 
 
 def idle_share(sample_s: float = 2.0) -> float:
-    """The share of this machine's processors that others leave, at least a quarter."""
+    """The idle share of this machine's processors, at least a quarter."""
 
     def times() -> tuple[int, int]:
         numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
@@ -31,8 +32,10 @@ def idle_share(sample_s: float = 2.0) -> float:
     return max(0.25, (idle_after - idle) / (total_after - total))
 
 
-def test_two_nodes_of_two_ranks_start_in_time(cluster, written, tmp_path):
-    config, path = written(20)
+def test_two_nodes_of_two_ranks_start_in_time(
+    cluster: Cluster, write_run: WriteRun, tmp_path: Path
+) -> None:
+    config, path = write_run(20)
     options = ("--nodes=2", "--ntasks-per-node=2")
     share = idle_share()
     job = submit(cluster, "pretrain.sh", tmp_path / "log", *options, arguments=(path,))
@@ -40,7 +43,9 @@ def test_two_nodes_of_two_ranks_start_in_time(cluster, written, tmp_path):
     assert fields["JobState"] == "COMPLETED", job.text
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
     first = next(event for event in events if event["kind"] == "metrics")
-    begun = datetime.fromisoformat(fields["StartTime"]).timestamp()  # whole seconds, rounded down
-    took_s = first["time_ms"] / 1000 - begun
+    started_at = datetime.fromisoformat(
+        fields["StartTime"]
+    ).timestamp()  # whole seconds, rounded down
+    took_s = first["time_ms"] / 1000 - started_at
     print(f"first step {took_s:.1f} s after the start of the job, machine {share:.0%} idle before")
     assert took_s < SLACK * LIMIT_S / share

@@ -162,9 +162,9 @@ def test_a_server_that_starts_late_gets_everything_in_order(run: Run, proxy: Pro
     process = start_sender_process(arguments)
     longest_s = 0.0
     for step in range(1, 201):
-        started_s = time.perf_counter()
+        started_at = time.perf_counter()
         log.metrics(step, {"loss": float(step)})
-        longest_s = max(longest_s, time.perf_counter() - started_s)
+        longest_s = max(longest_s, time.perf_counter() - started_at)
     deadline = time.monotonic() + 60
     while proxy.num_failed == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -185,9 +185,9 @@ def test_the_end_of_training_waits_a_limited_time_for_a_slow_server(run: Run, pr
     deadline = time.monotonic() + 60
     while proxy.num_failed == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
-    started_s = time.monotonic()
+    started_at = time.monotonic()
     stop_sender_process(process, timeout_s=1.0)
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_at < 3
     proxy.mode = "up"
     Sender(config).send_pending()
     assert steps_at_server(config, proxy) == [1]
