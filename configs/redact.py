@@ -30,7 +30,7 @@ SECRET_NAME_PARTS = frozenset(
 )
 """Parts, between underscores, of the names of environment variables that hold credentials."""
 
-MIN_SECRET_CHARACTERS = 6
+MIN_SECRET_CHARACTERS = 8
 """Shorter values of environment variables are not searched for: they occur by chance."""
 
 _PARAMETER_NAMES = (

@@ -1,0 +1,41 @@
+"""run.json holds no credentials, and a changed password is no change of the run."""
+
+from pathlib import Path
+
+from pipeline.run import run_folder
+from pipeline.run.config import TrainConfig
+from tests.pipeline.training_run import make_config
+
+SECRET = "hunter2-very-secret"
+
+
+def config_with_password(folder: Path, password: str) -> TrainConfig:
+    uri = f"https://me:{password}@host/mlflow?token={password}"
+    return make_config(folder / "rows", folder / "run", tracking={"uri": uri})
+
+
+def test_run_json_holds_no_credentials(tmp_path: Path) -> None:
+    run_folder.claim(config_with_password(tmp_path, SECRET), "fingerprint")
+    text = (tmp_path / "run" / run_folder.RUN_NAME).read_text()
+    assert SECRET not in text
+    assert "https://***@host/mlflow?token=***" in text
+
+
+def test_a_changed_password_is_not_reported_as_a_change(tmp_path: Path) -> None:
+    run_folder.claim(config_with_password(tmp_path, SECRET), "fingerprint")
+    assert run_folder.claim(config_with_password(tmp_path, "another-one"), "fingerprint") == []
+    other_host = make_config(
+        tmp_path / "rows", tmp_path / "run", tracking={"uri": f"https://me:{SECRET}@other"}
+    )
+    (change,) = run_folder.claim(other_host, "fingerprint")
+    assert "https://***@other" in change
+    assert SECRET not in change
+
+
+def test_credentials_in_an_older_run_json_are_not_shown(tmp_path: Path) -> None:
+    config = config_with_password(tmp_path, SECRET)
+    run_folder.claim(config, "fingerprint")
+    path = tmp_path / "run" / run_folder.RUN_NAME
+    path.write_text(path.read_text().replace("***", SECRET))
+    assert run_folder.claim(config, "fingerprint") == []
+    assert SECRET not in path.read_text()
