@@ -1,8 +1,8 @@
-"""How long saving holds training up: the snapshot alone, against writing while training waits.
+"""How long saving a checkpoint blocks training: only for the snapshot, or until it is written.
 
 ``python -m benchmarks.checkpoint_stall``: one rank, 6 layers of 512, vocabulary 50,265 (45 million
-parameters, checkpoints of 0.5 GB) under ZeRO 1. Saves in the background and saves that are waited
-for take turns; between them the run takes steps until the save before is on disk.
+parameters, checkpoints of 0.5 GB) under ZeRO 1. Saves in the background and synchronous saves
+alternate; every save is on disk before the next step.
 """
 
 import statistics
@@ -26,7 +26,7 @@ from pipeline.run.plan import plan_run
 
 
 def measure(config: TrainConfig, saves: int) -> tuple[list[float], list[float]]:
-    """Seconds that (background, awaited) saves held the loop up."""
+    """Seconds for which (background, synchronous) saves blocked the loop."""
     plan = plan_run(config, 1)
     start_distributed(Launch(0, 0, 1, 1))
     grid = make_grid(1)
@@ -34,21 +34,25 @@ def measure(config: TrainConfig, saves: int) -> tuple[list[float], list[float]]:
     saver = Saver(config.output / "checkpoints", config.checkpoint, grid)
     segments = plan_segments(plan, None)
     background: list[float] = []
-    awaited: list[float] = []
+    synchronous: list[float] = []
     batches = run_batches(plan, segments, (), 0, 0)
     for number in range(2 * saves + 2):
         engine.step(next(batches), 1e-4)
         position = Position(number, number, None, (), ())
         manifest = describe_checkpoint(plan, engine, segments, position)
-        began = time.monotonic()
+        started = time.monotonic()
         saver.save(manifest, engine.snapshot)
-        held_s = time.monotonic() - began
+        snapshot_s = time.monotonic() - started
         saver.finish()
-        waited_s = time.monotonic() - began
-        if number >= 2:  # the first allocates
-            (background if number % 2 else awaited).append(held_s if number % 2 else waited_s)
+        save_s = time.monotonic() - started
+        if number < 2:  # the first saves allocate memory
+            continue
+        if number % 2:
+            background.append(snapshot_s)
+        else:
+            synchronous.append(save_s)
     batches.close()
-    return background, awaited
+    return background, synchronous
 
 
 def main() -> None:
@@ -76,13 +80,15 @@ def main() -> None:
             "tracking": {"enabled": False},
         }
         config = validate(tree, TrainConfig, origin="benchmark")
-        ((background, awaited),) = run_ranks(measure, 1, config, arguments.saves, timeout_s=900)
-    held, whole = statistics.median(background), statistics.median(awaited)
-    print(
-        f"background saves hold training up {held:.3f} s (of {[round(s, 3) for s in background]})"
-    )
-    print(f"awaited saves {whole:.3f} s (of {[round(s, 3) for s in awaited]})")
-    print(f"ratio {held / whole:.1%}")
+        ((background, synchronous),) = run_ranks(measure, 1, config, arguments.saves, timeout_s=900)
+    medians = []
+    for kind, seconds in (("background", background), ("synchronous", synchronous)):
+        medians.append(statistics.median(seconds))
+        print(
+            f"{kind} saves block training for {medians[-1]:.3f} s "
+            f"(median of {[round(s, 3) for s in seconds]})"
+        )
+    print(f"ratio {medians[0] / medians[1]:.1%}")
 
 
 if __name__ == "__main__":

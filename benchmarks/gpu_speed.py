@@ -1,16 +1,17 @@
-"""Training speed on one GPU of our system against Hugging Face's model, side by side.
+"""Training throughput on one GPU: our system and Hugging Face's model, side by side.
 
     python -m benchmarks.gpu_speed [--steps 12] [--rounds 2] [--compile] [--only sdpa]
 
-RoBERTa base (12 layers, hidden 768, vocabulary 50,265), synthetic rows of 512 tokens in
-micro-batches of 32, 4 of them an optimizer step, bf16, dropout 0.1. The baseline is
+RoBERTa base (12 layers, hidden size 768, vocabulary 50,265), synthetic rows of 512 tokens in
+micro-batches of 32, gradient accumulation over 4, bf16, dropout 0.1. The baseline is
 `RobertaForMaskedLM` with torch's scaled_dot_product_attention in a plain loop: bf16 autocast,
 torch's fused AdamW. Ours is what `pipeline/train.py` does in a step: rows from the loader, model
-under DeepSpeed ZeRO, metrics. All train on the same masked rows. `--rounds` takes the contestants
-in turn so many times; each gives the median of its steps.
+under DeepSpeed ZeRO, metrics. All train on the same masked rows. `--rounds` measures every
+contestant that many times, alternately; each measurement is the median of its steps.
 
-Utilization counts the matrix products that the model needs, with the head on masked tokens only,
-for all alike: over those that the GPU does a second in a large product of random bf16 matrices.
+Utilization (MFU) counts the matrix products that the model needs, with the head on masked tokens
+only, equally for all contestants. It is relative to the rate that the GPU reaches in a large
+product of random bf16 matrices.
 """
 
 import json
@@ -63,21 +64,21 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What one contestant did in its timed steps."""
+class Measurement:
+    """What one contestant reached in its timed steps."""
 
     tokens_per_s: float
     """Of the median step."""
     utilization: float
-    """Needed operations over those that the GPU was measured to do, in the median step."""
+    """Operations that the model needs over those that the GPU can do (MFU), in the median step."""
     memory_gb: float
-    """The most that its tensors took, 1e9 bytes."""
+    """Peak memory of its tensors, 1e9 bytes."""
     loss: float
-    """Of the last step, nats a masked token."""
+    """Of the last step, nats per masked token."""
     planned_gb: float | None = None
-    """What `pipeline.run.memory` says that they take."""
+    """The peak that `pipeline.run.memory` estimates."""
     kernels: str = ""
-    """Where the time of a step goes, where that was asked for."""
+    """The kernels that take the most time, with --profile."""
 
 
 def make_config(folder: Path, steps: int, changes: dict[str, Any]) -> TrainConfig:
@@ -95,8 +96,8 @@ def make_config(folder: Path, steps: int, changes: dict[str, Any]) -> TrainConfi
     return load(ROOT / "configs" / "base.yaml", TrainConfig, overrides)
 
 
-def train_ours(config: TrainConfig, with_profile: bool) -> Figures:
-    """The run of `config` without its record, evaluations and checkpoints."""
+def train_ours(config: TrainConfig, with_profile: bool) -> Measurement:
+    """The run of `config` without its event log, evaluations and checkpoints."""
     plan = plan_run(config, 1)
     start_distributed(Launch(0, 0, 1, 1))
     grid = make_grid(1)
@@ -116,7 +117,7 @@ def train_ours(config: TrainConfig, with_profile: bool) -> Figures:
                 break
         kernels = profile(engine, next(batches)) if with_profile else ""
     timed = values[WARMUP_STEPS:]
-    return Figures(
+    return Measurement(
         statistics.median(v["tokens_per_s"] for v in timed),
         statistics.median(v["model_flops_utilization"] for v in timed),
         memory_gb,
@@ -126,8 +127,8 @@ def train_ours(config: TrainConfig, with_profile: bool) -> Figures:
     )
 
 
-def train_hugging_face(config: TrainConfig, compiled: bool) -> Figures:
-    """Hugging Face's model on the batches of `config`, in the plainest loop."""
+def train_hugging_face(config: TrainConfig, compiled: bool) -> Measurement:
+    """Hugging Face's model on the batches of `config`, in a plain loop."""
     import transformers
 
     plan = plan_run(config, 1)
@@ -151,16 +152,16 @@ def train_hugging_face(config: TrainConfig, compiled: bool) -> Figures:
     seconds: list[float] = []
     utilization: list[float] = []
     with batches_of(plan) as batches:
-        began = time.perf_counter()
+        started = time.perf_counter()
         for batch in batches:
             loss = take_step(called, optimizer, batch, device)
             now = time.perf_counter()
             masked = int((batch.labels >= 0).sum())
             flops = plan.phases[0].training_flops(ours, GLOBAL_ROWS, masked)
-            seconds.append(now - began)
+            seconds.append(now - started)
             utilization.append(flops / seconds[-1] / peak_flops)
-            began = time.perf_counter()
-    return Figures(
+            started = time.perf_counter()
+    return Measurement(
         GLOBAL_ROWS * 512 / statistics.median(seconds[WARMUP_STEPS:]),
         statistics.median(utilization[WARMUP_STEPS:]),
         torch.cuda.max_memory_allocated() / 1e9,
@@ -169,7 +170,7 @@ def train_hugging_face(config: TrainConfig, compiled: bool) -> Figures:
 
 
 def take_step(model: Any, optimizer: Any, batch: StepBatch, device: torch.device) -> float:
-    """The loss of one optimizer step, which has ended on the GPU too."""
+    """The loss of one optimizer step, once the GPU has finished it."""
     total = torch.zeros((), device=device)
     for micro in range(len(batch.dropout_keys)):
         tokens, positions, labels = (
@@ -194,7 +195,7 @@ def batches_of(plan: RunPlan) -> Iterator[Iterator[StepBatch]]:
 
 
 def profile(engine: Engine, batch: StepBatch) -> str:
-    """The kernels that took most of one optimizer step, a line each."""
+    """The kernels that take the most time of one optimizer step, one per line."""
     from torch.profiler import ProfilerActivity
 
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -208,22 +209,22 @@ def profile(engine: Engine, batch: StepBatch) -> str:
 
 
 def main() -> None:
-    """Prints a line for each contestant."""
+    """Prints a line for every contestant."""
     parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=12, help="timed optimizer steps")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of each contestant")
+    parser.add_argument("--rounds", type=int, default=1, help="measurements per contestant")
     parser.add_argument("--compile", action="store_true", help="also Hugging Face's, compiled")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of ours, these alone")
-    parser.add_argument("--profile", action="store_true", help="also say where our time goes")
-    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure only these of ours")
+    parser.add_argument("--profile", action="store_true", help="print our slowest kernels too")
+    parser.add_argument("--output", type=Path, help="write the measurements to this JSON file")
     arguments = parser.parse_args()
-    figures: dict[str, list[Figures]] = {}
+    measurements: dict[str, list[Measurement]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps = WARMUP_STEPS + arguments.steps + 1
         write_rows(folder / "rows", steps * GLOBAL_ROWS)
         base = make_config(folder, steps, {})
-        contestants: dict[str, Callable[[], Figures]] = {
+        contestants: dict[str, Callable[[], Measurement]] = {
             "Hugging Face": partial(train_hugging_face, base, False)
         }
         if arguments.compile:
@@ -235,17 +236,17 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for title, train in contestants.items():
                 (one,) = run_ranks(train, 1, timeout_s=RANK_TIMEOUT_S, device="cuda")
-                figures.setdefault(title, []).append(one)
-                print(f"{title:34} {line_of(one, figures['Hugging Face'][-1])}", flush=True)
+                measurements.setdefault(title, []).append(one)
+                print(f"{title:34} {line_of(one, measurements['Hugging Face'][-1])}", flush=True)
                 if one.kernels:
                     print(one.kernels, flush=True)
                 if arguments.output:
-                    tree = {key: [asdict(f) for f in value] for key, value in figures.items()}
+                    tree = {key: [asdict(m) for m in value] for key, value in measurements.items()}
                     arguments.output.write_text(json.dumps(tree, indent=1) + "\n")
 
 
-def line_of(one: Figures, baseline: Figures) -> str:
-    """The figures in one line."""
+def line_of(one: Measurement, baseline: Measurement) -> str:
+    """A measurement in one line."""
     planned = "" if one.planned_gb is None else f" (planned {one.planned_gb:.1f})"
     return (
         f"{one.tokens_per_s:9,.0f} tokens/s ({one.tokens_per_s / baseline.tokens_per_s:.2f} x)  "

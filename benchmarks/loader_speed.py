@@ -1,28 +1,23 @@
-"""The loader alone: masked rows of 512 tokens a CPU second of one worker, and the cost of seeking.
+"""Throughput of the loader: tokens per CPU second of one worker, and the cost of seeking.
 
-``python -m benchmarks.loader_speed``: writes 65,536 synthetic rows to a temporary folder, then
-makes optimizer steps of 8,192 rows as one loader worker does: order, reading, masks, tensors.
-Seeking is the time to the first step of a new process at row 0 and at row 10^9 of the stream, in
-turns.
+``python -m benchmarks.loader_speed``: writes 65,536 synthetic rows of 512 tokens to a temporary
+folder, then makes optimizer steps of 8,192 rows as one loader worker does: order, reading, masks,
+tensors. The cost of seeking is the time to the first step of a new process at row 0 and at row 10^9
+of the stream, measured alternately.
 """
 
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 
 from configs import command
-from data_prep.dataset.manifest import (
-    Manifest,
-    SourceRows,
-    SpecialTokens,
-    TokenizerFile,
-    file_sha256,
-    write_manifest,
-)
-from data_prep.dataset.shard_writer import ShardWriter
+from data_prep.dataset.manifest import Manifest
 from model.objectives import MaskedLanguageModelConfig
 from pipeline.data import order
 from pipeline.data.config import DataConfig
@@ -37,44 +32,27 @@ FAR = 10**9
 
 def write_rows(folder: Path, num_rows: int) -> Manifest:
     """A data set of random ids in two sources."""
-    folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
-    sources = {}
-    for name, rows in (("a", num_rows * 3 // 4), ("b", num_rows // 4)):
-        with ShardWriter(folder, f"{name}.tar", "train", name, 0, "uint16") as writer:
-            for start in range(0, rows, BLOCK_ROWS):
-                shape = (min(BLOCK_ROWS, rows - start), ROW_TOKENS)
-                ids = generator.integers(4, VOCAB_SIZE - 1, size=shape, dtype=np.uint16)
-                ids[:, 0], ids[:, -1] = 0, 2
-                writer.write_block(ids)
-        assert writer.shard is not None
-        sources[name] = SourceRows(
-            rows=rows,
-            documents=rows,
-            tokens=rows * (ROW_TOKENS - 2),
-            block_rows=BLOCK_ROWS,
-            shards=(writer.shard,),
-        )
-    (folder / "tokenizer.json").write_text("{}")
-    manifest = Manifest(
-        format_version=1,
+
+    def blocks(count: int) -> Iterator[Rows]:
+        for start in range(0, count, BLOCK_ROWS):
+            shape = (min(BLOCK_ROWS, count - start), ROW_TOKENS)
+            yield generator.integers(FIRST_ID, VOCAB_SIZE - 1, size=shape, dtype=np.uint16)
+
+    return write_data_set(
+        folder,
+        (
+            SyntheticSource("train", "a", blocks(num_rows * 3 // 4)),
+            SyntheticSource("train", "b", blocks(num_rows // 4)),
+        ),
         row_tokens=ROW_TOKENS,
         vocab_size=VOCAB_SIZE,
-        dtype="uint16",
-        packing="full_sentences",
-        tokenizer=TokenizerFile(
-            path="tokenizer.json", sha256=file_sha256(folder / "tokenizer.json")
-        ),
-        special_tokens=SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=VOCAB_SIZE - 1),
-        stages={},
-        splits={"train": sources, "heldout": {}},
+        block_rows=BLOCK_ROWS,
     )
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def stream_of(folder: Path, manifest: Manifest) -> RowStream:
-    """The stream that one loader worker of a run on these rows draws from."""
+    """The stream from which one loader worker of a run on these rows reads."""
     return RowStream(
         data=DataConfig(path=folder),
         manifest=manifest,
@@ -88,7 +66,7 @@ def stream_of(folder: Path, manifest: Manifest) -> RowStream:
 
 
 def main() -> None:
-    """Prints million tokens a CPU second, and the times of seeking."""
+    """Prints million tokens per CPU second, and the times of seeking."""
     parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=65_536, help="rows of the data set")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of 8,192 rows")
@@ -97,7 +75,7 @@ def main() -> None:
         manifest = write_rows(Path(name), arguments.rows)
         stream = stream_of(Path(name), manifest)
         reader = stream.reader()
-        parts = {
+        parts: dict[str, Callable[[npt.NDArray[np.int64]], object]] = {
             "order": lambda rows: stream.order.rows_at(rows),
             "order, reading, masks": lambda rows: stream.masked_rows(reader, rows),
             "whole steps": lambda rows: stream.step_batch(
@@ -108,27 +86,27 @@ def main() -> None:
             rates = []
             for step in range(arguments.steps + 1):
                 rows = np.arange(step * GLOBAL_ROWS, (step + 1) * GLOBAL_ROWS)
-                began = time.process_time()
+                started = time.process_time()
                 work(rows)
-                rates.append(GLOBAL_ROWS * ROW_TOKENS / (time.process_time() - began) / 1e6)
+                rates.append(GLOBAL_ROWS * ROW_TOKENS / (time.process_time() - started) / 1e6)
             rates = rates[1:]  # the first step opens shards and permutes a window
             print(
-                f"{label:<24}{statistics.median(rates):8.1f} million tokens a CPU second "
+                f"{label:<24}{statistics.median(rates):8.1f} million tokens per CPU second "
                 f"(of {len(rates)} steps: {min(rates):.1f} to {max(rates):.1f})"
             )
         seek(stream)
 
 
 def seek(stream: RowStream) -> None:
-    """The time to the first step at row 0 and far into the stream, nothing cached, in turns."""
+    """Prints the time to the first step at row 0 and far into the stream, with nothing cached."""
     times: dict[int, list[float]] = {0: [], FAR // GLOBAL_ROWS * GLOBAL_ROWS: []}
     for _ in range(9):
         for position, seconds in times.items():
             order._pass_order.cache_clear()
             reader = stream.reader()
-            began = time.process_time()
+            started = time.process_time()
             stream.step_batch(reader, StepRange(position, GLOBAL_ROWS), MICRO_ROWS, 0, 1)
-            seconds.append(time.process_time() - began)
+            seconds.append(time.process_time() - started)
     (near, far) = (statistics.median(seconds) for seconds in times.values())
     print(
         f"first step at row 0 {near * 1e3:.0f} ms, at row 10^9 {far * 1e3:.0f} ms: {far / near:.3f}"
@@ -139,9 +117,9 @@ def seek(stream: RowStream) -> None:
     seconds_at = []
     for start in (0, FAR):
         order._pass_order.cache_clear()
-        began = time.process_time()
+        started = time.process_time()
         wide.rows_at(start + positions)
-        seconds_at.append(time.process_time() - began)
+        seconds_at.append(time.process_time() - started)
     print(
         f"order of a source of 3 x 10^9 rows, first step: at row 0 {seconds_at[0]:.2f} s, "
         f"at row 10^9 {seconds_at[1]:.2f} s"

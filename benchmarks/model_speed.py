@@ -1,13 +1,13 @@
-"""Training speed of our model against Hugging Face's, side by side in one run on the CPU.
+"""Training throughput on the CPU: our model and Hugging Face's, side by side in one run.
 
-    python benchmarks/model_speed.py [--steps 2] [--accumulation 4] [--profile]
+    python -m benchmarks.model_speed [--steps 2] [--accumulation 4] [--profile]
 
-RoBERTa-small-like (4 layers, hidden 512, vocabulary 50,265), rows of 512, bf16. The baseline is
-`RobertaForMaskedLM` under transformers' `Trainer` (bf16 autocast, its defaults); ours is the model
-under DeepSpeed ZeRO 1, on one rank with all threads and on two tensor-parallel ranks. All see the
-same masked rows in the same batches. The first optimizer step of each is not timed. The Trainer
-needs `accelerate`, which the project itself does not. On a machine that does other work too, the
-figures by CPU second are the ones to compare.
+A small RoBERTa (4 layers, hidden size 512, vocabulary 50,265), rows of 512 tokens, bf16. The
+baseline is `RobertaForMaskedLM` under transformers' `Trainer` (bf16 autocast, its defaults); ours
+is the model under DeepSpeed ZeRO 1, on one rank with all threads and on two tensor-parallel ranks.
+All train on the same masked rows in the same batches. The first optimizer step of each is not
+timed. The Trainer needs `accelerate`, which the project itself does not. On a machine that is busy
+with other work, compare the throughput per CPU second.
 """
 
 import json
@@ -40,7 +40,7 @@ BASELINE = "Hugging Face Trainer"
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock, and of all this process's threads."""
+    """Seconds of the clock, and CPU seconds of all threads of the process."""
 
     wall_s: float
     cpu_s: float
@@ -66,7 +66,7 @@ def masked_rows(num_rows: int) -> MaskedRows:
 
 
 def train_hugging_face(num_steps: int, accumulation: int, threads: int) -> Cost:
-    """What transformers' Trainer takes after its first optimizer step."""
+    """The cost of transformers' Trainer after its first optimizer step."""
     torch.set_num_threads(threads)
     import transformers
 
@@ -93,7 +93,7 @@ def train_hugging_face(num_steps: int, accumulation: int, threads: int) -> Cost:
     )
     times: list[Cost] = []
 
-    class Clock(transformers.TrainerCallback):
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(now())
 
@@ -118,7 +118,7 @@ def train_hugging_face(num_steps: int, accumulation: int, threads: int) -> Cost:
 
 
 def train_ours(tp_size: int, num_steps: int, accumulation: int, threads: int) -> Cost:
-    """What our model under DeepSpeed takes after its first optimizer step."""
+    """The cost of our model under DeepSpeed after its first optimizer step."""
     torch.set_num_threads(threads)
     import deepspeed
 
@@ -154,7 +154,7 @@ def train_ours(tp_size: int, num_steps: int, accumulation: int, threads: int) ->
 
 
 def profile(threads: int) -> str:
-    """Where a forward and backward pass spends its time, by operation."""
+    """The operations that take the most time of a forward and backward pass, one per line."""
     torch.set_num_threads(threads)
     model = build_masked_lm(
         ModelConfig(**MODEL), VOCAB_SIZE, make_grid(1), seed=0, dtype=torch.bfloat16
@@ -176,11 +176,12 @@ def profile(threads: int) -> str:
 
 
 def main() -> None:
+    """Prints the throughput of every contestant, and its ratio to the baseline."""
     parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2, help="timed optimizer steps")
     parser.add_argument("--accumulation", type=int, default=4, help="micro-batches of 8 rows")
-    parser.add_argument("--profile", action="store_true", help="also say where the time goes")
-    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--profile", action="store_true", help="print our slowest operations too")
+    parser.add_argument("--output", type=Path, help="write the measurements to this JSON file")
     arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     sizes = (arguments.steps, arguments.accumulation)
@@ -194,23 +195,23 @@ def main() -> None:
     for name, (function, world_size, *values) in contestants.items():
         costs[name] = run_ranks(function, world_size, *values, timeout_s=RANK_TIMEOUT_S)
     tokens = arguments.steps * arguments.accumulation * MICRO_ROWS * ROW_TOKENS
-    figures = {
+    throughput = {
         name: {
             "tokens_per_s": round(tokens / max(cost.wall_s for cost in ranks)),
             "tokens_per_cpu_s": round(tokens / sum(cost.cpu_s for cost in ranks)),
         }
         for name, ranks in costs.items()
     }
-    for name, figure in figures.items():
-        ratios = [figure[kind] / figures[BASELINE][kind] for kind in figure]
+    for name, rates in throughput.items():
+        ratios = [rates[kind] / throughput[BASELINE][kind] for kind in rates]
         print(
-            f"{name:24} {figure['tokens_per_s']:6,} tokens/s ({ratios[0]:.2f} x)   "
-            f"{figure['tokens_per_cpu_s']:6,} tokens/CPU s ({ratios[1]:.2f} x)"
+            f"{name:24} {rates['tokens_per_s']:6,} tokens/s ({ratios[0]:.2f} x)   "
+            f"{rates['tokens_per_cpu_s']:6,} tokens/CPU s ({ratios[1]:.2f} x)"
         )
     if arguments.profile:
         print(run_ranks(profile, 1, threads, timeout_s=RANK_TIMEOUT_S)[0])
     if arguments.output:
-        arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.output.write_text(json.dumps(throughput, indent=1) + "\n")
 
 
 if __name__ == "__main__":

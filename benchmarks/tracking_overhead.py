@@ -1,10 +1,10 @@
-"""Step time with the tracking server down against tracking off.
+"""Step time with the tracking server down, relative to tracking off.
 
 ``python -m benchmarks.tracking_overhead``
 
-Runs of one rank follow each other in turn, off and down, and the medians of their step times are
-compared pair by pair. "Down" is the worst case for training: the follower process starts, imports
-MLflow, and tries an absent server again and again while every step writes to the record.
+Runs of one rank alternate between off and down, and the medians of their step times are compared
+pair by pair. "Down" is the worst case for training: the follower process starts, imports MLflow,
+and keeps trying to reach a server that is not there, while every step writes to the event log.
 """
 
 import statistics
@@ -18,6 +18,7 @@ from pipeline.launch.environment import Launch
 from pipeline.launch.local_ranks import run_ranks
 from pipeline.pretraining.loop import train
 from pipeline.run import run_folder
+from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.pipeline.training_run import make_config, make_rows
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def median_step_s(folder: Path, name: str, tracked: bool, steps: int) -> float:
-    """The median step time of one run in seconds, its first steps left out."""
+    """The median step time of one run in seconds, without its first steps."""
     config = make_config(
         folder / "rows",
         folder / name,
@@ -70,12 +71,14 @@ def median_step_s(folder: Path, name: str, tracked: bool, steps: int) -> float:
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     run_ranks(_train, 1, config, str(path))
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
-    steps_s = [event["values"]["step_s"] for event in events if event["kind"] == "metrics"]
-    assert len(steps_s) == steps, "a point is missing from the record"
+    steps_s: list[float] = [
+        event["values"]["step_s"] for event in events if event["kind"] == "metrics"
+    ]
+    assert len(steps_s) == steps, "a step is missing from the event log"
     return statistics.median(steps_s[SKIPPED_STEPS:])
 
 
-def _train(config, path: str) -> None:  # type: ignore[no-untyped-def]
+def _train(config: TrainConfig, path: str) -> None:
     plan = plan_run(config, 1)
     run_folder.claim(config, plan.data_fingerprint)
     train(plan, Launch(0, 0, 1, 1), [path])

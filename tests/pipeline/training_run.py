@@ -1,5 +1,6 @@
 """Small pretraining runs on forked ranks, on synthetic rows with something to learn."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,10 @@ import deepspeed  # noqa: F401  (once, in the parent: a forked rank then starts 
 import numpy as np
 import torch
 import torch.distributed as dist
+from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 from tokenizers import Tokenizer
 
 from configs.load import validate
-from data_prep.dataset.manifest import (
-    Manifest,
-    SourceRows,
-    SpecialTokens,
-    TokenizerFile,
-    file_sha256,
-    write_manifest,
-)
-from data_prep.dataset.shard_writer import ShardWriter
 from pipeline.checkpoint.manifest import find_checkpoint, tensor_key
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.launch.environment import Launch
@@ -31,6 +24,7 @@ from pipeline.tracking.event_log import LOG_NAME, read_events
 ROW_TOKENS = 32
 VOCAB_SIZE = 131
 NUM_TOPICS = 8
+BLOCK_ROWS = 64
 
 
 def make_rows(
@@ -41,45 +35,28 @@ def make_rows(
     row_tokens: int = ROW_TOKENS,
     vocab_size: int = VOCAB_SIZE,
 ) -> None:
-    """A data set of two sources; a row repeats four ids, which masked places can be told from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_file = folder / "tokenizer.json"
-    tokenizer_file.write_text(tokenizer.to_str() if tokenizer else "{}")
-    vocab_size = tokenizer.get_vocab_size() if tokenizer else vocab_size
+    """A data set of two sources; a row repeats four ids, so masked ones can be predicted."""
     generator = np.random.default_rng(seed)
-    splits: dict[str, dict[str, SourceRows]] = {"train": {}, "heldout": {}}
-    for split, source, count in (
-        ("train", "a", rows),
-        ("train", "b", rows // 4 + 3),
-        ("heldout", "a", 21),
-        ("heldout", "b", 8),
-    ):
-        ids = generator.integers(4, 8, size=(count, row_tokens), dtype=np.uint16)
+
+    def blocks(count: int) -> Iterator[Rows]:
+        ids = generator.integers(FIRST_ID, FIRST_ID + 4, size=(count, row_tokens), dtype=np.uint16)
         ids += 4 * generator.integers(0, NUM_TOPICS, size=(count, 1), dtype=np.uint16)
-        ids[:, 0], ids[:, -1] = 0, 2
-        with ShardWriter(folder, f"{split}/{source}.tar", split, source, 0, "uint16") as writer:
-            for start in range(0, count, 64):
-                writer.write_block(ids[start : start + 64])
-        assert writer.shard is not None
-        splits[split][source] = SourceRows(
-            rows=count,
-            documents=count,
-            tokens=count * (row_tokens - 2),
-            block_rows=64,
-            shards=(writer.shard,),
-        )
-    manifest = Manifest(
-        format_version=1,
+        for start in range(0, count, BLOCK_ROWS):
+            yield ids[start : start + BLOCK_ROWS]
+
+    write_data_set(
+        folder,
+        (
+            SyntheticSource("train", "a", blocks(rows)),
+            SyntheticSource("train", "b", blocks(rows // 4 + 3)),
+            SyntheticSource("heldout", "a", blocks(21)),
+            SyntheticSource("heldout", "b", blocks(8)),
+        ),
         row_tokens=row_tokens,
-        vocab_size=vocab_size,
-        dtype="uint16",
-        packing="full_sentences",
-        tokenizer=TokenizerFile(path=tokenizer_file.name, sha256=file_sha256(tokenizer_file)),
-        special_tokens=SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=vocab_size - 1),
-        stages={},
-        splits=splits,
+        vocab_size=tokenizer.get_vocab_size() if tokenizer else vocab_size,
+        block_rows=BLOCK_ROWS,
+        tokenizer=tokenizer.to_str() if tokenizer else "{}",
     )
-    write_manifest(folder, manifest)
 
 
 def make_config(
