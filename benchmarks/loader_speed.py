@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 
 from configs import command
 from data_prep.dataset.manifest import Manifest
@@ -24,6 +23,7 @@ from pipeline.data.config import DataConfig
 from pipeline.data.loader import RowStream
 from pipeline.data.order import SourceSize, build_order, train_sources
 from pipeline.data.position import StepRange
+from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 
 ROW_TOKENS, VOCAB_SIZE, BLOCK_ROWS = 512, 50_265, 256
 GLOBAL_ROWS, MICRO_ROWS = 8192, 8
