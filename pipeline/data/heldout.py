@@ -1,6 +1,6 @@
-"""Held-out loss with masks that never change, and what a unigram model would lose on the same.
+"""Held-out loss with masks that never change, and the loss of a unigram model on the same tokens.
 
-Every data-parallel rank evaluates its share of the rows; the training stream is not touched.
+Every data-parallel rank evaluates its part of the rows; the training stream is not touched.
 """
 
 import math
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.dataset.manifest import Manifest
 from model.objectives import MaskedRows, ObjectiveConfig
 from model.objectives.vocabulary import NUM_LEADING_SPECIAL_IDS
+from pipeline.data.config import DataConfig
 from pipeline.data.loader import build_objective
 from pipeline.data.shard_cache import row_reader
-from pipeline.run.plan import PhasePlan
 
 HELDOUT_SEED = 0
-"""Masks of held-out rows depend on nothing else, so that runs can be compared."""
+"""The seed of the masks of held-out rows: the same in all runs, so that they can be compared."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class HeldoutScore:
 
     @property
     def accuracy(self) -> float:
-        """Share of masked tokens predicted right."""
+        """Share of masked tokens that are predicted correctly."""
         return self.correct / self.masked_tokens
 
     def __add__(self, other: "HeldoutScore") -> "HeldoutScore":
@@ -70,7 +71,7 @@ class HeldoutRows:
             values[f"heldout_accuracy/{name}"] = score.accuracy
         return values
 
-    def sentence(self, values: Mapping[str, float]) -> str:
+    def summary_line(self, values: Mapping[str, float]) -> str:
         """The held-out metrics in one line."""
         if not values:
             return "held out: the data set has no held-out rows"
@@ -82,12 +83,11 @@ class HeldoutRows:
 
 
 def load_heldout(
-    plan: PhasePlan, objective_config: ObjectiveConfig, rows_per_source: int
+    data: DataConfig, manifest: Manifest, objective_config: ObjectiveConfig, rows_per_source: int
 ) -> HeldoutRows:
-    """The first `rows_per_source` held-out rows of every source of a phase, masked."""
-    manifest = plan.manifest
-    objective = build_objective(objective_config, plan)
-    reader = row_reader(plan.config.data, manifest, "heldout")
+    """The first `rows_per_source` held-out rows of every source of a data set, masked."""
+    objective = build_objective(objective_config, data, manifest)
+    reader = row_reader(data, manifest, "heldout")
     plain, masked = [], {}
     for number, (name, size) in enumerate(sorted(manifest.splits["heldout"].items())):
         numbers = np.arange(min(rows_per_source, size.rows))
@@ -109,23 +109,23 @@ def load_heldout(
 
 
 def unigram_loss(rows: NDArray[np.unsignedinteger], labels: NDArray[np.int64]) -> float:
-    """Mean of -ln p(label), p being how often each ordinary token stands in `rows`.
+    """Mean of -ln p(label), p being the frequency of each ordinary token in `rows`.
 
-    The frequencies come from the very rows that are scored, without special tokens: no unigram
-    model fitted to other text can do better on them, save by the chance of which are masked.
+    The frequencies are those of the scored rows, without special tokens: no unigram model fitted to
+    different text does better on them, except by chance of which tokens are masked.
     """
     counts = np.bincount(rows.ravel()).astype(np.float64)  # packed rows hold no <mask>
     counts[:NUM_LEADING_SPECIAL_IDS] = 0
     return float(-np.log(counts[labels] / counts.sum()).mean())
 
 
-def rank_shares(
+def rank_slices(
     num_rows: int, micro_rows: int, dp_rank: int, dp_size: int
 ) -> list[tuple[slice, bool]]:
     """The slices of at most `micro_rows` rows that `dp_rank` evaluates, and whether each counts.
 
-    All ranks get equally many, since a forward pass under ZeRO 3 is a collective; a rank with too
-    few computes its first slice, or the first of all, again without counting it.
+    All ranks get the same number, since a forward pass under ZeRO 3 is a collective; a rank with
+    fewer computes the first slice of all again, without counting it.
     """
     parts = [slice(start, start + micro_rows) for start in range(0, num_rows, micro_rows)]
     mine = [(part, True) for part in parts[dp_rank::dp_size]]

@@ -1,11 +1,13 @@
 """Batches of masked rows: a pure function of the position in the row stream.
 
-One optimizer step takes the stream positions [c, c + G). Micro-batch m of data-parallel rank r
-takes `reshape(accumulation, dp, micro)[m, r]` of them, so that the rows of a step, and of each of
-its micro-batches, are the same at any number of data-parallel ranks and workers. Tensor-parallel
-peers ask for the same rows. A worker process makes whole optimizer steps.
+One optimizer step takes the stream positions [c, c + G), G being the global batch size in rows
+(packed sequences). Micro-batch m of data-parallel rank r takes `reshape(accumulation, dp, micro)[m,
+r]` of them, so that the rows of a step, and of each of its micro-batches, are the same at any
+number of data-parallel ranks and workers. Tensor-parallel peers get the same rows. A worker process
+makes whole optimizer steps.
 
-Shapes: A micro-batches a step and rank, B rows a micro-batch, S tokens a row, K masked slots a row.
+Shapes: A micro-batches a step and rank (gradient accumulation), B rows a micro-batch, S tokens a
+row, K masked slots a row.
 """
 
 import hashlib
@@ -24,14 +26,13 @@ from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.objectives import MaskedRows, Objective, ObjectiveConfig, word_starts_of
 from pipeline.data.config import DataConfig
-from pipeline.data.order import WINDOW_ROWS, RowOrder
-from pipeline.data.position import RowWindow, StepRange
+from pipeline.data.order import RowOrder
+from pipeline.data.position import PhaseSteps, RowWindow, StepRange
 from pipeline.data.shard_cache import Prefetcher, row_reader, shard_cache
 from pipeline.launch.signals import ignore_stop_signals
-from pipeline.run.plan import PhasePlan
 
 MASKED_TOGETHER = 256
-"""Rows that are masked in one go: their random words stay in the processor's cache."""
+"""Rows that are masked at once: their random words stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,24 @@ class StepBatch:
     """What one data-parallel rank computes in one optimizer step."""
 
     tokens: torch.Tensor
-    """uint16 or uint32 [A, B, S], as on disk: the rows with masks put in."""
+    """uint16 or uint32 [A, B, S], as on disk: the rows with their masks."""
     positions: torch.Tensor
     """int32 [A, B, K]: masked positions of each row."""
     labels: torch.Tensor
-    """int32 [A, B, K]: what stood there; -100 in unused slots."""
+    """int32 [A, B, K]: the original tokens there; -100 in unused slots."""
     dropout_keys: tuple[int, ...]
-    """A keys, one a micro-batch; a function of (seed, position of its first row)."""
+    """A keys, one for each micro-batch; a function of (seed, position of its first row)."""
     step: StepRange
     """The rows of the global batch, as positions in the stream of its phase."""
     phase: int
     """Number of its phase, from 0."""
     consumed_rows: int
-    """The position of the run behind this batch."""
+    """The position of the run after this batch."""
 
 
 @dataclass(frozen=True)
 class RowStream:
-    """The masked rows at any positions of one phase's stream."""
+    """The masked rows at any positions of the stream of one phase."""
 
     data: DataConfig
     manifest: Manifest
@@ -64,7 +65,7 @@ class RowStream:
     order: RowOrder
     seed: int
     total_rows: int
-    """Rows of the phase, by which mask-rate schedules tell how far training is."""
+    """Rows of the phase, from which mask-rate schedules compute the progress of training."""
     phase: int
     """Number of the phase, from 0."""
     first_row: int
@@ -75,7 +76,7 @@ class RowStream:
         return row_reader(self.data, self.manifest, "train")
 
     def shards_between(self, start_row: int, end_row: int) -> list[Shard]:
-        """The shards of the rows at these positions; the order's blocks must be shards."""
+        """The shards of the rows at positions [start_row, end_row); needs shuffle_unit: shard."""
         sources = self.manifest.splits["train"]
         return [
             sources[name].shards[number]
@@ -86,7 +87,7 @@ class RowStream:
     def step_batch(
         self, reader: RowReader, step: StepRange, micro_rows: int, dp_rank: int, dp_size: int
     ) -> StepBatch:
-        """The part of rank `dp_rank` in the global batch of `step`."""
+        """What rank `dp_rank` computes of the global batch of `step`."""
         grid = np.arange(step.start_row, step.start_row + step.global_rows).reshape(
             -1, dp_size, micro_rows
         )  # [A, dp, B]
@@ -135,29 +136,49 @@ def dropout_key(seed: int, position: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def build_objective(config: ObjectiveConfig, plan: PhasePlan) -> Objective:
-    """The objective on the phase's vocabulary; whole words are told by its tokenizer."""
+def build_objective(config: ObjectiveConfig, data: DataConfig, manifest: Manifest) -> Objective:
+    """The objective on the vocabulary of a data set, whose tokenizer decides what a word is."""
     if config.type not in ("whole_word", "span"):
-        return config.build(plan.manifest.vocab_size)
-    return config.build(plan.manifest.vocab_size, word_starts_of(read_vocabulary(plan)))
+        return config.build(manifest.vocab_size)
+    return config.build(manifest.vocab_size, word_starts_of(read_vocabulary(data, manifest)))
 
 
-def read_vocabulary(plan: PhasePlan) -> list[str]:
-    """The text of every token of the phase's tokenizer, by id."""
-    manifest = plan.manifest
-    tokenizer = load_tokenizer(plan.config.data.path / manifest.tokenizer.path)
+def read_vocabulary(data: DataConfig, manifest: Manifest) -> list[str]:
+    """The text of every token of a data set's tokenizer, by id."""
+    tokenizer = load_tokenizer(data.path / manifest.tokenizer.path)
     return [str(tokenizer.id_to_token(number)) for number in range(manifest.vocab_size)]
 
 
-def _load(steps: "_Steps", data: DataConfig) -> Generator[StepBatch]:
-    """The batches of `steps`, made by `data.workers` processes some steps ahead.
+@dataclass(frozen=True)
+class BatchLayout:
+    """How a global batch is divided: A x dp_size x micro_rows rows."""
 
-    The processes ignore signals that ask to stop, so close the generator to end them.
+    micro_rows: int
+    """Rows of one forward and backward pass on one rank (the micro-batch size)."""
+    dp_rank: int
+    """Data-parallel rank that the batches are for."""
+    dp_size: int
+    """Data-parallel ranks."""
+
+
+def load_batches(
+    stream: RowStream,
+    steps: PhaseSteps,
+    layout: BatchLayout,
+    *,
+    start_row: int = 0,
+    skipped: Sequence[RowWindow] = (),
+) -> Generator[StepBatch]:
+    """The batches of `steps` from position `start_row` of the stream, in order.
+
+    Steps with a row in a `skipped` window of the run are left out. ``data.workers`` processes make
+    the batches some steps ahead; they ignore stop signals, so close the generator to end them.
     """
+    data = stream.data
     loader = DataLoader(
-        steps,
+        _Steps(stream, steps, layout, start_row, tuple(skipped)),
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         num_workers=data.workers,
         prefetch_factor=data.prefetch_steps if data.workers else None,
         worker_init_fn=_start_worker,
@@ -168,15 +189,15 @@ def _load(steps: "_Steps", data: DataConfig) -> Generator[StepBatch]:
             tokens, positions, labels = map(torch.from_numpy, arrays)
             yield StepBatch(tokens, positions, labels, *rest)
     finally:
-        del batches  # ends the workers, also when an error's traceback keeps this frame alive
+        del batches  # ends the workers, also when the traceback of an error keeps this frame alive
 
 
 _Packed = tuple[tuple[NDArray[np.integer], ...], tuple[Any, ...]]
 """The arrays of a `StepBatch`, and its other fields in their order."""
 
 
-def _as_it_is(packed: Any) -> Any:
-    """What the worker made, where torch would make tensors of arrays."""
+def _unchanged(packed: Any) -> Any:
+    """The worker's arrays; torch's own function would turn them into tensors."""
     return packed
 
 
@@ -186,30 +207,31 @@ class _Steps(IterableDataset[_Packed]):
     def __init__(
         self,
         stream: RowStream,
-        plan: PhasePlan,
-        skipped: Sequence[RowWindow],
-        dp_rank: int,
+        steps: PhaseSteps,
+        layout: BatchLayout,
         start_row: int,
+        skipped: tuple[RowWindow, ...],
     ) -> None:
         self._stream = stream
-        self._plan = plan
-        self._skipped = skipped
-        self._dp_rank = dp_rank
+        self._steps = steps
+        self._layout = layout
         self._start_row = start_row
+        self._skipped = skipped
 
     def __iter__(self) -> Iterator[_Packed]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        reader = self._stream.reader()
-        cache = shard_cache(self._stream.data)
+        stream, layout = self._stream, self._layout
+        reader = stream.reader()
+        cache = shard_cache(stream.data)
         prefetcher = Prefetcher(cache) if cache else None
-        wanted = (s for s in self._plan.steps.from_row(self._start_row) if not self._skips(s))
+        wanted = (step for step in self._steps.from_row(self._start_row) if not self._skips(step))
         for step in itertools.islice(wanted, number, None, count):
             if prefetcher is not None:
-                ahead = min(step.end_row + WINDOW_ROWS, self._stream.total_rows)
-                prefetcher.ask(self._stream.shards_between(step.start_row, ahead))
-            batch = self._stream.step_batch(
-                reader, step, self._plan.config.batch.micro_rows, self._dp_rank, self._plan.dp_size
+                ahead = min(step.end_row + stream.order.window_rows, stream.total_rows)
+                prefetcher.ask(stream.shards_between(step.start_row, ahead))
+            batch = stream.step_batch(
+                reader, step, layout.micro_rows, layout.dp_rank, layout.dp_size
             )
             # As plain arrays they travel through the pipe; each tensor would cost the rank a round
             # trip to this process for a file descriptor.

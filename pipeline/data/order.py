@@ -1,13 +1,12 @@
 """The order of training rows: the k-th row is a pure function of (row counts, weights, seed, k).
 
-It knows nothing of ranks, workers or batches, so none of them can change it. Three steps, each in
-its own function: `interleave` says which source position k belongs to and the how-manieth row of
-that source it is; dividing by the source's row count gives the pass over the source; `PassOrder`
-permutes the rows of one pass.
+It does not depend on ranks, workers or batches. Three steps, each in its own function: `interleave`
+maps position k to a source and to an index in the rows of that source; dividing the index by the
+source's row count gives the pass (epoch) of the source; `PassOrder` permutes the rows of one pass.
 
 A pass is permuted on two levels so that a node reads a window of shards at a time: a keyed
 permutation orders the blocks of the source, and the rows are permuted inside windows of
-consecutive blocks of that order (about `WINDOW_ROWS` rows).
+consecutive blocks of that order (about `window_rows` rows).
 
 All permutations are the stable argsort of raw Philox4x64-10 output (Salmon et al. 2011, "Parallel
 random numbers: as easy as 1, 2, 3"). Raw output of a numpy bit generator never changes between
@@ -26,9 +25,10 @@ from numpy.typing import NDArray
 
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
+from pipeline.data.interleave import interleave, rows_per_source
 
 WINDOW_ROWS = 1 << 18
-"""Rows that are permuted among each other: 256 MB of uint16 rows of 512 tokens."""
+"""Rows of a shuffle window, which are permuted together: 256 MB of uint16 rows of 512 tokens."""
 
 WEIGHT_TOTAL = 1 << 20
 """Mixture weights are rounded to this many parts: a weight is exact to one in a million."""
@@ -38,7 +38,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SourceSize:
-    """What the order knows of a source: `rows` in blocks of `block_rows` (the last shorter)."""
+    """The size of a source: `rows` in blocks of `block_rows` (the last may be shorter)."""
 
     name: str
     rows: int
@@ -47,7 +47,7 @@ class SourceSize:
 
 @dataclass(frozen=True)
 class RowAddress:
-    """Where rows are: three int64 arrays of one length. `source` indexes `RowOrder.sources`."""
+    """Where rows are: three int64 arrays of equal length; `source` indexes `RowOrder.sources`."""
 
     source: Int64
     passes: Int64
@@ -56,20 +56,22 @@ class RowAddress:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How sources are mixed from position `start_row` of the stream on."""
+    """How the sources are mixed from position `start_row` of the stream on."""
 
     start_row: int
     shares: tuple[int, ...]
-    """One a source; they need no common sum."""
+    """One for each source; their sum may be anything."""
 
 
 @dataclass(frozen=True)
 class RowOrder:
-    """The endless stream of training rows of one or more mixtures, each going on from the last."""
+    """The endless stream of training rows; every mixture continues where the last one ended."""
 
     sources: tuple[SourceSize, ...]
     mixtures: tuple[Mixture, ...]
     seed: int
+    window_rows: int = WINDOW_ROWS
+    """Rows that are permuted together; another number is another order."""
 
     def rows_at(self, positions: Int64) -> RowAddress:
         """The addresses of the rows at `positions` [n] of the stream.
@@ -88,13 +90,13 @@ class RowOrder:
             source[mine], local = interleave(positions[mine] - mixture.start_row, mixture.shares)
             index[mine] = local + taken[source[mine]]
             if end is not None:
-                taken += shared_out(end - mixture.start_row, mixture.shares)
+                taken += rows_per_source(end - mixture.start_row, mixture.shares)
         return self._addresses(source, index)
 
     def blocks_between(self, start: int, end: int) -> dict[str, set[int]]:
-        """The blocks of each source that hold the rows at positions `start` to before `end`.
+        """The blocks of each source that hold the rows at positions [start, end).
 
-        Rounded up to whole windows, since a window's rows are drawn from all of its blocks.
+        Rounded up to whole windows, since the rows of a window are drawn from all of its blocks.
         """
         blocks: dict[str, set[int]] = {}
         taken = np.zeros(len(self.sources), dtype=np.int64)
@@ -102,21 +104,24 @@ class RowOrder:
         for mixture, mixture_end in zip(self.mixtures, ends, strict=True):
             first, last = max(start, mixture.start_row), min(end, mixture_end)
             if first < last:
-                low = taken + shared_out(first - mixture.start_row, mixture.shares)
-                high = taken + shared_out(last - mixture.start_row, mixture.shares)
+                low = taken + rows_per_source(first - mixture.start_row, mixture.shares)
+                high = taken + rows_per_source(last - mixture.start_row, mixture.shares)
                 for size, here, there in zip(self.sources, low, high, strict=True):
                     if here < there:
                         found = self._source_blocks(size, int(here), int(there))
                         blocks.setdefault(size.name, set()).update(found)
-            taken = taken + shared_out(mixture_end - mixture.start_row, mixture.shares)
+            taken = taken + rows_per_source(mixture_end - mixture.start_row, mixture.shares)
         return blocks
 
     def _source_blocks(self, size: SourceSize, start: int, end: int) -> Iterator[int]:
-        """The blocks of a source's rows number `start` to before `end`, passes run on."""
+        """The blocks of the rows [start, end) of a source, counted over all its passes."""
         for pass_number in range(start // size.rows, -(-end // size.rows)):
             first = max(start - pass_number * size.rows, 0)
             last = min(end - pass_number * size.rows, size.rows)
-            yield from _pass_order(size, self.seed, pass_number).blocks_between(first, last)
+            yield from self._pass_order(size, pass_number).blocks_between(first, last)
+
+    def _pass_order(self, size: SourceSize, pass_number: int) -> "PassOrder":
+        return _pass_order(size, self.seed, pass_number, self.window_rows)
 
     def _addresses(self, source: Int64, index: Int64) -> RowAddress:
         passes = np.empty_like(index)
@@ -133,14 +138,17 @@ class RowOrder:
         row = np.empty_like(offset)
         for pass_number in np.unique(passes):
             mine = passes == pass_number
-            row[mine] = _pass_order(size, self.seed, int(pass_number)).rows_at(offset[mine])
+            row[mine] = self._pass_order(size, int(pass_number)).rows_at(offset[mine])
         return row
 
 
 def train_sources(
     manifest: Manifest, unit: Literal["block", "shard"] = "block"
 ) -> tuple[SourceSize, ...]:
-    """The sizes of the training sources, by name; the order's blocks are those of `unit`."""
+    """The sizes of the training sources, sorted by name; `unit` is what the order calls a block.
+
+    Raises ConfigError for shards of different sizes where the unit is a shard.
+    """
     sizes = []
     for name, source in sorted(manifest.splits["train"].items()):
         shard_rows = [shard.rows for shard in source.shards]
@@ -159,25 +167,26 @@ def build_order(
     sources: Sequence[SourceSize],
     segments: Sequence[tuple[int, Mapping[str, float] | None]],
     seed: int,
+    window_rows: int = WINDOW_ROWS,
 ) -> RowOrder:
-    """The order of `sources`; `segments` are (first position, weights), in their order.
+    """The order of `sources`; `segments` are (first position, weights), in ascending order.
 
-    Weights None: by row counts, so that every source is passed once in the same time. Raises
-    ConfigError for weights of unknown sources, sources without a weight, negative weights.
+    Weights None: by row counts, so that one epoch takes every source once. Raises ConfigError for
+    weights of unknown sources, sources without a weight, negative weights.
     """
     mixtures = tuple(
         Mixture(start, mixture_shares(sources, weights)) for start, weights in segments
     )
     starts = [mixture.start_row for mixture in mixtures]
-    assert starts[0] == 0, "the first mixture begins with the stream"
+    assert starts[0] == 0, "the first mixture starts with the stream"
     assert starts == sorted(set(starts)), f"mixtures that do not follow each other: {starts}"
-    return RowOrder(tuple(sources), mixtures, seed)
+    return RowOrder(tuple(sources), mixtures, seed, window_rows)
 
 
 def mixture_shares(
     sources: Sequence[SourceSize], weights: Mapping[str, float] | None
 ) -> tuple[int, ...]:
-    """Integer shares of `sources`, in their order; ConfigError for weights that do not fit them."""
+    """Integer shares of `sources`, in their order; ConfigError for weights that do not match."""
     names = [size.name for size in sources]
     if weights is None:
         weights = {size.name: float(size.rows) for size in sources}
@@ -201,68 +210,22 @@ def mixture_shares(
     )
 
 
-def interleave(positions: Int64, shares: Sequence[int]) -> tuple[Int64, Int64]:
-    """The source of every position [n], and which row of that source it is, counting from 0.
-
-    Nested floors: of the first k positions floor(k * share / total) belong to the first source; the
-    others are numbered anew and shared out among the rest in the same way. Any run of positions
-    holds every source in its share, to within one row for each split.
-    """
-    source = np.empty_like(positions)
-    index = positions.copy()
-    undecided = np.arange(len(positions))
-    for number, share, total in _splits(shares):
-        at = index[undecided]
-        before = _floor_share(at, share, total)
-        taken = _floor_share(at + 1, share, total) > before
-        source[undecided[taken]] = number
-        index[undecided[taken]] = before[taken]
-        index[undecided[~taken]] -= before[~taken]
-        undecided = undecided[~taken]
-    assert not len(undecided)
-    return source, index
-
-
-def shared_out(length: int, shares: Sequence[int]) -> Int64:
-    """How many of the first `length` positions `interleave` gives to each source."""
-    counts = np.zeros(len(shares), dtype=np.int64)
-    for number, share, total in _splits(shares):
-        counts[number] = length * share // total
-        length -= int(counts[number])
-    return counts
-
-
-def _splits(shares: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(source, its share, sum of its share and all later ones) of each source that has a share."""
-    total = sum(shares)
-    for number, share in enumerate(shares):
-        if share:
-            yield number, share, total
-            total -= share
-
-
-def _floor_share(positions: Int64, share: int, total: int) -> Int64:
-    """floor(position * share / total), without overflow for positions up to 2^42."""
-    whole, rest = np.divmod(positions, total)
-    return whole * share + rest * share // total
-
-
 @lru_cache(maxsize=16)
-def _pass_order(size: SourceSize, seed: int, pass_number: int) -> "PassOrder":
-    return PassOrder(size, seed, pass_number)
+def _pass_order(size: SourceSize, seed: int, pass_number: int, window_rows: int) -> "PassOrder":
+    return PassOrder(size, seed, pass_number, window_rows)
 
 
 class PassOrder:
     """The order of the rows of one source in one pass over it."""
 
-    def __init__(self, size: SourceSize, seed: int, pass_number: int) -> None:
+    def __init__(self, size: SourceSize, seed: int, pass_number: int, window_rows: int) -> None:
         self._size = size
         self._key = (seed, size.name, pass_number)
         num_blocks = -(-size.rows // size.block_rows)
         self._blocks = permutation(num_blocks, *self._key, "blocks")
         rows = np.full(num_blocks, size.block_rows, dtype=np.int64)
         rows[self._blocks == num_blocks - 1] = size.rows - (num_blocks - 1) * size.block_rows
-        self._window_blocks = max(1, WINDOW_ROWS // size.block_rows)
+        self._window_blocks = max(1, window_rows // size.block_rows)
         edges = np.concatenate([[0], np.cumsum(rows)])[:: self._window_blocks]
         self._edges = edges if edges[-1] == size.rows else np.append(edges, size.rows)
         self._window = lru_cache(maxsize=4)(self._order_window)
@@ -277,13 +240,13 @@ class PassOrder:
         return row
 
     def blocks_between(self, start: int, end: int) -> Iterator[int]:
-        """The blocks of all windows that offsets `start` to before `end` of this pass lie in."""
+        """The blocks of all windows that the offsets [start, end) of this pass lie in."""
         first, last = np.searchsorted(self._edges, [start, end - 1], side="right") - 1
         for block in self._blocks[first * self._window_blocks : (last + 1) * self._window_blocks]:
             yield int(block)
 
     def _order_window(self, number: int) -> Int64:
-        """The row numbers of one window in their order: int64 [rows of the window]."""
+        """The row numbers of one window in training order: int64 [rows of the window]."""
         start = number * self._window_blocks
         blocks = np.sort(self._blocks[start : start + self._window_blocks])
         rows = (blocks[:, None] * self._size.block_rows + np.arange(self._size.block_rows)).ravel()

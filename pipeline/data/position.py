@@ -1,29 +1,30 @@
-"""Positions in the row stream: ranges of steps, windows of rows, segments."""
+"""Positions in the row stream: ranges of steps, windows of rows, mixture segments."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from configs.load import Config
 
 
 class Segment(Config):
-    """A stretch of a phase's row stream that is drawn with one set of mixture weights."""
+    """A range of a phase's row stream that is drawn with one set of mixture weights."""
 
     phase: int
     """Number of the phase, from 0."""
     start_row: int
-    """Position in the stream of the phase at which it begins."""
+    """Position in the stream of the phase at which it starts."""
     weights: dict[str, float] | None
     """The mixture weights (None: by row count)."""
 
 
 class RowWindow(Config):
-    """Positions of a run, counted over all phases, from `start_row` to before `end_row`."""
+    """The positions [start_row, end_row) of a run, counted over all phases."""
 
     start_row: int
     """The first."""
     end_row: int
-    """Behind the last."""
+    """The exclusive end."""
 
 
 @dataclass(frozen=True)
@@ -33,34 +34,43 @@ class StepRange:
     start_row: int
     """Position of its first row in the stream of its phase."""
     global_rows: int
-    """How many rows it takes."""
+    """How many rows it takes (the global batch size)."""
 
     @property
     def end_row(self) -> int:
-        """Position behind its last row."""
+        """Position after its last row."""
         return self.start_row + self.global_rows
+
+
+class StepSegment(NamedTuple):
+    """The rows [start_row, end_row) of a phase, which steps of equal size take."""
+
+    start_row: int
+    end_row: int
+    step_rows: int
+    """Rows of each step."""
 
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """The steps of one phase: stretches of equal steps."""
+    """The steps of one phase."""
 
-    stretches: tuple[tuple[int, int, int], ...]
-    """(first row, row behind the last, rows a step) of each, without gap and in whole steps."""
+    segments: tuple[StepSegment, ...]
+    """They follow each other without a gap and hold whole steps."""
 
     @property
     def total_rows(self) -> int:
         """Rows that the phase's steps take: its `total_rows` rounded down to whole steps."""
-        return self.stretches[-1][1]
+        return self.segments[-1].end_row
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the phase."""
-        return sum((end - start) // size for start, end, size in self.stretches)
+        return sum((end - start) // size for start, end, size in self.segments)
 
     def from_row(self, row: int) -> Iterator[StepRange]:
-        """The steps from position `row` on, which must be where one begins."""
-        for start, end, size in self.stretches:
+        """The steps from position `row` on, which must be the start of one."""
+        for start, end, size in self.segments:
             if row < end:
                 first = max(row, start)
                 assert (first - start) % size == 0, f"row {row} is inside of a step"

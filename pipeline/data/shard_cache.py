@@ -1,21 +1,21 @@
-"""Rows that lie in an object store: whole shards, fetched ahead into a cache on each node.
+"""Rows in an object store: whole shards, prefetched into a cache on each node.
 
 `data.path` is the cache; it has the layout of a data set, so everything that reads one reads it.
-All processes of a node share it: a shard is fetched by the first that wants it, under a file lock,
-checked against the manifest's sha256, and renamed into place; the least recently opened ones are
-removed when the cache is full. A file that is removed while a process reads it stays readable.
+All processes of a node share it: a shard is fetched by the first process that needs it, under a
+file lock, checked against the manifest's sha256, and renamed into place; the least recently opened
+shards are removed when the cache is full. A file that is removed while a process reads it stays
+readable.
 """
 
 import contextlib
 import fcntl
-import hashlib
+import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from configs.load import ConfigError, UserError
 from data_prep.dataset.atomic import PARTIAL_MARK, open_atomic
@@ -25,26 +25,28 @@ from data_prep.dataset.manifest import (
     Shard,
     Split,
     read_manifest,
-    verify_shards,
 )
 from data_prep.dataset.row_reader import RowReader
-from pipeline.data import order
+from data_prep.dataset.verify import verify_shards
 from pipeline.data.config import DataConfig
+from pipeline.data.object_store import RETRY_DELAYS_S, ObjectStore
+from pipeline.data.order import WINDOW_ROWS
 
-RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Waits between the tries of one file."""
-COPY_BYTES = 1 << 23
 LOCKS_FOLDER = ".locks"
 
+logger = logging.getLogger(__name__)
 
-def open_data_set(data: DataConfig) -> Manifest:
-    """The manifest of `data`; fetches it, and the tokenizer, where `data.url` says from.
 
-    Raises UserError where there is none, or the cache holds another data set.
+def open_data_set(data: DataConfig, window_rows: int = WINDOW_ROWS) -> Manifest:
+    """The manifest of `data`; with `data.url`, fetches it and the tokenizer from there.
+
+    `window_rows` is the size of a shuffle window: the cache must hold the shards of two windows.
+    Raises UserError where there is no data set, or the cache holds a different one.
     """
     if data.url is None:
         return read_manifest(data.path)
-    fetched = _Store(data.url).read(MANIFEST_NAME)
+    store = ObjectStore(data.url)
+    fetched = store.read(MANIFEST_NAME)
     path = data.path / MANIFEST_NAME
     with _lock(data.path, MANIFEST_NAME):
         if not path.exists():
@@ -52,33 +54,33 @@ def open_data_set(data: DataConfig) -> Manifest:
                 file.write(fetched)
         elif path.read_bytes() != fetched:
             raise UserError(
-                f"{data.path} caches another data set than {data.url} holds now: set data.path to "
-                "another folder, or delete this one"
+                f"{data.path} caches a different data set than {data.url} holds now: set data.path "
+                "to a new folder, or delete this one"
             )
     manifest = read_manifest(data.path)
-    _check_cache_size(data, manifest)
+    _check_cache_size(data, manifest, window_rows)
     tokenizer = data.path / manifest.tokenizer.path
     with _lock(data.path, "tokenizer"):
         if not tokenizer.exists():
-            _fetch(_Store(data.url), manifest.tokenizer.path, tokenizer, manifest.tokenizer.sha256)
+            store.fetch(manifest.tokenizer.path, tokenizer, manifest.tokenizer.sha256)
     return manifest
 
 
 def row_reader(data: DataConfig, manifest: Manifest, split: Split) -> RowReader:
-    """A reader of the rows of `data`, which fetches shards that are not here."""
+    """A reader of the rows of `data`, which fetches shards that are not in the cache."""
     cache = shard_cache(data)
     return RowReader(data.path, manifest, split, cache.open if cache else None)
 
 
 def verify_data_set(data: DataConfig, manifest: Manifest) -> None:
-    """Raises one UserError that names all shards which are missing or not those of the manifest.
+    """Raises one UserError that names all shards that are missing or differ from the manifest.
 
-    In a store only sizes are looked at: the hash of each shard is checked when it comes.
+    In a store only the sizes are compared: the hash of each shard is checked when it is fetched.
     """
     if data.url is None:
         verify_shards(data.path, manifest, full=data.verify == "full")
         return
-    sizes = _Store(data.url).sizes()
+    sizes = ObjectStore(data.url).sizes()
     sources = [source for split in manifest.splits.values() for source in split.values()]
     problems = []
     for shard in (shard for source in sources for shard in source.shards):
@@ -94,14 +96,19 @@ def verify_data_set(data: DataConfig, manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class ShardCache:
-    """The shards of a store that lie in `folder`, at most `limit_bytes` of them."""
+    """The shards of a store that are cached in `folder`."""
 
     url: str
+    """Address of the store."""
     folder: Path
+    """The cache on this node."""
     limit_bytes: int
+    """Largest total size of the shards in it."""
+    retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S
+    """Waits between the tries of one shard, seconds."""
 
     def open(self, shard: Shard) -> BinaryIO:
-        """The shard's file, fetched if it is not here; raises UserError if it cannot be had."""
+        """The shard's file, fetched if it is not cached; raises UserError if that fails."""
         path = self.folder / shard.path
         while True:
             try:
@@ -109,22 +116,23 @@ class ShardCache:
             except FileNotFoundError:
                 self.fetch(shard)
                 continue
-            with contextlib.suppress(FileNotFoundError):  # removed since; we have it open
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile; it is open here
                 os.utime(path)
             return file
 
     def fetch(self, shard: Shard, wait: bool = True) -> None:
-        """Brings a shard here; without `wait`, leaves it to a process that is at it already."""
+        """Fetches a shard; without `wait`, not one that another process is fetching already."""
         path = self.folder / shard.path
         with _lock(self.folder, shard.path, wait) as is_mine:
             if not is_mine or path.exists():
                 return
             for leftover in path.parent.glob(f"{path.name}{PARTIAL_MARK}*"):  # of a killed process
                 leftover.unlink()
-            self._make_room(shard.bytes)
-            _fetch(_Store(self.url), shard.path, path, shard.sha256)
+            self._free_space(shard.bytes)
+            store = ObjectStore(self.url, self.retry_delays_s)
+            store.fetch(shard.path, path, shard.sha256)
 
-    def _make_room(self, wanted_bytes: int) -> None:
+    def _free_space(self, wanted_bytes: int) -> None:
         """Removes the least recently opened shards until `wanted_bytes` more fit."""
         with _lock(self.folder, "room"):
             found = []
@@ -141,7 +149,7 @@ class ShardCache:
 
 
 class Prefetcher:
-    """Fetches the shards of the rows to come, in a thread of this process."""
+    """Fetches the shards of the next rows, in a thread of this process."""
 
     def __init__(self, cache: ShardCache) -> None:
         self._cache = cache
@@ -163,30 +171,30 @@ class Prefetcher:
         for shard in shards:
             try:
                 self._cache.fetch(shard, wait=False)
-            except UserError as error:  # whoever needs the shard tries again, and then it is fatal
-                print(f"warning: fetched ahead in vain: {error}", flush=True)
+            except UserError as error:  # the reader of the shard retries; there it is fatal
+                logger.warning("prefetching failed: %s", error)
 
 
 def shard_cache(data: DataConfig) -> ShardCache | None:
-    """The cache of `data`; None where the rows lie in `data.path` itself."""
+    """The cache of `data`; None where `data.path` is the data set itself."""
     if data.url is None:
         return None
     return ShardCache(data.url, data.path, int(data.cache_gb * 1e9))
 
 
-def window_bytes(manifest: Manifest) -> int:
-    """Bytes of the shards that one window of every training source lies in."""
+def window_bytes(manifest: Manifest, window_rows: int) -> int:
+    """Bytes of the shards that hold one shuffle window of every training source."""
     total = 0
     for source in manifest.splits["train"].values():
         largest = max((shard.bytes for shard in source.shards), default=0)
         first = source.shards[0].rows if source.shards else 1
-        num_shards = min(len(source.shards), max(1, order.WINDOW_ROWS // first))
+        num_shards = min(len(source.shards), max(1, window_rows // first))
         total += num_shards * largest
     return total
 
 
-def _check_cache_size(data: DataConfig, manifest: Manifest) -> None:
-    needed = 2 * window_bytes(manifest)
+def _check_cache_size(data: DataConfig, manifest: Manifest, window_rows: int) -> None:
+    needed = 2 * window_bytes(manifest, window_rows)
     if data.cache_gb * 1e9 < needed:
         raise ConfigError(
             f"data.cache_gb {data.cache_gb:g} is too small: the shards of two shuffle windows take "
@@ -194,83 +202,10 @@ def _check_cache_size(data: DataConfig, manifest: Manifest) -> None:
         )
 
 
-class _Store:
-    """A folder behind an fsspec URL; reads are tried again when they fail."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec  # type: ignore[import-untyped]
-
-        self.url = url
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"data.url {url}: {error}") from None
-
-    def read(self, name: str) -> bytes:
-        """The content of a small file."""
-        content: bytes = self._retried(name, lambda path: self._files.cat_file(path))
-        return content
-
-    def copy(self, name: str, file: BinaryIO) -> str:
-        """Writes the content of `name` to `file`, from its beginning; its sha256."""
-
-        def transfer(path: str) -> str:
-            file.seek(0)
-            file.truncate()
-            digest = hashlib.sha256()
-            with self._files.open(path, "rb") as stream:
-                while piece := stream.read(COPY_BYTES):
-                    file.write(piece)
-                    digest.update(piece)
-            return digest.hexdigest()
-
-        result: str = self._retried(name, transfer)
-        return result
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every file, by its path in the folder."""
-        found = self._retried("", lambda path: self._files.find(path, detail=True))
-        prefix = self._root.rstrip("/") + "/"
-        return {name.removeprefix(prefix): entry["size"] for name, entry in found.items()}
-
-    def _retried(self, name: str, work: Any) -> Any:
-        path = f"{self._root.rstrip('/')}/{name}".rstrip("/")
-        for delay_s in (*RETRY_DELAYS_S, None):
-            try:
-                return work(path)
-            except (FileNotFoundError, PermissionError) as error:
-                raise UserError(f"{self.url}/{name}: {type(error).__name__}: {error}") from error
-            except Exception as error:  # every store has its own errors, most of them pass
-                if delay_s is None:
-                    raise UserError(
-                        f"{self.url}/{name}: {type(error).__name__}: {error} (tried "
-                        f"{len(RETRY_DELAYS_S) + 1} times)"
-                    ) from error
-                time.sleep(delay_s)
-        raise AssertionError("the last try returns or raises")
-
-
-def _fetch(store: _Store, name: str, path: Path, sha256: str) -> None:
-    """Writes `name` of the store to `path`, whole and of the right hash, or raises UserError."""
-    for _ in (*RETRY_DELAYS_S, None):
-        with contextlib.suppress(_WrongHash), open_atomic(path) as file:
-            found = store.copy(name, file)
-            if found != sha256:
-                raise _WrongHash
-            return
-    raise UserError(
-        f"{store.url}/{name}: fetched {len(RETRY_DELAYS_S) + 1} times, but its sha256 is never the "
-        "manifest's: the file in the store is damaged; upload it again"
-    )
-
-
-class _WrongHash(Exception):
-    """The bytes that came are not those that the manifest names."""
-
-
 @contextlib.contextmanager
 def _lock(folder: Path, name: str, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock `name` of a cache among all processes of the node; False if it was taken."""
+    """Holds the lock `name` of a cache among all processes of the node; yields False if it is
+    held by another process and `wait` is False."""
     path = folder / LOCKS_FOLDER / (name.replace("/", "%") + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

@@ -1,10 +1,10 @@
-"""Batches of a pretraining run: its phases, segments and skipped rows as one stream."""
+"""The batches of a pretraining run: its phases, segments and skipped rows as one stream."""
 
 import contextlib
 import hashlib
 from collections.abc import Generator, Mapping, Sequence
 
-from pipeline.data.loader import RowStream, StepBatch, _load, _Steps, build_objective
+from pipeline.data.loader import BatchLayout, RowStream, StepBatch, build_objective, load_batches
 from pipeline.data.order import build_order, train_sources
 from pipeline.data.position import RowWindow, Segment
 from pipeline.run.plan import RunPlan
@@ -18,7 +18,7 @@ def build_stream(
     return RowStream(
         data=this.config.data,
         manifest=this.manifest,
-        objective=build_objective(plan.config.objective, this),
+        objective=build_objective(plan.config.objective, this.config.data, this.manifest),
         order=build_order(
             train_sources(this.manifest, this.config.data.shuffle_unit), segments, seed
         ),
@@ -46,14 +46,16 @@ def run_batches(
 ) -> Generator[StepBatch]:
     """The batches of the run from position `consumed_rows` to its end, phase after phase.
 
-    Steps with a row in a `skipped` window are passed over. Close the generator
-    (`contextlib.closing`) to end the processes that make the batches.
+    Steps with a row in a `skipped` window are left out. Close the generator (`contextlib.closing`)
+    to end the processes that make the batches.
     """
     first_phase, row = plan.steps.locate(consumed_rows)
     for phase in range(first_phase, len(plan.phases)):
+        this = plan.phases[phase]
         mixtures = [(s.start_row, s.weights) for s in segments if s.phase == phase]
         stream = build_stream(plan, phase, mixtures)
-        steps = _Steps(stream, plan.phases[phase], skipped, dp_rank, row)
-        with contextlib.closing(_load(steps, plan.phases[phase].config.data)) as batches:
+        layout = BatchLayout(this.config.batch.micro_rows, dp_rank, this.dp_size)
+        loading = load_batches(stream, this.steps, layout, start_row=row, skipped=skipped)
+        with contextlib.closing(loading) as batches:
             yield from batches
         row = 0

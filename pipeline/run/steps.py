@@ -1,31 +1,35 @@
-"""Which rows each optimizer step takes: a pure function of the config and of the position.
+"""Which rows each optimizer step takes: a pure function of the batch sizes and of the position.
 
 The position of a run is one integer, `consumed_rows`, counted over all phases. Inside a phase the
-steps follow each other without gap; their size is the batch's `global_rows`, smaller while the
-batch warms up.
+steps follow each other without a gap; their size is the global batch size, smaller while the batch
+warms up.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.data.position import PhaseSteps, RowWindow
-from pipeline.run.config import PhaseConfig, TrainConfig
+from pipeline.data.position import PhaseSteps, RowWindow, StepSegment
 
 
-def phase_steps(phase: PhaseConfig) -> PhaseSteps:
-    """The steps of `phase`; every stage of its batch warm-up is rounded up to whole steps."""
-    stretches = []
+def phase_steps(
+    total_rows: int, global_rows: int, warmup: Sequence[tuple[int, int]] = ()
+) -> PhaseSteps:
+    """The steps of a phase of at most `total_rows` rows, `global_rows` a step.
+
+    `warmup` are the (first row after the stage, rows a step) of the stages of the batch warm-up;
+    each stage is rounded up to whole steps.
+    """
+    segments: list[StepSegment] = []
     row = 0
-    for stage in phase.batch.warmup:
-        num_steps = -(-(stage.until_row - row) // stage.global_rows)
+    for until_row, stage_rows in warmup:
+        num_steps = -(-(until_row - row) // stage_rows)
         if num_steps > 0:
-            stretches.append((row, row + num_steps * stage.global_rows, stage.global_rows))
-            row = stretches[-1][1]
-    size = phase.batch.global_rows
-    num_steps = (phase.total_rows - row) // size
+            segments.append(StepSegment(row, row + num_steps * stage_rows, stage_rows))
+            row = segments[-1].end_row
+    num_steps = (total_rows - row) // global_rows
     if num_steps > 0:
-        stretches.append((row, row + num_steps * size, size))
-    return PhaseSteps(tuple(stretches))
+        segments.append(StepSegment(row, row + num_steps * global_rows, global_rows))
+    return PhaseSteps(tuple(segments))
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,11 @@ class RunSteps:
         return sum(phase.total_rows for phase in self.phases)
 
     def first_row(self, phase: int) -> int:
-        """The position at which a phase begins."""
+        """The position at which a phase starts."""
         return sum(steps.total_rows for steps in self.phases[:phase])
 
     def end_row(self, skipped: Sequence[RowWindow]) -> int:
-        """The position behind the last step that is not passed over."""
+        """The position after the last step that is not skipped."""
         end = self.total_rows
         for window in sorted(skipped, key=lambda window: window.end_row, reverse=True):
             if window.start_row < end <= window.end_row:
@@ -63,8 +67,3 @@ class RunSteps:
                 return number, consumed_rows
             consumed_rows -= phase.total_rows
         return len(self.phases) - 1, consumed_rows
-
-
-def run_steps(config: TrainConfig) -> RunSteps:
-    """The steps of a run."""
-    return RunSteps(tuple(phase_steps(phase) for phase in config.phases))

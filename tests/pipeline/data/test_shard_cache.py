@@ -1,20 +1,20 @@
-"""Rows in an object store: the same batches, checked hashes, retries, a cache that stays small."""
+"""Rows in an object store: the same batches, checked hashes, retries, a bounded cache."""
 
 import multiprocessing
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from configs.load import ConfigError, UserError
-from data_prep.dataset.manifest import read_manifest, write_manifest
+from data_prep.dataset.manifest import Shard, read_manifest, write_manifest
 from data_prep.dataset.shard_writer import ShardWriter
-from pipeline.data import order
-from pipeline.data import shard_cache as remote_data
 from pipeline.data.config import DataConfig
 from pipeline.data.order import SourceSize, build_order, train_sources
 from pipeline.data.shard_cache import (
@@ -38,15 +38,11 @@ from tests.pipeline.training_run import (
 )
 
 SHARD_ROWS = 32
-
-
-@pytest.fixture(autouse=True)
-def _no_delays(monkeypatch):
-    monkeypatch.setattr(remote_data, "RETRY_DELAYS_S", (0.0, 0.0, 0.0))
+NO_DELAYS_S = (0.0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set whose source "a" lies in 16 shards of 32 rows."""
     folder = tmp_path_factory.mktemp("store")
     make_rows(folder)
@@ -69,23 +65,23 @@ def store(tmp_path_factory):
     return folder
 
 
-def remote(store: Path, cache: Path, **changes) -> DataConfig:
+def remote(store: Path, cache: Path, **changes: Any) -> DataConfig:
     settings = {"url": f"file://{store}", "shuffle_unit": "shard", "workers": 0, **changes}
-    return DataConfig(path=cache, **settings)
+    return DataConfig.model_validate({"path": cache, **settings})
 
 
-class FlakyFiles(LocalFileSystem):
-    """Fails or damages what is read as often as its class attributes say."""
+class FlakyFiles(LocalFileSystem):  # type: ignore[misc]
+    """Fails, or damages what is read, as often as its class attributes say."""
 
     protocol = "flaky"
     cachable = False
     failures = 0
     damages = 0
 
-    def _open(self, path, mode="rb", **arguments):
+    def _open(self, path: str, mode: str = "rb", **arguments: Any) -> Any:
         if FlakyFiles.failures:
             FlakyFiles.failures -= 1
-            raise TimeoutError("the store is tired")
+            raise TimeoutError("the store is slow")
         file = super()._open(path, mode=mode, **arguments)
         if FlakyFiles.damages and str(path).endswith(".tar"):
             FlakyFiles.damages -= 1
@@ -96,9 +92,9 @@ class FlakyFiles(LocalFileSystem):
 fsspec.register_implementation("flaky", FlakyFiles)
 
 
-def test_a_run_from_a_store_is_that_of_the_folder(store, tmp_path):
-    settings = {"data": {"path": str(store), "workers": 0, "shuffle_unit": "shard"}}
-    local = make_config(store, tmp_path / "local", **settings)
+def test_a_run_from_a_store_equals_one_from_the_folder(store: Path, tmp_path: Path) -> None:
+    folder = {"path": str(store), "workers": 0, "shuffle_unit": "shard"}
+    local = make_config(store, tmp_path / "local", data=folder)
     run_ranks(pretrain, 1, local)
     data = remote(store, tmp_path / "cache", workers=2).model_dump(mode="json")
     away = make_config(store, tmp_path / "away", data=data)
@@ -109,13 +105,15 @@ def test_a_run_from_a_store_is_that_of_the_folder(store, tmp_path):
     assert_same_bits(final_state(local), final_state(alone))
 
 
-def test_the_cache_stays_within_its_limit_and_every_row_is_right(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(order, "WINDOW_ROWS", 2 * SHARD_ROWS)
+def test_the_cache_stays_within_its_limit_and_every_row_is_right(
+    store: Path, tmp_path: Path
+) -> None:
     manifest = read_manifest(store)
     shards = manifest.splits["train"]["a"].shards
     limit = 10 * shards[0].bytes
     data = remote(store, tmp_path, cache_gb=limit / 1e9)
-    assert open_data_set(data).fingerprint == manifest.fingerprint
+    opened = open_data_set(data, window_rows=2 * SHARD_ROWS)
+    assert opened.fingerprint == manifest.fingerprint
     cache = shard_cache(data)
     assert cache is not None
     largest = 0
@@ -129,11 +127,13 @@ def test_the_cache_stays_within_its_limit_and_every_row_is_right(store, tmp_path
     assert (here == there).all()
 
 
-def test_shards_are_fetched_ahead_of_the_rows(store, tmp_path, monkeypatch):
+def test_shards_are_fetched_ahead_of_the_rows(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = remote(store, tmp_path / "cache")
     config = make_config(store, tmp_path / "run", data=data.model_dump(mode="json"))
     plan = plan_run(config, 1)
-    asked = []
+    asked: list[list[Shard]] = []
     monkeypatch.setattr(Prefetcher, "ask", lambda self, shards: asked.append(list(shards)))
     batches = run_batches(plan, plan_segments(plan, None), (), 0, 0)
     next(batches)
@@ -145,7 +145,7 @@ def test_shards_are_fetched_ahead_of_the_rows(store, tmp_path, monkeypatch):
     }  # a window of this small set is all of it
 
 
-def test_the_prefetcher_brings_shards(store, tmp_path):
+def test_the_prefetcher_fetches_shards(store: Path, tmp_path: Path) -> None:
     manifest = read_manifest(store)
     shards = manifest.splits["train"]["a"].shards[:3]
     prefetcher = Prefetcher(ShardCache(f"file://{store}", tmp_path, 10**9))
@@ -155,9 +155,9 @@ def test_the_prefetcher_brings_shards(store, tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*.tar")) == [Path(s.path).name for s in shards]
 
 
-def test_failures_and_damaged_bytes_are_tried_again(store, tmp_path):
+def test_failures_and_damaged_bytes_are_retried(store: Path, tmp_path: Path) -> None:
     shard = read_manifest(store).splits["train"]["a"].shards[0]
-    cache = ShardCache(f"flaky://{store}", tmp_path, 10**9)
+    cache = ShardCache(f"flaky://{store}", tmp_path, 10**9, retry_delays_s=NO_DELAYS_S)
     FlakyFiles.failures, FlakyFiles.damages = 2, 1
     with cache.open(shard) as file:
         assert file.read() == (store / shard.path).read_bytes()
@@ -167,13 +167,13 @@ def test_failures_and_damaged_bytes_are_tried_again(store, tmp_path):
     with pytest.raises(UserError, match="its sha256 is never the manifest's"):
         cache.open(other)
     FlakyFiles.damages, FlakyFiles.failures = 0, 99
-    with pytest.raises(UserError, match=r"the store is tired \(tried 4 times\)"):
+    with pytest.raises(UserError, match=r"the store is slow \(tried 4 times\)"):
         cache.open(other)
     FlakyFiles.failures = 0
     assert not list(tmp_path.rglob("*.partial-*"))
 
 
-def open_all(cache: ShardCache, shards, found) -> None:
+def open_all(cache: ShardCache, shards: Sequence[Shard], found: Any) -> None:
     sizes = []
     for shard in shards:
         with cache.open(shard) as file:
@@ -181,7 +181,7 @@ def open_all(cache: ShardCache, shards, found) -> None:
     found.put(sizes)
 
 
-def test_processes_of_a_node_share_the_cache(store, tmp_path):
+def test_processes_of_a_node_share_the_cache(store: Path, tmp_path: Path) -> None:
     shards = read_manifest(store).splits["train"]["a"].shards
     cache = ShardCache(f"file://{store}", tmp_path, 5 * shards[0].bytes)
     context = multiprocessing.get_context("fork")
@@ -196,7 +196,7 @@ def test_processes_of_a_node_share_the_cache(store, tmp_path):
         assert process.exitcode == 0
 
 
-def test_mistakes(store, tmp_path):
+def test_errors_name_what_is_wrong(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="url needs shuffle_unit: shard"):
         DataConfig(path=tmp_path, url="s3://bucket/rows")
     with pytest.raises(UserError, match=r"nowhere/manifest.json: FileNotFoundError"):
@@ -216,26 +216,24 @@ def test_mistakes(store, tmp_path):
     assert f"{second.path}: 5 bytes instead of" in str(caught.value)
     other = manifest.model_copy(update={"stages": {"another": "one"}})
     write_manifest(copy, other)
-    with pytest.raises(UserError, match="caches another data set"):
+    with pytest.raises(UserError, match="caches a different data set"):
         open_data_set(data)
 
 
 @pytest.mark.parametrize("start", [0, 100, 777, 4000])
-def test_blocks_between_hold_all_rows_between(monkeypatch, start):
-    monkeypatch.setattr(order, "WINDOW_ROWS", 256)
-    order._pass_order.cache_clear()
+def test_blocks_between_hold_all_rows_between(start: int) -> None:
     sources = [SourceSize("a", 1000, 64), SourceSize("b", 130, 64), SourceSize("c", 7, 64)]
+    segments: list[tuple[int, dict[str, float] | None]]
     segments = [(0, {"a": 2.0, "b": 1.0, "c": 0.1}), (900, {"a": 1.0, "b": 0.0, "c": 0.5})]
-    row_order = build_order(sources, segments, seed=3)
+    row_order = build_order(sources, segments, seed=3, window_rows=256)
     for length in (1, 50, 700):
         blocks = row_order.blocks_between(start, start + length)
         address = row_order.rows_at(np.arange(start, start + length))
         for number, size in enumerate(sources):
             rows = address.row[address.source == number]
             assert set(rows // 64) <= blocks.get(size.name, set()), (length, size.name)
-    order._pass_order.cache_clear()
 
 
-def test_shards_as_units_of_the_order(store):
+def test_shards_as_units_of_the_order(store: Path) -> None:
     sizes = train_sources(read_manifest(store), "shard")
     assert (sizes[0].name, sizes[0].block_rows) == ("a", SHARD_ROWS)
