@@ -1,25 +1,30 @@
-"""The manifest of a checkpoint: its schema, its files and their hashes. Imports no torch."""
+"""The manifest of a checkpoint: its schema, its builder and its parser. Imports no torch.
+
+A checkpoint is a folder ``step-00001234`` with one tensor file per tensor-parallel rank and a
+``manifest.json``, which names every file with its size and sha256 and is written last. No module
+outside of this package knows more of the format than the functions here say.
+"""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from configs.load import Config, UserError
 from pipeline.data.position import RowWindow, Segment
 from pipeline.optim.loss_scale import LossScale
-from pipeline.run import run_folder
-from pipeline.run.config import RunConfig
+
+if TYPE_CHECKING:
+    from model.parameters import ParameterSpec
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-STATE_KEYS = ("weight", *MOMENTS)
-"""What a checkpoint holds of every trained parameter."""
+ADDED_FIELDS = ("dev_error", "network")
+"""Optional fields that were added to version 1; left out of the file where they are None."""
 
 
 class FileRecord(Config):
@@ -39,25 +44,25 @@ class ParameterRecord(Config):
     shape: tuple[int, ...]
     """Full shape, without vocabulary padding."""
     partition_dim: int | None
-    """The dimension that tensor-parallel ranks share out; None: every rank holds all of it."""
+    """The dimension that tensor-parallel ranks shard; None: every rank holds all of it."""
 
 
 class CheckpointManifest(Config):
-    """Everything that says what a checkpoint is and what made it."""
+    """What a checkpoint is and what made it."""
 
     format_version: int = FORMAT_VERSION
     step: int
     """Optimizer steps tried, skipped ones included."""
     optimizer_step: int
-    """Optimizer steps taken: Adam's own count for its bias correction."""
+    """Optimizer steps taken: Adam's own count for its bias correction; 0 where none is kept."""
     consumed_rows: int
     """The position in the row stream."""
     segments: tuple[Segment, ...]
-    """Mixture weights of all phases, those to come included."""
+    """Mixture weights of all phases, future ones included."""
     skipped: tuple[RowWindow, ...] = ()
-    """Rows that the run passes over, because training went wrong on them."""
+    """Rows that the run skips because training became unstable on them."""
     recent_losses: tuple[float, ...] = ()
-    """Losses of the last steps, by which a loss spike is told."""
+    """Losses of the last steps, which loss spikes are detected by."""
     loss_scale: LossScale | None = None
     """The factor on fp16 losses."""
     seed: int
@@ -70,6 +75,8 @@ class CheckpointManifest(Config):
     """DeepSpeed ZeRO stage that wrote it."""
     config: dict[str, Any]
     """The whole config of the run."""
+    network: dict[str, Any] | None = None
+    """The config of the model, where `config` holds only its changes to a pretrained one."""
     vocab_size: int
     """Vocabulary without padding."""
     data_fingerprint: str
@@ -80,6 +87,8 @@ class CheckpointManifest(Config):
     """MLflow's id of the run."""
     heldout_loss: float | None = None
     """Latest held-out loss, nats per masked token."""
+    dev_error: float | None = None
+    """Latest error on the dev files of fine-tuning: 1 - the mean main metric of the tasks."""
     versions: dict[str, str]
     """Versions of the packages that wrote it."""
     parameters: dict[str, ParameterRecord]
@@ -87,41 +96,122 @@ class CheckpointManifest(Config):
     state_keys: tuple[str, ...]
     """What is held of each parameter: "weight" and the optimizer's moments."""
     files: tuple[FileRecord, ...] = ()
-    """The tensor files, one a tensor-parallel rank in rank order."""
+    """The tensor files, one for each tensor-parallel rank in rank order."""
+    sha256: str | None = None
+    """Hash of all other fields (hex); None until it is written."""
+
+    @property
+    def model_config_tree(self) -> dict[str, Any]:
+        """The config of the model that the parameters belong to."""
+        # Fine-tuned checkpoints of older versions keep it inside of `config`.
+        tree = self.network or self.config.get("network") or self.config["model"]
+        return dict(tree)
+
+    @property
+    def selection_score(self) -> float | None:
+        """What the best checkpoints are chosen by, the lowest first; None: not evaluated yet."""
+        # Fine-tuned checkpoints of older versions keep the dev error as `heldout_loss`.
+        return self.heldout_loss if self.dev_error is None else self.dev_error
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What all checkpoints of one launch share; the fields are those of the manifest."""
+
+    config: dict[str, Any]
+    seed: int
+    tp_size: int
+    dp_size: int
+    zero_stage: int
+    vocab_size: int
+    data_fingerprint: str
+    tokenizer_sha256: str
+    versions: dict[str, str]
+    state_keys: tuple[str, ...]
+    network: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose every byte was verified."""
+    """A checkpoint and its manifest."""
 
     path: Path
     manifest: CheckpointManifest
 
 
-def tensor_key(state_key: str, parameter: str) -> str:
-    """The name of a tensor in a checkpoint's files."""
-    return f"{state_key}/{parameter}"
+def build_manifest(
+    origin: Origin,
+    parameters: "Mapping[str, ParameterSpec]",
+    *,
+    step: int,
+    optimizer_step: int,
+    consumed_rows: int,
+    segments: tuple[Segment, ...] = (),
+    skipped: tuple[RowWindow, ...] = (),
+    recent_losses: tuple[float, ...] = (),
+    loss_scale: LossScale | None = None,
+    tracking_run_id: str | None = None,
+    heldout_loss: float | None = None,
+    dev_error: float | None = None,
+) -> CheckpointManifest:
+    """The manifest of a training state, without its files; arguments as its fields."""
+    return CheckpointManifest(
+        step=step,
+        optimizer_step=optimizer_step,
+        consumed_rows=consumed_rows,
+        segments=segments,
+        skipped=skipped,
+        recent_losses=recent_losses,
+        loss_scale=loss_scale,
+        seed=origin.seed,
+        tp_size=origin.tp_size,
+        dp_size=origin.dp_size,
+        zero_stage=origin.zero_stage,
+        config=origin.config,
+        network=origin.network,
+        vocab_size=origin.vocab_size,
+        data_fingerprint=origin.data_fingerprint,
+        tokenizer_sha256=origin.tokenizer_sha256,
+        tracking_run_id=tracking_run_id,
+        heldout_loss=heldout_loss,
+        dev_error=dev_error,
+        versions=origin.versions,
+        parameters={
+            name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)
+            for name, spec in parameters.items()
+        },
+        state_keys=origin.state_keys,
+    )
 
 
-def checkpoint_folder(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is."""
-    return folder / f"step-{step:08d}"
+def manifest_json(manifest: CheckpointManifest) -> str:
+    """The content of ``manifest.json``, its own hash included."""
+    tree = manifest.model_dump(mode="json", exclude={"sha256"})
+    tree = {k: v for k, v in tree.items() if v is not None or k not in ADDED_FIELDS}
+    return json.dumps({**tree, "sha256": tree_sha256(tree)}, indent=1)
 
 
-def part_name(tp_rank: int, tp_size: int) -> str:
-    """The tensor file of one tensor-parallel rank."""
-    return f"state-tp{tp_rank:03d}-of-{tp_size:03d}.safetensors"
+def read_manifest(path: Path) -> CheckpointManifest:
+    """The manifest of the checkpoint at `path`; its own hash is checked, its files are not.
 
-
-def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint in `folder` that verifies, and a message for each damaged newer one."""
-    problems: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            return Checkpoint(path, verify(path)), problems
-        except UserError as error:
-            problems.append(str(error))
-    return None, problems
+    Raises UserError where there is none, and where it is damaged or of another format version.
+    """
+    file = path / MANIFEST_NAME
+    try:
+        tree = json.loads(file.read_bytes())
+        if not isinstance(tree, dict):
+            raise ValueError("not a mapping")
+        expected = tree.pop("sha256", None)
+        if expected != tree_sha256(tree):
+            raise ValueError("the content does not match its sha256")
+        version = tree.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+        return CheckpointManifest.model_validate({**tree, "sha256": expected})
+    except FileNotFoundError:
+        raise UserError(f"{file}: not a checkpoint: no such file") from None
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(f"{file}: damaged checkpoint: {error}") from None
 
 
 def verify(path: Path) -> CheckpointManifest:
@@ -143,24 +233,54 @@ def verify(path: Path) -> CheckpointManifest:
     return manifest
 
 
-def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of the checkpoint at `path`; its own hash is checked, its files are not."""
-    file = path / MANIFEST_NAME
-    try:
-        tree = json.loads(file.read_bytes())
-        if not isinstance(tree, dict):
-            raise ValueError("not a mapping")
-        expected = tree.pop("sha256", None)
-        if expected != tree_sha256(tree):
-            raise ValueError("the content does not match its sha256")
-        version = tree.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
-        return CheckpointManifest.model_validate(tree)
-    except FileNotFoundError:
-        raise UserError(f"{file}: not a checkpoint: no such file") from None
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{file}: damaged checkpoint: {error}") from None
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The folders of all checkpoints in `folder` by ascending step, damaged ones included."""
+    return sorted(folder.glob("step-*"), key=_step_of)
+
+
+def find_checkpoint(
+    folder: Path, before_step: int | None = None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, and a message for each damaged newer one.
+
+    `before_step` takes only those of smaller steps.
+    """
+    problems: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        if before_step is not None and _step_of(path) >= before_step:
+            continue
+        try:
+            return Checkpoint(path, verify(path)), problems
+        except UserError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint in `folder` by name, 0 when there is none."""
+    paths = [path for path in list_checkpoints(folder) if (path / MANIFEST_NAME).exists()]
+    return _step_of(paths[-1]) if paths else 0
+
+
+def _step_of(path: Path) -> int:
+    """The step in the name of a checkpoint's folder, -1 where it has none."""
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is."""
+    return folder / f"step-{step:08d}"
+
+
+def part_name(tp_rank: int, tp_size: int) -> str:
+    """The tensor file of one tensor-parallel rank."""
+    return f"state-tp{tp_rank:03d}-of-{tp_size:03d}.safetensors"
+
+
+def tensor_key(state_key: str, parameter: str) -> str:
+    """The name of a tensor in a checkpoint's files."""
+    return f"{state_key}/{parameter}"
 
 
 def file_sha256(path: Path) -> str:
@@ -172,10 +292,3 @@ def file_sha256(path: Path) -> str:
 def tree_sha256(tree: dict[str, Any]) -> str:
     """The sha256 of a JSON tree in canonical form (hex)."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def newest_step(config: RunConfig) -> int:
-    """The step of the newest checkpoint by name, 0 when there is none."""
-    folder = run_folder.checkpoints_folder(config)
-    manifests = folder.glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)

@@ -1,19 +1,26 @@
 """The newest checkpoint of a run that verifies, the same on all ranks."""
 
+import logging
+from pathlib import Path
+
 import torch.distributed as dist
 
 from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
-from pipeline.run.config import RunConfig
-from pipeline.run.run_folder import checkpoints_folder
+
+logger = logging.getLogger(__name__)
 
 
-def newest_checkpoint(config: RunConfig, grid: Grid) -> Checkpoint | None:
-    """The newest checkpoint of the run that verifies: rank 0 looks, all ranks get its answer."""
+def newest_checkpoint(folder: Path, grid: Grid) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that verifies; None where there is none.
+
+    A collective: rank 0 verifies and broadcasts its answer. Damaged checkpoints are logged and
+    left where they are.
+    """
     found: list[Checkpoint | None] = [None]
     if grid.rank == 0:
-        found[0], problems = find_checkpoint(checkpoints_folder(config))
+        found[0], problems = find_checkpoint(folder)
         for problem in problems:
-            print(f"warning: {problem}; it is left where it is and passed over", flush=True)
+            logger.warning("%s; it is left where it is and skipped", problem)
     dist.broadcast_object_list(found, src=0)
     return found[0]

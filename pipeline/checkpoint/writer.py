@@ -1,11 +1,11 @@
-"""Writes checkpoints in the background so that none is ever half there.
+"""Writes checkpoints in the background; a checkpoint is either complete or not there.
 
-The training thread copies the state to host memory; a thread writes, syncs and hashes it while
-training goes on. That thread uses no collective: ranks meet through files in the unfinished folder
-``.saving-...``, and rank 0 renames it to ``step-...`` when all parts are there.
+The training thread copies the state to host memory; a second thread writes, syncs and hashes it
+while training continues. That thread uses no collective: ranks coordinate through files in the
+unfinished folder ``.saving-...``, and rank 0 renames it to ``step-...`` when all parts are there.
 """
 
-import json
+import logging
 import os
 import secrets
 import shutil
@@ -21,20 +21,23 @@ from safetensors.torch import save_file
 from configs.load import UserError
 from data_prep.dataset.atomic import fsync_folder, write_atomic
 from model.parallel.grid import Grid
+from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
     CheckpointManifest,
     FileRecord,
     checkpoint_folder,
     file_sha256,
+    list_checkpoints,
+    manifest_json,
     part_name,
     read_manifest,
-    tree_sha256,
 )
-from pipeline.run.config import CheckpointConfig
 
 PEER_TIMEOUT_S = 1800.0
-"""How long rank 0 waits for the parts of the other ranks before it gives a save up."""
+"""How long rank 0 waits for the parts of the other ranks before a save counts as failed."""
+
+logger = logging.getLogger(__name__)
 
 
 class Saver:
@@ -42,7 +45,7 @@ class Saver:
 
     def __init__(self, folder: Path, keep: CheckpointConfig, grid: Grid) -> None:
         """A collective: all ranks of a launch agree on a name for their unfinished folders."""
-        if grid.rank == 0:  # before the broadcast, behind which others may begin to write
+        if grid.rank == 0:  # before the broadcast, after which other ranks may start to write
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in (*folder.glob(".saving-*"), *folder.glob(".deleting-*")):
                 shutil.rmtree(leftover)
@@ -60,10 +63,10 @@ class Saver:
     def save(
         self, manifest: CheckpointManifest, snapshot: Callable[[], Mapping[str, torch.Tensor]]
     ) -> None:
-        """Starts writing the host tensors that `snapshot` gives as one checkpoint.
+        """Starts writing the host tensors that `snapshot` returns as one checkpoint.
 
-        Waits for the save before it, if that is still under way, before it calls `snapshot` (a
-        collective), which may then use the memory of the snapshot before.
+        Waits until the previous save is finished before it calls `snapshot` (a collective), which
+        may then reuse the memory of the previous snapshot.
         """
         self._wait()
         tensors = snapshot()
@@ -74,19 +77,19 @@ class Saver:
         )
         self._thread.start()
 
-    def report_errors(self, say: Callable[[str], None]) -> None:
-        """Tells of a save that failed since the last call; training goes on to the next save."""
+    def report_errors(self) -> None:
+        """Logs a save that failed since the last call; training continues to the next save."""
         error, self._error = self._error, None
         if error is not None:
-            say(f"warning: {error}; the checkpoints before it are whole, training goes on")
+            logger.warning("%s; older checkpoints are complete, training continues", error)
 
     def finish(self) -> None:
         """Returns when all is on disk; raises UserError if the last save failed."""
         self._wait()
         if self._error is not None:
             raise UserError(
-                f"{self._error}; mend that and run the same command again: it goes on from the "
-                "newest whole checkpoint"
+                f"{self._error}; fix that and run the same command again: it resumes from the "
+                "newest complete checkpoint"
             ) from self._error
 
     def _wait(self) -> None:
@@ -104,46 +107,53 @@ class Saver:
                 self._publish(unfinished, manifest.model_copy(update={"files": files}))
         except Exception as error:
             self._error = CheckpointNotSaved(manifest.step, error)
-            _tell_peers(unfinished, self._tp_rank, error)
+            _report_failure(unfinished, self._tp_rank, error)
             if self._rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
     def _publish(self, unfinished: Path, manifest: CheckpointManifest) -> None:
         for sidecar in unfinished.glob("*.part.json"):
             sidecar.unlink()
-        tree = manifest.model_dump(mode="json")
-        tree["sha256"] = tree_sha256(tree)
-        write_atomic(unfinished / MANIFEST_NAME, json.dumps(tree, indent=1))
+        write_atomic(unfinished / MANIFEST_NAME, manifest_json(manifest))
         final = checkpoint_folder(self._folder, manifest.step)
-        if final.exists():  # a damaged one of the same step, passed over at the start
+        if final.exists():  # a damaged one of the same step, skipped at the start
             damaged = final.with_name(f"damaged-{final.name}-{self._nonce}")
             final.rename(damaged)
         unfinished.rename(final)
         fsync_folder(self._folder)
         for path in superfluous(self._folder, self._keep):
-            doomed = path.with_name(f".deleting-{path.name}")
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+            _delete(path)
 
 
 def superfluous(folder: Path, keep: CheckpointConfig) -> list[Path]:
-    """The checkpoints in `folder` that no rule of `keep` keeps; what is no checkpoint stays."""
+    """The checkpoints in `folder` that no rule of `keep` keeps; damaged ones are left out."""
     complete = {}
-    for path in sorted(folder.glob("step-*")):
+    for path in list_checkpoints(folder):
         try:
             complete[path] = read_manifest(path)
         except UserError:
-            continue  # a damaged one, which the start of a run reports and leaves
+            continue  # a damaged one, which the start of a run logs and leaves
     kept = set(list(complete)[-keep.keep_last :])
     if keep.keep_every_steps:
         kept |= {path for path, m in complete.items() if m.step % keep.keep_every_steps == 0}
-    scored = {path: m.heldout_loss for path, m in complete.items() if m.heldout_loss is not None}
+    scores = {path: m.selection_score for path, m in complete.items()}
+    scored = {path: score for path, score in scores.items() if score is not None}
     kept |= set(sorted(scored, key=lambda path: scored[path])[: keep.keep_best])
     return [path for path in complete if path not in kept]
 
 
+def _delete(checkpoint: Path) -> None:
+    """Removes an old checkpoint; a failure is logged, since the new one is on disk already."""
+    doomed = checkpoint.with_name(f".deleting-{checkpoint.name}")
+    try:
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        logger.warning("the old checkpoint %s was not deleted: %s", checkpoint, error)
+
+
 class CheckpointNotSaved(Exception):
-    """A checkpoint could not be written; says which and why."""
+    """A checkpoint could not be written; the message says which and why."""
 
     def __init__(self, step: int, cause: Exception) -> None:
         super().__init__(f"the checkpoint of step {step} was not saved: {cause}")
@@ -174,10 +184,10 @@ def _wait_for_parts(folder: Path, tp_size: int) -> tuple[FileRecord, ...]:
     return tuple(FileRecord.model_validate_json(sidecar.read_bytes()) for sidecar in sidecars)
 
 
-def _tell_peers(folder: Path, tp_rank: int, error: Exception) -> None:
+def _report_failure(folder: Path, tp_rank: int, error: Exception) -> None:
     name = folder / f"tp{tp_rank}.failed"
     try:
         name.touch()  # an empty file needs no free block, the message may
         name.write_text(f"{type(error).__name__}: {error}")
     except OSError as second_error:
-        print(f"rank 0 will time out waiting for this part: {second_error}", flush=True)
+        logger.warning("rank 0 will time out waiting for this part: %s", second_error)

@@ -1,17 +1,19 @@
-"""Everything of a fine-tuning run that is known before a model is built."""
+"""The plan of a fine-tuning run: all that is known before a model is built."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from configs.load import ConfigError, UserError, fingerprint
 from model.config import ModelConfig, check_grid
+from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.shard_cache import open_data_set, verify_data_set
 from pipeline.finetuning.config import MLM, FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.start import Start, read_start
 from pipeline.run.config import BatchConfig, PhaseConfig
+from pipeline.run.origin import describe_origin
 from pipeline.run.plan import PhasePlan
-from pipeline.run.steps import phase_steps
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,35 @@ class FinetunePlan:
         rows = self.mlm.manifest.fingerprint if self.mlm else None
         return fingerprint([files, rows, self.start.tokenizer_sha256])
 
-    def sentences(self, step: int) -> list[str]:
-        """What is about to happen: a line for the run and one for each task."""
+    @cached_property
+    def origin(self) -> Origin:
+        """What the checkpoints of this run say about it."""
+        return describe_origin(
+            self.config,
+            tp_size=self.tp_size,
+            dp_size=self.dp_size,
+            vocab_size=self.start.vocab_size,
+            data_fingerprint=self.data_fingerprint,
+            tokenizer_sha256=self.start.tokenizer_sha256,
+            network=self.model.model_dump(mode="json"),
+        )
+
+    def summary_lines(self, step: int) -> list[str]:
+        """What the run is about to do after `step`: a line for the run and one for each task."""
         config = self.config
-        begin = f"goes on behind step {step:,}" if step else f"starts from {self.start.description}"
+        start = f"resumes from step {step:,}" if step else f"starts from {self.start.description}"
         lines = [
-            f"{config.name} {begin}: {config.steps:,} steps of {config.rows_per_step:,} rows, "
+            f"{config.name} {start}: {config.steps:,} steps of {config.rows_per_step:,} rows, "
             f"tensor parallel {self.tp_size} x data parallel {self.dp_size}, ZeRO "
             f"{config.parallel.zero_stage}, {config.precision}"
         ]
         for name, file in self.train.items():
             task = config.tasks[name]
-            passes = config.steps * task.examples_per_step / len(file.examples)
+            epochs = config.steps * task.examples_per_step / len(file.examples)
             cut = f", {file.num_cut:,} cut to the longest row" if file.num_cut else ""
             dev = f"{len(self.dev[name].examples):,} to evaluate on" if name in self.dev else "none"
             lines.append(
-                f"  {name} ({task.type}): {passes:.1f} passes over {len(file.examples):,} examples "
+                f"  {name} ({task.type}): {epochs:.1f} epochs of {len(file.examples):,} examples "
                 f"of {file.num_lines:,} lines{cut}; {dev}"
             )
         if self.mlm is not None and config.mlm is not None:
@@ -68,7 +83,7 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
     """The plan of `config` on `world_size` ranks; rank 0 (`is_first`) also checks hashes.
 
     Raises UserError, before anything is allocated, for ranks that do not divide, a start that does
-    not fit, and data files with bad lines, each named.
+    not fit, and data files with bad lines, all of which are named.
     """
     tp_size = config.parallel.tensor
     if world_size % tp_size:
@@ -78,7 +93,7 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
         )
     start = read_start(config.start, check_hashes=is_first)
     model = config.model.of(start.model)
-    check_grid(model, tp_size)
+    check_grid(model, config.compute, tp_size)
     longest = config.max_row_tokens or model.max_row_tokens
     if longest > model.max_row_tokens:
         raise ConfigError(
@@ -102,7 +117,7 @@ def _plan_mlm(
 ) -> PhasePlan:
     manifest = open_data_set(mlm.data)
     if manifest.tokenizer.sha256 != start.tokenizer_sha256:
-        raise UserError(f"{mlm.data.path}: its rows were made with another tokenizer")
+        raise UserError(f"{mlm.data.path}: its rows were made with a different tokenizer")
     if manifest.row_tokens > model.max_row_tokens:
         raise ConfigError(
             f"mlm.data.path: rows of {manifest.row_tokens} tokens are longer than the model's "
@@ -117,4 +132,4 @@ def _plan_mlm(
         total_rows=config.steps * rows,
         batch=BatchConfig(global_rows=rows, micro_rows=min(rows, config.micro_rows)),
     )
-    return PhasePlan(phase, manifest, phase_steps(phase), dp_size)
+    return PhasePlan(phase, manifest, phase.steps, dp_size)

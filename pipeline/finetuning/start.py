@@ -1,4 +1,4 @@
-"""Where a fine-tuning run gets its weights and its tokenizer from."""
+"""The pretrained weights and the tokenizer that a fine-tuning run starts from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +14,19 @@ from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, shard_tensor
-from pipeline.checkpoint.manifest import Checkpoint, checkpoint_folder, read_manifest, verify
+from pipeline.checkpoint.manifest import (
+    Checkpoint,
+    CheckpointManifest,
+    checkpoint_folder,
+    list_checkpoints,
+    read_manifest,
+    verify,
+)
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
 from pipeline.finetuning.config import FromHuggingFace, FromRun, StartConfig
 
 PRETRAINED = ("encoder.", "head.")
-"""Parameters that a pretrained model has; pooler and task heads start at random."""
+"""Parameters that are taken from the start; pooler and task heads start at random."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,18 @@ class Start:
     tokenizer: Path
     tokenizer_sha256: str
     description: str
-    """What it is, for people and for MLflow."""
+    """What it is, for log lines and for MLflow."""
     fingerprint: str
     """Hash of the weights."""
     checkpoint: Checkpoint | None = None
     tensors: Mapping[str, Tensor] | None = None
 
     def load(self, model: nn.Module, grid: Grid) -> list[str]:
-        """Puts this rank's shards of the weights in `model`; the parameters that it lacks."""
+        """Copies this rank's shards of the weights into `model`; the parameters without any."""
         specs = {n: s for n, s in parameter_specs(model).items() if n.startswith(PRETRAINED)}
         reader = None
         if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint.manifest, specs, self.tokenizer_sha256)
+            check_checkpoint(_pretrained(self.checkpoint.manifest), specs, self.tokenizer_sha256)
             reader = TensorReader(self.checkpoint)
         missing = []
         with torch.no_grad():
@@ -68,9 +75,9 @@ class Start:
 
 
 def read_start(config: StartConfig, check_hashes: bool) -> Start:
-    """The pretrained model that `config` names; its files are hashed if `check_hashes`.
+    """The model that `config` names; its files are hashed if `check_hashes`.
 
-    Raises UserError for a folder without a whole checkpoint, weights that do not fit, and a
+    Raises UserError for a folder without a complete checkpoint, weights that do not fit, and a
     tokenizer that is not the model's.
     """
     if isinstance(config, FromHuggingFace):
@@ -84,18 +91,15 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
         path = checkpoint_folder(folder, config.step)
         checkpoint = Checkpoint(path, verify(path) if check_hashes else read_manifest(path))
     else:
-        newest = max(folder.glob("step-*"), default=None)
-        if newest is None:
-            raise UserError(f"{folder}: no checkpoint: train first, or mend start.path")
-        checkpoint = Checkpoint(newest, read_manifest(newest))
+        found = list_checkpoints(folder)
+        if not found:
+            raise UserError(f"{folder}: no checkpoint: train first, or correct start.path")
+        checkpoint = Checkpoint(found[-1], read_manifest(found[-1]))
         if check_hashes:
-            verify(newest)
+            verify(checkpoint.path)
     manifest = checkpoint.manifest
-    tokenizer = config.tokenizer
-    if tokenizer is None:
-        rows = Path(manifest.config["data"]["path"])
-        tokenizer = rows / read_rows(rows).tokenizer.path
-    model = ModelConfig.model_validate(manifest.config["model"]).for_loaded_weights()
+    tokenizer = config.tokenizer or _tokenizer_of_run(checkpoint)
+    model = ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights()
     sha256 = _tokenizer_hash(tokenizer, manifest.vocab_size)
     if sha256 != manifest.tokenizer_sha256:
         raise UserError(
@@ -111,6 +115,24 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
         fingerprint=fingerprint([file.sha256 for file in manifest.files]),
         checkpoint=checkpoint,
     )
+
+
+def _tokenizer_of_run(checkpoint: Checkpoint) -> Path:
+    """The tokenizer beside the rows that a pretraining run was trained on."""
+    data = checkpoint.manifest.config.get("data")
+    if data is None:
+        raise UserError(
+            f"{checkpoint.path}: of a fine-tuning run, which has no tokenizer of its own: set "
+            "start.tokenizer"
+        )
+    rows = Path(data["path"])
+    return rows / read_rows(rows).tokenizer.path
+
+
+def _pretrained(manifest: CheckpointManifest) -> CheckpointManifest:
+    """Without the pooler and the task heads of a fine-tuned model."""
+    kept = {n: p for n, p in manifest.parameters.items() if n.startswith(PRETRAINED)}
+    return manifest.model_copy(update={"parameters": kept})
 
 
 def _from_hugging_face(config: FromHuggingFace) -> Start:

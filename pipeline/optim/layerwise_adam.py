@@ -1,15 +1,15 @@
-"""Adam whose step is scaled for each parameter: LAMB and StableAdamW, right under ZeRO and TP.
+"""Adam with a factor on the step of each whole parameter, correct under ZeRO and TP.
 
-Both need one number of each whole parameter (a norm, a mean square), but under ZeRO a rank's
-optimizer sees flat partitions that hold pieces of many parameters, and under tensor parallelism
-every rank has its own shard. So `LayerwiseAdam` is told where the pieces lie, sums over the pieces
-on its rank, and adds the sums up over all ranks in one small all-reduce a call. The step of a
-parameter is then the same at any grid, up to the rounding of sums.
+LAMB and StableAdamW need one number of each whole parameter (a norm, a mean square), but under ZeRO
+a rank's optimizer sees flat partitions that hold pieces of many parameters, and under tensor
+parallelism every rank has its own shard. `LayerwiseAdam.locate` gets the places of the pieces;
+`whole_sums` sums over the pieces of this rank and adds the sums of all ranks in one small
+all-reduce. The step of a parameter is then the same at any grid, up to the rounding of sums.
 
 The stored state is that of AdamW: `step`, `exp_avg`, `exp_avg_sq`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class WholeParameter:
-    """What is true of a parameter over all ranks."""
+    """A parameter over all ranks."""
 
     numel: int
     """Elements of the full parameter over all tensor-parallel ranks, vocabulary padding left out
@@ -41,15 +41,21 @@ class WholeParameter:
     """How many tensor-parallel ranks hold the same values: tp_size of replicated ones, else 1."""
 
 
+AdaptedStep = Callable[["LayerwiseAdam", Tensor, Tensor, Tensor, dict[str, Any]], None]
+"""Updates a flat partition in place, given the optimizer, the partition, the bias-corrected first
+moment, the root of the second (both may be overwritten) and the parameter group."""
+
+
 class LayerwiseAdam(torch.optim.Optimizer):
     """Decoupled-decay Adam with a factor on each parameter's step; a collective over all ranks.
 
-    Groups with ``adapt=False`` (biases and norms) take plain AdamW steps.
+    Groups with ``adapt=True`` take `adapted_step`, the others (biases and norms) plain AdamW steps.
     """
 
     def __init__(
         self,
         params: list[dict[str, Any]],
+        adapted_step: AdaptedStep,
         lr: float,
         betas: tuple[float, float],
         eps: float,
@@ -57,6 +63,7 @@ class LayerwiseAdam(torch.optim.Optimizer):
     ) -> None:
         """`device` is where the small all-reduce happens (partitions may lie elsewhere)."""
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        self._adapted_step = adapted_step
         self._device = device
         self._pieces: dict[int, tuple[Piece, ...]] = {}
         self._wholes: tuple[WholeParameter, ...] = ()
@@ -64,7 +71,7 @@ class LayerwiseAdam(torch.optim.Optimizer):
     def locate(
         self, pieces: Mapping[Tensor, Sequence[Piece]], wholes: Sequence[WholeParameter]
     ) -> None:
-        """Tells where the parameters lie: the pieces of each flat partition of this rank."""
+        """Sets the pieces of each flat partition of this rank, and the parameters they are of."""
         self._pieces = {id(partition): tuple(found) for partition, found in pieces.items()}
         self._wholes = tuple(wholes)
 
@@ -77,13 +84,13 @@ class LayerwiseAdam(torch.optim.Optimizer):
                     continue
                 mean, root = self._moments(partition, group)
                 if group["adapt"]:
-                    self._adapted_step(partition, mean, root, group)
+                    self._adapted_step(self, partition, mean, root, group)
                 else:
                     partition.mul_(1 - group["lr"] * group["weight_decay"])
                     partition.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"])
 
     def _moments(self, partition: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Bias-corrected first moment and root of the second, after taking in the gradient."""
+        """Bias-corrected first moment and root of the second, with the gradient included."""
         assert partition.grad is not None
         beta1, beta2 = group["betas"]
         state = self.state[partition]
@@ -100,15 +107,10 @@ class LayerwiseAdam(torch.optim.Optimizer):
         root = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_()
         return mean, root
 
-    def _adapted_step(
-        self, partition: Tensor, mean: Tensor, root: Tensor, group: dict[str, Any]
-    ) -> None:
-        raise NotImplementedError
-
-    def _whole_sums(self, partition: Tensor, *values: Tensor) -> Tensor:
+    def whole_sums(self, partition: Tensor, *values: Tensor) -> Tensor:
         """Sums of squares of `values` [partition] over each whole parameter: [parameters, values].
 
-        fp64, so that the grid hardly shows in them.
+        In fp64, so that the grid hardly changes them. A collective over all ranks.
         """
         shape = (len(self._wholes), len(values))
         sums = torch.zeros(shape, dtype=torch.float64, device=partition.device)
@@ -122,45 +124,11 @@ class LayerwiseAdam(torch.optim.Optimizer):
         copies = torch.tensor([w.copies for w in self._wholes], device=sums.device)
         return (sums / copies[:, None]).to(partition.device)
 
-    def _scale_pieces(self, partition: Tensor, values: Tensor, factors: Tensor) -> None:
+    def scale_pieces(self, partition: Tensor, values: Tensor, factors: Tensor) -> None:
         """Multiplies each parameter's piece of `values` by its factor, in place."""
         for piece in self._pieces[id(partition)]:
             values.narrow(0, piece.start, piece.length).mul_(factors[piece.parameter].float())
 
-
-class Lamb(LayerwiseAdam):
-    """LAMB (You et al. 2020, "Large batch optimization for deep learning", Algorithm 2).
-
-    The step of a parameter has the length lr x |weight|. Parameters without weight decay are not
-    adapted, as in the authors' code.
-    """
-
-    def _adapted_step(
-        self, partition: Tensor, mean: Tensor, root: Tensor, group: dict[str, Any]
-    ) -> None:
-        update = mean.div_(root.add_(group["eps"]))
-        update.add_(partition, alpha=group["weight_decay"])
-        weight, change = self._whole_sums(partition, partition, update).sqrt().unbind(dim=1)
-        ratio = torch.where((weight > 0) & (change > 0), weight / change, 1.0)
-        self._scale_pieces(partition, update, ratio)
-        partition.sub_(update, alpha=group["lr"])
-
-
-class StableAdamW(LayerwiseAdam):
-    """StableAdamW (Wortsman et al. 2023, "Stable and low-precision training", Algorithm 2).
-
-    Where the second moment lags behind the gradient, so that the root mean square of gradient /
-    second moment is over 1, the learning rate of that parameter is divided by it.
-    """
-
-    def _adapted_step(
-        self, partition: Tensor, mean: Tensor, root: Tensor, group: dict[str, Any]
-    ) -> None:
-        assert partition.grad is not None
-        relative = partition.grad / root.clamp(min=group["eps"])
-        sizes = torch.tensor([w.numel for w in self._wholes], device=partition.device)
-        rms = (self._whole_sums(partition, relative)[:, 0] / sizes).sqrt()
-        factors = 1 / rms.clamp(min=1.0)
-        update = mean.div_(root.add_(group["eps"])).add_(partition, alpha=group["weight_decay"])
-        self._scale_pieces(partition, update, factors)
-        partition.sub_(update, alpha=group["lr"])
+    def sizes(self, partition: Tensor) -> Tensor:
+        """Elements of each whole parameter: int64 [parameters], on the device of `partition`."""
+        return torch.tensor([whole.numel for whole in self._wholes], device=partition.device)

@@ -1,23 +1,17 @@
-"""What is saved of a training state, and which checkpoint a run goes on from."""
+"""What is saved of a training state, and the position that a run resumes from."""
 
 from dataclasses import dataclass
 
-from pipeline.checkpoint.manifest import (
-    STATE_KEYS,
-    Checkpoint,
-    CheckpointManifest,
-    ParameterRecord,
-)
+from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, build_manifest
 from pipeline.data.position import RowWindow, Segment
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.run.plan import RunPlan
-from pipeline.run.versions import versions
 from pipeline.tracking.sender import run_id_of
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is."""
+    """The progress of a run."""
 
     step: int
     """Optimizer steps tried."""
@@ -26,13 +20,16 @@ class Position:
     heldout_loss: float | None
     """Latest held-out loss, nats per masked token."""
     skipped: tuple[RowWindow, ...]
-    """Rows that the run passes over."""
+    """Rows that the run skips."""
     recent_losses: tuple[float, ...]
     """Losses of the last good steps."""
 
 
 def start_position(checkpoint: Checkpoint | None, skipped: tuple[RowWindow, ...]) -> Position:
-    """Where a run goes on; `skipped` windows of this launch are added to the recorded ones."""
+    """The position after `checkpoint`; None: the start of the run.
+
+    `skipped` windows of this launch are added to the recorded ones.
+    """
     if checkpoint is None:
         return Position(0, 0, None, skipped, ())
     manifest = checkpoint.manifest
@@ -46,7 +43,7 @@ def start_position(checkpoint: Checkpoint | None, skipped: tuple[RowWindow, ...]
 
 
 def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment, ...]:
-    """The mixture segments of all phases: what was, and the config's weights from now on."""
+    """The mixture segments of all phases: the recorded ones, then the config's weights."""
     recorded = checkpoint.manifest.segments if checkpoint else ()
     phase_now, row_now = plan.steps.locate(checkpoint.manifest.consumed_rows if checkpoint else 0)
     segments: list[Segment] = [s for s in recorded if s.phase <= phase_now]
@@ -65,9 +62,10 @@ def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment
 def describe_checkpoint(
     plan: RunPlan, engine: Engine, segments: tuple[Segment, ...], position: Position
 ) -> CheckpointManifest:
-    """The manifest of the state at `position`, its files still to be listed."""
-    config = plan.config
-    return CheckpointManifest(
+    """The manifest of the state at `position`, without its files."""
+    return build_manifest(
+        plan.origin,
+        engine.specs,
         step=position.step,
         optimizer_step=engine.optimizer_steps(),
         consumed_rows=position.consumed_rows,
@@ -75,20 +73,6 @@ def describe_checkpoint(
         skipped=position.skipped,
         recent_losses=position.recent_losses,
         loss_scale=engine.loss_scale,
-        seed=config.seed,
-        tp_size=plan.tp_size,
-        dp_size=plan.dp_size,
-        zero_stage=config.parallel.zero_stage,
-        config=config.model_dump(mode="json"),
-        vocab_size=plan.vocab_size,
-        data_fingerprint=plan.data_fingerprint,
-        tokenizer_sha256=plan.tokenizer_sha256,
-        tracking_run_id=run_id_of(config.output),
+        tracking_run_id=run_id_of(plan.config.output),
         heldout_loss=position.heldout_loss,
-        versions=versions(),
-        parameters={
-            name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)
-            for name, spec in engine.specs.items()
-        },
-        state_keys=STATE_KEYS,
     )

@@ -8,11 +8,13 @@ from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
 from model.config import ModelConfig, check_grid
 from model.flops import training_flops
+from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.run.config import BatchConfig, PhaseConfig, TrainConfig
-from pipeline.run.steps import RunSteps, phase_steps
+from pipeline.run.origin import describe_origin
+from pipeline.run.steps import RunSteps
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class PhasePlan:
     dp_size: int
 
     def accumulation(self, global_rows: int) -> int:
-        """Micro-batches of a rank in a step: global rows = accumulation x dp_size x micro rows."""
+        """Gradient accumulation: global rows = accumulation x dp_size x micro rows."""
         return global_rows // (self.dp_size * self.config.batch.micro_rows)
 
     def training_flops(self, model: ModelConfig, global_rows: int, masked_tokens: int) -> int:
@@ -56,7 +58,7 @@ class RunPlan:
         return max(
             phase.accumulation(step_rows)
             for phase in self.phases
-            for _, _, step_rows in phase.steps.stretches
+            for _, _, step_rows in phase.steps.segments
         )
 
     @property
@@ -74,12 +76,24 @@ class RunPlan:
         """Fingerprints of the phases' data sets, as one text."""
         return "+".join(phase.manifest.fingerprint for phase in self.phases)
 
-    def sentences(self, step: int) -> list[str]:
-        """What is about to happen, a line for the run and one for each phase."""
+    @cached_property
+    def origin(self) -> Origin:
+        """What the checkpoints of this run say about it."""
+        return describe_origin(
+            self.config,
+            tp_size=self.tp_size,
+            dp_size=self.dp_size,
+            vocab_size=self.vocab_size,
+            data_fingerprint=self.data_fingerprint,
+            tokenizer_sha256=self.tokenizer_sha256,
+        )
+
+    def summary_lines(self, step: int) -> list[str]:
+        """What the run is about to do after `step`: a line for the run and one for each phase."""
         config = self.config
-        begin = f"goes on behind step {step:,}" if step else "starts"
+        start = f"resumes from step {step:,}" if step else "starts"
         lines = [
-            f"{config.name} {begin}: {self.steps.total_steps:,} steps, tensor parallel "
+            f"{config.name} {start}: {self.steps.total_steps:,} steps, tensor parallel "
             f"{self.tp_size} x data parallel {self.dp_size}, ZeRO {config.parallel.zero_stage}, "
             f"{config.precision}"
         ]
@@ -107,7 +121,7 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
             f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
             f"start a multiple of {tp_size} ranks or change parallel.tensor"
         )
-    check_grid(config.model, tp_size)
+    check_grid(config.model, config.compute, tp_size)
     dp_size = world_size // tp_size
     phases = []
     for number, phase in enumerate(config.phases):
@@ -116,11 +130,11 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
         _check_rows(config, phase.data.path, manifest, where)
         mixture_shares(train_sources(manifest), phase.data.weights)
         check_batch(phase.batch, dp_size, where)
-        phases.append(PhasePlan(phase, manifest, phase_steps(phase), dp_size))
+        phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     tokenizers = {phase.manifest.tokenizer.sha256: phase.config.data.path for phase in phases}
     if len(tokenizers) > 1:
         paths = ", ".join(str(path) for path in tokenizers.values())
-        raise ConfigError(f"the phases' rows were made with different tokenizers: {paths}")
+        raise ConfigError(f"the rows of the phases were made with different tokenizers: {paths}")
     return RunPlan(config, tuple(phases), tp_size, dp_size)
 
 
@@ -133,9 +147,9 @@ def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str)
 
 
 def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
-    """Raises ConfigError for a global batch, of the warm-up too, that does not divide.
+    """Raises ConfigError for a global batch size, of the warm-up too, that does not divide.
 
-    The message names the nearest ones that do; `where` is the dotted path before "batch".
+    The message names the nearest sizes that do; `where` is the dotted path before "batch".
     """
     rows_per_pass = batch.micro_rows * dp_size
     sizes = {f"{where}batch.global_rows": batch.global_rows}

@@ -1,0 +1,36 @@
+"""What all checkpoints of a launch say about the run that wrote them."""
+
+from typing import Any
+
+from pipeline.checkpoint.manifest import Origin
+from pipeline.run.config import RunConfig
+from pipeline.run.versions import versions
+
+
+def describe_origin(
+    config: RunConfig,
+    *,
+    tp_size: int,
+    dp_size: int,
+    vocab_size: int,
+    data_fingerprint: str,
+    tokenizer_sha256: str,
+    network: dict[str, Any] | None = None,
+) -> Origin:
+    """The origin of the checkpoints of `config` at this grid; arguments as the manifest's fields.
+
+    What a checkpoint holds of each parameter is declared by the optimizer.
+    """
+    return Origin(
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        tp_size=tp_size,
+        dp_size=dp_size,
+        zero_stage=config.parallel.zero_stage,
+        vocab_size=vocab_size,
+        data_fingerprint=data_fingerprint,
+        tokenizer_sha256=tokenizer_sha256,
+        versions=versions(),
+        state_keys=config.optimizer.state_keys,
+        network=network,
+    )
