@@ -1,6 +1,7 @@
 """Fills masks with an exported model: ``python -m pipeline.fill_mask FOLDER "Some <mask>." ...``"""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ CANDIDATES = 5
 
 
 def main() -> None:
-    """Prints the likeliest tokens for every mask of every sentence."""
+    """Prints the most likely tokens for every mask of every sentence."""
     parser = command.plain_parser("Fill the masks in sentences.")
     parser.add_argument("folder", type=Path, help="a Hugging Face folder (RUN/hf)")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
@@ -26,19 +27,20 @@ def main() -> None:
             print("    " + "  ".join(f"{text!r} {share:.0%}" for text, share in candidates))
 
 
-def fill(tokenizer, model, sentence: str) -> list[list[tuple[str, float]]]:  # type: ignore[no-untyped-def]
-    """For each mask, the likeliest tokens and their probabilities.
+def fill(tokenizer: Any, model: Any, text: str) -> list[list[tuple[str, float]]]:
+    """For each mask in `text`, the most likely tokens and their probabilities.
 
-    Raises UserError for a sentence without a mask, or longer than the model's rows.
+    `tokenizer` and `model` are those of `load_exported`. Raises UserError for a text without a
+    mask, or longer than the model's rows.
     """
-    inputs = tokenizer(sentence, return_tensors="pt")
+    inputs = tokenizer(text, return_tensors="pt")
     ids = inputs["input_ids"][0]  # [S]
     places = (ids == tokenizer.mask_token_id).nonzero().flatten()
     if not len(places):
-        raise UserError(f"{sentence!r}: no {tokenizer.mask_token} in it")
+        raise UserError(f"{text!r}: no {tokenizer.mask_token} in it")
     if len(ids) > tokenizer.model_max_length:
         raise UserError(
-            f"{sentence[:60]!r}...: {len(ids)} tokens, the model takes {tokenizer.model_max_length}"
+            f"{text[:60]!r}...: {len(ids)} tokens, the model takes {tokenizer.model_max_length}"
         )
     with torch.no_grad():
         probabilities = model(**inputs).logits[0, places].softmax(-1)  # [masks, V]

@@ -1,123 +1,125 @@
-"""Weights of a Hugging Face folder (RoBERTa, BERT, pre-LN RoBERTa) as the start of a run.
+"""Weights of a Hugging Face folder as the start of a run.
 
 ``python -m pipeline.import_hf CONFIG.yaml --from FOLDER`` writes them as the checkpoint of step 0
-of the run, which then trains at any grid. All sizes and tensors are compared before anything is
-built. ``--leave-out PREFIX`` passes over tensors of other heads.
+of the run, which then trains at any grid. All sizes and tensors are compared before a model is
+built. ``--leave-out PREFIX`` skips the tensors of heads that the run does not have.
 """
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs import command
 from configs.load import UserError, load
-from data_prep.dataset.manifest import Manifest, read_manifest
 from model.config import ModelConfig
 from model.parallel.grid import Grid, single_rank_grid
-from model.parameters import parameter_specs
+from model.parameters import ParameterSpec, parameter_specs
 from pipeline.checkpoint.manifest import (
-    MOMENTS,
-    STATE_KEYS,
-    CheckpointManifest,
-    ParameterRecord,
+    build_manifest,
+    checkpoint_folder,
+    list_checkpoints,
     tensor_key,
 )
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.position import Segment
 from pipeline.hugging_face.weights import HfModel, build_from_hf, read_hf_folder
+from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
-from pipeline.run.versions import versions
+from pipeline.run.origin import describe_origin
+from pipeline.run.plan import RunPlan, plan_run
 
-_HEAD_PREFIX = "head."
+MAY_DIFFER = {
+    "hidden_dropout",
+    "attention_dropout",
+    "initializer_range",
+    "packed_rows",
+    "visibility",
+    "frozen",
+    "pooler",
+    "begin_token_id",
+}
+"""Model settings that say how a model is trained, not what its weights are."""
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """``python -m pipeline.import_hf CONFIG.yaml --from FOLDER key.sub=value ...``."""
+    """Writes step 0 of the run."""
     parser = command.parser("Start a run from the weights of a Hugging Face folder.")
     parser.add_argument("--from", dest="folder", metavar="FOLDER", required=True, type=Path)
     parser.add_argument("--leave-out", metavar="PREFIX", action="append", default=[])
     arguments = parser.parse_args()
     config = load(arguments.config, TrainConfig, arguments.overrides)
-    data = read_manifest(config.data.path)
+    plan = plan_run(config, world_size=config.parallel.tensor)
     hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out))
     with single_rank_grid() as grid:
-        path = start_run(config, data, hf, grid)
+        path = start_run(plan, hf, grid)
     head = "" if hf.has_head else "; it has no masked-language-model head, which starts at random"
-    print(
-        f"{path}: step 0 of the run, from {arguments.folder} ({hf.family.model_type} layout){head}"
+    logger.info(
+        "%s: step 0 of the run, from %s (%s layout)%s",
+        *(path, arguments.folder, hf.family.model_type, head),
     )
 
 
-def start_run(config: TrainConfig, data: Manifest, hf: HfModel, grid: Grid) -> Path:
-    """Writes `hf` as step 0 of the run that `config` describes; the checkpoint's folder.
+def start_run(plan: RunPlan, hf: HfModel, grid: Grid) -> Path:
+    """Writes `hf` as step 0 of the run of `plan`, on one rank; the checkpoint's folder.
 
     Raises UserError if the run has checkpoints already, or if model or vocabulary differ.
     """
+    config = plan.config
     folder = run_folder.checkpoints_folder(config)
-    if any(folder.glob("step-*")):
-        raise UserError(f"{folder}: the run has checkpoints already; choose another output folder")
-    _check_same_model(config.model, data.vocab_size, hf)
-    run_folder.claim(config, data.fingerprint)
+    if list_checkpoints(folder):
+        raise UserError(f"{folder}: the run has checkpoints already; choose a new output folder")
+    check_same_model(config.model, plan.vocab_size, hf)
+    run_folder.claim(config, plan.data_fingerprint)
     model = build_from_hf(hf, grid, config.seed)
     specs = parameter_specs(model)
+    origin = describe_origin(
+        config,
+        tp_size=grid.tp_size,
+        dp_size=grid.dp_size,
+        vocab_size=plan.vocab_size,
+        data_fingerprint=plan.data_fingerprint,
+        tokenizer_sha256=plan.tokenizer_sha256,
+    )
+    segments = (Segment(phase=0, start_row=0, weights=config.data.weights),)
+    manifest = build_manifest(
+        origin, specs, step=0, optimizer_step=0, consumed_rows=0, segments=segments
+    )
+    tensors = first_state(model, specs, hf, config.optimizer)
+    saver = Saver(folder, config.checkpoint, grid)
+    saver.save(manifest, lambda: tensors)
+    saver.finish()
+    return checkpoint_folder(folder, 0)
+
+
+def first_state(
+    model: nn.Module, specs: Mapping[str, ParameterSpec], hf: HfModel, optimizer: OptimizerSettings
+) -> dict[str, Tensor]:
+    """The tensors of step 0: the folder's weights in fp32, `model`'s where it has none; zeros."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         full_size = specs[name].full_shape
         weight = hf.state.get(name)
         if weight is None:
             weight = parameter.detach()[tuple(slice(size) for size in full_size)]
-        tensors[tensor_key("weight", name)] = weight.float().clone()
-        for moment in MOMENTS:
+        tensors[tensor_key(WEIGHT_KEY, name)] = weight.float().clone()
+        for moment in optimizer.MOMENTS:
             tensors[tensor_key(moment, name)] = torch.zeros(full_size)
-    manifest = CheckpointManifest(
-        step=0,
-        optimizer_step=0,
-        consumed_rows=0,
-        segments=(Segment(phase=0, start_row=0, weights=config.data.weights),),
-        seed=config.seed,
-        tp_size=grid.tp_size,
-        dp_size=grid.dp_size,
-        zero_stage=config.parallel.zero_stage,
-        config=config.model_dump(mode="json"),
-        vocab_size=data.vocab_size,
-        data_fingerprint=data.fingerprint,
-        tokenizer_sha256=data.tokenizer.sha256,
-        versions=versions(),
-        parameters={
-            name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)
-            for name, spec in specs.items()
-        },
-        state_keys=STATE_KEYS,
-    )
-    saver = Saver(folder, config.checkpoint, grid)
-    saver.save(manifest, lambda: tensors)
-    saver.finish()
-    return folder / "step-00000000"
+    return tensors
 
 
-def _check_same_model(config: ModelConfig, vocab_size: int, hf: HfModel) -> None:
-    """Raises UserError that lists what of the architecture differs; training choices may."""
-    free = {
-        "hidden_dropout",
-        "attention_dropout",
-        "initializer_range",
-        "vocabulary_multiple",
-        "sequence_parallel",
-        "attention_backend",
-        "packed_rows",
-        "visibility",
-        "frozen",
-        "activation_checkpointing",
-        "pooler",
-        "begin_token_id",
-    }
+def check_same_model(config: ModelConfig, vocab_size: int, hf: HfModel) -> None:
+    """Raises UserError that lists the differences in architecture; training choices may differ."""
     ours, theirs = config.model_dump(), hf.config.model_dump()
     errors = [
         f"model.{key} is {ours[key]}, the folder's is {theirs[key]}"
         for key in ours
-        if key not in free and ours[key] != theirs[key]
+        if key not in MAY_DIFFER and ours[key] != theirs[key]
     ]
     if vocab_size != hf.vocab_size:
         errors.append(

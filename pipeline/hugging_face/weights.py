@@ -35,9 +35,9 @@ class HfModel:
 def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
     """The model in `folder` (config.json with model.safetensors or pytorch_model.bin).
 
-    Tensors whose names begin with one of `leave_out` are passed over.
-    Raises UserError that names every missing, superfluous or misshapen tensor and every setting
-    that our network does not compute; no model is built for that.
+    Tensors whose names start with one of `leave_out` are skipped. Raises UserError that names
+    every missing, superfluous or misshapen tensor and every setting that our network does not
+    compute; no model is built before that.
     """
     try:
         hf = json.loads((folder / "config.json").read_bytes())
@@ -53,7 +53,7 @@ def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
     try:
         state = family.from_hf(tensors, config, vocab_size, has_head, leave_out)
     except UserError as error:
-        hint = "; --leave-out PREFIX passes over superfluous ones" * ("superfluous" in str(error))
+        hint = "; --leave-out PREFIX skips superfluous ones" * ("superfluous" in str(error))
         raise UserError(f"{folder}: {error}{hint}") from None
     return HfModel(config, vocab_size, family, state, has_head)
 
@@ -71,7 +71,7 @@ def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel
 
 
 def _read_tensors(folder: Path) -> Mapping[str, Tensor]:
-    """Every tensor of the folder, not yet read from disk where the format allows it."""
+    """Every tensor of the folder, by name."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))

@@ -1,6 +1,8 @@
 """The exported folder computes what was trained, and an export that does not is never published."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ from configs.load import UserError
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.tokenization.train import train_tokenizer
+from model.config import ModelConfig
 from model.hugging_face.bert_style import BertStyle
-from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
 from pipeline.checkpoint.reader import TensorReader
-from pipeline.export import export
+from pipeline.export import export_run
 from pipeline.fill_mask import fill
 from pipeline.hugging_face.folder import load_exported
+from pipeline.pretraining.export import export
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import make_config, make_rows, pretrain
@@ -24,7 +29,7 @@ SENTENCE = "the cat sat on the mat and the dog ate the hat of the rat in a red b
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A finished tiny run at tensor parallel 2 whose tokenizer is a real one."""
     folder = tmp_path_factory.mktemp("trained")
     tokenizer = train_tokenizer([SENTENCE] * 60, 270)
@@ -34,19 +39,22 @@ def trained(tmp_path_factory):
     return config
 
 
-def newest(config):
+def newest(config: TrainConfig) -> Checkpoint:
     checkpoint, problems = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None, problems
     return checkpoint
 
 
-def forked_export(config, folder) -> float:
+def forked_export(config: TrainConfig, folder: Path) -> float:
     """`export` in a process of its own: a world made here would hang ranks forked later."""
+    difference: float
     (difference,) = run_ranks(export, 1, config, newest(config), folder)
     return difference
 
 
-def test_logits_of_the_export_are_those_of_the_checkpoint(trained, tmp_path):
+def test_logits_of_the_export_are_those_of_the_checkpoint(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
     difference = forked_export(trained, tmp_path / "hf")
     assert difference < 1e-5
     manifest = read_manifest(trained.data.path)
@@ -66,7 +74,7 @@ def test_logits_of_the_export_are_those_of_the_checkpoint(trained, tmp_path):
         assert model(torch.from_numpy(rows.astype(np.int64))).logits.isfinite().all()
 
 
-def test_masks_are_filled_with_words(trained, tmp_path):
+def test_masks_are_filled_with_words(trained: TrainConfig, tmp_path: Path) -> None:
     forked_export(trained, tmp_path / "hf")
     (candidates,) = fill(*load_exported(tmp_path / "hf"), "the cat sat on <mask> mat")
     assert len(candidates) == 5
@@ -77,12 +85,16 @@ def test_masks_are_filled_with_words(trained, tmp_path):
         fill(*load_exported(tmp_path / "hf"), "<mask> cat " * 40)
 
 
-def test_an_export_that_differs_is_refused_and_the_old_one_stays(trained, tmp_path, monkeypatch):
+def test_an_export_that_differs_is_refused_and_the_old_one_stays(
+    trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "hf"
     forked_export(trained, folder)
     before = json.loads((folder / "parity.json").read_text())
 
-    def swapped(self, state, config):
+    def swapped(
+        self: BertStyle, state: Mapping[str, torch.Tensor], config: ModelConfig
+    ) -> dict[str, torch.Tensor]:
         tensors = real(self, state, config)
         query, key = (
             f"roberta.encoder.layer.0.attention.self.{n}.weight" for n in ("query", "value")
@@ -95,3 +107,18 @@ def test_an_export_that_differs_is_refused_and_the_old_one_stays(trained, tmp_pa
     with pytest.raises(RankError, match="not exported: its logits differ"):
         forked_export(trained, folder)
     assert json.loads((folder / "parity.json").read_text()) == before
+
+
+def test_the_command_exports_a_checkpoint_once(trained: TrainConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+    checkpoint = newest(trained)
+    (first,) = run_ranks(export_run, 1, trained, checkpoint, folder)
+    assert list(first) == [folder]
+    before = (folder / "parity.json").stat().st_mtime_ns
+    assert run_ranks(export_run, 1, trained, checkpoint, folder) == [{}]
+    assert (folder / "parity.json").stat().st_mtime_ns == before
+    earlier = json.loads((folder / "parity.json").read_text())
+    (folder / "parity.json").write_text(json.dumps({**earlier, "step": 1}))
+    (again,) = run_ranks(export_run, 1, trained, checkpoint, folder)
+    assert list(again) == [folder]
+    assert json.loads((folder / "parity.json").read_text()) == earlier

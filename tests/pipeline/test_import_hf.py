@@ -10,11 +10,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from configs.load import UserError
-from data_prep.dataset.manifest import read_manifest
 from model.parallel.grid import make_grid
 from pipeline.hugging_face.weights import build_from_hf, read_hf_folder
 from pipeline.import_hf import start_run
-from tests.gloo import in_one_rank, run_ranks
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import plan_run
+from tests.gloo import RankError, in_one_rank, run_ranks
 from tests.pipeline.training_run import VOCAB_SIZE, make_config, make_rows, metrics, pretrain
 from tests.pretrained import weights_folder
 
@@ -26,6 +27,17 @@ TINY = {
     "vocab_size": 99,
     "max_position_embeddings": 40,
 }
+
+MODEL = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 64,
+    "max_row_tokens": 32,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+"""The same sizes in a config, with 34 position embeddings."""
 
 OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.")  # of antiberty
 
@@ -141,11 +153,12 @@ def test_missing_and_superfluous_tensors_are_named(tmp_path: Path) -> None:
 
 
 @in_one_rank
-def write_step_0(config: Any, folder: Path) -> None:
-    start_run(config, read_manifest(config.data.path), read_hf_folder(folder), make_grid(1))
+def write_step_0(config: TrainConfig, folder: Path) -> None:
+    plan = plan_run(config, config.parallel.tensor)
+    start_run(plan, read_hf_folder(folder), make_grid(1))
 
 
-def test_a_run_goes_on_from_imported_weights_at_any_grid(tmp_path: Path) -> None:
+def test_a_run_starts_from_imported_weights_at_any_grid(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {
         **TINY,
@@ -156,14 +169,12 @@ def test_a_run_goes_on_from_imported_weights_at_any_grid(tmp_path: Path) -> None
     theirs = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes))
     theirs.save_pretrained(tmp_path / "hf")
     make_rows(tmp_path / "data")
-    sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 64}
-    model = {**sizes, "max_row_tokens": 32, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
     losses = []
     for tp_size in (1, 2):
         config = make_config(
             tmp_path / "data",
             tmp_path / f"run{tp_size}",
-            model=model,
+            model=MODEL,
             total_rows=48,
             schedule={"type": "linear", "warmup_rows": 16},
             parallel={"tensor": tp_size, "zero_stage": 1},
@@ -172,7 +183,7 @@ def test_a_run_goes_on_from_imported_weights_at_any_grid(tmp_path: Path) -> None
         run_ranks(pretrain, tp_size, config)
         losses.append(metrics(config, "loss"))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert losses[0][0] > 8  # weights this large guess wildly; a random start has log(131) = 4.9
+    assert losses[0][0] > 8  # such large weights predict badly; a random start has log(131) = 4.9
 
 
 def test_a_model_that_differs_from_the_config_is_an_error(tmp_path: Path) -> None:
@@ -180,8 +191,29 @@ def test_a_model_that_differs_from_the_config_is_an_error(tmp_path: Path) -> Non
     config = make_config(tmp_path / "data", tmp_path / "run")
     hf = read_hf_folder(tiny_folder(tmp_path / "hf"))
     with pytest.raises(UserError) as error:
-        start_run(config, read_manifest(tmp_path / "data"), hf, None)  # type: ignore[arg-type]
+        start_run(plan_run(config, 1), hf, None)  # type: ignore[arg-type]
     message = str(error.value)
     assert "model.ffn_hidden_size is 128, the folder's is 64" in message
     assert "vocabulary has 131 ids, the folder's 99" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_several_phases_starts_from_imported_weights(tmp_path: Path) -> None:
+    make_rows(tmp_path / "data")
+    make_rows(tmp_path / "later", seed=1)
+    torch.manual_seed(0)
+    sizes = {**TINY, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 34}
+    config = transformers.RobertaConfig(**sizes)
+    transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path / "hf")
+    phase = {
+        "data": {"path": str(tmp_path / "later"), "workers": 0},
+        "total_rows": 16,
+        "batch": {"global_rows": 16, "micro_rows": 4},
+        "schedule": {"type": "constant"},
+    }
+    run = make_config(tmp_path / "data", tmp_path / "run", model=MODEL, total_rows=64, then=[phase])
+    write_step_0(run, tmp_path / "hf")
+    with pytest.raises(RankError, match="the run has checkpoints already"):
+        write_step_0(run, tmp_path / "hf")
+    run_ranks(pretrain, 1, run)
+    assert len(metrics(run, "loss")) == 5

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
@@ -55,3 +55,6 @@ class Classification(LabelledTask):
             "accuracy": score.accuracy(predicted, labels),
             "macro_f1": score.macro_f1(predicted, labels, len(self.labels)),
         }
+
+    def exported_settings(self) -> dict[str, Any]:
+        return {**super().exported_settings(), "problem_type": "single_label_classification"}

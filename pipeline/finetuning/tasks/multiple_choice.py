@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
@@ -18,6 +18,8 @@ from pipeline.finetuning.tasks.task import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.task_heads import TaskHeadConfig
 
 
@@ -64,3 +66,9 @@ class MultipleChoice(TaskConfig):
     def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
         predicted = [values[:, 0].argmax() for values in scores]
         return {"accuracy": score.accuracy(predicted, [example.label for example in examples])}
+
+    def exported_scores(self, model: Any, tokens: "Tensor", is_text: "Tensor") -> "Tensor":
+        shape = (-1, self.num_choices, tokens.shape[1])
+        output = model(input_ids=tokens.view(shape), attention_mask=is_text.view(shape))
+        scores: Tensor = output.logits.reshape(-1, 1)  # [B, 1] from [examples, choices]
+        return scores

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import FiniteFloat
@@ -63,3 +63,6 @@ class Regression(TaskConfig):
             "pearson": score.pearson(predicted, values),
             "mean_squared_error": float(np.square(predicted - values).mean()),
         }
+
+    def exported_settings(self) -> dict[str, Any]:
+        return {"problem_type": "regression", "num_labels": 1}

@@ -6,7 +6,7 @@ S tokens in a row.
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder,
 from pipeline.finetuning.tasks.task import UNUSED, Scores, Targets, TaskConfig, example_file, ids_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.task_heads import TaskHeadConfig
 
 
@@ -92,6 +94,12 @@ class SpanQuestionAnswering(TaskConfig):
             matches.append(score.exact_match(predicted, answers))
             f1s.append(score.answer_f1(predicted, answers))
         return {"exact_match": float(np.mean(matches)), "f1": float(np.mean(f1s))}
+
+    def exported_scores(self, model: Any, tokens: "Tensor", is_text: "Tensor") -> "Tensor":
+        import torch
+
+        output = model(input_ids=tokens, attention_mask=is_text)
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)  # [B, S, 2]
 
 
 def best_answer(

@@ -18,6 +18,8 @@ from data_prep.dataset.manifest import file_sha256
 from pipeline.finetuning.examples import Example, ExampleFile, Ids, LineT, RowEncoder, read_lines
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.task_heads import TaskHeadConfig
 
 UNUSED = -100
@@ -77,6 +79,18 @@ class TaskConfig(Config):
         """Metrics of all examples of a file; `scores` are the head's, one array an example."""
         raise NotImplementedError
 
+    def exported_settings(self) -> dict[str, Any]:
+        """What transformers' config.json says of the task, besides the model and its class."""
+        return {}
+
+    def exported_scores(self, model: Any, tokens: "Tensor", is_text: "Tensor") -> "Tensor":
+        """The scores of transformers' `model` in the shape of our head's.
+
+        `tokens` and `is_text` (1 where a token is no padding) are int64 [B, S].
+        """
+        scores: Tensor = model(input_ids=tokens, attention_mask=is_text).logits
+        return scores
+
 
 class LabelledTask(TaskConfig):
     """A task with named classes."""
@@ -101,6 +115,12 @@ class LabelledTask(TaskConfig):
         if str(label) not in self.labels:
             raise ValueError(f"label {str(label)!r} is not one of {', '.join(self.labels)}")
         return self.labels.index(str(label))
+
+    def exported_settings(self) -> dict[str, Any]:
+        return {
+            "id2label": {str(number): label for number, label in enumerate(self.labels)},
+            "label2id": {label: number for number, label in enumerate(self.labels)},
+        }
 
 
 def ids_of(encoding: Encoding) -> Ids:

@@ -1,15 +1,20 @@
 """Every task's folder computes what was trained, or is never published."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
+from model.hugging_face.bert_style import BertStyle
 from model.hugging_face.family import auto_class
 from pipeline.checkpoint.manifest import find_checkpoint
-from pipeline.finetuning import export as finetune_export
+from pipeline.export import export_run
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.export import export_tasks
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.finetuning.finetune_run import (
@@ -23,12 +28,12 @@ from tests.pipeline.finetuning.finetune_run import (
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     return make_pretrained(tmp_path_factory.mktemp("pretrained"))
 
 
 @pytest.fixture(scope="module")
-def finetuned(pretrained, tmp_path_factory):
+def finetuned(pretrained: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
     """A finished run of all five tasks at tensor parallel 2."""
     config = make_finetune_config(
         pretrained, tmp_path_factory.mktemp("run") / "run", parallel={"tensor": 2}, mlm=None
@@ -37,14 +42,15 @@ def finetuned(pretrained, tmp_path_factory):
     return config
 
 
-def exported(config, folder) -> dict[str, float]:
+def exported(config: FinetuneConfig, folder: Path) -> dict[str, float]:
     checkpoint, problems = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None, problems
+    differences: dict[str, float]
     (differences,) = run_ranks(export_tasks, 1, config, checkpoint, folder)
     return differences
 
 
-def test_every_task_is_loaded_by_its_auto_class(finetuned, tmp_path):
+def test_every_task_is_loaded_by_its_auto_class(finetuned: FinetuneConfig, tmp_path: Path) -> None:
     differences = exported(finetuned, tmp_path / "hf")
     assert set(differences) == set(TASKS)
     assert max(differences.values()) < 1e-5
@@ -66,21 +72,39 @@ def test_every_task_is_loaded_by_its_auto_class(finetuned, tmp_path):
     assert rating(tokens).logits.shape == (1, 1)
 
 
-def test_scores_that_differ_are_not_published(finetuned, tmp_path, monkeypatch):
+def test_scores_that_differ_are_not_published(
+    finetuned: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exported(finetuned, tmp_path / "hf")
+    for name in TASKS:  # as if they were made from an older checkpoint
+        path = tmp_path / "hf" / name / "parity.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "step": 5}))
 
-    def doubled(*arguments):
+    def doubled(*arguments: Any) -> dict[str, torch.Tensor]:
         return {name: 2 * tensor for name, tensor in real(*arguments).items()}
 
-    real = finetune_export.task_tensors
-    monkeypatch.setattr(finetune_export, "task_tensors", doubled)
+    real = BertStyle.task_to_hf
+    monkeypatch.setattr(BertStyle, "task_to_hf", doubled)
     before = (tmp_path / "hf" / "animal" / "model.safetensors").read_bytes()
     with pytest.raises(RankError, match="not exported: its scores differ"):
         exported(finetuned, tmp_path / "hf")
     assert (tmp_path / "hf" / "animal" / "model.safetensors").read_bytes() == before
 
 
-def test_a_pooler_that_hugging_face_lacks_is_refused(pretrained, tmp_path):
+def test_only_tasks_that_are_not_exported_yet_are_exported(
+    finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    exported(finetuned, tmp_path / "hf")
+    assert exported(finetuned, tmp_path / "hf") == {}
+    (tmp_path / "hf" / "tags" / "parity.json").unlink()
+    checkpoint, _ = find_checkpoint(checkpoints_folder(finetuned))
+    (folders,) = run_ranks(export_run, 1, finetuned, checkpoint, tmp_path / "hf")
+    assert list(folders) == [tmp_path / "hf" / "tags"]
+
+
+def test_a_pooler_that_hugging_face_lacks_is_refused(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
     tasks = {"animal": make_tasks(tmp_path / "tasks")["animal"]}
     config = make_finetune_config(
         pretrained,
@@ -95,7 +119,9 @@ def test_a_pooler_that_hugging_face_lacks_is_refused(pretrained, tmp_path):
         exported(config, tmp_path / "hf")
 
 
-def test_a_hugging_face_folder_is_fine_tuned_and_exported_again(pretrained, finetuned, tmp_path):
+def test_a_hugging_face_folder_is_fine_tuned_and_exported_again(
+    pretrained: TrainConfig, finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
     exported(finetuned, tmp_path / "hf")
     folder = tmp_path / "hf" / "animal"
     start = {"type": "hugging_face", "path": str(folder)}
