@@ -24,8 +24,8 @@ _OVERRIDE = re.compile(r"\w[\w-]*(\.\w[\w-]*)*=")
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that takes options and positional arguments in any order.
 
-    With `takes_overrides`, words such as ``key.sub=value`` are the overrides wherever they stand,
-    also before the verb or the config file. A single ``--`` is accepted and has no effect.
+    With `takes_overrides`, a word such as ``key.sub=value`` is an override in any position, also
+    before the verb or the config file. A single ``--`` is accepted and has no effect.
     """
 
     def __init__(self, description: str, takes_overrides: bool = False) -> None:
@@ -52,14 +52,14 @@ class CommandParser(argparse.ArgumentParser):
         takes_value = {
             name: action.nargs is None for action in self._actions for name in action.option_strings
         }
-        others: list[str] = []
+        remaining: list[str] = []
         overrides: list[str] = []
         is_value = False
         for word in words:
             is_override = not is_value and _OVERRIDE.match(word) is not None
-            (overrides if is_override else others).append(word)
+            (overrides if is_override else remaining).append(word)
             is_value = takes_value.get(word, False)
-        return [*others, *overrides]
+        return [*remaining, *overrides]
 
 
 def parser(description: str, verbs: Sequence[str] = ()) -> CommandParser:

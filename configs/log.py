@@ -22,7 +22,7 @@ LOGGERS = ("configs", "data_prep", "model", "pipeline", "benchmarks", "__main__"
 class _LineFormatter(logging.Formatter):
     """``TIME rank R LEVEL MESSAGE``, without credentials; further lines are indented.
 
-    Without `rank` (a process of its own, not one of a launch) the line has no ``rank R``.
+    Without `rank` (a process that no launcher started) the line has no ``rank R``.
     """
 
     def __init__(self, rank: int | None) -> None:
@@ -32,7 +32,7 @@ class _LineFormatter(logging.Formatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line for a message of one line; a traceback follows on lines of its own."""
+        """One line for a message of one line; a traceback follows on further lines."""
         return redact(super().format(record)).replace("\n", "\n  ")
 
 

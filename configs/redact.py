@@ -34,7 +34,8 @@ MIN_SECRET_CHARACTERS = 8
 """Shorter values of environment variables are not searched for: they occur by chance."""
 
 _PARAMETER_NAMES = (
-    r"[\w.-]*(?:token|secret|signature|password|passwd|credential|api[_-]?key|access[_-]?key)[\w.-]*"
+    r"[\w.-]*(?:token|secret|signature|password|passwd|credential|api[_-]?key|access[_-]?key)"
+    r"[\w.-]*"
     r"|AWSAccessKeyId|X-(?:Amz|Goog)-[\w-]+|key|sig|pwd|pass|auth|code"
 )
 _PATTERNS = (

@@ -11,7 +11,7 @@ shift
 python=$(realpath -s "$VENV/bin/python")
 PATH=$(dirname "$python"):$PATH
 export PYTHONFAULTHANDLER=1                       # stacks of all threads on SIGABRT
-export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, whatever --export sbatch had
+export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, also with sbatch --export
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
 

@@ -9,8 +9,8 @@ curve would have two values per step, and its API can delete a run but no metric
 Upstream: https://github.com/mlflow/mlflow/issues/2973 (open since 2020).
 
 Method: where MLflow's store is a database that this process opened (SQLite), the rows are deleted
-through MLflow's own table classes. A tracking server offers no such access: there the first values
-stay, and the caller marks the run with a tag.
+through MLflow's own table classes. A tracking server does not give this access: there the first
+values stay, and the caller marks the run with a tag.
 
 Remove when: `MlflowClient` can delete metrics.
 ``tests/pipeline/tracking/test_mlflow_compat.py`` fails as soon as it can, and also when one of the
@@ -28,7 +28,7 @@ _COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 def delete_metrics_after(client: "MlflowClient", run_id: str, step: int, kept_prefix: str) -> bool:
     """Deletes a run's metrics of steps after `step`, except those whose name has `kept_prefix`.
 
-    The latest value of a metric, which MLflow stores apart, becomes the last one that remains.
+    MLflow stores the latest value of each metric separately; it becomes the last one that remains.
     Returns False, and deletes nothing, if the store is a tracking server.
     """
     store = client._tracking_client.store

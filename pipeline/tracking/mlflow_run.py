@@ -33,7 +33,7 @@ CHECKPOINT_TYPE = "checkpoint"
 class MlflowRun:
     """The run with `key` in `experiment`; it is created if it does not exist.
 
-    Methods raise MlflowException if the server cannot be reached or refuses a request.
+    Methods raise MlflowException if the server cannot be reached or rejects a request.
     """
 
     def __init__(
@@ -196,8 +196,8 @@ class MlflowRun:
         return str(version.version)
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether MLflow refused a request for good, so that a retry is of no use."""
+def is_rejection(error: Exception) -> bool:
+    """Whether MLflow permanently rejects a request, so that a retry cannot succeed."""
     return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 from data_prep.dataset.atomic import write_atomic
 from pipeline.run.config import RunConfig
 from pipeline.tracking.event_log import LOG_NAME, read_events
-from pipeline.tracking.mlflow_run import MlflowRun, is_refusal
+from pipeline.tracking.mlflow_run import MlflowRun, is_rejection
 
 STATE_NAME = "tracking.json"
 LOCK_NAME = "tracking.lock"
@@ -50,8 +50,8 @@ def run_id_of(folder: Path) -> str | None:
 class Sender:
     """Sends the events of one run, continuing where the last sender stopped.
 
-    Metrics may be sent again after a failure: MLflow tells the last step that it has. All other
-    events are counted; the state file holds how many were sent.
+    After a failure, metrics are sent again from the last step that MLflow has. All other events are
+    counted; the state file holds how many were sent.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -203,14 +203,14 @@ class Sender:
                 self._write_state()
 
     def _send(self, what: str, function: Callable[..., None], *arguments: Any) -> None:
-        """Calls `function`. What MLflow refuses for good is logged and skipped."""
+        """Calls `function`. What MLflow permanently rejects is logged and skipped."""
         try:
             function(*arguments)
         except Exception as error:
-            if not is_refusal(error):
+            if not is_rejection(error):
                 raise
             logger.warning(
-                "tracking: MLflow refused %s for good (%s); it stays in %s",
+                "tracking: MLflow permanently rejected %s (%s); it stays in %s",
                 what,
                 error,
                 self._config.output,

@@ -1,4 +1,4 @@
-"""Samples processors, memory, disk, network and accelerators of a node, in a process of its own.
+"""Samples processors, memory, disk, network and accelerators of a node in a separate process.
 
 The first rank of each node starts the process. It appends to ``system/HOST.jsonl`` in the run's
 folder, which the sender beside rank 0 reads. Each sample carries the optimizer step of the run at

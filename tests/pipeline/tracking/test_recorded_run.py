@@ -128,8 +128,8 @@ def test_a_restart_with_changed_settings_keeps_the_first_and_tags_the_new(
     config: TrainConfig, client: MlflowClient, run: Run
 ) -> None:
     log = EventLog(config.output)
-    notes = {"params": {"grid.dp_size": 4, "fresh": 1}, "tags": {"state": "running"}}
-    log.append("start", {**notes, "status": "RUNNING"})
+    content = {"params": {"grid.dp_size": 4, "fresh": 1}, "tags": {"state": "running"}}
+    log.append("start", {**content, "status": "RUNNING"})
     Sender(config).send_pending()
     found = client.get_run(run.info.run_id)
     assert found.info.status == "RUNNING"
@@ -138,7 +138,7 @@ def test_a_restart_with_changed_settings_keeps_the_first_and_tags_the_new(
     assert found.data.tags["now.grid.dp_size"] == "4"
 
 
-def test_what_mlflow_refuses_for_good_is_logged_and_the_rest_is_sent(
+def test_what_mlflow_rejects_is_logged_and_the_rest_is_sent(
     config: TrainConfig,
     client: MlflowClient,
     run: Run,
@@ -150,7 +150,7 @@ def test_what_mlflow_refuses_for_good_is_logged_and_the_rest_is_sent(
     log.append("note", {"params": {"x" * 10: "1"}, "tags": {"": "no name"}})
     log.metrics(11, {"loss": 1.0, "odd/name of [a] source": float("nan")})
     Sender(config).send_pending()
-    assert "MLflow refused tags for good" in caplog.text
+    assert "MLflow permanently rejected tags" in caplog.text
     history = client.get_metric_history(run.info.run_id, "odd/name of _a_ source")
     assert [metric.step for metric in history] == [11]
 
