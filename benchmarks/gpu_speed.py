@@ -49,18 +49,18 @@ GLOBAL_ROWS, MICRO_ROWS = 128, 32
 LEARNING_RATE = 1e-4
 WARMUP_STEPS = 3
 RANK_TIMEOUT_S = 600.0
-NO_ATTENTION_DROPOUT = {"attention_dropout": 0.0}
-WINDOW = {"attention_pattern": {"type": "window", "neighbours": 64}, **NO_ATTENTION_DROPOUT}
+NO_ATTENTION_DROPOUT = {"model.attention_dropout": 0.0}
+WINDOW = {"model.attention_pattern": {"type": "window", "neighbours": 64}, **NO_ATTENTION_DROPOUT}
 OURS: dict[str, dict[str, Any]] = {
     "sdpa": {},
-    "sdpa, any order of sums": {"deterministic": False},
-    "explicit": {"attention_backend": "explicit"},
+    "sdpa, any order of sums": {"compute.deterministic": False},
+    "explicit": {"compute.attention_backend": "explicit"},
     "sdpa, no attention dropout": NO_ATTENTION_DROPOUT,
-    "flex, no attention dropout": {"attention_backend": "flex", **NO_ATTENTION_DROPOUT},
-    "sdpa, window of 64": {"attention_backend": "sdpa", **WINDOW},
-    "flex, window of 64": {"attention_backend": "flex", **WINDOW},
+    "flex, no attention dropout": {"compute.attention_backend": "flex", **NO_ATTENTION_DROPOUT},
+    "sdpa, window of 64": {"compute.attention_backend": "sdpa", **WINDOW},
+    "flex, window of 64": {"compute.attention_backend": "flex", **WINDOW},
 }
-"""What is changed of configs/base.yaml: keys of its model, or `deterministic`."""
+"""What is changed of configs/base.yaml."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,13 @@ class Measurement:
 
 def make_config(folder: Path, steps: int, changes: dict[str, Any]) -> TrainConfig:
     """configs/base.yaml on the synthetic rows in `folder`, with `changes`."""
-    model = {key: value for key, value in changes.items() if key != "deterministic"}
-    overrides = [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     overrides += [
         f"output={folder / 'run'}",
         f"data.path={folder / 'rows'}",
         f"total_rows={steps * GLOBAL_ROWS}",
         f"batch={json.dumps({'global_rows': GLOBAL_ROWS, 'micro_rows': MICRO_ROWS})}",
         "schedule.warmup_rows=0",
-        f"deterministic={json.dumps(changes.get('deterministic', True))}",
     ]
     return load(ROOT / "configs" / "base.yaml", TrainConfig, overrides)
 

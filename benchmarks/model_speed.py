@@ -156,9 +156,7 @@ def train_ours(tp_size: int, num_steps: int, accumulation: int, threads: int) ->
 def profile(threads: int) -> str:
     """The operations that take the most time of a forward and backward pass, one per line."""
     torch.set_num_threads(threads)
-    model = build_masked_lm(
-        ModelConfig(**MODEL), VOCAB_SIZE, make_grid(1), seed=0, dtype=torch.bfloat16
-    )
+    model = build_masked_lm(ModelConfig(**MODEL), VOCAB_SIZE, make_grid(1), seed=0)
     masked = masked_rows(MICRO_ROWS)
     inputs = [torch.from_numpy(a).long() for a in (masked.tokens, masked.positions, masked.labels)]
 

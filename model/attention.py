@@ -24,14 +24,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, grid: Grid, config: ModelConfig) -> None:
         super().__init__()
-        self.num_local_heads = config.num_attention_heads // grid.tp_size
+        self.num_local_heads = grid.local_size(config.num_attention_heads)
         self.first_head = grid.tp_rank * self.num_local_heads
         self.head_size = config.head_size
         self.window = config.attention_pattern.window
         self.rate = config.attention_dropout
         hidden = config.hidden_size
-        self.qkv = ColumnLinear(grid, config.sequence_parallel, hidden, 3 * hidden)
-        self.output = RowLinear(grid, config.sequence_parallel, hidden, hidden)
+        self.qkv = ColumnLinear(grid, hidden, 3 * hidden)
+        self.output = RowLinear(grid, hidden, hidden)
 
     def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:
         rows, tokens = context.shape

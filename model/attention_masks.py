@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from configs.load import ConfigError
+from model.compute import ComputeConfig
 from model.config import ModelConfig
 
 Backend = Literal["explicit", "sdpa", "flex"]
@@ -119,18 +120,20 @@ def build_mask(
     return AttentionMask(backend, blocks=blocks)
 
 
-def choose_backend(config: ModelConfig, device: torch.device, with_dropout: bool) -> Backend:
-    """The backend that `config` names, or for "auto" the fastest for device and pattern.
+def choose_backend(
+    config: ModelConfig, compute: ComputeConfig, device: torch.device, with_dropout: bool
+) -> Backend:
+    """The backend that `compute` names, or for "auto" the fastest for device and pattern.
 
     On the CPU explicit softmax (at 512 tokens faster than torch's flash attention). On CUDA sdpa,
     except for windows and packed rows, whose empty blocks FlexAttention skips; it has no dropout.
     """
-    if config.attention_backend == "flex" and device.type == "cpu" and torch.is_grad_enabled():
+    if compute.attention_backend == "flex" and device.type == "cpu" and torch.is_grad_enabled():
         raise ConfigError(
-            "model.attention_backend flex has no backward pass on the CPU: use auto or explicit"
+            "compute.attention_backend flex has no backward pass on the CPU: use auto or explicit"
         )
-    if config.attention_backend != "auto":
-        return config.attention_backend
+    if compute.attention_backend != "auto":
+        return compute.attention_backend
     if device.type == "cpu":
         return "explicit"
     is_sparse = config.attention_pattern.type != "full" or config.packed_rows.type == "inside"

@@ -3,25 +3,22 @@
 The vocabulary size is not here: it comes with the tokenizer, from the data set's manifest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from configs.load import Config, ConfigError
-from model.objectives.vocabulary import padded_vocab_size
+from model.compute import MOVED_KEYS, ComputeConfig
 from model.options import (
     Activation,
-    ActivationCheckpointing,
     AllVisible,
     AttendAcross,
-    AttentionBackend,
     AttentionPattern,
     EmbeddingStart,
     Frozen,
     FullAttention,
     Gelu,
-    KeepActivations,
     LayerNormConfig,
     LearnedPositions,
     NoPooler,
@@ -68,8 +65,6 @@ class ModelConfig(Config):
 
     attention_pattern: AttentionPattern = FullAttention()
     """Which tokens a token attends to."""
-    attention_backend: AttentionBackend = "auto"
-    """explicit softmax (fastest on CPU), torch's sdpa (flash on CUDA), or flex (block masks)."""
     packed_rows: PackedRows = AttendAcross()
     """Whether the pieces that share a row see each other."""
     visibility: Visibility = AllVisible()
@@ -83,8 +78,6 @@ class ModelConfig(Config):
     """The word vectors before training."""
     frozen: Frozen = NothingFrozen()
     """Parts that keep their weights."""
-    activation_checkpointing: ActivationCheckpointing = KeepActivations()
-    """Memory saved by computing layers again in the backward pass."""
 
     hidden_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate of the embedding and of each block's output."""
@@ -93,10 +86,6 @@ class ModelConfig(Config):
     initializer_range: float = Field(0.02, gt=0)
     """Standard deviation of the initial weights."""
 
-    sequence_parallel: bool = False
-    """Between blocks, cut hidden states by tokens over tensor-parallel ranks (Korthikanti 2022)."""
-    vocabulary_multiple: int = Field(128, gt=0)
-    """The vocabulary is padded inside to a multiple of this, the same at every TP size."""
     pad_token_id: int = Field(1, ge=0)
     """The id of <pad>: such tokens are never attended to."""
     begin_token_id: int = Field(0, ge=0)
@@ -144,13 +133,18 @@ class ModelConfig(Config):
             return layer
         return layer * self.parameter_sharing.num_groups // self.num_layers
 
+    @classmethod
+    def from_stored(cls, tree: Mapping[str, Any]) -> "ModelConfig":
+        """The config of a stored run or checkpoint; keys that have moved to `compute` are left out.
+
+        Raises pydantic's ValidationError for a tree that is no model's.
+        """
+        moved = {path.removeprefix("model.") for path in MOVED_KEYS}
+        return cls.model_validate({key: tree[key] for key in tree if key not in moved})
+
     def for_loaded_weights(self) -> "ModelConfig":
         """The same network for weights that are loaded: no file of word vectors is read."""
         return self.model_copy(update={"embedding_start": RandomEmbeddings()})
-
-    def padded_vocab_size(self, vocab_size: int) -> int:
-        """Rows of the embedding matrix, over all tensor-parallel ranks."""
-        return padded_vocab_size(vocab_size, self.vocabulary_multiple)
 
 
 def _disagreements(config: ModelConfig) -> Iterator[str]:
@@ -175,8 +169,6 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
             yield "layers that share their weights cannot be frozen one by one"
     if frozen.type != "nothing" and frozen.num_layers > config.num_layers:
         yield f"frozen.num_layers {frozen.num_layers} is more than num_layers {config.num_layers}"
-    if config.attention_backend == "flex" and config.attention_dropout > 0:
-        yield "attention_backend flex has no dropout: set attention_dropout to 0"
 
 
 def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
@@ -188,22 +180,32 @@ def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
         )
 
 
-def check_grid(config: ModelConfig, tp_size: int) -> None:
-    """Raises one ConfigError that lists every size of `config` that `tp_size` does not divide."""
+def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]:
+    """A line for each choice of `compute` that cannot compute `config`."""
+    if compute.attention_backend == "flex" and config.attention_dropout > 0:
+        yield (
+            "compute.attention_backend flex has no dropout: set model.attention_dropout to 0 or "
+            "choose another backend"
+        )
+
+
+def check_grid(config: ModelConfig, compute: ComputeConfig, tp_size: int) -> None:
+    """Raises one ConfigError that lists every choice that does not work on `tp_size` ranks."""
     sizes = {
-        "num_attention_heads": config.num_attention_heads,
-        "ffn_hidden_size": config.ffn_hidden_size,
-        "vocabulary_multiple": config.vocabulary_multiple,
+        "model.num_attention_heads": config.num_attention_heads,
+        "model.ffn_hidden_size": config.ffn_hidden_size,
+        "compute.vocabulary_multiple": compute.vocabulary_multiple,
     }
-    if config.sequence_parallel:
-        sizes["max_row_tokens"] = config.max_row_tokens
+    if compute.sequence_parallel:
+        sizes["model.max_row_tokens"] = config.max_row_tokens
     errors = [
-        f"model.{name} {size} is not divisible by tensor-parallel size {tp_size}; nearest values "
+        f"{name} {size} is not divisible by tensor-parallel size {tp_size}; nearest values "
         f"that are: {nearest_multiples(size, tp_size)}; tensor-parallel sizes that divide {size}: "
         f"{', '.join(str(n) for n in range(1, min(size, 64) + 1) if size % n == 0)}"
         for name, size in sizes.items()
         if size % tp_size
     ]
+    errors += compute_errors(config, compute)
     if errors:
         raise ConfigError("\n".join(errors))
 

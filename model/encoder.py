@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import SelfAttention
+from model.attention_masks import choose_backend
+from model.compute import ComputeConfig
 from model.config import ModelConfig, check_row_tokens
 from model.dropout import Site, dropout, mask_seed
 from model.layers import Mlp, Norm, ReplicatedEmbedding, VocabularyEmbedding, gather_rows
@@ -19,16 +21,18 @@ from model.row_context import RowContext, make_row_context
 class Encoder(nn.Module):
     """Tokens [B, S] -> hidden states [T, H]."""
 
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(
+        self, grid: Grid, config: ModelConfig, compute: ComputeConfig, vocab_size: int
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.tp_group, self.tp_size = grid.tp_group, grid.tp_size
-        self.gathers_rows = config.sequence_parallel and grid.tp_size > 1
-        self.embeddings = Embeddings(grid, config, vocab_size)
+        self.grid, self.config, self.compute = grid, config, compute
+        self.embeddings = Embeddings(
+            grid, config, vocab_size, compute.padded_vocab_size(vocab_size)
+        )
         self.group_of = [config.layer_group(n) for n in range(config.num_layers)]
         self.layers = nn.ModuleList(Layer(grid, config) for _ in range(max(self.group_of) + 1))
         is_pre = config.norm_placement.type == "pre"
-        self.norm = Norm(grid, config, config.sequence_parallel) if is_pre else None
+        self.norm = Norm(grid, config) if is_pre else None
 
     def forward(
         self,
@@ -44,24 +48,28 @@ class Encoder(nn.Module):
         `is_padded` is explained in `make_row_context`.
         """
         check_row_tokens(self.config, tokens.shape[1])
-        if self.gathers_rows and tokens.numel() % self.tp_size:
+        _, token_shards = self.grid.token_shard
+        if tokens.numel() % token_shards:
             raise ValueError(
-                f"{tokens.numel()} tokens of a micro-batch do not divide into {self.tp_size} parts "
-                "for sequence parallelism: change the micro-batch or the row width"
+                f"{tokens.numel()} tokens of a micro-batch do not divide into {token_shards} parts "
+                "for sequence parallelism: change the micro-batch size or the row width"
             )
         key = dropout_key if self.training else None
         dtype = self.embeddings.word.weight.dtype
+        backend = choose_backend(self.config, self.compute, tokens.device, key is not None)
         if unmasked is not None:
-            context = make_row_context(self.config, unmasked, key, dtype)
+            context = make_row_context(self.config, backend, unmasked, key, dtype)
         else:
-            context = make_row_context(self.config, tokens, key, dtype, is_padded)
+            context = make_row_context(self.config, backend, tokens, key, dtype, is_padded)
         hidden = self.embeddings(tokens, context, segments)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        if self.gathers_rows:
-            # Every rank goes on with all tokens and computes the same: gradients are not summed.
-            hidden = gather_rows(hidden, tensor_parallel_output_grad=False, group=self.tp_group)
+        if self.grid.sequence_parallel:
+            # Every rank computes the same from here, on all tokens: gradients are not summed.
+            hidden = gather_rows(
+                hidden, tensor_parallel_output_grad=False, group=self.grid.tp_group
+            )
         return hidden  # [T, H]
 
     def _run(self, hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
@@ -71,7 +79,7 @@ class Encoder(nn.Module):
 
     def _run_all(self, hidden: Tensor, context: RowContext) -> Tensor:
         numbers = range(len(self.group_of))
-        choice = self.config.activation_checkpointing
+        choice = self.compute.activation_checkpointing
         if choice.type == "none" or not self.training:
             return self._run(hidden, context, numbers)
         for first in numbers[:: choice.every]:
@@ -86,12 +94,12 @@ class Encoder(nn.Module):
 class Embeddings(nn.Module):
     """Tokens [B, S] -> [T(/tp), H]: word + position + segment vectors, norm, dropout."""
 
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
         super().__init__()
         self.rate = config.hidden_dropout
         self.pad_token_id = config.pad_token_id
-        self.part = token_part(grid, config)
-        self.word = VocabularyEmbedding(grid, config, vocab_size)
+        self.token_shard = grid.token_shard
+        self.word = VocabularyEmbedding(grid, config, vocab_size, padded_size)
         self.position: ReplicatedEmbedding | None = None
         self.segment: ReplicatedEmbedding | None = None
         if config.positions.type == "learned":
@@ -101,20 +109,20 @@ class Embeddings(nn.Module):
             self.position = ReplicatedEmbedding(grid, config, rows, zero_row)
         if config.type_vocab_size:
             self.segment = ReplicatedEmbedding(grid, config, config.type_vocab_size)
-        self.norm = Norm(grid, config, config.sequence_parallel)
+        self.norm = Norm(grid, config)
 
     def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
         hidden = self.word(tokens.view(-1))  # [T(/tp), H]
         if self.position is not None:
-            hidden = hidden + self.position(self._my_part(self._position_rows(tokens, context)))
+            hidden = hidden + self.position(self._local(self._position_rows(tokens, context)))
         if self.segment is not None:
             segments = torch.zeros_like(tokens) if segments is None else segments
-            hidden = hidden + self.segment(self._my_part(segments))
+            hidden = hidden + self.segment(self._local(segments))
         hidden = self.norm(hidden)
         if context.dropout_key is None or self.rate == 0:
             return hidden
         seed = mask_seed(context.dropout_key, 0, Site.EMBEDDING)
-        return dropout(hidden, self.rate, seed, self.part)
+        return dropout(hidden, self.rate, seed, self.token_shard)
 
     def _position_rows(self, tokens: Tensor, context: RowContext) -> Tensor:
         """[B, S] rows of the position matrix; padding takes the row before position 0, as in HF."""
@@ -126,9 +134,9 @@ class Embeddings(nn.Module):
             rows = torch.where(tokens == self.pad_token_id, self.offset - 1, rows)
         return rows
 
-    def _my_part(self, ids: Tensor) -> Tensor:
+    def _local(self, ids: Tensor) -> Tensor:
         """The ids [T(/tp)] of the tokens that this rank holds, of [B, S]."""
-        index, count = self.part
+        index, count = self.token_shard
         return ids.reshape(-1).chunk(count)[index]
 
 
@@ -139,11 +147,11 @@ class Layer(nn.Module):
         super().__init__()
         self.is_post = config.norm_placement.type == "post"
         self.rate = config.hidden_dropout
-        self.part = token_part(grid, config)
+        self.token_shard = grid.token_shard
         self.attention = SelfAttention(grid, config)
-        self.attention_norm = Norm(grid, config, config.sequence_parallel)
+        self.attention_norm = Norm(grid, config)
         self.mlp = Mlp(grid, config)
-        self.mlp_norm = Norm(grid, config, config.sequence_parallel)
+        self.mlp_norm = Norm(grid, config)
 
     def forward(self, x: Tensor, context: RowContext, number: int) -> Tensor:
         if self.is_post:
@@ -161,11 +169,4 @@ class Layer(nn.Module):
     def _dropout(self, x: Tensor, context: RowContext, number: int, site: Site) -> Tensor:
         if context.dropout_key is None or self.rate == 0:
             return x
-        return dropout(x, self.rate, mask_seed(context.dropout_key, number, site), self.part)
-
-
-def token_part(grid: Grid, config: ModelConfig) -> tuple[int, int]:
-    """(index, count) of this rank's part of the tokens between blocks: (0, 1) is all of them."""
-    if config.sequence_parallel:
-        return grid.tp_rank, grid.tp_size
-    return 0, 1
+        return dropout(x, self.rate, mask_seed(context.dropout_key, number, site), self.token_shard)

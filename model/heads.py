@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.load import ConfigError
+from model.compute import ComputeConfig
 from model.config import ModelConfig, check_grid
 from model.encoder import Encoder
 from model.freezing import freeze
@@ -35,13 +36,13 @@ class LanguageModelHead(nn.Module):
     Padded vocabulary entries get the logit -inf, so that no softmax ever sees them.
     """
 
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
         super().__init__()
-        padded = config.padded_vocab_size(vocab_size)
         self.dense = ReplicatedLinear(config.hidden_size, config.hidden_size)
-        self.norm = Norm(grid, config, sequence_parallel=False)
-        self.bias = nn.Parameter(torch.empty(padded // grid.tp_size))
-        spec = ParameterSpec((vocab_size,), 0, padded_size=padded, start="zeros")
+        # Every rank sees all masked tokens, under sequence parallelism too.
+        self.norm = Norm(grid.with_sequence_parallel(False), config)
+        self.bias = nn.Parameter(torch.empty(grid.local_size(padded_size)))
+        spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
         declare(self.bias, spec)
         start, length = spec.local_range(grid.tp_rank, grid.tp_size)
         self.num_padding = min(length, max(0, start + length - vocab_size))
@@ -58,15 +59,20 @@ class LanguageModelHead(nn.Module):
 class MaskedLanguageModel(nn.Module):
     """The encoder with the masked-language-model head on it."""
 
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(
+        self, grid: Grid, config: ModelConfig, compute: ComputeConfig, vocab_size: int
+    ) -> None:
+        check_grid(config, compute, grid.tp_size)
         super().__init__()
+        grid = grid.with_sequence_parallel(compute.sequence_parallel)
         self.config = config
         self.vocab_size = vocab_size
         self.grid = grid
         self.word_vectors: str | None = None
         """Of which share of the vocabulary the embedding started from word vectors, if it did."""
-        self.encoder = Encoder(grid, config, vocab_size)
-        self.head = LanguageModelHead(grid, config, vocab_size)
+        self.encoder = Encoder(grid, config, compute, vocab_size)
+        padded_size = compute.padded_vocab_size(vocab_size)
+        self.head = LanguageModelHead(grid, config, vocab_size, padded_size)
 
     def forward(
         self,
@@ -128,10 +134,11 @@ class MultiTaskModel(MaskedLanguageModel):
         self,
         grid: Grid,
         config: ModelConfig,
+        compute: ComputeConfig,
         vocab_size: int,
         heads: Mapping[str, TaskHeadConfig],
     ) -> None:
-        super().__init__(grid, config, vocab_size)
+        super().__init__(grid, config, compute, vocab_size)
         self.task_heads = nn.ModuleDict(
             {name: head.build(name, config) for name, head in heads.items()}
         )
@@ -193,19 +200,17 @@ def build_masked_lm(
     vocab_size: int,
     grid: Grid,
     seed: int,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
+    compute: ComputeConfig | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> MaskedLanguageModel:
-    """A model with its initial weights, which are the same at every TP size.
+    """An fp32 model on the grid's device; its initial weights are the same at every TP size.
 
     `vocabulary` (token texts by id) is needed where `config.embedding_start` reads word vectors.
     Raises ConfigError if the sizes do not divide by the grid's tensor-parallel size.
     """
-    check_grid(config, grid.tp_size)
     vectors = _word_vectors(config, vocab_size, vocabulary)
-    model = MaskedLanguageModel(grid, config, vocab_size)
-    return _start(model, seed, vectors, dtype, device)
+    model = MaskedLanguageModel(grid, config, compute or ComputeConfig(), vocab_size)
+    return _with_initial_weights(model, seed, vectors)
 
 
 def build_multi_task(
@@ -214,33 +219,24 @@ def build_multi_task(
     vocab_size: int,
     grid: Grid,
     seed: int,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
+    compute: ComputeConfig | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> MultiTaskModel:
-    """As `build_masked_lm`, with task heads; what both have keeps its name and value."""
-    check_grid(config, grid.tp_size)
+    """As `build_masked_lm`, with task heads; parameters of both keep their names and values."""
     if "mlm" in heads:
         raise ConfigError("heads.mlm: this name is taken by the masked-language-model head")
     vectors = _word_vectors(config, vocab_size, vocabulary)
-    model = MultiTaskModel(grid, config, vocab_size, heads)
-    return _start(model, seed, vectors, dtype, device)
+    model = MultiTaskModel(grid, config, compute or ComputeConfig(), vocab_size, heads)
+    return _with_initial_weights(model, seed, vectors)
 
 
-def _start(
-    model: ModelT,
-    seed: int,
-    vectors: WordVectors | None,
-    dtype: torch.dtype,
-    device: torch.device | None,
-) -> ModelT:
+def _with_initial_weights(model: ModelT, seed: int, vectors: WordVectors | None) -> ModelT:
     grid, config = model.grid, model.config
     initialize(model, seed, config.initializer_range, grid.tp_rank, grid.tp_size)
     if vectors is not None:
         _put_word_vectors(model, vectors)
-        model.word_vectors = str(vectors)
     freeze(model.encoder, config)
-    return model.to(device=device or grid.device, dtype=dtype)
+    return model.to(grid.device)
 
 
 def _word_vectors(
@@ -266,3 +262,4 @@ def _put_word_vectors(model: MaskedLanguageModel, vectors: WordVectors) -> None:
     found = shard_tensor(flat_spec, torch.from_numpy(vectors.found), *place)
     with torch.no_grad():
         weight[found] = values[found]
+    model.word_vectors = str(vectors)

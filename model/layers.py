@@ -34,10 +34,10 @@ scatter_columns = scatter_to_tensor_model_parallel_region
 reduce_columns = reduce_from_tensor_model_parallel_region
 
 
-def _megatron_config(grid: Grid, sequence_parallel: bool) -> ModelParallelConfig:
+def _megatron_config(grid: Grid) -> ModelParallelConfig:
     return ModelParallelConfig(
         tensor_model_parallel_size=grid.tp_size,
-        sequence_parallel=sequence_parallel and grid.tp_size > 1,
+        sequence_parallel=grid.sequence_parallel,
         use_cpu_initialization=True,
         perform_initialization=False,
         params_dtype=torch.float32,
@@ -56,10 +56,10 @@ class ReplicatedGradient(nn.Module):
     gradient is all-reduced.
     """
 
-    def __init__(self, grid: Grid, sequence_parallel: bool) -> None:
+    def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.tp_group = grid.tp_group
-        self.reduces_gradient = sequence_parallel and grid.tp_size > 1
+        self.reduces_gradient = grid.sequence_parallel
 
     def shared(self, parameter: Tensor) -> Tensor:
         """`parameter`, its gradient summed over TP ranks where they see different tokens."""
@@ -72,11 +72,11 @@ class ReplicatedGradient(nn.Module):
 class ColumnLinear(ColumnParallelLinear):
     """[T, in] (or [T/tp, in] under sequence parallelism) -> [T, out/tp]; the output is sharded."""
 
-    def __init__(self, grid: Grid, sequence_parallel: bool, in_size: int, out_size: int) -> None:
+    def __init__(self, grid: Grid, in_size: int, out_size: int) -> None:
         super().__init__(
             in_size,
             out_size,
-            config=_megatron_config(grid, sequence_parallel),
+            config=_megatron_config(grid),
             init_method=_no_init,
             tp_group=grid.tp_group,
         )
@@ -94,18 +94,18 @@ class ColumnLinear(ColumnParallelLinear):
 class RowLinear(RowParallelLinear):
     """[T, in/tp] -> [T, out] (or [T/tp, out] under sequence parallelism), summed over TP ranks."""
 
-    def __init__(self, grid: Grid, sequence_parallel: bool, in_size: int, out_size: int) -> None:
+    def __init__(self, grid: Grid, in_size: int, out_size: int) -> None:
         super().__init__(
             in_size,
             out_size,
-            config=_megatron_config(grid, sequence_parallel),
+            config=_megatron_config(grid),
             init_method=_no_init,
             bias=True,
             input_is_parallel=True,
             skip_bias_add=True,
             tp_group=grid.tp_group,
         )
-        self.reduces_bias_gradient = sequence_parallel and grid.tp_size > 1
+        self.reduces_bias_gradient = grid.sequence_parallel
         declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=1))
         declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
 
@@ -131,21 +131,19 @@ class VocabularyEmbedding(VocabParallelEmbedding):
     Both uses go through `forward`, so that ZeRO 3 gathers the weight for either.
     """
 
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int) -> None:
-        padded = config.padded_vocab_size(vocab_size)
-        self.sequence_parallel = config.sequence_parallel and grid.tp_size > 1
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
         super().__init__(
-            padded,
+            padded_size,
             config.hidden_size,
             init_method=_no_init,
-            reduce_scatter_embeddings=self.sequence_parallel,
-            config=_megatron_config(grid, config.sequence_parallel),
+            reduce_scatter_embeddings=grid.sequence_parallel,
+            config=_megatron_config(grid),
             tp_group=grid.tp_group,
         )
         spec = ParameterSpec(
             (vocab_size, config.hidden_size),
             partition_dim=0,
-            padded_size=padded,
+            padded_size=padded_size,
             zero_row=config.pad_token_id if config.pad_token_id < vocab_size else None,
         )
         declare(self.weight, spec)
@@ -183,7 +181,7 @@ class ReplicatedEmbedding(ReplicatedGradient):
         num_rows: int,
         zero_row: int | None = None,
     ) -> None:
-        super().__init__(grid, config.sequence_parallel)
+        super().__init__(grid)
         self.weight = nn.Parameter(torch.empty(num_rows, config.hidden_size))
         shape = (num_rows, config.hidden_size)
         declare(self.weight, ParameterSpec(shape, partition_dim=None, zero_row=zero_row))
@@ -196,8 +194,8 @@ class ReplicatedEmbedding(ReplicatedGradient):
 class Norm(ReplicatedGradient):
     """LayerNorm or RMSNorm over the last dimension."""
 
-    def __init__(self, grid: Grid, config: ModelConfig, sequence_parallel: bool) -> None:
-        super().__init__(grid, sequence_parallel)
+    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+        super().__init__(grid)
         shape = (config.hidden_size,)
         self.eps = config.layer_norm_eps
         self.weight = nn.Parameter(torch.empty(shape))
@@ -241,8 +239,8 @@ class Mlp(nn.Module):
         self.activation = config.activation.type
         inner = config.ffn_hidden_size
         up_size = 2 * inner if config.is_gated else inner
-        self.up = ColumnLinear(grid, config.sequence_parallel, config.hidden_size, up_size)
-        self.down = RowLinear(grid, config.sequence_parallel, inner, config.hidden_size)
+        self.up = ColumnLinear(grid, config.hidden_size, up_size)
+        self.down = RowLinear(grid, inner, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.up(x)  # [T, F/tp], or [T, 2F/tp]

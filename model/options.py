@@ -222,20 +222,6 @@ class TrainLast(Config):
     """Layers trained, counted from the output."""
 
 
-class KeepActivations(Config):
-    """Activations of all layers are kept for the backward pass."""
-
-    type: Literal["none"] = "none"
-
-
-class CheckpointLayers(Config):
-    """Only the input of every n-th layer is kept; what is between is computed again (Chen 2016)."""
-
-    type: Literal["layers"] = "layers"
-    every: int = Field(1, gt=0)
-    """Layers between two kept activations."""
-
-
 NormPlacement = Annotated[PostNorm | PreNorm, Field(discriminator="type")]
 Norm = Annotated[LayerNormConfig | RmsNormConfig, Field(discriminator="type")]
 Activation = Annotated[Gelu | GeGlu | SwiGlu, Field(discriminator="type")]
@@ -250,5 +236,3 @@ ParameterSharing = Annotated[NoSharing | ShareInGroups, Field(discriminator="typ
 Pooler = Annotated[NoPooler | FirstTokenPooler | MeanPooler, Field(discriminator="type")]
 EmbeddingStart = Annotated[RandomEmbeddings | PretrainedVectors, Field(discriminator="type")]
 Frozen = Annotated[NothingFrozen | FreezeLower | TrainLast, Field(discriminator="type")]
-ActivationCheckpointing = Annotated[KeepActivations | CheckpointLayers, Field(discriminator="type")]
-AttentionBackend = Literal["auto", "explicit", "sdpa", "flex"]

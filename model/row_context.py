@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.attention_masks import AttentionMask, MaskRule, build_mask, choose_backend
+from model.attention_masks import AttentionMask, Backend, MaskRule, build_mask
 from model.config import ModelConfig
 from model.dropout import Site, mask_seed
 
@@ -32,6 +32,7 @@ class RowContext:
 
 def make_row_context(
     config: ModelConfig,
+    backend: Backend,
     tokens: Tensor,
     dropout_key: int | None,
     dtype: torch.dtype,
@@ -57,7 +58,6 @@ def make_row_context(
     if dropout_key is not None and config.visibility.type != "all":
         hidden = hidden_keys(config, tokens, dropout_key)
     windows = {config.attention_pattern.window(layer) for layer in range(config.num_layers)}
-    backend = choose_backend(config, tokens.device, dropout_key is not None)
     masks = {
         window: build_mask(
             backend,

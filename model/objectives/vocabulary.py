@@ -1,4 +1,4 @@
-"""The special ids of a vocabulary and the size its matrices are padded to. Imports no torch."""
+"""The special ids of a vocabulary. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -36,8 +36,3 @@ class SpecialIds:
     def num_ordinary(self) -> int:
         """How many ordinary tokens there are: the ids from `first_ordinary` up to `mask`."""
         return self.mask - self.first_ordinary
-
-
-def padded_vocab_size(vocab_size: int, multiple: int) -> int:
-    """`vocab_size` rounded up to a multiple of `multiple`: the rows of the sharded matrices."""
-    return -(-vocab_size // multiple) * multiple

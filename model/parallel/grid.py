@@ -1,6 +1,7 @@
 """The TP x DP grid of ranks, and the only user of megatron-core's parallel state."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,25 @@ class Grid:
     device: torch.device
     tp_group: Any
     dp_group: Any
+    sequence_parallel: bool = False
+    """Whether hidden states between blocks are sharded by tokens over tensor-parallel ranks."""
+
+    def with_sequence_parallel(self, wanted: bool) -> "Grid":
+        """The same ranks with or without sequence parallelism, which takes two ranks at least."""
+        return dataclasses.replace(self, sequence_parallel=wanted and self.tp_size > 1)
+
+    @property
+    def token_shard(self) -> tuple[int, int]:
+        """(index, count) of this rank's part of the tokens between blocks: (0, 1) is all."""
+        return (self.tp_rank, self.tp_size) if self.sequence_parallel else (0, 1)
+
+    def local_size(self, size: int) -> int:
+        """This rank's share of a `size` that is sharded over tensor-parallel ranks.
+
+        The planner has checked that it divides (`model.config.check_grid`).
+        """
+        assert size % self.tp_size == 0, f"{size} is not divisible by {self.tp_size} ranks"
+        return size // self.tp_size
 
     def get_model_parallel_rank(self) -> int:
         return self.tp_rank

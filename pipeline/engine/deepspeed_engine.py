@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from configs.load import UserError
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.parallel.grid import Grid
-from model.parallel.replicas import differing_replicas
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
+from model.replicas import differing_replicas
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, tensor_key
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.data.heldout import HeldoutRows, HeldoutScore, rank_shares
@@ -108,7 +108,7 @@ def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> "E
     elif model_config.embedding_start.type != "random":
         vocabulary = read_vocabulary(plan.phases[0])
     model = build_masked_lm(
-        model_config, plan.vocab_size, grid, config.seed, device=grid.device, vocabulary=vocabulary
+        model_config, plan.vocab_size, grid, config.seed, config.compute, vocabulary
     )
     if model.word_vectors is not None and grid.rank == 0:
         print(f"word vectors: {model.word_vectors}", flush=True)
@@ -136,7 +136,7 @@ class Engine:
 
         _choose_accelerator(grid.device)
         if grid.device.type == "cuda":
-            torch.use_deterministic_algorithms(config.deterministic)
+            torch.use_deterministic_algorithms(config.compute.deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self._grid = grid
         self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -52,7 +52,9 @@ def build_finetune_model(plan: FinetunePlan, grid: Grid) -> MultiTaskModel:
     """The fp32 model of the run with its initial weights; what no task trains is frozen."""
     config = plan.config
     heads = {name: task.head() for name, task in config.tasks.items()}
-    model = build_multi_task(plan.model, heads, plan.start.vocab_size, grid, config.seed)
+    model = build_multi_task(
+        plan.model, heads, plan.start.vocab_size, grid, config.seed, config.compute
+    )
     if plan.mlm is None:
         model.head.requires_grad_(False)
     if not any(task.reads_pooled for task in config.tasks.values()):

@@ -1,7 +1,15 @@
-"""The schema of a training run: one file holds everything that decides what comes out."""
+"""The schema of a training run: one file holds everything that decides its results.
 
+What is computed (`model`, `objective`, `seed` and the other parts of `identity()`) belongs to a run
+for life. How it is computed (`compute`, `parallel`, `precision`) may change whenever it is resumed;
+fields marked with `BreaksBitEquality` then give up that the resumed run is equal to the bit to an
+uninterrupted one.
+"""
+
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     NonNegativeFloat,
@@ -10,34 +18,42 @@ from pydantic import (
     model_validator,
 )
 
-from configs.load import Config
-from model.config import ModelConfig
+from configs.load import Config, validate
+from configs.moved_keys import move_keys
+from model.compute import MOVED_KEYS, BreaksBitEquality, ComputeConfig
+from model.config import ModelConfig, compute_errors
 from model.objectives import ObjectiveConfig
+from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.data.config import DataConfig
+from pipeline.data.position import PhaseSteps
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
+from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.loss_scale import LossScaleConfig
-from pipeline.optim.optimizers import AdamWConfig, OptimizerConfig
 from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
+from pipeline.optim.union import OptimizerConfig
+from pipeline.run.steps import phase_steps
+
+logger = logging.getLogger(__name__)
 
 
 class BatchStage(Config):
-    """A stretch of training with a smaller global batch."""
+    """A segment of training with a smaller global batch."""
 
     until_row: PositiveInt
-    """Row of the phase at which the next stage begins, rounded up to a whole step."""
+    """Row of the phase at which the next stage starts, rounded up to a whole step."""
 
     global_rows: PositiveInt
     """Rows of one optimizer step until then."""
 
 
 class BatchConfig(Config):
-    """Batch sizes in rows; the number of accumulated micro-batches follows from them."""
+    """Batch sizes in rows (packed sequences); gradient accumulation follows from them."""
 
     global_rows: PositiveInt = 8192
     """Rows of one optimizer step over all ranks (8192: Liu et al. 2019, Table 9)."""
 
-    micro_rows: PositiveInt = 8
-    """Rows of one forward and backward pass on one rank."""
+    micro_rows: Annotated[PositiveInt, BreaksBitEquality()] = 8
+    """Micro-batch size: rows of one forward and backward pass on one rank."""
 
     warmup: tuple[BatchStage, ...] = ()
     """Smaller global batches at the start of the phase, in their order."""
@@ -53,13 +69,14 @@ class BatchConfig(Config):
 class ParallelConfig(Config):
     """How the model is laid out over the ranks; data parallelism takes what is left."""
 
-    tensor: PositiveInt = 1
-    """Ranks that share one copy of the model (tensor-parallel size)."""
+    tensor: Annotated[PositiveInt, BreaksBitEquality()] = 1
+    """Tensor-parallel size: ranks that share one copy of the model."""
 
-    zero_stage: Literal[1, 2, 3] = 1
-    """What data-parallel ranks share out: 1 optimizer state, 2 gradients too, 3 weights too."""
+    zero_stage: Annotated[Literal[1, 2, 3], BreaksBitEquality()] = 1
+    """What is sharded over data-parallel ranks: 1 optimizer state, 2 gradients too, 3 weights
+    too."""
 
-    offload_optimizer: bool = False
+    offload_optimizer: Annotated[bool, BreaksBitEquality()] = False
     """True keeps master weights and moments in host memory and steps there."""
 
 
@@ -71,22 +88,6 @@ class EvaluationConfig(Config):
 
     rows_per_source: PositiveInt = 512
     """Held-out rows of every source (fewer where it has fewer)."""
-
-
-class CheckpointConfig(Config):
-    """When the state is saved, and which saves are kept: those that any of the rules keeps."""
-
-    every_steps: PositiveInt = 1000
-    """Optimizer steps between saves; the last step is always saved."""
-
-    keep_last: PositiveInt = 3
-    """Newest checkpoints that stay on disk."""
-
-    keep_every_steps: PositiveInt | None = None
-    """Checkpoints whose step is a multiple of this stay (default: none)."""
-
-    keep_best: NonNegativeInt = 0
-    """Checkpoints with the lowest held-out loss that stay."""
 
 
 class TrackingConfig(Config):
@@ -117,6 +118,12 @@ class PhaseConfig(Config):
     schedule: ScheduleConfig = LinearSchedule()
     """The learning rate as a function of the rows of this phase."""
 
+    @property
+    def steps(self) -> PhaseSteps:
+        """The optimizer steps of the phase."""
+        warmup = [(stage.until_row, stage.global_rows) for stage in self.batch.warmup]
+        return phase_steps(self.total_rows, self.batch.global_rows, warmup)
+
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         warmup_rows = max((stage.until_row for stage in self.batch.warmup), default=0)
@@ -138,9 +145,6 @@ class PhaseConfig(Config):
 class RunConfig(Config):
     """What every run has, pretraining and fine-tuning alike."""
 
-    IDENTITY: ClassVar[tuple[str, ...]] = ("seed",)
-    """Config keys that a run keeps for life: with others it would be another run."""
-
     name: str
     """Name of the run in MLflow."""
 
@@ -150,18 +154,14 @@ class RunConfig(Config):
     seed: NonNegativeInt = 1
     """Decides initial weights, row order, masks and dropout."""
 
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Annotated[Literal["bf16", "fp16", "fp32"], BreaksBitEquality()] = "bf16"
     """Number format of weights and activations; master weights and sums are always fp32."""
 
     loss_scale: LossScaleConfig = LossScaleConfig()
-    """The factor on losses under fp16, which small gradients would be lost in without it."""
+    """The factor on losses under fp16, without which small gradients become zero."""
 
     gradient_clipping: NonNegativeFloat = 0.0
     """Largest gradient norm; 0: no clipping, as in RoBERTa."""
-
-    deterministic: bool = True
-    """True takes only CUDA kernels that give the same bits every time, so that a resumed run is
-    equal to an undisturbed one; False the fastest, whose sums come in any order."""
 
     hang_timeout_s: PositiveInt = 1800
     """Seconds without a finished step after which a rank shows its stacks and exits with 1."""
@@ -170,9 +170,32 @@ class RunConfig(Config):
     """Optimizer steps between progress lines; metrics are recorded for every step."""
 
     optimizer: OptimizerConfig = AdamWConfig()
+    compute: ComputeConfig = ComputeConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_keys(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        result, moved = move_keys(tree, MOVED_KEYS)
+        for old, new in moved:
+            logger.warning("config key %s is now called %s; the old name still works", old, new)
+        return result
+
+    @classmethod
+    def from_stored(cls, tree: Mapping[str, Any], origin: str) -> Self:
+        """The config that a run stored, perhaps with keys of an older version.
+
+        Raises ConfigError, which names `origin`, for a tree that this version cannot read.
+        """
+        return validate(move_keys(tree, MOVED_KEYS)[0], cls, origin)
+
+    def identity(self) -> dict[str, Any]:
+        """By dotted path, the parts of the config that a run keeps for life."""
+        return {"seed": self.seed}
 
     @property
     def value_bytes(self) -> int:
@@ -181,22 +204,36 @@ class RunConfig(Config):
 
     @property
     def end_row(self) -> int:
-        """The position behind the last row of the run."""
+        """The position after the last row of the run."""
         raise NotImplementedError
 
 
 class TrainConfig(RunConfig, PhaseConfig):
     """One pretraining run: its only or first phase, those that follow, and what all share."""
 
-    IDENTITY = ("seed", "model", "objective", "batch.global_rows", "data.shuffle_unit")
-
     then: tuple[PhaseConfig, ...] = ()
-    """Phases after the first, for instance on longer rows; weights and moments go on."""
+    """Later phases, for instance on longer rows; weights and moments carry over."""
 
     model: ModelConfig
     objective: ObjectiveConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     stability: StabilityConfig = StabilityConfig()
+
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> Self:
+        errors = list(compute_errors(self.model, self.compute))
+        if errors:
+            raise ValueError("; ".join(errors))
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            **super().identity(),
+            "model": self.model,
+            "objective": self.objective,
+            "batch.global_rows": self.batch.global_rows,
+            "data.shuffle_unit": self.data.shuffle_unit,
+        }
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
@@ -205,7 +242,5 @@ class TrainConfig(RunConfig, PhaseConfig):
 
     @property
     def end_row(self) -> int:
-        """The position behind the last row of the last phase."""
-        from pipeline.run.steps import run_steps
-
-        return run_steps(self).total_rows
+        """The position after the last row of the last phase."""
+        return sum(phase.steps.total_rows for phase in self.phases)

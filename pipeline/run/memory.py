@@ -1,14 +1,14 @@
 """What a run needs of each accelerator's memory, by arithmetic, before anything is started.
 
 Weights, gradients and optimizer state follow from ZeRO (Rajbhandari et al. 2020, section 5) and
-from how our engine keeps them: low-precision weights, fp32 sums of gradients, fp32 masters and two
-fp32 moments. Activations are Korthikanti et al. 2022 (section 4, equations 1 to 4), less the
-attention probabilities where the attention backend does not keep them.
+from how our engine keeps them: low-precision weights, fp32 sums of gradients, and the fp32 state
+that the optimizer declares. Activations are Korthikanti et al. 2022 (section 4, equations 1 to 4),
+less the attention probabilities where the attention backend does not keep them.
 """
 
 from dataclasses import dataclass
 
-from model.config import ModelConfig
+from model.compute import ComputeConfig
 from model.size import count_layer_parameters, count_parameters
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan
@@ -52,7 +52,7 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     config = plan.config
     stage, dp_size = config.parallel.zero_stage, plan.dp_size
     value_bytes = config.value_bytes
-    vocab_size = config.model.padded_vocab_size(plan.vocab_size)
+    vocab_size = config.compute.padded_vocab_size(plan.vocab_size)
     parameters = count_parameters(config.model, vocab_size) / plan.tp_size
     bucket = min(parameters, BUCKET_VALUES)
     # A layer's gathered weights, and those fetched ahead, come on top of a rank's own share.
@@ -65,7 +65,9 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
         )
         for phase in plan.phases
     )
-    optimizer = 0 if config.parallel.offload_optimizer else 12 * parameters / dp_size
+    optimizer = config.optimizer.bytes_per_parameter * parameters / dp_size
+    if config.parallel.offload_optimizer:
+        optimizer = 0
     return MemoryEstimate(weights, gradients, optimizer, activations)
 
 
@@ -78,7 +80,7 @@ def peak_activation_bytes(
     """
     layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
     head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan)
-    if plan.config.model.activation_checkpointing.type == "none":
+    if plan.config.compute.activation_checkpointing.type == "none":
         return layers + head
     again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
     return layers - again + max(again, head)
@@ -93,7 +95,7 @@ def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_s
     """
     model = config.model
     layer = layer_bytes(config, micro_rows, row_tokens, tp_size)
-    if model.activation_checkpointing.type == "none":
+    if config.compute.activation_checkpointing.type == "none":
         return model.num_layers * layer
     one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
     return model.num_layers * 2 * one + layer
@@ -103,17 +105,17 @@ def layer_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: 
     """What one layer keeps, if it is not computed again."""
     model = config.model
     one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
-    outside = 10 / tp_size if model.sequence_parallel else 10
+    outside = 10 / tp_size if config.compute.sequence_parallel else 10
     probabilities = 0.0
-    if keeps_probabilities(model):
+    if keeps_probabilities(config.compute):
         probabilities = 5 * model.num_attention_heads * row_tokens / model.hidden_size / tp_size
     ffn = model.ffn_hidden_size / model.hidden_size * (3 if model.is_gated else 2) / 8
     return one * (outside + (8 + 16 * ffn) / tp_size + probabilities)
 
 
-def keeps_probabilities(model: ModelConfig) -> bool:
+def keeps_probabilities(compute: ComputeConfig) -> bool:
     """Whether the attention backend on CUDA keeps a row's attention probabilities."""
-    return model.attention_backend == "explicit"
+    return compute.attention_backend == "explicit"
 
 
 def head_bytes(

@@ -21,7 +21,7 @@ def report(
 
     Raises ConfigError, before the first line, for what cannot work on `num_nodes` x `gpus_per_node`
     ranks: sizes that do not divide, tensor parallelism across nodes, more memory than
-    `gpu_memory_gb`, an output folder that holds another run.
+    `gpu_memory_gb`, an output folder that holds a different run.
     """
     if num_nodes < 1 or gpus_per_node < 1:
         raise ConfigError(
@@ -47,7 +47,7 @@ def report(
 
 def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) -> Iterator[str]:
     config = plan.config
-    yield from plan.sentences(0)
+    yield from plan.summary_lines(0)
     parameters = count_parameters(config.model, plan.vocab_size)
     yield f"parameters {parameters:,}; memory about {memory.sentence()}"
     tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)
@@ -61,13 +61,13 @@ def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) ->
 
 
 def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
-    """The setting that takes most off the largest part of `memory`."""
+    """The setting that reduces the largest part of `memory` most."""
     config = plan.config
     if memory.activations > memory.weights + memory.gradients + memory.optimizer:
         rows = config.batch.micro_rows
         if rows > 1:
-            return f"lower batch.micro_rows (now {rows}); it changes no result"
-        return "set model.activation_checkpointing.type to layers"
+            return f"lower batch.micro_rows (now {rows}); the batch stays the same"
+        return "set compute.activation_checkpointing.type to layers; it changes no result"
     if config.parallel.zero_stage < 3 and plan.dp_size > 1:
         return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"
     more = f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"

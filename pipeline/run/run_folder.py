@@ -1,4 +1,4 @@
-"""The folder of a run: which run it holds, whether that is finished, and whether this is the same.
+"""The folder of a run: which run it holds, whether it is finished, and whether a config fits it.
 
 run.json     the config and data fingerprint that the folder belongs to
 DONE         written last by rank 0: the run is finished; only this file means so
@@ -7,12 +7,14 @@ checkpoints/ the checkpoints (pipeline.checkpoint); tracking.json
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.differences import Difference, differences
 from configs.load import UserError
+from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
+from model.compute import BreaksBitEquality
 from pipeline.run.config import RunConfig
 
 RUN_NAME = "run.json"
@@ -34,7 +36,7 @@ def is_done(config: RunConfig) -> bool:
 
 
 def mark_done(config: RunConfig, step: int, consumed_rows: int) -> None:
-    """Says that the run is finished."""
+    """Records that the run is finished."""
     content = {"step": step, "consumed_rows": consumed_rows}
     write_atomic(config.output / DONE_NAME, json.dumps(content) + "\n")
 
@@ -43,10 +45,10 @@ def claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     """Makes the folder of the run, or finds that it holds this run already. For rank 0.
 
     Returns a line for every setting that differs from the last start and may. Raises UserError that
-    names every difference if the folder holds another run.
+    names every difference if the folder holds a different run.
     """
     changes = check_claim(config, data_fingerprint)
-    now = {"config": config.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
+    now = {"config": _without_credentials(config), "data_fingerprint": data_fingerprint}
     write_atomic(config.output / RUN_NAME, json.dumps(now, indent=1) + "\n")
     return changes
 
@@ -54,27 +56,30 @@ def claim(config: RunConfig, data_fingerprint: str) -> list[str]:
 def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     """What `claim` returns and raises; writes nothing."""
     path = config.output / RUN_NAME
-    changes = []
-    if path.exists():
-        before = json.loads(path.read_bytes())
-        changes = list(differences(before["config"], config.model_dump(mode="json")))
-        forbidden = [line for line in changes if line.startswith(config.IDENTITY)]
-        if before["data_fingerprint"] != data_fingerprint:
-            forbidden.append("the rows are others: the fingerprint of the data set changed")
-        if forbidden:
-            raise UserError(
-                f"{config.output} holds another run; it differs in\n"
-                + "\n".join(f"  {line}" for line in forbidden)
-                + "\nchoose another output folder, or go back to the settings of that run"
-            )
-    return changes
+    if not path.exists():
+        return []
+    stored = json.loads(path.read_bytes())
+    before = config.from_stored(redact(stored["config"], {}), origin=str(path))
+    now = config.from_stored(_without_credentials(config), origin="this run")
+    forbidden = list(differences(before.identity(), now.identity()))
+    lines = [str(difference) for difference in forbidden]
+    if stored["data_fingerprint"] != data_fingerprint:
+        lines.append("the rows are different: the fingerprint of the data set changed")
+    if lines:
+        raise UserError(
+            f"{config.output} holds a different run; it differs in\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\nchoose another output folder, or restore the settings of that run"
+        )
+    return [_describe_change(change) for change in differences(before, now)]
 
 
-def differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:
-    """One line for each leaf that differs: its dotted path, the old value and the new one."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            path = f"{prefix}.{key}" if prefix else key
-            yield from differences(before.get(key), now.get(key), path)
-    elif before != now:
-        yield f"{prefix}: {before!r} before, {now!r} now"
+def _without_credentials(config: RunConfig) -> dict[str, Any]:
+    """The config as run.json holds it, which people without the user's credentials may read."""
+    return redact(config.model_dump(mode="json"), {})
+
+
+def _describe_change(change: Difference) -> str:
+    if change.has_mark(BreaksBitEquality):
+        return f"{change}; from here on, results are not bit-equal to an uninterrupted run"
+    return str(change)

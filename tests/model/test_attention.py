@@ -8,11 +8,13 @@ import torch
 from configs.load import ConfigError
 from model.attention import explicit_attention, flex_attention, sdpa_attention
 from model.attention_masks import MaskRule, build_mask, choose_backend
+from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from model.row_context import hidden_keys, positions_in_pieces
 from tests.gloo import in_one_rank, run_ranks
+from tests.model.settings import configs_of
 
 VOCAB_SIZE = 203
 SIZES = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 48}
@@ -134,11 +136,11 @@ def test_a_packed_row_equals_its_pieces_alone(backend: str, positions: str) -> N
     config = ModelConfig(
         **SIZES,
         packed_rows={"type": "inside"},
-        attention_backend=backend,
         positions={"type": positions},
         attention_dropout=0.0,
     )
-    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=1).eval()
+    compute = ComputeConfig(attention_backend=backend)
+    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=1, compute=compute).eval()
     generator = torch.Generator().manual_seed(3)
     pieces = []
     for length in (9, 17, 12):
@@ -231,12 +233,15 @@ def test_visibility_hides_a_share_in_training_and_nothing_in_evaluation(kind: st
 def test_auto_backend_fits_device_and_pattern() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
     window = {"attention_pattern": {"type": "window"}}
-    assert choose_backend(ModelConfig(**SIZES), cpu, True) == "explicit"
-    assert choose_backend(ModelConfig(**SIZES), cuda, True) == "sdpa"
-    assert choose_backend(ModelConfig(**SIZES, **window), cuda, True) == "sdpa"
-    assert choose_backend(ModelConfig(**SIZES, **window), cuda, False) == "flex"
+    plain, windowed = ModelConfig(**SIZES), ModelConfig(**SIZES, **window)
     without = ModelConfig(**SIZES, **window, attention_dropout=0.0)
-    assert choose_backend(without, cuda, True) == "flex"
+    auto = ComputeConfig()
+    assert choose_backend(plain, auto, cpu, True) == "explicit"
+    assert choose_backend(plain, auto, cuda, True) == "sdpa"
+    assert choose_backend(windowed, auto, cuda, True) == "sdpa"
+    assert choose_backend(windowed, auto, cuda, False) == "flex"
+    assert choose_backend(without, auto, cuda, True) == "flex"
+    assert choose_backend(without, ComputeConfig(attention_backend="sdpa"), cuda, True) == "sdpa"
 
 
 @in_one_rank
@@ -274,7 +279,9 @@ def compare_on_cuda(name: str, backend: str) -> None:
 @in_one_rank
 def test_flex_cannot_train_on_the_cpu() -> None:
     grid = make_grid(1)
-    config = ModelConfig(**SIZES, attention_backend="flex", attention_dropout=0.0)
-    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=1)
+    config, compute = configs_of(
+        {**SIZES, "attention_dropout": 0.0, "compute": {"attention_backend": "flex"}}
+    )
+    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=1, compute=compute)
     with pytest.raises(ConfigError, match="flex has no backward pass on the CPU"):
         model.hidden_states(torch.zeros(1, 8, dtype=torch.int64))

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.load import ConfigError
+from model.compute import ComputeConfig
 from model.config import ModelConfig, check_grid
 
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
@@ -35,7 +36,6 @@ SIZES = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
             {"parameter_sharing": {"type": "groups"}, "frozen": {"type": "all_but_last"}},
             "cannot be frozen one by one",
         ),
-        ({"attention_backend": "flex"}, "flex has no dropout"),
         ({"hidden_sise": 3}, "hidden_sise"),
     ],
 )
@@ -46,18 +46,34 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 
 
 def test_sizes_that_tensor_parallelism_does_not_divide_are_all_named() -> None:
-    config = ModelConfig(**SIZES, ffn_hidden_size=200, vocabulary_multiple=128)
-    check_grid(config, 4)
+    config, compute = ModelConfig(**SIZES, ffn_hidden_size=200), ComputeConfig()
+    check_grid(config, compute, 4)
     with pytest.raises(ConfigError) as error:
-        check_grid(config, 3)
+        check_grid(config, compute, 3)
     lines = str(error.value).splitlines()
     assert [line.split()[0] for line in lines] == [
         "model.num_attention_heads",
         "model.ffn_hidden_size",
-        "model.vocabulary_multiple",
+        "compute.vocabulary_multiple",
     ]
     assert "nearest values that are: 3 and 6" in lines[0]
     assert "tensor-parallel sizes that divide 4: 1, 2, 4" in lines[0]
+
+
+def test_a_backend_without_dropout_is_refused_where_there_is_dropout() -> None:
+    flex = ComputeConfig(attention_backend="flex")
+    with pytest.raises(ConfigError, match="flex has no dropout"):
+        check_grid(ModelConfig(**SIZES), flex, 1)
+    check_grid(ModelConfig(**SIZES, attention_dropout=0.0), flex, 1)
+
+
+def test_keys_that_moved_are_left_out_of_stored_configs() -> None:
+    config = ModelConfig(**SIZES)
+    stored = config.model_dump(mode="json")
+    old = {"attention_backend": "sdpa", "sequence_parallel": False, "vocabulary_multiple": 64}
+    assert ModelConfig.from_stored({**stored, **old}) == config
+    with pytest.raises(ValidationError, match="attention_backends"):
+        ModelConfig.from_stored({**stored, "attention_backends": "sdpa"})
 
 
 def test_the_inner_width_defaults_to_four_times_the_hidden_size() -> None:

@@ -24,8 +24,8 @@ MILLIONS = {"small": 39, "base": 125, "large": 355, "1.3b": 1_316, "3.9b": 3_912
 def test_shipped_sizes_have_the_published_number_of_parameters(name: str) -> None:
     config = load(CONFIGS / f"{name}.yaml", TrainConfig)
     assert config.name == name
-    check_grid(config.model, config.parallel.tensor)
-    check_grid(config.model, 4)
+    check_grid(config.model, config.compute, config.parallel.tensor)
+    check_grid(config.model, config.compute, 4)
     count = count_parameters(config.model, ROBERTA_VOCAB_SIZE)
     assert round(count / 1e6) == pytest.approx(MILLIONS[name], rel=0.005)
 

@@ -15,6 +15,7 @@ from model.parallel.grid import close_grid, make_grid
 from model.parameters import parameter_specs, unpad_local
 from model.task_heads import TaskHeadConfig
 from tests.gloo import in_one_rank, run_ranks
+from tests.model.settings import configs_of
 
 VOCAB_SIZE = 203
 SIZES = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 16}
@@ -25,15 +26,15 @@ HEADS: dict[str, dict[str, Any]] = {
     "answer": {"type": "span_question_answering"},
     "choice": {"type": "multiple_choice", "num_choices": 2},
 }
+SEQUENCE_PARALLEL = {"compute": {"sequence_parallel": True}}
 SHARED = {"parameter_sharing": {"type": "groups", "pooler": True}}
 
 
 def build(settings: dict[str, Any], tp_size: int) -> MultiTaskModel:
     adapter: TypeAdapter[Any] = TypeAdapter(TaskHeadConfig)
     heads = {name: adapter.validate_python(head) for name, head in HEADS.items()}
-    return build_multi_task(
-        ModelConfig(**SIZES, **settings), heads, VOCAB_SIZE, make_grid(tp_size), seed=3
-    )
+    config, compute = configs_of({**SIZES, **settings})
+    return build_multi_task(config, heads, VOCAB_SIZE, make_grid(tp_size), seed=3, compute=compute)
 
 
 def inputs() -> dict[str, Any]:
@@ -71,9 +72,9 @@ def losses_and_norm(settings: dict[str, Any], tp_size: int) -> dict[str, float]:
     [
         {},
         {"pooler": {"type": "first"}},
-        {"pooler": {"type": "mean"}, "sequence_parallel": True},
+        {"pooler": {"type": "mean"}, **SEQUENCE_PARALLEL},
         {"pooler": {"type": "mean"}, **SHARED},
-        {"pooler": {"type": "first"}, **SHARED, "sequence_parallel": True},
+        {"pooler": {"type": "first"}, **SHARED, **SEQUENCE_PARALLEL},
     ],
     ids=["none", "first", "mean", "shared", "shared-sequence-parallel"],
 )

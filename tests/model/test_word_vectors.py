@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs.load import ConfigError
+from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.options import PretrainedVectors
@@ -69,10 +70,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 
 def word_matrix(settings: dict[str, Any], tp_size: int) -> torch.Tensor:
-    config = ModelConfig(
-        num_layers=1, hidden_size=4, num_attention_heads=2, vocabulary_multiple=2, **settings
-    )
-    model = build_masked_lm(config, 8, make_grid(tp_size), 1, vocabulary=VOCABULARY)
+    config = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=2, **settings)
+    compute = ComputeConfig(vocabulary_multiple=2)
+    model = build_masked_lm(config, 8, make_grid(tp_size), 1, compute, VOCABULARY)
     return model.encoder.embeddings.word.weight.detach().clone()
 
 

@@ -56,7 +56,7 @@ SIZES = {
     "max_row_tokens": MAX_ROW_TOKENS,
 }
 WINDOW = {"attention_pattern": {"type": "window", "neighbours": 40}}
-FLEX = {**WINDOW, "attention_backend": "flex", "attention_dropout": 0.0}
+WINDOW_WITHOUT_DROPOUT = {**WINDOW, "attention_dropout": 0.0}
 # Relative. fp32 rounds at 6e-8 and bf16 at 2e-3, of which means over hundreds of masked tokens keep
 # little. On an H200 the largest differences over 20 steps were 1e-7 of losses and norms in fp32; in
 # bf16 7e-5 of losses and 2e-3 of norms.
@@ -154,7 +154,7 @@ def test_losses_and_norms_are_those_of_the_cpu(rows, on_cpu, tmp_path, precision
 def test_every_attention_backend_trains_like_the_cpu(rows, tmp_path, pattern, backend):
     model = {**NO_DROPOUT, **(WINDOW if pattern == "window" else {})}
     expected = run_on("cpu", rows, tmp_path / "cpu", model)
-    actual = run_on("cuda", rows, tmp_path / "cuda", {**model, "attention_backend": backend})
+    actual = run_on("cuda", rows, tmp_path / "cuda", model, compute={"attention_backend": backend})
     assert_agree(actual, expected)
 
 
@@ -165,10 +165,13 @@ def test_every_attention_backend_trains_like_the_cpu(rows, tmp_path, pattern, ba
         ({}, {"precision": "bf16", "parallel": {"zero_stage": 2}}),
         ({}, {"precision": "bf16", "parallel": {"zero_stage": 3}}),
         ({}, {"precision": "fp32"}),
-        ({"attention_backend": "explicit"}, {"precision": "bf16"}),
+        ({}, {"precision": "bf16", "compute": {"attention_backend": "explicit"}}),
         (WINDOW, {"precision": "bf16"}),
-        (FLEX, {"precision": "bf16"}),
-        ({"activation_checkpointing": {"type": "layers"}}, {"precision": "bf16"}),
+        (
+            WINDOW_WITHOUT_DROPOUT,
+            {"precision": "bf16", "compute": {"attention_backend": "flex"}},
+        ),
+        ({}, {"precision": "bf16", "compute": {"activation_checkpointing": {"type": "layers"}}}),
         ({}, {"precision": "bf16", "optimizer": {"type": "lamb", "lr": 1e-2}}),
         ({}, {"precision": "fp16", "loss_scale": {"initial": 2.0**24, "window_steps": 4}}),
         (
@@ -247,7 +250,7 @@ def check_dropout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "zero_stage"),
+    ("compute", "zero_stage"),
     [
         ({}, 1),
         ({}, 2),
@@ -257,14 +260,15 @@ def check_dropout() -> None:
     ],
     ids=str,
 )
-def test_memory_is_what_the_plan_says(tmp_path, model, zero_stage):
+def test_memory_is_what_the_plan_says(tmp_path, compute, zero_stage):
     make_rows(tmp_path / "rows", rows=64, row_tokens=MAX_ROW_TOKENS, vocab_size=50_265)
     sizes = {"num_layers": 6, "hidden_size": 768, "num_attention_heads": 12}
     config = run_on(
         "cuda",
         tmp_path / "rows",
         tmp_path / "run",
-        {**sizes, **model},
+        sizes,
+        compute=compute,
         precision="bf16",
         total_rows=3 * 32,
         batch={"global_rows": 32, "micro_rows": 16},

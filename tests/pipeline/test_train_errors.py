@@ -83,7 +83,7 @@ def test_a_folder_that_holds_another_run(rows, tmp_path):
     assert claim(make_config(rows, tmp_path / "run"), fingerprint) == []
     done = start(tmp_path, rows, "seed=8", "model.num_layers=3", "optimizer.lr=1")
     assert done.returncode == 2
-    assert "holds another run" in done.stderr
+    assert "holds a different run" in done.stderr
     assert "seed: 7 before, 8 now" in done.stderr
     assert "model.num_layers: 2 before, 3 now" in done.stderr
     assert "optimizer.lr" not in done.stderr

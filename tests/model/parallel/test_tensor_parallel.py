@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import ModelConfig
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.layers import ReplicatedGradient
 from model.parallel.grid import close_grid, make_grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
 from tests.gloo import run_ranks
+from tests.model.settings import configs_of
 
 VOCAB_SIZE = 203  # does not divide by 2 or 4; padded to 256
 TINY = {
@@ -18,8 +18,10 @@ TINY = {
     "hidden_size": 32,
     "num_attention_heads": 4,
     "max_row_tokens": 16,
-    "vocabulary_multiple": 128,
 }
+
+
+SEQUENCE_PARALLEL = {"compute": {"sequence_parallel": True}}
 
 
 def batch(num_rows: int = 3, row_tokens: int = 16, num_slots: int = 3) -> dict[str, torch.Tensor]:
@@ -37,8 +39,8 @@ def batch(num_rows: int = 3, row_tokens: int = 16, num_slots: int = 3) -> dict[s
 def trajectory(settings: dict[str, Any], tp_size: int, num_steps: int, key: int | None) -> Any:
     """(losses, local gradients of step 0 without padding, local weights at the end, specs)."""
     grid = make_grid(tp_size)
-    config = ModelConfig(**settings)
-    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=7)
+    config, compute = configs_of(settings)
+    model = build_masked_lm(config, VOCAB_SIZE, grid, seed=7, compute=compute)
     # eps well above the noise of the gradients: Adam divides by their size.
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-4)
     losses, gradients = [], {}
@@ -113,7 +115,7 @@ def test_tensor_parallel_equals_one_rank(tp_size: int) -> None:
 
 @pytest.mark.parametrize("tp_size", [2, 4])
 def test_sequence_parallel_equals_one_rank(tp_size: int) -> None:
-    assert_parity({**TINY, "sequence_parallel": True}, tp_size)
+    assert_parity({**TINY, **SEQUENCE_PARALLEL}, tp_size)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -133,7 +135,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hidden-keys": {"visibility": {"type": "random_keys"}},
     "hidden-span": {"visibility": {"type": "random_span"}},
     "shared-layers": {"parameter_sharing": {"type": "groups", "num_groups": 1}},
-    "checkpointing": {"activation_checkpointing": {"type": "layers", "every": 1}},
+    "checkpointing": {"compute": {"activation_checkpointing": {"type": "layers", "every": 1}}},
     "frozen-lower": {"frozen": {"type": "lower", "num_layers": 1}},
     "last-trained": {"frozen": {"type": "all_but_last", "num_layers": 1}},
     "everything": {
@@ -144,8 +146,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "attention_pattern": {"type": "alternating", "neighbours": 4, "global_every": 2},
         "packed_rows": {"type": "inside"},
         "visibility": {"type": "random_keys"},
-        "activation_checkpointing": {"type": "layers", "every": 2},
-        "sequence_parallel": True,
+        "compute": {
+            "activation_checkpointing": {"type": "layers", "every": 2},
+            "sequence_parallel": True,
+        },
     },
 }
 
@@ -159,11 +163,12 @@ def test_every_option_is_equal_at_two_ranks(option: str) -> None:
     "option", ["pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower"]
 )
 def test_every_option_is_equal_under_sequence_parallelism(option: str) -> None:
-    assert_parity({**TINY, **OPTIONS[option], "sequence_parallel": True}, 2, num_steps=2)
+    compute = {**OPTIONS[option].get("compute", {}), "sequence_parallel": True}
+    assert_parity({**TINY, **OPTIONS[option], "compute": compute}, 2, num_steps=2)
 
 
 def test_the_test_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the all-reduce of replicated gradients, sequence parallelism must fail the test."""
     monkeypatch.setattr(ReplicatedGradient, "shared", lambda self, parameter: parameter)
     with pytest.raises(AssertionError):
-        assert_parity({**TINY, "sequence_parallel": True}, 2, num_steps=2)
+        assert_parity({**TINY, **SEQUENCE_PARALLEL}, 2, num_steps=2)

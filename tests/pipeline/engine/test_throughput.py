@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.flops import attended_pairs, encoder_flops, head_flops, training_flops
 from model.heads import build_masked_lm
@@ -23,13 +24,14 @@ ROWS, ROW_TOKENS, MASKED = 2, 16, 3
 @pytest.mark.parametrize("options", [{}, OPTIONS["swiglu"]], ids=["roberta", "swiglu"])
 @in_one_rank
 def test_the_counted_operations_are_those_of_the_model(options):
-    config = ModelConfig(**{**TINY, **options, "attention_backend": "explicit"})
-    model = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=0)
+    config = ModelConfig(**{**TINY, **options})
+    compute = ComputeConfig(attention_backend="explicit")
+    model = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=0, compute=compute)
     tokens = torch.randint(4, VOCAB_SIZE - 1, (ROWS, ROW_TOKENS))
     positions = torch.arange(1, 1 + MASKED).repeat(ROWS, 1)
     with FlopCounterMode(display=False) as counter:
         model(tokens, positions, tokens[:, 1 : 1 + MASKED].contiguous(), None)
-    padding = config.padded_vocab_size(VOCAB_SIZE) - VOCAB_SIZE
+    padding = compute.padded_vocab_size(VOCAB_SIZE) - VOCAB_SIZE
     forward = ROWS * encoder_flops(config, ROW_TOKENS)
     forward += ROWS * MASKED * (head_flops(config, VOCAB_SIZE + padding))
     assert counter.get_total_flops() == forward

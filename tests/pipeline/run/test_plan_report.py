@@ -49,7 +49,7 @@ def test_states_are_shared_out_as_zero_says(rows, tmp_path):
             rows, tmp_path, model=WIDE, precision="bf16", parallel={"zero_stage": stage}
         )
         estimates[stage] = estimate_memory(plan_run(config, 4))
-    parameters = count_parameters(config.model, config.model.padded_vocab_size(131))
+    parameters = count_parameters(config.model, config.compute.padded_vocab_size(131))
     assert estimates[1].optimizer == pytest.approx(12 * parameters / 4)
     assert estimates[1].weights == pytest.approx(2 * parameters)
     assert estimates[1].gradients - estimates[2].gradients == pytest.approx(4 * parameters * 3 / 4)
@@ -59,15 +59,15 @@ def test_states_are_shared_out_as_zero_says(rows, tmp_path):
 
 def test_activations_are_those_of_the_paper(rows, tmp_path):
     """Korthikanti et al. 2022: sbh (34 + 5as/h), and over t ranks sbh (10 + 24/t + 5as/ht)."""
-    explicit = {**WIDE, "attention_backend": "explicit"}
-    config = make_config(rows, tmp_path, model=explicit, precision="bf16")
+    explicit = {"attention_backend": "explicit"}
+    config = make_config(rows, tmp_path, model=WIDE, compute=explicit, precision="bf16")
     one = 512 * 4 * 1024
     expected = 24 * one * (34 + 5 * 16 * 512 / 1024)
     assert activation_bytes(config, 4, 512, 1) == pytest.approx(expected)
     expected = 24 * one * (10 + 24 / 2 + 5 * 16 * 512 / 1024 / 2)
     assert activation_bytes(config, 4, 512, 2) == pytest.approx(expected)
-    saving = {**WIDE, "activation_checkpointing": {"type": "layers"}}
-    config = make_config(rows, tmp_path, model=saving, precision="bf16")
+    saving = {"activation_checkpointing": {"type": "layers"}}
+    config = make_config(rows, tmp_path, model=WIDE, compute=saving, precision="bf16")
     assert activation_bytes(config, 4, 512, 1) == pytest.approx(24 * 2 * one + one * 34)
 
 
@@ -99,7 +99,7 @@ def test_a_folder_of_another_run_is_refused(rows, tmp_path):
     claim(config, fingerprint)
     other = make_config(rows, tmp_path / "run", seed=8)
     before = (config.output / RUN_NAME).read_text()
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="holds a different run"):
         list(report(other, 1, 1))
     changed = make_config(rows, tmp_path / "run", checkpoint={"every_steps": 5})
     assert list(report(changed, 1, 1))[-1].startswith("changed since the last start: checkpoint")

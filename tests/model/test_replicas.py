@@ -7,14 +7,14 @@ import torch
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
-from model.parallel.replicas import checksum, differing_replicas
+from model.replicas import checksum, differing_replicas
 from tests.gloo import run_ranks
 from tests.model.parallel.test_tensor_parallel import TINY, VOCAB_SIZE
 
 
 def names_of_differing(damage: str) -> Any:
     grid = make_grid(2)
-    model = build_masked_lm(ModelConfig(**TINY), VOCAB_SIZE, grid, seed=0, dtype=torch.bfloat16)
+    model = build_masked_lm(ModelConfig(**TINY), VOCAB_SIZE, grid, seed=0).bfloat16()
     before = differing_replicas(model, grid)
     if damage and grid.tp_rank == 1:
         bits = dict(model.named_parameters())[damage].data.view(torch.int16)

@@ -1,0 +1,76 @@
+"""How a model is computed, as a frozen config: what changes speed and memory, not what is trained.
+
+`model.config` says what is computed; that is the identity of a run. The choices here may differ
+from start to start of one run, and between a model and those that start from its weights. Imports
+no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.load import Config
+
+AttentionBackend = Literal["auto", "explicit", "sdpa", "flex"]
+
+
+@dataclass(frozen=True)
+class BreaksBitEquality:
+    """Marks a config field that may change on resume, but gives up bit equality.
+
+    The run goes on from the same state, and its results differ from those of an uninterrupted run:
+    by rounding, or by the dropout masks drawn.
+    """
+
+
+class KeepActivations(Config):
+    """Activations of all layers are kept for the backward pass."""
+
+    type: Literal["none"] = "none"
+
+
+class CheckpointLayers(Config):
+    """Only the input of every n-th layer is kept; the rest is computed again (Chen et al. 2016)."""
+
+    type: Literal["layers"] = "layers"
+    every: int = Field(1, gt=0)
+    """Layers between two kept activations."""
+
+
+ActivationCheckpointing = Annotated[KeepActivations | CheckpointLayers, Field(discriminator="type")]
+
+
+class ComputeConfig(Config):
+    """How the model is computed. Every key may change when a run is resumed.
+
+    Precision is not here: it decides results far beyond rounding, together with `loss_scale`.
+    """
+
+    activation_checkpointing: ActivationCheckpointing = KeepActivations()
+    """Memory saved by computing layers again in the backward pass; results stay bit-equal."""
+    attention_backend: Annotated[AttentionBackend, BreaksBitEquality()] = "auto"
+    """explicit softmax (fastest on CPU), torch's sdpa (flash on CUDA), or flex (block masks)."""
+    sequence_parallel: Annotated[bool, BreaksBitEquality()] = False
+    """Between blocks, shard hidden states by tokens over tensor-parallel ranks (Korthikanti et al.
+    2022)."""
+    vocabulary_multiple: Annotated[int, BreaksBitEquality()] = Field(128, gt=0)
+    """The vocabulary is padded in memory to a multiple of this, the same at every tensor-parallel
+    size; checkpoints hold no padding."""
+    deterministic: Annotated[bool, BreaksBitEquality()] = True
+    """True: only CUDA kernels that give the same bits every time, so that a resumed run is equal to
+    an uninterrupted one. False: the fastest kernels, which add in varying order."""
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """Rows of the embedding matrix, over all tensor-parallel ranks."""
+        return -(-vocab_size // self.vocabulary_multiple) * self.vocabulary_multiple
+
+
+MOVED_KEYS = {
+    "model.activation_checkpointing": "compute.activation_checkpointing",
+    "model.attention_backend": "compute.attention_backend",
+    "model.sequence_parallel": "compute.sequence_parallel",
+    "model.vocabulary_multiple": "compute.vocabulary_multiple",
+    "deterministic": "compute.deterministic",
+}
+"""New paths of a run's config keys by their old ones, which stay readable."""

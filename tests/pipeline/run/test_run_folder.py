@@ -1,0 +1,147 @@
+"""What a run keeps for life is compared when it is resumed; how it is computed may change."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.load import ConfigError, UserError
+from model.compute import MOVED_KEYS, ComputeConfig
+from pipeline.run.config import TrainConfig
+from pipeline.run.run_folder import RUN_NAME, check_claim, claim
+from tests.pipeline.training_run import make_config
+
+NOT_EQUAL = "results are not bit-equal to an uninterrupted run"
+COMPUTE_CHANGES: dict[str, tuple[Any, bool]] = {
+    "activation_checkpointing": ({"type": "layers", "every": 2}, True),
+    "attention_backend": ("sdpa", False),
+    "sequence_parallel": (True, False),
+    "vocabulary_multiple": (64, False),
+    "deterministic": (False, False),
+}
+"""By key of `compute`: another value, and whether results stay equal to the bit."""
+
+
+def config_of(folder: Path, **changes: Any) -> TrainConfig:
+    return make_config(folder / "rows", folder / "run", **changes)
+
+
+def make_old(folder: Path, old_values: dict[str, Any]) -> None:
+    """Rewrites run.json as versions before `compute` did, with `old_values` under `model`."""
+    path = folder / "run" / RUN_NAME
+    stored = json.loads(path.read_bytes())
+    compute = {**stored["config"].pop("compute"), **old_values}
+    stored["config"]["deterministic"] = compute.pop("deterministic")
+    stored["config"]["model"].update(compute)
+    path.write_text(json.dumps(stored))
+
+
+def test_every_key_of_compute_is_tested() -> None:
+    assert COMPUTE_CHANGES.keys() == ComputeConfig.model_fields.keys()
+    assert {path.split(".")[-1] for path in MOVED_KEYS} <= COMPUTE_CHANGES.keys()
+
+
+@pytest.mark.parametrize("key", COMPUTE_CHANGES)
+def test_how_a_run_is_computed_may_change(tmp_path: Path, key: str) -> None:
+    value, is_equal = COMPUTE_CHANGES[key]
+    claim(config_of(tmp_path), "rows")
+    changes = claim(config_of(tmp_path, compute={key: value}), "rows")
+    assert changes
+    assert all(change.startswith(f"compute.{key}") for change in changes)
+    assert all((NOT_EQUAL in change) != is_equal for change in changes)
+    assert claim(config_of(tmp_path, compute={key: value}), "rows") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"precision": "bf16"}, "precision"),
+        ({"batch": {"global_rows": 16, "micro_rows": 8}}, "batch.micro_rows"),
+        ({"parallel": {"tensor": 2, "zero_stage": 1}}, "parallel.tensor"),
+        ({"parallel": {"tensor": 1, "zero_stage": 2}}, "parallel.zero_stage"),
+    ],
+)
+def test_a_change_that_gives_up_bit_equality_is_reported(
+    tmp_path: Path, changes: dict[str, Any], path: str
+) -> None:
+    claim(config_of(tmp_path), "rows")
+    [change] = check_claim(config_of(tmp_path, **changes), "rows")
+    assert change.startswith(f"{path}: ")
+    assert NOT_EQUAL in change
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({"seed": 8}, ["seed: 7 before, 8 now"]),
+        (
+            {"objective": {"type": "whole_word", "mask_rate": 0.2}},
+            [
+                "objective.mask_rate: 0.15 before, 0.2 now",
+                "objective.type: 'mlm' before, 'whole_word' now",
+            ],
+        ),
+        (
+            {"batch": {"global_rows": 32, "micro_rows": 8}},
+            ["batch.global_rows: 16 before, 32 now"],
+        ),
+    ],
+)
+def test_what_is_computed_may_not_change(
+    tmp_path: Path, changes: dict[str, Any], lines: list[str]
+) -> None:
+    claim(config_of(tmp_path), "rows")
+    with pytest.raises(UserError, match="holds a different run") as error:
+        check_claim(config_of(tmp_path, **changes), "rows")
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == lines
+
+
+def test_the_model_and_the_rows_may_not_change(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    claim(config, "rows")
+    model = {**config.model.model_dump(), "num_layers": 3, "norm_placement": {"type": "pre"}}
+    with pytest.raises(UserError) as error:
+        check_claim(config_of(tmp_path, model=model), "different rows")
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
+        "model.num_layers: 2 before, 3 now",
+        "model.norm_placement.type: 'post' before, 'pre' now",
+        "the rows are different: the fingerprint of the data set changed",
+    ]
+
+
+def test_an_old_run_folder_is_resumed(tmp_path: Path) -> None:
+    claim(config_of(tmp_path), "rows")
+    make_old(tmp_path, {})
+    assert check_claim(config_of(tmp_path), "rows") == []
+    make_old_again = {"attention_backend": "explicit"}
+    claim(config_of(tmp_path), "rows")
+    make_old(tmp_path, make_old_again)
+    [change] = check_claim(config_of(tmp_path), "rows")
+    assert change.startswith("compute.attention_backend: 'explicit' before, 'auto' now")
+
+
+def test_old_keys_of_a_config_file_are_read_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 32}
+    old = {**sizes, "attention_backend": "sdpa", "activation_checkpointing": {"type": "layers"}}
+    with caplog.at_level(logging.WARNING):
+        config = config_of(
+            tmp_path, model=old, deterministic=False, compute={"deterministic": False}
+        )
+    assert config.compute.attention_backend == "sdpa"
+    assert not config.compute.deterministic
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "config key model.activation_checkpointing is now called compute.activation_checkpointing",
+        "config key model.attention_backend is now called compute.attention_backend",
+        "config key deterministic is now called compute.deterministic",
+    ]
+    with pytest.raises(ConfigError, match=r"model\.attention_backend is the old name of compute"):
+        config_of(tmp_path, model=old, compute={"attention_backend": "explicit"})
+
+
+def test_a_backend_that_cannot_compute_the_model_is_an_error_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="flex has no dropout"):
+        config_of(tmp_path, compute={"attention_backend": "flex"})
