@@ -34,6 +34,6 @@ printf 'data_prep %s\npretrain %s\nexport %s\n' "$data" "$pretrain" "$export_job
 [[ -n ${FINETUNE:-} ]] || exit 0
 finetune=$(submit "$pretrain" --nodes="${FINETUNE_NODES:-1}" "${finetune_options[@]}" \
   slurm/finetune.sh "$FINETUNE")
-tasks=$(TASKS=1 submit "$finetune" --nodes=1 "${export_options[@]}" --job-name=export_tasks \
+tasks=$(submit "$finetune" --nodes=1 "${export_options[@]}" --job-name=export_tasks \
   slurm/export.sh "$FINETUNE")
 printf 'finetune %s\nexport_tasks %s\n' "$finetune" "$tasks"

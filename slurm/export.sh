@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Exports a finished run to a Hugging Face folder and registers it in MLflow with its parity error.
+# Exports a run to Hugging Face: a pretrained model, which is also registered in MLflow, or all tasks.
 #   sbatch slurm/export.sh configs/base.yaml key.sub=value ...
-# With TASKS=1 for a fine-tuning run: one folder per task, and nothing is registered.
+# A fine-tuning run gets one folder per task; its models are not registered.
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
 # ------------------------------------------------------------------ edit this block
@@ -11,7 +11,6 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=02:00:00
 VENV=${VENV:-.venv}                # the Python environment
-TASKS=${TASKS:-}                   # 1: a fine-tuning run
 # ------------------------------------------------------------------ no changes needed below
 set -uo pipefail
 
@@ -19,6 +18,5 @@ fail() { echo "error: $*" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "no allocation: submit this with 'sbatch $0 CONFIG.yaml'"
 cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
 [[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
-[[ -z $TASKS ]] || exec "$VENV/bin/python" -m pipeline.finetuning.export "$@"
 "$VENV/bin/python" -m pipeline.export "$@" || exit
 "$VENV/bin/python" -m pipeline.registry "$@"

@@ -19,8 +19,8 @@ import pytest
 
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.checkpoint.manifest import find_checkpoint
-from pipeline.export import export
 from pipeline.launch.environment import free_port
+from pipeline.pretraining.export import export
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from configs.load import UserError
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.checkpoint.manifest import find_checkpoint
-from pipeline.export import export
+from pipeline.pretraining.export import export
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
