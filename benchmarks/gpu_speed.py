@@ -32,14 +32,16 @@ from configs import command
 from configs.load import load
 from model.parallel.grid import make_grid
 from pipeline.data.loader import StepBatch
-from pipeline.engine.deepspeed_engine import Engine, build_engine
+from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.start import start_distributed
 from pipeline.engine.stragglers import measure_peak_flops
 from pipeline.engine.throughput import StepMeter
 from pipeline.launch.environment import Launch
 from pipeline.launch.local_ranks import run_ranks
 from pipeline.pretraining.batches import run_batches
+from pipeline.pretraining.engine import build_engine
 from pipeline.pretraining.resume import plan_segments
+from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
 from pipeline.run.memory import estimate_memory
 from pipeline.run.plan import RunPlan, plan_run
@@ -104,12 +106,14 @@ def train_ours(config: TrainConfig, with_profile: bool) -> Measurement:
     engine = build_engine(plan, grid, None)
     values: list[dict[str, float]] = []
     with batches_of(plan) as batches:
-        meter.leave_out()
+        meter.start_step()
         for batch in batches:
             meter.data_arrived()
-            result = engine.step(batch, LEARNING_RATE)
-            flops = plan.phases[0].training_flops(config.model, GLOBAL_ROWS, result.masked_tokens)
-            values.append(meter.step_ended(GLOBAL_ROWS, 512, flops, engine.forward_s))
+            result = pretraining_step(engine, batch, LEARNING_RATE, data_wait_s=meter.data_wait_s)
+            flops = plan.phases[0].training_flops(
+                config.model, GLOBAL_ROWS, result.label_counts["mlm"]
+            )
+            values.append(meter.step_finished(result, GLOBAL_ROWS, GLOBAL_ROWS * 512, flops))
             if len(values) == plan.steps.total_steps - 1:
                 memory_gb = torch.cuda.max_memory_allocated() / 1e9
                 break
@@ -197,7 +201,7 @@ def profile(engine: Engine, batch: StepBatch) -> str:
     from torch.profiler import ProfilerActivity
 
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        engine.step(batch, LEARNING_RATE)
+        pretraining_step(engine, batch, LEARNING_RATE)
         torch.cuda.synchronize()
     averages = [e for e in profiler.key_averages() if e.self_device_time_total]
     total = sum(event.self_device_time_total for event in averages)

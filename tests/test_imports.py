@@ -53,16 +53,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.run"),
         "pipeline.checkpoint",
     ),
+    "pipeline.training": (
+        *("pipeline.launch", "pipeline.data", "pipeline.fault_tolerance", "pipeline.run"),
+        *("pipeline.tracking", "pipeline.engine"),
+    ),
     "pipeline.hugging_face": ("pipeline.checkpoint",),
     "pipeline.pretraining": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
-        "pipeline.hugging_face",
+        *("pipeline.training", "pipeline.hugging_face"),
     ),
     "pipeline.finetuning": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
-        "pipeline.hugging_face",
+        *("pipeline.training", "pipeline.hugging_face"),
     ),
 }
 """What a package may import of this project besides itself, the standard table of the layout.

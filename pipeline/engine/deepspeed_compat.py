@@ -1,19 +1,28 @@
-"""Workarounds for DeepSpeed, each with its reason."""
+"""Every patch of DeepSpeed and torch that training needs, each in a function of its own.
+
+A patch names its reason, the place upstream (file and function, DeepSpeed 0.19.8) and the condition
+for its removal. `tests/pipeline/engine/test_deepspeed_compat.py` holds one test for each, which
+shows what happens without the patch and fails when it is no longer needed.
+"""
 
 import contextlib
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
-def _choose_accelerator(device: torch.device) -> None:
-    """DeepSpeed's accelerator is that of `device`, also where it was imported before a fork.
+def use_accelerator_of(device: torch.device) -> None:
+    """Makes DeepSpeed's accelerator the one of `device`.
 
-    A parent that sees GPUs has chosen CUDA for its CPU ranks too.
+    Reason: DeepSpeed detects its accelerator once per process and keeps it over a fork, so CPU
+    ranks forked by a parent that sees GPUs would run DeepSpeed's CUDA code.
+    Upstream: `get_accelerator` in accelerator/real_accelerator.py.
+    Remove when: `get_accelerator` detects again in a forked process.
     """
     from deepspeed.accelerator import get_accelerator, set_accelerator
 
@@ -23,39 +32,85 @@ def _choose_accelerator(device: torch.device) -> None:
         set_accelerator(CPU_Accelerator())
 
 
-def _allow_fp16_on_cpu() -> None:
-    """Lets DeepSpeed take fp16 on CPUs without instructions for it, as tests do."""
+def allow_fp16_on_cpu() -> None:
+    """Makes DeepSpeed accept fp16 on every CPU, as the tests of loss scaling need.
+
+    Reason: it refuses fp16 on CPUs without fp16 instructions, though torch computes it there.
+    Upstream: `_do_sanity_check` in runtime/engine.py and `is_fp16_supported` in
+    accelerator/cpu_accelerator.py.
+    Remove when: the CPU accelerator supports fp16 wherever torch does.
+    """
     from deepspeed.accelerator import get_accelerator
 
     if not torch.cuda.is_available():
         get_accelerator().is_fp16_supported = lambda: True
 
 
-def _quiet_logs() -> None:
-    """DeepSpeed's and torch's progress chatter off; warnings and errors stay."""
+def skip_shared_memory_extension() -> None:
+    """Keeps DeepSpeed from compiling its shared-memory communication for CPU ranks.
+
+    Reason: it serves inference only, yet `init_distributed` builds it with a C++ compiler (a minute
+    at the first start), and a rank killed meanwhile leaves a lock that hangs all later starts.
+    Upstream: `build_shm_op` in comm/torch.py, called by `TorchBackend.__init__`.
+    Remove when: the extension is built at its first use, or an option turns it off.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def link_optimizer_state(zero: Any) -> None:
+    """Makes `safe_get_full_optimizer_state` and its setter find the state of all parameter groups.
+
+    `zero` is DeepSpeed's ZeRO optimizer, whose optimizer has its state already.
+    Reason: the links from parameters to optimizer state are made once, by the first step, before
+    the later groups have state (ZeRO 1 and 2), and not at all after state is set from a checkpoint.
+    Upstream: `_lazy_init_hp_params_optimizer_state` in runtime/zero/stage_1_and_2.py and
+    runtime/bf16_optimizer.py.
+    Remove when: the links are made after every group has its state, or looked up at each call.
+    """
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+
+def set_partitioned(
+    parameter: nn.Parameter, state_key: str | None, full: Tensor, dp_rank: int
+) -> None:
+    """Sets the part that this rank holds of an fp32 tensor of a ZeRO 3 parameter.
+
+    `state_key` is the tensor's key in the optimizer's state, None for the master weight; `full` is
+    the whole tensor.
+    Reason: `safe_set_full_fp32_param` and `safe_set_full_optimizer_state` fail for a parameter
+    whose elements do not divide by the data-parallel ranks: they do not pad its last part.
+    Upstream: `set_full_hp_param` in runtime/zero/stage3.py.
+    Remove when: these functions pad, so that they can be called under every ZeRO stage.
+    """
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    length: int = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+    start = length * dp_rank
+    local = torch.zeros(length, device=full.device)
+    piece = full.flatten()[start : start + length]
+    local[: len(piece)] = piece
+    if state_key is None:
+        safe_set_local_fp32_param(parameter, local)
+    else:
+        safe_set_local_optimizer_state(parameter, local, state_key)
+
+
+def quiet_logs() -> None:
+    """Turns DeepSpeed's progress messages off; warnings and errors stay."""
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
-def _without_mlflow() -> Iterator[None]:
-    """DeepSpeed's autotuner imports MLflow where it can, and pandas: a second for each rank."""
-    if "mlflow" in sys.modules:
-        yield
-        return
-    sys.modules["mlflow"] = None  # type: ignore[assignment]  # so an import fails at once
-    try:
-        yield
-    finally:
-        del sys.modules["mlflow"]
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
+def without_start_messages() -> Iterator[None]:
     """Drops what DeepSpeed prints while it starts.
 
-    Memory figures, "built successfully", and that an optimizer of ours was not tested with ZeRO.
+    Memory sizes, "built successfully", and that an optimizer of ours was not tested with ZeRO.
     """
     from deepspeed.utils import logger
 

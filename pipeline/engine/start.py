@@ -7,26 +7,20 @@ import torch
 import torch.distributed as dist
 
 from configs.load import UserError
-from model.parallel.light_torch import keep_compiler_out_of_optimizers, without_compiler
-from pipeline.engine.deepspeed_compat import (
-    _choose_accelerator,
-    _quiet_logs,
-    _without_chatter,
-    _without_mlflow,
-)
+from pipeline.engine import deepspeed_compat
 from pipeline.launch.all_reduce_check import check_all_reduce
 from pipeline.launch.environment import Launch
 
 
 def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
-    """The device of this rank, after all ranks of the launch have met (NCCL on CUDA, else gloo)."""
-    keep_compiler_out_of_optimizers()
-    with _without_mlflow(), without_compiler():
-        import deepspeed
-        import deepspeed.runtime.zero.muon.muon_optimizer  # the first engine would
+    """The device of this rank, after all ranks of the launch have met (NCCL on CUDA, else gloo).
 
-    _quiet_logs()
-    if "OMP_NUM_THREADS" not in os.environ:  # torch has taken it from there otherwise
+    Raises UserError if the port of the launch is in use, or if an all-reduce gives wrong values.
+    """
+    import deepspeed
+
+    deepspeed_compat.quiet_logs()
+    if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch has read it
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -34,13 +28,10 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         torch.cuda.set_device(device)
         # Without it torch refuses matrix products where kernels have to be deterministic.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _choose_accelerator(device)
-
-    # DeepSpeed would compile a C++ extension here on CPU, a minute at the first start, that serves
-    # inference only; a rank that is killed meanwhile leaves a lock that hangs every later start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed_compat.use_accelerator_of(device)
+    deepspeed_compat.skip_shared_memory_extension()
     try:
-        with _without_chatter():
+        with deepspeed_compat.without_start_messages():
             deepspeed.init_distributed(
                 dist_backend="nccl" if device.type == "cuda" else "gloo",
                 timeout=timedelta(seconds=timeout_s),

@@ -1,7 +1,7 @@
-"""What each rank measures of a step, seen over all ranks: slow ranks, memory, the machine's peak.
+"""What each rank measures of a step, compared over all ranks: stragglers, memory, peak speed.
 
-Ranks wait for each other in collectives, so the time of a whole step is the same on all. What tells
-them apart is the time of their forward passes: those of ZeRO 1 and 2 meet tensor-parallel peers
+Ranks wait for each other in collectives, so the time of a whole step is the same on all. What
+differs is the time of their forward passes: under ZeRO 1 and 2 these meet tensor-parallel peers
 only.
 """
 
@@ -17,14 +17,14 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 STRAGGLER_RATIO = 1.3
-"""A rank whose forward passes take so many times the median's is named."""
+"""A rank whose forward passes take this many times the median is reported as a straggler."""
 
 PEAK_SECONDS = 0.2
 """How long the peak is measured: long enough for a GPU to leave its idle clock rate."""
 
 
 @dataclass(frozen=True)
-class RankFigures:
+class RankMeasurements:
     """What one rank measured of one step."""
 
     forward_s: float
@@ -32,9 +32,9 @@ class RankFigures:
     data_wait_s: float
     """Seconds it waited for its batch."""
     host_gb: float
-    """Most host memory that its process ever held, 1e9 bytes."""
+    """Largest host memory of its process so far, 1e9 bytes."""
     device_gb: float
-    """Most accelerator memory that its tensors ever took, 1e9 bytes."""
+    """Largest accelerator memory of its tensors so far, 1e9 bytes."""
 
 
 class Stopwatch:
@@ -53,45 +53,45 @@ class Stopwatch:
 
     def _mark(self, sign: int) -> None:
         if self._is_cuda:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._events.append(event)
         else:
             self._seconds += sign * time.perf_counter()
 
     def seconds(self) -> float:
-        """The sum so far; waits for the device."""
+        """The sum so far; waits for the device to reach the end of the last block.
+
+        After a step it has: DeepSpeed has looked at the gradients, which come after it.
+        """
         if not self._is_cuda:
             return self._seconds
         if self._events:
             self._events[-1].synchronize()
         pairs = zip(self._events[::2], self._events[1::2], strict=True)
-        return sum(start.elapsed_time(end) for start, end in pairs) / 1e3
+        return float(sum(start.elapsed_time(end) for start, end in pairs)) / 1e3
 
 
-def measure(forward_s: float, data_wait_s: float) -> RankFigures:
-    """The figures of this rank."""
+def measure_rank(forward_s: float, data_wait_s: float) -> RankMeasurements:
+    """The measurements of this rank."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     device = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
-    return RankFigures(forward_s, data_wait_s, host, device)
+    return RankMeasurements(forward_s, data_wait_s, host, device)
 
 
-class RankWatch:
-    """The figures of all ranks, and whose forward passes are slow; a collective over all ranks."""
+class StragglerWatch:
+    """Compares the ranks' measurements over the steps between two reports."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
+        """A collective: ranks exchange their host names."""
         names: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(names, socket.gethostname())
         self._names = [str(name) for name in names]
         self._forward_s: list[NDArray[np.float64]] = []
 
-    def look(self, mine: RankFigures) -> dict[str, float]:
+    def observe(self, ranks: Sequence[RankMeasurements]) -> dict[str, float]:
         """Metrics of a step: forward seconds of the median and the slowest rank, worst values."""
-        values = torch.tensor(astuple(mine), dtype=torch.float64, device=self._device)
-        everyone = [torch.empty_like(values) for _ in self._names]
-        dist.all_gather(everyone, values)
-        table = torch.stack(everyone).cpu().numpy()
+        table = np.array([astuple(rank) for rank in ranks])
         forward_s, data_wait_s, host_gb, device_gb = table.T
         self._forward_s.append(forward_s)
         metrics = {
@@ -103,16 +103,16 @@ class RankWatch:
         }
         return metrics | ({"device_memory_gb": float(device_gb.max())} if device_gb.any() else {})
 
-    def stragglers(self) -> str | None:
-        """A sentence that names ranks that were slow over the steps since the last call."""
+    def report(self) -> str | None:
+        """A line on the ranks that were slow in the steps since the last call; None if none was."""
         if not self._forward_s:
             return None
         mean_s = np.mean(self._forward_s, axis=0)
         self._forward_s.clear()
-        return straggler_sentence(mean_s, self._names)
+        return straggler_line(mean_s, self._names)
 
 
-def straggler_sentence(forward_s: NDArray[np.float64], names: Sequence[str]) -> str | None:
+def straggler_line(forward_s: NDArray[np.float64], names: Sequence[str]) -> str | None:
     """Names the ranks whose `forward_s` [ranks] are far above the median; None if none is."""
     median = float(np.median(forward_s))
     slow = [rank for rank, s in enumerate(forward_s) if s > STRAGGLER_RATIO * median]
@@ -129,14 +129,14 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     All ranks of a node should call it at the same time, since they share its processors.
     """
     size = 8192 if device.type == "cuda" else 1024
-    # Random: on equal values a GPU draws less power, and so runs faster than it ever will.
+    # Random: on equal values a GPU draws less power, and so runs faster than in training.
     generator = torch.Generator(device).manual_seed(0)
     left = torch.randn((size, size), generator=generator, device=device).to(dtype)
     right = left.T.contiguous()
     _wait(device)
     best = float("inf")
-    began = time.perf_counter()
-    while time.perf_counter() - began < PEAK_SECONDS:
+    started_at = time.perf_counter()
+    while time.perf_counter() - started_at < PEAK_SECONDS:
         start = time.perf_counter()
         torch.mm(left, right)
         _wait(device)

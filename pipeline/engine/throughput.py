@@ -1,55 +1,60 @@
-"""What is measured of each optimizer step, and the progress line of training."""
+"""Throughput of optimizer steps, model FLOPs utilization (MFU), and the progress line."""
 
+import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 
-from pipeline.engine.stragglers import RankWatch, measure, measure_peak_flops
+from pipeline.data.position import RowWindow
+from pipeline.engine.step import StepResult
+from pipeline.engine.stragglers import StragglerWatch, measure_peak_flops
+
+logger = logging.getLogger(__name__)
 
 RATE_WINDOW_STEPS = 50
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class StepMeter:
-    """Times optimizer steps; rates are over the last `RATE_WINDOW_STEPS` of them.
+    """Times optimizer steps; the rates of the progress line are over `RATE_WINDOW_STEPS` steps.
 
-    Making one and `step_ended` are collectives over all ranks.
+    Making one is a collective over all ranks.
     """
 
     def __init__(self, device: torch.device, precision: str) -> None:
-        self._ranks = RankWatch(device)
+        self._stragglers = StragglerWatch()
         dist.barrier()  # ranks of a node share its processors: all measure at the same time
         peak = measure_peak_flops(device, DTYPES[precision])
         total = torch.tensor([peak], dtype=torch.float64, device=device)
         dist.all_reduce(total)
         self.peak_flops = float(total)
         """Operations a second of all ranks in large matrix products, measured here."""
-        self._row_tokens = 0
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RATE_WINDOW_STEPS)  # (rows, s)
-        self._step_began = self._data_came = time.monotonic()
+        self.data_wait_s = 0.0
+        """Seconds that this rank waited for the data of the present step."""
+        self._recent: deque[tuple[int, int, float]] = deque(maxlen=RATE_WINDOW_STEPS)
+        """(rows, tokens, seconds) of steps."""
+        self._step_started_at = time.monotonic()
+
+    def start_step(self) -> None:
+        """Starts the time of the next step: call it after work between steps, such as saving."""
+        self._step_started_at = time.monotonic()
 
     def data_arrived(self) -> None:
-        """Call when the batch of a step is there."""
-        self._data_came = time.monotonic()
+        """Call when the data of the step is there."""
+        self.data_wait_s = time.monotonic() - self._step_started_at
 
-    def step_ended(
-        self, rows: int, row_tokens: int, flops: int, forward_s: float
+    def step_finished(
+        self, result: StepResult, rows: int, tokens: int, flops: int
     ) -> dict[str, float]:
-        """The metrics of a step.
-
-        `rows` and `flops` are those of the global batch, `forward_s` the seconds of this rank's
-        forward passes.
-        """
-        self._row_tokens = row_tokens
+        """The metrics of a step; `rows`, `tokens` and `flops` are those of its global batch."""
         now = time.monotonic()
-        step_s = now - self._step_began
-        figures = self._ranks.look(measure(forward_s, self._data_came - self._step_began))
-        self._recent.append((rows, step_s))
-        self._step_began = now
-        tokens = rows * row_tokens
-        return figures | {
+        step_s = now - self._step_started_at
+        self._step_started_at = now
+        self._recent.append((rows, tokens, step_s))
+        return self._stragglers.observe(result.ranks) | {
             "step_s": step_s,
             "tokens": tokens,
             "rows_per_s": rows / step_s,
@@ -58,26 +63,37 @@ class StepMeter:
             "model_flops_utilization": flops / step_s / self.peak_flops,
         }
 
-    def leave_out(self) -> None:
-        """Call after work between steps (evaluation, saving) that is not a step's own."""
-        self._step_began = time.monotonic()
+    def log_progress(
+        self, step: int, total_steps: int, rows_left: int, losses: str, values: Mapping[str, float]
+    ) -> None:
+        """Logs one line on the newest step, and one on stragglers if there are any.
 
-    def stragglers(self) -> str | None:
-        """A sentence on the ranks that were slow since the last call; None if none was."""
-        return self._ranks.stragglers()
-
-    def progress_line(
-        self, step: int, total_steps: int, rows_left: int, values: dict[str, float]
-    ) -> str:
-        """One line a person reads while waiting; the time left is that of this phase."""
-        rows_per_s = sum(rows for rows, _ in self._recent) / sum(s for _, s in self._recent)
-        return (
-            f"step {step:,}/{total_steps:,}  loss {values['loss']:.3f}  "
+        `losses` is the line's text on losses, `values` are the metrics of the step, and `rows_left`
+        are the rows that the remaining time is computed of.
+        """
+        rows, tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
+        logger.info(
+            f"step {step:,}/{total_steps:,}  loss {losses}  "
             f"lr {values['learning_rate']:.2e}  norm {values['gradient_norm']:.2f}  "
-            f"{rows_per_s:,.0f} rows/s  {rows_per_s * self._row_tokens:,.0f} tokens/s  "
+            f"{rows / seconds:,.0f} rows/s  {tokens / seconds:,.0f} tokens/s  "
             f"{values['model_flops_utilization']:.0%} of peak  "
-            f"{_duration(rows_left / rows_per_s)} left"
+            f"{_duration(rows_left * seconds / rows)} left"
         )
+        stragglers = self._stragglers.report()
+        if stragglers is not None:
+            logger.info(stragglers)
+
+
+def log_skipped_step(step: int, result: StepResult, rows: RowWindow) -> None:
+    """Logs why the step on `rows` changed no weight."""
+    if result.overflowed:
+        reason = f"overflow at loss scale {result.loss_scale:.0f}, which is halved"
+    else:
+        reason = (
+            "a gradient was not finite; no weight was changed (rows "
+            f"{rows.start_row:,} to {rows.end_row - 1:,})"
+        )
+    logger.info("step %d: %s", step, reason)
 
 
 def _duration(seconds: float) -> str:

@@ -1,12 +1,6 @@
-"""The training state inside DeepSpeed's ZeRO optimizers: where it lies, how it is read and set.
+"""The training state inside DeepSpeed's ZeRO optimizers: where it is, how it is read and set."""
 
-Facts about this DeepSpeed (0.19.8) that the code here rests on, each found by running it:
-- ``safe_get_full_optimizer_state`` knows only the first parameter group until the links between
-  parameters and optimizer state are made again after the optimizer's first step.
-- ``safe_set_full_*`` fails under ZeRO 3 for parameters that do not divide by the ranks; the local
-  partition is set instead.
-"""
-
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,16 +9,21 @@ from torch import Tensor, nn
 
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, unpad_local
-from pipeline.checkpoint.manifest import MOMENTS, STATE_KEYS, tensor_key
+from pipeline.checkpoint.manifest import CheckpointManifest, tensor_key
 from pipeline.checkpoint.reader import TensorReader
+from pipeline.engine import deepspeed_compat
 from pipeline.optim.layerwise_adam import LayerwiseAdam, Piece, WholeParameter
+from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 
 FLAT_PARTITIONS = (
     "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
     "single_partition_of_fp32_groups",  # DeepSpeedZeroOptimizer: ZeRO 1 and 2
     "fp32_partitioned_groups_flat",  # DeepSpeedZeroOptimizer_Stage3
 )
-"""Where DeepSpeed's optimizers keep this rank's flat fp32 master weights, one tensor a group."""
+"""The attributes of DeepSpeed's optimizers (0.19.8) that hold this rank's flat fp32 master weights,
+one tensor per parameter group."""
+
+logger = logging.getLogger(__name__)
 
 
 class ZeroState:
@@ -33,12 +32,15 @@ class ZeroState:
     def __init__(
         self,
         zero: Any,
+        settings: OptimizerSettings,
         named: list[tuple[str, nn.Parameter]],
         specs: Mapping[str, ParameterSpec],
         grid: Grid,
     ) -> None:
-        """`zero` is DeepSpeed's optimizer; `named` are the parameters that it trains."""
+        """`zero` is DeepSpeed's optimizer, `settings` declares the state of the one that it wraps;
+        `named` are the parameters that it trains."""
         self._zero = zero
+        self._settings = settings
         self._named = named
         self._specs = specs
         self._grid = grid
@@ -53,23 +55,24 @@ class ZeroState:
             zero.optimizer.locate(self._pieces, self._wholes())
 
     def optimizer_steps(self) -> int:
-        """Optimizer steps taken so far, as Adam counts them for its bias correction."""
+        """Optimizer steps taken so far, as the optimizer counts them; 0 where it does not."""
+        step_key = self._settings.STEP_KEY
         for partition in self._partitions():
             state = self._zero.optimizer.state.get(partition)
-            if state:
-                return int(state["step"])
+            if state and step_key is not None:
+                return int(state[step_key])
         return 0
 
     def snapshot(self) -> dict[str, Tensor]:
         """Master weights and moments of this tensor-parallel rank, copied to host memory.
 
-        Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, the other
-        ranks help to gather and get an empty dictionary. The memory is that of the snapshot before:
-        fresh pages for gigabytes take longer than the copy.
+        Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, all other
+        ranks help to gather and get an empty dictionary. It reuses the memory of the previous
+        snapshot: allocating gigabytes of pages takes longer than the copy.
         """
         self._link()
         for number, (name, parameter) in enumerate(self._named):
-            for key in STATE_KEYS:
+            for key in self._settings.state_keys:
                 local = self._full(number, parameter, key)
                 if self._grid.dp_rank == 0:
                     spec, grid = self._specs[name], self._grid
@@ -84,11 +87,13 @@ class ZeroState:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if self._grid.dp_size > 1:
-            if key == "weight":
-                return safe_get_full_fp32_param(parameter)
-            return safe_get_full_optimizer_state(parameter, key)
-        partition, piece = self._places[number]  # all of it is here: no copy on the way
-        flat = partition if key == "weight" else self._zero.optimizer.state[partition][key]
+            if key == WEIGHT_KEY:
+                gathered: Tensor = safe_get_full_fp32_param(parameter)
+            else:
+                gathered = safe_get_full_optimizer_state(parameter, key)
+            return gathered
+        partition, piece = self._places[number]  # this rank holds all of it: no copy
+        flat = partition if key == WEIGHT_KEY else self._zero.optimizer.state[partition][key]
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 leaves it empty itself
         return flat.narrow(0, piece.start, piece.length).view(shape)
 
@@ -99,15 +104,29 @@ class ZeroState:
             )
         self._host[name].copy_(tensor.detach(), non_blocking=True)
 
-    def restore(self, reader: TensorReader, optimizer_steps: int) -> None:
-        """Sets master weights, moments and Adam's step count from a checkpoint.
+    def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
+        """Sets master weights, moments and the optimizer's step count from a checkpoint.
+
+        Where the checkpoint lacks moments that this optimizer needs (it was written with a
+        different one), all moments start at zero, like its step count.
 
         The model must have been built with the checkpoint's weights, so that the low-precision
-        copies agree with the masters already.
+        copies agree with the master weights already.
         """
-        self._make_moments(optimizer_steps)
+        keys: tuple[str, ...] = self._settings.state_keys
+        steps = manifest.optimizer_step
+        missing = sorted(set(keys) - set(manifest.state_keys))
+        if missing:
+            logger.warning(
+                "the checkpoint of step %d was written with a different optimizer and has no %s: "
+                "the optimizer state starts at zero",
+                manifest.step,
+                ", ".join(missing),
+            )
+            keys, steps = (WEIGHT_KEY,), 0
+        self._make_moments(steps)
         for name, parameter in self._named:
-            for key in STATE_KEYS:
+            for key in keys:
                 value = reader.local(
                     key, name, self._specs[name], self._grid.tp_rank, self._grid.tp_size
                 )
@@ -118,49 +137,39 @@ class ZeroState:
         for name in FLAT_PARTITIONS:
             if hasattr(self._zero, name):
                 return list(getattr(self._zero, name))
-        raise AssertionError(f"{type(self._zero).__name__} keeps its fp32 partitions elsewhere")
+        raise AssertionError(f"{type(self._zero).__name__}: its fp32 partitions were not found")
 
     def _make_moments(self, optimizer_steps: int) -> None:
         for partition in self._partitions():
             state = self._zero.optimizer.state[partition]
-            state["step"] = torch.tensor(float(optimizer_steps), device=partition.device)
-            for key in MOMENTS:
+            if self._settings.STEP_KEY is not None:
+                steps = torch.tensor(float(optimizer_steps), device=partition.device)
+                state[self._settings.STEP_KEY] = steps
+            for key in self._settings.MOMENTS:
                 state[key] = torch.zeros_like(partition)
-        self._link()
+        deepspeed_compat.link_optimizer_state(self._zero)
 
     def _link(self) -> None:
-        if not any(self._zero.optimizer.state.get(p) for p in self._partitions()):
+        """Makes the optimizer's state exist, and DeepSpeed find all of it."""
+        if any(self._zero.optimizer.state.get(p) for p in self._partitions()):
+            deepspeed_compat.link_optimizer_state(self._zero)
+        else:
             self._make_moments(0)
-        elif hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
-            self._zero._hp_optimizer_states_linked = False
-            self._zero._lazy_init_hp_params_optimizer_state()
 
     def _set_full(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-        from deepspeed.utils import (
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-            safe_set_local_fp32_param,
-            safe_set_local_optimizer_state,
-        )
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        if not hasattr(parameter, "ds_id"):
-            if key == "weight":
-                safe_set_full_fp32_param(parameter, value)
-            else:
-                safe_set_full_optimizer_state(parameter, value, key)
-            return
-        length: int = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-        start = length * self._grid.dp_rank
-        local = torch.zeros(length, device=value.device)
-        piece = value.flatten()[start : start + length]
-        local[: len(piece)] = piece
-        if key == "weight":
-            safe_set_local_fp32_param(parameter, local)
+        if hasattr(parameter, "ds_id"):
+            deepspeed_compat.set_partitioned(
+                parameter, None if key == WEIGHT_KEY else key, value, self._grid.dp_rank
+            )
+        elif key == WEIGHT_KEY:
+            safe_set_full_fp32_param(parameter, value)
         else:
-            safe_set_local_optimizer_state(parameter, local, key)
+            safe_set_full_optimizer_state(parameter, value, key)
 
     def _locate(self) -> dict[Tensor, list[Piece]]:
-        """Where the parameters lie in this rank's flat partitions."""
+        """The pieces of parameters in each of this rank's flat partitions."""
         partitions = self._partitions()
         pieces: dict[Tensor, list[Piece]] = {partition: [] for partition in partitions}
         for number, (_, parameter) in enumerate(self._named):
@@ -180,6 +189,7 @@ class ZeroState:
         return pieces
 
     def _wholes(self) -> list[WholeParameter]:
+        """The sizes over all ranks, by number of the parameter."""
         wholes = []
         for name, _ in self._named:
             spec = self._specs[name]

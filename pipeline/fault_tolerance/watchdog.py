@@ -1,4 +1,4 @@
-"""Turns a hang into the stacks of every thread and an exit, after which a relaunch goes on."""
+"""Ends a process that hangs, with the stacks of all its threads, so that a relaunch can resume."""
 
 import faulthandler
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ STDERR = 2
 
 
 class Watchdog:
-    """Ends the process with code 1 and all stacks on stderr when `alive` was not called in time.
+    """Ends the process with code 1 and all stacks on stderr when `alive` is not called in time.
 
-    A timer of the interpreter's C code does it, so that a process stuck in a collective or holding
-    the interpreter lock ends too. The other ranks then fail in their collectives, or end likewise.
+    A timer in the interpreter's C code does it, so a process that is stuck in a collective or holds
+    the interpreter lock ends too. Its peers then fail in their collectives, or end the same way.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
 
     def alive(self) -> None:
-        """Call once a step: the time begins anew."""
+        """Call once a step: restarts the timer."""
         faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=STDERR)
 
 
 @contextmanager
 def watchdog(timeout_s: float) -> Iterator[Watchdog]:
-    """A running watchdog; at the end of the block it is off."""
+    """A running watchdog; it stops at the end of the block."""
     dog = Watchdog(timeout_s)
     dog.alive()
     try:

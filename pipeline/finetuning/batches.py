@@ -1,17 +1,18 @@
 """The micro-batches of fine-tuning: a pure function of the config and of the optimizer step.
 
-A micro-batch holds rows of one task (or packed rows for masked language modelling), padded to its
+A micro-batch holds rows of one task (or packed rows for masked language modelling), padded to the
 longest. The micro-batches of a step are numbered over all tasks, in the config's order; number i
-goes to data-parallel rank i modulo their number. So rows, padding and dropout of a step are the
-same at any number of ranks. Every micro-batch passes through every head, with nothing to learn in
+is for data-parallel rank i modulo the number of these ranks. So rows, padding and dropout of a step
+are the same at any number of ranks. Every micro-batch passes through every head, without labels for
 those of other tasks: all ranks then reduce all gradients in the same order.
 
-B rows, S tokens in a row, K masked slots of a row.
+B rows, S tokens in a row, K label slots of a row.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.objectives import MaskedRows
+from model.task_heads import LossAndCounts
 from pipeline.data.loader import RowStream, build_objective, dropout_key
 from pipeline.data.order import build_order, permutation, train_sources
+from pipeline.data.position import RowWindow
 from pipeline.finetuning.config import MLM
 from pipeline.finetuning.examples import Example
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.tasks.task import UNUSED
+from pipeline.run.steps import RunSteps, phase_steps
 
 WIDTH_MULTIPLE = 8
-"""Rows are padded to a multiple of this: accelerators like it, sequence parallelism needs it."""
+"""Rows are padded to a multiple of this: faster on accelerators, needed by sequence parallelism."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,40 @@ class MicroBatch:
     """For every task head."""
     masked: tuple[Tensor, Tensor] | None
     """Positions and labels, int64 [B, K]; None where there is no masked language modelling."""
-    dropout_key: int
-    """A function of (seed, position of its first row in the run)."""
+    dropout_key: int | None
+    """A function of (seed, position of its first row in the run); None: no dropout."""
+
+    def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
+        """By head, (loss sum, number of labels, number predicted right) of `model` on the rows."""
+        targets = {name: value.to(device) for name, value in self.targets.items()}
+        masked = self.masked and tuple(value.to(device) for value in self.masked)
+        results: dict[str, LossAndCounts] = model(
+            self.tokens.to(device), targets, masked, self.dropout_key
+        )
+        return results
 
 
 @dataclass(frozen=True)
 class FinetuneStep:
-    """The part of one data-parallel rank in an optimizer step."""
+    """The part of one data-parallel rank in an optimizer step, and the sizes of the whole step."""
 
     micro_batches: tuple[MicroBatch, ...]
-    num_used: dict[str, int]
-    """By head, what its loss is divided by: counted over all ranks."""
+    label_counts: dict[str, int]
+    """By head, the labels of all ranks."""
+    rows: RowWindow
+    """The positions of its rows in the run."""
+    widths: tuple[tuple[int, int], ...]
+    """(rows, tokens of each with padding) of every micro-batch of all ranks."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all ranks."""
+        return self.rows.end_row - self.rows.start_row
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all ranks, padding included."""
+        return sum(rows * width for rows, width in self.widths)
 
 
 class FinetuneBatches:
@@ -64,34 +91,54 @@ class FinetuneBatches:
 
     @property
     def per_step(self) -> int:
-        """Micro-batches of this rank in every step."""
+        """Micro-batches of this rank in every step (gradient accumulation)."""
         return -(-sum(1 for _ in self._chunks(0)) // self._plan.dp_size)
+
+    def steps_from(
+        self, consumed_rows: int, skipped: Sequence[RowWindow] = ()
+    ) -> Iterator[FinetuneStep]:
+        """The steps of the run from position `consumed_rows` on.
+
+        Steps with a row in a `skipped` window are left out.
+        """
+        (steps,) = run_steps(self._plan).phases
+        for step in steps.from_row(consumed_rows):
+            if not any(
+                window.start_row < step.end_row and step.start_row < window.end_row
+                for window in skipped
+            ):
+                yield self.step(step.start_row // step.global_rows)
 
     def step(self, number: int) -> FinetuneStep:
         """The micro-batches of step `number`, counting from 0."""
+        config = self._plan.config
         masked = self._masked_rows(number)
-        num_used = dict.fromkeys(self._plan.heads, 0)
-        mine = []
+        label_counts = dict.fromkeys(self._plan.heads, 0)
+        mine: list[MicroBatch] = []
+        widths = []
         for index, (head, part, first_row) in enumerate(self._chunks(number)):
+            is_mine = index % self._plan.dp_size == self._dp_rank
+            key = dropout_key(config.seed, first_row)
             if head == MLM:
                 assert masked is not None
-                num_used[MLM] += int((masked.labels[part] >= 0).sum())
-            else:
-                task = self._plan.config.tasks[head]
-                examples = self._examples(head, number)[part]
-                num_used[head] += task.num_used(task.targets(examples, self._width(examples)))
-            if index % self._plan.dp_size == self._dp_rank:
-                key = dropout_key(self._plan.config.seed, first_row)
-                if head == MLM:
-                    assert masked is not None
+                label_counts[MLM] += int((masked.labels[part] >= 0).sum())
+                widths.append(masked.tokens[part].shape)
+                if is_mine:
                     mine.append(self._mlm_batch(masked, part, key))
-                else:
-                    mine.append(self.task_batch(head, self._examples(head, number)[part], key))
-        while len(mine) < self.per_step:  # fewer than ranks: something to compute, not to learn
-            name = next(iter(self._plan.config.tasks))
+                continue
+            task, examples = config.tasks[head], self._examples(head, number)[part]
+            width = self._width(examples)
+            label_counts[head] += task.num_used(task.targets(examples, width))
+            widths.append((len(examples) * task.rows_per_example, width))
+            if is_mine:
+                mine.append(self.task_batch(head, examples, key))
+        while len(mine) < self.per_step:  # fewer than the other ranks: rows without labels
+            name = next(iter(config.tasks))
             examples = self._examples(name, number)[: self._micro_examples(name)]
             mine.append(self.task_batch(name, examples, key=0, is_used=False))
-        return FinetuneStep(tuple(mine), num_used)
+        first = number * config.rows_per_step
+        rows = RowWindow(start_row=first, end_row=first + config.rows_per_step)
+        return FinetuneStep(tuple(mine), label_counts, rows, tuple(widths))
 
     def task_batch(
         self, name: str, examples: Sequence[Example], key: int, is_used: bool = True
@@ -141,18 +188,15 @@ class FinetuneBatches:
                 yield MLM, slice(first, last), row + first
 
     def _examples(self, name: str, number: int) -> list[Example]:
-        """The examples of a task in a step: every pass over the file in an order of its own."""
+        """The examples of a task in a step: every epoch has an order of its own."""
         examples = self._plan.train[name].examples
         size = self._plan.config.tasks[name].examples_per_step
-        places = range(number * size, (number + 1) * size)
-        return [
-            examples[
-                _order(len(examples), self._plan.config.seed, name, place // len(examples))[
-                    place % len(examples)
-                ]
-            ]
-            for place in places
-        ]
+        chosen = []
+        for place in range(number * size, (number + 1) * size):
+            epoch, index = divmod(place, len(examples))
+            order = _order(len(examples), self._plan.config.seed, name, epoch)
+            chosen.append(examples[order[index]])
+        return chosen
 
     def _masked_rows(self, number: int) -> MaskedRows | None:
         """The masked rows of all ranks in a step."""
@@ -187,9 +231,19 @@ class FinetuneBatches:
         return max(longest, min(width, self._plan.model.max_row_tokens))
 
 
+def heldout_batch(tokens: Tensor, positions: Tensor, labels: Tensor) -> MicroBatch:
+    """The micro-batch of held-out packed rows: tokens [B, S], positions and labels [B, K]."""
+    return MicroBatch(tokens.long(), {}, (positions.long(), labels.long()), dropout_key=None)
+
+
+def run_steps(plan: FinetunePlan) -> RunSteps:
+    """The optimizer steps of the run, all of equal size."""
+    return RunSteps((phase_steps(plan.config.end_row, plan.config.rows_per_step),))
+
+
 @lru_cache(maxsize=64)
-def _order(length: int, seed: int, name: str, pass_number: int) -> NDArray[np.int64]:
-    return permutation(length, seed, "finetune", name, pass_number)
+def _order(length: int, seed: int, name: str, epoch: int) -> NDArray[np.int64]:
+    return permutation(length, seed, "finetune", name, epoch)
 
 
 def _mlm_stream(plan: FinetunePlan) -> RowStream | None:
@@ -199,7 +253,7 @@ def _mlm_stream(plan: FinetunePlan) -> RowStream | None:
     return RowStream(
         data=data,
         manifest=plan.mlm.manifest,
-        objective=build_objective(plan.config.mlm.objective, plan.mlm),
+        objective=build_objective(plan.config.mlm.objective, data, plan.mlm.manifest),
         order=build_order(
             train_sources(plan.mlm.manifest, data.shuffle_unit), [(0, data.weights)], seed
         ),

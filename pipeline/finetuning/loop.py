@@ -1,180 +1,106 @@
-"""The fine-tuning loop: every part of a step, from examples to checkpoint, in the order it runs."""
+"""The training loop of fine-tuning: everything that happens to a step, in the order it happens."""
 
-import math
-import time
-from collections.abc import Mapping
-from typing import Any
-
-from model.parallel.grid import make_grid
-from pipeline.checkpoint.manifest import STATE_KEYS, CheckpointManifest, ParameterRecord
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.writer import Saver
-from pipeline.data.heldout import HeldoutRows, load_heldout
-from pipeline.engine.start import start_distributed
-from pipeline.fault_tolerance.watchdog import watchdog
-from pipeline.finetuning.batches import FinetuneBatches
-from pipeline.finetuning.config import MLM
-from pipeline.finetuning.engine import FinetuneEngine, build_finetune_engine
+from pipeline.engine.profiler import ProfiledSteps
+from pipeline.engine.step import StepResult
+from pipeline.engine.throughput import StepMeter, log_skipped_step
+from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
+from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
+from pipeline.finetuning.engine import build_finetune_engine
+from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout, mean_error
 from pipeline.finetuning.plan import FinetunePlan
+from pipeline.finetuning.resume import Position, describe_checkpoint, describe_run, start_position
+from pipeline.finetuning.step import finetuning_step, step_flops, step_metrics
 from pipeline.launch.environment import Launch
-from pipeline.launch.signals import StopRequest
 from pipeline.run import run_folder
-from pipeline.run.versions import versions
-from pipeline.tracking import lineage
-from pipeline.tracking.record import open_record
-from pipeline.tracking.sender import run_id_of
+from pipeline.training.session import Session, open_session
 
 
-def finetune(plan: FinetunePlan, launch: Launch, follow_arguments: list[str]) -> None:
-    """Trains to the last step or to a stop signal; every rank calls it."""
-    config = plan.config
-    start_distributed(launch)
-    grid = make_grid(config.parallel.tensor)
-    record = open_record(config, grid.rank, follow_arguments)
-    stop = StopRequest()
-    checkpoint = newest_checkpoint(config, grid)
+def finetune(
+    plan: FinetunePlan,
+    launch: Launch,
+    sender_arguments: list[str],
+    profile: ProfiledSteps | None = None,
+) -> None:
+    """Trains to the last step or to a stop signal; every rank calls it.
+
+    `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
+    Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
+    """
+    session = open_session(plan.config, launch, sender_arguments, profile)
+    while instability := _train_from_newest_checkpoint(plan, session):
+        session.roll_back(instability, plan.config.stability)
+
+
+def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Instability | None:
+    """Trains until the end, a stop signal, or an instability, which it returns."""
+    config, grid, meter = plan.config, session.grid, session.meter
+    checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
     batches = FinetuneBatches(plan, grid.dp_rank)
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step)
+    start = start_position(checkpoint, session.skipped)
+    last_row = run_steps(plan).end_row(start.skipped)
     saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
-    heldout = None
-    if plan.mlm is not None and config.mlm is not None:
-        heldout = load_heldout(plan.mlm, config.mlm.objective, config.mlm.heldout_rows_per_source)
-    step = checkpoint.manifest.step if checkpoint else 0
-    dev_error = checkpoint.manifest.heldout_loss if checkpoint else None
-    record.begin(step, describe_finetuning(plan))
-    for line in plan.sentences(step):
-        record.say(line)
+    heldout = load_mlm_heldout(plan)
+    watch = StabilityWatch(config.stability, start.recent_losses)
+    session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
+    step, consumed_rows, dev_error = start.step, start.consumed_rows, start.dev_error
+    instability = None
 
-    stopping = False
-    with watchdog(config.hang_timeout_s) as dog:
-        while step < config.steps and not stopping:
-            dog.alive()
-            began = time.monotonic()
+    with session.running() as (watchdog, profiler):
+        meter.start_step()
+        for batch in batches.steps_from(consumed_rows, start.skipped):
+            watchdog.alive()
+            meter.data_arrived()
             step += 1
-            rows = step * config.rows_per_step
-            learning_rate = config.schedule.learning_rate(config.optimizer.lr, rows, config.end_row)
-            result = engine.finetune_step(batches.step(step - 1), config.weights, learning_rate)
-            values = {**result.metrics(), "learning_rate": learning_rate, "rows": rows}
-            values["step_s"] = time.monotonic() - began
-            is_last = step == config.steps
+            consumed_rows = batch.rows.end_row
+            is_last = consumed_rows == last_row
+            learning_rate = config.schedule.learning_rate(
+                config.optimizer.lr, consumed_rows, config.end_row
+            )
+            with profiler.step(step):
+                result = finetuning_step(
+                    engine, batch, config.weights, learning_rate, session.stop, meter.data_wait_s
+                )
+            values = _step_values(plan, batch, learning_rate, result, meter)
             if result.skipped:
-                record.say(f"step {step}: a gradient was not finite; no weight was changed")
+                log_skipped_step(step, result, batch.rows)
+            instability = watch.observe(result.loss, result.is_finite, batch.rows)
+            if instability is not None:
+                break
             if step % config.log_every_steps == 0 or is_last:
                 losses = "  ".join(f"{name} {loss:.3f}" for name, loss in result.losses.items())
-                record.say(
-                    f"step {step:,}/{config.steps:,}  loss {losses}  lr {learning_rate:.2e}  "
-                    f"norm {result.gradient_norm:.2f}"
-                )
+                rows_left = last_row - consumed_rows
+                meter.log_progress(step, config.steps, rows_left, losses, values)
             if step % config.evaluate_every_steps == 0 or is_last:
-                scores = evaluate(plan, engine, heldout)
-                values |= scores
-                record.say(describe_scores(plan, scores))
+                scores = evaluate(plan, engine, batches, heldout)
                 dev_error = mean_error(plan, scores)
-            record.metrics(step, values)
-            stopping = engine.any_rank(stop.seen)
-            if step % config.checkpoint.every_steps == 0 or is_last or stopping:
+                values |= scores
+            session.record.metrics(step, values)
+            if step % config.checkpoint.every_steps == 0 or is_last or result.stop_requested:
                 engine.check_replicas()
-                saver.save(describe_checkpoint(plan, engine, step, dev_error), engine.snapshot)
-            saver.report_errors(record.say)
-
+                at = Position(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
+                saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
+            saver.report_errors()
+            if result.stop_requested:
+                break
+            meter.start_step()
     saver.finish()
-    finished = step >= config.steps
-    if finished and grid.rank == 0:
-        run_folder.mark_done(config, step, config.end_row)
-    record.end("finished" if finished else "stopped")
-    record.say(
-        f"finished: {step:,} steps; checkpoints in {run_folder.checkpoints_folder(config)}"
-        if finished
-        else f"stopped after step {step:,} by a signal; the same command goes on from there"
-    )
+    if instability is None:
+        session.end(step, config.end_row, is_finished=consumed_rows >= last_row)
+    return instability
 
 
-def evaluate(
-    plan: FinetunePlan, engine: FinetuneEngine, heldout: HeldoutRows | None
+def _step_values(
+    plan: FinetunePlan,
+    batch: FinetuneStep,
+    learning_rate: float,
+    result: StepResult,
+    meter: StepMeter,
 ) -> dict[str, float]:
-    """``dev_METRIC/TASK`` of every task with a file to evaluate on, and the held-out MLM's."""
-    values = {}
-    for name, file in plan.dev.items():
-        scores = engine.dev_scores(plan, name)
-        for metric, value in plan.config.tasks[name].metrics(file.examples, scores).items():
-            if math.isfinite(value):  # the correlation of equal predictions is not
-                values[f"dev_{metric}/{name}"] = value
-    if heldout is not None:
-        values |= heldout.metrics(engine.mlm_scores(heldout, plan.config.micro_rows))
-    return values
-
-
-def mean_error(plan: FinetunePlan, scores: Mapping[str, float]) -> float | None:
-    """1 less the mean main metric of the tasks, by which checkpoints are compared; None of none."""
-    found = [scores[name] for name in main_metrics(plan) if name in scores]
-    return 1 - sum(found) / len(found) if found else None
-
-
-def main_metrics(plan: FinetunePlan) -> list[str]:
-    """The name of the main metric of each task that is evaluated."""
-    return [f"dev_{plan.config.tasks[name].MAIN_METRIC}/{name}" for name in plan.dev]
-
-
-def describe_scores(plan: FinetunePlan, scores: Mapping[str, float]) -> str:
-    """The evaluation in one line."""
-    parts = [
-        f"{name.removeprefix('dev_')} {scores[name]:.3f}"
-        for name in main_metrics(plan)
-        if name in scores
-    ]
-    if "heldout_loss" in scores:
-        parts.append(f"{MLM} loss {scores['heldout_loss']:.3f}")
-    return "evaluated: " + ("  ".join(parts) or "no task has a dev file")
-
-
-def describe_checkpoint(
-    plan: FinetunePlan, engine: FinetuneEngine, step: int, dev_error: float | None
-) -> CheckpointManifest:
-    """The manifest of the state after `step`, its files still to be listed."""
-    config = plan.config
-    return CheckpointManifest(
-        step=step,
-        optimizer_step=engine.optimizer_steps(),
-        loss_scale=engine.loss_scale,
-        consumed_rows=step * config.rows_per_step,
-        segments=(),
-        seed=config.seed,
-        tp_size=plan.tp_size,
-        dp_size=plan.dp_size,
-        zero_stage=config.parallel.zero_stage,
-        config={**config.model_dump(mode="json"), "network": plan.model.model_dump(mode="json")},
-        vocab_size=plan.start.vocab_size,
-        data_fingerprint=plan.data_fingerprint,
-        tokenizer_sha256=plan.start.tokenizer_sha256,
-        tracking_run_id=run_id_of(config.output),
-        heldout_loss=dev_error,
-        versions=versions(),
-        parameters={
-            name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)
-            for name, spec in engine.specs.items()
-        },
-        state_keys=STATE_KEYS,
-    )
-
-
-def describe_finetuning(plan: FinetunePlan) -> dict[str, Any]:
-    """What a start tells MLflow: parameters, tags, data sets."""
-    return {
-        "params": {
-            **lineage.describe_code(plan.config),
-            "grid.tp_size": plan.tp_size,
-            "grid.dp_size": plan.dp_size,
-            "start.description": plan.start.description,
-            "start.fingerprint": plan.start.fingerprint,
-            "data.fingerprint": plan.data_fingerprint,
-            "data.tokenizer_sha256": plan.start.tokenizer_sha256,
-        },
-        "tags": {"state": "running", **lineage.describe_launch()},
-        "datasets": [
-            lineage.describe_file(name, split, file.path, file.sha256, len(file.examples))
-            for split, files in (("train", plan.train), ("dev", plan.dev))
-            for name, file in files.items()
-        ],
-        "files": [],
-        "status": "RUNNING",
-    }
+    """All that is recorded of a step, by name."""
+    values = step_metrics(result)
+    values |= {"learning_rate": learning_rate, "rows": batch.rows.end_row}
+    flops = step_flops(plan, batch)
+    return values | meter.step_finished(result, batch.num_rows, batch.num_tokens, flops)

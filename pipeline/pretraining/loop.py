@@ -1,160 +1,136 @@
-"""The training loop: every part of a step, from rows to checkpoint, in the order it runs in."""
+"""The training loop of pretraining: everything that happens to a step, in the order it happens."""
 
+import logging
 from contextlib import closing
 
-from configs.load import UserError
-from model.parallel.grid import Grid, make_grid
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.writer import Saver
-from pipeline.data.heldout import load_heldout
+from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.data.loader import StepBatch
 from pipeline.data.position import RowWindow
-from pipeline.engine.deepspeed_engine import Engine, StepResult, build_engine
-from pipeline.engine.start import start_distributed
-from pipeline.engine.throughput import StepMeter
-from pipeline.fault_tolerance.loss_spikes import StabilityWatch, Trouble
-from pipeline.fault_tolerance.watchdog import watchdog
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.engine.evaluation import heldout_scores
+from pipeline.engine.profiler import ProfiledSteps
+from pipeline.engine.step import StepResult
+from pipeline.engine.throughput import StepMeter, log_skipped_step
+from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.launch.environment import Launch
-from pipeline.launch.signals import StopRequest
 from pipeline.pretraining.batches import run_batches
+from pipeline.pretraining.engine import build_engine
 from pipeline.pretraining.resume import Position, describe_checkpoint, plan_segments, start_position
+from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_metrics
 from pipeline.run import run_folder
-from pipeline.run.plan import RunPlan
-from pipeline.tracking.record import Record, describe_run, open_record
+from pipeline.run.plan import PhasePlan, RunPlan
+from pipeline.tracking.record import describe_run
+from pipeline.training.session import Session, open_session
+
+logger = logging.getLogger(__name__)
 
 
-def train(plan: RunPlan, launch: Launch, follow_arguments: list[str]) -> None:
+def train(
+    plan: RunPlan,
+    launch: Launch,
+    sender_arguments: list[str],
+    profile: ProfiledSteps | None = None,
+) -> None:
     """Trains to the last row or to a stop signal; every rank calls it.
 
-    Raises UserError when the run went wrong more often than `stability.max_rollbacks` allows.
+    `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
+    Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
-    start_distributed(launch)
-    grid = make_grid(plan.config.parallel.tensor)
-    record = open_record(plan.config, grid.rank, follow_arguments)
-    meter = StepMeter(grid.device, plan.config.precision)
-    stop = StopRequest()
-    skipped: tuple[RowWindow, ...] = ()
-    trouble = _train_from_newest_checkpoint(plan, grid, record, meter, stop, skipped)
-    while trouble is not None:
-        skipped = (*skipped, trouble.rows)
-        if len(skipped) > plan.config.stability.max_rollbacks:
-            record.end("failed")
-            raise UserError(
-                f"{trouble.reason}; the run went back stability.max_rollbacks times before, so it "
-                "stops here: look at its record, lower the learning rate, or clip gradients"
-            )
-        record.say(
-            f"{trouble.reason}: going back to the newest checkpoint and passing over the rows "
-            f"{trouble.rows.start_row:,} to {trouble.rows.end_row - 1:,}"
-        )
-        trouble = _train_from_newest_checkpoint(plan, grid, record, meter, stop, skipped)
+    session = open_session(plan.config, launch, sender_arguments, profile)
+    while instability := _train_from_newest_checkpoint(plan, session):
+        session.roll_back(instability, plan.config.stability)
 
 
-def _train_from_newest_checkpoint(
-    plan: RunPlan,
-    grid: Grid,
-    record: Record,
-    meter: StepMeter,
-    stop: StopRequest,
-    skipped: tuple[RowWindow, ...],
-) -> Trouble | None:
-    """Trains until the end, a stop signal, or trouble that only going back can mend."""
-    config = plan.config
-    checkpoint = newest_checkpoint(config, grid)
+def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instability | None:
+    """Trains until the end, a stop signal, or an instability, which it returns."""
+    config, grid, meter = plan.config, session.grid, session.meter
+    checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
     engine = build_engine(plan, grid, checkpoint)
-    start = start_position(checkpoint, skipped)
-    step, consumed_rows, skipped = start.step, start.consumed_rows, start.skipped
-    last_row = plan.steps.end_row(skipped)
     segments = plan_segments(plan, checkpoint)
+    start = start_position(checkpoint, session.skipped)
+    last_row = plan.steps.end_row(start.skipped)
     saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
-    heldouts = [
-        load_heldout(phase, config.objective, config.evaluation.rows_per_source)
-        for phase in plan.phases
-    ]
+    heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
     watch = StabilityWatch(config.stability, start.recent_losses)
-    record.begin(step, describe_run(plan))
-    for line in plan.sentences(step):
-        record.say(line)
-    scores: dict[str, float] = {}
-    stopping, trouble = False, None
-    meter.leave_out()  # all that was done so far
+    session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
+    step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.heldout_loss
+    instability = None
 
-    with (
-        closing(run_batches(plan, segments, skipped, grid.dp_rank, consumed_rows)) as batches,
-        watchdog(config.hang_timeout_s) as dog,
-    ):
+    loading = run_batches(plan, segments, start.skipped, grid.dp_rank, consumed_rows)
+    with closing(loading) as batches, session.running() as (watchdog, profiler):
+        meter.start_step()
         for batch in batches:
-            dog.alive()
+            watchdog.alive()
             meter.data_arrived()
             step += 1
             rows = RowWindow(start_row=consumed_rows, end_row=batch.consumed_rows)
             consumed_rows = batch.consumed_rows
             is_last = consumed_rows == last_row
-            phase = plan.phases[batch.phase]
-            result, values = _take_step(plan, engine, meter, batch)
+            learning_rate = _learning_rate(plan, batch)
+            with profiler.step(step):
+                result = pretraining_step(
+                    engine, batch, learning_rate, session.stop, meter.data_wait_s
+                )
+            values = _step_values(plan, batch, learning_rate, result, meter)
             if result.skipped:
-                record.say(_skipped_sentence(step, result, rows))
-            is_finite = not result.skipped or result.overflowed
-            trouble = watch.look(result.loss, is_finite, rows)
-            if trouble is not None:
+                log_skipped_step(step, result, rows)
+            instability = watch.observe(result.loss, result.is_finite, rows)
+            if instability is not None:
                 break
             if step % config.log_every_steps == 0 or is_last:
-                rows_left = phase.steps.total_rows - batch.step.end_row
-                record.say(meter.progress_line(step, plan.steps.total_steps, rows_left, values))
-                slow_ranks = meter.stragglers()
-                if slow_ranks:
-                    record.say(slow_ranks)
+                rows_left = plan.phases[batch.phase].steps.total_rows - batch.step.end_row
+                total_steps, loss = plan.steps.total_steps, f"{result.loss:.3f}"
+                meter.log_progress(step, total_steps, rows_left, loss, values)
             if step % config.evaluation.every_steps == 0 or is_last:
-                heldout = heldouts[batch.phase]
-                scores = heldout.metrics(engine.evaluate(heldout, phase.config.batch.micro_rows))
+                scores = _evaluate(engine, plan.phases[batch.phase], heldouts[batch.phase])
+                heldout_loss = scores.get("heldout_loss", heldout_loss)
                 values |= scores
-                record.say(heldout.sentence(scores))
-            record.metrics(step, values)
-            stopping = engine.any_rank(stop.seen)
-            if step % config.checkpoint.every_steps == 0 or is_last or stopping:
+            session.record.metrics(step, values)
+            if step % config.checkpoint.every_steps == 0 or is_last or result.stop_requested:
                 engine.check_replicas()
-                heldout_loss = scores.get("heldout_loss", start.heldout_loss)
-                position = Position(step, consumed_rows, heldout_loss, skipped, watch.recent_losses)
-                saver.save(describe_checkpoint(plan, engine, segments, position), engine.snapshot)
-            saver.report_errors(record.say)
-            if stopping:
+                at = Position(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
+                saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
+            saver.report_errors()
+            if result.stop_requested:
                 break
-            meter.leave_out()
-
+            meter.start_step()
     saver.finish()
-    if trouble is not None:
-        return trouble
-    finished = consumed_rows >= last_row
-    if finished and grid.rank == 0:
-        run_folder.mark_done(config, step, plan.steps.total_rows)
-    record.end("finished" if finished else "stopped")
-    record.say(
-        f"finished: {step:,} steps; checkpoints in {run_folder.checkpoints_folder(config)}"
-        if finished
-        else f"stopped after step {step:,} by a signal; the same command goes on from there"
-    )
-    return None
+    if instability is None:
+        session.end(step, plan.steps.total_rows, is_finished=consumed_rows >= last_row)
+    return instability
 
 
-def _take_step(
-    plan: RunPlan, engine: Engine, meter: StepMeter, batch: StepBatch
-) -> tuple[StepResult, dict[str, float]]:
-    """An optimizer step on `batch`, and what is recorded of it."""
-    phase, rows = plan.phases[batch.phase], batch.step.global_rows
-    learning_rate = phase.config.schedule.learning_rate(
+def _learning_rate(plan: RunPlan, batch: StepBatch) -> float:
+    phase = plan.phases[batch.phase]
+    return phase.config.schedule.learning_rate(
         plan.config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
     )
-    result = engine.step(batch, learning_rate)
-    flops = phase.training_flops(plan.config.model, rows, result.masked_tokens)
-    figures = meter.step_ended(rows, phase.manifest.row_tokens, flops, engine.forward_s)
-    position = {"learning_rate": learning_rate, "rows": batch.consumed_rows}
-    return result, result.metrics() | position | figures
 
 
-def _skipped_sentence(step: int, result: StepResult, rows: RowWindow) -> str:
-    if result.overflowed:
-        return f"step {step}: overflow at loss scale {result.loss_scale:.0f}, which is halved"
-    return (
-        f"step {step}: a gradient was not finite; no weight was changed (rows "
-        f"{rows.start_row:,} to {rows.end_row - 1:,})"
+def _step_values(
+    plan: RunPlan, batch: StepBatch, learning_rate: float, result: StepResult, meter: StepMeter
+) -> dict[str, float]:
+    """All that is recorded of a step, by name."""
+    phase, rows = plan.phases[batch.phase], batch.step.global_rows
+    values = step_metrics(result)
+    values |= {"learning_rate": learning_rate, "rows": batch.consumed_rows}
+    flops = phase.training_flops(plan.config.model, rows, int(values["masked_tokens"]))
+    return values | meter.step_finished(result, rows, rows * phase.manifest.row_tokens, flops)
+
+
+def _load_heldout(plan: RunPlan, phase: PhasePlan) -> HeldoutRows:
+    config = plan.config
+    return load_heldout(
+        phase.config.data, phase.manifest, config.objective, config.evaluation.rows_per_source
     )
+
+
+def _evaluate(engine: Engine, phase: PhasePlan, heldout: HeldoutRows) -> dict[str, float]:
+    """The held-out metrics, which it also logs."""
+    scores = heldout.metrics(
+        heldout_scores(engine, heldout, phase.config.batch.micro_rows, MaskedMicroBatch)
+    )
+    logger.info(heldout.summary_line(scores))
+    return scores

@@ -8,18 +8,20 @@ import deepspeed  # noqa: F401  (once, in the parent: a forked rank then starts 
 import numpy as np
 import torch
 import torch.distributed as dist
-from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 from tokenizers import Tokenizer
 
+from configs import log
 from configs.load import validate
 from pipeline.checkpoint.manifest import find_checkpoint, tensor_key
 from pipeline.checkpoint.reader import TensorReader
+from pipeline.engine.profiler import ProfiledSteps
 from pipeline.launch.environment import Launch
 from pipeline.pretraining.loop import train
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
 from pipeline.tracking.event_log import LOG_NAME, read_events
+from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 
 ROW_TOKENS = 32
 VOCAB_SIZE = 131
@@ -92,14 +94,15 @@ def make_config(
     return validate({**tree, **changes}, TrainConfig, origin="test")
 
 
-def pretrain(config: TrainConfig) -> None:
+def pretrain(config: TrainConfig, profile: ProfiledSteps | None = None) -> None:
     """What a rank does in a launch, inside the world that `gloo.run_ranks` made."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    log.configure(rank)
     plan = plan_run(config, world_size)
     if rank == 0:
         run_folder.claim(config, plan.data_fingerprint)
     dist.barrier()
-    train(plan, Launch(rank, rank, world_size, world_size), [])
+    train(plan, Launch(rank, rank, world_size, world_size), [], profile)
 
 
 def final_state(config: TrainConfig) -> dict[str, torch.Tensor]:

@@ -1,10 +1,13 @@
-"""What is measured of a step: operations counted, slow ranks named, values recorded."""
+"""What is measured of a step: operations counted, stragglers named, metrics recorded."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.compute import ComputeConfig
@@ -12,8 +15,10 @@ from model.config import ModelConfig
 from model.flops import attended_pairs, encoder_flops, head_flops, training_flops
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
-from pipeline.engine.deepspeed_engine import Engine
-from pipeline.engine.stragglers import Stopwatch, straggler_sentence
+from model.task_heads import LossAndCounts
+from pipeline.engine.stragglers import Stopwatch, straggler_line
+from pipeline.pretraining.step import MaskedMicroBatch
+from pipeline.run.config import TrainConfig
 from tests.gloo import in_one_rank, run_ranks
 from tests.model.parallel.test_tensor_parallel import OPTIONS, TINY, VOCAB_SIZE
 from tests.pipeline.training_run import make_config, make_rows, metrics, pretrain
@@ -23,7 +28,7 @@ ROWS, ROW_TOKENS, MASKED = 2, 16, 3
 
 @pytest.mark.parametrize("options", [{}, OPTIONS["swiglu"]], ids=["roberta", "swiglu"])
 @in_one_rank
-def test_the_counted_operations_are_those_of_the_model(options):
+def test_the_counted_operations_are_those_of_the_model(options: dict[str, Any]) -> None:
     config = ModelConfig(**{**TINY, **options})
     compute = ComputeConfig(attention_backend="explicit")
     model = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=0, compute=compute)
@@ -40,22 +45,22 @@ def test_the_counted_operations_are_those_of_the_model(options):
 
 
 @pytest.mark.parametrize("window", [None, 0, 1, 3, 9, 20])
-def test_attended_pairs_are_those_of_the_mask(window):
+def test_attended_pairs_are_those_of_the_mask(window: int | None) -> None:
     rows = np.arange(10)
     distance = np.abs(rows[:, None] - rows)
     reach = 10 if window is None else window
     assert attended_pairs(10, window) == int((distance <= reach).sum())
 
 
-def test_slow_ranks_are_named():
+def test_slow_ranks_are_named() -> None:
     names = ["a", "a", "b", "b"]
-    assert straggler_sentence(np.array([1.0, 1.1, 1.0, 1.2]), names) is None
-    sentence = straggler_sentence(np.array([1.0, 1.0, 1.0, 2.5]), names)
-    assert sentence is not None
-    assert "rank 3 on b 2.5" in sentence
+    assert straggler_line(np.array([1.0, 1.1, 1.0, 1.2]), names) is None
+    line = straggler_line(np.array([1.0, 1.0, 1.0, 2.5]), names)
+    assert line is not None
+    assert "rank 3 on b 2.5" in line
 
 
-def test_the_stopwatch_adds_up_its_blocks():
+def test_the_stopwatch_adds_up_its_blocks() -> None:
     clock = Stopwatch(torch.device("cpu"))
     for _ in range(2):
         with clock:
@@ -64,22 +69,19 @@ def test_the_stopwatch_adds_up_its_blocks():
     assert 0.04 <= clock.seconds() < 0.2
 
 
-def pretrain_with_a_slow_rank(config) -> None:
+def pretrain_with_a_slow_rank(config: TrainConfig) -> None:
     """Rank 1 takes longer for its forward passes than rank 0."""
-    real = Engine.take_step
+    real = MaskedMicroBatch.forward
 
-    def take_step(engine, num_micro_batches, loss_of, learning_rate):
-        def slow(micro):
-            time.sleep(0.05 * engine._grid.dp_rank)
-            return loss_of(micro)
+    def slow(batch: MaskedMicroBatch, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
+        time.sleep(0.05 * dist.get_rank())
+        return real(batch, model, device)
 
-        return real(engine, num_micro_batches, slow, learning_rate)
-
-    Engine.take_step = take_step
+    MaskedMicroBatch.forward = slow  # type: ignore[method-assign]
     pretrain(config)
 
 
-def test_the_metrics_of_a_run(tmp_path, capfd):
+def test_the_metrics_of_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_rows(tmp_path / "rows", rows=64)
     config = make_config(tmp_path / "rows", tmp_path / "run", log_every_steps=5)
     run_ranks(pretrain_with_a_slow_rank, 2, config)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
+from configs import log
 from configs.load import validate
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.finetuning.config import FinetuneConfig
@@ -94,6 +95,7 @@ def make_finetune_config(pretrained: TrainConfig, output: Path, **changes: Any) 
 def run_finetuning(config: FinetuneConfig) -> None:
     """What a rank does in a launch, inside the world that `gloo.run_ranks` made."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    log.configure(rank)
     plan = plan_finetuning(config, world_size, is_first=rank == 0)
     if rank == 0:
         run_folder.claim(config, plan.data_fingerprint)

@@ -1,12 +1,16 @@
 """Fine-tuning: five tasks and masked language modelling in one run, equal on every grid."""
 
 import functools
+import itertools
 import os
 import signal
+from typing import Any
 
 import pytest
 
-from pipeline.finetuning import loop as finetuning
+from pipeline.engine.step import StepResult
+from pipeline.finetuning import loop
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.run_folder import is_done
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import run_ranks
@@ -90,19 +94,17 @@ def test_every_grid_trains_alike(pretrained, one_rank, tmp_path, world_size, tp_
     assert actual == pytest.approx(expected, rel=1e-4, abs=1e-3)  # a correlation near 0
 
 
-def stopped_after(config, steps):
+def stopped_after(config: FinetuneConfig, steps: int) -> None:
     """The run with a stop signal in its step `steps`."""
-    real = finetuning.FinetuneEngine.finetune_step
-    taken = 0
+    real = loop.finetuning_step
+    taken = itertools.count(1)
 
-    def step(self, *arguments):
-        nonlocal taken
-        taken += 1
-        if taken == steps:
+    def step(*arguments: Any) -> StepResult:
+        if next(taken) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, *arguments)
+        return real(*arguments)
 
-    finetuning.FinetuneEngine.finetune_step = step
+    loop.finetuning_step = step
     run_finetuning(config)
 
 

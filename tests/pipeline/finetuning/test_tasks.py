@@ -164,7 +164,7 @@ def test_every_pass_takes_each_example_once_at_any_number_of_ranks(config):
     for number in range(config.steps):
         step = one.step(number)
         parts = [batches.step(number) for batches in three]
-        assert all(part.num_used == step.num_used for part in parts)
+        assert all(part.label_counts == step.label_counts for part in parts)
         used = [
             batch
             for place in range(three[0].per_step)

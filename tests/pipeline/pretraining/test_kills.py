@@ -1,4 +1,4 @@
-"""Ranks killed at random moments, in the middle of saves too: the end is as if nothing had been."""
+"""Ranks killed at random moments, also during saves: the result is that of an uninterrupted run."""
 
 import itertools
 import os
@@ -13,8 +13,9 @@ import pytest
 import torch.distributed as dist
 
 from configs.load import UserError
-from data_prep.dataset.manifest import read_manifest, verify_shards
-from pipeline.engine.deepspeed_engine import Engine
+from data_prep.dataset.manifest import read_manifest
+from data_prep.dataset.verify import verify_shards
+from pipeline.pretraining import loop
 from pipeline.run.run_folder import checkpoints_folder, is_done
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import (
@@ -34,16 +35,16 @@ def pretrain_until_killed(config, victim: int, num_steps: int, seconds: float) -
     """Trains; rank `victim` kills itself `seconds` after it has taken `num_steps` steps more."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     taken = itertools.count(1)
-    real_step = Engine.step
+    real_step = loop.pretraining_step
 
-    def step(engine, batch, learning_rate):
-        result = real_step(engine, batch, learning_rate)
+    def step(engine, batch, learning_rate, stop, data_wait_s):
+        result = real_step(engine, batch, learning_rate, stop, data_wait_s)
         if next(taken) == num_steps:
             timer.start()
         return result
 
     if dist.get_rank() == victim:
-        Engine.step = step
+        loop.pretraining_step = step
         if num_steps == 0:
             timer.start()
     pretrain(config)
@@ -60,10 +61,10 @@ def test_kills_change_no_bit(tmp_path, kills):
         "evaluation": {"every_steps": 40, "rows_per_source": 4},
     }
     whole = make_config(tmp_path / "rows", tmp_path / "whole", **settings)
-    began = time.monotonic()
+    started_at = time.monotonic()
     run_ranks(pretrain, 2, whole)
     step_s = statistics.median(metrics(whole, "step_s"))
-    start_s = time.monotonic() - began - sum(metrics(whole, "step_s"))
+    start_s = time.monotonic() - started_at - sum(metrics(whole, "step_s"))
     killed = make_config(tmp_path / "rows", tmp_path / "killed", **settings)
     generator = random.Random(1)
     in_saves = 0

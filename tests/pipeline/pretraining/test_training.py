@@ -12,10 +12,10 @@ import torch
 
 from pipeline.checkpoint.manifest import CheckpointManifest, find_checkpoint
 from pipeline.checkpoint.reader import TensorReader
-from pipeline.engine.deepspeed_engine import Engine
+from pipeline.pretraining import loop
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import DONE_NAME, checkpoints_folder, is_done
-from pipeline.run.steps import run_steps
+from pipeline.run.steps import RunSteps
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import (
@@ -91,7 +91,7 @@ def test_another_grid_gives_the_same_losses_and_norms(
     ("world_size", "tensor", "zero_stage", "precision"),
     [(2, 2, 1, "bf16"), (2, 1, 2, "bf16"), (2, 1, 3, "bf16"), (1, 1, 1, "fp32")],
 )
-def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_undisturbed(
+def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_uninterrupted(
     rows, tmp_path, world_size, tensor, zero_stage, precision
 ):
     parallel = {"tensor": tensor, "zero_stage": zero_stage}
@@ -131,8 +131,8 @@ def test_phases_and_batch_warmup_resume_bit_equal(rows, tmp_path):
         "checkpoint": {"every_steps": 3},
     }
     whole = make_config(rows, tmp_path / "whole", **settings)
-    steps = run_steps(whole)
-    assert [phase.stretches for phase in steps.phases] == [
+    steps = RunSteps(tuple(phase.steps for phase in whole.phases))
+    assert [phase.segments for phase in steps.phases] == [
         ((0, 8, 4), (8, 32, 8), (32, 96, 16)),
         ((0, 40, 8),),
     ]
@@ -149,7 +149,7 @@ def test_phases_and_batch_warmup_resume_bit_equal(rows, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["spike", "not finite"])
-def test_trouble_goes_back_and_passes_over_the_rows(rows, tmp_path, kind):
+def test_instability_rolls_back_and_skips_the_rows(rows, tmp_path, kind):
     stability = {"window_steps": 20, "spike_steps": 3, "max_skipped_in_a_row": 3}
     settings = {"total_rows": 64 * 16, "checkpoint": {"every_steps": 25}, "stability": stability}
     config = make_config(rows, tmp_path / "run", parallel={"tensor": 2}, **settings)
@@ -163,52 +163,52 @@ def test_trouble_goes_back_and_passes_over_the_rows(rows, tmp_path, kind):
     assert metrics(config, "rows") == [16 * n for n in (*range(1, 41), *range(44, 65))]
 
 
-def test_trouble_that_does_not_end_stops_the_run(rows, tmp_path):
+def test_instability_that_does_not_end_stops_the_run(rows, tmp_path):
     stability = {"max_skipped_in_a_row": 2, "max_rollbacks": 1}
     config = make_config(rows, tmp_path / "run", stability=stability)
-    with pytest.raises(RankError, match="the run went back stability"):
+    with pytest.raises(RankError, match="after 1 rollbacks"):
         run_ranks(pretrain_with_bad_rows, 1, config, range(10**9), "not finite")
     assert not is_done(config)
 
 
 def pretrain_with_bad_rows(config: TrainConfig, bad_rows: range, kind: str) -> None:
-    """Trains with an engine that reports trouble on some positions of the stream."""
-    real_step = Engine.step
+    """Trains with an engine that reports instability on some positions of the stream."""
+    real_step = loop.pretraining_step
 
-    def step(engine, batch, learning_rate):
-        result = real_step(engine, batch, learning_rate)
+    def step(engine, batch, learning_rate, stop, data_wait_s):
+        result = real_step(engine, batch, learning_rate, stop, data_wait_s)
         if batch.step.start_row not in bad_rows:
             return result
         changes = {"loss": 1e3} if kind == "spike" else {"skipped": True}
         return dataclasses.replace(result, **changes)
 
-    Engine.step = step
+    loop.pretraining_step = step
     pretrain(config)
 
 
 def test_a_hang_shows_stacks_and_ends_every_rank(rows, tmp_path, capfd):
     config = make_config(rows, tmp_path / "run", hang_timeout_s=3)
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(RankError):
         run_ranks(pretrain_that_hangs_at, 2, config, 5 * 16)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - started_at < 60
     stacks = capfd.readouterr().err
     assert "Timeout (0:00:03)!" in stacks
     assert "hang_for_ever" in stacks
 
 
 def pretrain_that_hangs_at(config: TrainConfig, row: int) -> None:
-    """Trains; the last rank does not come back from the step that begins at `row`."""
+    """Trains; the last rank does not come back from the step that starts at `row`."""
     import torch.distributed as dist
 
-    real_step = Engine.step
+    real_step = loop.pretraining_step
 
-    def hang_for_ever(engine, batch, learning_rate):
+    def hang_for_ever(engine, batch, learning_rate, stop, data_wait_s):
         if batch.step.start_row == row and dist.get_rank() == dist.get_world_size() - 1:
             time.sleep(1000)
-        return real_step(engine, batch, learning_rate)
+        return real_step(engine, batch, learning_rate, stop, data_wait_s)
 
-    Engine.step = hang_for_ever
+    loop.pretraining_step = hang_for_ever
     pretrain(config)
 
 
@@ -253,7 +253,7 @@ def pretrain_until_signalled(config: TrainConfig, step: int) -> None:
     [((1, 1, 1), (2, 2, 3)), ((2, 2, 1), (1, 1, 2)), ((2, 1, 3), (2, 2, 1))],
     ids=str,
 )
-def test_a_checkpoint_goes_on_at_another_grid(rows, tmp_path, before, after):
+def test_a_checkpoint_resumes_at_another_grid(rows, tmp_path, before, after):
 
     whole = make_config(rows, tmp_path / "whole", schedule=SCHEDULE)
     run_ranks(pretrain, 1, whole)
@@ -277,7 +277,7 @@ def test_a_checkpoint_goes_on_at_another_grid(rows, tmp_path, before, after):
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 @pytest.mark.parametrize("dp_size", [1, 2])
 @pytest.mark.parametrize("tensor", [1, 2, 4])
-def test_every_grid_goes_on_from_a_checkpoint_of_another(
+def test_every_grid_resumes_from_a_checkpoint_of_another(
     half_done, rows, tmp_path, tensor, dp_size, zero_stage
 ):
     """Half of the steps at tensor parallel 2, data parallel 1, ZeRO 1; then any grid."""

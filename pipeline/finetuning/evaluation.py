@@ -1,0 +1,92 @@
+"""Scores of a fine-tuned model on the dev files of its tasks and on held-out packed rows."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from pipeline.data.heldout import HeldoutRows, load_heldout
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.engine.evaluation import heldout_scores
+from pipeline.finetuning.batches import FinetuneBatches, heldout_batch
+from pipeline.finetuning.config import MLM
+from pipeline.finetuning.plan import FinetunePlan
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    plan: FinetunePlan, engine: Engine, batches: FinetuneBatches, heldout: HeldoutRows | None
+) -> dict[str, float]:
+    """``dev_METRIC/TASK`` of every task with a dev file, and the held-out metrics of MLM.
+
+    Also logs them in one line. A collective.
+    """
+    values: dict[str, float] = {}
+    for name, file in plan.dev.items():
+        scores = dev_scores(engine, plan, batches, name)
+        for metric, value in plan.config.tasks[name].metrics(file.examples, scores).items():
+            if math.isfinite(value):  # the correlation of equal predictions is not
+                values[f"dev_{metric}/{name}"] = value
+    if heldout is not None:
+        values |= heldout.metrics(
+            heldout_scores(engine, heldout, plan.config.micro_rows, heldout_batch)
+        )
+    logger.info(_summary_line(plan, values))
+    return values
+
+
+def dev_scores(
+    engine: Engine, plan: FinetunePlan, batches: FinetuneBatches, name: str
+) -> list[NDArray[np.float64]]:
+    """The scores of every example in the dev file of a task, in its order, on all ranks."""
+    engine.start_evaluation()
+    grid = engine.grid
+    mine: dict[int, NDArray[np.float64]] = {}
+    rows = plan.config.tasks[name].rows_per_example
+    with torch.no_grad():
+        for numbers, batch, counts in batches.dev_batches(name):
+            scores = engine.model(batch.tokens.to(grid.device), None)[name]
+            by_row = scores.double().cpu().numpy()
+            for place, number in enumerate(numbers if counts else []):
+                one = by_row[place * rows : (place + 1) * rows]
+                mine[number] = one if rows > 1 else one[0]
+    parts: list[Any] = [None] * grid.world_size
+    dist.all_gather_object(parts, mine if grid.tp_rank == 0 else {})
+    together = {number: scores for part in parts for number, scores in part.items()}
+    return [together[number] for number in sorted(together)]
+
+
+def load_mlm_heldout(plan: FinetunePlan) -> HeldoutRows | None:
+    """The held-out packed rows; None for a run without masked language modelling."""
+    mlm = plan.config.mlm
+    if plan.mlm is None or mlm is None:
+        return None
+    return load_heldout(mlm.data, plan.mlm.manifest, mlm.objective, mlm.heldout_rows_per_source)
+
+
+def mean_error(plan: FinetunePlan, scores: Mapping[str, float]) -> float | None:
+    """1 - the mean main metric of the tasks, by which checkpoints are compared; None without."""
+    found = [scores[name] for name in _main_metrics(plan) if name in scores]
+    return 1 - sum(found) / len(found) if found else None
+
+
+def _main_metrics(plan: FinetunePlan) -> list[str]:
+    """The name of the main metric of each task that is evaluated."""
+    return [f"dev_{plan.config.tasks[name].MAIN_METRIC}/{name}" for name in plan.dev]
+
+
+def _summary_line(plan: FinetunePlan, scores: Mapping[str, float]) -> str:
+    parts = [
+        f"{name.removeprefix('dev_')} {scores[name]:.3f}"
+        for name in _main_metrics(plan)
+        if name in scores
+    ]
+    if "heldout_loss" in scores:
+        parts.append(f"{MLM} loss {scores['heldout_loss']:.3f}")
+    return "evaluated: " + ("  ".join(parts) or "no task has a dev file")

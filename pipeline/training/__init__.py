@@ -1,0 +1,1 @@
+"""What the loops of pretraining and fine-tuning share around an optimizer step."""

@@ -1,0 +1,99 @@
+"""A launch of a training run, from its process group to its last log line."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from configs.load import UserError
+from model.parallel.grid import Grid, make_grid
+from pipeline.data.position import RowWindow
+from pipeline.engine.profiler import ProfiledSteps, StepProfiler, step_profiler
+from pipeline.engine.start import start_distributed
+from pipeline.engine.throughput import StepMeter
+from pipeline.fault_tolerance.loss_spikes import Instability, StabilityConfig, roll_back
+from pipeline.fault_tolerance.watchdog import Watchdog, watchdog
+from pipeline.launch.environment import Launch
+from pipeline.launch.signals import StopRequest
+from pipeline.run import run_folder
+from pipeline.run.config import RunConfig
+from pipeline.tracking.record import Record, open_record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """What a launch keeps from its start to its end, also when the run rolls back."""
+
+    config: RunConfig
+    grid: Grid
+    record: Record
+    meter: StepMeter
+    stop: StopRequest
+    profile: ProfiledSteps | None
+    skipped: tuple[RowWindow, ...] = ()
+    """The rows that made training unstable in this launch."""
+
+    def announce(self, step: int, content: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Records and logs that training starts or resumes after `step`."""
+        self.record.start(step, content)
+        for line in lines:
+            logger.info(line)
+
+    @contextmanager
+    def running(self) -> Iterator[tuple[Watchdog, StepProfiler]]:
+        """The watchdog and the profiler of the steps in this block."""
+        with (
+            watchdog(self.config.hang_timeout_s) as dog,
+            step_profiler(self.profile, self.config.output, self.grid.rank) as profiler,
+        ):
+            yield dog, profiler
+
+    def roll_back(self, instability: Instability, config: StabilityConfig) -> None:
+        """Adds the rows of `instability` to those that are skipped after a rollback.
+
+        Raises UserError if the run has rolled back as often as `config` allows.
+        """
+        try:
+            self.skipped = roll_back(instability, self.skipped, config)
+        except UserError:
+            self.record.end("failed")
+            raise
+
+    def end(self, step: int, total_rows: int, is_finished: bool) -> None:
+        """Marks the run as finished (at its `total_rows`), or as stopped by a signal."""
+        if is_finished and self.grid.rank == 0:
+            run_folder.mark_done(self.config, step, total_rows)
+        self.record.end("finished" if is_finished else "stopped")
+        if is_finished:
+            folder = run_folder.checkpoints_folder(self.config)
+            logger.info("finished: %s steps; checkpoints in %s", f"{step:,}", folder)
+        else:
+            logger.info(
+                "stopped after step %s by a signal; the same command resumes from there",
+                f"{step:,}",
+            )
+
+
+def open_session(
+    config: RunConfig,
+    launch: Launch,
+    sender_arguments: list[str],
+    profile: ProfiledSteps | None,
+) -> Session:
+    """Starts the process group of `launch` and what is kept over the whole launch; a collective.
+
+    `sender_arguments` are the config file and overrides of the run.
+    """
+    start_distributed(launch)
+    grid = make_grid(config.parallel.tensor)
+    return Session(
+        config,
+        grid,
+        record=open_record(config, grid.rank, sender_arguments),
+        meter=StepMeter(grid.device, config.precision),
+        stop=StopRequest(),
+        profile=profile,
+    )
