@@ -1,54 +1,86 @@
-"""A mistake that a rank finds after the ranks have met: told once, and known to all of them.
+"""Reports an error once for all ranks of a launch, and lets the Slurm job know of it.
 
-One rank may be alone with it. Its peers then fail in their collectives, and the launcher ends them
-by signals; neither must look like a fault that another try could mend. So the first rank to find a
-mistake leaves a file in the run's folder, by which peers and the Slurm job know.
+Three cases:
+- An error in the config file, which every rank finds: rank 0 reports it.
+- Any other error before the run's folder is known. Usually every rank finds it; a rank other than 0
+  waits, and reports it if the launcher has not ended this process by then.
+- An error after that. Possibly one rank alone finds it; its peers then fail in their collectives
+  and the launcher ends them by signals. Neither may look like a failure that is worth another try.
+  So the first rank to find an error leaves the file ERROR in the run's folder. Later errors, and
+  those that follow from it on peers, end their process silently with the same exit code.
+
+`configs.command.run` prints the error that is raised from here.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
+from types import TracebackType
 
 from configs.command import EXIT_USER_ERROR
-from configs.load import UserError
+from configs.load import ConfigError, UserError
+from configs.redact import redact
 
-MISTAKE_NAME = "MISTAKE"
+ERROR_NAME = "ERROR"
+
+SINGLE_RANK_WAIT_S = 5.0
+"""Longer than launchers take to end the peers of a rank that failed."""
 
 
-@contextmanager
-def told_once(output: Path, rank: int) -> Iterator[None]:
-    """In this block the first UserError of all ranks goes on.
+class ReportOnce:
+    """In a ``with`` block of this, one rank of the launch reports an error."""
 
-    Later ones, and the errors that follow from it in peers, become a silent exit with the code of a
-    mistake.
-    """
-    try:
-        yield
-    except UserError as error:
-        if not _note(output, f"rank {rank}: {error}\n"):
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._folder: Path | None = None
+
+    def share(self, folder: Path) -> None:
+        """From now on ranks know of each other's errors through a file in `folder`.
+
+        Rank 0 removes the file of an earlier launch; call it before the process group exists.
+        """
+        if self._rank == 0:
+            clear_error(folder)
+        self._folder = folder
+
+    def __enter__(self) -> "ReportOnce":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not self._is_reported_here(error):
             raise SystemExit(EXIT_USER_ERROR) from None
-        raise
-    except Exception:
-        if is_noted(output):
-            raise SystemExit(EXIT_USER_ERROR) from None
-        raise
+
+    def _is_reported_here(self, error: Exception) -> bool:
+        if self._folder is not None:
+            if isinstance(error, UserError):
+                return _leave_file(self._folder, redact(redact(f"rank {self._rank}: {error}\n")))
+            return not has_error(self._folder)
+        if isinstance(error, ConfigError):
+            return self._rank == 0
+        if isinstance(error, UserError | OSError) and self._rank != 0:
+            time.sleep(SINGLE_RANK_WAIT_S)
+        return True
 
 
-def is_noted(output: Path) -> bool:
-    """Whether a rank of the run in `output` found a mistake since `forget`."""
-    return (output / MISTAKE_NAME).exists()
+def has_error(folder: Path) -> bool:
+    """Whether a rank of the run in `folder` has reported an error since `clear_error`."""
+    return (folder / ERROR_NAME).exists()
 
 
-def forget(output: Path) -> None:
-    """Begins anew; for rank 0 before the ranks meet."""
-    (output / MISTAKE_NAME).unlink(missing_ok=True)
+def clear_error(folder: Path) -> None:
+    """Removes the error of an earlier launch."""
+    (folder / ERROR_NAME).unlink(missing_ok=True)
 
 
-def _note(output: Path, text: str) -> bool:
-    """Whether this rank is the first; also where that cannot be written down."""
+def _leave_file(folder: Path, text: str) -> bool:
+    """Whether this rank is the first to leave the file; True also where none can be written."""
     try:
-        file = os.open(output / MISTAKE_NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        file = os.open(folder / ERROR_NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
     except OSError:

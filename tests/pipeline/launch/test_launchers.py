@@ -1,4 +1,4 @@
-"""The same train.py under torchrun and without a launcher; a mistake of one rank is told once."""
+"""train.py under torchrun and without a launcher; an error is reported once for all ranks."""
 
 import os
 import subprocess
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.load import UserError
-from pipeline.launch import shared_error as mistakes
+from configs.load import ConfigError, UserError
+from pipeline.launch import shared_error
+from pipeline.launch.shared_error import ReportOnce
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import is_done
 from pipeline.slurm_job import judge
 from tests.gloo import run_ranks
@@ -25,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     make_rows(folder)
     return folder
@@ -43,14 +45,14 @@ def torchrun(script: str, config_path: Path, *before: str) -> subprocess.Complet
     )
 
 
-def written(rows: Path, folder: Path):
+def written(rows: Path, folder: Path) -> tuple[TrainConfig, Path]:
     config = make_config(rows, folder / "run", total_rows=5 * 16)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return config, path
 
 
-def test_torchrun_trains_to_the_same_bits_as_forked_ranks(rows, tmp_path):
+def test_torchrun_trains_to_the_same_bits_as_forked_ranks(rows: Path, tmp_path: Path) -> None:
     config, path = written(rows, tmp_path)
     done = torchrun("pipeline/train.py", path)
     assert done.returncode == 0, done.stderr
@@ -60,7 +62,7 @@ def test_torchrun_trains_to_the_same_bits_as_forked_ranks(rows, tmp_path):
     assert_same_bits(final_state(config), final_state(forked))
 
 
-def test_a_mistake_of_one_rank_is_told_once_and_not_tried_again(rows, tmp_path):
+def test_an_error_of_one_rank_is_reported_once_and_not_retried(rows: Path, tmp_path: Path) -> None:
     config, path = written(rows, tmp_path)
     done = torchrun("tests/faulty_rank.py", path, "pipeline/train.py")
     assert done.returncode != 0
@@ -69,28 +71,57 @@ def test_a_mistake_of_one_rank_is_told_once_and_not_tried_again(rows, tmp_path):
     assert "RuntimeError" not in done.stderr  # of the peer, which lost its connection
     verdict = judge(config, 137, "none", 3)  # srun's code: its peers were killed
     assert (verdict.state, verdict.exit_code) == ("failed", 2)
-    assert judge(config, 137, "none", 3).exit_code == 75, "the next try begins anew"
+    assert judge(config, 137, "none", 3).exit_code == 75, "the next try starts without it"
 
 
-def test_only_the_first_mistake_is_told(tmp_path):
-    with pytest.raises(UserError, match="first"), mistakes.told_once(tmp_path, 3):
+def shared(rank: int, folder: Path) -> ReportOnce:
+    """The errors of a rank that has claimed the run's folder."""
+    errors = ReportOnce(rank)
+    errors.share(folder)
+    return errors
+
+
+def test_only_the_first_error_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="first"), shared(3, tmp_path):
         raise UserError("first")
+    assert (tmp_path / shared_error.ERROR_NAME).read_text() == "rank 3: first\n"
     for error in (UserError("second"), RuntimeError("connection closed by peer")):
-        with pytest.raises(SystemExit) as stop, mistakes.told_once(tmp_path, 0):
+        with pytest.raises(SystemExit) as stop, shared(1, tmp_path):
             raise error
         assert stop.value.code == 2
-    mistakes.forget(tmp_path)
-    with pytest.raises(RuntimeError, match="a real one"), mistakes.told_once(tmp_path, 0):
+    with pytest.raises(RuntimeError, match="a real one"), shared(0, tmp_path):  # clears it
         raise RuntimeError("a real one")
-    with pytest.raises(UserError), mistakes.told_once(tmp_path / "absent", 0):
+    with pytest.raises(UserError), shared(0, tmp_path / "absent"):
         raise UserError("where nothing can be written")
 
 
-def test_a_rank_that_is_alone_with_a_mistake_tells_it(rows, tmp_path):
+@pytest.mark.parametrize(
+    ("rank", "error", "is_reported", "waited_s"),
+    [
+        (0, ConfigError("bad"), True, 0),
+        (1, ConfigError("bad"), False, 0),
+        (0, UserError("bad"), True, 0),
+        (1, UserError("bad"), True, shared_error.SINGLE_RANK_WAIT_S),
+        (1, OSError("disk full"), True, shared_error.SINGLE_RANK_WAIT_S),
+        (1, RuntimeError("a fault"), True, 0),
+    ],
+    ids=str,
+)
+def test_before_the_folder_is_known_rank_0_reports(
+    monkeypatch: pytest.MonkeyPatch, rank: int, error: Exception, is_reported: bool, waited_s: float
+) -> None:
+    waits = [0.0]
+    monkeypatch.setattr(shared_error.time, "sleep", waits.append)
+    with pytest.raises(type(error) if is_reported else SystemExit), ReportOnce(rank):
+        raise error
+    assert sum(waits) == waited_s
+
+
+def test_a_rank_reports_an_error_that_no_other_rank_finds(rows: Path, tmp_path: Path) -> None:
     _, path = written(rows, tmp_path)
     place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
     environment = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for override, is_told in (("data.path=nowhere", True), ("seed=minus", False)):
+    for override, is_reported in (("data.path=nowhere", True), ("seed=minus", False)):
         done = subprocess.run(
             [sys.executable, "pipeline/train.py", str(path), override],
             cwd=ROOT,
@@ -100,5 +131,5 @@ def test_a_rank_that_is_alone_with_a_mistake_tells_it(rows, tmp_path):
             timeout=60,
         )
         assert done.returncode == 2
-        assert ("error (rank 1): nowhere/manifest.json: no such file" in done.stderr) == is_told
-        assert bool(done.stderr) == is_told
+        assert ("error (rank 1): nowhere/manifest.json: no such file" in done.stderr) == is_reported
+        assert bool(done.stderr) == is_reported

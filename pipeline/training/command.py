@@ -1,0 +1,80 @@
+"""What the commands train.py and finetune.py do alike before a model is built. Imports no torch."""
+
+import argparse
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from configs import command, log
+from configs.load import load
+from pipeline.engine.profiler import ProfiledSteps, profiled_steps
+from pipeline.launch.environment import Launch
+from pipeline.launch.shared_error import ReportOnce
+from pipeline.run import run_folder
+from pipeline.run.config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class TrainingCommand(Generic[ConfigT]):
+    """The command line of a training command, with its config read."""
+
+    config: ConfigT
+    launch: Launch
+    sender_arguments: list[str]
+    """Config file and overrides, as the process that sends the record to MLflow takes them."""
+    profile: ProfiledSteps | None
+    """The steps to profile."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is finished; logs that it is."""
+        if run_folder.is_done(self.config):
+            logger.info("%s: this run is finished (its DONE file says so)", self.config.output)
+            return True
+        return False
+
+    def claim_folder(self, errors: ReportOnce, data_fingerprint: str) -> None:
+        """Makes the run's folder, or checks that it holds this run, on rank 0.
+
+        After it, `errors` shares the ranks' errors in the folder. Raises UserError that names every
+        difference if the folder holds a different run.
+        """
+        if self.launch.rank == 0:
+            for change in run_folder.claim(self.config, data_fingerprint):
+                logger.info("changed since the last start: %s", change)
+        errors.share(self.config.output)
+
+
+def read_command(
+    description: str, schema: type[ConfigT], launch: Launch
+) -> TrainingCommand[ConfigT]:
+    """The command line of this rank of `launch`, with the config that it names."""
+    if launch.world_size > 1:
+        log.configure(launch.rank)  # srun's ranks are known only now
+    arguments = _parser(description).parse_args()
+    # megatron-core says so at import; the model uses neither.
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
+    return TrainingCommand(
+        config=load(arguments.config, schema, arguments.overrides),
+        launch=launch,
+        sender_arguments=[arguments.config, *arguments.overrides],
+        profile=arguments.profile_steps,
+    )
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = command.parser(description)
+    parser.add_argument("--local_rank", help="set by the deepspeed launcher; not used")
+    parser.add_argument(
+        "--profile-steps",
+        metavar="A:B",
+        type=profiled_steps,
+        help="write a trace of torch's profiler of the optimizer steps A to B of the run, one file "
+        "per rank, to RUN/profile/",
+    )
+    return parser
