@@ -1,14 +1,20 @@
 """LAMB, StableAdamW, fp16 with loss scaling, optimizer in host memory: values, grids, resume."""
 
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.checkpoint.manifest import find_checkpoint
-from pipeline.optim.layerwise_adam import Lamb, Piece, StableAdamW, WholeParameter
+from pipeline.optim.lamb import LambConfig, lamb_step
+from pipeline.optim.layerwise_adam import LayerwiseAdam, Piece, WholeParameter
 from pipeline.optim.loss_scale import LossScale, LossScaleConfig
-from pipeline.optim.optimizers import LambConfig, StableAdamWConfig
+from pipeline.optim.optimizer import AdamSettings
+from pipeline.optim.stable_adamw import StableAdamWConfig, stable_adamw_step
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import in_one_rank, run_ranks
@@ -28,14 +34,20 @@ SLOW_WORLDS = [pytest.param(2, stage, marks=pytest.mark.slow) for stage in (2, 3
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     make_rows(folder)
     return folder
 
 
-def reference_step(kind, weight, gradients, config, adapts):
-    """The weight after the steps with `gradients`, straight from the papers, in fp64."""
+def reference_step(
+    kind: str,
+    weight: torch.Tensor,
+    gradients: Sequence[torch.Tensor],
+    config: AdamSettings,
+    adapts: bool,
+) -> torch.Tensor:
+    """The weight after the steps with `gradients`, written as in the papers, in fp64."""
     mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
     for count, gradient in enumerate(gradients, start=1):
         mean = config.beta1 * mean + (1 - config.beta1) * gradient
@@ -56,25 +68,26 @@ def reference_step(kind, weight, gradients, config, adapts):
 
 @pytest.mark.parametrize("kind", ["lamb", "stable_adamw"])
 @in_one_rank
-def test_steps_are_those_of_the_papers(kind):
-    config = (LambConfig if kind == "lamb" else StableAdamWConfig)(type=kind, weight_decay=0.1)
+def test_steps_are_those_of_the_papers(kind: str) -> None:
+    config: AdamSettings = StableAdamWConfig(type="stable_adamw", weight_decay=0.1)
+    adapted_step = stable_adamw_step
+    if kind == "lamb":
+        config, adapted_step = LambConfig(type="lamb", weight_decay=0.1), lamb_step
     generator = torch.Generator().manual_seed(1)
     shapes = [(5, 3), (7, 2), (4,)]
     weights = [torch.randn(shape, generator=generator) for shape in shapes]
-    growth = [1.0, 30.0, 0.1, 300.0]  # gradients that jump, so that StableAdamW has to brake
+    growth = [1.0, 30.0, 0.1, 300.0]  # gradients that jump, so that StableAdamW slows down
     gradients = [[torch.randn(s, generator=generator) * g for g in growth] for s in shapes]
     flat = torch.cat([weight.flatten() for weight in weights[:2]]).requires_grad_()
     plain = weights[2].clone().requires_grad_()
-    build = Lamb if kind == "lamb" else StableAdamW
-    optimizer = build(
+    optimizer = LayerwiseAdam(
         [
             {"params": [flat], "weight_decay": config.weight_decay, "adapt": True},
             {"params": [plain], "adapt": False},
         ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
+        adapted_step=adapted_step,
         device=torch.device("cpu"),
+        **config.arguments(),
     )
     optimizer.locate(
         {flat: [Piece(0, 0, 15), Piece(1, 15, 14)], plain: [Piece(2, 0, 4)]},
@@ -103,7 +116,9 @@ def test_steps_are_those_of_the_papers(kind):
     ],
     ids=str,
 )
-def test_the_grid_does_not_change_the_steps(rows, tmp_path, optimizer, grids):
+def test_the_grid_does_not_change_the_steps(
+    rows: Path, tmp_path: Path, optimizer: dict[str, Any], grids: list[tuple[int, int, int]]
+) -> None:
     one = make_config(rows, tmp_path / "one", optimizer=optimizer)
     run_ranks(pretrain, 1, one)
     assert metrics(one, "loss")[-1] < metrics(one, "loss")[0]
@@ -117,12 +132,12 @@ def test_the_grid_does_not_change_the_steps(rows, tmp_path, optimizer, grids):
             assert metrics(other, name) == pytest.approx(metrics(one, name), rel=1e-5), parallel
 
 
-def test_lamb_in_bf16_resumes_bit_equal(rows, tmp_path):
+def test_lamb_in_bf16_resumes_bit_equal(rows: Path, tmp_path: Path) -> None:
     settings = {"optimizer": LAMB, "precision": "bf16", "parallel": {"tensor": 2}}
     assert_resumes_bit_equal(rows, tmp_path, 2, settings)
 
 
-def test_loss_scale_halves_at_an_overflow_and_doubles_after_a_window():
+def test_loss_scale_halves_at_an_overflow_and_doubles_after_a_window() -> None:
     config = LossScaleConfig(initial=8, window_steps=2, smallest=2)
     scale = LossScale(scale=8)
     seen = []
@@ -133,8 +148,10 @@ def test_loss_scale_halves_at_an_overflow_and_doubles_after_a_window():
 
 
 @pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), *SLOW_WORLDS])
-def test_fp16_finds_its_loss_scale_and_resumes_bit_equal(rows, tmp_path, world_size, zero_stage):
-    settings = {
+def test_fp16_finds_its_loss_scale_and_resumes_bit_equal(
+    rows: Path, tmp_path: Path, world_size: int, zero_stage: int
+) -> None:
+    settings: dict[str, Any] = {
         "precision": "fp16",
         "parallel": {"zero_stage": zero_stage},
         "loss_scale": {"initial": 2.0**22, "window_steps": 4},
@@ -147,7 +164,7 @@ def test_fp16_finds_its_loss_scale_and_resumes_bit_equal(rows, tmp_path, world_s
     assert any(b > a for a, b in itertools.pairwise(scales))  # and it grows again
     exact = make_config(rows, tmp_path / "exact")
     run_ranks(pretrain, 1, exact)
-    # Until the first step that is taken, both have the start weights: norms are of other rows.
+    # Until the first step that is taken, both have the start weights: norms are of different rows.
     first = skipped.index(0.0)
     assert metrics(whole, "loss")[0] == pytest.approx(metrics(exact, "loss")[0], rel=1e-3)
     assert 0.5 < metrics(whole, "gradient_norm")[first] / metrics(exact, "gradient_norm")[0] < 2
@@ -161,8 +178,10 @@ def test_fp16_finds_its_loss_scale_and_resumes_bit_equal(rows, tmp_path, world_s
         pytest.param(2, 3, "bf16", marks=pytest.mark.slow),
     ],
 )
-def test_optimizer_in_host_memory(rows, tmp_path, world_size, zero_stage, precision):
-    settings = {
+def test_optimizer_in_host_memory(
+    rows: Path, tmp_path: Path, world_size: int, zero_stage: int, precision: str
+) -> None:
+    settings: dict[str, Any] = {
         "precision": precision,
         "parallel": {"zero_stage": zero_stage, "offload_optimizer": True},
     }
@@ -177,8 +196,10 @@ def test_optimizer_in_host_memory(rows, tmp_path, world_size, zero_stage, precis
     )
 
 
-def assert_resumes_bit_equal(rows, folder, world_size, settings):
-    """The undisturbed run, after a stopped and resumed one was found equal to it."""
+def assert_resumes_bit_equal(
+    rows: Path, folder: Path, world_size: int, settings: dict[str, Any]
+) -> TrainConfig:
+    """The uninterrupted run, after a stopped and resumed one was found equal to it."""
     whole = make_config(rows, folder / "whole", **settings)
     run_ranks(pretrain, world_size, whole)
     stopped = make_config(rows, folder / "stopped", **settings)
