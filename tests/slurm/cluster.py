@@ -32,7 +32,8 @@ def why_unavailable() -> str | None:
         return "a Slurm test cluster needs root"
     missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (Debian: slurmctld slurmd slurm-client munge iproute2)"
+        packages = "slurmctld slurmd slurm-client munge iproute2"
+        return f"not installed: {', '.join(missing)} (Debian: {packages})"
     return None
 
 

@@ -17,7 +17,7 @@ from tests.pipeline.training_run import make_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import CPU_OPTIONS, ROOT, submit
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

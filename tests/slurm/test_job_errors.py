@@ -10,7 +10,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import ROOT, WriteRun, submit
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 240
 

@@ -24,7 +24,7 @@ from tests.pipeline.training_run import (
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import ROOT, Job, WriteRun, last_step, submit
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 240
 NUM_PREEMPTIONS = int(os.environ.get("NUM_PREEMPTIONS", "2"))

@@ -10,7 +10,7 @@ from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import WriteRun, submit
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LIMIT_S = 15.0
 """The target on an otherwise idle machine of two cores; 7.4 to 8.1 s were measured."""
