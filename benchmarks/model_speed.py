@@ -25,7 +25,7 @@ import torch
 from configs import command
 from model.config import ModelConfig
 from model.heads import build_masked_lm
-from model.objectives import MaskedLanguageModelConfig, MaskedRows
+from model.objectives import MaskedLanguageModelConfig, MaskedRows, RowsToMask
 from model.parallel.grid import make_grid
 from pipeline.launch.local_ranks import run_ranks
 
@@ -61,7 +61,7 @@ def masked_rows(num_rows: int) -> MaskedRows:
     numbers = np.arange(num_rows)
     objective = MaskedLanguageModelConfig().build(VOCAB_SIZE)
     return objective.mask_rows(
-        rows.astype(np.uint16), seed=0, passes=numbers * 0, row_numbers=numbers
+        RowsToMask(rows.astype(np.uint16), seed=0, passes=numbers * 0, row_numbers=numbers)
     )
 
 

@@ -17,7 +17,7 @@ from configs import command
 from configs.load import UserError, load
 from data_prep.dataset.manifest import read_manifest
 from model.heads import build_masked_lm
-from model.objectives import MaskedLanguageModelConfig
+from model.objectives import MaskedLanguageModelConfig, RowsToMask
 from model.parallel.grid import close_grid, make_grid
 from model.parameters import ParameterSpec
 from model.replicas import differing_replicas
@@ -159,7 +159,9 @@ def _random_batch(config: TrainConfig, vocab_size: int, step: int) -> StepBatch:
     numbers = np.arange(num_rows)
     objective = MaskedLanguageModelConfig().build(vocab_size)
     masked = objective.mask_rows(
-        rows.astype(np.uint32), seed=config.seed, passes=numbers * 0 + step, row_numbers=numbers
+        RowsToMask(
+            rows.astype(np.uint32), seed=config.seed, passes=numbers * 0 + step, row_numbers=numbers
+        )
     )
     split = (ACCUMULATION, micro_rows, -1)
     return StepBatch(

@@ -1,19 +1,20 @@
 """Training objectives: pure numpy functions of (rows, seed, pass, row numbers); one file each.
 
-`ObjectiveConfig` is the union that a run's config chooses from; `Objective` is what they build.
+`ObjectiveConfig` is the union that a run's config chooses from. An objective is added by a file
+with a `MaskingConfig` and an entry in the union.
 """
 
-from typing import Annotated, Protocol
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from model.objectives.mlm import MaskedLanguageModelConfig, MaskedRows
+from model.objectives.masking import MaskedRows, Objective, RowsToMask
+from model.objectives.mlm import MaskedLanguageModelConfig
 from model.objectives.published import PublishedMaskingConfig
 from model.objectives.span import SpanMaskingConfig
 from model.objectives.static import StaticMaskingConfig
-from model.objectives.whole_word import WholeWordMaskingConfig, word_starts_of
+from model.objectives.whole_word import WholeWordMaskingConfig
+from model.objectives.words import word_starts_of
 
 ObjectiveConfig = Annotated[
     MaskedLanguageModelConfig
@@ -25,30 +26,11 @@ ObjectiveConfig = Annotated[
 ]
 """Every objective that a config may name under `type`."""
 
-
-class Objective(Protocol):
-    """Turns rows into what the network gets and must predict."""
-
-    def mask_rows(
-        self,
-        rows: NDArray[np.unsignedinteger],
-        *,
-        seed: int,
-        passes: NDArray[np.integer],
-        row_numbers: NDArray[np.integer],
-        sources: NDArray[np.integer] | None = None,
-        progress: float | NDArray[np.floating] = 0.0,
-    ) -> MaskedRows:
-        """The masked `rows` [n, R]; `passes`, `row_numbers`, `sources` are [n].
-
-        `progress` in training, from 0 to 1 (one number, or [n]), is for mask-rate schedules.
-        """
-
-
 __all__ = [
     "MaskedLanguageModelConfig",
     "MaskedRows",
     "Objective",
     "ObjectiveConfig",
+    "RowsToMask",
     "word_starts_of",
 ]

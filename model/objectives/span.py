@@ -1,101 +1,52 @@
-"""Span masking (Joshi et al. 2020, SpanBERT, section 3.1): runs of whole words are chosen.
+"""Span masking (Joshi et al. 2020, SpanBERT, section 3.1): spans of whole words are chosen.
 
 n rows, R tokens in a row, K label slots of a row.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from configs.load import Config
-from model.objectives.mlm import (
-    Corruption,
-    MaskedRows,
-    MaskRate,
-    check_ids,
-    corrupt,
-    highest_rate,
-    is_ordinary,
-    rate_at,
-    round_half_up,
-    round_half_up_array,
-)
-from model.objectives.philox import row_words
-from model.objectives.vocabulary import SpecialIds
-from model.objectives.whole_word import number_words, positions_of, require_word_starts
+from model.objectives.choice import positions_of, round_half_up_array
+from model.objectives.masking import MaskedRows, MaskingConfig, RowsToMask
+from model.objectives.vocabulary import Vocabulary
+from model.objectives.words import number_words
 
 # Attempts for each token of the budget: most overlap what is already chosen at high rates.
 _ATTEMPTS_PER_SLOT = 4
 
 
-class SpanMaskingConfig(Config):
-    """Spans of words, of geometric length, are chosen until the rate is reached."""
+class SpanMaskingConfig(MaskingConfig):
+    """Spans of words, of geometric length, are chosen until the rate is reached.
+
+    What becomes of the chosen tokens is one decision for a whole span, as in SpanBERT.
+    """
+
+    READS_WORDS: ClassVar[bool] = True
 
     type: Literal["span"] = "span"
-    mask_rate: MaskRate = 0.15
-    """Share of a row's ordinary tokens that is chosen."""
-    corruption: Corruption = Corruption()
-    """What becomes of the chosen tokens: one decision for a whole span, as in SpanBERT."""
     stop_probability: float = Field(0.2, gt=0, le=1)
     """p of the geometric distribution of span lengths."""
     max_span_words: int = Field(10, gt=0)
     """Lengths above this are not drawn (the distribution is cut and rescaled)."""
 
-    def num_slots(self, row_tokens: int) -> int:
-        """K, the label slots of a row of `row_tokens` tokens."""
-        return max(1, round_half_up(highest_rate(self.mask_rate) * row_tokens))
-
     def length_probabilities(self) -> NDArray[np.float64]:
         """P(length = 1 ... max_span_words): p (1 - p)^(length - 1), rescaled to sum to 1."""
         lengths = np.arange(self.max_span_words)
         weights = self.stop_probability * (1 - self.stop_probability) ** lengths
-        return weights / weights.sum()
+        probabilities: NDArray[np.float64] = weights / weights.sum()
+        return probabilities
 
-    def build(
-        self, vocab_size: int, word_starts: NDArray[np.bool_] | None = None
-    ) -> "SpanMaskingObjective":
-        """The objective; `word_starts` [V] tells which tokens begin a word."""
-        starts = require_word_starts(self.type, vocab_size, word_starts)
-        return SpanMaskingObjective(self, SpecialIds.of(vocab_size), starts)
-
-
-@dataclass(frozen=True)
-class SpanMaskingObjective:
-    """Masks rows; a pure function of (rows, seed, pass, source, row number)."""
-
-    config: SpanMaskingConfig
-    special: SpecialIds
-    word_starts: NDArray[np.bool_]
-
-    def mask_rows(
-        self,
-        rows: NDArray[np.unsignedinteger],
-        *,
-        seed: int,
-        passes: NDArray[np.integer],
-        row_numbers: NDArray[np.integer],
-        sources: NDArray[np.integer] | None = None,
-        progress: float | NDArray[np.floating] = 0.0,
-    ) -> MaskedRows:
-        """The masked `rows` [n, R]; arguments as for `MaskedLanguageModelObjective.mask_rows`."""
-        num_rows, row_tokens = rows.shape
-        check_ids(rows, self.special)
-        num_slots = self.config.num_slots(row_tokens)
+    def mask(self, batch: RowsToMask, vocabulary: Vocabulary) -> MaskedRows:
+        assert vocabulary.word_starts is not None
+        num_slots = self.num_slots(batch.rows.shape[1])
         num_attempts = _ATTEMPTS_PER_SLOT * num_slots
-        words = row_words(
-            num_attempts + 2 * num_slots,
-            seed=seed,
-            passes=passes,
-            sources=np.zeros(num_rows, np.int64) if sources is None else sources,
-            row_numbers=row_numbers,
-        )
-        maskable = is_ordinary(rows, self.special)
-        rate = rate_at(self.config.mask_rate, progress)
-        budget = round_half_up_array(rate, maskable.sum(axis=1))  # [n]
-        word_of = number_words(rows, maskable, self.word_starts)
+        words = batch.words(num_attempts + 2 * num_slots)
+        maskable = batch.ordinary(vocabulary.special)
+        budget = round_half_up_array(batch.rate(self.mask_rate), maskable.sum(axis=1))  # [n]
+        word_of = number_words(batch.rows, maskable, vocabulary.word_starts)
         span_of = self._choose_spans(words[:, :num_attempts], word_of, maskable, budget)
         positions, used = positions_of(span_of >= 0, num_slots)
         # One decision for a span: its slots share the high half of one word. Each draws its own
@@ -104,7 +55,7 @@ class SpanMaskingObjective:
         decisions = np.take_along_axis(words[:, num_attempts : num_attempts + num_slots], span, 1)
         low = words[:, num_attempts + num_slots :] & np.uint64(0xFFFFFFFF)
         slots = (decisions & np.uint64(0xFFFFFFFF00000000)) | low
-        return corrupt(rows, positions, used, slots, self.config.corruption, self.special)
+        return self.masked(batch, positions, used, slots, vocabulary)
 
     def _choose_spans(
         self,
@@ -115,15 +66,15 @@ class SpanMaskingObjective:
     ) -> NDArray[np.int64]:
         """[n, R] the number of the span that a token is chosen in, -1 if it is in none.
 
-        Attempt a of every row is made at once: a start among the row's words (high half of word
-        a) and a length (low half). A span that touches a chosen or a special token is not taken;
+        Attempt a is made for all rows at once: a start among the row's words (high half of word
+        a) and a length (low half). A span that touches a chosen or a special token is not chosen;
         the last one is cut at the budget.
         """
         num_rows, row_tokens = maskable.shape
-        cumulative = np.cumsum(self.config.length_probabilities())
+        cumulative = np.cumsum(self.length_probabilities())
         uniform = (words & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
         lengths = np.searchsorted(cumulative, uniform, side="right") + 1  # [n, attempts], words
-        lengths = np.minimum(lengths, self.config.max_span_words)
+        lengths = np.minimum(lengths, self.max_span_words)
         num_words = word_of[:, -1:] + 1
         starts = (words >> np.uint64(32)).astype(np.int64) * num_words >> 32  # word numbers
         span_of = np.full((num_rows, row_tokens), -1, np.int64)

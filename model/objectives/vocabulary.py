@@ -1,6 +1,9 @@
-"""The special ids of a vocabulary. Imports no torch."""
+"""What an objective knows of the vocabulary: special ids and where words start. No torch."""
 
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 NUM_LEADING_SPECIAL_IDS = 4
 
@@ -36,3 +39,12 @@ class SpecialIds:
     def num_ordinary(self) -> int:
         """How many ordinary tokens there are: the ids from `first_ordinary` up to `mask`."""
         return self.mask - self.first_ordinary
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The vocabulary that an objective masks rows of."""
+
+    special: SpecialIds
+    word_starts: NDArray[np.bool_] | None = None
+    """[V] which tokens start a word; given to objectives that read words."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dataset.manifest import Manifest
-from model.objectives import MaskedRows, ObjectiveConfig
+from model.objectives import MaskedRows, ObjectiveConfig, RowsToMask
 from model.objectives.vocabulary import NUM_LEADING_SPECIAL_IDS
 from pipeline.data.config import DataConfig
 from pipeline.data.loader import build_objective
@@ -96,11 +96,13 @@ def load_heldout(
         rows = reader.read(name, numbers)
         plain.append(rows)
         masked[name] = objective.mask_rows(
-            rows,
-            seed=HELDOUT_SEED,
-            passes=np.zeros_like(numbers),
-            row_numbers=numbers,
-            sources=np.full_like(numbers, number),
+            RowsToMask(
+                rows,
+                seed=HELDOUT_SEED,
+                passes=np.zeros_like(numbers),
+                row_numbers=numbers,
+                sources=np.full_like(numbers, number),
+            )
         )
     if not masked:
         return HeldoutRows({}, float("nan"))

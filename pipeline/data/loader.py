@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from data_prep.dataset.manifest import Manifest, Shard
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
-from model.objectives import MaskedRows, Objective, ObjectiveConfig, word_starts_of
+from model.objectives import MaskedRows, Objective, ObjectiveConfig, RowsToMask, word_starts_of
 from pipeline.data.config import DataConfig
 from pipeline.data.order import RowOrder
 from pipeline.data.position import PhaseSteps, RowWindow, StepRange
@@ -117,12 +117,14 @@ class RowStream:
         for start in range(0, len(rows), MASKED_TOGETHER):
             part = slice(start, start + MASKED_TOGETHER)
             masked = self.objective.mask_rows(
-                rows[part],
-                seed=self.seed,
-                passes=address.passes[part],
-                row_numbers=address.row[part],
-                sources=address.source[part],
-                progress=positions[part] / self.total_rows,
+                RowsToMask(
+                    rows[part],
+                    seed=self.seed,
+                    passes=address.passes[part],
+                    row_numbers=address.row[part],
+                    sources=address.source[part],
+                    progress=positions[part] / self.total_rows,
+                )
             )
             rows[part] = masked.tokens
             places.append(masked.positions.astype(np.int32))
@@ -138,9 +140,10 @@ def dropout_key(seed: int, position: int) -> int:
 
 def build_objective(config: ObjectiveConfig, data: DataConfig, manifest: Manifest) -> Objective:
     """The objective on the vocabulary of a data set, whose tokenizer decides what a word is."""
-    if config.type not in ("whole_word", "span"):
-        return config.build(manifest.vocab_size)
-    return config.build(manifest.vocab_size, word_starts_of(read_vocabulary(data, manifest)))
+    word_starts = None
+    if config.READS_WORDS:
+        word_starts = word_starts_of(read_vocabulary(data, manifest))
+    return config.build(manifest.vocab_size, word_starts)
 
 
 def read_vocabulary(data: DataConfig, manifest: Manifest) -> list[str]:

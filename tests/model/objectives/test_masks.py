@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from model.objectives.mlm import MaskedLanguageModelConfig, MaskedRows
+from model.objectives import MaskedLanguageModelConfig, MaskedRows, RowsToMask
 from model.objectives.philox import row_words
 
 VOCAB_SIZE = 1000
 MASK = VOCAB_SIZE - 1
 
 
-def some_rows(num_rows: int, row_tokens: int = 128) -> np.ndarray:
+def some_rows(num_rows: int, row_tokens: int = 128) -> NDArray[np.uint16]:
     rows = np.random.default_rng(5).integers(4, MASK, (num_rows, row_tokens)).astype(np.uint16)
     rows[:, 0], rows[:, -1] = 0, 2
     rows[:, 40] = 3  # <unk>
@@ -19,12 +20,15 @@ def some_rows(num_rows: int, row_tokens: int = 128) -> np.ndarray:
 
 
 def masked(
-    rows: np.ndarray, numbers: np.ndarray | None = None, seed: int = 1, pass_number: int = 0
+    rows: NDArray[np.uint16],
+    numbers: NDArray[np.int64] | None = None,
+    seed: int = 1,
+    pass_number: int = 0,
 ) -> MaskedRows:
     numbers = np.arange(len(rows)) if numbers is None else numbers
     objective = MaskedLanguageModelConfig().build(VOCAB_SIZE)
     passes = np.full(len(rows), pass_number)
-    return objective.mask_rows(rows, seed=seed, passes=passes, row_numbers=numbers)
+    return objective.mask_rows(RowsToMask(rows, seed, passes, numbers))
 
 
 def test_a_row_is_masked_alike_in_any_batch() -> None:
@@ -47,13 +51,7 @@ def test_seed_pass_source_and_row_each_change_the_masks() -> None:
         masked(rows[:1], np.array([7]), pass_number=1),
         MaskedLanguageModelConfig()
         .build(VOCAB_SIZE)
-        .mask_rows(
-            rows[:1],
-            seed=1,
-            passes=np.zeros(1, int),
-            row_numbers=np.array([7]),
-            sources=np.array([1]),
-        ),
+        .mask_rows(RowsToMask(rows[:1], 1, np.zeros(1, int), np.array([7]), sources=np.array([1]))),
     ]
     for other in others:
         assert not np.array_equal(first.positions, other.positions)

@@ -1,21 +1,28 @@
-"""The other objectives: same masks in any batch, and the distribution that each promises."""
+"""All objectives: the same masks in any batch, and the distribution that each promises."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from configs.load import ConfigError
-from model.objectives.mlm import LinearMaskRate, MaskedLanguageModelConfig, MaskedRows
+from model.objectives import ObjectiveConfig, RowsToMask
+from model.objectives.mask_rate import LinearMaskRate
+from model.objectives.masking import MaskedRows, MaskingConfig
+from model.objectives.mlm import MaskedLanguageModelConfig
 from model.objectives.published import PublishedMaskingConfig
 from model.objectives.span import SpanMaskingConfig
 from model.objectives.static import StaticMaskingConfig
-from model.objectives.whole_word import WholeWordMaskingConfig, number_words, word_starts_of
+from model.objectives.whole_word import WholeWordMaskingConfig
+from model.objectives.words import number_words, word_starts_of
 
 VOCAB_SIZE = 1000
 MASK = VOCAB_SIZE - 1
 WORD_STARTS = np.arange(VOCAB_SIZE) % 3 == 0
-CONFIGS: dict[str, Any] = {
+CONFIGS: dict[str, MaskingConfig] = {
     "mlm": MaskedLanguageModelConfig(),
     "schedule": MaskedLanguageModelConfig(mask_rate=LinearMaskRate(start=0.3, end=0.1)),
     "static": StaticMaskingConfig(num_maskings=3),
@@ -25,8 +32,19 @@ CONFIGS: dict[str, Any] = {
     "bernoulli": PublishedMaskingConfig(choice="bernoulli", special_tokens=False),
 }
 
+HASHES = {
+    "mlm": "01ff6bde9aa3d3b5",
+    "schedule": "f7999fda59f850d2",
+    "static": "5b3cb2dcee350ebd",
+    "whole_word": "563fbc5ceb5f8979",
+    "span": "96879f52803e1dd8",
+    "published": "8a7b6f207ea6b614",
+    "bernoulli": "9b937ca5380c09d4",
+}
+"""Of the masks as they were first published, by name of the config."""
 
-def some_rows(num_rows: int, row_tokens: int = 128) -> np.ndarray:
+
+def some_rows(num_rows: int, row_tokens: int = 128) -> NDArray[np.uint16]:
     rows = np.random.default_rng(5).integers(4, MASK, (num_rows, row_tokens)).astype(np.uint16)
     rows[:, 0], rows[:, 60], rows[:, -1] = 0, 2, 2
     rows[::4, 100:] = 1
@@ -34,17 +52,20 @@ def some_rows(num_rows: int, row_tokens: int = 128) -> np.ndarray:
 
 
 def mask(
-    config: Any, rows: np.ndarray, numbers: np.ndarray | None = None, **more: Any
+    config: MaskingConfig,
+    rows: NDArray[np.uint16],
+    numbers: NDArray[np.int64] | None = None,
+    **more: Any,
 ) -> MaskedRows:
     numbers = np.arange(len(rows)) if numbers is None else numbers
     arguments = {"seed": 1, "passes": np.zeros(len(rows), int), **more}
-    built = config.build(VOCAB_SIZE, WORD_STARTS)
-    result: MaskedRows = built.mask_rows(rows, row_numbers=numbers, **arguments)
+    objective = config.build(VOCAB_SIZE, WORD_STARTS)
+    result = objective.mask_rows(RowsToMask(rows, row_numbers=numbers, **arguments))
     assert result.positions.shape == (len(rows), config.num_slots(rows.shape[1]))
     return result
 
 
-def chosen_of(result: MaskedRows) -> np.ndarray:
+def chosen_of(result: MaskedRows) -> NDArray[np.bool_]:
     """[n, R] bool: which tokens were chosen."""
     chosen = np.zeros(result.tokens.shape, bool)
     row = np.broadcast_to(np.arange(len(chosen))[:, None], result.positions.shape)
@@ -132,8 +153,8 @@ def test_spans_have_geometric_lengths_and_start_with_words() -> None:
     rows[:, 0] = 0
     chosen = chosen_of(mask(config, rows))
     padded = np.pad(chosen, ((0, 0), (1, 1))).astype(int)
-    begins, ends = np.argwhere(np.diff(padded) == 1), np.argwhere(np.diff(padded) == -1)
-    lengths = (ends - begins)[:, 1]
+    starts, ends = np.argwhere(np.diff(padded) == 1), np.argwhere(np.diff(padded) == -1)
+    lengths = (ends - starts)[:, 1]
     probabilities = config.length_probabilities()
     assert probabilities @ np.arange(1, 11) == pytest.approx(3.797, abs=0.01)  # SpanBERT's 3.8
     # Each row's last span is cut at the budget, which moves the mean down a little.
@@ -142,8 +163,8 @@ def test_spans_have_geometric_lengths_and_start_with_words() -> None:
     rows = some_rows(500)
     result = mask(CONFIGS["span"], rows)
     chosen = chosen_of(result)
-    starts = chosen[:, 1:] & ~chosen[:, :-1]
-    assert WORD_STARTS[rows[:, 1:][starts]].mean() > 0.9  # all but those at special tokens
+    is_start = chosen[:, 1:] & ~chosen[:, :-1]
+    assert WORD_STARTS[rows[:, 1:][is_start]].mean() > 0.9  # all but those at special tokens
 
 
 def test_a_span_has_one_fate() -> None:
@@ -168,9 +189,40 @@ def test_published_masks_choose_special_tokens_too() -> None:
     assert by_one.var() == pytest.approx(0.15 * 0.85 * 125, rel=0.15)
 
 
+def test_short_rows_and_high_rates_leave_no_slot_unfilled() -> None:
+    config = WholeWordMaskingConfig(mask_rate=0.9)
+    rows = some_rows(8)[:, :12]
+    assert config.num_slots(12) == 12
+    assert chosen_of(mask(config, rows)).sum(axis=1).max() <= 12
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_masks_never_change_between_versions(name: str) -> None:
+    rows = some_rows(16)
+    numbers = np.arange(16) * 977 + 5
+    result = mask(
+        CONFIGS[name],
+        rows,
+        numbers,
+        seed=7,
+        passes=np.arange(16) % 5,
+        sources=np.arange(16) % 3,
+        progress=np.linspace(0, 1, 16),
+    )
+    parts = (result.tokens, result.positions, result.labels)
+    content = b"".join(np.ascontiguousarray(part, dtype="<i8").tobytes() for part in parts)
+    assert hashlib.sha256(content).hexdigest()[:16] == HASHES[name]
+
+
+def test_every_objective_is_in_the_union() -> None:
+    adapter: TypeAdapter[MaskingConfig] = TypeAdapter(ObjectiveConfig)
+    for config in CONFIGS.values():
+        assert adapter.validate_python(config.model_dump()) == config
+
+
 def test_words_need_a_vocabulary() -> None:
     for config in (WholeWordMaskingConfig(), SpanMaskingConfig()):
-        with pytest.raises(ConfigError, match="which of the 1000 tokens begin a word"):
+        with pytest.raises(ConfigError, match="which of the 1000 tokens start a word"):
             config.build(VOCAB_SIZE)
 
 
