@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from configs.redact import redact
 from pipeline.checkpoint.manifest import Origin
 from pipeline.run.config import RunConfig
 from pipeline.run.versions import versions
@@ -22,7 +23,7 @@ def describe_origin(
     What a checkpoint holds of each parameter is declared by the optimizer.
     """
     return Origin(
-        config=config.model_dump(mode="json"),
+        config=redact(config.model_dump(mode="json"), {}),
         seed=config.seed,
         tp_size=tp_size,
         dp_size=dp_size,

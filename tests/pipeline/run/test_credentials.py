@@ -1,9 +1,10 @@
-"""run.json holds no credentials, and a changed password is no change of the run."""
+"""run.json and checkpoints hold no credentials; a changed password is no change of the run."""
 
 from pathlib import Path
 
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
+from pipeline.run.origin import describe_origin
 from tests.pipeline.training_run import make_config
 
 SECRET = "hunter2-very-secret"
@@ -39,3 +40,16 @@ def test_credentials_in_an_older_run_json_are_not_shown(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("***", SECRET))
     assert run_folder.claim(config, "fingerprint") == []
     assert SECRET not in path.read_text()
+
+
+def test_checkpoints_hold_no_credentials(tmp_path: Path) -> None:
+    origin = describe_origin(
+        config_with_password(tmp_path, SECRET),
+        tp_size=1,
+        dp_size=1,
+        vocab_size=131,
+        data_fingerprint="fingerprint",
+        tokenizer_sha256="sha256",
+    )
+    assert SECRET not in str(origin)
+    assert origin.config["tracking"]["uri"] == "https://***@host/mlflow?token=***"
