@@ -46,9 +46,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.launch": (),
     "pipeline.data": ("pipeline.launch",),
     "pipeline.fault_tolerance": ("pipeline.data",),
-    "pipeline.run": ("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
-    "pipeline.checkpoint": ("pipeline.data", "pipeline.optim", "pipeline.run"),
-    "pipeline.tracking": ("pipeline.launch", "pipeline.run"),
+    "pipeline.checkpoint": ("pipeline.data", "pipeline.optim"),
+    "pipeline.run": (
+        *("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance", "pipeline.checkpoint"),
+    ),
+    "pipeline.tracking": ("pipeline.launch", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.engine": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.run"),
         "pipeline.checkpoint",
@@ -211,6 +213,10 @@ def test_no_file_takes_the_name_of_an_installed_package():
         ("data_prep.run", ("torch", "deepspeed", "megatron", "mlflow", "transformers", "dask")),
         ("data_prep.dataset.manifest", ("torch", "dask", "pyarrow")),
         ("pipeline.tracking.event_log", ("torch", "mlflow")),
+        ("pipeline.checkpoint.manifest", ("torch", "safetensors", "deepspeed", "transformers")),
+        ("pipeline.optim.union", ("torch", "deepspeed", "megatron")),
+        ("pipeline.tracking.lineage", ("torch", "mlflow", "deepspeed")),
+        ("pipeline.slurm_job", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         (
             "pipeline.finetuning.run_config",
             ("torch", "deepspeed", "megatron", "mlflow", "transformers"),
