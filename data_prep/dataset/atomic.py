@@ -1,7 +1,7 @@
-"""Files that are either whole or absent, whatever moment the machine or the process dies at.
+"""Writes files whole or not at all, also if the process or the machine stops at any moment.
 
-A file is written under a temporary name in its own folder, flushed to disk, renamed, and the folder
-is flushed too. A name with the suffix ``.partial-PID`` is never read by anyone.
+A file is written under a temporary name in its own folder, flushed to disk and renamed, and the
+folder is flushed too. Nothing reads a file with the suffix ``.partial-PID``.
 """
 
 import errno
@@ -19,9 +19,9 @@ PARTIAL_MARK = ".partial-"
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path`, whole and on disk, when the block ends well.
+    """A binary file that appears as `path`, whole and on disk, when the block ends without error.
 
-    An exception inside the block removes the temporary file; `path` is then as it was before.
+    An exception inside the block removes the temporary file and leaves `path` as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
@@ -34,7 +34,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         fsync_folder(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
-            error.filename = str(path)  # so that the message says where the disk is full
+            error.filename = str(path)  # so that the message names the full disk
         partial.unlink(missing_ok=True)
         raise
     except BaseException:
@@ -55,7 +55,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes the names in `folder` (a rename, a new file) survive a power cut."""
+    """Makes changes of names in `folder` (a rename, a new file) survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

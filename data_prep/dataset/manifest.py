@@ -1,13 +1,6 @@
-"""The rows on disk: WebDataset tar shards with one manifest, their writer and their reader.
-
-A sample of a shard is a block of rows: ``KEY.rows.npy`` (unsigned integers, [rows, row_tokens]) and
-``KEY.json`` (split, source, number of the first row, number of rows). Plain ``webdataset`` opens
-the shards; ``RowReader`` reads any row by its number, by offset, without scanning.
+"""The manifest of a data set: its schema, reading and writing.
 
 ``manifest.json`` at the top of the folder is written last: without it the data set does not exist.
-
-Contract of the ids, besides the special tokens that the manifest names (RoBERTa's): ordinary tokens
-are exactly the ids 4 .. vocab_size - 2, and the mask token is the last id, vocab_size - 1.
 """
 
 import hashlib
@@ -51,7 +44,7 @@ class Shard(Config):
     rows: int
     """Number of rows in the shard."""
     block_offsets: tuple[int, ...]
-    """For each block, the byte at which its first row begins (after the tar and npy headers)."""
+    """For each block, the byte at which its first row starts (after the tar and npy headers)."""
 
 
 class SourceRows(Config):
@@ -62,7 +55,7 @@ class SourceRows(Config):
     documents: int
     """Number of documents whose tokens went into the rows."""
     tokens: int
-    """Number of text tokens in the rows: ids that are no separator and no padding."""
+    """Number of text tokens in the rows: ids other than special tokens."""
     block_rows: int
     """Rows in every block but the last one of the source, which may have fewer."""
     shards: tuple[Shard, ...]
@@ -73,7 +66,7 @@ class SpecialTokens(Config):
     """Ids of the five special tokens."""
 
     bos: int
-    """Begin of a row or piece, ``<s>``."""
+    """Start of a row or piece, ``<s>``."""
     pad: int
     """Padding, ``<pad>``."""
     eos: int
@@ -85,7 +78,7 @@ class SpecialTokens(Config):
 
 
 class TokenizerFile(Config):
-    """The tokenizer that made the ids."""
+    """The file of the tokenizer that made the ids."""
 
     path: RelativePath
     """Path of tokenizer.json, relative to the data folder."""
@@ -94,7 +87,8 @@ class TokenizerFile(Config):
 
 
 class Manifest(Config):
-    """What a data set consists of. Holds nothing that depends on when, where or how it was made."""
+    """What a data set consists of. Nothing in it depends on when, where or in how many parts it was
+    made."""
 
     format_version: Literal[1]
     """Version of this layout."""
@@ -121,7 +115,7 @@ class Manifest(Config):
         return fingerprint(self)
 
     def source(self, split: str, source: str) -> SourceRows:
-        """The rows of one source; UserError that names the known ones when there is no such."""
+        """The rows of one source; UserError that lists the known ones if there are none."""
         sources = self.splits.get(split, {})  # type: ignore[call-overload]
         if source not in sources:
             known = ", ".join(f"{s}/{name}" for s, names in self.splits.items() for name in names)
@@ -142,8 +136,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         tree = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file, so {folder} holds no finished data set; make it with "
-            "'python -m data_prep.run CONFIG.yaml' (an interrupted run goes on where it stopped)"
+            f"{path}: no such file, so {folder} holds no finished data set; prepare it with "
+            "'python -m data_prep.run CONFIG.yaml' (an interrupted run resumes where it stopped)"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a manifest: {error}") from None
@@ -162,7 +156,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Writes `manifest` to `folder`, whole or not at all: the last step of making a data set."""
+    """Writes `manifest` to `folder`, whole or not at all: the last step of preparing a data set."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
     text = re.sub(r"\[\s+(\d[\d,\s]*?)\s+\]", _on_one_line, text)
     write_atomic(Path(folder) / MANIFEST_NAME, text + "\n")
@@ -170,44 +164,6 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 def _on_one_line(numbers: re.Match[str]) -> str:
     return "[" + ", ".join(re.findall(r"\d+", numbers[1])) + "]"
-
-
-def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False) -> None:
-    """Checks every file of the data set: sizes, or with `full` also the sha256 of every byte.
-
-    Raises one UserError that names all missing and wrong files.
-    """
-    problems = []
-    tokenizer = Path(folder) / manifest.tokenizer.path
-    if not tokenizer.is_file():
-        problems.append(f"{manifest.tokenizer.path}: missing")
-    elif file_sha256(tokenizer) != manifest.tokenizer.sha256:
-        problems.append(f"{manifest.tokenizer.path}: its sha256 is not the manifest's")
-    for sources in manifest.splits.values():
-        for source in sources.values():
-            for shard in source.shards:
-                problem = _shard_problem(Path(folder), shard, full)
-                if problem:
-                    problems.append(f"{shard.path}: {problem}")
-    if problems:
-        raise UserError(
-            f"{folder}: {len(problems)} file(s) differ from {MANIFEST_NAME}:\n"
-            + "\n".join(f"  {problem}" for problem in problems)
-            + "\nrestore them from a copy, or delete them and run data preparation again"
-        )
-
-
-def _shard_problem(folder: Path, shard: Shard, full: bool) -> str | None:
-    path = folder / shard.path
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        return "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    if size != shard.bytes:
-        return f"{size:,} bytes instead of {shard.bytes:,}"
-    if full and file_sha256(path) != shard.sha256:
-        return "its sha256 is not the manifest's (damaged bytes)"
-    return None
 
 
 def file_sha256(path: Path) -> str:

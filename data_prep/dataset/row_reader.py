@@ -1,4 +1,4 @@
-"""Reads rows of shards by number, by offset, without scanning."""
+"""Reads rows by number: their offsets follow from the manifest, so nothing is scanned."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ class RowReader:
         split: Split,
         open_shard: Callable[[Shard], BinaryIO] | None = None,
     ) -> None:
-        """Touches no shard yet; see `verify_shards` for checking them all beforehand.
+        """Opens no shard yet; `verify_shards` checks all of them beforehand.
 
-        `open_shard` gives the file of a shard, where that takes more than opening it in `folder`.
+        `open_shard` opens the file of a shard; by default, the file in `folder`.
         """
         self._folder = Path(folder)
         self._open_shard = open_shard or self._open_local
@@ -52,7 +52,7 @@ class RowReader:
         rows = np.empty((len(numbers), self._row_tokens), dtype=self._dtype)
         if not len(numbers):
             return rows
-        order = np.argsort(numbers, kind="stable")  # shard by shard, each from its front to its end
+        order = np.argsort(numbers, kind="stable")  # shard by shard, each from start to end
         ascending = numbers[order]
         if ascending[0] < 0 or ascending[-1] >= index.rows:
             bad = ascending[0] if ascending[0] < 0 else ascending[-1]
@@ -72,16 +72,16 @@ class RowReader:
         return self._row_tokens * self._dtype.itemsize
 
     def _ids(self, shard: Shard) -> npt.NDArray[Any]:
-        """The whole shard as ids; blocks are aligned, so each begins at a whole element."""
+        """The whole shard as ids; blocks are aligned, so each starts at a whole element."""
         ids = self._open.pop(shard.path, None)
         if ids is None:
             with self._open_shard(shard) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != shard.bytes:
                     raise UserError(
-                        f"{self._folder / shard.path}: {size:,} bytes, but the manifest says "
-                        f"{shard.bytes:,}; the shard is damaged: restore it, or delete it and run "
-                        "data preparation again"
+                        f"{self._folder / shard.path}: {size:,} bytes, but {shard.bytes:,} in the "
+                        "manifest; the shard is damaged: restore it, or delete it and run data "
+                        "preparation again"
                     )
                 ids = np.memmap(file, dtype=self._dtype, mode="r")
             if len(self._open) >= _MAX_OPEN_SHARDS:
@@ -95,7 +95,7 @@ class RowReader:
             return open(path, "rb")
         except FileNotFoundError:
             raise UserError(
-                f"{path}: missing, though the manifest names it; restore it, or run data "
+                f"{path}: missing, but listed in the manifest; restore it, or run data "
                 "preparation again"
             ) from None
 
@@ -104,7 +104,7 @@ class RowReader:
 
 
 class _SourceIndex:
-    """Where the rows of one source lie."""
+    """Positions of the rows of one source."""
 
     def __init__(self, source: SourceRows) -> None:
         self.rows = source.rows
@@ -116,7 +116,7 @@ class _SourceIndex:
         )
 
     def byte_offsets(self, rows: npt.NDArray[np.int64], row_bytes: int) -> npt.NDArray[np.int64]:
-        """Where in its shard each of `rows` begins."""
+        """The byte of its shard at which each of `rows` starts."""
         block, row_in_block = np.divmod(rows, self.block_rows)
         offsets: npt.NDArray[np.int64] = self.block_offsets[block] + row_in_block * row_bytes
         return offsets

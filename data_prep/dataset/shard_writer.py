@@ -18,16 +18,19 @@ _TAR_BLOCK_BYTES = 512
 
 
 class ShardWriter:
-    """Writes one shard; the file appears, whole, when the ``with`` block ends well.
+    """Writes one shard; the file appears, whole, when the ``with`` block ends without error.
 
-    Equal blocks give equal bytes: the tar headers carry no time, owner or host. After the block,
+    Equal blocks give equal bytes: the tar headers contain no time, owner or host. After the block,
     `shard` is the entry for the manifest.
     """
 
     def __init__(
         self, folder: Path, path: str, split: Split, source: str, first_row: int, dtype: str
     ) -> None:
-        """`path` is relative to `folder`; `first_row` is the source's row that comes first here."""
+        """`path` is relative to `folder`; `first_row` is the number of the first row in the source.
+
+        `dtype` is the type of the ids on disk.
+        """
         self.shard: Shard | None = None
         self._path = path
         self._key = {"split": split, "source": source}

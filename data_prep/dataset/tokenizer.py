@@ -1,7 +1,7 @@
 """Byte-level BPE tokenizers with RoBERTa's five special tokens under RoBERTa's ids.
 
 ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, and ``<mask>`` last; every id between is an
-ordinary token. The name of a special token in the text is text: it is never read as the token.
+ordinary token. The name of a special token in a text is encoded as text, never as the token.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ MASK_TOKEN = "<mask>"
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json; UserError when it lacks RoBERTa's special tokens."""
+    """The tokenizer in a tokenizer.json; UserError if it lacks RoBERTa's special tokens."""
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def special_tokens(tokenizer: Tokenizer, name: str = "tokenizer") -> SpecialTokens:
-    """The ids of the special tokens; UserError when they are not where RoBERTa has them."""
+    """The ids of the special tokens; UserError if they are not RoBERTa's. `name` is for errors."""
     last = tokenizer.get_vocab_size() - 1
     wanted = {token: number for number, token in enumerate(FIRST_SPECIAL_TOKENS)}
     wanted[MASK_TOKEN] = last
