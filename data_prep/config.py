@@ -1,4 +1,4 @@
-"""The config of a data preparation run: what is read, kept, tokenized and packed, and where."""
+"""The config of a data preparation run, composed of the packages' configs."""
 
 from pathlib import Path
 from typing import Literal
@@ -24,9 +24,9 @@ class DataConfig(Config):
     work: Path
     """Folder of the stages' intermediate files; may be deleted when the rows are finished."""
     sources: dict[SourceName, SourceConfig] = Field(min_length=1)
-    """Sources by name; of duplicates, the one in the source that comes first here stays."""
+    """Sources by name. Of duplicates, the one in the source that comes first here is kept."""
     filters: FiltersConfig = FiltersConfig()
-    """Limits outside which a document is dropped, for sources without limits of their own."""
+    """Filter limits for the sources that have none of their own; documents outside are dropped."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
     scrub: ScrubConfig = ScrubConfig()
@@ -36,29 +36,33 @@ class DataConfig(Config):
     tokenizer: TokenizerConfig = TrainTokenizerConfig()
     """Where the tokenizer comes from."""
     pack: PackConfig = PackConfig()
-    """Rows and shards."""
+    """Sequence packing: rows (packed sequences) and shards."""
     heldout_share: float = Field(default=0.01, ge=0, lt=1)
-    """Share of the documents set apart for evaluation, chosen by the hash of their text."""
+    """Share of the documents held out for evaluation, chosen by the hash of their text."""
     checked_share: float = Field(default=0.002, ge=0, le=1)
-    """Share of the documents, and one a part at least, that the reference tokenizer encodes too; a
-    difference stops the job."""
+    """Share of the documents, and at least one per part, that the reference tokenizer encodes too;
+    a difference stops the job."""
     encoder: Literal["fast", "reference"] = "fast"
     """gigatoken, or tokenizers (tens of times slower, the same ids)."""
     on_bad_record: BadRecordPolicy = "skip"
-    """Count and set aside a record that cannot be read, or stop."""
+    """Whether a record that cannot be read is counted and skipped, or stops the job."""
     max_document_mb: float = Field(default=32, gt=0, le=64)
-    """A document of more text counts as a bad record, MB: working on one takes about twenty times
-    its size of memory."""
+    """Longest document, MB of text; a longer one is a bad record. Processing a document takes about
+    twenty times its size in memory."""
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     """Share of bad records in a source above which the job stops."""
     part_mb: float = Field(default=64, gt=0)
-    """Size of the parts that the input is cut into, MB. Results do not depend on it."""
+    """Size of the parts that the input is partitioned into, MB. Results do not depend on it."""
     engine: EngineConfig = LocalEngineConfig()
     """Where the parts are run. Results do not depend on it."""
 
+    def filters_of(self, source: str) -> FiltersConfig:
+        """The filter limits of a source."""
+        return self.sources[source].filters or self.filters
+
     @property
     def sources_with_ids(self) -> set[str]:
-        """The sources whose records have ids of their own (`id_field`)."""
+        """The sources whose records have their own ids (`id_field`)."""
         return {
             name
             for name, source in self.sources.items()

@@ -2,27 +2,27 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.config import DataConfig
-from data_prep.documents.ingest import ingest_stage
+from data_prep.preparation import Preparation
+from data_prep.stages import STAGES, build_ingest
 
 _BYTES_PER_TOKEN = 4.4
 _WORK_BYTES_PER_BYTE = 1.1
 """Documents (compressed), signatures and ids per byte of text, measured on English."""
 
 
-def describe(config: DataConfig, stages: Sequence[str]) -> str:
-    """The plan as lines of text: sources, sizes, stages and what of them is done."""
-    parts = ingest_stage(config).parts
+def describe(config: DataConfig) -> str:
+    """The plan as lines of text: sources, sizes, stages and how far each is."""
+    parts = build_ingest(Preparation(config)).parts
     lines = [f"{'source':<16}{'format':<12}{'files':>8}{'MB':>12}{'parts':>8}"]
     for name, source in config.sources.items():
-        mine = [part for part in parts if part.arguments["source"] == name]
-        files = {span[0] for part in mine for span in part.arguments["spans"]}
-        megabytes = sum(part.num_bytes for part in mine) / 1e6
+        of_source = [part for part in parts if part.source == name]
+        files = {span.file.path for part in of_source for span in part.spans}
+        megabytes = sum(part.num_bytes for part in of_source) / 1e6
         kind = source.reader.type
-        lines.append(f"{name:<16}{kind:<12}{len(files):>8,}{megabytes:>12,.1f}{len(mine):>8,}")
+        lines.append(f"{name:<16}{kind:<12}{len(files):>8,}{megabytes:>12,.1f}{len(of_source):>8,}")
     total = sum(part.num_bytes for part in parts)
     tokens = total / _BYTES_PER_TOKEN
     rows = tokens / config.pack.row_tokens
@@ -34,26 +34,18 @@ def describe(config: DataConfig, stages: Sequence[str]) -> str:
         f"{config.output}: about {tokens * 2 / 1e6:,.1f} MB; {config.work}: about "
         f"{total * _WORK_BYTES_PER_BYTE / 1e6:,.1f} MB; {_free_mb(config.work):,.0f} MB are free",
         "",
-        *(f"{name:<16}{_state(config.work / name)}" for name in stages if _has(config, name)),
     ]
+    for entry in STAGES:
+        if entry.condition.holds(config):
+            lines.append(f"{entry.name:<16}{_state(config.work / entry.name)}")
     return "\n".join(lines)
-
-
-def _has(config: DataConfig, stage: str) -> bool:
-    if stage in ("line_counts", "line_repeats", "line_table", "clean"):
-        return config.dedup.lines is not None
-    if stage in ("ids", "repeated_ids"):
-        return bool(config.sources_with_ids)
-    if stage in ("excluded_ngrams", "exclusion", "overlap"):
-        return config.decontaminate is not None
-    return stage != "interleave" or config.pack.mixed
 
 
 def _state(folder: Path) -> str:
     if (folder / "done.json").exists():
         return "done"
     if not (folder / "plan.json").exists():
-        return "not begun"
+        return "not started"
     planned = len(json.loads((folder / "plan.json").read_bytes())["parts"])
     return f"{len(list(folder.glob('*.record.json')))} of {planned} parts done"
 

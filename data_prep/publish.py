@@ -1,62 +1,54 @@
-"""The end of a run: tokenizer, report and manifest beside the shards, in that order."""
+"""The end of a run: writes tokenizer, report and manifest beside the shards, in that order."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from configs.load import UserError
-from data_prep.config import DataConfig
 from data_prep.dataset.atomic import PARTIAL_MARK, write_atomic
 from data_prep.dataset.manifest import (
     MANIFEST_NAME,
     Manifest,
-    SpecialTokens,
     TokenizerFile,
     file_sha256,
     read_manifest,
     write_manifest,
 )
-from data_prep.engine.stages import StageResult
-from data_prep.packing.id_stream import Streams
-from data_prep.packing.rows import manifest_of
+from data_prep.packing.rows import RowsStage, manifest_of
+from data_prep.preparation import Preparation
 from data_prep.report.data import write_report
+from data_prep.tokenization.tokenizer import TOKENIZER_FILE, TokenizerStage
 
 
-def withdraw_if_other(output: Path, rows_fingerprint: str) -> None:
-    """Removes the manifest of `output` where it describes other rows than will be written now."""
+def withdraw_if_different(output: Path, stage: RowsStage) -> None:
+    """Removes the manifest of `output` if it describes different rows than `stage` writes."""
     path = output / MANIFEST_NAME
     if not path.exists():
         return
     try:
-        is_same = read_manifest(output).stages.get("rows") == rows_fingerprint
+        is_same = read_manifest(output).stages.get(stage.name) == stage.content_fingerprint
     except UserError:  # damaged, or of another version: it describes nothing that will be here
         is_same = False
     if not is_same:
         path.unlink()
 
 
-def publish(
-    config: DataConfig,
-    results: Mapping[str, StageResult],
-    special: SpecialTokens,
-    streams: Streams,
-) -> None:
-    """Writes tokenizer.json, report and manifest.json, where they do not stand already."""
-    output = config.output
+def publish(run: Preparation) -> None:
+    """Writes tokenizer.json, report and manifest.json, unless they exist already."""
+    output = run.config.output
     if (output / MANIFEST_NAME).exists() and (output / "report.html").exists():
         return
-    trained = results["tokenizer"].folder / "tokenizer.tokenizer.json"
+    trained = run.result(TokenizerStage).folder / TOKENIZER_FILE
     write_atomic(output / "tokenizer.json", trained.read_bytes())
     manifest = manifest_of(
-        results["rows"],
-        config.pack,
-        streams,
-        special,
+        run.result(RowsStage),
+        run.config.pack,
+        run.streams,
+        run.special_tokens,
         TokenizerFile(path="tokenizer.json", sha256=file_sha256(output / "tokenizer.json")),
-        {name: result.content_fingerprint for name, result in results.items()},
+        run.fingerprints,
     )
-    write_report(output, config, results, manifest)
+    write_report(output, run.report_inputs(), manifest)
     write_manifest(output, manifest)
-    _remove_leftovers(output / "shards", {Path(s).name for s in _shard_paths(manifest)})
+    _remove_leftovers(output / "shards", {Path(path).name for path in _shard_paths(manifest)})
 
 
 def _shard_paths(manifest: Manifest) -> list[str]:

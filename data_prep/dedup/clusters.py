@@ -1,24 +1,29 @@
-"""Connected sets of documents out of pairs: the label of all of a set is its lowest number."""
+"""Clusters of documents, the connected components of pairs.
+
+The label of a cluster is the lowest number of its documents: the one that is kept.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from data_prep.text.batch import I64
 
 Labels = npt.NDArray[np.integer[Any]]
-"""The set of each of N documents: a document of it, in the end its lowest; of any width."""
-
-DOCUMENTS_AT_ONCE = 1 << 20
+"""The cluster of each document [N]: a document of it, in the end its lowest; any integer type."""
 
 
 def join(labels: Labels, edges: I64) -> None:
-    """Makes the connected sets of `labels` ([N], each at most its own number) those that `edges`
-    ([2, E]) connect too."""
+    """Joins the clusters of `labels` that `edges` [2, E] connect; changes `labels`.
+
+    Each of the labels [N] is at most its own number.
+    """
+    # Imported here: a run that has nothing to do starts faster without.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     left, right = roots_of(labels, edges[0]), roots_of(labels, edges[1])
     differing = left != right
     if not differing.any():
@@ -35,7 +40,7 @@ def join(labels: Labels, edges: I64) -> None:
 
 
 def roots_of(labels: Labels, numbers: I64) -> I64:
-    """The lowest number of the set of each document."""
+    """The lowest number of the cluster of each document. Shortens the paths in `labels`."""
     roots: I64 = labels[numbers].astype(np.int64)
     while True:
         above = labels[roots].astype(np.int64)
@@ -46,25 +51,25 @@ def roots_of(labels: Labels, numbers: I64) -> I64:
     return roots
 
 
-def duplicates(labels: Labels) -> Iterator[tuple[I64, I64]]:
-    """(documents that go, for each the one that stays), ascending, a run of documents at a time."""
-    for at in range(0, len(labels), DOCUMENTS_AT_ONCE):
-        numbers = np.arange(at, min(at + DOCUMENTS_AT_ONCE, len(labels)))
+def duplicates(labels: Labels, at_once: int) -> Iterator[tuple[I64, I64]]:
+    """(duplicates, the kept document of each), ascending, from `at_once` documents at a time."""
+    for at in range(0, len(labels), at_once):
+        numbers = np.arange(at, min(at + at_once, len(labels)))
         roots = roots_of(labels, numbers)
-        goes = roots != numbers
-        yield numbers[goes], roots[goes]
+        is_duplicate = roots != numbers
+        yield numbers[is_duplicate], roots[is_duplicate]
 
 
 def clusters(edges: I64, num_documents: int) -> tuple[I64, I64]:
-    """Of every connected set of documents, those that go and, for each, the one that stays.
+    """(duplicates [n], the kept document of each [n]) of the clusters of `edges` [2, E].
 
-    `edges` is [2, E]; gives [n], [n], ascending. The lowest number of a set stays.
+    Ascending. The lowest number of a cluster is kept.
     """
     labels = np.arange(num_documents)
     join(labels, edges)
-    empty = np.empty(0, np.int64)
-    goes, stays = zip(*duplicates(labels), strict=True) if num_documents else ([empty], [empty])
-    return np.concatenate(goes), np.concatenate(stays)
+    roots = roots_of(labels, np.arange(num_documents))
+    is_duplicate = roots != np.arange(num_documents)
+    return np.flatnonzero(is_duplicate), roots[is_duplicate]
 
 
 def number_type(num_documents: int) -> type[np.integer[Any]]:
@@ -73,7 +78,7 @@ def number_type(num_documents: int) -> type[np.integer[Any]]:
 
 
 def fewest_pairs(pairs: I64) -> I64:
-    """Pairs (lowest, other) that connect what `pairs` ([2, P]) do, one a document that goes."""
+    """Pairs (kept, duplicate) that connect what `pairs` [2, P] do, one for each duplicate."""
     nodes, flat = np.unique(pairs, return_inverse=True)
-    goes, stays = clusters(flat.reshape(pairs.shape), len(nodes))
-    return np.stack([nodes[stays], nodes[goes]])
+    duplicate, kept = clusters(flat.reshape(pairs.shape), len(nodes))
+    return np.stack([nodes[kept], nodes[duplicate]])

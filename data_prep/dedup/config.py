@@ -10,36 +10,36 @@ from data_prep.readers import ReaderConfig
 
 
 class NearDedupConfig(Config):
-    """Near duplicates: MinHash over word n-grams, 14 bands of 8 hashes."""
+    """Near-duplicates: MinHash over word n-grams, LSH banding with 14 bands of 8 hashes."""
 
     ngram_words: int = Field(default=5, ge=1)
     """Words of an n-gram."""
     groupings: int = Field(default=2, ge=1, le=4)
-    """Ways of grouping the 112 hashes into 14 bands: more find more pairs, in more time."""
+    """Groupings of the 112 hashes into 14 bands: more find more pairs and take more time."""
     min_similarity: float = Field(default=0.75, ge=0, le=1)
-    """A candidate pair whose estimated Jaccard similarity is below this is no duplicate."""
+    """Estimated Jaccard similarity from which a candidate pair counts as duplicates."""
 
 
 class LineDedupConfig(Config):
-    """Lines that many documents of one source have: menus, notices, licences."""
+    """Lines that many documents of one source have, such as menus and notices, are removed."""
 
     unit: Literal["line", "paragraph"] = "line"
-    """What is compared. Lines are equal when their words are."""
+    """What is compared. Lines are equal if their words are."""
     min_words: int = Field(default=4, ge=1)
-    """Shorter lines always stay."""
+    """Words of a line; shorter lines are always kept."""
     max_documents: int = Field(default=20, ge=1)
-    """A line in more documents of its source than this is repeated too often."""
+    """Documents of its source that may have a line; with more, it is removed."""
     keep_first: bool = True
-    """Leave it in the first of them, or take it out of all."""
+    """Keep the line in the first document that has it, instead of removing it from all."""
 
 
 class DecontaminateConfig(Config):
-    """Training documents that overlap evaluation texts are dropped."""
+    """Training documents that overlap with evaluation texts are dropped."""
 
     evaluation: dict[SourceName, ReaderConfig] = Field(default_factory=dict)
     """Evaluation texts, by name."""
     heldout: bool = True
-    """Whether the held-out documents of this run count as evaluation texts too."""
+    """Whether the held-out documents of this run count as evaluation texts, too."""
     ngram_words: int = Field(default=13, ge=1)
     """Words of an n-gram that counts as overlap (Brown et al. 2020, appendix C: 13)."""
     max_share: float = Field(default=0.0, ge=0, lt=1)
@@ -47,11 +47,12 @@ class DecontaminateConfig(Config):
 
 
 class DedupConfig(Config):
-    """Which documents count as the same. The earlier source, then the earlier document, stays."""
+    """Which documents count as duplicates. The one of the earlier source, then the earlier one, is
+    kept."""
 
     exact: bool = True
-    """Drop documents whose words are the same as those of an earlier one."""
+    """Drop documents with the same words as an earlier one."""
     near: NearDedupConfig | None = NearDedupConfig()
-    """Drop documents that nearly equal an earlier one; null turns it off."""
+    """Drop near-duplicates of earlier documents; null turns it off."""
     lines: LineDedupConfig | None = None
-    """Take out lines that are repeated within a source; null turns it off."""
+    """Remove lines that are repeated within a source; null turns it off."""

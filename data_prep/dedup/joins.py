@@ -1,4 +1,4 @@
-"""Pairs of equal and of similar documents out of sorted keys: pure functions of arrays."""
+"""Pairs of equal and of similar documents, from sorted keys: pure functions of arrays."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,9 +13,9 @@ _PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
 
 
 def recurring(keys: U64) -> I64:
-    """The places of keys that stand in `keys` at least twice, equal ones side by side.
+    """The positions of the keys that occur in `keys` at least twice, equal keys side by side.
 
-    Most keys do not, and what is done with the others takes more memory.
+    Most keys occur once; leaving them out saves memory in what follows.
     """
     order = np.argsort(keys)
     ascending = keys[order]
@@ -25,7 +25,7 @@ def recurring(keys: U64) -> I64:
 
 
 def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
-    """(first document, other document) of each set of equal 128-bit keys: [2, P]."""
+    """(first document, later document) for each set of equal 128-bit keys: [2, P]."""
     order = np.lexsort((numbers, second_keys, keys))
     keys, second_keys, numbers = keys[order], second_keys[order], numbers[order]
     is_first = np.ones(len(keys), dtype=bool)
@@ -41,18 +41,18 @@ def near_pairs(
     min_similarity: float,
     roots_of: Callable[[I64], I64] = lambda numbers: numbers,
 ) -> tuple[I64, dict[str, int]]:
-    """Pairs (earlier, later) with equal keys and similar signatures: [2, P], and what was compared.
+    """Pairs (earlier, later) with equal keys and similar signatures: [2, P], and how many compared.
 
-    Within a set of up to 32 documents with equal keys all pairs are compared, save those known to
-    belong together because `roots_of` gives the same number for both. In a larger set all
-    are compared with the first, the rest with the first of the rest, and so on: as nearly all of a
-    large set resemble its first, that is linear in its size. What is left after 64 rounds is
-    counted as ``uncompared``.
+    Within a set of up to 32 documents with equal keys, all pairs are compared, except those in one
+    known cluster, for which `roots_of` gives the same number. In a larger set, all documents are
+    compared with the first, the dissimilar ones with the first of them, and so on: as nearly all
+    documents of a large set resemble its first, that is linear in its size. Documents that are left
+    after 64 rounds are counted as ``uncompared``.
     """
     order = np.lexsort((numbers, keys))
     keys, numbers = keys[order], numbers[order]
-    begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
-    sizes = np.diff(np.append(begins, len(keys)))
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
+    sizes = np.diff(np.append(starts, len(keys)))
     is_large = np.repeat(sizes > _MAX_GROUP_ALL_PAIRS, sizes)
     found: list[I64] = [np.empty((2, 0), dtype=np.int64)]
     candidates = 0
@@ -75,15 +75,15 @@ def near_pairs(
         rest = rest[~is_first][~similar]
     pairs = np.concatenate(found, axis=1)
     pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
-    uncompared = len(rest) if len(rest) > 1 else 0  # one alone has met all the others
+    uncompared = len(rest) if len(rest) > 1 else 0  # a single one was compared with all
     return pairs, {"candidates": candidates, "uncompared": uncompared}
 
 
 def _pairs_in_small_sets(
     keys: U64, numbers: I64, roots: I64, small: I64
 ) -> Iterator[tuple[I64, I64]]:
-    """(earlier, later) of all pairs with equal keys and different roots at the places `small`, in
-    runs of a few million."""
+    """(earlier, later) of all pairs with equal keys and different roots at the positions `small`, a
+    few million at a time."""
     held: list[I64] = []
     for distance in range(1, _MAX_GROUP_ALL_PAIRS):
         at = small[: len(small) - distance]

@@ -1,71 +1,79 @@
-"""Lines or paragraphs that many documents of a source repeat: counted, then taken out.
+"""Lines or paragraphs that many documents of a source repeat: counted, then removed.
 
-Four stages: the lines of each part with their documents; the lines of each source that are
-repeated too often, a range of hashes a part; these as one table; the documents without them. Equal
-words make equal lines.
+Four stages: the lines of each file with their documents; the lines of each source that are repeated
+too often, a part for each range of hashes; these as one table; the documents without them. Lines
+are equal when their words are.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.config import DataConfig
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import LineDedupConfig
-from data_prep.dedup.hash_table import HashTable, in_range, parts_by_range, write_hash_table
-from data_prep.documents.files import documents_file, read_documents, read_texts, write_documents
-from data_prep.engine.stages import Part, Record, Stage, StageResult, source_of
+from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts, in_range
+from data_prep.dedup.hash_table import HashTable, write_hash_table
+from data_prep.dedup.limits import DedupLimits
+from data_prep.documents.files import (
+    DocumentFile,
+    Documents,
+    documents_file,
+    documents_in,
+    read_documents,
+    read_texts,
+    write_documents,
+)
+from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.text.batch import I64, U64, TextBatch
 from data_prep.text.normalise import SEPARATOR, plain_white_space
 
-COUNTS, REPEATED, TABLE, CLEAN = "line_counts", "line_repeats", "line_table", "clean"
 ONLY_REPEATED = "only repeated lines"
-_LINES_A_JOIN = 16_000_000
 
 
-def counts_stage(documents: StageResult, config: LineDedupConfig) -> Stage:
-    """Part for part of the documents: hashes of lines, in how many documents, and the first."""
-    return Stage(
-        COUNTS,
-        1,
-        {"unit": config.unit, "min_words": config.min_words},
-        {"ingest": documents.content_fingerprint},
-        _parts_of(documents),
-        counts_part,
-        {"documents": str(documents.folder), "first": _first_numbers(documents)},
+@dataclass(frozen=True, kw_only=True)
+class LineCountsStage(Stage[DocumentFile]):
+    """Hashes the lines of all documents, with the number of their documents and the first one."""
+
+    name = "line_counts"
+    version = 1
+    output = "arrays"
+
+    documents: Path
+    """Folder of the documents' files."""
+    unit: str
+    min_words: int
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"unit": self.unit, "min_words": self.min_words}
+
+    def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
+        """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document."""
+        document = part.first
+        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for _, texts in read_texts(self.documents / f"{part.name}.parquet"):
+            found, _, _, text = lines_of(TextBatch(texts), self.unit, self.min_words)
+            hashes.append(found)
+            numbers.append(text + document)
+            document += len(texts)
+        lines = _count(np.concatenate(hashes), np.concatenate(numbers))
+        save_array(folder / f"{part.name}.lines.npy", lines)
+        return PartOutput({"lines": lines.shape[1]}, [f"{part.name}.lines.npy"])
+
+
+def line_counts_stage(documents: Documents, config: LineDedupConfig) -> LineCountsStage:
+    """A part for each file of documents."""
+    return LineCountsStage(
+        parts=documents.files,
+        inputs={"ingest": documents.content_fingerprint},
+        documents=documents.folder,
+        unit=config.unit,
+        min_words=config.min_words,
     )
-
-
-def _first_numbers(documents: StageResult) -> dict[str, int]:
-    """The number of each part's first document."""
-    counts = [record["documents"] for record in documents.records]
-    names = [part.name for part in documents.parts]
-    return dict(zip(names, np.cumsum([0, *counts]).tolist(), strict=False))
-
-
-def _parts_of(documents: StageResult) -> list[Part]:
-    pairs = zip(documents.parts, documents.records, strict=True)
-    return [Part(part.name, {}, record["bytes"]) for part, record in pairs]
-
-
-def counts_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document."""
-    document = settings["first"][part.name]
-    hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for _, texts in read_texts(Path(settings["documents"]) / f"{part.name}.parquet"):
-        batch = TextBatch(texts)
-        found, _, _, text = lines_of(batch, settings["unit"], settings["min_words"])
-        hashes.append(found)
-        numbers.append(text + document)
-        document += len(texts)
-    lines = _count(np.concatenate(hashes), np.concatenate(numbers))
-    save_array(folder / f"{part.name}.lines.npy", lines)
-    return {"lines": lines.shape[1]}, [f"{part.name}.lines.npy"]
 
 
 def lines_of(batch: TextBatch, unit: str, min_words: int) -> tuple[U64, I64, I64, I64]:
@@ -84,151 +92,193 @@ def _count(hashes: U64, documents: I64) -> U64:
     again = (hashes[1:] == hashes[:-1]) & (documents[1:] == documents[:-1])
     once = np.append(True, ~again)[: len(hashes)]
     hashes, documents = hashes[once], documents[once]
-    begins = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)])
-    counts = np.diff(np.append(begins, len(hashes)))
-    return np.stack([hashes[begins], counts.astype(np.uint64), documents[begins].astype(np.uint64)])
+    starts = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)])
+    counts = np.diff(np.append(starts, len(hashes)))
+    return np.stack([hashes[starts], counts.astype(np.uint64), documents[starts].astype(np.uint64)])
 
 
-def repeats_stage(counted: StageResult, config: LineDedupConfig) -> Stage:
-    """A part a source and range of hashes: the lines that are repeated too often."""
-    lines: Counter[str] = Counter()
-    for part, record in zip(counted.parts, counted.records, strict=True):
-        lines[source_of(part.name)] += record["lines"]
-    parts = parts_by_range(lines, _LINES_A_JOIN, 24)
-    return Stage(
-        REPEATED,
-        1,
-        {"max_documents": config.max_documents},
-        {"lines": counted.content_fingerprint},
-        parts,
-        repeats_part,
-        {"lines": _files_by_source(counted, "lines")},
+@dataclass(frozen=True, kw_only=True)
+class LineRepeatsStage(Stage[HashRangePart]):
+    """Finds the lines of each source that too many documents have."""
+
+    name = "line_repeats"
+    version = 1
+    output = "arrays"
+
+    max_documents: int
+    lines: Mapping[str, Sequence[Path]]
+    """Files of the hashes of lines, by source."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"max_documents": self.max_documents}
+
+    def run_part(self, folder: Path, part: HashRangePart) -> PartOutput:
+        """Writes PART.repeats.npy [2, lines]: hash (ascending), first document."""
+        found = [np.empty((3, 0), np.uint64)]
+        for path in self.lines[part.source]:
+            lines = np.load(path, mmap_mode="r")
+            found.append(np.array(lines[:, in_range(lines[0], part.number, part.num_ranges)]))
+        hashes, counts, first = np.concatenate(found, axis=1)
+        unique, inverse = np.unique(hashes, return_inverse=True)
+        documents = np.bincount(inverse, counts, minlength=len(unique))
+        earliest = np.full(len(unique), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(earliest, inverse, first)
+        often = documents > self.max_documents
+        save_array(folder / f"{part.name}.repeats.npy", np.stack([unique[often], earliest[often]]))
+        return PartOutput({"repeated_lines": int(often.sum())}, [f"{part.name}.repeats.npy"])
+
+
+def line_repeats_stage(
+    counted: StageResult[DocumentFile], config: LineDedupConfig, limits: DedupLimits
+) -> LineRepeatsStage:
+    """A part for each source and range of hashes."""
+    num_lines: Counter[str] = Counter()
+    files: dict[str, list[Path]] = {}
+    for (part, record), path in zip(
+        counted.with_records(), counted.files(".lines.npy"), strict=True
+    ):
+        num_lines[part.source] += record["lines"]
+        files.setdefault(part.source, []).append(path)
+    return LineRepeatsStage(
+        parts=hash_range_parts(num_lines, limits.join_lines, bytes_each=24),
+        inputs={"lines": counted.content_fingerprint},
+        max_documents=config.max_documents,
+        lines=files,
     )
 
 
-def _files_by_source(result: StageResult, kind: str) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for part in result.parts:
-        source = source_of(part.name)
-        files.setdefault(source, []).append(str(result.folder / f"{part.name}.{kind}.npy"))
-    return files
+@dataclass(frozen=True, kw_only=True)
+class LineTablePart(Part):
+    """The repeated lines of a source."""
+
+    num_lines: int
+    files: Sequence[Path]
+    """Files of the repeated lines, by ascending hash."""
+
+    def plan(self) -> dict[str, Any]:
+        return {"lines": self.num_lines}
 
 
-def repeats_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes PART.repeats.npy [2, lines]: hash (ascending), first document."""
-    source, number, ranges = (part.arguments[key] for key in ("source", "range", "ranges"))
-    found = [np.empty((3, 0), np.uint64)]
-    for path in settings["lines"][source]:
-        lines = np.load(path, mmap_mode="r")
-        found.append(np.array(lines[:, in_range(lines[0], number, ranges)]))
-    hashes, counts, first = np.concatenate(found, axis=1)
-    unique, inverse = np.unique(hashes, return_inverse=True)
-    documents = np.bincount(inverse, counts, minlength=len(unique))
-    earliest = np.full(len(unique), np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(earliest, inverse, first)
-    often = documents > settings["max_documents"]
-    save_array(folder / f"{part.name}.repeats.npy", np.stack([unique[often], earliest[often]]))
-    return {"repeated_lines": int(often.sum())}, [f"{part.name}.repeats.npy"]
+@dataclass(frozen=True, kw_only=True)
+class LineTableStage(Stage[LineTablePart]):
+    """Joins the repeated lines of each source to a table of hashes."""
+
+    name = "line_table"
+    version = 1
+    output = "hash tables"
+
+    def run_part(self, folder: Path, part: LineTablePart) -> PartOutput:
+        """Writes the table PART: the repeated lines with the first document of each."""
+        pieces = (np.load(path) for path in part.files)
+        _, names = write_hash_table(folder, part.name, pieces, 2, part.num_lines)
+        return PartOutput({}, names)
 
 
-def table_stage(repeated: StageResult) -> Stage:
-    """A part a source: its repeated lines as a table of hashes."""
-    files = _files_by_source(repeated, "repeats")
-    lines: Counter[str] = Counter()
-    for part, record in zip(repeated.parts, repeated.records, strict=True):
-        lines[source_of(part.name)] += record["repeated_lines"]
-    return Stage(
-        TABLE,
-        1,
-        {},
-        {"repeats": repeated.content_fingerprint},
-        [Part(source, {"lines": lines[source]}, 16 * lines[source]) for source in files],
-        table_part,
-        {"files": files},
-    )
+def line_table_stage(repeated: StageResult[HashRangePart]) -> LineTableStage:
+    """A part for each source, of its name."""
+    num_lines: Counter[str] = Counter()
+    files: dict[str, list[Path]] = {}
+    for (part, record), path in zip(
+        repeated.with_records(), repeated.files(".repeats.npy"), strict=True
+    ):
+        num_lines[part.source] += record["repeated_lines"]
+        files.setdefault(part.source, []).append(path)
+    parts = [
+        LineTablePart(
+            name=source, num_bytes=16 * num_lines[source], num_lines=num_lines[source], files=paths
+        )
+        for source, paths in files.items()
+    ]
+    return LineTableStage(parts=parts, inputs={"repeats": repeated.content_fingerprint})
 
 
-def table_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes the table SOURCE: the repeated lines with the first document of each."""
-    pieces = (np.load(path) for path in settings["files"][part.name])
-    _, names = write_hash_table(folder, part.name, pieces, 2, part.arguments["lines"])
-    return {}, names
+@dataclass(frozen=True, kw_only=True)
+class CleanStage(Stage[DocumentFile]):
+    """Removes the repeated lines, and the documents that become too short."""
+
+    name = "clean"
+    version = 2
+    output = "documents (Parquet)"
+
+    rules: LineDedupConfig
+    min_words: Mapping[str, int]
+    """Words that a document needs, by source."""
+    documents: Path
+    """Folder of the documents' files."""
+    tables: Path
+    """Folder of the tables of repeated lines."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"rules": self.rules.model_dump(mode="json"), "min_words": dict(self.min_words)}
+
+    def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
+        """Writes PART.parquet like the first stage."""
+        repeats = HashTable(self.tables, part.source)
+        document = part.first
+        tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
+        dropped = dropped_bytes = 0
+        name = f"{part.name}.parquet"
+        with documents_file(folder / name) as writer:
+            for texts, ids in read_documents(self.documents / name):
+                batch = TextBatch(texts)
+                starts, ends = _to_remove(batch, self.rules, repeats, document)
+                document += len(texts)
+                cleaned = _without_lines(batch, starts, ends)
+                words = TextBatch(cleaned).word_counts
+                keep = (words >= self.min_words[part.source]) & (words > 0)
+                kept = np.flatnonzero(keep).tolist()
+                write_documents(writer, [cleaned[k] for k in kept], [ids[k] for k in kept])
+                tally["documents"] += len(kept)
+                tally["bytes"] += sum(len(cleaned[k]) for k in kept)
+                tally["removed_lines"] += len(starts)
+                tally["removed_bytes"] += int((ends - starts).sum())
+                dropped += len(texts) - len(kept)
+                dropped_bytes += sum(len(cleaned[k]) for k in np.flatnonzero(~keep).tolist())
+        record: Record = {
+            "source": part.source,
+            "name": part.name,
+            **tally,
+            "dropped": {ONLY_REPEATED: dropped} if dropped else {},
+            "dropped_bytes": {ONLY_REPEATED: dropped_bytes} if dropped else {},
+        }
+        return PartOutput(record, [name])
 
 
 def clean_stage(
-    config: DataConfig, rules: LineDedupConfig, documents: StageResult, table: StageResult
-) -> Stage:
-    """Part for part: the documents without the repeated lines."""
-    min_words = {
-        name: (source.filters or config.filters).min_words
-        for name, source in config.sources.items()
-    }
-    return Stage(
-        CLEAN,
-        2,
-        {"rules": rules.model_dump(mode="json"), "min_words": min_words},
-        {"ingest": documents.content_fingerprint, "table": table.content_fingerprint},
-        _parts_of(documents),
-        clean_part,
-        {
-            "documents": str(documents.folder),
-            "table": str(table.folder),
-            "first": _first_numbers(documents),
-        },
+    documents: Documents,
+    tables: StageResult[LineTablePart],
+    rules: LineDedupConfig,
+    min_words: Mapping[str, int],
+) -> CleanStage:
+    """A part for each file of documents; `min_words` are the words a document needs, by source."""
+    return CleanStage(
+        parts=documents.files,
+        inputs={"ingest": documents.content_fingerprint, "table": tables.content_fingerprint},
+        rules=rules,
+        min_words=min_words,
+        documents=documents.folder,
+        tables=tables.folder,
     )
 
 
-def clean_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes PART.parquet like the first stage's; a document that becomes too short is dropped."""
-    source = source_of(part.name)
-    rules = LineDedupConfig.model_validate(settings["rules"])
-    repeats = HashTable(Path(settings["table"]), source)
-    document = settings["first"][part.name]
-    tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
-    dropped = dropped_bytes = 0
-    name = f"{part.name}.parquet"
-    with documents_file(folder / name) as writer:
-        for texts, ids in read_documents(Path(settings["documents"]) / name):
-            batch = TextBatch(texts)
-            starts, ends = _to_remove(batch, rules, repeats, document)
-            document += len(texts)
-            cleaned = _without_lines(batch, starts, ends)
-            words = TextBatch(cleaned).word_counts
-            keep = (words >= settings["min_words"][source]) & (words > 0)
-            kept = np.flatnonzero(keep).tolist()
-            write_documents(writer, [cleaned[k] for k in kept], [ids[k] for k in kept])
-            tally["documents"] += len(kept)
-            tally["bytes"] += sum(len(cleaned[k]) for k in kept)
-            tally["removed_lines"] += len(starts)
-            tally["removed_bytes"] += int((ends - starts).sum())
-            dropped += len(texts) - len(kept)
-            dropped_bytes += sum(len(cleaned[k]) for k in np.flatnonzero(~keep).tolist())
-    record = {
-        "source": source,
-        "name": part.name,
-        **tally,
-        "dropped": {ONLY_REPEATED: dropped} if dropped else {},
-        "dropped_bytes": {ONLY_REPEATED: dropped_bytes} if dropped else {},
-    }
-    return record, [name]
+def cleaned_documents(cleaned: StageResult[DocumentFile]) -> Documents:
+    """The documents without the repeated lines."""
+    return documents_in(cleaned.folder, cleaned.records, cleaned.content_fingerprint)
 
 
 def _to_remove(
     batch: TextBatch, rules: LineDedupConfig, repeats: HashTable, first_document: int
 ) -> tuple[I64, I64]:
-    """(start, end) of the lines to take out of a batch."""
+    """(start, end) of the lines to remove from a batch."""
     hashes, starts, ends, text = lines_of(batch, rules.unit, rules.min_words)
-    goes, place = repeats.find(hashes)
+    remove, place = repeats.find(hashes)
     if rules.keep_first:
         assert repeats.values is not None
-        goes = goes[repeats.values[place] != (text[goes] + first_document).astype(np.uint64)]
-    return starts[goes], ends[goes]
+        numbers = (text[remove] + first_document).astype(np.uint64)
+        remove = remove[repeats.values[place] != numbers]
+    return starts[remove], ends[remove]
 
 
 def _without_lines(batch: TextBatch, starts: I64, ends: I64) -> list[bytes]:

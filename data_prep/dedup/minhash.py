@@ -1,4 +1,4 @@
-"""MinHash signatures of one byte a hash, and what two of them say about two texts.
+"""MinHash signatures of one byte per hash, and the similarity that two of them estimate.
 
 112 hashes in 14 bands of 8 (Broder 1997; bands after Leskovec, Rajaraman and Ullman, "Mining of
 Massive Datasets", section 3.4). Only the lowest byte of each hash is kept (b-bit MinHash, Li and
@@ -55,8 +55,8 @@ def _short_items(batch: TextBatch, texts: npt.NDArray[np.int64], fallback: U64) 
 def band_keys(signatures: Signatures, band: int) -> U64:
     """The eight bytes of one band of each signature as an integer: [14, D] to [D].
 
-    The bands 0 .. 13 are those of the signature. The same bytes grouped another way, the r-th byte
-    of a band out of the r-th next one, give 14 more: at a similarity of .8 they find most of the
+    The bands 0 .. 13 are those of the signature. The same bytes in a different grouping, the r-th
+    byte of a band from the r-th next one, give 14 more: at a similarity of .8 they find most of the
     8 % of the pairs that the first 14 miss, for the time of another join and no state.
     """
     grouping, band = divmod(band, NUM_BANDS)
@@ -71,5 +71,5 @@ def band_keys(signatures: Signatures, band: int) -> U64:
 def similarity(left: Signatures, right: Signatures) -> npt.NDArray[np.float64]:
     """The estimated Jaccard similarity of each pair of signatures: [14, P] twice to [P]."""
     differing = np.ascontiguousarray((left ^ right).T).view(np.uint8)  # [P, 112]
-    agreement = (differing == 0).mean(axis=1)
+    agreement: npt.NDArray[np.float64] = (differing == 0).mean(axis=1)
     return (agreement - _CHANCE) / (1 - _CHANCE)

@@ -1,16 +1,17 @@
 """Which documents a run keeps, holds out or samples: verdicts, and choices by hash."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.verdicts import KEEP
-from data_prep.documents.files import read_texts
-from data_prep.engine.stages import Part, StageResult
+from data_prep.dedup.signatures import FileRun
+from data_prep.dedup.verdicts import CODES, KEEP
+from data_prep.documents.files import DocumentFile, Documents, read_texts
+from data_prep.engine.stage import Part, StageResult
 from data_prep.text.batch import U64, mixed
 
 Flags = npt.NDArray[np.bool_]
@@ -19,7 +20,8 @@ HELDOUT, SAMPLE, CHECK = 0x51ED270B, 0x2545F491, 0x7FEB352D
 
 
 def chosen(hashes: U64, share: float, purpose: int) -> Flags:
-    """Whether each document belongs to a random share; independent choices for other purposes.
+    """Whether each document belongs to a random share: [D]. Choices for two purposes are
+    independent.
 
     `hashes` are [2, D]; equal documents are chosen alike.
     """
@@ -29,81 +31,76 @@ def chosen(hashes: U64, share: float, purpose: int) -> Flags:
     return keyed < np.uint64(int(share * 2.0**64))
 
 
-class Place(NamedTuple):
-    """Where what is known of a part's documents stands."""
+class HashesAt(NamedTuple):
+    """Where the hashes of a file's documents are."""
 
+    path: Path
     first: int
-    """Number of the first document, among all."""
-    documents: int
-    hashes: str
-    """File of the hashes."""
-    first_hash: int
-    """Of the first document, in that file."""
+    """Index of the first document there."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The documents of a run after deduplication, part by part."""
+    """The documents of a run after deduplication, file by file."""
 
-    parts: Sequence[Part]
-    documents: str
-    """Folder of the documents' files."""
-    verdicts: str
+    files: Sequence[DocumentFile]
+    documents: Path
+    """Folder of the files."""
+    verdicts: Path
     """File of the verdicts."""
-    places: dict[str, Place]
-    """Of each part's documents."""
-    kept_bytes: dict[str, int]
-    """Bytes of kept documents by source."""
+    hashes_at: Mapping[str, HashesAt]
+    """By file name."""
+    kept_bytes: Mapping[str, int]
+    """Bytes of kept documents, by source."""
     fingerprint: str
     """Content fingerprint of the verdicts."""
-    overlap: str | None = field(default=None)
-    """Folder of the documents that overlap evaluation texts, once they are known."""
+    overlap: Path | None = None
+    """Folder of the overlap stage, after decontamination."""
 
-    def hashes(self, name: str) -> U64:
-        """The hashes of a part's documents: [2, D]."""
-        place = self.places[name]
-        hashes: U64 = np.load(place.hashes, mmap_mode="r")
-        return np.array(hashes[:, place.first_hash : place.first_hash + place.documents])
+    def path(self, file: DocumentFile) -> Path:
+        """The Parquet file."""
+        return self.documents / f"{file.name}.parquet"
 
-    def kept(self, name: str) -> Flags:
-        """Whether each document of a part is kept: [D]."""
+    def hashes(self, file: DocumentFile) -> U64:
+        """The hashes of a file's documents: [2, D]."""
+        path, first = self.hashes_at[file.name]
+        hashes: U64 = np.load(path, mmap_mode="r")
+        return np.array(hashes[:, first : first + file.num_documents])
+
+    def kept(self, file: DocumentFile) -> Flags:
+        """Whether each document of a file is kept: [D]."""
         codes = np.load(self.verdicts, mmap_mode="r")
-        place = self.places[name]
-        result: Flags = codes[place.first : place.first + place.documents] == KEEP
+        result: Flags = codes[file.first : file.first + file.num_documents] == KEEP
         if self.overlap is not None:
-            result &= ~np.load(Path(self.overlap) / f"{name}.overlap.npy")
+            result &= ~np.load(self.overlap / f"{file.name}.overlap.npy")
         return result
 
-    def heldout(self, name: str, share: float) -> Flags:
-        """Whether each document of a part belongs to the held-out share: [D]."""
-        return chosen(self.hashes(name), share, HELDOUT)
+    def heldout(self, file: DocumentFile, share: float) -> Flags:
+        """Whether each document of a file belongs to the held-out share: [D]."""
+        return chosen(self.hashes(file), share, HELDOUT)
 
-    def chosen_texts(self, name: str, flags: Flags) -> Iterator[list[bytes]]:
-        """The texts of a part's chosen documents, batch by batch."""
-        for at, texts in read_texts(Path(self.documents) / f"{name}.parquet", flags):
+    def chosen_texts(self, file: DocumentFile, flags: Flags) -> Iterator[list[bytes]]:
+        """The texts of a file's chosen documents, batch by batch."""
+        for at, texts in read_texts(self.path(file), flags):
             yield [texts[k] for k in np.flatnonzero(flags[at : at + len(texts)]).tolist()]
 
 
-def select(documents: StageResult, signed: StageResult, verdicts: StageResult) -> Selection:
-    """The selection that the verdicts make."""
-    places: dict[str, Place] = {}
-    first = 0
-    for part in signed.parts:
-        first_hash = 0
-        for name, num_documents in part.arguments["files"]:
-            hashes = str(signed.folder / f"{part.name}.hashes.npy")
-            places[name] = Place(first, num_documents, hashes, first_hash)
-            first += num_documents
-            first_hash += num_documents
+def select(
+    documents: Documents, signed: StageResult[FileRun], verdicts: StageResult[Part]
+) -> Selection:
+    """The selection that follows from the verdicts."""
+    hashes_at: dict[str, HashesAt] = {}
+    for run, path in zip(signed.parts, signed.files(".hashes.npy"), strict=True):
+        first = 0
+        for file in run.files:
+            hashes_at[file.name] = HashesAt(path, first)
+            first += file.num_documents
     sources = verdicts.records[0]["sources"]
     return Selection(
-        [
-            Part(part.name, {}, record["bytes"])
-            for part, record in zip(documents.parts, documents.records, strict=True)
-        ],
-        str(documents.folder),
-        str(verdicts.folder / "verdicts.codes.npy"),
-        places,
-        {name: entry["kept_bytes"] for name, entry in sources.items()},
-        verdicts.content_fingerprint,
+        files=documents.files,
+        documents=documents.folder,
+        verdicts=verdicts.folder / CODES,
+        hashes_at=hashes_at,
+        kept_bytes={name: entry["kept_bytes"] for name, entry in sources.items()},
+        fingerprint=verdicts.content_fingerprint,
     )

@@ -1,6 +1,7 @@
-"""MinHash signatures of documents."""
+"""MinHash signatures of documents, and hashes of their words for exact duplicates."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -11,79 +12,110 @@ import xxhash
 
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import DedupConfig
+from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.minhash import NUM_BANDS, signatures
-from data_prep.documents.files import read_texts
-from data_prep.engine.stages import Part, Record, Stage, StageResult
+from data_prep.documents.files import DocumentFile, Documents, read_texts
+from data_prep.engine.stage import Part, PartOutput, Stage
 from data_prep.text.batch import U64, TextBatch
 
-SIGNATURES = "signatures"
-_MOST_PARTS = 1024
+
+@dataclass(frozen=True, kw_only=True)
+class FileRun(Part):
+    """Consecutive files of documents of one source."""
+
+    source: str
+    files: Sequence[DocumentFile]
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of all its files."""
+        return sum(file.num_documents for file in self.files)
+
+    def plan(self) -> dict[str, Any]:
+        return {"files": [[file.name, file.num_documents] for file in self.files]}
 
 
-def signatures_stage(documents: StageResult, config: DedupConfig) -> Stage:
-    """A part a run of the documents' files of one source: signatures, hashes and lengths.
+def file_runs(documents: Documents, most: int) -> Iterator[FileRun]:
+    """The files of documents in about `most` runs or fewer."""
+    least_bytes = sum(file.num_bytes for file in documents.files) / most
+    for source, files in groupby(documents.files, lambda file: file.source):
+        number = num_bytes = 0
+        run: list[DocumentFile] = []
+        for file in files:
+            run.append(file)
+            num_bytes += file.num_bytes
+            if num_bytes >= least_bytes:
+                yield _file_run(source, number, run)
+                number, run, num_bytes = number + 1, [], 0
+        if run:
+            yield _file_run(source, number, run)
 
-    Joins read the files of all parts, each many times; so there are no more than about a thousand.
+
+def _file_run(source: str, number: int, files: Sequence[DocumentFile]) -> FileRun:
+    num_bytes = sum(file.num_bytes for file in files)
+    return FileRun(name=f"{source}-{number:06d}", num_bytes=num_bytes, source=source, files=files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignaturesStage(Stage[FileRun]):
+    """Computes 112 bytes of MinHash, a hash of 16 bytes and the length of each document.
+
+    Joins read the files of all parts, each many times, so there are at most about a thousand.
     """
-    ngram_words = config.near.ngram_words if config.near else None
-    return Stage(
-        SIGNATURES,
-        2,
-        {"ngram_words": ngram_words},
-        {"ingest": documents.content_fingerprint},
-        list(runs_of_files(documents)),
-        signatures_part,
-        {"documents": str(documents.folder)},
+
+    name = "signatures"
+    version = 2
+    output = "arrays"
+
+    documents: Path
+    """Folder of the documents' files."""
+    ngram_words: int | None
+    """Words of an n-gram; None for no signatures."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"ngram_words": self.ngram_words}
+
+    def run_part(self, folder: Path, part: FileRun) -> PartOutput:
+        """Writes PART.signatures.npy [14, D], PART.hashes.npy [2, D], PART.bytes.npy [D]."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "hashes": np.empty((2, part.num_documents), np.uint64),
+            "bytes": np.empty(part.num_documents, np.uint32),
+        }
+        if self.ngram_words is not None:
+            arrays["signatures"] = np.empty((NUM_BANDS, part.num_documents), np.uint64)
+        start = 0
+        for file in part.files:
+            for first, texts in read_texts(self.documents / f"{file.name}.parquet"):
+                batch = TextBatch(texts)
+                hashes = word_sequence_hashes(batch)
+                here = slice(start + first, start + first + len(texts))
+                arrays["hashes"][:, here] = hashes
+                arrays["bytes"][here] = batch.lengths
+                if self.ngram_words is not None:
+                    signed = signatures(batch, self.ngram_words, fallback=hashes[0])
+                    arrays["signatures"][:, here] = signed
+            start += file.num_documents
+        for name, array in arrays.items():
+            save_array(folder / f"{part.name}.{name}.npy", array)
+        names = [f"{part.name}.{name}.npy" for name in arrays]
+        return PartOutput({"documents": part.num_documents}, names)
+
+
+def signatures_stage(
+    documents: Documents, config: DedupConfig, limits: DedupLimits
+) -> SignaturesStage:
+    """A part for each run of files."""
+    return SignaturesStage(
+        parts=list(file_runs(documents, limits.signature_parts)),
+        inputs={"ingest": documents.content_fingerprint},
+        documents=documents.folder,
+        ngram_words=config.near.ngram_words if config.near else None,
     )
 
 
-def runs_of_files(documents: StageResult) -> Iterator[Part]:
-    """About a thousand parts at the most, each of whole files of one source; `files` of a part are
-    their names and numbers of documents."""
-    least_bytes = documents.total("bytes") / _MOST_PARTS
-    by_source = groupby(documents.records, lambda record: record["source"])
-    for source, records in by_source:
-        number, run, num_bytes = 0, [], 0
-        for record in records:
-            run.append([record["name"], record["documents"]])
-            num_bytes += record["bytes"]
-            if num_bytes >= least_bytes:
-                yield Part(f"{source}-{number:06d}", {"files": run}, num_bytes)
-                number, run, num_bytes = number + 1, [], 0
-        if run:
-            yield Part(f"{source}-{number:06d}", {"files": run}, num_bytes)
-
-
-def signatures_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes PART.signatures.npy [14, D], PART.hashes.npy [2, D], PART.bytes.npy [D]."""
-    ngram_words = settings["ngram_words"]
-    num_documents = sum(documents for _, documents in part.arguments["files"])
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "hashes": np.empty((2, num_documents), np.uint64),
-        "bytes": np.empty(num_documents, np.uint32),
-    }
-    if ngram_words is not None:
-        arrays["signatures"] = np.empty((NUM_BANDS, num_documents), np.uint64)
-    begin = 0
-    for name, documents in part.arguments["files"]:
-        for first, texts in read_texts(Path(settings["documents"]) / f"{name}.parquet"):
-            batch = TextBatch(texts)
-            hashes = word_sequence_hashes(batch)
-            here = slice(begin + first, begin + first + len(texts))
-            arrays["hashes"][:, here] = hashes
-            arrays["bytes"][here] = batch.lengths
-            if ngram_words is not None:
-                arrays["signatures"][:, here] = signatures(batch, ngram_words, fallback=hashes[0])
-        begin += documents
-    for name, array in arrays.items():
-        save_array(folder / f"{part.name}.{name}.npy", array)
-    return {"documents": num_documents}, [f"{part.name}.{name}.npy" for name in arrays]
-
-
 def word_sequence_hashes(batch: TextBatch) -> U64:
-    """Two 64-bit hashes of each text's words in their order: [2, D]; the key of exact duplicates.
+    """Two 64-bit hashes of the word sequence of each text: [2, D]; the key of exact duplicates.
 
     Case and punctuation do not count.
     """
@@ -93,8 +125,3 @@ def word_sequence_hashes(batch: TextBatch) -> U64:
         [xxhash.xxh3_128_digest(content[start:end]) for start, end in pairwise(bounds)]
     )
     return np.ascontiguousarray(np.frombuffer(digests, dtype="<u8").reshape(-1, 2).T)
-
-
-def signed_parts(signed: StageResult) -> list[tuple[str, int]]:
-    """(name, documents) of each part of the signatures."""
-    return [(p.name, r["documents"]) for p, r in zip(signed.parts, signed.records, strict=True)]

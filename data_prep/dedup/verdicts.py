@@ -1,13 +1,14 @@
-"""From pairs to clusters and verdicts: which documents stay, which go as exact or near duplicates.
+"""From pairs to clusters and verdicts: which documents are kept, exact or near duplicates.
 
-The lowest number of a cluster stays, so the verdict does not depend on parts or workers. Labels of
-all documents lie in a file (4 bytes a document) that is mapped into memory; pairs are joined a few
-million at a time.
+The lowest number of a cluster is kept, so the verdict does not depend on parts or workers. Labels
+of all documents are in a file (4 bytes per document) that is mapped into memory; pairs are joined a
+few million at a time.
 """
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,151 +16,183 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.atomic import save_array
-from data_prep.dedup.candidates import LABELS
-from data_prep.dedup.clusters import DOCUMENTS_AT_ONCE, Labels, duplicates, join, number_type
-from data_prep.dedup.signatures import signed_parts
-from data_prep.engine.stages import Part, Record, Stage, StageResult, source_of
+from data_prep.dedup.candidates import LABELS, PairsPart
+from data_prep.dedup.clusters import Labels, duplicates, join, number_type
+from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.signatures import FileRun
+from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.text.batch import I64
 
-CLUSTERS, VERDICTS = "clusters", "verdicts"
+CODES = "verdicts.codes.npy"
+"""File of the verdict on each document."""
 KEEP, EXACT, NEAR = 0, 1, 2
-"""Verdicts on a document."""
-_PAIRS_AT_ONCE = 1 << 20
+"""Verdicts on a document: kept, exact or near duplicate of an earlier one."""
 _EXAMPLE_PAIRS = 30
 
 
-def clusters_stage(signed: StageResult, first_pairs: StageResult) -> Stage:
-    """The one part that joins the first pairs to clusters."""
-    return Stage(
-        CLUSTERS,
-        1,
-        {},
-        {"first_pairs": first_pairs.content_fingerprint},
-        [Part("clusters", {})],
-        clusters_part,
-        {"pairs": _files_of(first_pairs), "documents": signed.total("documents")},
+@dataclass(frozen=True, kw_only=True)
+class ClustersStage(Stage[Part]):
+    """Joins the first pairs to clusters, their connected components."""
+
+    name = "clusters"
+    version = 1
+    output = "a number per document"
+
+    pairs: Sequence[Path]
+    """Files of pairs."""
+    num_documents: int
+    limits: DedupLimits
+
+    def run_part(self, folder: Path, part: Part) -> PartOutput:
+        """Writes clusters.labels.npy [documents]: the first document of each one's cluster."""
+        with _labels_in(folder, self.num_documents, self.limits.labels) as labels:
+            for pairs in _pairs_in(self.pairs, self.limits.pairs):
+                join(labels, pairs)
+            # Makes every label a root, too.
+            joined = sum(len(found) for found, _ in duplicates(labels, self.limits.labels))
+            save_array(folder / LABELS, labels)
+        return PartOutput({"joined": joined}, [LABELS])
+
+
+def clusters_stage(
+    signed: StageResult[FileRun], first_pairs: StageResult[PairsPart], limits: DedupLimits
+) -> ClustersStage:
+    """A single part."""
+    return ClustersStage(
+        parts=[Part(name="clusters")],
+        inputs={"first_pairs": first_pairs.content_fingerprint},
+        pairs=first_pairs.files(".pairs.npy"),
+        num_documents=signed.total("documents"),
+        limits=limits,
     )
 
 
-def clusters_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes clusters.labels.npy [documents]: the first document of each one's cluster."""
-    with _labels_in(folder, settings["documents"]) as labels:
-        for pairs in _pairs_in(settings["pairs"]):
-            join(labels, pairs)
-        joined = sum(len(goes) for goes, _ in duplicates(labels))  # and every label is a root
-        save_array(folder / LABELS, labels)
-    return {"joined": joined}, [LABELS]
+@dataclass(frozen=True, kw_only=True)
+class VerdictsStage(Stage[Part]):
+    """Joins all pairs; of each cluster the document with the lowest number is kept."""
+
+    name = "verdicts"
+    version = 2
+    output = "a byte per document"
+
+    sources: Sequence[str]
+    exact_pairs: Sequence[Path]
+    """Files of pairs of exact duplicates."""
+    pairs: Sequence[Path]
+    """Files of the pairs that are not joined in `labels` yet."""
+    labels: Path
+    """File of the clusters of the first pairs."""
+    signatures: Path
+    """Folder of the signatures stage."""
+    runs: Sequence[FileRun]
+    """Its parts."""
+    limits: DedupLimits
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"sources": list(self.sources)}
+
+    def run_part(self, folder: Path, part: Part) -> PartOutput:
+        """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; statistics in the record."""
+        counts = np.array([run.num_documents for run in self.runs], dtype=np.int64)
+        num_documents = int(counts.sum())
+        codes = np.zeros(num_documents, dtype=np.uint8)
+        for pairs in _pairs_in(self.exact_pairs, self.limits.pairs):
+            codes[pairs[1]] = EXACT
+        known = np.load(self.labels, mmap_mode="r")
+        with _labels_in(folder, num_documents, self.limits.labels, known) as labels:
+            for pairs in _pairs_in(self.pairs, self.limits.pairs):
+                join(labels, pairs)
+            for found, _ in duplicates(labels, self.limits.labels):
+                codes[found[codes[found] == KEEP]] = NEAR
+            save_array(folder / CODES, codes)
+            of_run = [self.sources.index(run.source) for run in self.runs]
+            documents_of = np.bincount(of_run, counts, len(self.sources)).astype(np.int64)
+            record = {
+                "sources": self._counts_by_source(codes),
+                **_statistics(labels, codes, np.cumsum(documents_of), self.limits.labels),
+            }
+        return PartOutput(record, [CODES])
+
+    def _counts_by_source(self, codes: npt.NDArray[np.uint8]) -> dict[str, dict[str, int]]:
+        """Documents and bytes of each source, by verdict."""
+        words = ("kept", "exact", "near")
+        keys = [f"{word}_{unit}" for word in words for unit in ("documents", "bytes")]
+        result = {source: dict.fromkeys(keys, 0) for source in self.sources}
+        first = 0
+        for run in self.runs:
+            lengths = np.load(self.signatures / f"{run.name}.bytes.npy")
+            here = codes[first : first + run.num_documents]
+            counts = result[run.source]
+            for code, word in zip((KEEP, EXACT, NEAR), words, strict=True):
+                counts[f"{word}_documents"] += int((here == code).sum())
+                counts[f"{word}_bytes"] += int(lengths[here == code].sum())
+            first += run.num_documents
+        return result
 
 
 def verdicts_stage(
-    signed: StageResult,
-    first_pairs: StageResult,
-    joined: StageResult,
-    pairs: StageResult,
+    signed: StageResult[FileRun],
+    first_pairs: StageResult[PairsPart],
+    clustered: StageResult[Part],
+    pairs: StageResult[PairsPart],
     sources: Sequence[str],
-) -> Stage:
-    """The one part that joins all pairs and says of every document whether it stays."""
-    return Stage(
-        VERDICTS,
-        2,
-        {"sources": list(sources)},
-        {"pairs": pairs.content_fingerprint},
-        [Part("verdicts", {})],
-        verdicts_part,
-        {
-            "exact": [f for f in _files_of(first_pairs) if Path(f).name.startswith("exact-")],
-            "labels": str(joined.folder / LABELS),
-            "pairs": _files_of(pairs),
-            "signatures": str(signed.folder),
-            "signed": signed_parts(signed),
-        },
+    limits: DedupLimits,
+) -> VerdictsStage:
+    """A single part."""
+    files = zip(first_pairs.parts, first_pairs.files(".pairs.npy"), strict=True)
+    return VerdictsStage(
+        parts=[Part(name="verdicts")],
+        inputs={"pairs": pairs.content_fingerprint},
+        sources=sources,
+        exact_pairs=[path for part, path in files if part.band is None],
+        pairs=pairs.files(".pairs.npy"),
+        labels=clustered.folder / LABELS,
+        signatures=signed.folder,
+        runs=signed.parts,
+        limits=limits,
     )
 
 
-def _files_of(pairs: StageResult) -> list[str]:
-    return [str(pairs.folder / f"{part.name}.pairs.npy") for part in pairs.parts]
-
-
-def verdicts_part(
-    folder: Path, part: Part, settings: Mapping[str, Any]
-) -> tuple[Record, Sequence[str]]:
-    """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; statistics in the record."""
-    sources, parts = settings["sources"], settings["signed"]
-    counts = np.array([count for _, count in parts], dtype=np.int64)
-    num_documents = int(counts.sum())
-    codes = np.zeros(num_documents, dtype=np.uint8)
-    for pairs in _pairs_in(settings["exact"]):
-        codes[pairs[1]] = EXACT
-    known = np.load(settings["labels"], mmap_mode="r")
-    with _labels_in(folder, num_documents, known) as labels:
-        for pairs in _pairs_in(settings["pairs"]):
-            join(labels, pairs)
-        for goes, _ in duplicates(labels):
-            codes[goes[codes[goes] == KEEP]] = NEAR
-        save_array(folder / "verdicts.codes.npy", codes)
-        of_part = [sources.index(source_of(name)) for name, _ in parts]
-        documents_of = np.bincount(of_part, counts, len(sources)).astype(np.int64)
-        record = {
-            "sources": _counts_by_source(Path(settings["signatures"]), parts, codes, sources),
-            **_statistics(labels, codes, np.cumsum(documents_of)),
-        }
-    return record, ["verdicts.codes.npy"]
-
-
-def _pairs_in(files: Sequence[str]) -> Iterator[I64]:
-    """The pairs of all files, [2, P], a few million at a time."""
+def _pairs_in(files: Sequence[Path], at_once: int) -> Iterator[I64]:
+    """The pairs of all files, [2, P], up to `at_once` at a time."""
     for file in files:
         pairs = np.load(file, mmap_mode="r")
-        for at in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
-            yield pairs[:, at : at + _PAIRS_AT_ONCE].astype(np.int64)
+        for at in range(0, pairs.shape[1], at_once):
+            yield pairs[:, at : at + at_once].astype(np.int64)
 
 
 @contextmanager
-def _labels_in(folder: Path, length: int, known: Labels | None = None) -> Iterator[Labels]:
-    """A copy of `known` (0, 1, 2, ... up to `length`) in a file that is gone afterwards."""
+def _labels_in(
+    folder: Path, length: int, at_once: int, known: Labels | None = None
+) -> Iterator[Labels]:
+    """A copy of `known` (0, 1, 2, ... if None) in a file of `folder` that is removed afterwards."""
     narrow = np.dtype(number_type(length))
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(max(length, 1) * narrow.itemsize)
         labels = np.asarray(np.memmap(file, narrow, mode="r+"))[:length]
-        for at in range(0, length, DOCUMENTS_AT_ONCE):
-            end = min(at + DOCUMENTS_AT_ONCE, length)
+        for at in range(0, length, at_once):
+            end = min(at + at_once, length)
             labels[at:end] = np.arange(at, end) if known is None else known[at:end]
         yield labels
 
 
-def _counts_by_source(
-    signatures: Path,
-    parts: Sequence[tuple[str, int]],
-    codes: npt.NDArray[np.uint8],
-    sources: Sequence[str],
-) -> dict[str, dict[str, int]]:
-    words = ("kept", "exact", "near")
-    result = {s: {f"{w}_{u}": 0 for w in words for u in ("documents", "bytes")} for s in sources}
-    first = 0
-    for name, count in parts:
-        lengths = np.load(signatures / f"{name}.bytes.npy")
-        here = codes[first : first + count]
-        counts = result[source_of(name)]
-        for code, word in zip((KEEP, EXACT, NEAR), words, strict=True):
-            counts[f"{word}_documents"] += int((here == code).sum())
-            counts[f"{word}_bytes"] += int(lengths[here == code].sum())
-        first += count
-    return result
+def _statistics(
+    labels: Labels, codes: npt.NDArray[np.uint8], end_of_source: I64, at_once: int
+) -> Record:
+    """Cluster sizes, for which source's documents those of each source are dropped, examples.
 
-
-def _statistics(labels: Labels, codes: npt.NDArray[np.uint8], last_of_source: I64) -> Record:
-    """Sizes of the clusters, which source's documents go for which, and pairs to look at."""
-    num_sources = len(last_of_source)
+    `end_of_source` [sources] is the exclusive end of each source's document numbers.
+    """
+    num_sources = len(end_of_source)
     matrix = np.zeros(num_sources * num_sources, dtype=np.int64)
     members = np.zeros(len(labels), dtype=np.uint32)
     num_near = int((codes == NEAR).sum())
     chosen = np.linspace(0, num_near - 1, min(num_near, _EXAMPLE_PAIRS)).astype(int)
     examples: list[list[int]] = []
     seen = 0
-    for goes, stays in duplicates(labels):
-        cell = [np.searchsorted(last_of_source, numbers, side="right") for numbers in (stays, goes)]
+    for goes, stays in duplicates(labels, at_once):
+        cell = [np.searchsorted(end_of_source, numbers, side="right") for numbers in (stays, goes)]
         matrix += np.bincount(cell[0] * num_sources + cell[1], minlength=len(matrix))
         np.add.at(members, stays, 1)
         near = np.flatnonzero(codes[goes] == NEAR)

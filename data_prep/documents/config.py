@@ -17,4 +17,4 @@ class SourceConfig(Config):
     reader: ReaderConfig
     """The format and the files."""
     filters: FiltersConfig | None = None
-    """Limits for this source, instead of the common ones."""
+    """Filter limits of this source; the config's `filters` if not given."""

@@ -1,7 +1,8 @@
-"""The files that documents lie in between stages: Parquet, a row group for each batch of texts."""
+"""The documents between stages: Parquet files, with a row group for each batch of texts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -11,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dataset.atomic import open_atomic
+from data_prep.engine.stage import Part, Record
 
 _SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
 
 
 @contextmanager
 def documents_file(path: Path) -> Iterator[pq.ParquetWriter]:
-    """A writer of documents, whose file appears under `path` when the block ends well."""
+    """A writer of documents, whose file appears as `path` when the block ends without error."""
     with (
         open_atomic(path) as file,
         pq.ParquetWriter(
@@ -28,7 +30,7 @@ def documents_file(path: Path) -> Iterator[pq.ParquetWriter]:
 
 
 def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Sequence[str]) -> None:
-    """Appends a batch of documents as a row group of its own."""
+    """Appends a batch of documents as its own row group."""
     if texts:
         names = [name.encode("utf-8", "replace") for name in ids]
         columns = [pa.array(c, pa.binary()).cast(pa.string()) for c in (texts, names)]
@@ -36,7 +38,7 @@ def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Seque
 
 
 def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:
-    """The documents of one part, batch by batch: (texts as UTF-8, ids)."""
+    """The documents of a file, batch by batch: (texts as UTF-8, ids)."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, use_threads=False)
@@ -46,7 +48,11 @@ def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:
 def read_texts(
     path: Path, wanted: npt.NDArray[np.bool_] | None = None, batches_at_once: int = 1
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """(number of the first, texts) of the batches of one part in which anything is `wanted`."""
+    """(number of the first document in the file, texts) of each batch with `wanted` documents.
+
+    `wanted` [D] marks documents of the file, None all of them; up to `batches_at_once` batches are
+    read together.
+    """
     with pq.ParquetFile(path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         firsts = np.append(0, np.cumsum(sizes, dtype=np.int64)).tolist()
@@ -59,13 +65,58 @@ def read_texts(
 
 
 def document_ids(path: Path, numbers: Sequence[int]) -> dict[int, str]:
-    """The ids of some documents of a part, by their numbers."""
+    """The ids of some documents of a file, by their numbers in the file."""
     ids = pq.read_table(path, columns=["id"], use_threads=False)["id"]
     return {number: str(ids[number]) for number in numbers}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DocumentFile(Part):
+    """A file of documents of one source; `num_bytes` counts their text. A part of many stages.
+
+    Its facts follow from the stages before, so that a plan holds only its name.
+    """
+
+    source: str
+    num_documents: int
+    first: int
+    """Number of its first document, among all documents of the run."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """All documents of a run, as one stage left them, in their order."""
+
+    folder: Path
+    files: Sequence[DocumentFile]
+    content_fingerprint: str
+    """Of the stage."""
+
+    def path(self, name: str) -> Path:
+        """The path of a file of documents."""
+        return self.folder / f"{name}.parquet"
+
+
+def documents_in(folder: Path, records: Iterable[Record], content_fingerprint: str) -> Documents:
+    """The documents that `records` (name, source, documents, bytes of each file) describe."""
+    files = []
+    first = 0
+    for record in records:
+        files.append(
+            DocumentFile(
+                name=record["name"],
+                num_bytes=record["bytes"],
+                source=record["source"],
+                num_documents=record["documents"],
+                first=first,
+            )
+        )
+        first += record["documents"]
+    return Documents(folder, files, content_fingerprint)
+
+
 class Piece(NamedTuple):
-    """A file of documents."""
+    """A file that `PieceWriter` wrote."""
 
     name: str
     documents: int
@@ -73,7 +124,7 @@ class Piece(NamedTuple):
 
 
 class PieceWriter:
-    """The documents of one part, in files of about `max_bytes` of text; at least one."""
+    """Writes the documents of one part to files of about `max_bytes` of text; at least one."""
 
     def __init__(self, folder: Path, part_name: str, max_bytes: int) -> None:
         self._folder, self._part_name, self._max_bytes = folder, part_name, max_bytes
@@ -81,13 +132,13 @@ class PieceWriter:
         self.written: list[Piece] = []
 
     def __enter__(self) -> Self:
-        self._begin()
+        self._start_piece()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def _begin(self) -> None:
+    def _start_piece(self) -> None:
         name = f"{self._part_name}.{len(self.written):04d}"
         self._writer = self._open.enter_context(documents_file(self._folder / f"{name}.parquet"))
         self.written.append(Piece(name, 0, 0))
@@ -96,7 +147,7 @@ class PieceWriter:
         """Appends documents."""
         if self.written[-1].bytes >= self._max_bytes:
             self._open.close()
-            self._begin()
+            self._start_piece()
         write_documents(self._writer, texts, ids)
         name, documents, num_bytes = self.written[-1]
         self.written[-1] = Piece(name, documents + len(texts), num_bytes + sum(map(len, texts)))

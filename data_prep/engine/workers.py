@@ -1,8 +1,8 @@
-"""Runs parts in worker processes: the only door to Dask.
+"""Runs parts in worker processes. Only this file imports Dask.
 
-On one machine a ``LocalCluster`` of processes with one thread each, started at the first call; on a
-cluster the workers of a running scheduler, found by its scheduler file. Dask restarts a worker that
-dies and runs its part again; a part is idempotent, so nothing else is needed.
+On one machine, a ``LocalCluster`` of processes with one thread each is started at the first call;
+on a cluster, the workers of a running scheduler are used, found by its scheduler file. Dask
+restarts a worker that dies and runs its part again; parts are idempotent, so that is enough.
 """
 
 import logging
@@ -15,6 +15,8 @@ from uuid import uuid4
 from pydantic import Field
 
 from configs.load import Config, UserError
+
+logger = logging.getLogger(__name__)
 
 
 class SerialEngineConfig(Config):
@@ -34,10 +36,10 @@ class LocalEngineConfig(Config):
     workers: int | None = Field(default=None, ge=1)
     """Number of worker processes; one per CPU core when not given."""
     worker_memory_mb: int = Field(default=3000, ge=200)
-    """A worker that holds more is restarted, MB."""
+    """Memory above which a worker is restarted, MB."""
 
     def build(self) -> "Engine":
-        """An engine that starts a cluster of processes when it is first used."""
+        """An engine that starts worker processes when it is first used."""
         return DaskEngine(self._start)
 
     def _start(self) -> Any:
@@ -77,7 +79,7 @@ class SchedulerEngineConfig(Config):
             client.wait_for_workers(1, timeout=self.wait_s)
         except (OSError, TimeoutError) as error:
             raise UserError(
-                f"{self.scheduler_file}: no Dask scheduler with workers answered within "
+                f"{self.scheduler_file}: no Dask scheduler with workers responded within "
                 f"{self.wait_s:.0f} s ({error}); start 'dask scheduler --scheduler-file FILE' and "
                 "'dask worker --scheduler-file FILE' first"
             ) from None
@@ -95,7 +97,8 @@ class Engine(Protocol):
     def run(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
     ) -> Iterator[Any]:
-        """The results of ``function(*call)`` for all calls, as they come in; each has a name."""
+        """The results of ``function(*call)`` for all calls, as they come in; `names` of the calls
+        are for people."""
 
     def __enter__(self) -> Self: ...
 
@@ -108,7 +111,7 @@ class Engine(Protocol):
 
 
 class SerialEngine:
-    """Runs the calls here."""
+    """Runs the calls in this process."""
 
     def run(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
@@ -125,7 +128,7 @@ class SerialEngine:
 
 
 class DaskEngine:
-    """Runs the calls on the workers of a Dask client, which is made at the first call."""
+    """Runs the calls on the workers of a Dask client, which connects at the first call."""
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
@@ -142,8 +145,8 @@ class DaskEngine:
 
         if self._client is None:
             self._client = self._connect()
-            print(f"Dask dashboard: {self._client.dashboard_link}", flush=True)
-        # Dask's pages show the names; a key must never come again, as its result might be kept.
+            logger.info("Dask dashboard: %s", self._client.dashboard_link)
+        # Dask's pages show the names; no key is used twice, as its first result might be kept.
         keys = {f"{name}-{uuid4().hex}": name for name in names}
         futures = [
             self._client.submit(function, *call, key=key)
@@ -157,8 +160,8 @@ class DaskEngine:
             raise UserError(
                 f"{keys.get(str(error.task), error.task)}: this part killed its worker process "
                 f"{error.allowed_failures + 1} times (usually memory): raise "
-                "engine.worker_memory_mb, take fewer engine.workers, or make part_mb smaller (with "
-                "--restart-from ingest), for the tokenizer also tokenizer.sample_mb, and run again"
+                "engine.worker_memory_mb, lower engine.workers, or lower part_mb with "
+                "--restart-from ingest (for the tokenizer, also tokenizer.sample_mb)"
             ) from None
         finally:
             self._client.cancel(futures)

@@ -8,16 +8,16 @@ from configs.load import Config
 
 
 class PackConfig(Config):
-    """How documents are put into rows."""
+    """How documents are put into rows (packed sequences)."""
 
     mode: Literal["full_sentences", "doc_sentences", "best_fit"] = "full_sentences"
-    """Text runs on across documents; or a row holds one document; or whole documents are placed
-    where they fit best."""
+    """Sequence packing: rows are filled with continuous text across documents; or a row holds one
+    document; or whole documents are placed where they fit best."""
     mixed: bool = False
     """Rows hold documents of all sources, evenly interleaved, as the one source ``mixed``; else
-    every source has rows of its own, which training can weigh."""
+    every source has its own rows, which training can weight."""
     row_tokens: int = Field(default=512, ge=8, le=8192)
-    """Ids in a row."""
+    """Ids in a row, the sequence length."""
     block_rows: int = Field(default=256, ge=1, le=1024)
     """Rows in a block (a sample of a shard)."""
     shard_mb: int = Field(default=256, ge=1)

@@ -1,7 +1,8 @@
-"""How documents are laid into rows: pure functions of the documents' lengths.
+"""Sequence packing, how documents are put into rows: pure functions of the documents' lengths.
 
-A *placement* says which ids stand where: row, first column, start in the source's stream of ids,
-number of ids. The ``<s>`` and ``</s>`` around the ids, and the padding behind them, follow from it.
+A row is a packed sequence. A *placement* says where ids go: row, first column, start in the
+source's stream of ids, number of ids. The ``<s>`` and ``</s>`` around the ids, and the padding
+after them, follow from it.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,7 @@ class Placements(NamedTuple):
 
     row: I64
     column: I64
-    """Where the piece's ``<s>`` stands."""
+    """Column of the piece's ``<s>``."""
     start: I64
     """Number of the piece's first id in the stream."""
     length: I64
@@ -50,9 +51,9 @@ def pieces_of(lengths: I64, starts: I64, longest: int) -> tuple[I64, I64]:
 
 
 def doc_sentences(lengths: I64, starts: I64, row_tokens: int) -> Placements:
-    """A row a piece: rows never hold two documents (RoBERTa's DOC-SENTENCES).
+    """A row for each piece: rows never hold two documents (RoBERTa's DOC-SENTENCES).
 
-    `lengths` and `starts` ([D]) are the documents' ids and where they begin in the stream.
+    `lengths` and `starts` ([D]) are the documents' numbers of ids and positions in the stream.
     """
     start, length = pieces_of(lengths, starts, row_tokens - EDGE_TOKENS)
     return Placements(np.arange(len(start)), np.zeros(len(start), np.int64), start, length)
@@ -61,29 +62,29 @@ def doc_sentences(lengths: I64, starts: I64, row_tokens: int) -> Placements:
 def best_fit(lengths: I64, starts: I64, row_tokens: int) -> Placements:
     """Whole documents, or row-long pieces of long ones, by best-fit-decreasing.
 
-    Each piece goes, longest first, into the row with the least room that still holds it (Ding et
-    al. 2024, "Fewer Truncations Improve Language Modeling", section 3).
+    Each piece goes, longest first, into the row with the least free space that still fits it (Ding
+    et al. 2024, "Fewer Truncations Improve Language Modeling", section 3).
     """
     start, length = pieces_of(lengths, starts, row_tokens - EDGE_TOKENS)
     order = np.argsort(-length, kind="stable")
     sizes = (length[order] + EDGE_TOKENS).tolist()
     row, column = np.empty(len(sizes), np.int64), np.empty(len(sizes), np.int64)
-    rows_with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
-    rooms = 0  # bit r is set where rows_with_room[r] is not empty
+    rows_with_space: list[list[int]] = [[] for _ in range(row_tokens + 1)]
+    spaces = 0  # bit r is set where rows_with_space[r] is not empty
     num_rows = 0
     for number, size in enumerate(sizes):
-        fitting = rooms >> size
+        fitting = spaces >> size
         if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            chosen = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                rooms &= ~(1 << room)
+            space = size + (fitting & -fitting).bit_length() - 1
+            chosen = rows_with_space[space].pop()
+            if not rows_with_space[space]:
+                spaces &= ~(1 << space)
         else:
-            chosen, room = num_rows, row_tokens
+            chosen, space = num_rows, row_tokens
             num_rows += 1
-        row[number], column[number] = chosen, row_tokens - room
-        rows_with_room[room - size].append(chosen)
-        rooms |= 1 << (room - size)
+        row[number], column[number] = chosen, row_tokens - space
+        rows_with_space[space - size].append(chosen)
+        spaces |= 1 << (space - size)
     by_place = np.lexsort((column, row))
     return Placements(
         row[by_place], column[by_place], start[order][by_place], length[order][by_place]

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: bars and histograms, with nothing to load from elsewhere."""
+"""Small charts as inline SVG, without external files: bars and histograms."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,9 +8,9 @@ _WIDTH, _ROW, _LABEL, _GAP = 720, 18, 230, 4
 
 
 def bars(series: Mapping[str, Mapping[str, float]], unit: str = "") -> str:
-    """Horizontal stacked bars: a row for each key of `series`, a colour for each key inside.
+    """Horizontal stacked bars: a row for each key of `series`, a colour for each inner key.
 
-    `unit` stands behind the totals.
+    `unit` follows the totals.
     """
     names = list(dict.fromkeys(name for values in series.values() for name in values))
     greatest = max((sum(values.values()) for values in series.values()), default=0) or 1
@@ -37,7 +37,7 @@ def bars(series: Mapping[str, Mapping[str, float]], unit: str = "") -> str:
 
 
 def histogram(counts: Mapping[str, Sequence[int]], labels: Sequence[str]) -> str:
-    """Columns side by side, as shares: a colour for each key of `counts`, a place a label."""
+    """Columns side by side, as shares: a colour for each key of `counts`, a column per label."""
     height, width = 150, _WIDTH / max(len(labels), 1)
     shares = {
         name: [value / max(sum(values), 1) for value in values] for name, values in counts.items()

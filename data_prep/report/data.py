@@ -2,48 +2,65 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
-from data_prep.config import DataConfig
 from data_prep.dataset.atomic import write_atomic
-from data_prep.dataset.manifest import Manifest
-from data_prep.documents.files import document_ids, read_texts
-from data_prep.documents.ingest import documents_of
-from data_prep.engine.stages import Part, StageResult, source_of
+from data_prep.dataset.manifest import Manifest, SourceRows
+from data_prep.dedup.candidates import PairsPart
+from data_prep.dedup.hash_ranges import HashRangePart
+from data_prep.dedup.signatures import FileRun
+from data_prep.documents.files import DocumentFile, Documents, document_ids, read_texts
+from data_prep.documents.ingest import IngestPart
+from data_prep.engine.stage import Part, Record, StageResult
 from data_prep.report.page import LENGTH_LABELS, Tree, render
 
 _EXAMPLE_BYTES = 300
 _LENGTH_LIMITS = 1 << np.arange(7, 22)
 
 
-def write_report(
-    output: Path, config: DataConfig, results: Mapping[str, StageResult], manifest: Manifest
-) -> None:
+@dataclass(frozen=True)
+class ReportInputs:
+    """The stages that the report describes; None for stages that the run does not have."""
+
+    sources: Sequence[str]
+    documents: Documents
+    """What deduplication started from."""
+    ingested: StageResult[IngestPart]
+    repeated_ids: StageResult[HashRangePart]
+    cleaned: StageResult[DocumentFile] | None
+    signed: StageResult[FileRun]
+    pairs: Sequence[StageResult[PairsPart]]
+    verdicts: StageResult[Part]
+    overlap: StageResult[DocumentFile] | None
+    encoded: StageResult[DocumentFile]
+
+
+def write_report(output: Path, inputs: ReportInputs, manifest: Manifest) -> None:
     """Writes report.json and report.html to `output`."""
-    data = report_data(config, results, manifest)
+    data = report_data(inputs, manifest)
     write_atomic(output / "report.json", json.dumps(data, indent=1) + "\n")
     write_atomic(output / "report.html", render(data))
 
 
-def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest: Manifest) -> Tree:
+def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
     """Everything that the page shows, as JSON values."""
-    verdicts = results["verdicts"].records[0]
-    documents = results.get("clean") or documents_of(results["ingest"])
+    verdicts = inputs.verdicts.records[0]
     return {
-        "sources": {name: _source_data(name, results, manifest) for name in config.sources},
+        "sources": {name: _source_data(name, inputs, manifest) for name in inputs.sources},
         "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},
         "cluster_sizes": verdicts["cluster_sizes"],
         "stays_by_goes": verdicts["stays_by_goes"],
         "compared": {
-            key: sum(results[stage].total(key) for stage in ("first_pairs", "pairs"))
+            key: sum(pairs.total(key) for pairs in inputs.pairs)
             for key in ("candidates", "uncompared")
         },
-        "near_examples": _near_examples(documents, verdicts["near_examples"]),
-        "dropped_examples": _dropped_examples(results["ingest"]),
+        "near_examples": _near_examples(inputs.documents, verdicts["near_examples"]),
+        "dropped_examples": _dropped_examples(inputs.ingested),
         "vocab_size": manifest.vocab_size,
         "row_tokens": manifest.row_tokens,
         "packing": manifest.packing,
@@ -51,36 +68,52 @@ def report_data(config: DataConfig, results: Mapping[str, StageResult], manifest
     }
 
 
-def _source_data(name: str, results: Mapping[str, StageResult], manifest: Manifest) -> Tree:
+class _PartOfSource(Protocol):
+    @property
+    def source(self) -> str: ...
+
+
+class _ResultBySource(Protocol):
+    def with_records(self) -> Iterator[tuple[_PartOfSource, Record]]: ...
+
+
+def _records_of(source: str, result: _ResultBySource | None) -> list[Record]:
+    """The records of a source's parts; none where the run has no such stage."""
+    if result is None:
+        return []
+    return [record for part, record in result.with_records() if part.source == source]
+
+
+def _source_data(name: str, inputs: ReportInputs, manifest: Manifest) -> Tree:
     """The counts of one source through all stages."""
-    mine = {
-        stage: [record for part, record in _parts_and_records(results, stage) if _is_of(part, name)]
-        for stage in ("ingest", "repeated_ids", "clean", "overlap", "encode", "signatures")
-    }
-    records = mine["ingest"]
-    tokens = sum(r[f"{split}_tokens"] for r in mine["encode"] for split in manifest.splits)
-    filtered = mine["clean"] or records
+    ingested = _records_of(name, inputs.ingested)
+    cleaned = _records_of(name, inputs.cleaned)
+    filtered = cleaned or ingested
+    overlap = _records_of(name, inputs.overlap)
+    encoded = _records_of(name, inputs.encoded)
+    repeated_ids = _records_of(name, inputs.repeated_ids)
+    tokens = sum(r[f"{split}_tokens"] for r in encoded for split in manifest.splits)
     return {
-        "read_documents": sum(r["documents_read"] for r in records),
-        "read_bytes": sum(r["bytes_read"] for r in records),
+        "read_documents": sum(r["documents_read"] for r in ingested),
+        "read_bytes": sum(r["bytes_read"] for r in ingested),
         "filtered_documents": sum(r["documents"] for r in filtered),
         "filtered_bytes": sum(r["bytes"] for r in filtered),
-        "dropped": _sum_counts(r["dropped"] for r in [*records, *mine["clean"]]),
-        "removed_lines": sum(r["removed_lines"] for r in mine["clean"]),
-        "removed_line_bytes": sum(r["removed_bytes"] for r in mine["clean"]),
-        "scrubbed": _sum_counts(r["scrubbed"] for r in records),
-        "contaminated_documents": sum(r["documents"] for r in mine["overlap"]),
-        "contaminated_bytes": sum(r["bytes"] for r in mine["overlap"]),
-        "bad": _sum_counts(r["bad"] for r in records),
-        "repeated_ids": sum(r["repeated"] for r in mine["repeated_ids"]),
-        "repeated_id_examples": [name for r in mine["repeated_ids"] for name in r["examples"]][:5],
-        "bad_examples": [e for r in records for e in r["bad_examples"]][:10],
-        **results["verdicts"].records[0]["sources"][name],
-        "lengths": _lengths(name, results["signatures"]),
+        "dropped": _sum_counts(r["dropped"] for r in [*ingested, *cleaned]),
+        "removed_lines": sum(r["removed_lines"] for r in cleaned),
+        "removed_line_bytes": sum(r["removed_bytes"] for r in cleaned),
+        "scrubbed": _sum_counts(r["scrubbed"] for r in ingested),
+        "contaminated_documents": sum(r["documents"] for r in overlap),
+        "contaminated_bytes": sum(r["bytes"] for r in overlap),
+        "bad": _sum_counts(r["bad"] for r in ingested),
+        "repeated_ids": sum(r["repeated"] for r in repeated_ids),
+        "repeated_id_examples": [name for r in repeated_ids for name in r["examples"]][:5],
+        "bad_examples": [e for r in ingested for e in r["bad_examples"]][:10],
+        **inputs.verdicts.records[0]["sources"][name],
+        "lengths": _lengths(name, inputs.signed),
         "tokens": tokens,
-        "tokens_per_word": tokens / max(sum(r["words"] for r in mine["encode"]), 1),
-        "bytes_per_token": sum(r["bytes"] for r in mine["encode"]) / max(tokens, 1),
-        "checked_documents": sum(r["checked_documents"] for r in mine["encode"]),
+        "tokens_per_word": tokens / max(sum(r["words"] for r in encoded), 1),
+        "bytes_per_token": sum(r["bytes"] for r in encoded) / max(tokens, 1),
+        "checked_documents": sum(r["checked_documents"] for r in encoded),
     }
 
 
@@ -93,53 +126,35 @@ def _packed_data(name: str, manifest: Manifest) -> Tree:
     }
 
 
-def _is_of(part: Part, source: str) -> bool:
-    return source_of(part.name) == source
-
-
-def _lengths(source: str, signed: StageResult) -> list[int]:
+def _lengths(source: str, signed: StageResult[FileRun]) -> list[int]:
     """Documents by length: under 2^7 bytes, under 2^8, ..., of 2^21 and more."""
     counts = np.zeros(len(LENGTH_LABELS), dtype=np.int64)
-    for part in signed.parts:
-        if _is_of(part, source):
-            lengths = np.load(signed.folder / f"{part.name}.bytes.npy")
-            places = np.searchsorted(_LENGTH_LIMITS, lengths, side="right")
+    for run, path in zip(signed.parts, signed.files(".bytes.npy"), strict=True):
+        if run.source == source:
+            places = np.searchsorted(_LENGTH_LIMITS, np.load(path), side="right")
             counts += np.bincount(places, minlength=len(counts))
     return [int(count) for count in counts]
 
 
-def _near_examples(documents: StageResult, pairs: Sequence[Sequence[int]]) -> list[Tree]:
-    """The beginnings of documents that stayed and of their near duplicates that went."""
+def _near_examples(documents: Documents, pairs: Sequence[Sequence[int]]) -> list[Tree]:
+    """The first bytes of kept documents and of their near duplicates, by (kept, duplicate)."""
     wanted = sorted({number for pair in pairs for number in pair})
     found: dict[int, Tree] = {}
-    first = 0
-    for part, record in zip(documents.parts, documents.records, strict=True):
-        last = first + record["documents"]
-        here = [number - first for number in wanted if first <= number < last]
+    for file in documents.files:
+        end = file.first + file.num_documents
+        here = [number - file.first for number in wanted if file.first <= number < end]
         if here:
-            path = documents.folder / f"{part.name}.parquet"
+            path = documents.path(file.name)
             ids = document_ids(path, here)
-            for at, texts in read_texts(path, np.isin(np.arange(last - first), here)):
+            for at, texts in read_texts(path, np.isin(np.arange(file.num_documents), here)):
                 for number in here:
                     if at <= number < at + len(texts):
                         text = texts[number - at][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
-                        found[first + number] = {"id": ids[number], "text": text}
-        first = last
+                        found[file.first + number] = {"id": ids[number], "text": text}
     return [{"stays": found[stays], "goes": found[goes]} for stays, goes in pairs]
 
 
-def _parts_and_records(results: Mapping[str, StageResult], stage: str) -> list[tuple[Part, Tree]]:
-    """The parts of a stage with their records; none where the run had no such stage."""
-    if stage not in results:
-        return []
-    return list(zip(results[stage].parts, results[stage].records, strict=True))
-
-
-def _records(results: Mapping[str, StageResult], stage: str) -> list[Tree]:
-    return [record for _, record in _parts_and_records(results, stage)]
-
-
-def _fill(rows: Iterable[Any], row_tokens: int) -> float:
+def _fill(rows: Iterable[SourceRows], row_tokens: int) -> float:
     """Share of the ids of the rows that are text tokens."""
     rows = list(rows)
     return sum(r.tokens for r in rows) / max(sum(r.rows for r in rows) * row_tokens, 1)
@@ -152,12 +167,13 @@ def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(total.most_common())
 
 
-def _dropped_examples(ingested: StageResult) -> list[Tree]:
+def _dropped_examples(ingested: StageResult[IngestPart]) -> list[Tree]:
+    """Up to three dropped documents for each source and reason."""
     examples: dict[tuple[str, str], list[Tree]] = {}
-    for part, record in zip(ingested.parts, ingested.records, strict=True):
-        for line in (ingested.folder / f"{part.name}.dropped.jsonl").read_text().splitlines():
+    for part, path in zip(ingested.parts, ingested.files(".dropped.jsonl"), strict=True):
+        for line in path.read_text().splitlines():
             example = json.loads(line)
-            kept = examples.setdefault((record["source"], example["reason"]), [])
+            kept = examples.setdefault((part.source, example["reason"]), [])
             if len(kept) < 3:
-                kept.append({"source": record["source"], **example})
+                kept.append({"source": part.source, **example})
     return [example for kept in examples.values() for example in kept]

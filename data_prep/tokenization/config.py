@@ -15,13 +15,13 @@ class TrainTokenizerConfig(Config):
     vocab_size: int = Field(default=50_265, ge=300)
     """Size of the vocabulary with its five special tokens."""
     sample_mb: int = Field(default=500, ge=1)
-    """Text to train on at most, MB. Training takes about four times as much memory."""
+    """Maximum text to train on, MB. Training takes about four times as much memory."""
     weights: dict[SourceName, float] = Field(default_factory=dict)
-    """Share of each source in the sample, relative; by its bytes when not given."""
+    """Relative share of each source in the sample; by default, its share of the bytes."""
 
 
 class TokenizerFromFileConfig(Config):
-    """Takes a tokenizer.json with RoBERTa's special tokens."""
+    """Takes over a tokenizer.json with RoBERTa's special tokens."""
 
     type: Literal["file"]
     path: str
@@ -29,7 +29,7 @@ class TokenizerFromFileConfig(Config):
 
 
 class TokenizerFromVocabularyConfig(Config):
-    """Takes the vocabulary and merges of GPT-2 or RoBERTa."""
+    """Takes over the vocabulary and merges of GPT-2 or RoBERTa."""
 
     type: Literal["vocabulary"]
     vocab: str

@@ -15,7 +15,8 @@ _MIN_FREQUENCY = 2
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of exactly `vocab_size` tokens, trained on `texts`.
 
-    The same texts give the same tokenizer. UserError when they are too few for so many tokens.
+    The same texts give the same tokenizer. UserError when there is too little text for so many
+    tokens.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -31,7 +32,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if learned < vocab_size - 1:
         raise UserError(
             f"tokenizer.vocab_size: the documents give only {learned + 1} tokens, not {vocab_size};"
-            " ask for fewer, or give more text (tokenizer.sample_mb, sources)"
+            " set fewer, or give more text (tokenizer.sample_mb, sources)"
         )
     model = json.loads(tokenizer.to_str())["model"]
     return _build(model["vocab"], [tuple(pair) for pair in model["merges"]])
@@ -41,8 +42,8 @@ def tokenizer_from_vocabulary(vocab_path: str | Path, merges_path: str | Path) -
     """The tokenizer of a GPT-2 or RoBERTa vocab.json with merges.txt.
 
     A vocabulary without RoBERTa's special tokens (GPT-2's) gets them: ordinary tokens are moved
-    behind the first four and ``<mask>`` is put last, as fairseq did; GPT-2's own end-of-text token
-    is left out.
+    after the first four and ``<mask>`` is put last, as fairseq did; GPT-2's own end-of-text token
+    is left out. UserError for files that cannot be read.
     """
     try:
         vocabulary = json.loads(Path(vocab_path).read_text(encoding="utf-8"))

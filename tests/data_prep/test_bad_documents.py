@@ -71,4 +71,4 @@ def test_an_unexpected_error_names_the_file(
     with pytest.raises(ZeroDivisionError) as error:
         prepare(forum_config(tmp_path))
     (note,) = pickle.loads(pickle.dumps(error.value)).__notes__  # as it arrives from a worker
-    assert re.fullmatch(rf"while {tmp_path}/raw/forum.jsonl was read, from 0 to \d+", note)
+    assert re.fullmatch(rf"while reading {tmp_path}/raw/forum.jsonl, \[0, \d+\)", note)

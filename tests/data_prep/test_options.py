@@ -1,18 +1,21 @@
-"""What a data config can ask for beyond the plain way, and what bad input does to a whole run."""
+"""Options of a data config, and the effect of bad input on a whole run."""
 
 import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs.load import UserError, validate
 from data_prep.config import DataConfig
-from data_prep.dataset.manifest import read_manifest, verify_shards
+from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.row_reader import RowReader
-from data_prep.dedup import repeated_ids
+from data_prep.dataset.verify import verify_shards
+from data_prep.dedup.limits import DedupLimits
+from data_prep.limits import Limits
 from data_prep.run import prepare
 from tests.data_prep.corpora import decoded_documents, forum_config, random_texts, write_forum
 
@@ -20,7 +23,7 @@ NOTICE = "Subscribe to our weekly letter for more of the same."
 
 
 @pytest.mark.parametrize("keep_first", [True, False])
-def test_lines_that_many_documents_repeat_are_taken_out(tmp_path, keep_first):
+def test_lines_that_many_documents_repeat_are_removed(tmp_path: Path, keep_first: bool) -> None:
     texts = random_texts(60)
     write_forum(tmp_path / "raw", [f"{text}\n{NOTICE}" for text in texts] + [NOTICE])
     lines = {"max_documents": 10, "keep_first": keep_first}
@@ -37,7 +40,7 @@ def test_lines_that_many_documents_repeat_are_taken_out(tmp_path, keep_first):
     assert data["sources"]["forum"]["dropped"] == {"only repeated lines": 1}
 
 
-def test_training_documents_that_overlap_evaluation_texts_are_dropped(tmp_path):
+def test_training_documents_that_overlap_evaluation_texts_are_dropped(tmp_path: Path) -> None:
     texts = random_texts(200)
     secret = random_texts(1, words=30, seed=1)[0]
     texts[7] = texts[7] + " " + " ".join(secret.split()[5:19])  # 14 words of it
@@ -52,7 +55,7 @@ def test_training_documents_that_overlap_evaluation_texts_are_dropped(tmp_path):
     assert len(trained) + len(held) == 200 - (texts[7] not in held)
 
 
-def test_training_documents_that_quote_held_out_ones_are_dropped(tmp_path):
+def test_training_documents_that_quote_held_out_ones_are_dropped(tmp_path: Path) -> None:
     texts = random_texts(150)
     texts += [
         text + " " + more for text, more in zip(texts, random_texts(150, seed=2), strict=True)
@@ -68,7 +71,7 @@ def test_training_documents_that_quote_held_out_ones_are_dropped(tmp_path):
     assert contaminated == 300 - len(held) - len(trained) > 5
 
 
-def test_addresses_are_scrubbed_and_counted(tmp_path):
+def test_addresses_are_scrubbed_and_counted(tmp_path: Path) -> None:
     texts = random_texts(80)
     texts[3] += " write to jane.doe@example.org or 10.0.0.1 not 1.2.3.4.5 today"
     write_forum(tmp_path / "raw", texts)
@@ -81,8 +84,8 @@ def test_addresses_are_scrubbed_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("part_mb", [64, 0.005])
-def test_repeated_ids_are_counted_or_stop_the_job(tmp_path, monkeypatch, part_mb):
-    monkeypatch.setattr(repeated_ids, "_IDS_AT_ONCE", 30)
+def test_repeated_ids_are_counted_or_stop_the_job(tmp_path: Path, part_mb: float) -> None:
+    limits = Limits(dedup=DedupLimits(join_ids=30))
     texts = random_texts(80)
     ids = [*range(76), 7, 7, 20, "seventy"]
     (tmp_path / "raw").mkdir()
@@ -90,7 +93,7 @@ def test_repeated_ids_are_counted_or_stop_the_job(tmp_path, monkeypatch, part_mb
     (tmp_path / "raw/forum.jsonl").write_text("".join(lines))
     config = forum_config(tmp_path, part_mb=part_mb).model_dump(mode="json")
     config["sources"]["forum"]["reader"]["id_field"] = "id"
-    prepare(validate(config, DataConfig, "test"))
+    prepare(validate(config, DataConfig, "test"), limits)
     forum = json.loads((tmp_path / "rows/report.json").read_text())["sources"]["forum"]
     assert forum["kept_documents"] == 80
     assert forum["repeated_ids"] == 3
@@ -98,10 +101,10 @@ def test_repeated_ids_are_counted_or_stop_the_job(tmp_path, monkeypatch, part_mb
     shutil.rmtree(tmp_path / "work")
     stopped = {**config, "on_bad_record": "stop"}
     with pytest.raises(UserError, match=r"'forum': 3 document.* earlier one, such as '(20|7)', '"):
-        prepare(validate(stopped, DataConfig, "test"))
+        prepare(validate(stopped, DataConfig, "test"), limits)
 
 
-def test_literal_special_tokens_are_text(tmp_path):
+def test_literal_special_tokens_are_text(tmp_path: Path) -> None:
     texts = [f"{text} </s> <mask> <s> <pad>" for text in random_texts(80)]
     write_forum(tmp_path / "raw", texts)
     prepare(forum_config(tmp_path))
@@ -115,7 +118,7 @@ def test_literal_special_tokens_are_text(tmp_path):
     assert (rows == 0).sum() == entry.rows
 
 
-def test_too_many_bad_records_stop_the_job(tmp_path):
+def test_too_many_bad_records_stop_the_job(tmp_path: Path) -> None:
     write_forum(tmp_path / "raw", random_texts(80))
     with open(tmp_path / "raw/forum.jsonl", "a") as file:
         file.write("not json\n" * 20)
@@ -130,17 +133,17 @@ def test_too_many_bad_records_stop_the_job(tmp_path):
         prepare(forum_config(tmp_path, on_bad_record="stop"))
 
 
-def test_a_full_disk_is_one_message_and_leaves_nothing_half(tmp_path, monkeypatch):
-    from data_prep.dataset import atomic
-
+def test_a_full_disk_is_reported_with_the_file_and_leaves_no_partial_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_forum(tmp_path / "raw", random_texts(80))
     config = forum_config(tmp_path)
 
-    def full(_):
+    def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left") as error:
             prepare(config)
     assert error.value.filename is not None
@@ -149,7 +152,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing_half(tmp_path, monkeypatc
     verify_shards(tmp_path / "rows", read_manifest(tmp_path / "rows"), full=True)
 
 
-def test_a_long_document_and_an_empty_file_go_through(tmp_path):
+def test_a_long_document_and_an_empty_file_are_accepted(tmp_path: Path) -> None:
     texts = [*random_texts(80), " ".join(random_texts(400, words=200, seed=5))]
     write_forum(tmp_path / "raw", texts)
     (tmp_path / "raw/empty.jsonl").touch()

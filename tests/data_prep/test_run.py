@@ -1,4 +1,4 @@
-"""Data preparation as a whole: sources to shards, the same however it is cut, killed or resumed."""
+"""Data preparation as a whole: the same shards whatever the parts, and if killed and resumed."""
 
 import gzip
 import json
@@ -8,39 +8,41 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 import pytest
 
 from configs.load import UserError
-from data_prep.dataset.manifest import read_manifest, verify_shards
+from data_prep.dataset.manifest import SPLITS, read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
-from data_prep.dedup import candidates as dedup
-from data_prep.dedup import clusters, decontaminate, lines, signature_store, verdicts
-from data_prep.engine.stages import restart_from
+from data_prep.dataset.verify import verify_shards
+from data_prep.dedup.limits import DedupLimits
+from data_prep.dry_run import describe
+from data_prep.engine.execution import restart_from
 from data_prep.engine.workers import LocalEngineConfig
-from data_prep.readers import document
+from data_prep.limits import Limits
 from data_prep.run import prepare
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A corpus and the rows made of it in one go."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus and its rows, prepared without interruption."""
     folder = tmp_path_factory.mktemp("made")
     write_corpus(folder / "raw")
     prepare(config_of(folder))
     return folder
 
 
-def test_every_kept_document_is_in_the_rows_once(made):
+def test_every_kept_document_is_in_the_rows_once(made: Path) -> None:
     manifest = read_manifest(made / "rows")
     verify_shards(made / "rows", manifest, full=True)
     tokenizer = load_tokenizer(made / "rows/tokenizer.json")
     got = []
-    for split in ("train", "heldout"):
+    for split in SPLITS:
         entry = manifest.source(split, "forum")
         rows = RowReader(made / "rows", manifest, split).read("forum", np.arange(entry.rows))
         assert (rows[:, 0] == 0).all()
@@ -56,7 +58,7 @@ def test_every_kept_document_is_in_the_rows_once(made):
     assert sorted(got) == sorted(expected)
 
 
-def test_the_report_says_what_was_dropped_and_why(made):
+def test_the_report_says_what_was_dropped_and_why(made: Path) -> None:
     data = json.loads((made / "rows/report.json").read_text())
     forum, books = data["sources"]["forum"], data["sources"]["books"]
     assert (forum["exact_documents"], forum["near_documents"]) == (30, 29)
@@ -70,15 +72,16 @@ def test_the_report_says_what_was_dropped_and_why(made):
     assert "too short" in page
 
 
-def test_a_second_run_does_nothing(made, capsys):
+def test_a_second_run_does_nothing(made: Path, logged: list[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
     prepare(config_of(made, engine={"type": "local"}))
-    assert "nothing to do" in capsys.readouterr().out
+    (message,) = logged
+    assert "nothing to do" in message
     assert {p: p.stat().st_mtime_ns for p in made.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("mode", ["full_sentences", "doc_sentences", "best_fit"])
-def test_rows_do_not_depend_on_parts_or_workers(made, tmp_path, mode):
+def test_rows_do_not_depend_on_parts_or_workers(made: Path, tmp_path: Path, mode: str) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
     pack = {"row_tokens": 32, "block_rows": 8, "shard_mb": 1, "mode": mode}
     prepare(config_of(tmp_path, pack=pack))
@@ -90,27 +93,30 @@ def test_rows_do_not_depend_on_parts_or_workers(made, tmp_path, mode):
 
 
 @pytest.mark.parametrize("extra_stages", [False, True])
-def test_rows_do_not_depend_on_how_much_is_joined_at_once(
-    made, tmp_path, monkeypatch, extra_stages
-):
+def test_rows_do_not_depend_on_the_memory_limits(
+    made: Path, tmp_path: Path, extra_stages: bool
+) -> None:
     for name in ("at_once", "in_ranges"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "raw").symlink_to(made / "raw")
-    rules = {
+    rules: dict[str, Any] = {
         "dedup": {"lines": {"min_words": 2, "max_documents": 1}},
         "decontaminate": {"ngram_words": 2, "max_share": 0.15},
     }
     rules = rules if extra_stages else {}
     prepare(config_of(tmp_path / "at_once", **rules))
-    monkeypatch.setattr(dedup, "_DOCUMENTS_A_JOIN", 50)
-    monkeypatch.setattr(dedup, "_MOST_PARTS", 3)
-    monkeypatch.setattr(signature_store, "_KEPT_MAPPED_BYTES", 0)
-    monkeypatch.setattr(signature_store, "_MAX_OPEN_FILES", 2)
-    monkeypatch.setattr(verdicts, "_PAIRS_AT_ONCE", 3)
-    monkeypatch.setattr(clusters, "DOCUMENTS_AT_ONCE", 7)
-    monkeypatch.setattr(lines, "_LINES_A_JOIN", 70)
-    monkeypatch.setattr(decontaminate, "_NGRAMS_AT_ONCE", 40)
-    prepare(config_of(tmp_path / "in_ranges", **rules, part_mb=0.05))
+    limits = DedupLimits(
+        signature_parts=3,
+        join_documents=50,
+        join_lines=70,
+        join_ids=60,
+        table_ngrams=40,
+        pairs=3,
+        labels=7,
+        mapped_bytes=0,
+        open_files=2,
+    )
+    prepare(config_of(tmp_path / "in_ranges", **rules, part_mb=0.05), Limits(dedup=limits))
     work = tmp_path / "in_ranges/work"
     assert (work / "pairs/band-27-0002.record.json").exists()
     assert (work / "line_repeats/forum-000005.record.json").exists() == extra_stages
@@ -126,25 +132,25 @@ def test_rows_do_not_depend_on_how_much_is_joined_at_once(
     assert (150 > forum["contaminated_documents"] > 10) == extra_stages
 
 
-def test_documents_of_a_file_that_cannot_be_cut_come_in_pieces(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(document, "_BATCH_CHARACTERS", 5000)
+def test_documents_of_a_file_that_cannot_be_cut_come_in_pieces(made: Path, tmp_path: Path) -> None:
+    limits = Limits(batch_characters=5000)
     (tmp_path / "raw").mkdir()
     packed = gzip.compress((made / "raw/forum.jsonl").read_bytes())
     (tmp_path / "raw/forum.jsonl.gz").write_bytes(packed)
     (tmp_path / "raw/book.txt").write_bytes((made / "raw/book3.txt").read_bytes())
     reader = {"type": "jsonl", "files": [str(tmp_path / "raw/*.gz")], "id_field": "id"}
     sources = config_of(tmp_path).model_dump(mode="json")["sources"] | {"forum": {"reader": reader}}
-    prepare(config_of(tmp_path, sources=sources))
+    prepare(config_of(tmp_path, sources=sources), limits)
     whole = hashes_of(tmp_path / "rows")
     restart_from(tmp_path / "work", [path.name for path in (tmp_path / "work").iterdir()])
-    prepare(config_of(tmp_path, sources=sources, part_mb=len(packed) / 1e6))
+    prepare(config_of(tmp_path, sources=sources, part_mb=len(packed) / 1e6), limits)
     pieces = sorted((tmp_path / "work/ingest").glob("forum-000000.*.parquet"))
     assert len(pieces) > 2
     assert len(list((tmp_path / "work/encode").glob("forum-*.train.ids"))) == len(pieces)
     assert hashes_of(tmp_path / "rows") == whole
 
 
-def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path):
+def test_a_run_that_is_killed_and_resumed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
     config = config_of(tmp_path, engine={"type": "local", "workers": 2})
     path = tmp_path / "config.yaml"
@@ -162,11 +168,11 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(made, tmp_path)
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
 
 
-def test_the_dashboard_answers_at_the_printed_address(capsys):
+def test_the_dashboard_answers_at_the_logged_address(logged: list[str]) -> None:
     with LocalEngineConfig(workers=1).build() as engine:
         results = engine.run(abs, [(-1,), (-2,)], ["one", "two"])
         done = [next(results)]
-        address = capsys.readouterr().out.removeprefix("Dask dashboard: ").strip()
+        address = logged[0].removeprefix("Dask dashboard: ")
         page = build_opener(ProxyHandler({})).open(address, timeout=60).read().decode()
         done += results
     assert sorted(done) == [1, 2]
@@ -174,7 +180,7 @@ def test_the_dashboard_answers_at_the_printed_address(capsys):
     assert "Task Stream" in page
 
 
-def test_a_lost_shard_is_made_again(made, tmp_path):
+def test_a_lost_shard_is_written_again(made: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
     config = config_of(tmp_path)
     prepare(config)
@@ -184,7 +190,7 @@ def test_a_lost_shard_is_made_again(made, tmp_path):
     assert hashes_of(tmp_path / "rows") == before
 
 
-def test_other_settings_are_refused_until_told_where_to_restart(made, tmp_path):
+def test_different_settings_are_refused_without_restart_from(made: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
     prepare(config_of(tmp_path))
     before = hashes_of(tmp_path / "rows")
@@ -197,7 +203,7 @@ def test_other_settings_are_refused_until_told_where_to_restart(made, tmp_path):
     assert read_manifest(tmp_path / "rows").row_tokens == 64
 
 
-def test_a_missing_corpus_is_a_clear_error_without_traceback(tmp_path):
+def test_a_missing_corpus_is_a_clear_error_without_traceback(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(config_of(tmp_path).model_dump_json())
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -213,13 +219,10 @@ def test_a_missing_corpus_is_a_clear_error_without_traceback(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_dry_run_says_what_would_be_done(made, tmp_path):
-    from data_prep.dry_run import describe
-    from data_prep.run import STAGES
-
+def test_a_dry_run_says_what_would_be_done(made: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
-    plan = describe(config_of(tmp_path), STAGES)
+    plan = describe(config_of(tmp_path))
     assert "forum           jsonl" in plan
-    assert plan.count("not begun") == 12
-    assert describe(config_of(made), STAGES).count("  done") == 12
+    assert plan.count("not started") == 12
+    assert describe(config_of(made)).count("  done") == 12
     assert not (tmp_path / "work").exists()

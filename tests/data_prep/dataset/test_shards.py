@@ -1,9 +1,13 @@
-"""The on-disk rows: written deterministically, read by number, opened by plain webdataset."""
+"""The rows on disk: written deterministically, read by number, opened by plain webdataset."""
 
 import json
 import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from configs.load import UserError
@@ -14,24 +18,31 @@ from data_prep.dataset.manifest import (
     TokenizerFile,
     file_sha256,
     read_manifest,
-    verify_shards,
     write_manifest,
 )
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.shard_writer import ShardWriter
+from data_prep.dataset.verify import verify_shards
 
 ROW_TOKENS, BLOCK_ROWS = 16, 8
 
 
-def make_data_set(folder, rows_per_shard=(24, 16, 5), dtype="uint16"):
+DType = Literal["uint16", "uint32"]
+
+
+def make_data_set(
+    folder: Path, rows_per_shard: Sequence[int] = (24, 16, 5), dtype: DType = "uint16"
+) -> tuple[Manifest, npt.NDArray[Any]]:
     """A data set of one source whose shards hold the given numbers of rows; and all its rows."""
-    rows = np.random.default_rng(0).integers(4, 999, (sum(rows_per_shard), ROW_TOKENS))
+    numbers = np.random.default_rng(0).integers(4, 999, (sum(rows_per_shard), ROW_TOKENS))
+    rows: npt.NDArray[Any] = numbers.astype(dtype)
     shards, first = [], 0
     for number, num_rows in enumerate(rows_per_shard):
         name = f"shards/train/books-{number:05d}.tar"
         with ShardWriter(folder, name, "train", "books", first, dtype) as writer:
             for start in range(first, first + num_rows, BLOCK_ROWS):
                 writer.write_block(rows[start : min(start + BLOCK_ROWS, first + num_rows)])
+        assert writer.shard is not None
         shards.append(writer.shard)
         first += num_rows
     (folder / "tokenizer.json").write_text("{}")
@@ -52,11 +63,11 @@ def make_data_set(folder, rows_per_shard=(24, 16, 5), dtype="uint16"):
         splits={"train": {"books": source}, "heldout": {}},
     )
     write_manifest(folder, manifest)
-    return manifest, rows.astype(dtype)
+    return manifest, rows
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_any_rows_are_read_in_the_order_asked_for(tmp_path, dtype):
+def test_any_rows_are_read_in_the_order_asked_for(tmp_path: Path, dtype: DType) -> None:
     manifest, rows = make_data_set(tmp_path, dtype=dtype)
     reader = RowReader(tmp_path, manifest, "train")
     numbers = np.random.default_rng(1).integers(0, len(rows), 200)
@@ -67,7 +78,7 @@ def test_any_rows_are_read_in_the_order_asked_for(tmp_path, dtype):
     assert reader.read("books", np.array([], dtype=int)).shape == (0, ROW_TOKENS)
 
 
-def test_rows_outside_the_source_are_refused(tmp_path):
+def test_rows_outside_the_source_are_refused(tmp_path: Path) -> None:
     manifest, rows = make_data_set(tmp_path)
     reader = RowReader(tmp_path, manifest, "train")
     for bad in (-1, len(rows)):
@@ -77,7 +88,7 @@ def test_rows_outside_the_source_are_refused(tmp_path):
         reader.read("film", np.array([0]))
 
 
-def test_plain_webdataset_opens_the_shards(tmp_path):
+def test_plain_webdataset_opens_the_shards(tmp_path: Path) -> None:
     import webdataset
 
     manifest, rows = make_data_set(tmp_path)
@@ -88,7 +99,7 @@ def test_plain_webdataset_opens_the_shards(tmp_path):
     assert len({sample["__key__"] for sample in samples}) == len(samples) == 6
 
 
-def test_equal_rows_give_equal_bytes(tmp_path):
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     first, _ = make_data_set(tmp_path / "a")
     second, _ = make_data_set(tmp_path / "b")
     assert first.fingerprint == second.fingerprint
@@ -97,7 +108,7 @@ def test_equal_rows_give_equal_bytes(tmp_path):
     ).read_bytes()
 
 
-def test_the_manifest_survives_writing_and_reading(tmp_path):
+def test_the_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
     manifest, _ = make_data_set(tmp_path)
     again = read_manifest(tmp_path)
     assert again == manifest
@@ -114,14 +125,16 @@ def test_the_manifest_survives_writing_and_reading(tmp_path):
         ('{"format_version": 1}', "damaged manifest"),
     ],
 )
-def test_an_unusable_manifest_is_a_clear_error(tmp_path, content, message):
+def test_an_unusable_manifest_is_a_clear_error(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path):
+def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     make_data_set(tmp_path)
     tree = json.loads((tmp_path / "manifest.json").read_text())
     tree["tokenizer"]["path"] = "../tokenizer.json"
@@ -130,7 +143,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_all_missing_and_damaged_files_are_named_at_once(tmp_path):
+def test_all_missing_and_damaged_files_are_named_at_once(tmp_path: Path) -> None:
     manifest, _ = make_data_set(tmp_path)
     verify_shards(tmp_path, manifest, full=True)
     paths = [tmp_path / shard.path for shard in manifest.source("train", "books").shards]
@@ -148,21 +161,21 @@ def test_all_missing_and_damaged_files_are_named_at_once(tmp_path):
         verify_shards(tmp_path, manifest, full=True)
 
 
-def test_a_shard_shorter_than_the_manifest_says_is_named(tmp_path):
+def test_a_shard_shorter_than_the_manifest_says_is_named(tmp_path: Path) -> None:
     manifest, _ = make_data_set(tmp_path)
     path = tmp_path / manifest.source("train", "books").shards[1].path
     path.write_bytes(path.read_bytes()[:-1024])
     reader = RowReader(tmp_path, manifest, "train")
     reader.read("books", np.array([0, 44]))
-    with pytest.raises(UserError, match=r"books-00001\.tar: .* but the manifest says"):
+    with pytest.raises(UserError, match=r"books-00001\.tar: .* bytes, but .* in the manifest"):
         reader.read("books", np.array([30]))
     path.unlink()
     with pytest.raises(UserError, match=r"books-00001\.tar: missing"):
         reader.read("books", np.array([30]))
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    def write_and_fail():
+def test_a_writer_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    def write_and_fail() -> None:
         with ShardWriter(tmp_path, "a.tar", "train", "books", 0, "uint16") as writer:
             writer.write_block(np.ones((2, 4), dtype=np.uint16))
             raise RuntimeError

@@ -2,8 +2,10 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from configs.load import UserError, load
 from data_prep.config import DataConfig
 from data_prep.dataset.tokenizer import load_tokenizer, special_tokens
 from data_prep.run import prepare
-from data_prep.tokenization.encode import _Encoder
+from data_prep.tokenization.encoder import Encoder
 from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
 from tests.data_prep.corpora import forum_config, random_texts, write_forum
 
@@ -23,13 +25,13 @@ TEXTS = [" ".join(random.Random(n).choices(WORDS, k=60)) for n in range(60)]
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train_tokenizer(TEXTS, 300).save(str(file))
     return file
 
 
-def test_special_tokens_have_robertas_ids(path):
+def test_special_tokens_have_robertas_ids(path: Path) -> None:
     tokenizer = load_tokenizer(path)
     assert tokenizer.get_vocab_size() == 300
     assert special_tokens(tokenizer).model_dump() == {
@@ -41,7 +43,9 @@ def test_special_tokens_have_robertas_ids(path):
 
 @settings(max_examples=100)
 @given(st.text(max_size=60))
-def test_any_text_survives_and_never_gives_a_special_token(path, text):
+def test_any_text_is_decoded_to_itself_and_never_gives_a_special_token(
+    path: Path, text: str
+) -> None:
     tokenizer = load_tokenizer(path)
     for piece in (text, text + "</s><mask> <s>" + text):
         ids = tokenizer.encode(piece, add_special_tokens=False).ids
@@ -51,46 +55,48 @@ def test_any_text_survives_and_never_gives_a_special_token(path, text):
 
 @settings(max_examples=60)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
-def test_the_fast_encoder_gives_the_reference_ids(path, texts):
+def test_the_fast_encoder_gives_the_reference_ids(path: Path, texts: list[str]) -> None:
     encoded = [text.encode() for text in texts]
-    fast, fast_lengths = _Encoder(path, "fast").encode(encoded)
-    reference, lengths = _Encoder(path, "reference").encode(encoded)
+    fast, fast_lengths = Encoder(path, "fast").encode(encoded)
+    reference, lengths = Encoder(path, "reference").encode(encoded)
     np.testing.assert_array_equal(fast, reference)
     np.testing.assert_array_equal(fast_lengths, lengths)
     assert (fast == 2).sum() == len(texts)
 
 
-def test_a_difference_between_the_encoders_stops_the_job(path, tmp_path, monkeypatch):
+def test_a_difference_between_the_encoders_stops_the_job(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = "the öven " * 9000
-    assert _Encoder(path, "fast").agrees(b"was hot")
-    assert _Encoder(path, "fast").agrees(long.encode())
+    assert Encoder(path, "fast").agrees(b"was hot")
+    assert Encoder(path, "fast").agrees(long.encode())
     write_forum(tmp_path / "raw", [f"{text} end" for text in random_texts(80)])
     config = forum_config(tmp_path, checked_share=1)
-    right = _Encoder._fast_ids
+    right = Encoder._fast_ids
 
-    def wrong(encoder, text):
+    def wrong(encoder: Encoder, text: bytes) -> npt.NDArray[np.uint32]:
         ids = right(encoder, text)
         return ids[::-1] if text.endswith(b"end") else ids
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Encoder, "_fast_ids", wrong)
+        patch.setattr(Encoder, "_fast_ids", wrong)
         with pytest.raises(UserError, match=r"document 'forum.jsonl:\d+': the fast encoder"):
             prepare(config)
     assert not list(tmp_path.rglob("*.ids*"))
     prepare(config)
 
 
-def test_training_does_not_depend_on_the_order_of_the_texts(path):
+def test_training_does_not_depend_on_the_order_of_the_texts(path: Path) -> None:
     shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
     assert train_tokenizer(shuffled, 300).to_str() == train_tokenizer(TEXTS, 300).to_str()
 
 
-def test_too_little_text_for_the_vocabulary_is_a_clear_error():
+def test_too_little_text_for_the_vocabulary_is_a_clear_error() -> None:
     with pytest.raises(UserError, match=r"the documents give only \d+ tokens, not 9000"):
         train_tokenizer(TEXTS, 9000)
 
 
-def test_gpt2_files_are_renumbered_as_fairseq_did(path, tmp_path):
+def test_gpt2_files_are_renumbered_as_fairseq_did(path: Path, tmp_path: Path) -> None:
     model = json.loads(path.read_text())["model"]
     ordinary = [t for t, n in sorted(model["vocab"].items(), key=lambda i: i[1]) if n > 3]
     gpt2 = {token: n for n, token in enumerate(ordinary)} | {"<|endoftext|>": len(ordinary)}
@@ -108,7 +114,7 @@ def test_gpt2_files_are_renumbered_as_fairseq_did(path, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "BPE"}}'])
-def test_a_file_that_is_no_tokenizer_is_a_clear_error(tmp_path, content):
+def test_a_file_that_is_no_tokenizer_is_a_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json: "):
         load_tokenizer(tmp_path / "tokenizer.json")
@@ -116,7 +122,7 @@ def test_a_file_that_is_no_tokenizer_is_a_clear_error(tmp_path, content):
         load_tokenizer(tmp_path / "other.json")
 
 
-def test_other_special_tokens_are_refused(path, tmp_path):
+def test_different_special_tokens_are_refused(path: Path, tmp_path: Path) -> None:
     tree = path.read_text().replace("<mask>", "[MASK]")
     (tmp_path / "tokenizer.json").write_text(tree)
     with pytest.raises(UserError, match="<mask> is None, not 299"):
@@ -124,5 +130,5 @@ def test_other_special_tokens_are_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data_demo", "data_english", "data_packages"])
-def test_the_shipped_configs_are_valid(name):
+def test_the_shipped_configs_are_valid(name: str) -> None:
     assert load(f"configs/{name}.yaml", DataConfig).sources

@@ -1,0 +1,28 @@
+"""How much deduplication holds in memory at once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DedupLimits:
+    """Sizes that decide memory and speed of the stages. Results do not depend on them."""
+
+    signature_parts: int = 1024
+    """Parts of the signatures at most: each join reads the files of all of them."""
+    join_documents: int = 10_000_000
+    """Documents of a join. It takes about 60 bytes per document, 100 where most have duplicates."""
+    join_lines: int = 16_000_000
+    """Different lines of a part that looks for repeated ones."""
+    join_ids: int = 20_000_000
+    """Document ids of a part that looks for repeated ones."""
+    table_ngrams: int = 16_000_000
+    """Hashes of evaluation n-grams that are sorted together."""
+    pairs: int = 1 << 20
+    """Pairs of documents that are joined to clusters together."""
+    labels: int = 1 << 20
+    """Documents whose cluster labels are read together."""
+    mapped_bytes: int = 256_000_000
+    """Size of the signatures above which the pages of a file are released after each use, so that
+    the memory of a worker stays constant; the system's page cache still holds them."""
+    open_files: int = 500
+    """Files of signatures that a worker keeps open."""

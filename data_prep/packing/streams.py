@@ -1,0 +1,172 @@
+"""All id streams of a run, and the stage that interleaves the sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_prep.dataset.atomic import save_array
+from data_prep.dataset.manifest import SPLITS, Split
+from data_prep.documents.files import DocumentFile
+from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.packing.id_stream import IdStream, MixedStream, Segment, SourceStream
+
+MIXED = "mixed"
+"""Name of the one source of rows that hold documents of all sources."""
+RANGE_DOCUMENTS = 50_000
+
+
+@dataclass(frozen=True)
+class Streams:
+    """All streams of a run."""
+
+    encoded: Path
+    """Folder of the encode stage."""
+    dtype: Literal["uint16", "uint32"]
+    sources: Mapping[tuple[Split, str], Sequence[Segment]]
+    """By split and source."""
+    order: Path | None = None
+    """Folder of the interleave stage, if there is one."""
+    mixed: Mapping[Split, Sequence[Segment]] = field(default_factory=dict)
+    """Segments of the interleaved streams, by split."""
+
+    @property
+    def packed(self) -> dict[tuple[Split, str], Sequence[Segment]]:
+        """The streams that rows are cut from, by split and source (or MIXED)."""
+        if self.order is not None:
+            return {(split, MIXED): segments for split, segments in self.mixed.items()}
+        return dict(self.sources)
+
+    def open(self, split: Split, source: str) -> IdStream:
+        """One stream of `packed`."""
+        if self.order is None:
+            return SourceStream(self.encoded, self.sources[split, source], self.dtype)
+        return MixedStream(self.order, self.mixed[split], self.open_sources(split))
+
+    def open_sources(self, split: Split) -> list[IdStream]:
+        """The streams of all sources."""
+        return [
+            SourceStream(self.encoded, segments, self.dtype)
+            for (of, _), segments in self.sources.items()
+            if of == split
+        ]
+
+    def documents(self, split: Split) -> list[int]:
+        """The number of documents of each source in a split."""
+        return [
+            sum(segment.documents for segment in segments)
+            for (of, _), segments in self.sources.items()
+            if of == split
+        ]
+
+
+def source_streams(
+    encoded: StageResult[DocumentFile], sources: Sequence[str], dtype: Literal["uint16", "uint32"]
+) -> Streams:
+    """The streams of the sources."""
+    segments: dict[tuple[Split, str], list[Segment]] = {
+        (split, source): [] for split in SPLITS for source in sources
+    }
+    for part, record in encoded.with_records():
+        for split in SPLITS:
+            documents, tokens = record[f"{split}_documents"], record[f"{split}_tokens"]
+            segment = Segment(f"{part.name}.{split}", documents, tokens)
+            segments[split, part.source].append(segment)
+    return Streams(encoded.folder, dtype, segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterleavePart(Part):
+    """Range `number` of `num_ranges` of the documents of every source in a split."""
+
+    split: Split
+    number: int
+    num_ranges: int
+    counts: Sequence[int]
+    """Documents of each source."""
+
+    def plan(self) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "number": self.number,
+            "ranges": self.num_ranges,
+            "counts": list(self.counts),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterleaveStage(Stage[InterleavePart]):
+    """Orders the documents of all sources so that every range of rows has all in proportion.
+
+    Document i of the D of a source is at (i + 1/2) / D of the stream. That depends on the
+    documents only, not on parts.
+    """
+
+    name = "interleave"
+    version = 1
+    output = "order"
+
+    streams: Streams
+    range_documents: int = RANGE_DOCUMENTS
+    """Documents of a part."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"range": self.range_documents}
+
+    def run_part(self, folder: Path, part: InterleavePart) -> PartOutput:
+        """Writes PART.order.npy [3, D]: source, first id in its stream, ids without separator."""
+        positions, columns = [np.empty(0)], [np.empty((3, 0), np.int64)]
+        for number, stream in enumerate(self.streams.open_sources(part.split)):
+            count = part.counts[number]
+            first = first_in_range(count, part.number, part.num_ranges)
+            end = first_in_range(count, part.number + 1, part.num_ranges)
+            lengths, starts = stream.documents(first, end)
+            positions.append((2 * np.arange(first, end) + 1) / (2 * max(count, 1)))
+            columns.append(np.stack([np.full(len(lengths), number), starts, lengths]))
+        ascending = np.argsort(np.concatenate(positions), kind="stable")
+        order = np.concatenate(columns, axis=1)[:, ascending]
+        save_array(folder / f"{part.name}.order.npy", order)
+        counts = {"documents": order.shape[1], "tokens": int(order[2].sum())}
+        return PartOutput(counts, [f"{part.name}.order.npy"])
+
+
+def interleave_stage(
+    encoded: StageResult[DocumentFile], streams: Streams, range_documents: int = RANGE_DOCUMENTS
+) -> InterleaveStage:
+    """A part for about every `range_documents` of a split."""
+    parts = []
+    for split in SPLITS:
+        counts = streams.documents(split)
+        num_ranges = -(-sum(counts) // range_documents)
+        parts += [
+            InterleavePart(
+                name=f"{split}-{number:06d}",
+                split=split,
+                number=number,
+                num_ranges=num_ranges,
+                counts=counts,
+            )
+            for number in range(num_ranges)
+        ]
+    return InterleaveStage(
+        parts=parts,
+        inputs={"encode": encoded.content_fingerprint},
+        streams=streams,
+        range_documents=range_documents,
+    )
+
+
+def mixed_streams(streams: Streams, interleaved: StageResult[InterleavePart]) -> Streams:
+    """The same streams, interleaved."""
+    mixed: dict[Split, list[Segment]] = {split: [] for split in SPLITS}
+    for part, record in interleaved.with_records():
+        mixed[part.split].append(Segment(part.name, record["documents"], record["tokens"]))
+    return replace(streams, order=interleaved.folder, mixed=mixed)
+
+
+def first_in_range(count: int, number: int, num_ranges: int) -> int:
+    """The first of `count` documents whose position is `number` / `num_ranges` or later."""
+    return min(max(-((num_ranges - 2 * count * number) // (2 * num_ranges)), 0), count)

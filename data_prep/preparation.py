@@ -1,0 +1,117 @@
+"""A run of data preparation: its finished stages, and what follows from them."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from data_prep.config import DataConfig
+from data_prep.dataset.manifest import SpecialTokens, narrowest_dtype
+from data_prep.dataset.tokenizer import load_tokenizer, special_tokens
+from data_prep.dedup import candidates, decontaminate, lines, repeated_ids, signatures, verdicts
+from data_prep.dedup.selection import Selection, select
+from data_prep.documents import ingest
+from data_prep.documents.files import Documents
+from data_prep.engine.stage import PartT, Stage, StageResult
+from data_prep.limits import Limits
+from data_prep.packing import streams
+from data_prep.report.data import ReportInputs
+from data_prep.tokenization import encode, tokenizer
+
+
+class Preparation:
+    """A run of data preparation: its config, the finished stages, and what follows from them.
+
+    A property must not be read before the stages that it follows from are finished.
+    """
+
+    def __init__(self, config: DataConfig, limits: Limits | None = None) -> None:
+        self.config = config
+        self.limits = limits or Limits()
+        self._results: dict[str, StageResult[Any]] = {}
+
+    def add(self, stage: Stage[PartT], result: StageResult[PartT]) -> None:
+        """Adds a finished stage."""
+        self._results[stage.name] = result
+
+    def result(self, stage: type[Stage[PartT]]) -> StageResult[PartT]:
+        """The result of a finished stage."""
+        return self._results[stage.name]
+
+    def result_if_any(self, stage: type[Stage[PartT]]) -> StageResult[PartT] | None:
+        """The result of a finished stage, None where the run does not have that stage."""
+        return self._results.get(stage.name)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Content fingerprints of the finished stages."""
+        return {name: result.content_fingerprint for name, result in self._results.items()}
+
+    @cached_property
+    def ingested_documents(self) -> Documents:
+        """The documents after the filters."""
+        return ingest.ingested_documents(self.result(ingest.IngestStage))
+
+    @cached_property
+    def documents(self) -> Documents:
+        """The documents that deduplication starts from."""
+        cleaned = self.result_if_any(lines.CleanStage)
+        return lines.cleaned_documents(cleaned) if cleaned else self.ingested_documents
+
+    @cached_property
+    def deduplicated(self) -> Selection:
+        """The documents without duplicates."""
+        signed = self.result(signatures.SignaturesStage)
+        return select(self.documents, signed, self.result(verdicts.VerdictsStage))
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The documents without duplicates and, if asked for, contaminated ones."""
+        overlap = self.result_if_any(decontaminate.OverlapStage)
+        return replace(self.deduplicated, overlap=overlap.folder if overlap else None)
+
+    @property
+    def selection_inputs(self) -> dict[str, str]:
+        """Content fingerprint of the stage that decides the selection, by its name."""
+        overlap = self.result_if_any(decontaminate.OverlapStage)
+        if overlap is None:
+            return {verdicts.VerdictsStage.name: self.deduplicated.fingerprint}
+        return {decontaminate.OverlapStage.name: overlap.content_fingerprint}
+
+    @cached_property
+    def special_tokens(self) -> SpecialTokens:
+        """The ids of the tokenizer's special tokens."""
+        folder = self.result(tokenizer.TokenizerStage).folder
+        return special_tokens(load_tokenizer(folder / tokenizer.TOKENIZER_FILE))
+
+    @cached_property
+    def source_streams(self) -> streams.Streams:
+        """The encoded documents of each source."""
+        dtype = narrowest_dtype(self.special_tokens.mask + 1)
+        encoded = self.result(encode.EncodeStage)
+        return streams.source_streams(encoded, list(self.config.sources), dtype)
+
+    @cached_property
+    def streams(self) -> streams.Streams:
+        """The encoded documents in the order in which they are packed."""
+        interleaved = self.result_if_any(streams.InterleaveStage)
+        if interleaved is None:
+            return self.source_streams
+        return streams.mixed_streams(self.source_streams, interleaved)
+
+    def report_inputs(self) -> ReportInputs:
+        """What the report describes, when all stages are finished."""
+        return ReportInputs(
+            sources=list(self.config.sources),
+            documents=self.documents,
+            ingested=self.result(ingest.IngestStage),
+            repeated_ids=self.result(repeated_ids.RepeatedIdsStage),
+            cleaned=self.result_if_any(lines.CleanStage),
+            signed=self.result(signatures.SignaturesStage),
+            pairs=[
+                self.result(candidates.FirstPairsStage),
+                self.result(candidates.PairsStage),
+            ],
+            verdicts=self.result(verdicts.VerdictsStage),
+            overlap=self.result_if_any(decontaminate.OverlapStage),
+            encoded=self.result(encode.EncodeStage),
+        )

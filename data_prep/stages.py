@@ -1,0 +1,242 @@
+"""The list of stages: the run, ``--dry-run``, ``--restart-from`` and the docs follow it.
+
+To add a stage, write a `Stage` (`data_prep.engine.stage`) in its package, and here a function that
+builds it and an entry in `STAGES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.config import DataConfig
+from data_prep.dedup import candidates, decontaminate, lines, repeated_ids, signatures, verdicts
+from data_prep.documents import ingest
+from data_prep.engine.stage import Stage
+from data_prep.packing import layout, rows, streams
+from data_prep.preparation import Preparation
+from data_prep.tokenization import encode, tokenizer
+
+
+def build_ingest(run: Preparation) -> ingest.IngestStage:
+    """The first stage, which needs no other."""
+    config = run.config
+    return ingest.ingest_stage(
+        config.sources,
+        {name: config.filters_of(name) for name in config.sources},
+        scrub=config.scrub,
+        max_document_bytes=int(config.max_document_mb * 1_000_000),
+        on_bad_record=config.on_bad_record,
+        part_bytes=int(config.part_mb * 1_000_000),
+        batch_characters=run.limits.batch_characters,
+    )
+
+
+def _check_ingested(run: Preparation) -> None:
+    ingest.check_bad_share(run.result(ingest.IngestStage), run.config.max_bad_share)
+
+
+def _ids(run: Preparation) -> repeated_ids.IdsStage:
+    sources = run.config.sources_with_ids
+    return repeated_ids.ids_stage(run.ingested_documents, sources, run.limits.dedup)
+
+
+def _repeated_ids(run: Preparation) -> repeated_ids.RepeatedIdsStage:
+    hashed = run.result(repeated_ids.IdsStage)
+    return repeated_ids.repeated_ids_stage(hashed, run.ingested_documents, run.limits.dedup)
+
+
+def _check_ids(run: Preparation) -> None:
+    repeated = run.result(repeated_ids.RepeatedIdsStage)
+    repeated_ids.check_ids(repeated, run.config.on_bad_record)
+
+
+def _line_counts(run: Preparation) -> lines.LineCountsStage:
+    assert run.config.dedup.lines is not None
+    return lines.line_counts_stage(run.ingested_documents, run.config.dedup.lines)
+
+
+def _line_repeats(run: Preparation) -> lines.LineRepeatsStage:
+    assert run.config.dedup.lines is not None
+    counted = run.result(lines.LineCountsStage)
+    return lines.line_repeats_stage(counted, run.config.dedup.lines, run.limits.dedup)
+
+
+def _line_table(run: Preparation) -> lines.LineTableStage:
+    return lines.line_table_stage(run.result(lines.LineRepeatsStage))
+
+
+def _clean(run: Preparation) -> lines.CleanStage:
+    assert run.config.dedup.lines is not None
+    min_words = {name: run.config.filters_of(name).min_words for name in run.config.sources}
+    tables = run.result(lines.LineTableStage)
+    return lines.clean_stage(run.ingested_documents, tables, run.config.dedup.lines, min_words)
+
+
+def _signatures(run: Preparation) -> signatures.SignaturesStage:
+    return signatures.signatures_stage(run.documents, run.config.dedup, run.limits.dedup)
+
+
+def _first_pairs(run: Preparation) -> candidates.FirstPairsStage:
+    signed = run.result(signatures.SignaturesStage)
+    return candidates.first_pairs_stage(signed, run.config.dedup, run.limits.dedup)
+
+
+def _clusters(run: Preparation) -> verdicts.ClustersStage:
+    signed = run.result(signatures.SignaturesStage)
+    first_pairs = run.result(candidates.FirstPairsStage)
+    return verdicts.clusters_stage(signed, first_pairs, run.limits.dedup)
+
+
+def _pairs(run: Preparation) -> candidates.PairsStage:
+    signed = run.result(signatures.SignaturesStage)
+    clustered = run.result(verdicts.ClustersStage)
+    return candidates.pairs_stage(signed, clustered, run.config.dedup, run.limits.dedup)
+
+
+def _verdicts(run: Preparation) -> verdicts.VerdictsStage:
+    return verdicts.verdicts_stage(
+        run.result(signatures.SignaturesStage),
+        run.result(candidates.FirstPairsStage),
+        run.result(verdicts.ClustersStage),
+        run.result(candidates.PairsStage),
+        list(run.config.sources),
+        run.limits.dedup,
+    )
+
+
+def _excluded_ngrams(run: Preparation) -> decontaminate.ExcludedNgramsStage:
+    config = run.config
+    assert config.decontaminate is not None
+    return decontaminate.excluded_ngrams_stage(
+        config.decontaminate, run.deduplicated, config.heldout_share, config.on_bad_record
+    )
+
+
+def _exclusion(run: Preparation) -> decontaminate.ExclusionStage:
+    excluded = run.result(decontaminate.ExcludedNgramsStage)
+    return decontaminate.exclusion_stage(excluded, run.limits.dedup)
+
+
+def _overlap(run: Preparation) -> decontaminate.OverlapStage:
+    assert run.config.decontaminate is not None
+    exclusion = run.result(decontaminate.ExclusionStage)
+    return decontaminate.overlap_stage(
+        run.config.decontaminate, run.deduplicated, run.config.heldout_share, exclusion
+    )
+
+
+def _tokenizer(run: Preparation) -> tokenizer.TokenizerStage:
+    return tokenizer.tokenizer_stage(
+        run.config.tokenizer, run.selection, run.selection_inputs, run.config.heldout_share
+    )
+
+
+def _encode(run: Preparation) -> encode.EncodeStage:
+    return encode.encode_stage(
+        run.selection,
+        run.selection_inputs,
+        run.result(tokenizer.TokenizerStage),
+        heldout_share=run.config.heldout_share,
+        checked_share=run.config.checked_share,
+        encoder=run.config.encoder,
+    )
+
+
+def _interleave(run: Preparation) -> streams.InterleaveStage:
+    encoded = run.result(encode.EncodeStage)
+    return streams.interleave_stage(encoded, run.source_streams, run.limits.interleave_documents)
+
+
+def _layout(run: Preparation) -> layout.LayoutStage:
+    streamed_by: type[Stage[Any]] = encode.EncodeStage
+    if run.config.pack.mixed:
+        streamed_by = streams.InterleaveStage
+    streamed = run.result(streamed_by)
+    return layout.layout_stage(streamed, streamed_by.name, run.config.pack, run.streams)
+
+
+def _rows(run: Preparation) -> rows.RowsStage:
+    return rows.rows_stage(
+        run.result(layout.LayoutStage),
+        run.config.pack,
+        run.streams,
+        run.special_tokens,
+        run.config.output,
+    )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """When a run has a stage."""
+
+    key: str
+    """The config key that asks for it; empty for a stage of every run."""
+    holds: Callable[[DataConfig], bool]
+
+
+ALWAYS = Condition("", lambda config: True)
+LINES = Condition("dedup.lines", lambda config: config.dedup.lines is not None)
+DECONTAMINATE = Condition("decontaminate", lambda config: config.decontaminate is not None)
+MIXED = Condition("pack.mixed", lambda config: config.pack.mixed)
+
+
+def _no_check(run: Preparation) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage in the list."""
+
+    stage: type[Stage[Any]]
+    build: Callable[[Preparation], Stage[Any]]
+    """Makes it, once all stages before it are finished."""
+    condition: Condition = ALWAYS
+    check: Callable[[Preparation], None] = _no_check
+    """Raises UserError if its results do not allow the run to continue."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+
+STAGES = (
+    StageEntry(ingest.IngestStage, build_ingest, check=_check_ingested),
+    StageEntry(repeated_ids.IdsStage, _ids),
+    StageEntry(repeated_ids.RepeatedIdsStage, _repeated_ids, check=_check_ids),
+    StageEntry(lines.LineCountsStage, _line_counts, LINES),
+    StageEntry(lines.LineRepeatsStage, _line_repeats, LINES),
+    StageEntry(lines.LineTableStage, _line_table, LINES),
+    StageEntry(lines.CleanStage, _clean, LINES),
+    StageEntry(signatures.SignaturesStage, _signatures),
+    StageEntry(candidates.FirstPairsStage, _first_pairs),
+    StageEntry(verdicts.ClustersStage, _clusters),
+    StageEntry(candidates.PairsStage, _pairs),
+    StageEntry(verdicts.VerdictsStage, _verdicts),
+    StageEntry(decontaminate.ExcludedNgramsStage, _excluded_ngrams, DECONTAMINATE),
+    StageEntry(decontaminate.ExclusionStage, _exclusion, DECONTAMINATE),
+    StageEntry(decontaminate.OverlapStage, _overlap, DECONTAMINATE),
+    StageEntry(tokenizer.TokenizerStage, _tokenizer),
+    StageEntry(encode.EncodeStage, _encode),
+    StageEntry(streams.InterleaveStage, _interleave, MIXED),
+    StageEntry(layout.LayoutStage, _layout),
+    StageEntry(rows.RowsStage, _rows),
+)
+"""All stages in their order; a run has those whose condition its config meets."""
+
+
+def names_from(name: str) -> list[str]:
+    """The names of a stage and of all stages after it."""
+    names = [entry.name for entry in STAGES]
+    return names[names.index(name) :]
+
+
+def stages_table() -> str:
+    """The stages as a Markdown table, for the docs."""
+    lines = ["| stage | what it does | only with | its output |", "|---|---|---|---|"]
+    for entry in STAGES:
+        key = f"`{entry.condition.key}`" if entry.condition.key else ""
+        stage = entry.stage
+        lines.append(f"| `{entry.name}` | {stage.summary()} | {key} | {stage.output} |")
+    return "\n".join(lines) + "\n"

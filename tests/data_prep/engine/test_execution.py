@@ -1,0 +1,108 @@
+"""The stage framework: frozen plans, and which parts are run again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.load import UserError
+from data_prep.engine.execution import restart_from, run_stage
+from data_prep.engine.progress import ProgressReporter
+from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.engine.workers import SerialEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberPart(Part):
+    number: int
+
+    def plan(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareStage(Stage[NumberPart]):
+    """Squares numbers.
+
+    Details follow.
+    """
+
+    name = "square"
+    version = 1
+    output = "texts"
+    offset: int
+    fails_at: int = -1
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"offset": self.offset}
+
+    def run_part(self, folder: Path, part: NumberPart) -> PartOutput:
+        assert not self.parts
+        if part.number == self.fails_at:
+            raise RuntimeError("stopped")
+        value = part.number**2 + self.offset
+        (folder / f"{part.name}.txt").write_text(str(value))
+        return PartOutput({"value": value}, [f"{part.name}.txt"])
+
+
+def square_stage(*numbers: int, offset: int = 0, fails_at: int = -1) -> SquareStage:
+    parts = [NumberPart(name=f"n-{number}", number=number) for number in numbers]
+    return SquareStage(parts=parts, inputs={"in": "x"}, offset=offset, fails_at=fails_at)
+
+
+def run(stage: SquareStage, work: Path) -> StageResult[NumberPart]:
+    return run_stage(stage, work, SerialEngine(), ProgressReporter())
+
+
+def test_the_plan_holds_settings_inputs_and_the_facts_of_parts(tmp_path: Path) -> None:
+    run(square_stage(3, 4), tmp_path)
+    plan = json.loads((tmp_path / "square/plan.json").read_text())
+    assert plan == {
+        "stage": "square",
+        "version": 1,
+        "settings": {"offset": 0},
+        "inputs": {"in": "x"},
+        "parts": {"n-3": {"number": 3}, "n-4": {"number": 4}},
+    }
+    assert SquareStage.summary() == "Squares numbers"
+
+
+def test_the_content_fingerprint_depends_on_settings_and_not_on_parts() -> None:
+    expected = square_stage(1, 2).content_fingerprint
+    assert square_stage(3).content_fingerprint == expected
+    assert square_stage(1, 2, offset=1).content_fingerprint != expected
+
+
+def test_results_come_in_the_order_of_the_parts(tmp_path: Path) -> None:
+    result = run(square_stage(3, 1, 2), tmp_path)
+    assert [record["value"] for record in result.records] == [9, 1, 4]
+    assert [part.number for part, _ in result.with_records()] == [3, 1, 2]
+    assert [path.read_text() for path in result.files(".txt")] == ["9", "1", "4"]
+    assert result.total("value") == 14
+
+
+def test_only_parts_without_a_record_or_output_are_run_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(square_stage(1, 2, 3, fails_at=3), tmp_path)
+    assert run(square_stage(1, 2, 3), tmp_path).num_parts_run == 1
+    assert run(square_stage(1, 2, 3), tmp_path).num_parts_run == 0
+    (tmp_path / "square/n-2.txt").unlink()
+    assert run(square_stage(1, 2, 3), tmp_path).num_parts_run == 1
+    assert (tmp_path / "square/n-2.txt").read_text() == "4"
+
+
+def test_a_different_plan_is_refused_with_its_differences(tmp_path: Path) -> None:
+    run(square_stage(1, 2), tmp_path)
+    with pytest.raises(UserError, match=r"'square' was started under a different plan") as error:
+        run(square_stage(2, 3, offset=5), tmp_path)
+    message = str(error.value)
+    assert "parts.n-1: removed" in message
+    assert "parts.n-3: added" in message
+    assert "settings.offset: was 0, now 5" in message
+    assert "--restart-from square" in message
+    restart_from(tmp_path, ["square"])
+    assert run(square_stage(2, 3, offset=5), tmp_path).total("value") == 23
