@@ -45,7 +45,8 @@ def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> float:
 def _largest_difference(
     config: TrainConfig, checkpoint: Checkpoint, manifest: Manifest, folder: Path
 ) -> float:
-    tokens = torch.from_numpy(_parity_rows(config, manifest))
+    tokens = torch.from_numpy(parity_rows(config, manifest))
+    starts = range(0, len(tokens), ROWS_AT_ONCE)
     with single_rank_grid() as grid, torch.no_grad():
         ours = build_masked_lm(
             config.model.for_loaded_weights(), manifest.vocab_size, grid, config.seed
@@ -53,17 +54,25 @@ def _largest_difference(
         check_checkpoint(checkpoint.manifest, parameter_specs(ours), manifest.tokenizer.sha256)
         load_weights(ours, TensorReader(checkpoint), grid)
         _, theirs = load_exported(folder)
+        theirs.to(grid.device)
         ours.eval()
         largest = 0.0
-        for rows in tokens.split(ROWS_AT_ONCE):
-            their_logits = theirs.to(grid.device)(input_ids=rows.to(grid.device)).logits
-            difference = ours.logits(rows.to(grid.device)) - their_logits
+        for start in starts:
+            rows = tokens[start : start + ROWS_AT_ONCE].to(grid.device)
+            is_text = rows != config.model.pad_token_id
+            attention_mask = None if bool(is_text.all()) else is_text.long()
+            their_logits = theirs(input_ids=rows, attention_mask=attention_mask).logits
+            difference = (ours.logits(rows) - their_logits)[is_text]  # padding is never read
             largest = max(largest, float(difference.abs().max()))
         return largest
 
 
-def _parity_rows(config: TrainConfig, manifest: Manifest) -> NDArray[np.int64]:
-    """Held-out rows with some of their tokens masked: int64 [n, row_tokens]."""
+def parity_rows(config: TrainConfig, manifest: Manifest) -> NDArray[np.int64]:
+    """Held-out rows with some of their tokens masked: int64 [n, row_tokens].
+
+    Where attention stays inside of a document (`packed_rows: inside`), only the first document of
+    each row is kept: Hugging Face's models know no more than one document in a row.
+    """
     has_heldout = any(source.rows for source in manifest.splits["heldout"].values())
     split: Split = "heldout" if has_heldout else "train"
     reader = row_reader(config.data, manifest, split)
@@ -72,5 +81,9 @@ def _parity_rows(config: TrainConfig, manifest: Manifest) -> NDArray[np.int64]:
         for name, source in manifest.splits[split].items()
     ]
     tokens = np.concatenate(rows).astype(np.int64)
-    tokens[:, 5::7] = manifest.special_tokens.mask
+    if config.model.packed_rows.type == "inside":
+        begins = np.cumsum(tokens == config.model.begin_token_id, axis=1)
+        tokens[begins > 1] = config.model.pad_token_id
+    masked = tokens[:, 5::7]
+    masked[masked != config.model.pad_token_id] = manifest.special_tokens.mask
     return tokens

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from configs.load import UserError
 from data_prep.dataset.manifest import read_manifest
@@ -19,7 +20,7 @@ from pipeline.checkpoint.reader import TensorReader
 from pipeline.export import export_run
 from pipeline.fill_mask import fill
 from pipeline.hugging_face.folder import load_exported
-from pipeline.pretraining.export import export
+from pipeline.pretraining.export import export, parity_rows
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
@@ -122,3 +123,33 @@ def test_the_command_exports_a_checkpoint_once(trained: TrainConfig, tmp_path: P
     (again,) = run_ranks(export_run, 1, trained, checkpoint, folder)
     assert list(again) == [folder]
     assert json.loads((folder / "parity.json").read_text()) == earlier
+
+
+class TwoDocumentsInARow:
+    """In place of a `RowReader`: rows of two documents, every other one with padding."""
+
+    def read(self, source: str, row_numbers: NDArray[np.int64]) -> NDArray[np.uint16]:
+        shape = (len(row_numbers), 32)
+        rows = np.random.default_rng(0).integers(4, 260, size=shape, dtype=np.uint16)
+        rows[:, 0], rows[:, 9], rows[:, 10], rows[:, 19] = 0, 2, 0, 2
+        rows[1::2, 20:] = 1
+        return rows
+
+
+@pytest.mark.parametrize("packed_rows", ["across", "inside"])
+def test_padded_and_packed_rows_are_compared_as_hugging_face_reads_them(
+    trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed_rows: str
+) -> None:
+    monkeypatch.setattr(
+        "pipeline.pretraining.export.row_reader", lambda *arguments: TwoDocumentsInARow()
+    )
+    model = {**trained.model.model_dump(), "packed_rows": {"type": packed_rows}}
+    config = trained.model_copy(update={"model": ModelConfig.model_validate(model)})
+    manifest = read_manifest(config.data.path)
+    rows = parity_rows(config, manifest)
+    is_masked, is_padding = rows == manifest.special_tokens.mask, rows == 1
+    assert is_masked[:, 5].all()
+    assert is_padding[1::2, 20:].all()
+    assert is_padding[:, 10:20].all() == (packed_rows == "inside")
+    assert is_masked[:, 12].all() == (packed_rows == "across")
+    assert forked_export(config, tmp_path / "hf") < 1e-5
