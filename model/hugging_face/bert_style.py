@@ -83,11 +83,13 @@ class BertStyle(Family):
     head: HeadNames
     pooled_head: PooledHeadNames
     """Of sequence classification and regression; multiple choice uses BERT's everywhere."""
+    encoder_name: str | None = None
+    """transformers' name of the encoder inside its models; None: `model_type`."""
 
     @property
     def prefix(self) -> str:
         """What the names of the encoder's tensors start with."""
-        return self.model_type.replace("-", "_")
+        return self.encoder_name or self.model_type.replace("-", "_")
 
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
         if hf.get("model_type") is not None:
