@@ -1,4 +1,4 @@
-"""Writes docs/config.md and the JSON schemas of docs/schema/ from the config schemas.
+"""Writes docs/config.md and docs/schema/ from the config schemas, and the table of docs/data.md.
 
 ``python -m docs.generate`` writes them; with ``--check`` it only compares, and exits with 1 where a
 file is not current. Everything comes from the schemas: names, types, limits and defaults from
@@ -20,10 +20,13 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from configs import command
 from data_prep.config import DataConfig
+from data_prep.stages import stages_table
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+STAGES_START = "<!-- stages: generated from data_prep/stages.py by python -m docs.generate -->"
+STAGES_END = "<!-- end of stages -->"
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,16 @@ def _paragraph(definition: dict[str, Any]) -> str:
     return str(definition.get("description", "")).strip()
 
 
+def data_page() -> str:
+    """docs/data.md with the current table of the stages."""
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    before, start, rest = page.partition(STAGES_START)
+    _, end, after = rest.partition(STAGES_END)
+    assert start, f"docs/data.md lacks {STAGES_START}"
+    assert end, f"docs/data.md lacks {STAGES_END}"
+    return f"{before}{start}\n{stages_table()}{end}{after}"
+
+
 def outputs() -> dict[Path, str]:
     """Every generated file and its content."""
     schemas = {}
@@ -261,7 +274,8 @@ def outputs() -> dict[Path, str]:
             definition.pop("required", None)  # may stand in the extended file, or is computed
         path = ROOT / "docs" / "schema" / f"{file.name}.schema.json"
         schemas[path] = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
-    return {ROOT / "docs" / "config.md": config_page(), **schemas}
+    pages = {ROOT / "docs" / "config.md": config_page(), ROOT / "docs" / "data.md": data_page()}
+    return {**pages, **schemas}
 
 
 def main() -> int:
