@@ -1,7 +1,8 @@
-"""One thread and no gloo world in the pytest process: neither survives the fork of `tests.gloo`."""
+"""One thread and no process group in the pytest process: neither survives a fork."""
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 
@@ -11,11 +12,11 @@ import torch.distributed as dist
 
 @pytest.fixture(autouse=True, scope="session")
 def no_world_in_this_process() -> Iterator[None]:
-    """A world made here leaves a dead thread in ranks forked later, which then hang."""
+    """Fails a test that starts a gloo process group here: ranks forked later would hang."""
     real = dist.init_process_group
     parent = os.getpid()
 
-    def init_process_group(*args: object, **arguments: object) -> None:
+    def init_process_group(*args: Any, **arguments: Any) -> None:
         assert os.getpid() != parent, "use tests.gloo.in_one_rank or run_ranks for this"
         real(*args, **arguments)
 

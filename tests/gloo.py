@@ -10,10 +10,10 @@ __all__ = ["RankError", "in_one_rank", "run_ranks"]
 
 
 def in_one_rank(test: Callable[..., None]) -> Callable[..., None]:
-    """The test, run on a forked rank of a world of one.
+    """The test, run on a forked rank of a process group of one.
 
-    The pytest process itself must never make a gloo world: what gloo leaves behind (a thread) is
-    dead in ranks forked later, which then hang.
+    The pytest process itself must never start a gloo process group: its thread does not exist in
+    ranks forked later, which then hang.
     """
 
     @functools.wraps(test)

@@ -1,4 +1,4 @@
-"""What training on one GPU promises: the CPU's numbers, the same bits again, the planned memory.
+"""Training on one GPU: the CPU's numbers, bit-equal resume, and the planned memory.
 
 Every rank is forked, so that this process never starts CUDA: see `pipeline.launch.local_ranks`.
 """
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ import yaml
 
 from data_prep.tokenization.train import train_tokenizer
 from model.dropout import dropout, keep_mask
-from pipeline.checkpoint.manifest import checkpoint_folder, find_checkpoint
-from pipeline.export import export
+from pipeline.checkpoint.manifest import Checkpoint, checkpoint_folder, find_checkpoint
 from pipeline.hugging_face.folder import PARITY_NAME
 from pipeline.launch.environment import free_port
+from pipeline.pretraining.export import export
+from pipeline.run.config import TrainConfig
 from pipeline.run.memory import OVERHEAD_GB, estimate_memory
 from pipeline.run.plan import plan_run
 from pipeline.run.run_folder import DONE_NAME, checkpoints_folder, is_done
@@ -67,21 +69,27 @@ TOLERANCES = {
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     make_rows(folder, row_tokens=128)
     return folder
 
 
 @pytest.fixture(scope="module")
-def long_rows(tmp_path_factory):
+def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of several blocks of attention's kernels, whose sums could come in any order."""
     folder = tmp_path_factory.mktemp("long-rows")
     make_rows(folder, row_tokens=MAX_ROW_TOKENS)
     return folder
 
 
-def run_on(device, rows, folder, model=None, **settings):
+def run_on(
+    device: Literal["cpu", "cuda"],
+    rows: Path,
+    folder: Path,
+    model: dict[str, Any] | None = None,
+    **settings: Any,
+) -> TrainConfig:
     """A finished run on `device`, in `folder`."""
     config = make_config(rows, folder, model={**SIZES, **(model or {})}, **settings)
     run_ranks(pretrain, 1, config, device=device)
@@ -90,36 +98,41 @@ def run_on(device, rows, folder, model=None, **settings):
     return config
 
 
-def used_gpu(config):
-    """Whether a step of the run told of memory on a GPU."""
+def used_gpu(config: TrainConfig) -> bool:
+    """Whether a step of the run recorded memory on a GPU."""
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
     return any("device_memory_gb" in event.get("values", {}) for event in events)
 
 
-def assert_agree(actual, expected, precision="fp32"):
+def assert_agree(actual: TrainConfig, expected: TrainConfig, precision: str = "fp32") -> None:
     """Losses, gradient norms and the last held-out loss of two runs."""
     for name, tolerance in TOLERANCES[precision].items():
         if name == "heldout_loss":
-            first, second = (newest(config).manifest.heldout_loss for config in (expected, actual))
+            first, second = last_heldout_loss(expected), last_heldout_loss(actual)
         else:
             first, second = metrics(expected, name), metrics(actual, name)
         assert second == pytest.approx(first, rel=tolerance), name
         print(name, "differs by", max_difference(first, second))
 
 
-def max_difference(first, second):
-    """The largest relative difference of two numbers, or of two lists of them."""
-    pairs = zip(first, second, strict=True) if isinstance(first, list) else [(first, second)]
-    return max(abs(a - b) / abs(a) for a, b in pairs)
+def max_difference(first: list[float], second: list[float]) -> float:
+    """The largest relative difference of two lists of numbers."""
+    return max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
 
 
-def newest(config):
+def newest(config: TrainConfig) -> Checkpoint:
     checkpoint, problems = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None, problems
     return checkpoint
 
 
-def forget_after(config, folder, step):
+def last_heldout_loss(config: TrainConfig) -> list[float]:
+    loss = newest(config).manifest.heldout_loss
+    assert loss is not None
+    return [loss]
+
+
+def forget_after(config: TrainConfig, folder: Path, step: int) -> TrainConfig:
     """A copy of a run in `folder`, as if it had been killed right after saving `step`."""
     shutil.copytree(config.output, folder)
     (folder / DONE_NAME).unlink()
@@ -130,7 +143,7 @@ def forget_after(config, folder, step):
 
 
 @pytest.fixture(scope="module")
-def on_cpu(rows, tmp_path_factory):
+def on_cpu(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """The CPU's run without dropout in fp32, saved half-way too."""
     folder = tmp_path_factory.mktemp("cpu")
     return run_on("cpu", rows, folder / "run", NO_DROPOUT, checkpoint={"every_steps": 10})
@@ -138,7 +151,9 @@ def on_cpu(rows, tmp_path_factory):
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses_and_norms_are_those_of_the_cpu(rows, on_cpu, tmp_path, precision, zero_stage):
+def test_losses_and_norms_are_those_of_the_cpu(
+    rows: Path, on_cpu: TrainConfig, tmp_path: Path, precision: str, zero_stage: int
+) -> None:
     expected = on_cpu
     if precision == "bf16":
         expected = run_on("cpu", rows, tmp_path / "cpu", NO_DROPOUT, precision=precision)
@@ -151,7 +166,9 @@ def test_losses_and_norms_are_those_of_the_cpu(rows, on_cpu, tmp_path, precision
 
 @pytest.mark.parametrize("backend", ["explicit", "sdpa", "flex"])
 @pytest.mark.parametrize("pattern", ["full", "window"])
-def test_every_attention_backend_trains_like_the_cpu(rows, tmp_path, pattern, backend):
+def test_every_attention_backend_trains_like_the_cpu(
+    rows: Path, tmp_path: Path, pattern: str, backend: str
+) -> None:
     model = {**NO_DROPOUT, **(WINDOW if pattern == "window" else {})}
     expected = run_on("cpu", rows, tmp_path / "cpu", model)
     actual = run_on("cuda", rows, tmp_path / "cuda", model, compute={"attention_backend": backend})
@@ -181,7 +198,9 @@ def test_every_attention_backend_trains_like_the_cpu(rows, tmp_path, pattern, ba
     ],
     ids=str,
 )
-def test_a_resumed_run_is_equal_to_the_last_bit(long_rows, tmp_path, model, settings):
+def test_a_resumed_run_is_equal_to_the_last_bit(
+    long_rows: Path, tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]
+) -> None:
     whole = run_on(
         "cuda", long_rows, tmp_path / "whole", model, checkpoint={"every_steps": 10}, **settings
     )
@@ -202,24 +221,32 @@ def test_a_resumed_run_is_equal_to_the_last_bit(long_rows, tmp_path, model, sett
     ],
     ids=str,
 )
-def test_fp16_and_an_optimizer_in_host_memory_train_like_fp32(rows, on_cpu, tmp_path, settings):
+def test_fp16_and_an_optimizer_in_host_memory_train_like_fp32(
+    rows: Path, on_cpu: TrainConfig, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     actual = run_on("cuda", rows, tmp_path / "cuda", NO_DROPOUT, **settings)
     assert sum(metrics(actual, "skipped")) == 0
     assert_agree(actual, on_cpu, "bf16" if "precision" in settings else "fp32")
 
 
 @pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
-def test_a_checkpoint_goes_on_on_the_other_device(rows, on_cpu, tmp_path, first, second):
-    begun = on_cpu
+def test_a_checkpoint_resumes_on_the_other_device(
+    rows: Path,
+    on_cpu: TrainConfig,
+    tmp_path: Path,
+    first: Literal["cpu", "cuda"],
+    second: Literal["cpu", "cuda"],
+) -> None:
+    started = on_cpu
     if first == "cuda":
         settings = {"checkpoint": {"every_steps": 10}, "parallel": {"zero_stage": 3}}
-        begun = run_on("cuda", rows, tmp_path / "cuda", NO_DROPOUT, **settings)
-    moved = forget_after(begun, tmp_path / "moved", step=10)
+        started = run_on("cuda", rows, tmp_path / "cuda", NO_DROPOUT, **settings)
+    moved = forget_after(started, tmp_path / "moved", step=10)
     run_ranks(pretrain, 1, moved, device=second)
     assert_agree(moved, on_cpu)
 
 
-def test_dropout_on_the_gpu_is_keyed_and_has_its_rate():
+def test_dropout_on_the_gpu_is_keyed_and_has_its_rate() -> None:
     run_ranks(check_dropout, 1, device="cuda")
 
 
@@ -238,13 +265,15 @@ def check_dropout() -> None:
     assert torch.equal(first, dropout(x, 0.1, seed=5))
     assert torch.equal(mask, keep_mask((1000, 1000), 0.1, seed=5, device=device))
     torch.testing.assert_close(first[first != 0].mean(), torch.tensor(1 / 0.9, device=device))
-    first.sum().backward()
-    assert torch.equal(x.grad, first)  # of ones: the factor itself
+    first.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert torch.equal(x.grad, first)
     for index in range(2):  # under sequence parallelism: a part of the mask of any grid
         part = x[index * 500 : (index + 1) * 500].detach().requires_grad_()
         alone = dropout(part, 0.1, 5, (index, 2))
         assert torch.equal(alone, first[index * 500 : (index + 1) * 500])
-        alone.sum().backward()
+        alone.sum().backward()  # type: ignore[no-untyped-call]
+        assert part.grad is not None
         assert torch.equal(part.grad, alone)
     assert torch.equal(before, torch.cuda.get_rng_state())
 
@@ -260,7 +289,9 @@ def check_dropout() -> None:
     ],
     ids=str,
 )
-def test_memory_is_what_the_plan_says(tmp_path, compute, zero_stage):
+def test_memory_is_what_the_plan_says(
+    tmp_path: Path, compute: dict[str, Any], zero_stage: int
+) -> None:
     make_rows(tmp_path / "rows", rows=64, row_tokens=MAX_ROW_TOKENS, vocab_size=50_265)
     sizes = {"num_layers": 6, "hidden_size": 768, "num_attention_heads": 12}
     config = run_on(
@@ -283,7 +314,7 @@ def test_memory_is_what_the_plan_says(tmp_path, compute, zero_stage):
     assert measured_gb == pytest.approx(estimate.total_gb - OVERHEAD_GB, rel=0.15)
 
 
-def test_five_tasks_fine_tune_like_on_the_cpu(tmp_path):
+def test_five_tasks_fine_tune_like_on_the_cpu(tmp_path: Path) -> None:
     pretrained = make_pretrained(tmp_path)
     runs = {}
     for device in ("cpu", "cuda"):
@@ -294,12 +325,12 @@ def test_five_tasks_fine_tune_like_on_the_cpu(tmp_path):
         assert actual == pytest.approx(expected, rel=1e-4), name
 
 
-def test_the_commands_train_export_and_replay_on_the_gpu(tmp_path):
+def test_the_commands_train_export_and_replay_on_the_gpu(tmp_path: Path) -> None:
     """Under DeepSpeed's launcher, which meets in NCCL by itself; the export also on the CPU."""
     tokenizer = train_tokenizer([SENTENCE] * 60, 270)
     make_rows(tmp_path / "rows", tokenizer=tokenizer, row_tokens=64)
     model = {**SIZES, **NO_DROPOUT}
-    settings = {"precision": "bf16", "checkpoint": {"every_steps": 10}}
+    settings: dict[str, Any] = {"precision": "bf16", "checkpoint": {"every_steps": 10}}
     config = make_config(tmp_path / "rows", tmp_path / "run", workers=1, model=model, **settings)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))

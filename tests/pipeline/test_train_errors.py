@@ -1,4 +1,4 @@
-"""What a user can get wrong before training: one clear message, exit code 2, no traceback."""
+"""Errors of a user before training: one clear message, exit code 2, no traceback."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     make_rows(folder, rows=64)
     return folder
@@ -44,7 +44,7 @@ def start(folder: Path, rows: Path, *overrides: str) -> subprocess.CompletedProc
         ("data.weights={a: 1, c: 1}", "unknown sources ['c'], sources without a weight ['b']"),
     ],
 )
-def test_mistakes_in_the_config(rows, tmp_path, override, message):
+def test_errors_in_the_config(rows: Path, tmp_path: Path, override: str, message: str) -> None:
     done = start(tmp_path, rows, override)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -52,7 +52,7 @@ def test_mistakes_in_the_config(rows, tmp_path, override, message):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_too_few_heads_for_the_tensor_parallel_size():
+def test_too_few_heads_for_the_tensor_parallel_size() -> None:
     from configs.load import ConfigError
     from pipeline.run.plan import plan_run
 
@@ -61,7 +61,7 @@ def test_too_few_heads_for_the_tensor_parallel_size():
         plan_run(config, world_size=8)
 
 
-def test_damaged_and_missing_shards_are_all_named(rows, tmp_path):
+def test_damaged_and_missing_shards_are_all_named(rows: Path, tmp_path: Path) -> None:
     make_rows(tmp_path / "rows")
     manifest = read_manifest(tmp_path / "rows")
     first, second = (manifest.splits["train"][name].shards[0].path for name in ("a", "b"))
@@ -76,7 +76,7 @@ def test_damaged_and_missing_shards_are_all_named(rows, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_holds_another_run(rows, tmp_path):
+def test_a_folder_that_holds_a_different_run(rows: Path, tmp_path: Path) -> None:
     from pipeline.run.run_folder import claim
 
     fingerprint = read_manifest(rows).fingerprint
@@ -89,7 +89,7 @@ def test_a_folder_that_holds_another_run(rows, tmp_path):
     assert "optimizer.lr" not in done.stderr
 
 
-def test_a_port_in_use(rows, tmp_path, monkeypatch):
+def test_a_port_in_use(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as listener:
         listener.bind(("", 0))
         listener.listen()
@@ -104,7 +104,9 @@ def test_a_port_in_use(rows, tmp_path, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-def test_a_launcher_environment_set_by_half(rows, tmp_path, monkeypatch):
+def test_a_launcher_environment_with_missing_variables(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = start(tmp_path, rows)

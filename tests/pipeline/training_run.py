@@ -18,7 +18,7 @@ from pipeline.engine.profiler import ProfiledSteps
 from pipeline.launch.environment import Launch
 from pipeline.pretraining.loop import train
 from pipeline.run import run_folder
-from pipeline.run.config import TrainConfig
+from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.plan import plan_run
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
@@ -105,7 +105,7 @@ def pretrain(config: TrainConfig, profile: ProfiledSteps | None = None) -> None:
     train(plan, Launch(rank, rank, world_size, world_size), [], profile)
 
 
-def final_state(config: TrainConfig) -> dict[str, torch.Tensor]:
+def final_state(config: RunConfig) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint, assembled: weights and moments."""
     checkpoint, problems = find_checkpoint(run_folder.checkpoints_folder(config))
     assert checkpoint is not None, problems
@@ -117,7 +117,7 @@ def final_state(config: TrainConfig) -> dict[str, torch.Tensor]:
     }
 
 
-def metrics(config: TrainConfig, name: str) -> list[float]:
+def metrics(config: RunConfig, name: str) -> list[float]:
     """The recorded values of one metric, in the order of the steps."""
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
     steps = [event for event in events if event["kind"] == "metrics"]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from model.parallel.grid import make_grid
 from pipeline.engine.step import _loss_scales, _means, count_labels
 from pipeline.finetuning import loop as finetuning_loop
 from pipeline.finetuning.config import FinetuneConfig
+from pipeline.finetuning.step import finetuning_step
 from pipeline.pretraining import loop as pretraining_loop
+from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
 from tests.gloo import in_one_rank, run_ranks
 from tests.pipeline.finetuning.finetune_run import (
@@ -68,15 +71,15 @@ class CallCounter:
 
 def counted_pretraining(config: TrainConfig) -> list[dict[str, int]]:
     counter = CallCounter()
-    pretraining_loop.pretraining_step = counter.around(pretraining_loop.pretraining_step)
-    pretrain(config)
+    with mock.patch.object(pretraining_loop, "pretraining_step", counter.around(pretraining_step)):
+        pretrain(config)
     return counter.by_step[1:]  # the first follows the start of the run
 
 
 def counted_finetuning(config: FinetuneConfig) -> list[dict[str, int]]:
     counter = CallCounter()
-    finetuning_loop.finetuning_step = counter.around(finetuning_loop.finetuning_step)
-    run_finetuning(config)
+    with mock.patch.object(finetuning_loop, "finetuning_step", counter.around(finetuning_step)):
+        run_finetuning(config)
     return counter.by_step[1:]
 
 

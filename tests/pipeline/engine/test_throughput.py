@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -77,8 +78,8 @@ def pretrain_with_a_slow_rank(config: TrainConfig) -> None:
         time.sleep(0.05 * dist.get_rank())
         return real(batch, model, device)
 
-    MaskedMicroBatch.forward = slow  # type: ignore[method-assign]
-    pretrain(config)
+    with mock.patch.object(MaskedMicroBatch, "forward", slow):
+        pretrain(config)
 
 
 def test_the_metrics_of_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

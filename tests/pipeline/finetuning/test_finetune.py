@@ -1,19 +1,29 @@
-"""Fine-tuning: five tasks and masked language modelling in one run, equal on every grid."""
+"""Fine-tuning: five tasks and masked language modelling in one run, equal at every grid."""
 
+import dataclasses
 import functools
 import itertools
 import os
 import signal
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from torch import Tensor
 
+from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.checkpoint.reader import TensorReader
+from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult
 from pipeline.finetuning import loop
+from pipeline.finetuning.batches import FinetuneStep
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.run.run_folder import is_done
+from pipeline.finetuning.step import finetuning_step
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.run_folder import checkpoints_folder, is_done
 from pipeline.tracking.event_log import LOG_NAME, read_events
-from tests.gloo import run_ranks
+from tests.gloo import RankError, run_ranks
 from tests.pipeline.finetuning.finetune_run import (
     make_finetune_config,
     make_pretrained,
@@ -25,19 +35,19 @@ HEADS = ["animal", "length", "tags", "where", "next", "mlm"]
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     return make_pretrained(tmp_path_factory.mktemp("pretrained"))
 
 
 @pytest.fixture(scope="module")
-def one_rank(pretrained, tmp_path_factory):
+def one_rank(pretrained: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
     """All heads together on one rank."""
     config = make_finetune_config(pretrained, tmp_path_factory.mktemp("one") / "run")
     run_ranks(run_finetuning, 1, config)
     return config
 
 
-def evaluated(config) -> dict[str, float]:
+def evaluated(config: FinetuneConfig) -> dict[str, float]:
     """The last evaluation in the record."""
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
     return {
@@ -49,7 +59,7 @@ def evaluated(config) -> dict[str, float]:
     }
 
 
-def test_all_heads_learn_in_one_run(pretrained, tmp_path):
+def test_all_heads_learn_in_one_run(pretrained: TrainConfig, tmp_path: Path) -> None:
     config = make_finetune_config(
         pretrained,
         tmp_path / "run",
@@ -84,7 +94,14 @@ def test_all_heads_learn_in_one_run(pretrained, tmp_path):
         pytest.param(2, 2, 3, id="tp2-zero3", marks=pytest.mark.slow),
     ],
 )
-def test_every_grid_trains_alike(pretrained, one_rank, tmp_path, world_size, tp_size, zero_stage):
+def test_every_grid_trains_alike(
+    pretrained: TrainConfig,
+    one_rank: FinetuneConfig,
+    tmp_path: Path,
+    world_size: int,
+    tp_size: int,
+    zero_stage: int,
+) -> None:
     parallel = {"tensor": tp_size, "zero_stage": zero_stage}
     config = make_finetune_config(pretrained, tmp_path / "run", parallel=parallel)
     run_ranks(run_finetuning, world_size, config)
@@ -96,20 +113,21 @@ def test_every_grid_trains_alike(pretrained, one_rank, tmp_path, world_size, tp_
 
 def stopped_after(config: FinetuneConfig, steps: int) -> None:
     """The run with a stop signal in its step `steps`."""
-    real = loop.finetuning_step
     taken = itertools.count(1)
 
     def step(*arguments: Any) -> StepResult:
         if next(taken) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+        return finetuning_step(*arguments)
 
-    loop.finetuning_step = step
-    run_finetuning(config)
+    with mock.patch.object(loop, "finetuning_step", step):
+        run_finetuning(config)
 
 
 @pytest.mark.parametrize("zero_stage", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_to_the_same_bits(pretrained, tmp_path, zero_stage):
+def test_a_stopped_run_resumes_to_the_same_bits(
+    pretrained: TrainConfig, tmp_path: Path, zero_stage: int
+) -> None:
     parallel = {"zero_stage": zero_stage}
     whole = make_finetune_config(pretrained, tmp_path / "whole", parallel=parallel)
     run_ranks(run_finetuning, 2, whole)
@@ -121,7 +139,74 @@ def test_a_stopped_run_goes_on_to_the_same_bits(pretrained, tmp_path, zero_stage
     assert metrics(whole, "loss") == metrics(parts, "loss")
 
 
-def test_without_mlm_its_head_keeps_the_pretrained_weights(pretrained, tmp_path):
+def finetune_with_bad_steps(config: FinetuneConfig, bad: range) -> None:
+    """The run, in which the steps on rows from `bad` on report gradients that are not finite."""
+
+    def step(engine: Engine, batch: FinetuneStep, *arguments: Any) -> StepResult:
+        result = finetuning_step(engine, batch, *arguments)
+        is_bad = batch.rows.start_row in bad
+        return dataclasses.replace(result, skipped=True) if is_bad else result
+
+    with mock.patch.object(loop, "finetuning_step", step):
+        run_finetuning(config)
+
+
+def test_instability_rolls_back_and_skips_the_steps(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    config = make_finetune_config(
+        pretrained,
+        tmp_path / "run",
+        stability={"max_skipped_in_a_row": 2},
+        checkpoint={"every_steps": 2},
+    )
+    rows = config.rows_per_step
+    run_ranks(finetune_with_bad_steps, 2, config, range(2 * rows, 4 * rows))
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    assert checkpoint is not None, problems
+    skipped = checkpoint.manifest.skipped
+    assert [(window.start_row, window.end_row) for window in skipped] == [(2 * rows, 4 * rows)]
+    assert metrics(config, "rows") == [rows * n for n in (1, 2, 5, 6)]
+    assert checkpoint.manifest.step == 4
+    assert is_done(config)
+
+
+def test_instability_that_does_not_end_stops_the_run(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    stability = {"max_skipped_in_a_row": 1, "max_rollbacks": 1}
+    config = make_finetune_config(pretrained, tmp_path / "run", stability=stability)
+    with pytest.raises(RankError, match="after 1 rollbacks"):
+        run_ranks(finetune_with_bad_steps, 1, config, range(10**9))
+    assert not is_done(config)
+
+
+def test_every_step_has_throughput_and_the_slowest_rank(one_rank: FinetuneConfig) -> None:
+    assert all(0 < value < 1 for value in metrics(one_rank, "model_flops_utilization"))
+    for name in ("rows_per_s", "tokens_per_s", "step_s", "forward_s", "data_wait_s"):
+        assert min(metrics(one_rank, name)) > 0, name
+    assert metrics(one_rank, "slowest_rank") == [0.0] * 6
+    tokens = metrics(one_rank, "tokens")
+    assert all(one_rank.rows_per_step * 8 <= n <= one_rank.rows_per_step * 32 for n in tokens)
+
+
+def test_an_overflow_of_fp16_lowers_the_loss_scale_and_is_logged(
+    pretrained: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = make_finetune_config(
+        pretrained, tmp_path / "run", precision="fp16", loss_scale={"initial": 2.0**24}, mlm=None
+    )
+    run_ranks(run_finetuning, 1, config)
+    assert metrics(config, "skipped")[0] == 1.0
+    assert metrics(config, "loss_scale")[:2] == [2.0**24, 2.0**23]
+    output = capfd.readouterr().out
+    assert "step 1: overflow at loss scale 16777216, which is halved" in output
+    assert "rows/s" in output
+
+
+def test_without_mlm_its_head_keeps_the_pretrained_weights(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
     config = make_finetune_config(pretrained, tmp_path / "run", mlm=None, steps=2)
     run_ranks(run_finetuning, 1, config)
     before, after = final_state_weights(pretrained), final_state_weights(config)
@@ -130,11 +215,7 @@ def test_without_mlm_its_head_keeps_the_pretrained_weights(pretrained, tmp_path)
     assert not after[name].equal(before[name])
 
 
-def final_state_weights(config):
-    from pipeline.checkpoint.manifest import find_checkpoint
-    from pipeline.checkpoint.reader import TensorReader
-    from pipeline.run.run_folder import checkpoints_folder
-
+def final_state_weights(config: RunConfig) -> dict[str, Tensor]:
     checkpoint, problems = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None, problems
     reader = TensorReader(checkpoint)

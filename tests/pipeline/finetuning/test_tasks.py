@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from data_prep.tokenization.train import train_tokenizer
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.batches import FinetuneBatches
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.examples import RowEncoder, Window
+from pipeline.finetuning.examples import ExampleFile, RowEncoder, Window
 from pipeline.finetuning.plan import plan_finetuning
 from pipeline.finetuning.tasks.span_question_answering import best_answer
+from pipeline.finetuning.tasks.task import TaskConfig
 from pipeline.finetuning.tasks.union import FinetuneTask
 from tests.pipeline.finetuning.finetune_run import (
     SENTENCE,
@@ -24,7 +26,7 @@ from tests.pipeline.finetuning.finetune_run import (
     write_lines,
 )
 
-GOOD = {
+GOOD: dict[str, dict[str, Any]] = {
     "animal": {"text": "the cat", "label": "cat"},
     "length": {"text": "the cat", "second_text": "the dog", "value": 0.5},
     "tags": {"words": ["the", "cat"], "labels": ["no", "yes"]},
@@ -34,17 +36,22 @@ GOOD = {
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> RowEncoder:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(train_tokenizer([SENTENCE] * 60, 270).to_str())
     return RowEncoder(path, 16)
 
 
-def task_of(name: str, path: Path):
-    return TypeAdapter(FinetuneTask).validate_python({**TASKS[name], "train": str(path)})
+def task_of(name: str, path: Path) -> TaskConfig:
+    task: TaskConfig = TypeAdapter(FinetuneTask).validate_python(
+        {**TASKS[name], "train": str(path)}
+    )
+    return task
 
 
-def read(name: str, folder: Path, lines, encoder):
+def read(
+    name: str, folder: Path, lines: list[dict[str, Any]], encoder: RowEncoder
+) -> tuple[TaskConfig, ExampleFile]:
     task = task_of(name, write_lines(folder / f"{name}.jsonl", lines))
     return task, task.read(task.train, encoder)
 
@@ -63,12 +70,14 @@ def read(name: str, folder: Path, lines, encoder):
             {"answers": [{"text": "cat", "start": 1}]},
             "'cat' does not stand at character 1",
         ),
-        ("where", {"question": "the cat " * 9}, "the question leaves room for"),
+        ("where", {"question": "the cat " * 9}, "the question leaves space for"),
         ("next", {"choices": ["cat"]}, "line 2: 1 choices, num_choices is 2"),
         ("next", {"label": 2}, "line 2: label 2 is not a choice: they count from 0"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, encoder, name, change, message):
+def test_bad_lines_are_named(
+    tmp_path: Path, encoder: RowEncoder, name: str, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError) as caught:
         read(name, tmp_path, [GOOD[name], {**GOOD[name], **change}], encoder)
     assert str(caught.value).startswith(f"{tmp_path / name}.jsonl: 1 error(s)\n  line 2: ")
@@ -82,10 +91,10 @@ def test_bad_lines_are_named(tmp_path, encoder, name, change, message):
         ("[1]\n", "line 1: not a JSON object"),
         ('{"label": "cat"}\n' * 12, "line 1: text: required, but missing"),
         ('{"label": "cat"}\n' * 12, "and 2 more"),
-        ("", "no examples in it"),
+        ("", "holds no examples"),
     ],
 )
-def test_bad_files_are_named(tmp_path, encoder, text, message):
+def test_bad_files_are_named(tmp_path: Path, encoder: RowEncoder, text: str, message: str) -> None:
     (tmp_path / "file.jsonl").write_text(text)
     task = task_of("animal", tmp_path / "file.jsonl")
     with pytest.raises(UserError, match=message):
@@ -94,7 +103,7 @@ def test_bad_files_are_named(tmp_path, encoder, text, message):
         task.read(tmp_path / "absent.jsonl", encoder)
 
 
-def test_each_word_has_its_class_at_its_first_token(tmp_path, encoder):
+def test_each_word_has_its_class_at_its_first_token(tmp_path: Path, encoder: RowEncoder) -> None:
     words = ["cat", "日本", "xyzzy", "dog"]
     line = {"words": words, "labels": ["yes", "no", "yes", "no"]}
     _, file = read("tags", tmp_path, [line], encoder)
@@ -105,7 +114,9 @@ def test_each_word_has_its_class_at_its_first_token(tmp_path, encoder):
     assert label[:2].tolist() == [-100, 1]
 
 
-def test_a_long_context_is_read_in_windows_that_share_tokens(tmp_path, encoder):
+def test_a_long_context_is_read_in_windows_that_share_tokens(
+    tmp_path: Path, encoder: RowEncoder
+) -> None:
     context = " ".join(["the dog"] * 12 + ["cat"] + ["the hat"] * 3)
     line = {
         "question": "who",
@@ -118,8 +129,10 @@ def test_a_long_context_is_read_in_windows_that_share_tokens(tmp_path, encoder):
     assert with_answer
     for example in with_answer:
         first, last = example.label
+        assert example.window is not None
         assert context[example.window.spans[first, 0] : example.window.spans[last, 1]] == "cat"
-    covered = {tuple(s) for e in file.examples for s in e.window.spans.tolist() if s[0] >= 0}
+    windows = [example.window for example in file.examples if example.window is not None]
+    covered = {tuple(s) for window in windows for s in window.spans.tolist() if s[0] >= 0}
     assert max(end for _, end in covered) == len(context)
     right = [np.full((len(e.rows[0]), 2), -1.0) for e in file.examples]
     for example, scores in zip(file.examples, right, strict=True):
@@ -128,7 +141,7 @@ def test_a_long_context_is_read_in_windows_that_share_tokens(tmp_path, encoder):
     assert task.metrics(file.examples, right) == {"exact_match": 1.0, "f1": 1.0}
 
 
-def test_the_best_answer_is_short_and_in_order():
+def test_the_best_answer_is_short_and_in_order() -> None:
     spans = np.array([[-1, -1], [0, 3], [4, 7], [8, 11]])
     window = Window("cat dog rat", ("dog",), spans)
     scores = np.array([[9.0, 9.0], [5.0, 0.0], [4.0, 3.0], [0.0, 6.0]])
@@ -137,7 +150,7 @@ def test_the_best_answer_is_short_and_in_order():
     assert best_answer([(window, scores)], 3, may_be_empty=True) == ""
 
 
-def test_metrics():
+def test_metrics() -> None:
     assert score.accuracy([1, 2, 3], [1, 2, 0]) == pytest.approx(2 / 3)
     # class 0: 4/5; class 1: 0, it is only predicted; class 2: neither, left out
     assert score.macro_f1([0, 0, 1], [0, 0, 0], 3) == pytest.approx((4 / 5 + 0) / 2)
@@ -152,12 +165,12 @@ def test_metrics():
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
     folder = tmp_path_factory.mktemp("run")
     return make_finetune_config(make_pretrained(folder / "pretrained"), folder / "run")
 
 
-def test_every_pass_takes_each_example_once_at_any_number_of_ranks(config):
+def test_every_epoch_takes_each_example_once_at_any_number_of_ranks(config: FinetuneConfig) -> None:
     one = FinetuneBatches(plan_finetuning(config, 1, is_first=True), 0)
     three = [FinetuneBatches(plan_finetuning(config, 3, is_first=True), r) for r in range(3)]
     seen = []
@@ -194,7 +207,9 @@ def test_every_pass_takes_each_example_once_at_any_number_of_ranks(config):
         ({"tasks": {"a": {**TASKS["animal"], "train": "x", "labels": ["u", "u"]}}}, "named twice"),
     ],
 )
-def test_mistakes_in_the_config(config, changes, message):
+def test_errors_in_the_config(
+    config: FinetuneConfig, changes: dict[str, Any], message: str
+) -> None:
     tree = json.loads(config.model_dump_json())
     with pytest.raises(ConfigError, match=message):
         validate({**tree, **changes}, FinetuneConfig, origin="test")
@@ -208,14 +223,18 @@ def test_mistakes_in_the_config(config, changes, message):
         ({"max_row_tokens": 64}, "max_row_tokens 64 is more than the 32 of the model"),
     ],
 )
-def test_what_does_not_fit_the_start_is_refused(config, changes, message):
+def test_what_does_not_fit_the_start_is_refused(
+    config: FinetuneConfig, changes: dict[str, Any], message: str
+) -> None:
     tree = json.loads(config.model_dump_json())
     changed = validate({**tree, **changes}, FinetuneConfig, origin="test")
     with pytest.raises(UserError, match=message):
         plan_finetuning(changed, 1, is_first=True)
 
 
-def test_a_tokenizer_of_another_model_is_refused(config, tmp_path):
+def test_a_tokenizer_of_a_different_model_is_refused(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(train_tokenizer([SENTENCE[::-1]] * 60, 270).to_str())
     tree = json.loads(config.model_dump_json())

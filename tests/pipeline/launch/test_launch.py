@@ -1,11 +1,14 @@
-"""Rank facts from every launcher's environment, and the proof that the ranks reach each other."""
+"""Ranks from every launcher's environment, the check of the all-reduce, and CPU ranks."""
+
+import os
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from configs.load import UserError
-from pipeline.launch import environment as launch
 from pipeline.launch.all_reduce_check import check_all_reduce
 from pipeline.launch.environment import read_launch, tasks_per_node
 from tests.gloo import run_ranks
@@ -23,14 +26,14 @@ SRUN = {
 
 
 @pytest.fixture
-def environment(monkeypatch):
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment without any launcher's variables; what a test adds is gone after it."""
-    values = {}
-    monkeypatch.setattr(launch.os, "environ", values)
+    values: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", values)
     return values
 
 
-def test_a_task_of_srun_finds_its_place(environment):
+def test_a_task_of_srun_finds_its_place(environment: dict[str, str]) -> None:
     environment.update(SRUN, MASTER_ADDR="node1", MASTER_PORT="4000")
     found = read_launch()
     assert (found.rank, found.local_rank, found.world_size, found.local_size) == (5, 1, 7, 3)
@@ -38,7 +41,9 @@ def test_a_task_of_srun_finds_its_place(environment):
     assert environment["MASTER_PORT"] == "4000"
 
 
-def test_all_tasks_of_plain_srun_agree_on_address_and_port(environment, tmp_path, monkeypatch):
+def test_all_tasks_of_plain_srun_agree_on_address_and_port(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[1-3]" ] && echo "node1\nnode2"\n')
     scontrol.chmod(0o755)
@@ -52,12 +57,12 @@ def test_all_tasks_of_plain_srun_agree_on_address_and_port(environment, tmp_path
     assert places[0] == places[1] == ("node1", str(20000 + 16 * 77 + 1))
 
 
-def test_sbatch_itself_is_no_task_of_srun(environment):
+def test_sbatch_itself_is_no_task_of_srun(environment: dict[str, str]) -> None:
     environment.update({k: v for k, v in SRUN.items() if "STEP" not in k})
     assert read_launch().world_size == 1
 
 
-def test_torchrun_and_deepspeed_come_before_slurm(environment):
+def test_torchrun_and_deepspeed_come_before_slurm(environment: dict[str, str]) -> None:
     environment.update(SRUN, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     environment.update(MASTER_ADDR="a", MASTER_PORT="1")
     assert read_launch().world_size == 2
@@ -66,34 +71,51 @@ def test_torchrun_and_deepspeed_come_before_slurm(environment):
 @pytest.mark.parametrize(
     ("text", "counts"), [("2(x3),1", [2, 2, 2, 1]), ("4", [4]), ("1,2(x2)", [1, 2, 2])]
 )
-def test_slurms_notation_of_tasks(text, counts):
+def test_slurms_notation_of_tasks(text: str, counts: list[int]) -> None:
     assert tasks_per_node(text) == counts
 
 
-def test_a_sound_all_reduce_passes():
+def test_a_correct_all_reduce_passes() -> None:
     run_ranks(check_all_reduce, 3, torch.device("cpu"))
 
 
 def break_all_reduce() -> str:
     real = dist.all_reduce
 
-    def broken(tensor):
+    def broken(tensor: torch.Tensor) -> None:
         real(tensor)
         if dist.get_rank() == 1:
             tensor[17] += 1
 
-    dist.all_reduce = broken
-    try:
-        check_all_reduce(torch.device("cpu"))
-    except UserError as error:
-        return str(error)
-    finally:
-        dist.all_reduce = real
+    with mock.patch.object(dist, "all_reduce", broken):
+        try:
+            check_all_reduce(torch.device("cpu"))
+        except UserError as error:
+            return str(error)
     return ""
 
 
-def test_a_rank_whose_all_reduce_is_wrong_is_named():
+def test_a_rank_whose_all_reduce_is_wrong_is_named() -> None:
     sound, wrong = run_ranks(break_all_reduce, 2)
     assert sound == ""
     assert "came out wrong on rank 1" in wrong
     assert "1 of 65,536 values" in wrong
+
+
+def test_torch_keeps_the_number_of_gpus_that_the_parent_saw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fails when `pipeline.launch.local_ranks` needs no patch to hide CUDA from forked ranks."""
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", 1)
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert torch.cuda.device_count() == 1
+
+
+def sees_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def test_a_cpu_rank_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as in a parent with a GPU
+    assert run_ranks(sees_cuda, 1) == [False]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_before_the_folder_is_known_rank_0_reports(
     monkeypatch: pytest.MonkeyPatch, rank: int, error: Exception, is_reported: bool, waited_s: float
 ) -> None:
     waits = [0.0]
-    monkeypatch.setattr(shared_error.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     with pytest.raises(type(error) if is_reported else SystemExit), ReportOnce(rank):
         raise error
     assert sum(waits) == waited_s

@@ -8,6 +8,9 @@ import signal
 import statistics
 import threading
 import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch.distributed as dist
@@ -15,7 +18,10 @@ import torch.distributed as dist
 from configs.load import UserError
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.verify import verify_shards
+from pipeline.engine.step import StepResult
 from pipeline.pretraining import loop
+from pipeline.pretraining.step import pretraining_step
+from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder, is_done
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import (
@@ -31,29 +37,29 @@ MAX_STEPS_BETWEEN = 10
 FLIPS = 200
 
 
-def pretrain_until_killed(config, victim: int, num_steps: int, seconds: float) -> None:
+def pretrain_until_killed(config: TrainConfig, victim: int, num_steps: int, seconds: float) -> None:
     """Trains; rank `victim` kills itself `seconds` after it has taken `num_steps` steps more."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     taken = itertools.count(1)
-    real_step = loop.pretraining_step
 
-    def step(engine, batch, learning_rate, stop, data_wait_s):
-        result = real_step(engine, batch, learning_rate, stop, data_wait_s)
+    def step(*arguments: Any) -> StepResult:
+        result = pretraining_step(*arguments)
         if next(taken) == num_steps:
             timer.start()
         return result
 
-    if dist.get_rank() == victim:
-        loop.pretraining_step = step
-        if num_steps == 0:
-            timer.start()
-    pretrain(config)
+    if dist.get_rank() != victim:
+        return pretrain(config)
+    if num_steps == 0:
+        timer.start()
+    with mock.patch.object(loop, "pretraining_step", step):
+        pretrain(config)
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_change_no_bit(tmp_path, kills):
+def test_kills_change_no_bit(tmp_path: Path, kills: int) -> None:
     make_rows(tmp_path / "rows")
-    settings = {
+    settings: dict[str, Any] = {
         "total_rows": kills * (MAX_STEPS_BETWEEN + 2) * 16,
         "precision": "bf16",
         "parallel": {"tensor": 2},
@@ -83,7 +89,7 @@ def test_kills_change_no_bit(tmp_path, kills):
     assert metrics(killed, "loss") == metrics(whole, "loss")
 
 
-def test_every_flipped_byte_and_truncation_of_a_shard_is_found(tmp_path):
+def test_every_flipped_byte_and_truncation_of_a_shard_is_found(tmp_path: Path) -> None:
     make_rows(tmp_path)
     manifest = read_manifest(tmp_path)
     sources = [source for split in manifest.splits.values() for source in split.values()]
@@ -97,7 +103,7 @@ def test_every_flipped_byte_and_truncation_of_a_shard_is_found(tmp_path):
             damaged = bytearray(content)
             damaged[place] ^= generator.randrange(1, 256)
         else:
-            damaged = content[:place]
+            damaged = bytearray(content[:place])
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=re.escape(path.name)):
             verify_shards(tmp_path, manifest, full=True)
@@ -105,7 +111,7 @@ def test_every_flipped_byte_and_truncation_of_a_shard_is_found(tmp_path):
     verify_shards(tmp_path, manifest, full=True)
 
 
-def test_a_global_batch_of_8192_rows(tmp_path):
+def test_a_global_batch_of_8192_rows(tmp_path: Path) -> None:
     make_rows(tmp_path / "rows")
     config = make_config(
         tmp_path / "rows",

@@ -1,0 +1,149 @@
+"""Each patch of DeepSpeed is still needed: what happens without it, and that it helps.
+
+A test that fails here after an update says that its patch in `pipeline.engine.deepspeed_compat` can
+be removed.
+"""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import pytest
+import torch
+from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+)
+from torch import nn
+
+from pipeline.engine import deepspeed_compat
+from tests.gloo import in_one_rank, run_ranks
+
+CPU = torch.device("cpu")
+
+
+def engine_of(model: nn.Module, stage: int, precision: str = "bf16") -> Any:
+    """DeepSpeed's engine with two parameter groups, as this project's optimizers have."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed}, {"params": plain}]
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(groups, lr=1e-2),
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            precision: {"enabled": precision != "fp32"},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "zero_optimization": {"stage": stage},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+        },
+        dist_init_required=False,
+    )
+    return engine
+
+
+def take_step(engine: Any) -> None:
+    """One optimizer step on constant inputs."""
+    weight = next(iter(engine.module.parameters()))
+    inputs = torch.ones((1, engine.module.in_features), dtype=weight.dtype)
+    engine.backward(engine(inputs).float().sum())
+    engine.step()
+
+
+@in_one_rank
+def test_the_accelerator_is_kept_over_a_fork() -> None:
+    set_accelerator(CUDA_Accelerator())  # as in a parent that sees GPUs
+    pid = os.fork()
+    if not pid:
+        is_kept = get_accelerator().device_name() == "cuda"
+        deepspeed_compat.use_accelerator_of(CPU)
+        is_fixed = get_accelerator().device_name() == "cpu"
+        os._exit(0 if is_kept and is_fixed else 1)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+
+
+@in_one_rank
+def test_fp16_is_refused_on_this_cpu() -> None:
+    set_accelerator(CPU_Accelerator())
+    if get_accelerator().is_fp16_supported():
+        pytest.skip("this CPU has fp16 instructions")
+    with pytest.raises(ValueError, match="fp16 is not supported"):
+        engine_of(nn.Linear(4, 2), stage=1, precision="fp16")
+    deepspeed_compat.allow_fp16_on_cpu()
+    take_step(engine_of(nn.Linear(4, 2), stage=1, precision="fp16"))
+
+
+@in_one_rank
+def test_a_shared_memory_extension_would_be_compiled() -> None:
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    backend = importlib.import_module("deepspeed.comm.torch")
+    set_accelerator(CPU_Accelerator())
+    loaded = []
+    ShareMemCommBuilder.load = lambda builder: loaded.append(builder.NAME)
+    backend.build_shm_op()
+    assert loaded == ["deepspeed_shm_comm"]
+    deepspeed_compat.skip_shared_memory_extension()
+    assert backend.build_shm_op() is None
+    assert len(loaded) == 1
+
+
+@in_one_rank
+def test_the_state_of_later_parameter_groups_is_not_found() -> None:
+    deepspeed_compat.use_accelerator_of(CPU)
+    deepspeed_compat.skip_shared_memory_extension()
+    engine = engine_of(nn.Linear(4, 2), stage=2)
+    take_step(engine)
+    weight, bias = engine.module.weight, engine.module.bias
+    assert safe_get_full_optimizer_state(weight, "exp_avg") is not None
+    with pytest.raises(ValueError, match="exp_avg not found"):
+        safe_get_full_optimizer_state(bias, "exp_avg")
+    deepspeed_compat.link_optimizer_state(engine.optimizer)
+    assert safe_get_full_optimizer_state(bias, "exp_avg").ne(0).all()
+
+
+def set_an_uneven_parameter() -> list[Any]:
+    """What setting a weight of 3 x 3 elements gives on 2 ranks, without and with the patch."""
+    import torch.distributed as dist
+
+    deepspeed_compat.use_accelerator_of(CPU)
+    engine = engine_of(nn.Linear(3, 3), stage=3)
+    value = torch.arange(9.0).view(3, 3)
+    weight = engine.module.weight
+    error = ""
+    try:
+        safe_set_full_fp32_param(weight, value)
+    except RuntimeError as raised:
+        error = type(raised).__name__
+    deepspeed_compat.set_partitioned(weight, None, value, dist.get_rank())
+    return [error, bool(safe_get_full_fp32_param(weight).equal(value))]
+
+
+def test_a_parameter_that_does_not_divide_cannot_be_set() -> None:
+    results = run_ranks(set_an_uneven_parameter, 2)
+    assert "RuntimeError" in [error for error, _ in results]
+    assert all(is_set for _, is_set in results)
+
+
+def test_every_patch_has_a_test() -> None:
+    """Each public function of the module with a "Reason:" is called from this file."""
+    text = Path(__file__).read_text()
+    patches = [
+        name
+        for name, function in vars(deepspeed_compat).items()
+        if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
+    ]
+    assert len(patches) == 5
+    for name in patches:
+        documentation = getattr(deepspeed_compat, name).__doc__
+        assert "Upstream:" in documentation
+        assert "Remove when:" in documentation
+        assert f"deepspeed_compat.{name}(" in text
