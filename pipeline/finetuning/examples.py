@@ -1,4 +1,4 @@
-"""Lines of JSON -> examples of token ids, every bad line named with its file and number.
+"""Lines of JSON -> examples of token ids; every bad line is reported with its file and number.
 
 A row is ``<s> text </s>``, or ``<s> text </s></s> second text </s>`` as RoBERTa joins two.
 """
@@ -22,7 +22,7 @@ Ids = NDArray[np.int64]
 
 
 class Line(BaseModel):
-    """Base of what a line of a data file holds; keys that a task does not know are passed over."""
+    """Base of what a line of a data file holds; keys that a task does not know are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -32,27 +32,27 @@ LineT = TypeVar("LineT", bound=Line)
 
 @dataclass(frozen=True)
 class Window:
-    """Where the tokens of one row of a question stand in the text that holds its answer."""
+    """One row of a question: where its tokens are in the text that holds the answer."""
 
     context: str
     answers: tuple[str, ...]
-    """Right answers; none where the text has no answer."""
+    """Correct answers; none where the text has no answer."""
     spans: NDArray[np.int64]
     """[S, 2] characters of the context that each token covers; -1 for other tokens."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What one prediction is made from, and what it should be."""
+    """The input of one prediction, and its label."""
 
     rows: tuple[Ids, ...]
     """Token ids of its rows; more than one only in multiple choice."""
     label: Any
-    """The right class, value, choice, (first, last) token, or one class for each token."""
+    """The correct class, value, choice, (first, last) token, or one class for each token."""
     line: int
     """The line of the file that it is from, counting from 1."""
     window: Window | None = None
-    """Of a question with its answer in a text."""
+    """Of a question whose answer is in a text."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ExampleFile:
     examples: tuple[Example, ...]
     num_lines: int
     num_cut: int
-    """Lines of which something was cut off because a row would have been too long."""
+    """Lines that were truncated to the longest row."""
 
 
 class RowEncoder:
@@ -74,10 +74,10 @@ class RowEncoder:
         self._tokenizer = load_tokenizer(tokenizer_file)
         self.max_row_tokens = max_row_tokens
         self.num_cut = 0
-        """Rows cut so far."""
+        """Rows truncated so far."""
 
     def row(self, text: str, second: str | None = None) -> Encoding:
-        """One row; of two texts too long for it the longer one is cut first."""
+        """One row; of two texts too long for it the longer one is truncated first."""
         self._tokenizer.enable_truncation(self.max_row_tokens, strategy="longest_first")
         encoding = self._tokenizer.encode(text, second)
         self.num_cut += bool(encoding.overflowing)
@@ -86,13 +86,13 @@ class RowEncoder:
     def windows(self, question: str, context: str, stride_tokens: int) -> list[Encoding]:
         """Rows of the question with each window of the context, `stride_tokens` of them shared.
 
-        Raises ValueError if the question leaves no room for the context.
+        Raises ValueError if the question leaves no space for the context.
         """
         self._tokenizer.no_truncation()
-        room = self.max_row_tokens - len(self._tokenizer.encode(question, "").ids)
-        if room <= stride_tokens:
+        available = self.max_row_tokens - len(self._tokenizer.encode(question, "").ids)
+        if available <= stride_tokens:
             raise ValueError(
-                f"the question leaves room for {room} tokens of its context in a row of "
+                f"the question leaves space for {available} tokens of its context in a row of "
                 f"{self.max_row_tokens}; more than stride_tokens {stride_tokens} are needed"
             )
         self._tokenizer.enable_truncation(
@@ -108,7 +108,7 @@ def read_lines(
     """(all examples, number of lines) of a JSON-lines file.
 
     `examples_of(line, number)` may raise ValueError. Raises UserError that names the file and, for
-    the first few bad lines, the number and what is wrong.
+    the first few bad lines, the number and the error.
     """
     examples: list[Example] = []
     errors: list[str] = []
@@ -117,7 +117,7 @@ def read_lines(
         try:
             examples += examples_of(schema.model_validate(_parsed(text)), number)
         except ValidationError as error:
-            errors += [f"line {number}: {_sentence(item)}" for item in error.errors()]
+            errors += [f"line {number}: {_describe(item)}" for item in error.errors()]
         except ValueError as error:
             errors.append(f"line {number}: {error}")
     if errors:
@@ -126,7 +126,7 @@ def read_lines(
         rest = f"\n  and {more} more" if more > 0 else ""
         raise UserError(f"{path}: {len(errors)} error(s){shown}{rest}")
     if not examples:
-        raise UserError(f"{path}: no examples in it: one JSON object a line is expected")
+        raise UserError(f"{path}: holds no examples: one JSON object per line is expected")
     return examples, number
 
 
@@ -150,7 +150,7 @@ def _parsed(text: str) -> dict[str, Any]:
     return tree
 
 
-def _sentence(item: Any) -> str:
+def _describe(item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     shown = repr(item["input"])
     if item["type"] == "missing":

@@ -1,4 +1,4 @@
-"""Scores of predictions against what was labelled: small pure functions on numpy arrays."""
+"""Metrics of predictions against labels: small pure functions on numpy arrays."""
 
 import re
 import string
@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """The share of `predicted` that equals `labels`; NaN of nothing."""
+    """The share of `predicted` that equals `labels`; NaN without labels."""
     hits = np.asarray(predicted) == np.asarray(labels)
     return float(hits.mean()) if hits.size else float("nan")
 
 
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, num_labels: int) -> float:
-    """The mean of the F1 of every class that is labelled or predicted at all; NaN of nothing."""
+    """The mean F1 of all classes that are labelled or predicted at all; NaN without labels."""
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     scores = []
     for label in range(num_labels):

@@ -1,4 +1,4 @@
-"""A proof that the ranks of a launch reach each other, before anything is built on it."""
+"""Checks that the ranks of a launch reach each other and add up correctly, before training."""
 
 import torch
 import torch.distributed as dist
@@ -6,13 +6,13 @@ import torch.distributed as dist
 from configs.load import UserError
 
 NUM_VALUES = 1 << 16
-"""Values of the test: 256 kB in fp32, enough to leave the eager path of small messages."""
+"""Values of the check: 256 kB in fp32, too large for the eager path of small messages."""
 
 
 def check_all_reduce(device: torch.device) -> None:
-    """Returns when an all-reduce over all ranks gave what it has to; a collective.
+    """Returns when an all-reduce over all ranks gave the right values; a collective.
 
-    Raises UserError on a rank that got something else: its network or accelerator computes wrongly.
+    Raises UserError on a rank that got wrong ones: its network or accelerator is faulty.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     values = torch.arange(NUM_VALUES, dtype=torch.float32, device=device).remainder_(64) + rank
@@ -25,6 +25,6 @@ def check_all_reduce(device: torch.device) -> None:
 
         raise UserError(
             f"an all-reduce of known result came out wrong on rank {rank} ({socket.gethostname()}) "
-            f"in {num_wrong:,} of {NUM_VALUES:,} values: leave that node out (--exclude) and "
-            "have its accelerator and network looked at"
+            f"in {num_wrong:,} of {NUM_VALUES:,} values: exclude that node (--exclude) and have "
+            "its accelerator and network checked"
         )

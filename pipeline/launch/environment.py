@@ -1,6 +1,6 @@
-"""Where this process stands in the launch: one source of truth, the launcher's environment.
+"""Rank and world size of this process, from the environment that the launcher set.
 
-Imports nothing heavy, so that a config error is reported before a slow import.
+Imports nothing heavy, so that a config error is reported before slow imports.
 """
 
 import os
@@ -13,7 +13,7 @@ from configs.load import UserError
 
 @dataclass(frozen=True)
 class Launch:
-    """Rank facts as deepspeed, torchrun or srun's wrapper set them."""
+    """The place of a process in its launch, as deepspeed, torchrun or srun set it."""
 
     rank: int
     local_rank: int
@@ -23,9 +23,9 @@ class Launch:
 
 
 def read_launch() -> Launch:
-    """This process's place; a process that no launcher started is a world of one rank.
+    """This process's place; a process without a launcher is a world of one rank.
 
-    Raises UserError for an environment that is set by half.
+    Raises UserError if only some of the variables are set.
     """
     needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     present = [name for name in needed if name in os.environ]
@@ -47,10 +47,10 @@ def read_launch() -> Launch:
 
 
 def _slurm_task(environment: Mapping[str, str]) -> dict[str, str]:
-    """The launcher variables that srun's own variables stand for.
+    """The launcher variables that follow from srun's own.
 
-    Without MASTER_ADDR the first node of the step is asked for; without MASTER_PORT the port
-    follows from the job and the step, so that all ranks find the same one.
+    Without MASTER_ADDR it is the first node of the step; without MASTER_PORT the port follows from
+    the job and the step, so that all ranks compute the same one.
     """
     node = int(environment["SLURM_NODEID"])
     variables = {
@@ -71,7 +71,7 @@ def _slurm_task(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """The tasks of each node from Slurm's notation: "2(x3),1" is [2, 2, 2, 1]."""
+    """The number of tasks on each node, from Slurm's notation: "2(x3),1" is [2, 2, 2, 1]."""
     counts: list[int] = []
     for part in text.split(","):
         count, _, repeat = part.partition("(x")
@@ -80,7 +80,7 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on at the moment."""
+    """A TCP port of this machine that nothing listens on now."""
     import socket
 
     with socket.socket() as listener:

@@ -1,8 +1,7 @@
 """Runs a function on forked ranks of this machine: `run_ranks(fn, world_size, *args)`.
 
-What the parent has imported need not be imported again: a rank starts in a tenth of a second. The
-parent must not use CUDA, which a forked process cannot take over: where it wants something of a
-GPU, it asks a rank.
+What the parent has imported is not imported again: a rank starts in a tenth of a second. The parent
+must not use CUDA, which a forked process cannot use after it: work on a GPU is done in a rank.
 """
 
 import datetime
@@ -18,8 +17,9 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
-# As in model/__init__.py, for parents that import DeepSpeed, which asks too, before a model.
+# As in model/__init__.py, for parents that import DeepSpeed, which checks for CUDA, before a model.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 TIMEOUT_S = 120.0
@@ -36,16 +36,16 @@ def run_ranks(
     timeout_s: float = TIMEOUT_S,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> list[Any]:
-    """What `fn(*args)` returned on each of `world_size` ranks, inside an initialised world.
+    """What `fn(*args)` returned on each of `world_size` ranks, inside an initialised process group.
 
-    The world is gloo's on CPU ranks, which see no GPU whatever the machine has, and NCCL's on
-    "cuda", a GPU a rank.
+    It is a gloo group of CPU ranks, which see no GPU of the machine, or an NCCL group ("cuda") with
+    one GPU per rank.
 
-    Raises RankError with the traceback of the first rank that failed; after `timeout_s` seconds
-    all ranks are killed and the error says which had not come back.
+    Raises RankError with the tracebacks of the ranks that failed; after `timeout_s` seconds all
+    ranks are killed and the error names those without a result.
 
-    The calling process must not have made a gloo world of its own before: what gloo leaves behind
-    (a thread) is dead in ranks forked later, which then hang.
+    The calling process must not have made a gloo process group before: gloo's thread does not exist
+    in ranks forked later, which then hang.
     """
     with tempfile.TemporaryDirectory() as folder:
         pids = [
@@ -61,7 +61,7 @@ def run_ranks(
         if errors:
             raise RankError("\n".join(errors))
         if missing:
-            raise RankError(f"ranks {missing} died or gave no answer within {timeout_s} s")
+            raise RankError(f"ranks {missing} died or returned nothing within {timeout_s} s")
         return [
             pickle.loads(Path(folder, f"{rank}.result").read_bytes()) for rank in range(world_size)
         ]
@@ -94,7 +94,7 @@ def _fork_rank(
             _hide_cuda()
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
-            store=dist.FileStore(str(folder / "store"), world_size),
+            store=FileStore(str(folder / "store"), world_size),
             rank=rank,
             world_size=world_size,
             timeout=datetime.timedelta(seconds=60),
@@ -104,24 +104,33 @@ def _fork_rank(
         temporary = folder / f"{rank}.writing"
         temporary.write_bytes(pickle.dumps(result))
         temporary.rename(folder / f"{rank}.result")
-        # Not a collective: a rank that left it first would close its connections to the others.
+        # Not a collective: the first rank to leave it would close its connections to the rest.
         while len(list(folder.glob("*.result"))) < world_size:
             time.sleep(0.002)
         code = 0
     except BaseException:
         (folder / f"{rank}.error").write_text(traceback.format_exc())
     finally:
-        os._exit(code)  # no cleanup of what the parent owns: pytest's files, its own world
+        os._exit(code)  # no cleanup of what the parent owns, such as pytest's files
 
 
 def _hide_cuda() -> None:
-    """No CUDA in this process and in those that it starts, also where the parent saw some."""
+    """Hides CUDA from this process and from those that it starts.
+
+    Reason: the environment variable alone has no effect once torch has counted devices in the
+    parent: it keeps the number over the fork.
+    Upstream: `device_count` (`_cached_device_count`) in torch/cuda/__init__.py (2.13).
+    Remove when: torch counts devices again after `CUDA_VISIBLE_DEVICES` has changed.
+    """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.cuda.is_available = lambda: False  # what the parent found out is remembered
+    torch.cuda.is_available = lambda: False
 
 
 def _wait(pids: list[int], folder: Path, timeout_s: float) -> list[int]:
-    """Waits for all ranks, kills the rest after a failure or the timeout; ranks without result."""
+    """Waits for all ranks and returns those without a result.
+
+    After a failure or the timeout it kills the remaining ones.
+    """
     alive = dict(enumerate(pids))
     deadline = time.monotonic() + timeout_s
     while alive:
@@ -130,7 +139,7 @@ def _wait(pids: list[int], folder: Path, timeout_s: float) -> list[int]:
             if done:
                 del alive[rank]
                 if status:
-                    # The others would wait for it in a collective; an error may be theirs first.
+                    # Its peers wait for it in a collective; the first error may be one of theirs.
                     grace_s = 0.1 if os.WIFSIGNALED(status) else 1.0
                     deadline = min(deadline, time.monotonic() + grace_s)
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A request to stop, from a signal: the training loop looks at it between optimizer steps."""
+"""A request to stop, from a signal (preemption, time limit, Ctrl-C)."""
 
 import signal
 from types import FrameType
@@ -7,26 +7,27 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Notes the first stop signal; a launcher that signals one rank stops all of them.
+    """Remembers the first stop signal of this rank.
 
-    The loop asks all ranks together, finishes its step, saves and exits with code 0.
+    In every optimizer step, ranks exchange whether one of them has received a signal. They then
+    finish the step, save, and exit with code 0.
     """
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
         for number in STOP_SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._remember)
 
     @property
     def seen(self) -> bool:
-        """Whether this rank got a stop signal."""
+        """Whether this rank has received a stop signal."""
         return self.signal_name is not None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal_name = self.signal_name or signal.Signals(number).name
 
 
 def ignore_stop_signals() -> None:
-    """For processes that serve a rank: they end when the rank closes them, not when signalled."""
+    """For processes that serve a rank: they end when the rank closes them, not on a signal."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
