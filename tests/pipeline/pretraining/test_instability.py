@@ -1,4 +1,4 @@
-"""Instability makes a run roll back and skip rows; a hang ends it with the stacks of all threads."""
+"""Instability makes a run roll back and skip rows; a hang ends it with the stacks of threads."""
 
 import dataclasses
 import time
