@@ -1,18 +1,15 @@
-"""What is used of megatron-core; its fused functions, which want torch's compiler, are not."""
+"""What is used of megatron-core: layers, mappings and process groups, no fused functions."""
 
-from model.parallel.light_torch import without_compiler
-
-with without_compiler():
-    from megatron.core import ModelParallelConfig, parallel_state
-    from megatron.core.tensor_parallel import layers
-    from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
-    from megatron.core.tensor_parallel.mappings import (
-        copy_to_tensor_model_parallel_region,
-        gather_from_sequence_parallel_region,
-        gather_from_tensor_model_parallel_region,
-        reduce_from_tensor_model_parallel_region,
-        scatter_to_tensor_model_parallel_region,
-    )
+from megatron.core import ModelParallelConfig, parallel_state
+from megatron.core.tensor_parallel import layers
+from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    gather_from_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    scatter_to_tensor_model_parallel_region,
+)
 
 ColumnParallelLinear = layers.ColumnParallelLinear
 RowParallelLinear = layers.RowParallelLinear

@@ -17,6 +17,6 @@ class AdamWConfig(AdamSettings):
         self, parameters: list["torch.nn.Parameter"], device: "torch.device"
     ) -> "torch.optim.Optimizer":
         """torch's fused AdamW."""
-        from model.parallel.light_torch import AdamW
+        import torch
 
-        return AdamW(self.parameter_groups(parameters), **self.arguments(), fused=True)
+        return torch.optim.AdamW(self.parameter_groups(parameters), **self.arguments(), fused=True)
