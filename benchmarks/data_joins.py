@@ -19,14 +19,21 @@ from typing import Any
 import numpy as np
 
 from configs import command
-from data_prep.dedup import candidates as dedup
-from data_prep.dedup import verdicts
+from data_prep.dedup.candidates import first_pairs_stage, pairs_stage
 from data_prep.dedup.config import DedupConfig
-from data_prep.engine.stages import Part, Stage, StageResult, run_stage
+from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.minhash import NUM_BANDS
+from data_prep.dedup.signatures import FileRun
+from data_prep.dedup.verdicts import clusters_stage, verdicts_stage
+from data_prep.documents.files import DocumentFile
+from data_prep.engine.execution import run_stage
+from data_prep.engine.progress import ProgressReporter
+from data_prep.engine.stage import PartT, Stage, StageResult
 from data_prep.engine.workers import SerialEngine
 
 _PART_DOCUMENTS = 100_000
 _COPIES = 0.2
+DOCUMENT_BYTES = 1000
 _DOCUMENTS = (1_250_000, 2_500_000, 5_000_000)
 
 
@@ -50,7 +57,7 @@ def main() -> None:
             print("".join(f"{cell:>18,.1f}" for cell in cells), flush=True)
 
 
-def write_signatures(folder: Path, documents: int) -> StageResult:
+def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
     """The result of a signatures stage with so many documents."""
     target = folder / "signatures"
     target.mkdir()
@@ -60,7 +67,7 @@ def write_signatures(folder: Path, documents: int) -> StageResult:
     for first in range(0, documents, _PART_DOCUMENTS):
         count = min(_PART_DOCUMENTS, documents - first)
         name = f"made-{first // _PART_DOCUMENTS:06d}"
-        signatures = generate.integers(0, 1 << 64, (dedup.NUM_BANDS, count), dtype=np.uint64)
+        signatures = generate.integers(0, 1 << 64, (NUM_BANDS, count), dtype=np.uint64)
         hashes = generate.integers(0, 1 << 64, (2, count), dtype=np.uint64)
         if previous is not None:  # copies of its documents, a byte of every other band changed
             copies = np.flatnonzero(generate.random(count) < _COPIES)
@@ -69,14 +76,18 @@ def write_signatures(folder: Path, documents: int) -> StageResult:
         previous = signatures
         np.save(target / f"{name}.signatures.npy", signatures)
         np.save(target / f"{name}.hashes.npy", hashes)
-        np.save(target / f"{name}.bytes.npy", np.full(count, 1000, np.uint32))
-        parts.append(Part(name, {}))
+        np.save(target / f"{name}.bytes.npy", np.full(count, DOCUMENT_BYTES, np.uint32))
+        size = DOCUMENT_BYTES * count
+        file = DocumentFile(
+            name=name, num_bytes=size, source="made", num_documents=count, first=first
+        )
+        parts.append(FileRun(name=name, num_bytes=size, source="made", files=[file]))
         records.append({"documents": count})
-    return StageResult(target, parts, records, "made")
+    return StageResult(folder=target, parts=parts, records=records, content_fingerprint="made")
 
 
 def measured(
-    stages: Sequence[str], signed: StageResult, folder: Path, join: int | None
+    stages: Sequence[str], signed: StageResult[FileRun], folder: Path, join: int | None
 ) -> list[float]:
     """[CPU seconds, peak MB] of some stages in a process of its own, those before being done."""
     context = multiprocessing.get_context("spawn")
@@ -89,25 +100,24 @@ def measured(
 
 
 def _run(
-    stages: Sequence[str], signed: StageResult, folder: Path, join: int | None, sender: Any
+    stages: Sequence[str], signed: StageResult[FileRun], folder: Path, join: int | None, sender: Any
 ) -> None:
-    if join is not None:
-        dedup._DOCUMENTS_A_JOIN = join
+    limits = DedupLimits() if join is None else DedupLimits(join_documents=join)
     config = DedupConfig()
     seconds = 0.0
 
-    def run(stage: Stage) -> StageResult:
+    def run(stage: Stage[PartT]) -> StageResult[PartT]:
         nonlocal seconds
-        begun = time.process_time()
-        result = run_stage(stage, folder, SerialEngine(), lambda *_: None)
-        seconds += time.process_time() - begun if stage.name in stages else 0
+        start = time.process_time()
+        result = run_stage(stage, folder, SerialEngine(), ProgressReporter())
+        seconds += time.process_time() - start if stage.name in stages else 0
         return result
 
-    first = run(dedup.first_pairs_stage(signed, config))
-    joined = run(verdicts.clusters_stage(signed, first))
-    pairs = run(dedup.pairs_stage(signed, joined, config))
+    first = run(first_pairs_stage(signed, config, limits))
+    joined = run(clusters_stage(signed, first, limits))
+    pairs = run(pairs_stage(signed, joined, config, limits))
     if "verdicts" in stages:
-        run(verdicts.verdicts_stage(signed, first, joined, pairs, ["made"]))
+        run(verdicts_stage(signed, first, joined, pairs, ["made"], limits))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     sender.send(json.dumps([seconds, peak]))
 
