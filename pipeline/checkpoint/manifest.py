@@ -1,8 +1,8 @@
 """The manifest of a checkpoint: its schema, its builder and its parser. Imports no torch.
 
 A checkpoint is a folder ``step-00001234`` with one tensor file per tensor-parallel rank and a
-``manifest.json``, which names every file with its size and sha256 and is written last. No module
-outside of this package knows more of the format than the functions here say.
+``manifest.json``, which names every file with its size and sha256 and is written last. Modules
+outside of this package use the functions below and do not depend on the format.
 """
 
 import hashlib
@@ -194,7 +194,7 @@ def manifest_json(manifest: CheckpointManifest) -> str:
 def read_manifest(path: Path) -> CheckpointManifest:
     """The manifest of the checkpoint at `path`; its own hash is checked, its files are not.
 
-    Raises UserError where there is none, and where it is damaged or of another format version.
+    Raises UserError where there is none, and where it is damaged or has a different format version.
     """
     file = path / MANIFEST_NAME
     try:

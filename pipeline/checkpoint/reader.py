@@ -44,7 +44,7 @@ def check_checkpoint(
 
 
 class TensorReader:
-    """Reads the tensors of a checkpoint, whole or as shards of any tensor-parallel size."""
+    """Reads the tensors of a checkpoint, in full or as shards of any tensor-parallel size."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._parameters = checkpoint.manifest.parameters
@@ -54,7 +54,7 @@ class TensorReader:
         ]
 
     def full(self, state_key: str, parameter: str) -> torch.Tensor:
-        """The whole tensor, fp32, without padding."""
+        """The full tensor, fp32, without padding."""
         record = self._parameters[parameter]
         key = tensor_key(state_key, parameter)
         if record.partition_dim is None:

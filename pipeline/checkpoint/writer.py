@@ -164,7 +164,7 @@ def _write_part(
 ) -> None:
     file = folder / part_name(tp_rank, tp_size)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    file.chmod(0o644)  # safetensors makes it 0600, which colleagues on a shared disk cannot read
+    file.chmod(0o644)  # safetensors sets 0600, which other users of a shared disk cannot read
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
     record = FileRecord(path=file.name, bytes=file.stat().st_size, sha256=file_sha256(file))
@@ -176,7 +176,7 @@ def _wait_for_parts(folder: Path, tp_size: int) -> tuple[FileRecord, ...]:
     sidecars = [folder / f"{part_name(rank, tp_size)}.part.json" for rank in range(tp_size)]
     while not all(sidecar.exists() for sidecar in sidecars):
         for failed in folder.glob("*.failed"):
-            raise OSError(f"another rank could not write its part: {failed.read_text()}")
+            raise OSError(f"a rank could not write its part: {failed.read_text()}")
         if time.monotonic() > deadline:
             missing = [sidecar.name for sidecar in sidecars if not sidecar.exists()]
             raise TimeoutError(f"no {missing} after {PEER_TIMEOUT_S:.0f} s")

@@ -72,7 +72,7 @@ class RowStream:
     """Rows of the phases before this one; dropout depends on the position in the whole run."""
 
     def reader(self) -> RowReader:
-        """A reader of the training rows; each process makes its own."""
+        """A new reader of the training rows; every process needs its own."""
         return row_reader(self.data, self.manifest, "train")
 
     def shards_between(self, start_row: int, end_row: int) -> list[Shard]:

@@ -71,7 +71,7 @@ class RowOrder:
     mixtures: tuple[Mixture, ...]
     seed: int
     window_rows: int = WINDOW_ROWS
-    """Rows that are permuted together; another number is another order."""
+    """Rows that are permuted together; a different number gives a different order."""
 
     def rows_at(self, positions: Int64) -> RowAddress:
         """The addresses of the rows at `positions` [n] of the stream.

@@ -134,7 +134,7 @@ class ShardCache:
 
     def _free_space(self, wanted_bytes: int) -> None:
         """Removes the least recently opened shards until `wanted_bytes` more fit."""
-        with _lock(self.folder, "room"):
+        with _lock(self.folder, "space"):
             found = []
             for path in self.folder.rglob("*.tar"):
                 with contextlib.suppress(FileNotFoundError):

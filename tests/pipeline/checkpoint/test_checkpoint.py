@@ -1,13 +1,11 @@
 """Checkpoints: any damage is found, a full disk breaks none, any grid reads them."""
 
 import contextlib
-import dataclasses
 import errno
-import json
 import logging
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,101 +13,26 @@ import torch
 from safetensors.torch import save_file
 
 from configs.load import UserError
-from model.parameters import ParameterSpec, shard_tensor, unpad_local
+from model.parameters import ParameterSpec, shard_tensor
 from pipeline.checkpoint import writer as checkpoint_writer
 from pipeline.checkpoint.config import CheckpointConfig
-from pipeline.checkpoint.manifest import (
-    MANIFEST_NAME,
-    CheckpointManifest,
-    Origin,
-    build_manifest,
-    find_checkpoint,
-    list_checkpoints,
-    manifest_json,
-    newest_step,
-    read_manifest,
-    tensor_key,
-    tree_sha256,
-    verify,
-)
+from pipeline.checkpoint.manifest import MANIFEST_NAME, find_checkpoint, list_checkpoints, verify
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
 from pipeline.checkpoint.writer import Saver
-from pipeline.data.position import Segment
 from tests.gloo import run_ranks
-
-SAVE_FILE = "pipeline.checkpoint.writer.save_file"
-VOCAB_SIZE, PADDED, HIDDEN = 13, 16, 6
-HELDOUT_LOSSES = {2: 5.0, 3: 1.0, 7: 4.0}
-KEEP_ALL = CheckpointConfig(keep_last=10)
-SPECS = {
-    "word": ParameterSpec((VOCAB_SIZE, HIDDEN), 0, padded_size=PADDED),
-    "down": ParameterSpec((HIDDEN, 8), 1),
-    "norm": ParameterSpec((HIDDEN,), None),
-}
-
-
-ORIGIN = Origin(
-    config={},
-    seed=1,
-    tp_size=1,
-    dp_size=1,
-    zero_stage=1,
-    vocab_size=VOCAB_SIZE,
-    data_fingerprint="d",
-    tokenizer_sha256="t",
-    versions={},
-    state_keys=("weight",),
+from tests.pipeline.checkpoint.saving import (
+    HIDDEN,
+    KEEP_ALL,
+    SPECS,
+    VOCAB_SIZE,
+    RankOf,
+    full_tensors,
+    host_tensors,
+    make_manifest,
+    save,
 )
 
-
-class RankOf:
-    """The parts of a grid that the writer uses."""
-
-    def __init__(self, rank: int, tp_rank: int, dp_rank: int) -> None:
-        self.rank, self.tp_rank, self.dp_rank = rank, tp_rank, dp_rank
-
-
-def full_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(spec.full_shape, generator=generator) for name, spec in SPECS.items()}
-
-
-def make_manifest(step: int, tp_size: int) -> CheckpointManifest:
-    return build_manifest(
-        dataclasses.replace(ORIGIN, tp_size=tp_size),
-        SPECS,
-        step=step,
-        optimizer_step=step,
-        consumed_rows=step * 4,
-        segments=(Segment(phase=0, start_row=0, weights=None),),
-        heldout_loss=HELDOUT_LOSSES.get(step),
-    )
-
-
-def host_tensors() -> Mapping[str, torch.Tensor]:
-    return {tensor_key("weight", name): tensor for name, tensor in full_tensors().items()}
-
-
-def save(folder: Path, steps: list[int], tp_size: int, keep: CheckpointConfig = KEEP_ALL) -> None:
-    run_ranks(_save_on_rank, tp_size, folder, steps, tp_size, keep)
-
-
-def _save_on_rank(folder: Path, steps: list[int], tp_size: int, keep: CheckpointConfig) -> None:
-    rank = torch.distributed.get_rank()
-    saver = Saver(folder, keep, RankOf(rank, rank, 0))  # type: ignore[arg-type]
-    for step in steps:
-        tensors = {}
-        for name, full in full_tensors(step).items():
-            local = shard_tensor(SPECS[name], full, rank, tp_size)
-            tensors[tensor_key("weight", name)] = unpad_local(
-                SPECS[name], local, rank, tp_size
-            ).contiguous()
-        saver.save(make_manifest(step, tp_size), _snapshot_of(tensors))
-    saver.finish()
-
-
-def _snapshot_of(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
-    return lambda: tensors
+SAVE_FILE = "pipeline.checkpoint.writer.save_file"
 
 
 @contextlib.contextmanager
@@ -276,76 +199,3 @@ def test_a_checkpoint_of_another_model_is_refused_difference_by_difference() -> 
     assert "parameter down, which this model does not have" in message
     assert f"word has the shape [{VOCAB_SIZE}, {HIDDEN}], this model needs" in message
     assert "a different tokenizer" in message
-
-
-def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
-    save(tmp_path, [1], tp_size=2)
-    tree = json.loads((tmp_path / "step-00000001" / MANIFEST_NAME).read_text())
-    assert tree["consumed_rows"] == 4
-    assert [record["path"] for record in tree["files"]] == [
-        "state-tp000-of-002.safetensors",
-        "state-tp001-of-002.safetensors",
-    ]
-
-
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
-    save(tmp_path, [1], tp_size=2)
-    manifest = read_manifest(tmp_path / "step-00000001")
-    assert manifest.sha256 is not None
-    assert manifest_json(manifest) == (tmp_path / "step-00000001" / MANIFEST_NAME).read_text()
-    files = {"files": (), "sha256": None}
-    assert manifest.model_copy(update=files) == make_manifest(1, 2)
-
-
-def write_tree(folder: Path, tree: dict[str, object]) -> CheckpointManifest:
-    """The manifest that is read where an older version has written `tree`."""
-    folder.mkdir()
-    tree = {key: value for key, value in tree.items() if key != "sha256"}
-    text = json.dumps({**tree, "sha256": tree_sha256(tree)})
-    (folder / MANIFEST_NAME).write_text(text)
-    return read_manifest(folder)
-
-
-def test_fields_that_older_versions_do_not_know_are_written_only_where_they_are_used() -> None:
-    assert not {"dev_error", "network"} & set(json.loads(manifest_json(make_manifest(1, 1))))
-    origin = dataclasses.replace(ORIGIN, network={"num_layers": 2})
-    finetuned = build_manifest(
-        origin, SPECS, step=1, optimizer_step=1, consumed_rows=4, dev_error=0.25
-    )
-    tree = json.loads(manifest_json(finetuned))
-    assert tree["dev_error"] == 0.25
-    assert tree["heldout_loss"] is None
-    assert finetuned.selection_score == 0.25
-    assert finetuned.model_config_tree == tree["network"] == {"num_layers": 2}
-
-
-def test_fine_tuned_checkpoints_of_older_versions_are_read(tmp_path: Path) -> None:
-    tree = json.loads(manifest_json(make_manifest(1, 1)))
-    config = {"model": {"pooler": "changed"}, "network": {"num_layers": 3}}
-    old = write_tree(tmp_path / "step-00000001", {**tree, "config": config, "heldout_loss": 0.5})
-    assert old.selection_score == 0.5
-    assert old.model_config_tree == {"num_layers": 3}
-    pretrained = write_tree(tmp_path / "step-00000002", {**tree, "config": {"model": {"a": 1}}})
-    assert pretrained.model_config_tree == {"a": 1}
-
-
-def test_a_manifest_of_a_future_format_is_refused(tmp_path: Path) -> None:
-    tree = json.loads(manifest_json(make_manifest(1, 1)))
-    with pytest.raises(UserError, match="format version 2, this program reads 1"):
-        write_tree(tmp_path / "step-00000001", {**tree, "format_version": 2})
-
-
-def test_checkpoints_are_ordered_by_step_and_not_by_name(tmp_path: Path) -> None:
-    save(tmp_path, [7, 99_999_999, 100_000_000], tp_size=1)
-    (tmp_path / "step-notes").mkdir()
-    names = ["step-notes", "step-00000007", "step-99999999", "step-100000000"]
-    assert [path.name for path in list_checkpoints(tmp_path)] == names
-    assert newest_step(tmp_path) == 100_000_000
-    assert newest_step(tmp_path / "none") == 0
-    newest, _ = find_checkpoint(tmp_path)
-    assert newest is not None
-    assert newest.manifest.step == 100_000_000
-    older, problems = find_checkpoint(tmp_path, before_step=100_000_000)
-    assert older is not None
-    assert older.manifest.step == 99_999_999
-    assert not problems

@@ -1,0 +1,94 @@
+"""The manifest: one builder and one parser, readable across versions."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.load import UserError
+from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    build_manifest,
+    find_checkpoint,
+    list_checkpoints,
+    manifest_json,
+    newest_step,
+    read_manifest,
+    tree_sha256,
+)
+from tests.pipeline.checkpoint.saving import ORIGIN, SPECS, make_manifest, save
+
+
+def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
+    save(tmp_path, [1], tp_size=2)
+    tree = json.loads((tmp_path / "step-00000001" / MANIFEST_NAME).read_text())
+    assert tree["consumed_rows"] == 4
+    assert [record["path"] for record in tree["files"]] == [
+        "state-tp000-of-002.safetensors",
+        "state-tp001-of-002.safetensors",
+    ]
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    save(tmp_path, [1], tp_size=2)
+    manifest = read_manifest(tmp_path / "step-00000001")
+    assert manifest.sha256 is not None
+    assert manifest_json(manifest) == (tmp_path / "step-00000001" / MANIFEST_NAME).read_text()
+    files = {"files": (), "sha256": None}
+    assert manifest.model_copy(update=files) == make_manifest(1, 2)
+
+
+def write_tree(folder: Path, tree: dict[str, object]) -> CheckpointManifest:
+    """The manifest that is read where an older version has written `tree`."""
+    folder.mkdir()
+    tree = {key: value for key, value in tree.items() if key != "sha256"}
+    text = json.dumps({**tree, "sha256": tree_sha256(tree)})
+    (folder / MANIFEST_NAME).write_text(text)
+    return read_manifest(folder)
+
+
+def test_fields_that_older_versions_do_not_know_are_written_only_where_they_are_used() -> None:
+    assert not {"dev_error", "network"} & set(json.loads(manifest_json(make_manifest(1, 1))))
+    origin = dataclasses.replace(ORIGIN, network={"num_layers": 2})
+    finetuned = build_manifest(
+        origin, SPECS, step=1, optimizer_step=1, consumed_rows=4, dev_error=0.25
+    )
+    tree = json.loads(manifest_json(finetuned))
+    assert tree["dev_error"] == 0.25
+    assert tree["heldout_loss"] is None
+    assert finetuned.selection_score == 0.25
+    assert finetuned.model_config_tree == tree["network"] == {"num_layers": 2}
+
+
+def test_fine_tuned_checkpoints_of_older_versions_are_read(tmp_path: Path) -> None:
+    tree = json.loads(manifest_json(make_manifest(1, 1)))
+    config = {"model": {"pooler": "changed"}, "network": {"num_layers": 3}}
+    old = write_tree(tmp_path / "step-00000001", {**tree, "config": config, "heldout_loss": 0.5})
+    assert old.selection_score == 0.5
+    assert old.model_config_tree == {"num_layers": 3}
+    pretrained = write_tree(tmp_path / "step-00000002", {**tree, "config": {"model": {"a": 1}}})
+    assert pretrained.model_config_tree == {"a": 1}
+
+
+def test_a_manifest_of_a_future_format_is_refused(tmp_path: Path) -> None:
+    tree = json.loads(manifest_json(make_manifest(1, 1)))
+    with pytest.raises(UserError, match="format version 2, this program reads 1"):
+        write_tree(tmp_path / "step-00000001", {**tree, "format_version": 2})
+
+
+def test_checkpoints_are_ordered_by_step_and_not_by_name(tmp_path: Path) -> None:
+    save(tmp_path, [7, 99_999_999, 100_000_000], tp_size=1)
+    (tmp_path / "step-notes").mkdir()
+    names = ["step-notes", "step-00000007", "step-99999999", "step-100000000"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == names
+    assert newest_step(tmp_path) == 100_000_000
+    assert newest_step(tmp_path / "none") == 0
+    newest, _ = find_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.manifest.step == 100_000_000
+    older, problems = find_checkpoint(tmp_path, before_step=100_000_000)
+    assert older is not None
+    assert older.manifest.step == 99_999_999
+    assert not problems
