@@ -4,10 +4,12 @@ The vocabulary size is not here: it comes with the tokenizer, from the data set'
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from configs.differences import Difference, differences
 from configs.load import Config, ConfigError
 from model.compute import MOVED_KEYS, ComputeConfig
 from model.options import (
@@ -34,6 +36,15 @@ from model.options import (
     RandomEmbeddings,
     Visibility,
 )
+
+
+@dataclass(frozen=True)
+class TrainingChoice:
+    """Marks a field of `ModelConfig` that any weights can be trained on with.
+
+    It changes no weight's shape and not what the network computes from a document; a run that
+    starts from the weights of a folder may choose it freely.
+    """
 
 
 class ModelConfig(Config):
@@ -65,30 +76,30 @@ class ModelConfig(Config):
 
     attention_pattern: AttentionPattern = FullAttention()
     """Which tokens a token attends to."""
-    packed_rows: PackedRows = AttendAcross()
+    packed_rows: Annotated[PackedRows, TrainingChoice()] = AttendAcross()
     """Whether the pieces that share a row see each other."""
-    visibility: Visibility = AllVisible()
+    visibility: Annotated[Visibility, TrainingChoice()] = AllVisible()
     """Keys hidden in training to imitate shorter sentences; off in evaluation."""
 
     parameter_sharing: ParameterSharing = NoSharing()
     """Layers that share their weights."""
-    pooler: Pooler = NoPooler()
+    pooler: Annotated[Pooler, TrainingChoice()] = NoPooler()
     """How a row becomes one vector, for heads that need one."""
     embedding_start: EmbeddingStart = RandomEmbeddings()
     """The word vectors before training."""
-    frozen: Frozen = NothingFrozen()
+    frozen: Annotated[Frozen, TrainingChoice()] = NothingFrozen()
     """Parts that keep their weights."""
 
-    hidden_dropout: float = Field(0.1, ge=0, lt=1)
+    hidden_dropout: Annotated[float, TrainingChoice()] = Field(0.1, ge=0, lt=1)
     """Dropout rate of the embedding and of each block's output."""
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: Annotated[float, TrainingChoice()] = Field(0.1, ge=0, lt=1)
     """Dropout rate of the attention probabilities."""
-    initializer_range: float = Field(0.02, gt=0)
+    initializer_range: Annotated[float, TrainingChoice()] = Field(0.02, gt=0)
     """Standard deviation of the initial weights."""
 
     pad_token_id: int = Field(1, ge=0)
     """The id of <pad>: such tokens are never attended to."""
-    begin_token_id: int = Field(0, ge=0)
+    begin_token_id: Annotated[int, TrainingChoice()] = Field(0, ge=0)
     """The id of <s>, with which every piece of a packed row begins."""
 
     @model_validator(mode="before")
@@ -178,6 +189,11 @@ def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
             f"rows of {row_tokens} tokens are longer than model.max_row_tokens "
             f"{config.max_row_tokens}: raise it, or pack shorter rows"
         )
+
+
+def architecture_differences(before: ModelConfig, now: ModelConfig) -> list[Difference]:
+    """What differs in two configs, training choices left out."""
+    return [found for found in differences(before, now) if not found.has_mark(TrainingChoice)]
 
 
 def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]:

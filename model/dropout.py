@@ -25,8 +25,7 @@ class Site(enum.IntEnum):
     ATTENTION_OUTPUT = 2
     MLP_OUTPUT = 3
     VISIBILITY = 4
-    POOLER = 5
-    HEAD = 6
+    HEAD = 6  # 5 was never used
 
 
 def mask_seed(dropout_key: int, layer: int, site: Site, head: int = 0) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from configs import command
 from configs.load import UserError, load
-from model.config import ModelConfig
+from model.config import ModelConfig, architecture_differences
 from model.parallel.grid import Grid, single_rank_grid
 from model.parameters import ParameterSpec, parameter_specs
 from pipeline.checkpoint.manifest import (
@@ -31,18 +31,6 @@ from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.origin import describe_origin
 from pipeline.run.plan import RunPlan, plan_run
-
-MAY_DIFFER = {
-    "hidden_dropout",
-    "attention_dropout",
-    "initializer_range",
-    "packed_rows",
-    "visibility",
-    "frozen",
-    "pooler",
-    "begin_token_id",
-}
-"""Model settings that say how a model is trained, not what its weights are."""
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +103,9 @@ def first_state(
 
 def check_same_model(config: ModelConfig, vocab_size: int, hf: HfModel) -> None:
     """Raises UserError that lists the differences in architecture; training choices may differ."""
-    ours, theirs = config.model_dump(), hf.config.model_dump()
     errors = [
-        f"model.{key} is {ours[key]}, the folder's is {theirs[key]}"
-        for key in ours
-        if key not in MAY_DIFFER and ours[key] != theirs[key]
+        f"model.{found.path} is {found.now}, the folder's is {found.before}"
+        for found in architecture_differences(hf.config, config)
     ]
     if vocab_size != hf.vocab_size:
         errors.append(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from configs.load import ConfigError
 from model.compute import ComputeConfig
-from model.config import ModelConfig, check_grid
+from model.config import ModelConfig, architecture_differences, check_grid
 
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
 
@@ -65,6 +65,15 @@ def test_a_backend_without_dropout_is_refused_where_there_is_dropout() -> None:
     with pytest.raises(ConfigError, match="flex has no dropout"):
         check_grid(ModelConfig(**SIZES), flex, 1)
     check_grid(ModelConfig(**SIZES, attention_dropout=0.0), flex, 1)
+
+
+def test_training_choices_are_no_difference_of_architecture() -> None:
+    plain = ModelConfig(**SIZES)
+    chosen = {"hidden_dropout": 0.0, "pooler": {"type": "mean"}, "packed_rows": {"type": "inside"}}
+    assert architecture_differences(plain, ModelConfig(**SIZES, **chosen)) == []
+    changed = ModelConfig(**SIZES, positions={"type": "learned", "offset": 0}, hidden_dropout=0.0)
+    [found] = architecture_differences(plain, changed)
+    assert str(found) == "positions.offset: 2 before, 0 now"
 
 
 def test_keys_that_moved_are_left_out_of_stored_configs() -> None:
