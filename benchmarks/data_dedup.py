@@ -1,12 +1,12 @@
-"""Near dedup on planted truth: speed, recall, precision, side by side with other tools.
+"""Near-duplicate detection on planted duplicates: speed, recall, precision, and other tools'.
 
 ``python -m benchmarks.data_dedup CORPUS.jsonl ... [--mb 60] [--peer NAME=PYTHON ...]``
 
-Takes real documents, copies a third of them with random edits (words replaced, dropped, inserted,
-sentences moved) and knows the true Jaccard similarity of every planted pair. Prints a table; this
-system's time is the best of three runs.
-A peer runs in an interpreter that has it: ``--peer daft=/path/to/python`` (PyPI: daft, datasketch,
-datatrove with spacy, tokenizers, "xxhash<4" and orjson).
+Copies a third of real documents with random edits (words replaced, dropped, inserted), so that the
+true Jaccard similarity of every planted pair is known. Prints a table; the time of this system is
+the best of three runs. A peer runs in an interpreter that has it installed:
+``--peer daft=/path/to/python`` (PyPI: daft, datasketch, datatrove with spacy, tokenizers,
+"xxhash<4" and orjson).
 """
 
 import json
@@ -33,7 +33,7 @@ _BATCH_BYTES = 400_000
 
 
 def main() -> None:
-    """Plants, runs, prints."""
+    """Plants duplicates, runs the tools, prints the table."""
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path, help="JSON lines with a key text")
     parser.add_argument("--mb", type=float, default=60, help="text to take, MB")
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def read_texts(paths: Sequence[Path], num_bytes: float) -> list[bytes]:
-    """Distinct texts of 50 words and more, `num_bytes` of them from all files alike."""
+    """Different texts of 50 words and more: `num_bytes`, the same amount from each file."""
     texts: dict[bytes, None] = {}
     for path in paths:
         taken = 0
@@ -80,8 +80,8 @@ def read_texts(paths: Sequence[Path], num_bytes: float) -> list[bytes]:
 def plant(texts: list[bytes], seed: int = 0) -> tuple[list[bytes], dict[tuple[int, int], float]]:
     """The texts with edited copies among them, and the similarity of each pair (text, copy).
 
-    Texts that resemble an earlier one by themselves are left out first, so that the planted pairs
-    are the whole truth.
+    Texts that resemble an earlier one are left out first, so that there are no pairs but the
+    planted ones.
     """
     generate = random.Random(seed)
     labels = own(texts)
@@ -122,8 +122,8 @@ def jaccard(left: bytes, right: bytes) -> float:
 def own(texts: Sequence[bytes]) -> list[int]:
     """The label of each text's cluster: its lowest number."""
     signed, hashes = [], []
-    for begin, end in batches(texts):
-        batch = TextBatch(texts[begin:end])
+    for start, end in batches(texts):
+        batch = TextBatch(texts[start:end])
         keys = word_sequence_hashes(batch)
         hashes.append(keys)
         signed.append(signatures(batch, 5, keys[0]))
@@ -145,17 +145,17 @@ def own(texts: Sequence[bytes]) -> list[int]:
 
 
 def batches(texts: Sequence[bytes]) -> list[tuple[int, int]]:
-    """(begin, end) of runs of texts of about 400 KB."""
+    """[start, end) of batches of texts of about 400 KB."""
     sizes = np.cumsum([len(text) for text in texts]) // _BATCH_BYTES
     ends = [*np.flatnonzero(np.diff(sizes)) + 1, len(texts)]
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def timed(work: Callable[[], list[int]]) -> tuple[float, list[int]]:
-    """(CPU seconds, what it gave)."""
-    begun = time.process_time()
+    """(CPU seconds, result)."""
+    start = time.process_time()
     result = work()
-    return time.process_time() - begun, result
+    return time.process_time() - start, result
 
 
 def run_peer(name: str, python: str, path: Path) -> tuple[float, list[int]]:
@@ -164,9 +164,9 @@ def run_peer(name: str, python: str, path: Path) -> tuple[float, list[int]]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([python, str(PEERS_FILE), name, str(path), str(output)], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = json.loads(output.read_text())
+    result = json.loads(output.read_text())
     all_seconds = sum(after[k] - before[k] for k in (0, 1))
-    return all_seconds - told["startup_cpu_s"], told["labels"]
+    return all_seconds - result["startup_cpu_s"], result["labels"]
 
 
 def quality(
@@ -175,7 +175,7 @@ def quality(
     """(share of the planted pairs of >= .8 that are joined, share of the joined documents that
     truly resemble, by >= .7, one of their cluster)."""
     alike = [pair for pair, value in truth.items() if value >= 0.8]
-    if -1 in labels:  # a tool that tells only which documents go
+    if -1 in labels:  # a tool that reports only which documents are dropped
         recall = sum(-1 in (labels[a], labels[b]) for a, b in alike) / len(alike)
         resembling = {n for pair, value in truth.items() if value >= 0.7 for n in pair}
         gone = [number for number, label in enumerate(labels) if label == -1]
@@ -187,9 +187,9 @@ def quality(
     right = wrong = 0
     for group in members.values():
         for position, number in enumerate(group[1:], 1):
-            others = group[:position]
-            known = any(truth.get((min(o, number), max(o, number)), 0) >= 0.7 for o in others)
-            if known or any(jaccard(texts[o], texts[number]) >= 0.7 for o in others[:50]):
+            earlier = group[:position]
+            known = any(truth.get((min(o, number), max(o, number)), 0) >= 0.7 for o in earlier)
+            if known or any(jaccard(texts[o], texts[number]) >= 0.7 for o in earlier[:50]):
                 right += 1
             else:
                 wrong += 1

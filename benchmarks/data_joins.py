@@ -1,10 +1,10 @@
-"""The joins of dedup alone, on made-up signatures: time, memory and disk against documents.
+"""The joins of deduplication alone, on synthetic signatures: time, memory and disk per document.
 
-``python -m benchmarks.data_joins [--documents 5000000] [--ranges 1] [--work FOLDER]``
+``python -m benchmarks.data_joins [--documents 5000000] [--join-documents 10000000]``
 
-Writes signatures and hashes as the stage ``signatures`` does, a fifth of the documents being copies
-with some bytes changed, and runs the stages ``first_pairs`` to ``pairs``, then ``verdicts``, in
-processes of their own. No text is involved.
+Writes signatures and hashes like the stage ``signatures``, a fifth of the documents being copies
+with some bytes changed, and runs the stages ``first_pairs`` to ``pairs``, then ``verdicts``, each
+in its own process. No text is involved.
 """
 
 import json
@@ -42,9 +42,16 @@ def main() -> None:
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("--documents", type=int, nargs="+", default=_DOCUMENTS)
     parser.add_argument("--join-documents", type=int, help="documents of one range of keys")
-    parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
+    parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
-    head = ("documents", "pairs CPU s", "peak MB", "verdicts CPU s", "peak MB", "bytes a document")
+    head = (
+        "documents",
+        "pairs CPU s",
+        "peak MB",
+        "verdicts CPU s",
+        "peak MB",
+        "bytes per document",
+    )
     print("".join(f"{title:>18}" for title in head))
     for documents in arguments.documents:
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
@@ -58,7 +65,7 @@ def main() -> None:
 
 
 def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
-    """The result of a signatures stage with so many documents."""
+    """The result of a signatures stage with `documents` documents."""
     target = folder / "signatures"
     target.mkdir()
     parts, records = [], []
@@ -72,7 +79,8 @@ def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
         if previous is not None:  # copies of its documents, a byte of every other band changed
             copies = np.flatnonzero(generate.random(count) < _COPIES)
             signatures[:, copies] = previous[:, copies % previous.shape[1]]
-            signatures[::2, copies] ^= generate.integers(1, 256, (7, len(copies)), dtype=np.uint64)
+            changes = generate.integers(1, 256, (7, len(copies)), dtype=np.uint64)
+            signatures[::2, copies] ^= changes
         previous = signatures
         np.save(target / f"{name}.signatures.npy", signatures)
         np.save(target / f"{name}.hashes.npy", hashes)
@@ -89,7 +97,7 @@ def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
 def measured(
     stages: Sequence[str], signed: StageResult[FileRun], folder: Path, join: int | None
 ) -> list[float]:
-    """[CPU seconds, peak MB] of some stages in a process of its own, those before being done."""
+    """[CPU seconds, peak MB] of some stages in a new process; earlier ones are finished."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(stages, signed, folder, join, sender))

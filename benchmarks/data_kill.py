@@ -1,10 +1,11 @@
-"""Kills data preparation at random moments and compares the bytes with an undisturbed run.
+"""Kills data preparation at random moments and compares the bytes with an uninterrupted run.
 
 ``python -m benchmarks.data_kill CORPUS.jsonl ... [--kills 6] [--seed 0] [--work FOLDER]``
 
-One run in peace; one that is SIGKILLed with all its processes again and again and then finished;
-one in which single workers are killed; one with another number of workers and other parts. All end
-with the same shards, tokenizer.json and manifest.json, or the program exits with 1.
+An uninterrupted run; one that is killed (SIGKILL) with all its processes several times and then
+finished; one in which single workers are killed; one with a different number of workers and
+different parts. All end with the same shards, tokenizer.json and manifest.json, or the program
+exits with 1.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocab-size", type=int, default=32_000)
-    parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
+    parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
     generate = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
@@ -50,11 +51,11 @@ def main() -> int:
                 stderr=subprocess.DEVNULL,
             )
 
-        begun = time.monotonic()
-        finish(start("peace", 2, 16))
-        seconds = time.monotonic() - begun
-        expected = sums(work / "peace/rows")
-        print(f"in peace: {seconds:.0f} s, {len(expected)} files", flush=True)
+        started_at = time.monotonic()
+        finish(start("uninterrupted", 2, 16))
+        seconds = time.monotonic() - started_at
+        expected = sums(work / "uninterrupted/rows")
+        print(f"uninterrupted: {seconds:.0f} s, {len(expected)} files", flush=True)
 
         kills, same = 0, True
         while kills < arguments.kills:
@@ -66,7 +67,7 @@ def main() -> int:
                 os.killpg(job.pid, signal.SIGKILL)
                 job.wait()
                 print(f"kill {kills} after {after:.1f} s in {stage_in(work / 'killed/work')}")
-            else:  # begin again
+            else:  # it finished first: start again
                 finish(job)
                 same &= report("killed and resumed", sums(work / "killed/rows"), expected)
                 shutil.rmtree(work / "killed")
@@ -108,23 +109,23 @@ def config_of(
 
 
 def finish(job: subprocess.Popen[bytes]) -> None:
-    """Waits for a run; its failure is this program's."""
+    """Waits for a run; raises RuntimeError if it fails."""
     if job.wait():
         raise RuntimeError(f"the run ended with code {job.returncode}")
 
 
 def stage_in(work: Path) -> str:
-    """The stage that was begun last, and how far it is."""
-    begun = [path.parent for path in work.glob("*/plan.json")]
-    if not begun:
+    """The stage that was started last, and how far it is."""
+    started = [path.parent for path in work.glob("*/plan.json")]
+    if not started:
         return "its start"
-    last = max(begun, key=lambda folder: (folder / "plan.json").stat().st_mtime)
+    last = max(started, key=lambda folder: (folder / "plan.json").stat().st_mtime)
     parts = len(json.loads((last / "plan.json").read_bytes())["parts"])
     return f"{last.name}, {len(list(last.glob('*.record.json')))} of {parts} parts"
 
 
 def kill_a_worker(pid: int, generate: random.Random) -> int | None:
-    """Kills one worker process of a run; gives its number, None where there is none."""
+    """Kills one worker process of a run; its process id, None where there is none."""
     workers = [child for child in children(pid) if is_worker(child)]
     if not workers:
         return None
@@ -158,9 +159,11 @@ def sums(folder: Path) -> dict[str, str]:
 
 def report(name: str, got: dict[str, str], expected: dict[str, str]) -> bool:
     """Prints whether two data sets are the same."""
-    other = sorted(key for key in got.keys() | expected.keys() if got.get(key) != expected.get(key))
-    print(f"{name}: {'the same bytes' if not other else f'OTHER: {other}'}", flush=True)
-    return not other
+    keys = sorted(got.keys() | expected.keys())
+    different = [key for key in keys if got.get(key) != expected.get(key)]
+    result = f"DIFFERENT: {different}" if different else "the same bytes"
+    print(f"{name}: {result}", flush=True)
+    return not different
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The whole of data preparation: MB per CPU second of each stage, and how it grows with the data.
+"""Throughput of data preparation: MB per CPU second of each stage, and how time grows with size.
 
 ``python -m benchmarks.data_throughput CORPUS.jsonl ... [--scaling [TIMES ...]] [--work FOLDER]``
 
-Takes JSON lines to shards on disk with the default filters, exact and near dedup, and a tokenizer
-trained beforehand. A run is one process on one core, so that its CPU time and memory are its own;
-``--repeat`` takes the best of several. ``--scaling`` takes half of the documents once, twice and
-four times (or as often as the numbers behind it say): in each copy the words of four letters and
-more are exchanged for words about as frequent and as long, so that copies do not resemble each
-other while each has the same duplicates in itself, and so the same work to be done. The reference
-tokenizer is run on a sample beside it.
+Prepares shards from JSON lines with the default filters, exact and near-duplicate removal, and a
+tokenizer trained beforehand. A run is one process on one core, so that its CPU time and memory can
+be measured; ``--repeat`` reports the best of several. ``--scaling`` uses half of the documents
+once, twice and four times (or as often as the given numbers say). In each copy, words of four
+letters and more are replaced by words of the same length and about the same frequency, so that
+copies do not resemble each other, but each has the same duplicates within itself and needs the same
+work. The reference tokenizer is measured on a sample.
 """
 
 import json
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def main() -> None:
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path)
     parser.add_argument("--scaling", nargs="*", type=int, metavar="TIMES")
-    parser.add_argument("--repeat", type=int, default=1, help="runs, of which the best counts")
+    parser.add_argument("--repeat", type=int, default=1, help="runs; the best one is reported")
     parser.add_argument("--part-mb", type=float, default=16)
-    parser.add_argument("--work", type=Path, help="where to work; a temporary folder by default")
+    parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
@@ -71,8 +72,8 @@ def best_runs(
     work: Path,
     part_mb: float,
 ) -> dict[int, dict[str, Any]]:
-    """For each set of files, the run of least CPU time; the sets take turns, as other work on the
-    machine comes and goes."""
+    """For each set of files, the run with the least CPU time; the sets take turns, so that other
+    load on the machine affects them alike."""
     runs: dict[int, list[dict[str, Any]]] = {name: [] for name in sizes}
     for _ in range(repeat):
         for name, files in sizes.items():
@@ -82,7 +83,7 @@ def best_runs(
 
 
 def sample(paths: Sequence[Path], num_bytes: float) -> Any:
-    """Texts of all files alike."""
+    """About `num_bytes` of texts, the same amount from each file."""
     for path in paths:
         taken = 0
         with open(path, "rb") as file:
@@ -159,7 +160,7 @@ def config_of(files: Sequence[Path], tokenizer: Path, folder: Path, part_mb: flo
 
 
 def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
-    """CPU seconds by stage, and the peak of memory, of a run in a process of its own."""
+    """CPU seconds by stage, and the peak memory, of a run in a new process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measured, args=(config.model_dump(mode="json"), sender))
@@ -174,32 +175,27 @@ def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _measured(tree: dict[str, Any], sender: Any) -> None:
-    from data_prep import run
-    from data_prep.engine import execution
-
     seconds: dict[str, float] = {}
-    run_stage = execution.run_stage
 
-    def timed_stage(stage: Any, *arguments: Any) -> Any:
-        begun = time.process_time()
-        result = run_stage(stage, *arguments)
-        seconds[stage.name] = time.process_time() - begun
-        return result
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        seconds[stage] = time.process_time() - start
 
     config = validate(tree, DataConfig, "benchmark")
-    begun = time.process_time()
+    start = time.process_time()
     warm_up(config)
-    startup = time.process_time() - begun
-    run.run_stage = timed_stage  # type: ignore[attr-defined, assignment]  # to measure each stage
-    begun = time.process_time()
-    prepare(config)
-    total = time.process_time() - begun
+    startup = time.process_time() - start
+    start = time.process_time()
+    prepare(config, around_stage=timed)
+    total = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     sender.send({"seconds": seconds, "total": total, "startup": startup, "peak_mb": peak})
 
 
 def warm_up(config: DataConfig) -> None:
-    """Runs a few documents, so that imports and the tokenizer are loaded: once a process."""
+    """Runs a few documents, so that imports and the tokenizer are loaded, once per process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "few.jsonl"
         text = __doc__ or ""  # English enough for the filters
@@ -212,7 +208,7 @@ def warm_up(config: DataConfig) -> None:
 
 
 def print_run(run: dict[str, Any]) -> None:
-    """MB of its input per CPU second of each stage."""
+    """MB of input per CPU second of each stage."""
     print(f"\n{run['bytes'] / 1e6:,.0f} MB of JSON lines, {run['kept_bytes'] / 1e6:,.0f} MB kept")
     print(f"{'stage':<24}{'CPU s':>9}{'of MB':>9}{'MB/CPU s':>11}")
     sizes = {"ingest": run["bytes"], "signatures": run["filtered_bytes"]}
@@ -226,7 +222,7 @@ def print_run(run: dict[str, Any]) -> None:
     for name, seconds, size in rows:
         speed = f"{size / 1e6:>9.1f}{size / 1e6 / seconds:>11.1f}" if size else ""
         print(f"{name:<24}{seconds:>9.2f}{speed}")
-    print(f"starting, once a process: {run['startup']:.1f} s; peak {run['peak_mb']:,.0f} MB")
+    print(f"start-up, once per process: {run['startup']:.1f} s; peak {run['peak_mb']:,.0f} MB")
 
 
 def print_scaling(runs: Sequence[dict[str, Any]]) -> None:
@@ -243,9 +239,9 @@ def print_scaling(runs: Sequence[dict[str, Any]]) -> None:
 def print_reference(path: Path, texts: list[str]) -> None:
     """The reference tokenizer's speed."""
     tokenizer = load_tokenizer(path)
-    begun = time.process_time()
+    start = time.process_time()
     tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    seconds = time.process_time() - begun
+    seconds = time.process_time() - start
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     print(f"\ntokenizers alone, encode_batch_fast: {megabytes / seconds:.2f} MB/CPU s")
 
