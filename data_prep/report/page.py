@@ -1,4 +1,4 @@
-"""The page of the report: tables and charts in one HTML file, out of the report's data."""
+"""The page of the report: tables and charts in one HTML file, from the report's data."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ LENGTH_LABELS += ["1M", "≥2M"]
 
 
 def render(data: Tree) -> str:
-    """The page, with nothing to load from elsewhere."""
+    """The page, without external files."""
     sources = data["sources"]
     dropped = [[e["source"], e["reason"], e["id"], e["text"]] for e in data["dropped_examples"]]
     near = [
@@ -39,43 +39,43 @@ def render(data: Tree) -> str:
         f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
         "<h2>Sources through the stages</h2>",
         _stages_table(sources),
-        "<h3>Where the bytes went, MB</h3>",
+        "<h3>Bytes kept and dropped, MB</h3>",
         bars({name: _megabytes(source) for name, source in sources.items()}, " MB"),
-        "<h2>Dropped documents, by reason</h2>",
+        "<h2>Dropped documents by reason</h2>",
         bars(_by_reason(sources)),
         "<h2>Duplicates</h2>",
-        "<p>Documents that went (columns) because one of another or the same source (rows) stayed."
-        "</p>",
+        "<p>Dropped documents by their source (columns) and the source of the document that is "
+        "kept instead (rows).</p>",
         _table(
-            ["stays \\ goes", *sources],
+            ["kept \\ dropped", *sources],
             [
                 [name, *(f"{count:,}" for count in row)]
                 for name, row in zip(sources, data["stays_by_goes"], strict=True)
             ],
         ),
         f"<p>{data['compared']['candidates']:,} pairs of documents were compared; "
-        f"{data['compared']['uncompared']:,} documents of very large sets of candidates were not "
-        "compared with all of theirs.</p>",
-        "<h3>Clusters, by their number of documents</h3>",
+        f"{data['compared']['uncompared']:,} documents of very large candidate sets were not "
+        "compared with all others of their set.</p>",
+        "<h3>Clusters by number of documents</h3>",
         bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()}),
         "<h2>Lengths of documents after the filters</h2>",
         histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
         "<h2>Tokens</h2>",
-        "<h3>Tokens a word between white space (fertility)</h3>",
+        "<h3>Tokens per white-space separated word (fertility)</h3>",
         bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()}),
-        "<h3>Bytes a token</h3>",
+        "<h3>Bytes per token</h3>",
         bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()}),
-        "<h3>Share of the rows' ids that are text</h3>",
+        "<h3>Share of text tokens in the rows</h3>",
         bars({name: {"text": 100 * s["fill"]} for name, s in data["packed"].items()}, " %"),
         _table(["rows", "train", "held out"], _row_counts(data["packed"])),
         "<h2>Examples of dropped documents</h2>",
-        _table(["source", "reason", "document", "begins"], dropped),
-        "<h2>Examples of near duplicates</h2>",
-        _table(["stays", "begins", "goes", "begins"], near),
+        _table(["source", "reason", "document", "text"], dropped),
+        "<h2>Examples of near-duplicates</h2>",
+        _table(["kept", "text", "dropped", "text"], near),
         "<h2>Records that could not be read</h2>",
         _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>",
-        "<h2>Documents with the id of an earlier one</h2>",
-        _table(["source", "documents", "ids such as"], same_id) if same_id else "<p>None.</p>",
+        "<h2>Documents with the id of an earlier document</h2>",
+        _table(["source", "documents", "examples of ids"], same_id) if same_id else "<p>None.</p>",
     ]
     return _PAGE.format(body="\n".join(parts))
 
@@ -131,10 +131,10 @@ def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, int]]:
     ranked = sorted(reasons.items(), key=lambda item: -sum(item[1].values()))
     shown, rest = dict(ranked[:_MOST_REASONS]), ranked[_MOST_REASONS:]
     if rest:
-        others: Counter[str] = Counter()
+        rare: Counter[str] = Counter()
         for _, counts in rest:
-            others.update(counts)
-        shown[f"{len(rest)} rarer reasons"] = dict(others)
+            rare.update(counts)
+        shown[f"{len(rest)} rarer reasons"] = dict(rare)
     return shown
 
 
@@ -153,7 +153,7 @@ def _amount(documents: int, num_bytes: int) -> tuple[str, str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns of numbers stand to the right."""
+    """A table; columns of numbers are aligned right."""
     marks = [
         ' class="number"' if all(_NUMBER.fullmatch(cell) for cell in column) else ""
         for column in (zip(*rows, strict=True) if rows else [()] * len(head))
