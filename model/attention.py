@@ -46,7 +46,8 @@ class SelfAttention(nn.Module):
             query, key = rotate(query, context.rotation), rotate(key, context.rotation)
         mixed = self._mix(query, key, value, context, layer)
         mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, heads * size)  # [T, H/tp]
-        return self.output(mixed)
+        result: Tensor = self.output(mixed)
+        return result
 
     def _mix(
         self, query: Tensor, key: Tensor, value: Tensor, context: RowContext, layer: int

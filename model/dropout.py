@@ -94,7 +94,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 def apply_keep_mask(x: Tensor, mask: Tensor, scale: float = 1.0) -> Tensor:
     """`x` times `scale` where the int16 `mask` has its bits set, 0 elsewhere."""
-    result: Tensor = _ApplyKeepMask.apply(x, mask, scale)
+    result: Tensor = _ApplyKeepMask.apply(x, mask, scale)  # type: ignore[no-untyped-call]
     return result
 
 

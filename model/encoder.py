@@ -61,7 +61,7 @@ class Encoder(nn.Module):
             context = make_row_context(self.config, backend, unmasked, key, dtype)
         else:
             context = make_row_context(self.config, backend, tokens, key, dtype, is_padded)
-        hidden = self.embeddings(tokens, context, segments)  # [T(/tp), H]
+        hidden: Tensor = self.embeddings(tokens, context, segments)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:
             hidden = self.norm(hidden)
@@ -112,7 +112,7 @@ class Embeddings(nn.Module):
         self.norm = Norm(grid, config)
 
     def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
-        hidden = self.word(tokens.view(-1))  # [T(/tp), H]
+        hidden: Tensor = self.word(tokens.view(-1))  # [T(/tp), H]
         if self.position is not None:
             hidden = hidden + self.position(self._local(self._position_rows(tokens, context)))
         if self.segment is not None:
@@ -160,7 +160,8 @@ class Layer(nn.Module):
                 x + self._dropout(mixed, context, number, Site.ATTENTION_OUTPUT)
             )
             inner = self.mlp(x)
-            return self.mlp_norm(x + self._dropout(inner, context, number, Site.MLP_OUTPUT))
+            x = self.mlp_norm(x + self._dropout(inner, context, number, Site.MLP_OUTPUT))
+            return x
         mixed = self.attention(self.attention_norm(x), context, number)
         x = x + self._dropout(mixed, context, number, Site.ATTENTION_OUTPUT)
         inner = self.mlp(self.mlp_norm(x))

@@ -53,7 +53,8 @@ class LanguageModelHead(nn.Module):
         if self.num_padding:
             kept = bias[: bias.shape[0] - self.num_padding]
             bias = torch.cat([kept, kept.new_full((self.num_padding,), -torch.inf)])
-        return vocabulary(hidden, logits_bias=bias)
+        logits: Tensor = vocabulary(hidden, logits_bias=bias)
+        return logits
 
 
 class MaskedLanguageModel(nn.Module):
@@ -117,7 +118,7 @@ class MaskedLanguageModel(nn.Module):
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""
         hidden = self.encoder(tokens, None, segments)
-        logits = self.head(hidden, self.encoder.embeddings.word)  # [T, V/tp]
+        logits: Tensor = self.head(hidden, self.encoder.embeddings.word)  # [T, V/tp]
         logits = gather_columns(logits, group=self.grid.tp_group)  # [T, padded V]
         return logits[:, : self.vocab_size].view(*tokens.shape, self.vocab_size)
 

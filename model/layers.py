@@ -69,7 +69,7 @@ class ReplicatedGradient(nn.Module):
         return result
 
 
-class ColumnLinear(ColumnParallelLinear):
+class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core is untyped
     """[T, in] (or [T/tp, in] under sequence parallelism) -> [T, out/tp]; the output is sharded."""
 
     def __init__(self, grid: Grid, in_size: int, out_size: int) -> None:
@@ -91,7 +91,7 @@ class ColumnLinear(ColumnParallelLinear):
         return result
 
 
-class RowLinear(RowParallelLinear):
+class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is untyped
     """[T, in/tp] -> [T, out] (or [T/tp, out] under sequence parallelism), summed over TP ranks."""
 
     def __init__(self, grid: Grid, in_size: int, out_size: int) -> None:
@@ -125,7 +125,7 @@ class RowLinear(RowParallelLinear):
         return result
 
 
-class VocabularyEmbedding(VocabParallelEmbedding):
+class VocabularyEmbedding(VocabParallelEmbedding):  # type: ignore[misc]  # untyped
     """The one matrix [V, H] that maps tokens to vectors and, tied, vectors to logits.
 
     Both uses go through `forward`, so that ZeRO 3 gathers the weight for either.
@@ -245,10 +245,13 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.up(x)  # [T, F/tp], or [T, 2F/tp]
         if self.activation == "gelu":
-            return self.down(F.gelu(inner))
-        gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)  # [T, F/tp] each
-        gate = F.gelu(gate) if self.activation == "geglu" else F.silu(gate)
-        return self.down(gate * value)
+            activated = F.gelu(inner)
+        else:
+            gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)  # [T, F/tp] each
+            gate = F.gelu(gate) if self.activation == "geglu" else F.silu(gate)
+            activated = gate * value
+        result: Tensor = self.down(activated)
+        return result
 
 
 def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

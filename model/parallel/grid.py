@@ -135,7 +135,8 @@ def single_rank_grid() -> Iterator[Grid]:
     """
     starts_world = not dist.is_initialized()
     if starts_world:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         yield make_grid(tp_size=1)
     finally:

@@ -54,14 +54,15 @@ def test_values_are_scaled_and_gradients_follow_the_mask(dtype: torch.dtype) -> 
     y = dropout(x, 0.25, seed=4)
     kept = y != 0
     torch.testing.assert_close(y[kept], (x / 0.75)[kept])
-    y.backward(torch.ones_like(y))
+    y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
     assert x.grad is not None
     torch.testing.assert_close(x.grad, kept.to(dtype) / 0.75)
 
 
 @in_one_rank
 def test_dropout_is_on_only_in_training_with_a_key() -> None:
-    config = ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_row_tokens=16)
+    sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 16}
+    config = ModelConfig.model_validate(sizes)
     model = build_masked_lm(config, 203, make_grid(1), seed=0)
     tokens = torch.randint(4, 200, (2, 16))
     positions = torch.tensor([[1, 2], [3, 4]])

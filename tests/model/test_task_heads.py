@@ -55,7 +55,7 @@ def inputs() -> dict[str, Any]:
 def losses_and_norm(settings: dict[str, Any], tp_size: int) -> dict[str, float]:
     model = build(settings, tp_size)
     results = model(**inputs(), dropout_key=5)
-    torch.stack([loss / count for loss, count, _ in results.values()]).sum().backward()
+    torch.stack([loss / count for loss, count, _ in results.values()]).sum().backward()  # type: ignore[no-untyped-call]
     squares = torch.zeros(())
     for parameter in model.parameters():
         if parameter.grad is not None:

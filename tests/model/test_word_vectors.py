@@ -17,6 +17,7 @@ from model.word_vectors import byte_symbols, read_word_vectors
 from tests.gloo import in_one_rank, run_ranks
 
 WORDS = {"the": [1.0, 2.0, 3.0, 4.0], "été": [0.5, -1.0, 0.0, 2.0], "New": [9.0, 9.0, 9.0, 8.0]}
+SIZES = {"num_layers": 1, "hidden_size": 4, "num_attention_heads": 2}
 VOCABULARY = ["<s>", "Ġthe", "the", "ĠÃ©tÃ©", "Ġqqq", "The", "new", "ĠNew"]
 
 
@@ -70,10 +71,11 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 
 def word_matrix(settings: dict[str, Any], tp_size: int) -> torch.Tensor:
-    config = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=2, **settings)
+    config = ModelConfig.model_validate({**SIZES, **settings})
     compute = ComputeConfig(vocabulary_multiple=2)
     model = build_masked_lm(config, 8, make_grid(tp_size), 1, compute, VOCABULARY)
-    return model.encoder.embeddings.word.weight.detach().clone()
+    weight: torch.Tensor = model.encoder.embeddings.word.weight
+    return weight.detach().clone()
 
 
 def test_the_model_starts_from_them_at_any_tensor_parallel_size(tmp_path: Path) -> None:
@@ -92,6 +94,6 @@ def test_the_model_starts_from_them_at_any_tensor_parallel_size(tmp_path: Path) 
 @in_one_rank
 def test_a_missing_vocabulary_is_an_error() -> None:
     start = {"type": "vectors", "path": "x"}
-    config = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=2, embedding_start=start)
+    config = ModelConfig.model_validate({**SIZES, "embedding_start": start})
     with pytest.raises(ConfigError, match="needs the texts of all 8 tokens, got 0"):
         build_masked_lm(config, 8, make_grid(1), 1)

@@ -62,13 +62,12 @@ def local_tensors(
     model: MaskedLanguageModel, tp_size: int, tp_rank: int, gradient: bool
 ) -> dict[str, torch.Tensor]:
     specs = parameter_specs(model)
-    return {
-        name: unpad_local(
-            specs[name], (p.grad if gradient else p.detach()), tp_rank, tp_size
-        ).clone()
-        for name, p in model.named_parameters()
-        if p.requires_grad or not gradient
-    }
+    found = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.grad if gradient else parameter.detach()
+        if value is not None and (parameter.requires_grad or not gradient):
+            found[name] = unpad_local(specs[name], value, tp_rank, tp_size).clone()
+    return found
 
 
 def gathered(

@@ -24,13 +24,13 @@ WIDE = {
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     make_rows(folder, rows=64)
     return folder
 
 
-def test_numbers_of_a_run(rows, tmp_path):
+def test_numbers_of_a_run(rows: Path, tmp_path: Path) -> None:
     config = make_config(rows, tmp_path / "run")
     lines = list(report(config, 2, 2, tokens_per_s=1000))
     assert "20 steps" in lines[0]
@@ -42,7 +42,7 @@ def test_numbers_of_a_run(rows, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_states_are_shared_out_as_zero_says(rows, tmp_path):
+def test_states_are_sharded_by_the_zero_stage(rows: Path, tmp_path: Path) -> None:
     estimates = {}
     for stage in (1, 2, 3):
         config = make_config(
@@ -57,7 +57,7 @@ def test_states_are_shared_out_as_zero_says(rows, tmp_path):
     assert estimates[1].total_gb > estimates[2].total_gb > estimates[3].total_gb
 
 
-def test_activations_are_those_of_the_paper(rows, tmp_path):
+def test_activations_are_those_of_the_paper(rows: Path, tmp_path: Path) -> None:
     """Korthikanti et al. 2022: sbh (34 + 5as/h), and over t ranks sbh (10 + 24/t + 5as/ht)."""
     explicit = {"attention_backend": "explicit"}
     config = make_config(rows, tmp_path, model=WIDE, compute=explicit, precision="bf16")
@@ -71,7 +71,7 @@ def test_activations_are_those_of_the_paper(rows, tmp_path):
     assert activation_bytes(config, 4, 512, 1) == pytest.approx(24 * 2 * one + one * 34)
 
 
-def test_what_does_not_fit_is_refused_with_advice(rows, tmp_path):
+def test_what_does_not_fit_is_refused_with_advice(rows: Path, tmp_path: Path) -> None:
     config = make_config(rows, tmp_path / "run", model=WIDE, precision="bf16")
     with pytest.raises(ConfigError, match=r"does not fit: .*one has 6 GB; raise parallel.zero_st"):
         list(report(config, 1, 2, gpu_memory_gb=6))
@@ -87,13 +87,15 @@ def test_what_does_not_fit_is_refused_with_advice(rows, tmp_path):
         (0, 8, 1, "both must be at least 1"),
     ],
 )
-def test_what_does_not_divide_is_refused(rows, tmp_path, nodes, gpus, tensor, message):
+def test_what_does_not_divide_is_refused(
+    rows: Path, tmp_path: Path, nodes: int, gpus: int, tensor: int, message: str
+) -> None:
     config = make_config(rows, tmp_path / "run", parallel={"tensor": tensor})
     with pytest.raises(ConfigError, match=message):
         list(report(config, nodes, gpus))
 
 
-def test_a_folder_of_another_run_is_refused(rows, tmp_path):
+def test_a_folder_of_a_different_run_is_refused(rows: Path, tmp_path: Path) -> None:
     config = make_config(rows, tmp_path / "run")
     fingerprint = plan_run(config, 1).data_fingerprint
     claim(config, fingerprint)
@@ -106,7 +108,7 @@ def test_a_folder_of_another_run_is_refused(rows, tmp_path):
     assert (config.output / RUN_NAME).read_text() == before
 
 
-def test_the_command_imports_no_torch(rows, tmp_path):
+def test_the_command_imports_no_torch(rows: Path, tmp_path: Path) -> None:
     import yaml
 
     path = tmp_path / "config.yaml"
