@@ -23,3 +23,11 @@ def no_world_in_this_process() -> Iterator[None]:
     dist.init_process_group = init_process_group
     yield
     dist.init_process_group = real
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of a module that forks ranks: they need both cores, and run one by one."""
+    for item in items:
+        module = getattr(item, "module", None)
+        if any(hasattr(module, name) for name in ("run_ranks", "in_one_rank")):
+            item.add_marker(pytest.mark.ranks)
