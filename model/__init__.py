@@ -3,7 +3,7 @@
 import os
 import warnings
 
-# At import megatron-core tells that optional CUDA packages are missing, which nothing here uses.
+# At import megatron-core reports that optional CUDA packages are missing, which nothing here uses.
 warnings.filterwarnings("ignore", module=r"megatron\.")
 
 # megatron-core has torch find out, at import, whether there is CUDA. With this it asks the driver's

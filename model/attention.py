@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
         heads, size = self.num_local_heads, self.head_size
         qkv = self.qkv(x).view(rows, tokens, heads, 3, size)  # [B, S, h, 3, d]
         if context.masks[self.window(layer)].backend == "sdpa":
-            # Its kernels read them where they lie; the others want a head's tokens side by side.
+            # Its kernels read this layout; explicit and flex need a head's tokens contiguous.
             query, key, value = (part.permute(2, 0, 1, 3) for part in qkv.unbind(3))  # [h, B, S, d]
         else:
             query, key, value = qkv.permute(3, 2, 0, 1, 4).contiguous().unbind(0)  # [h, B, S, d]

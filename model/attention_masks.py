@@ -1,4 +1,4 @@
-"""Which token may attend to which, as one rule and in the form that each backend wants.
+"""Which token may attend to which, as one rule and in the form that each backend needs.
 
 B rows, S tokens in a row.
 """
@@ -28,7 +28,7 @@ class MaskRule:
     window: int | None = None
     """|q - k| <= window."""
     pieces: Tensor | None = None
-    """[B, S]: q and k are in the same piece."""
+    """[B, S]: q and k are in the same document."""
     visible: Tensor | None = None
     """[B, S]: k is not padding."""
     hidden: Tensor | None = None
@@ -63,7 +63,7 @@ class MaskRule:
         return result
 
     def flex_rule(self) -> Any:
-        """The same rule as the function of (row, head, query, key) that FlexAttention wants."""
+        """The same rule as the function of (row, head, query, key) that FlexAttention needs."""
 
         def rule(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             result = query >= 0
@@ -83,7 +83,7 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """A rule in the form that `backend` wants."""
+    """A rule in the form that `backend` needs."""
 
     backend: Backend
     bias: Tensor | None = None

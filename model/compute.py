@@ -19,8 +19,8 @@ AttentionBackend = Literal["auto", "explicit", "sdpa", "flex"]
 class BreaksBitEquality:
     """Marks a config field that may change on resume, but gives up bit equality.
 
-    The run goes on from the same state, and its results differ from those of an uninterrupted run:
-    by rounding, or by the dropout masks drawn.
+    The run continues from the same state, but its results differ from those of an uninterrupted
+    run: by rounding, or by the dropout masks drawn.
     """
 
 

@@ -48,7 +48,7 @@ class TrainingChoice:
 
 
 class ModelConfig(Config):
-    """An encoder; the defaults beside the sizes are RoBERTa's (Liu et al. 2019, table 9)."""
+    """An encoder; the defaults apart from the sizes are RoBERTa's (Liu et al. 2019, table 9)."""
 
     num_layers: int = Field(gt=0)
     """Transformer layers."""
@@ -72,14 +72,14 @@ class ModelConfig(Config):
     activation: Activation = Gelu()
     """The MLP's activation."""
     positions: Positions = LearnedPositions()
-    """How the network learns where a token stands."""
+    """How the network learns the position of a token."""
 
     attention_pattern: AttentionPattern = FullAttention()
     """Which tokens a token attends to."""
     packed_rows: Annotated[PackedRows, TrainingChoice()] = AttendAcross()
-    """Whether the pieces that share a row see each other."""
+    """Whether the documents that share a row see each other."""
     visibility: Annotated[Visibility, TrainingChoice()] = AllVisible()
-    """Keys hidden in training to imitate shorter sentences; off in evaluation."""
+    """Keys hidden in training to imitate shorter texts; off in evaluation."""
 
     parameter_sharing: ParameterSharing = NoSharing()
     """Layers that share their weights."""
@@ -88,7 +88,7 @@ class ModelConfig(Config):
     embedding_start: EmbeddingStart = RandomEmbeddings()
     """The word vectors before training."""
     frozen: Annotated[Frozen, TrainingChoice()] = NothingFrozen()
-    """Parts that keep their weights."""
+    """Parts whose weights are not trained."""
 
     hidden_dropout: Annotated[float, TrainingChoice()] = Field(0.1, ge=0, lt=1)
     """Dropout rate of the embedding and of each block's output."""
@@ -100,7 +100,7 @@ class ModelConfig(Config):
     pad_token_id: int = Field(1, ge=0)
     """The id of <pad>: such tokens are never attended to."""
     begin_token_id: Annotated[int, TrainingChoice()] = Field(0, ge=0)
-    """The id of <s>, with which every piece of a packed row begins."""
+    """The id of <s>, which starts every document of a packed row."""
 
     @model_validator(mode="before")
     @classmethod
@@ -201,7 +201,7 @@ def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]
     if compute.attention_backend == "flex" and config.attention_dropout > 0:
         yield (
             "compute.attention_backend flex has no dropout: set model.attention_dropout to 0 or "
-            "choose another backend"
+            "choose a different backend"
         )
 
 

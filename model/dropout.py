@@ -42,7 +42,7 @@ def keep_mask(shape: tuple[int, ...], rate: float, seed: int, device: torch.devi
 
 
 def draw_keep_mask(mask: Tensor, rate: float, seed: int) -> None:
-    """Fills the contiguous int16 `mask` as `keep_mask` says."""
+    """Fills the contiguous int16 `mask` like `keep_mask`."""
     threshold = round((1 - rate) * 32768)
     if mask.device.type == "cpu":
         # torch's own bernoulli_ takes 5.8 ns a value on the CPU; this draws four a random word.
@@ -58,7 +58,7 @@ def draw_keep_mask(mask: Tensor, rate: float, seed: int) -> None:
 def dropout(x: Tensor, rate: float, seed: int, part: tuple[int, int] = (0, 1)) -> Tensor:
     """`x` [T, H] with a share `rate` of its values zero and the rest scaled by 1 / (1 - rate).
 
-    `part` = (index, count) says that `x` is the index-th of `count` equal parts of the tokens, as
+    `part` = (index, count): `x` is the index-th of `count` equal parts of the tokens, as
     under sequence parallelism: the mask is drawn for the whole, so that it is that of any grid.
     """
     index, count = part

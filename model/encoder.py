@@ -44,7 +44,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None.
 
-        `unmasked` [B, S] are the tokens before masking, if <s> could be masked: they tell pieces.
+        `unmasked` [B, S] are the tokens before masking, if <s> could be masked: the documents
+        of a row are found by their <s>.
         `is_padded` is explained in `make_row_context`.
         """
         check_row_tokens(self.config, tokens.shape[1])

@@ -70,7 +70,7 @@ class MaskedLanguageModel(nn.Module):
         self.vocab_size = vocab_size
         self.grid = grid
         self.word_vectors: str | None = None
-        """Of which share of the vocabulary the embedding started from word vectors, if it did."""
+        """A summary of the word vectors that the embedding started from, if it did."""
         self.encoder = Encoder(grid, config, compute, vocab_size)
         padded_size = compute.padded_vocab_size(vocab_size)
         self.head = LanguageModelHead(grid, config, vocab_size, padded_size)
@@ -87,18 +87,18 @@ class MaskedLanguageModel(nn.Module):
 
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
-        `is_padded` says whether there is padding among the tokens; None: they are looked at.
+        `is_padded`: whether there is padding among the tokens; None: they are searched for it.
         """
         unmasked = self._unmasked(tokens, positions, labels)
         hidden = self.encoder(tokens, dropout_key, None, unmasked, is_padded)  # [T, H]
         return self._masked_loss(hidden, tokens, positions, labels)
 
     def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:
-        """[B, S] the tokens before masking, where pieces are told by their <s>; else None."""
+        """[B, S] the tokens before masking, where documents are found by their <s>; else None."""
         if self.config.packed_rows.type == "across":
             return None
         row_tokens = tokens.shape[1]
-        with_spare = F.pad(tokens, (0, 1))  # unused slots write behind the row
+        with_spare = F.pad(tokens, (0, 1))  # unused slots write after the row
         places = torch.where(labels >= 0, positions, row_tokens)
         return with_spare.scatter(1, places, labels.clamp(min=0))[:, :row_tokens]
 

@@ -111,17 +111,17 @@ class AlternatingAttention(Config):
 
 
 class AttendAcross(Config):
-    """Attention and positions run on over all pieces of a row, as in RoBERTa."""
+    """Attention and positions run over all documents of a row, as in RoBERTa."""
 
     type: Literal["across"] = "across"
 
 
 class AttendInside(Config):
-    """Attention stays inside a piece of the row, from one <s> to the next (block-diagonal)."""
+    """Attention stays inside a document, from one <s> to the next (block-diagonal)."""
 
     type: Literal["inside"] = "inside"
     restart_positions: bool = True
-    """Whether positions count from each piece's <s>, or run on through the row."""
+    """Whether positions count from each document's <s>, or through the row."""
 
 
 class AllVisible(Config):
@@ -131,7 +131,7 @@ class AllVisible(Config):
 
 
 class HideRandomKeys(Config):
-    """In training, hides a random share of each row's tokens from the others' attention."""
+    """In training, hides a random share of each row's tokens from all other tokens."""
 
     type: Literal["random_keys"] = "random_keys"
     max_share: float = Field(0.5, gt=0, lt=1)
@@ -139,7 +139,7 @@ class HideRandomKeys(Config):
 
 
 class HideRandomSpan(Config):
-    """In training, hides the end of each row, of a random length: rows look shorter."""
+    """In training, hides the end of each row, of a random length, to imitate shorter rows."""
 
     type: Literal["random_span"] = "random_span"
     max_share: float = Field(0.5, gt=0, lt=1)
@@ -193,7 +193,7 @@ class PretrainedVectors(Config):
     path: str
     """The file of vectors, of hidden_size dimensions."""
     format: Literal["word2vec_binary", "word2vec_text", "glove_text"] = "word2vec_text"
-    """word2vec files begin with a line of two counts, GloVe's do not."""
+    """word2vec files start with a line of two counts, GloVe's do not."""
     rescale: bool = True
     """Whether the vectors are scaled to the standard deviation initializer_range."""
 
@@ -205,7 +205,7 @@ class NothingFrozen(Config):
 
 
 class FreezeLower(Config):
-    """The lower layers keep their weights."""
+    """The weights of the lower layers are not trained."""
 
     type: Literal["lower"] = "lower"
     embeddings: bool = True

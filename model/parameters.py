@@ -1,8 +1,8 @@
-"""What is true of each parameter at every grid: its full shape, how it is sharded, how it starts.
+"""The facts of each parameter at every grid: full shape, sharding, initial values.
 
 `declare` is the one place that writes these facts on a parameter, megatron's and DeepSpeed's
 `tensor_model_parallel` among them: DeepSpeed's gradient norm is right only if that is True on the
-sharded parameters and on no others.
+sharded parameters and only there.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def shard_tensor(
 ) -> Tensor:
     """Rank `tp_rank`'s part of `full`, with zero rows as vocabulary padding if `padded`.
 
-    Raises ValueError if `full` has not the shape that `spec` tells.
+    Raises ValueError if the shape of `full` is not that of `spec`.
     """
     if tuple(full.shape) != spec.full_shape:
         raise ValueError(f"expected the shape {spec.full_shape}, got {tuple(full.shape)}")

@@ -1,4 +1,4 @@
-"""What the layers must know of a micro-batch of rows beside its hidden states.
+"""What the layers need of a micro-batch of rows besides its hidden states.
 
 B rows, S tokens in a row, d head size.
 """
@@ -40,16 +40,16 @@ def make_row_context(
 ) -> RowContext:
     """The context of `tokens` [B, S]; `dropout_key` is None outside of training.
 
-    `is_padded` says whether there is padding among them; None: they are looked at, for which the
-    processor has to wait until a GPU has caught up.
+    `is_padded`: whether there is padding among them; None: the tokens are searched for it, for
+    which the processor has to wait until the GPU has finished.
     """
     rows, row_tokens = tokens.shape
     pieces = positions = None
     if config.packed_rows.type == "inside":
-        begins = tokens == config.begin_token_id
-        pieces = begins.cumsum(dim=1)
+        starts_piece = tokens == config.begin_token_id
+        pieces = starts_piece.cumsum(dim=1)
         if config.packed_rows.restart_positions:
-            positions = positions_in_pieces(begins)
+            positions = positions_in_pieces(starts_piece)
     is_pad = tokens == config.pad_token_id
     if is_padded is None:
         is_padded = bool(is_pad.any())
@@ -83,15 +83,15 @@ def make_row_context(
     )
 
 
-def positions_in_pieces(begins: Tensor) -> Tensor:
-    """[B, S] int64: each token's distance to the last position where `begins` [B, S] is True."""
-    places = torch.arange(begins.shape[1], device=begins.device)
-    starts = torch.where(begins, places, 0).cummax(dim=1).values
+def positions_in_pieces(starts_piece: Tensor) -> Tensor:
+    """[B, S] int64: each token's distance to the last True of `starts_piece` [B, S]."""
+    places = torch.arange(starts_piece.shape[1], device=starts_piece.device)
+    starts = torch.where(starts_piece, places, 0).cummax(dim=1).values
     return places - starts
 
 
 def hidden_keys(config: ModelConfig, tokens: Tensor, dropout_key: int) -> Tensor:
-    """[B, S] bool: tokens hidden from the others in this pass; never a piece's <s>.
+    """[B, S] bool: tokens hidden from all other tokens in this pass; never a piece's <s>.
 
     Drawn on the CPU from a generator keyed by `dropout_key`: the same on every rank and device.
     """

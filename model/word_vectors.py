@@ -38,7 +38,8 @@ def read_word_vectors(
     """The vectors of `config.path` for `vocabulary` (token texts by id, byte-level or WordPiece).
 
     A token takes the vector of its text without the mark of a preceding space, failing that of
-    its lower-case form. Raises ConfigError for a file that is missing, damaged or of another width.
+    its lower-case form. Raises ConfigError for a file that is missing, damaged or of a
+    different width.
     """
     places = _places_by_word(vocabulary)
     matrix = np.zeros((len(vocabulary), hidden_size), np.float32)
@@ -84,8 +85,8 @@ def byte_symbols() -> dict[int, str]:
     """The printable symbol that byte-level BPE (GPT-2) writes for each byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     symbols = {byte: chr(byte) for byte in printable}
-    others = (byte for byte in range(256) if byte not in symbols)
-    symbols.update({byte: chr(256 + place) for place, byte in enumerate(others)})
+    rest = (byte for byte in range(256) if byte not in symbols)
+    symbols.update({byte: chr(256 + place) for place, byte in enumerate(rest)})
     return symbols
 
 
@@ -118,7 +119,7 @@ def _read_binary(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     with path.open("rb") as file:
         header = file.readline().split()
         if len(header) != 2 or not all(part.isdigit() for part in header):
-            raise ConfigError(f"{path}: does not begin with word2vec's two counts")
+            raise ConfigError(f"{path}: does not start with word2vec's two counts")
         num_words, width = int(header[0]), int(header[1])
         for number in range(num_words):
             letters = bytearray()

@@ -98,7 +98,7 @@ def expected_shapes(pairs: Iterable[TensorPair]) -> dict[str, tuple[int, ...]]:
 def shape_errors(
     state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
-    """A line for every tensor of `expected` that `state` lacks or has in another shape."""
+    """A line for every tensor of `expected` that `state` lacks or has in a different shape."""
     for name, shape in expected.items():
         if name not in state:
             yield f"{name}: missing (expected {list(shape)})"

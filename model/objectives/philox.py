@@ -30,7 +30,7 @@ def row_words(
         raise ValueError(f"seed must be between 0 and 2**64 - 1, not {seed}")
     words = np.empty((len(row_numbers), num_words), dtype=np.uint64)
     generators: dict[tuple[int, int], tuple[np.random.Philox, int]] = {}
-    # Words come in fours: a request that is no multiple of four leaves a part-used buffer behind,
+    # Words come in fours: a request that is no multiple of four leaves a partly used buffer,
     # which `advance` throws away.
     counters_used = -(-num_words // 4)
     rows = zip(passes.tolist(), sources.tolist(), row_numbers.tolist(), strict=True)

@@ -122,7 +122,7 @@ def make_grid(tp_size: int) -> Grid:
 
 
 def close_grid() -> None:
-    """Forgets megatron-core's process groups, so that another grid can be made."""
+    """Destroys megatron-core's process groups, so that a new grid can be made."""
     parallel_state.destroy_model_parallel()
 
 
@@ -153,15 +153,17 @@ def _device() -> torch.device:
 
 @functools.cache
 def _let_megatron_run_without_cuda() -> None:
-    """The one place for megatron-core's CUDA-only spots; does nothing where CUDA is available.
+    """Patches megatron-core to run on gloo; does nothing where CUDA is available.
 
-    Its sequence-parallel layers and gathers (tensor_parallel/layers.py and mappings.py, and the
-    buffer in utils.py; 0.16.1) allocate on `torch.cuda.current_device()`, which raises without
-    CUDA. Everything else in them runs on gloo. To be removed when they use the input's device.
+    Reason: its sequence-parallel layers and gathers allocate on `torch.cuda.current_device()`,
+    which raises without CUDA; everything else in them runs on gloo. Upstream: NVIDIA/Megatron-LM
+    core_v0.16.1, megatron/core/tensor_parallel/layers.py and mappings.py, megatron/core/utils.py.
+    To be removed when they use the input's device; test_megatron.py then fails. The patch stands
+    here and not with the engine's because the model cannot be built without it.
     """
     if torch.cuda.is_available():
         return
     current_device: Callable[[], Any] = functools.partial(torch.device, "cpu")
     torch.cuda.current_device = current_device
-    # Its advice to set CUDA_DEVICE_MAX_CONNECTIONS is of no use here.
+    # Without CUDA its advice to set CUDA_DEVICE_MAX_CONNECTIONS is of no use.
     megatron_layers.linear_with_grad_accumulation_and_async_allreduce.warned = True

@@ -38,7 +38,7 @@ class MemoryEstimate:
         parts = (self.weights, self.gradients, self.optimizer, self.activations)
         return sum(parts) / 1e9 + OVERHEAD_GB
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """The parts in one line."""
         return (
             f"{self.total_gb:.1f} GB an accelerator: weights {self.weights / 1e9:.1f}, gradients "
@@ -74,9 +74,9 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
 def peak_activation_bytes(
     plan: RunPlan, micro_rows: int, row_tokens: int, vocab_size: int
 ) -> float:
-    """Bytes of the layers and the head at their highest point: the loss, behind all layers.
+    """Bytes of the layers and the head at their peak: the loss, after all layers.
 
-    Layers that are computed again are so when the head is done: the larger of the two counts.
+    Recomputation of a layer starts when the head is done: the larger of the two counts.
     """
     layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
     head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan)

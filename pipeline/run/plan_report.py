@@ -1,4 +1,4 @@
-"""What `python -m pipeline.plan` says: batch, memory, steps and hours of a run on given nodes."""
+"""What `python -m pipeline.plan` prints: batch, memory, steps and hours of a run on given nodes."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ def report(
     memory = estimate_memory(plan)
     if gpu_memory_gb is not None and memory.total_gb > gpu_memory_gb:
         raise ConfigError(
-            f"does not fit: {memory.sentence()}, but one has {gpu_memory_gb:g} GB; "
+            f"does not fit: {memory.summary()}, but one has {gpu_memory_gb:g} GB; "
             f"{advice(plan, memory)}"
         )
     yield from _lines(plan, memory, tokens_per_s)
@@ -49,7 +49,7 @@ def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) ->
     config = plan.config
     yield from plan.summary_lines(0)
     parameters = count_parameters(config.model, plan.vocab_size)
-    yield f"parameters {parameters:,}; memory about {memory.sentence()}"
+    yield f"parameters {parameters:,}; memory about {memory.summary()}"
     tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)
     yield f"tokens {tokens:,} in {plan.steps.total_steps:,} steps"
     if tokens_per_s:

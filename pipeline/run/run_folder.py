@@ -69,7 +69,7 @@ def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
         raise UserError(
             f"{config.output} holds a different run; it differs in\n"
             + "\n".join(f"  {line}" for line in lines)
-            + "\nchoose another output folder, or restore the settings of that run"
+            + "\nchoose a new output folder, or restore the settings of that run"
         )
     return [_describe_change(change) for change in differences(before, now)]
 

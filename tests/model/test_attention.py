@@ -1,4 +1,4 @@
-"""Attention backends agree, masks do what they say, packed rows equal their pieces alone."""
+"""Attention backends agree, masks follow their rule, packed rows equal their documents alone."""
 
 from typing import Any
 
@@ -109,16 +109,16 @@ def test_a_window_reaches_k_neighbours_on_each_side() -> None:
 
 
 @in_one_rank
-def test_being_told_of_padding_is_the_same_as_looking() -> None:
+def test_known_padding_is_the_same_as_padding_that_is_found() -> None:
     model = build_masked_lm(ModelConfig(**SIZES), VOCAB_SIZE, make_grid(1), seed=1).eval()
     whole = torch.randint(4, 200, (2, TOKENS), generator=torch.Generator().manual_seed(2))
     padded = whole.clone()
     padded[1, 30:] = model.config.pad_token_id
     positions, labels = torch.tensor([[3, 5], [7, 9]]), torch.tensor([[8, 9], [10, 11]])
     for tokens, is_padded in ((whole, False), (padded, True)):
-        looked = model(tokens, positions, labels)[0]
-        assert torch.equal(model(tokens, positions, labels, is_padded=is_padded)[0], looked)
-    assert model(padded, positions, labels, is_padded=False)[0] != looked
+        found = model(tokens, positions, labels)[0]
+        assert torch.equal(model(tokens, positions, labels, is_padded=is_padded)[0], found)
+    assert model(padded, positions, labels, is_padded=False)[0] != found
 
 
 def packed(pieces: list[torch.Tensor], row_tokens: int) -> torch.Tensor:
@@ -169,13 +169,13 @@ def test_across_pieces_a_packed_row_differs() -> None:
     assert float((together[:5] - alone).abs().max()) > 1e-3
 
 
-def test_positions_restart_at_every_begin() -> None:
-    begins = torch.tensor([[1, 0, 0, 1, 0, 1, 0, 0]], dtype=torch.bool)
-    assert positions_in_pieces(begins).tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
+def test_positions_restart_at_every_document() -> None:
+    starts = torch.tensor([[1, 0, 0, 1, 0, 1, 0, 0]], dtype=torch.bool)
+    assert positions_in_pieces(starts).tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
 
 
 @in_one_rank
-def test_a_masked_begin_still_begins_a_piece() -> None:
+def test_a_masked_begin_token_still_starts_a_document() -> None:
     config = ModelConfig(**SIZES, packed_rows={"type": "inside"})
     model = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=1).eval()
     row = packed([torch.tensor([0, 7, 8, 9, 2])] * 2, 11)
@@ -189,7 +189,7 @@ def test_a_masked_begin_still_begins_a_piece() -> None:
 
 
 @in_one_rank
-def test_positions_may_run_on() -> None:
+def test_positions_may_run_through_the_row() -> None:
     grid = make_grid(1)
     settings = {"packed_rows": {"type": "inside", "restart_positions": False}}
     model = build_masked_lm(ModelConfig(**SIZES, **settings), VOCAB_SIZE, grid, seed=1).eval()
