@@ -10,7 +10,7 @@ from torch import Tensor
 
 from configs.load import ConfigError, validate
 from model.config import ModelConfig
-from model.hugging_face.family import Family
+from model.hugging_face.family import Family, check_first_token_pooler
 from model.hugging_face.tensors import (
     TensorPair,
     expected_shapes,
@@ -216,7 +216,7 @@ class BertStyle(Family):
             output = "qa_outputs"
         for kind in ("weight", "bias"):
             if pooler is not None:
-                _check_pooler(config)
+                check_first_token_pooler(config)
                 tensors[f"{pooler}.{kind}"] = state[f"pooler.dense.{kind}"]
             tensors[f"{output}.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
         return tensors
@@ -296,14 +296,3 @@ class BertStyle(Family):
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
             elif tensor.shape != twin.shape or not torch.equal(tensor, twin):
                 yield f"{name}: differs from {tied[name]}; only tied decoders can be imported"
-
-
-def _check_pooler(config: ModelConfig) -> None:
-    sharing = config.parameter_sharing
-    is_first = config.pooler.type == "first"
-    if not is_first or (sharing.type == "groups" and sharing.pooler):
-        kind = "a shared matrix" if is_first else config.pooler.type
-        raise ConfigError(
-            f"model.pooler: Hugging Face has no head for whole rows with {kind}, only with a "
-            "matrix of its own on the first token (type: first)"
-        )

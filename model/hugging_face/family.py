@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from configs.load import ConfigError
 from model.config import ModelConfig
 from model.task_heads import HeadType
 
@@ -101,3 +102,15 @@ class Family(ABC):
 def auto_class(head: HeadType) -> str:
     """The class of transformers that loads an exported task of any family."""
     return f"AutoModelFor{_CLASS_ENDINGS[head]}"
+
+
+def check_first_token_pooler(config: ModelConfig) -> None:
+    """Raises ConfigError for poolers other than a dense layer on the first token."""
+    sharing = config.parameter_sharing
+    is_first = config.pooler.type == "first"
+    if not is_first or (sharing.type == "groups" and sharing.pooler):
+        kind = "a shared matrix" if is_first else config.pooler.type
+        raise ConfigError(
+            f"model.pooler: Hugging Face has no head for whole rows with {kind}, only with a "
+            "matrix of its own on the first token (type: first)"
+        )
