@@ -29,7 +29,7 @@ Texts = Iterator[tuple[str, str]]
 def main() -> None:
     """Makes the missing sources."""
     parser = command.plain_parser(__doc__ or "")
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the sources go")
     folder = parser.parse_args().folder
     for name, texts_in in SOURCES.items():
         path = folder / f"{name}.jsonl"

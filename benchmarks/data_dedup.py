@@ -37,7 +37,13 @@ def main() -> None:
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path, help="JSON lines with a key text")
     parser.add_argument("--mb", type=float, default=60, help="text to take, MB")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="also measure this tool, in the Python that has it",
+    )
     arguments = parser.parse_args()
     texts, truth = plant(read_texts(arguments.corpus, arguments.mb * 1e6))
     megabytes = sum(map(len, texts)) / 1e6

@@ -40,7 +40,9 @@ _DOCUMENTS = (1_250_000, 2_500_000, 5_000_000)
 def main() -> None:
     """Writes, joins, prints."""
     parser = command.plain_parser(__doc__ or "")
-    parser.add_argument("--documents", type=int, nargs="+", default=_DOCUMENTS)
+    parser.add_argument(
+        "--documents", type=int, nargs="+", default=_DOCUMENTS, help="sizes to measure"
+    )
     parser.add_argument("--join-documents", type=int, help="documents of one range of keys")
     parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()

@@ -29,10 +29,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Runs, kills, compares."""
     parser = command.plain_parser(__doc__ or "")
-    parser.add_argument("corpus", nargs="+", type=Path)
-    parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vocab-size", type=int, default=32_000)
+    parser.add_argument("corpus", nargs="+", type=Path, help="JSON lines with a key text")
+    parser.add_argument("--kills", type=int, default=6, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
+    parser.add_argument(
+        "--vocab-size", type=int, default=32_000, help="vocabulary size of the tokenizer"
+    )
     parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
     generate = random.Random(arguments.seed)

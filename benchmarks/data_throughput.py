@@ -41,10 +41,12 @@ PACKING = ("encode", "layout", "rows")
 def main() -> None:
     """Runs and prints tables."""
     parser = command.plain_parser(__doc__ or "")
-    parser.add_argument("corpus", nargs="+", type=Path)
-    parser.add_argument("--scaling", nargs="*", type=int, metavar="TIMES")
+    parser.add_argument("corpus", nargs="+", type=Path, help="JSON lines with a key text")
+    parser.add_argument(
+        "--scaling", nargs="*", type=int, metavar="TIMES", help="repeat the corpus so often"
+    )
     parser.add_argument("--repeat", type=int, default=1, help="runs; the best one is reported")
-    parser.add_argument("--part-mb", type=float, default=16)
+    parser.add_argument("--part-mb", type=float, default=16, help="size of a part in MB")
     parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:

@@ -38,8 +38,21 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Writes step 0 of the run."""
     parser = command.parser("Start a run from the weights of a Hugging Face folder.")
-    parser.add_argument("--from", dest="folder", metavar="FOLDER", required=True, type=Path)
-    parser.add_argument("--leave-out", metavar="PREFIX", action="append", default=[])
+    parser.add_argument(
+        "--from",
+        dest="folder",
+        metavar="FOLDER",
+        required=True,
+        type=Path,
+        help="Hugging Face folder with config.json and weights",
+    )
+    parser.add_argument(
+        "--leave-out",
+        metavar="PREFIX",
+        action="append",
+        default=[],
+        help="skip tensors whose names start with this; may be repeated",
+    )
     arguments = parser.parse_args()
     config = load(arguments.config, TrainConfig, arguments.overrides)
     plan = plan_run(config, world_size=config.parallel.tensor)
