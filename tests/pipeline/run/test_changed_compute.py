@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.run.config import TrainConfig
-from tests.gloo import run_ranks
+from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import (
     assert_same_bits,
     final_state,
@@ -67,3 +67,16 @@ def test_other_changes_are_equal_up_to_rounding(
     assert metrics(config, "gradient_norm") == pytest.approx(
         metrics(whole, "gradient_norm"), rel=1e-4
     )
+
+
+def test_compute_reaches_the_layers(rows: Path, tmp_path: Path) -> None:
+    """FlexAttention cannot train on the CPU: a run that takes it from `compute` must fail."""
+    sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 32}
+    config = make_config(
+        rows,
+        tmp_path / "run",
+        model={**sizes, "attention_dropout": 0.0},
+        compute={"attention_backend": "flex"},
+    )
+    with pytest.raises(RankError, match="flex has no backward pass on the CPU"):
+        run_ranks(pretrain, 1, config)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from configs.load import ConfigError, UserError
+from configs.load import ConfigError, UserError, validate
 from model.compute import MOVED_KEYS, ComputeConfig
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import RUN_NAME, check_claim, claim
 from tests.pipeline.training_run import make_config
@@ -115,9 +116,8 @@ def test_an_old_run_folder_is_resumed(tmp_path: Path) -> None:
     claim(config_of(tmp_path), "rows")
     make_old(tmp_path, {})
     assert check_claim(config_of(tmp_path), "rows") == []
-    make_old_again = {"attention_backend": "explicit"}
     claim(config_of(tmp_path), "rows")
-    make_old(tmp_path, make_old_again)
+    make_old(tmp_path, {"attention_backend": "explicit"})
     [change] = check_claim(config_of(tmp_path), "rows")
     assert change.startswith("compute.attention_backend: 'explicit' before, 'auto' now")
 
@@ -145,3 +145,41 @@ def test_old_keys_of_a_config_file_are_read_and_reported(
 def test_a_backend_that_cannot_compute_the_model_is_an_error_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="flex has no dropout"):
         config_of(tmp_path, compute={"attention_backend": "flex"})
+
+
+def finetune_config(folder: Path, **changes: Any) -> FinetuneConfig:
+    task = {"type": "regression", "train": "lines.jsonl"}
+    tree = {
+        "name": "test",
+        "output": str(folder / "run"),
+        "start": {"type": "run", "path": "pretrained"},
+        "tasks": {"length": task},
+        "steps": 6,
+    }
+    return validate({**tree, **changes}, FinetuneConfig, origin="test")
+
+
+def test_fine_tuning_keeps_tasks_and_start_but_not_how_it_computes(tmp_path: Path) -> None:
+    claim(finetune_config(tmp_path), "files")
+    [change] = check_claim(finetune_config(tmp_path, compute={"sequence_parallel": True}), "files")
+    assert change.startswith("compute.sequence_parallel: False before, True now")
+    tasks = {"length": {"type": "regression", "train": "lines.jsonl", "weight": 2.0}}
+    start = {"type": "run", "path": "pretrained", "step": 5}
+    with pytest.raises(UserError) as error:
+        check_claim(finetune_config(tmp_path, tasks=tasks, start=start), "files")
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
+        "start.step: None before, 5 now",
+        "tasks.length.weight: 1.0 before, 2.0 now",
+    ]
+
+
+def test_an_old_fine_tuning_run_is_resumed(tmp_path: Path) -> None:
+    claim(finetune_config(tmp_path), "files")
+    path = tmp_path / "run" / RUN_NAME
+    stored = json.loads(path.read_bytes())
+    del stored["config"]["compute"]
+    unset = {"activation_checkpointing": None, "sequence_parallel": None}
+    stored["config"]["model"].update(unset)
+    stored["config"]["deterministic"] = True
+    path.write_text(json.dumps(stored))
+    assert check_claim(finetune_config(tmp_path), "files") == []
