@@ -77,7 +77,7 @@ test-slow: $(INSTALLED_DEV) ## twenty kills of a rank, every resume from grid to
 	python -m pytest -m slow -rs
 
 .PHONY: test-cluster
-test-cluster: $(INSTALLED_DEV) ## Slurm's scripts on a real Slurm (root; slurm-wlm munge iproute2)
+test-cluster: $(INSTALLED_DEV) ## Slurm's scripts on a real Slurm (root; slurmctld slurmd slurm-client munge iproute2)
 	python -m pytest -m cluster -rs tests/slurm
 
 .PHONY: test-gpu
@@ -100,8 +100,9 @@ format: $(INSTALLED_DEV) ## format, and fix what ruff can fix
 	ruff format .
 
 .PHONY: docs
-docs: $(INSTALLED_DEV) ## regenerate docs/config.md, its JSON schemas and the picture of the row order
+docs: $(INSTALLED_DEV) ## regenerate docs/config.md, its JSON schemas, docs/commands.md and the picture of rows
 	python -m docs.generate
+	python -m docs.generate_commands
 	python -m docs.pictures
 
 .PHONY: clean
