@@ -25,7 +25,7 @@ def withdraw_if_different(output: Path, stage: RowsStage) -> None:
         return
     try:
         is_same = read_manifest(output).stages.get(stage.name) == stage.content_fingerprint
-    except UserError:  # damaged, or of another version: it describes nothing that will be here
+    except UserError:  # damaged, or of a different version: it does not describe these rows
         is_same = False
     if not is_same:
         path.unlink()

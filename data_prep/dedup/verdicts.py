@@ -191,13 +191,14 @@ def _statistics(
     chosen = np.linspace(0, num_near - 1, min(num_near, _EXAMPLE_PAIRS)).astype(int)
     examples: list[list[int]] = []
     seen = 0
-    for goes, stays in duplicates(labels, at_once):
-        cell = [np.searchsorted(end_of_source, numbers, side="right") for numbers in (stays, goes)]
-        matrix += np.bincount(cell[0] * num_sources + cell[1], minlength=len(matrix))
-        np.add.at(members, stays, 1)
-        near = np.flatnonzero(codes[goes] == NEAR)
+    for dropped, kept in duplicates(labels, at_once):
+        of_kept = np.searchsorted(end_of_source, kept, side="right")
+        of_dropped = np.searchsorted(end_of_source, dropped, side="right")
+        matrix += np.bincount(of_kept * num_sources + of_dropped, minlength=len(matrix))
+        np.add.at(members, kept, 1)
+        near = np.flatnonzero(codes[dropped] == NEAR)
         here = near[chosen[(chosen >= seen) & (chosen < seen + len(near))] - seen]
-        examples += np.stack([stays[here], goes[here]], axis=1).tolist()
+        examples += np.stack([kept[here], dropped[here]], axis=1).tolist()
         seen += len(near)
     size, count = np.unique(members[members > 0], return_counts=True)
     return {

@@ -58,7 +58,7 @@ def test_every_kept_document_is_in_the_rows_once(made: Path) -> None:
     assert sorted(got) == sorted(expected)
 
 
-def test_the_report_says_what_was_dropped_and_why(made: Path) -> None:
+def test_the_report_counts_dropped_documents_by_reason(made: Path) -> None:
     data = json.loads((made / "rows/report.json").read_text())
     forum, books = data["sources"]["forum"], data["sources"]["books"]
     assert (forum["exact_documents"], forum["near_documents"]) == (30, 29)
@@ -132,7 +132,9 @@ def test_rows_do_not_depend_on_the_memory_limits(
     assert (150 > forum["contaminated_documents"] > 10) == extra_stages
 
 
-def test_documents_of_a_file_that_cannot_be_cut_come_in_pieces(made: Path, tmp_path: Path) -> None:
+def test_documents_of_a_file_that_cannot_be_cut_are_written_to_several_files(
+    made: Path, tmp_path: Path
+) -> None:
     limits = Limits(batch_characters=5000)
     (tmp_path / "raw").mkdir()
     packed = gzip.compress((made / "raw/forum.jsonl").read_bytes())
@@ -219,7 +221,7 @@ def test_a_missing_corpus_is_a_clear_error_without_traceback(tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
 
 
-def test_a_dry_run_says_what_would_be_done(made: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_sizes_and_stages_and_does_nothing(made: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
     plan = describe(config_of(tmp_path))
     assert "forum           jsonl" in plan

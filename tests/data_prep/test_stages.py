@@ -10,7 +10,7 @@ from data_prep.stages import STAGES, names_from, stages_table
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_stage_is_a_frozen_dataclass_with_a_name_of_its_own() -> None:
+def test_every_stage_is_a_frozen_dataclass_with_its_own_name() -> None:
     for entry in STAGES:
         assert is_dataclass(entry.stage)
         assert entry.stage.__dataclass_params__.frozen  # type: ignore[attr-defined]

@@ -161,7 +161,7 @@ def test_all_missing_and_damaged_files_are_named_at_once(tmp_path: Path) -> None
         verify_shards(tmp_path, manifest, full=True)
 
 
-def test_a_shard_shorter_than_the_manifest_says_is_named(tmp_path: Path) -> None:
+def test_a_shard_shorter_than_in_the_manifest_is_named(tmp_path: Path) -> None:
     manifest, _ = make_data_set(tmp_path)
     path = tmp_path / manifest.source("train", "books").shards[1].path
     path.write_bytes(path.read_bytes()[:-1024])

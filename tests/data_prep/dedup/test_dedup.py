@@ -182,7 +182,7 @@ def test_a_set_of_equal_documents_is_joined_whatever_its_size(size: int) -> None
     assert compared["uncompared"] == 0
 
 
-def test_no_pairs_among_nothing() -> None:
+def test_no_documents_have_no_pairs() -> None:
     empty = np.empty(0, dtype=np.uint64)
     pairs, _ = near_pairs(empty, np.empty(0, np.int64), lambda n: empty, 0.75)
     assert pairs.shape == (2, 0)

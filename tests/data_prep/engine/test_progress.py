@@ -1,4 +1,4 @@
-"""Progress reports: what they say, and when a batch log and a terminal get one."""
+"""Progress reports: their content, and when a batch log and a terminal get one."""
 
 import io
 import time
@@ -45,7 +45,7 @@ def slow_stage(part_s: float, fails: bool = False) -> SlowStage:
     return SlowStage(parts=parts, inputs={}, part_s=part_s, fails=fails)
 
 
-def test_counts_tell_parts_size_throughput_and_time_left() -> None:
+def test_counts_are_parts_size_throughput_and_time_left() -> None:
     clock = Clock()
     progress = StageProgress(
         "ingest", num_parts=40, num_done=10, total_bytes=6_000_000, clock=clock
