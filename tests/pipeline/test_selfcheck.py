@@ -38,7 +38,7 @@ def test_four_ranks_with_options_are_equal(tmp_path: Path) -> None:
     }
     compute = ComputeConfig(
         sequence_parallel=True,
-        activation_checkpointing={"type": "layers"},  # type: ignore[arg-type]
+        activation_checkpointing={"type": "layers"},
     )
     model = type(config.model).model_validate({**config.model.model_dump(), **options})
     config = config.model_copy(update={"model": model, "compute": compute})
