@@ -123,6 +123,7 @@ class FinetuneConfig(RunConfig):
     """Optimizer steps between evaluations. The last step is always evaluated."""
 
     optimizer: OptimizerConfig = AdamWConfig(lr=3e-5)
+    """The optimizer of all trained parameters."""
     gradient_clipping: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 disables clipping."""
 
@@ -140,6 +141,7 @@ class FinetuneConfig(RunConfig):
         }
 
     stability: StabilityConfig = StabilityConfig()
+    """When the run rolls back to its newest checkpoint."""
 
     @property
     def rows_per_step(self) -> int:

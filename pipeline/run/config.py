@@ -170,10 +170,19 @@ class RunConfig(Config):
     """Optimizer steps between progress lines; metrics are recorded for every step."""
 
     optimizer: OptimizerConfig = AdamWConfig()
+    """The optimizer of all trained parameters."""
+
     compute: ComputeConfig = ComputeConfig()
+    """How the model is computed; may change at every restart."""
+
     parallel: ParallelConfig = ParallelConfig()
+    """How the model is laid out over the ranks; may change at every restart."""
+
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are saved and which are kept."""
+
     tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go besides the folder of the run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -215,9 +224,16 @@ class TrainConfig(RunConfig, PhaseConfig):
     """Later phases, for instance on longer rows; weights and moments carry over."""
 
     model: ModelConfig
+    """What is computed: the architecture. It belongs to the identity of the run."""
+
     objective: ObjectiveConfig
+    """Which tokens are masked, and what is predicted."""
+
     evaluation: EvaluationConfig = EvaluationConfig()
+    """When the held-out loss is computed."""
+
     stability: StabilityConfig = StabilityConfig()
+    """When the run rolls back to its newest checkpoint."""
 
     @model_validator(mode="after")
     def _can_be_computed(self) -> Self:
