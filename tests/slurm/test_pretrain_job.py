@@ -108,8 +108,9 @@ def test_preempted_and_requeued_it_ends_with_the_same_bits(
 def test_at_the_time_limit_it_saves_and_resumes_in_the_next_try(
     cluster: Cluster, write_run: WriteRun, tmp_path: Path
 ) -> None:
-    config, path = write_run(2500, evaluation={"every_steps": 2500, "rows_per_source": 4})
-    limits = ("--nodes=1", "--time=1", "--signal=B:USR1@5")
+    config, path = write_run(20_000, evaluation={"every_steps": 20_000, "rows_per_source": 4})
+    # Slurm may send the signal a minute early; a busy machine takes half a minute to start.
+    limits = ("--nodes=1", "--time=2", "--signal=B:USR1@5")
     job = submit(cluster, "pretrain.sh", tmp_path / "log", *limits, arguments=(path,))
     job.wait_until(lambda: "requeueing job" in job.text, "the time limit")
     assert "SIGUSR1 (time limit or preemption): stopping after this step" in job.text
