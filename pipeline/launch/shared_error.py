@@ -58,7 +58,7 @@ class ReportOnce:
     def _is_reported_here(self, error: Exception) -> bool:
         if self._folder is not None:
             if isinstance(error, UserError):
-                return _leave_file(self._folder, redact(redact(f"rank {self._rank}: {error}\n")))
+                return _leave_file(self._folder, redact(f"rank {self._rank}: {error}\n"))
             return not has_error(self._folder)
         if isinstance(error, ConfigError):
             return self._rank == 0
