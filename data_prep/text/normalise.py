@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 SEPARATOR = b"\x1e"
+_LINE_END = b"\x1d"
+"""Stands for an unusual line end until "\\r\\n" is replaced, which it must not become a part of."""
 _SPACE, _NEWLINE, _RECORD = 0x20, 0x0A, SEPARATOR[0]
 _TO_SPACE = bytes.maketrans(b"\t\x0b\x0c", b"   ")
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\x0b\x0c\r") - set(SEPARATOR)) + b"\x7f"
@@ -53,10 +55,11 @@ def normalise(texts: Sequence[str]) -> list[bytes]:
         joined = SEPARATOR.join([piece.replace(SEPARATOR, b"") for piece in pieces])
     is_ascii = joined.isascii()
     joined = joined.translate(_TO_SPACE, _CONTROLS)
+    if not is_ascii:  # first: what it deletes may stand between "\r" and "\n"
+        joined = _without_unusual(joined)
     if b"\r" in joined:
         joined = joined.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if not is_ascii:
-        joined = _without_unusual(joined)
+    joined = joined.replace(_LINE_END, b"\n")
     pieces = [piece.strip(b" \n") for piece in plain_white_space(joined).split(SEPARATOR)]
     return pieces if is_ascii else [_composed(piece) for piece in pieces]
 
@@ -86,7 +89,7 @@ def _without(data: Bytes, positions: npt.NDArray[np.int64]) -> Bytes:
 
 
 def _without_unusual(joined: bytes) -> bytes:
-    """`joined` with the characters of _UNUSUAL deleted or replaced."""
+    """`joined` with the characters of _UNUSUAL deleted or replaced, line ends by _LINE_END."""
     data = np.frombuffer(joined + bytes(2), dtype=np.uint8)
     keep = np.ones(len(data), dtype=bool)
     keep[-2:] = False
@@ -104,7 +107,7 @@ def _without_unusual(joined: bytes) -> bytes:
         for offset in range(1, size):
             keep[at + offset] = False
         keep[at[action == _DELETE]] = False
-        changed[at] = np.where(action == _MAKE_NEWLINE, _NEWLINE, _SPACE)
+        changed[at] = np.where(action == _MAKE_NEWLINE, _LINE_END[0], _SPACE)
     return changed[keep].tobytes()
 
 

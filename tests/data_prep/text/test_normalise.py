@@ -8,10 +8,6 @@ from hypothesis import strategies as st
 
 from data_prep.text.normalise import normalise
 
-# A busy machine may be slow, and these tests are not about time.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
 SPACES = "\t\x0b\x0c\xa0\u1680\u2000\u2001\u200a\u202f\u205f\u3000"
 NEWLINES = "\x85\u2028\u2029"
 DELETED = "\x00\x01\x1e\x7f\x80\x9f\xad\u200b\u200f\u202a\u2060\u206f\ufeff\ufff9\ufffd\uffff"
@@ -34,6 +30,11 @@ def plain(text: str) -> str:
 @given(texts)
 def test_batches_are_normalised_as_defined(texts: list[str]) -> None:
     assert [piece.decode() for piece in normalise(texts)] == [plain(text) for text in texts]
+
+
+def test_deleted_characters_do_not_split_a_line_end() -> None:
+    assert normalise(["Z\r\ufeff\nZ", "Z\r\x80\nZ", "Z\r\x01\nZ"]) == [b"Z\nZ"] * 3
+    assert normalise(["Z\r\x85Z", "Z\x85\nZ", "Z\r\u2028\ufeff\nZ"]) == [b"Z\n\nZ"] * 3
 
 
 @given(st.lists(st.text(max_size=30), max_size=4))
