@@ -1,6 +1,5 @@
 """What is measured of a step: operations counted, stragglers named, metrics recorded."""
 
-import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +16,7 @@ from model.flops import attended_pairs, encoder_flops, head_flops, training_flop
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from model.task_heads import LossAndCounts
+from pipeline.engine import stragglers
 from pipeline.engine.stragglers import Stopwatch, straggler_line
 from pipeline.pretraining.step import MaskedMicroBatch
 from pipeline.run.config import TrainConfig
@@ -61,24 +61,42 @@ def test_slow_ranks_are_named() -> None:
     assert "rank 3 on b 2.5" in line
 
 
-def test_the_stopwatch_adds_up_its_blocks() -> None:
-    clock = Stopwatch(torch.device("cpu"))
+class Clock:
+    """In place of `time` in the stopwatch's module: no test depends on the speed of the machine."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        """The present time; a millisecond passes with every call."""
+        self.now_s += 1e-3
+        return self.now_s
+
+
+def test_the_stopwatch_adds_up_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(stragglers, "time", clock)
+    stopwatch = Stopwatch(torch.device("cpu"))
     for _ in range(2):
-        with clock:
-            time.sleep(0.02)
-        time.sleep(0.2)
-    assert 0.04 <= clock.seconds() < 0.2
+        with stopwatch:
+            clock.now_s += 0.02
+        clock.now_s += 0.2
+    assert stopwatch.seconds() == pytest.approx(2 * (0.02 + 1e-3))
 
 
 def pretrain_with_a_slow_rank(config: TrainConfig) -> None:
-    """Rank 1 takes longer for its forward passes than rank 0."""
+    """On a clock by which each forward pass takes 0.05 s on rank 0 and 0.1 s on rank 1."""
+    clock = Clock()
     real = MaskedMicroBatch.forward
 
     def slow(batch: MaskedMicroBatch, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
-        time.sleep(0.05 * dist.get_rank())
+        clock.now_s += 0.05 * (1 + dist.get_rank())
         return real(batch, model, device)
 
-    with mock.patch.object(MaskedMicroBatch, "forward", slow):
+    with (
+        mock.patch.object(MaskedMicroBatch, "forward", slow),
+        mock.patch.object(stragglers, "time", clock),
+    ):
         pretrain(config)
 
 
@@ -87,7 +105,8 @@ def test_the_metrics_of_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     config = make_config(tmp_path / "rows", tmp_path / "run", log_every_steps=5)
     run_ranks(pretrain_with_a_slow_rank, 2, config)
     assert metrics(config, "slowest_rank") == [1.0] * 20
-    assert min(metrics(config, "slowest_forward_s")) > 0.1  # two micro-batches
+    two_micro_batches = 2 * (0.1 + 1e-3)
+    assert metrics(config, "slowest_forward_s") == pytest.approx([two_micro_batches] * 20)
     assert (
         "slow ranks, as multiples of the median forward time: rank 1 on" in capfd.readouterr().out
     )
