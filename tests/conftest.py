@@ -1,13 +1,24 @@
-"""One thread and no process group in the pytest process: neither survives a fork."""
+"""Settings of the whole suite: no thread and no process group in the pytest process, no deadlines.
+
+Neither a thread of torch nor a process group survives the fork of a rank.
+"""
 
 import os
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 
+import hypothesis
 import pytest
 import torch.distributed as dist
+
+from pipeline.engine import stragglers
+
+# A busy machine may be slow; no test is about time.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -25,9 +36,22 @@ def no_world_in_this_process() -> Iterator[None]:
     dist.init_process_group = real
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_peak_measurement() -> Iterator[None]:
+    """Forked ranks measure their peak speed with few products: it is needed by every small run."""
+    with mock.patch.object(stragglers, "PEAK_SECONDS", 0.01):
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test of a module that forks ranks: they need both cores, and run one by one."""
-    for item in items:
-        module = getattr(item, "module", None)
-        if any(hasattr(module, name) for name in ("run_ranks", "in_one_rank")):
-            item.add_marker(pytest.mark.ranks)
+    """Sorts modules that fork ranks first: they are the longest, and a worker runs whole modules.
+
+    Whole modules (`--dist loadfile`), so that each makes its fixtures once.
+    """
+    items.sort(key=lambda item: not forks_ranks(item))
+
+
+def forks_ranks(item: pytest.Item) -> bool:
+    """Whether the module of a test forks ranks."""
+    module = getattr(item, "module", None)
+    return any(hasattr(module, name) for name in ("run_ranks", "in_one_rank"))

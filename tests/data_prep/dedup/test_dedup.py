@@ -16,10 +16,6 @@ from data_prep.dedup.signatures import word_sequence_hashes
 from data_prep.text.batch import I64, U64, TextBatch
 from data_prep.text.normalise import normalise
 
-# A busy machine may be slow; how long an example takes is not what these tests are about.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
 WORDS = [a + b for a in "bcdfghklmnprstvwz" for b in ("a", "ent", "ir", "ost", "u", "ing")]
 
 

@@ -21,10 +21,6 @@ from data_prep.filters.verdicts import KEPT, Verdicts
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 
-# A busy machine may be slow, and these tests are not about time.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
 WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]+")
 texts_of_few_words = st.lists(
     st.lists(

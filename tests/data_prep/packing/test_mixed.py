@@ -28,10 +28,6 @@ from data_prep.packing.streams import (
 from data_prep.run import prepare
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 
-# A busy machine may be slow; how long an example takes is not what these tests are about.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
 
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_ranges_hold_every_document_once(count: int, ranges: int) -> None:

@@ -12,10 +12,6 @@ from data_prep.dataset.manifest import SpecialTokens
 from data_prep.packing.placement import PACKERS, full_sentences_rows
 from data_prep.packing.rows import placed_rows, running_rows
 
-# A busy machine may be slow; how long an example takes is not what these tests are about.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
 lengths_of = st.lists(st.integers(0, 120), max_size=60)
 row_widths = st.integers(8, 64)
 SPECIAL = SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=999)

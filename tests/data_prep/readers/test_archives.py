@@ -14,11 +14,6 @@ from hypothesis import strategies as st
 
 from tests.data_prep.readers.reading import read_documents as read
 
-# A busy machine may be slow, and these tests are not about time.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
-
 WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">
 <page><title>Bread</title><ns>0</ns><revision><text>'''Bread''' is a [[food]] made of
 [[flour|ground grain]].&lt;ref&gt;A book&lt;/ref&gt; {{cite|x}} [[File:Loaf.jpg|thumb|A loaf]]

@@ -24,10 +24,6 @@ from data_prep.readers.table import TableReader, TableReaderConfig
 from data_prep.readers.text import TextReader, TextReaderConfig
 from tests.data_prep.readers.reading import read_documents, reader_config
 
-# A busy machine may be slow, and these tests are not about time.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
 DAMAGE = "damaged or truncated compression"
 
 

@@ -16,11 +16,6 @@ from tests.data_prep.readers.formats import FORMATS, RECORDS
 from tests.data_prep.readers.reading import WHOLE_BYTES
 from tests.data_prep.readers.reading import read_documents as read
 
-# A busy machine may be slow, and these tests are not about time.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
-
-
 lines = st.lists(
     st.sampled_from(["", " ", "a", "word", "two words", "ü" * 5, "\r", "x" * 30]), max_size=30
 )

@@ -18,8 +18,6 @@ from data_prep.tokenization.encoder import Encoder
 from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
 from tests.data_prep.corpora import forum_config, random_texts, write_forum
 
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 WORDS = ["the", "Baker's", "oven", "was", "hot,", "1984", "ünï", "yesterday", "kitchen", "morning"]
 TEXTS = [" ".join(random.Random(n).choices(WORDS, k=60)) for n in range(60)]
 
