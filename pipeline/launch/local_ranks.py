@@ -5,6 +5,7 @@ must not use CUDA, which a forked process cannot use after it: work on a GPU is 
 """
 
 import datetime
+import gc
 import os
 import pickle
 import signal
@@ -80,6 +81,7 @@ def _fork_rank(
         return pid
     code = 1
     try:
+        gc.freeze()  # a full collection need not walk what the parent has imported
         torch.set_num_threads(1)
         os.environ.update(
             RANK=str(rank),

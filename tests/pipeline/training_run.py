@@ -1,10 +1,16 @@
-"""Small pretraining runs on forked ranks, on synthetic rows with something to learn."""
+"""Small pretraining runs on forked ranks, on synthetic rows with something to learn.
+
+DeepSpeed is imported once, in the parent, with the modules that it would import at the start of
+each run, so that a forked rank starts at once.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import deepspeed  # noqa: F401  (once, in the parent: a forked rank then starts at once)
+import deepspeed
+import deepspeed.module_inject.auto_ep_layer
+import deepspeed.runtime.zero.muon.muon_optimizer
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -23,6 +29,8 @@ from pipeline.run.plan import plan_run
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 
+COMPATIBLE_OPS = deepspeed.ops.__compatible_ops__
+"""Found with a C compiler at its first use: here, and not again in each rank."""
 ROW_TOKENS = 32
 VOCAB_SIZE = 131
 NUM_TOPICS = 8
