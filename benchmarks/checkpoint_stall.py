@@ -14,13 +14,14 @@ from benchmarks.loader_speed import ROW_TOKENS, write_rows
 from configs import command
 from configs.load import validate
 from model.parallel.grid import make_grid
+from pipeline.checkpoint.progress import Progress
 from pipeline.checkpoint.writer import Saver
 from pipeline.engine.start import start_distributed
 from pipeline.launch.environment import Launch
 from pipeline.launch.local_ranks import run_ranks
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import build_engine
-from pipeline.pretraining.resume import Position, describe_checkpoint, plan_segments
+from pipeline.pretraining.resume import describe_checkpoint, plan_segments
 from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
@@ -39,8 +40,8 @@ def measure(config: TrainConfig, saves: int) -> tuple[list[float], list[float]]:
     batches = run_batches(plan, segments, (), 0, 0)
     for number in range(2 * saves + 2):
         pretraining_step(engine, next(batches), 1e-4)
-        position = Position(number, number, None, (), ())
-        manifest = describe_checkpoint(plan, engine, segments, position)
+        progress = Progress(number, number, None, (), ())
+        manifest = describe_checkpoint(plan, engine, segments, progress)
         started = time.monotonic()
         saver.save(manifest, engine.snapshot)
         snapshot_s = time.monotonic() - started

@@ -1,6 +1,7 @@
 """The training loop of fine-tuning: everything that happens to a step, in the order it happens."""
 
 from pipeline.checkpoint.newest import newest_checkpoint
+from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
@@ -10,7 +11,7 @@ from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
 from pipeline.finetuning.engine import build_finetune_engine
 from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout, mean_error
 from pipeline.finetuning.plan import FinetunePlan
-from pipeline.finetuning.resume import Position, describe_checkpoint, describe_run, start_position
+from pipeline.finetuning.resume import describe_checkpoint, describe_run
 from pipeline.finetuning.step import finetuning_step, step_flops, step_metrics
 from pipeline.launch.environment import Launch
 from pipeline.run import run_folder
@@ -39,13 +40,13 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
     batches = FinetuneBatches(plan, grid.dp_rank)
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step)
-    start = start_position(checkpoint, session.skipped)
+    start = start_progress(checkpoint, session.skipped)
     last_row = run_steps(plan).end_row(start.skipped)
     saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
     heldout = load_mlm_heldout(plan)
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
-    step, consumed_rows, dev_error = start.step, start.consumed_rows, start.dev_error
+    step, consumed_rows, dev_error = start.step, start.consumed_rows, start.score
     instability = None
 
     with session.running() as (watchdog, profiler):
@@ -80,7 +81,7 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
             session.record.metrics(step, values)
             if step % config.checkpoint.every_steps == 0 or is_last or result.stop_requested:
                 engine.check_replicas()
-                at = Position(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
+                at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
                 saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
             saver.report_errors()
             if result.stop_requested:

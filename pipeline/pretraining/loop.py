@@ -4,6 +4,7 @@ import logging
 from contextlib import closing
 
 from pipeline.checkpoint.newest import newest_checkpoint
+from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.data.loader import StepBatch
@@ -17,7 +18,7 @@ from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.launch.environment import Launch
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import build_engine
-from pipeline.pretraining.resume import Position, describe_checkpoint, plan_segments, start_position
+from pipeline.pretraining.resume import describe_checkpoint, plan_segments
 from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_metrics
 from pipeline.run import run_folder
 from pipeline.run.plan import PhasePlan, RunPlan
@@ -49,13 +50,13 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
     engine = build_engine(plan, grid, checkpoint)
     segments = plan_segments(plan, checkpoint)
-    start = start_position(checkpoint, session.skipped)
+    start = start_progress(checkpoint, session.skipped)
     last_row = plan.steps.end_row(start.skipped)
     saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
     heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
-    step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.heldout_loss
+    step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.score
     instability = None
 
     loading = run_batches(plan, segments, start.skipped, grid.dp_rank, consumed_rows)
@@ -90,7 +91,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
             session.record.metrics(step, values)
             if step % config.checkpoint.every_steps == 0 or is_last or result.stop_requested:
                 engine.check_replicas()
-                at = Position(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
+                at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
                 saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
             saver.report_errors()
             if result.stop_requested:

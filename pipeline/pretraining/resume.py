@@ -1,45 +1,11 @@
-"""What is saved of a training state, and the position that a run resumes from."""
-
-from dataclasses import dataclass
+"""What is saved of a training state, and the mixture segments that a run resumes with."""
 
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, build_manifest
-from pipeline.data.position import RowWindow, Segment
+from pipeline.checkpoint.progress import Progress
+from pipeline.data.position import Segment
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.run.plan import RunPlan
 from pipeline.tracking.sender import run_id_of
-
-
-@dataclass(frozen=True)
-class Position:
-    """The progress of a run."""
-
-    step: int
-    """Optimizer steps tried."""
-    consumed_rows: int
-    """The position in the row stream."""
-    heldout_loss: float | None
-    """Latest held-out loss, nats per masked token."""
-    skipped: tuple[RowWindow, ...]
-    """Rows that the run skips."""
-    recent_losses: tuple[float, ...]
-    """Losses of the last good steps."""
-
-
-def start_position(checkpoint: Checkpoint | None, skipped: tuple[RowWindow, ...]) -> Position:
-    """The position after `checkpoint`; None: the start of the run.
-
-    `skipped` windows of this launch are added to the recorded ones.
-    """
-    if checkpoint is None:
-        return Position(0, 0, None, skipped, ())
-    manifest = checkpoint.manifest
-    return Position(
-        manifest.step,
-        manifest.consumed_rows,
-        manifest.heldout_loss,
-        tuple(dict.fromkeys((*manifest.skipped, *skipped))),
-        manifest.recent_losses,
-    )
 
 
 def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment, ...]:
@@ -60,19 +26,19 @@ def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment
 
 
 def describe_checkpoint(
-    plan: RunPlan, engine: Engine, segments: tuple[Segment, ...], position: Position
+    plan: RunPlan, engine: Engine, segments: tuple[Segment, ...], progress: Progress
 ) -> CheckpointManifest:
-    """The manifest of the state at `position`, without its files."""
+    """The manifest of the state at `progress`, without its files."""
     return build_manifest(
         plan.origin,
         engine.specs,
-        step=position.step,
+        step=progress.step,
         optimizer_step=engine.optimizer_steps(),
-        consumed_rows=position.consumed_rows,
+        consumed_rows=progress.consumed_rows,
         segments=segments,
-        skipped=position.skipped,
-        recent_losses=position.recent_losses,
+        skipped=progress.skipped,
+        recent_losses=progress.recent_losses,
         loss_scale=engine.loss_scale,
         tracking_run_id=run_id_of(plan.config.output),
-        heldout_loss=position.heldout_loss,
+        heldout_loss=progress.score,
     )
