@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import slurm_job
 from pipeline.node_check import (
     accelerator_problems,
     clock_problems,
@@ -80,19 +81,37 @@ def test_the_state_is_recorded(config: TrainConfig, monkeypatch: pytest.MonkeyPa
     assert event["tags"] == {"state": "requeued", "slurm.job_id": "12"}
 
 
-def test_a_start_may_take_longer_than_a_step(config: TrainConfig) -> None:
+class Clock:
+    """In place of `time` in the watchdog: a sleep moves it on and takes no time."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Lets `seconds` pass."""
+        self.now += seconds
+
+
+def test_a_start_may_take_longer_than_a_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(slurm_job, "time", clock)
     log = EventLog(config.output)
-    old = time.time() - 100
-    os.utime(config.output / "events.jsonl", (old, old))
-    started_at = time.monotonic()
-    wait_for_silence(config, 0.2, start_s=0.8)
-    assert 0.8 <= time.monotonic() - started_at < 5
-    later = time.time() + 0.5  # a step, a moment after the watchdog started
+    started_at = clock.now
+    os.utime(config.output / "events.jsonl", (started_at - 100, started_at - 100))
+    wait_for_silence(config, 20, start_s=80)
+    assert 80 < clock.now - started_at <= 80 + 5
     log.metrics(1, {"loss": 1.0})
-    os.utime(config.output / "events.jsonl", (later, later))
-    started_at = time.monotonic()
-    wait_for_silence(config, 0.2, start_s=60)
-    assert 0.6 < time.monotonic() - started_at < 5
+    started_at = clock.now
+    step_at = started_at + 50  # a step, a moment after the watchdog started
+    os.utime(config.output / "events.jsonl", (step_at, step_at))
+    wait_for_silence(config, 20, start_s=6000)
+    assert 50 + 20 < clock.now - started_at <= 50 + 20 + 5
 
 
 def test_a_good_node_has_no_problems(tmp_path: Path) -> None:

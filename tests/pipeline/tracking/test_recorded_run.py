@@ -18,7 +18,7 @@ from pipeline.pretraining.export import export
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
-from pipeline.tracking.event_log import EventLog
+from pipeline.tracking.event_log import LOG_NAME, EventLog, read_events
 from pipeline.tracking.sender import Sender, run_id_of
 from pipeline.tracking.sender_process import record_checkpoints
 from pipeline.tracking.system_metrics import last_step, start_sampler, stop_sampler
@@ -35,6 +35,15 @@ def train_with_secrets(config: TrainConfig) -> None:
         os.environ[name] = SECRET
     os.environ["SLURM_JOB_ID"] = "4711"
     pretrain(config)
+
+
+def send(config: TrainConfig) -> None:
+    """Sends all new events and releases the lock."""
+    sender = Sender(config)
+    try:
+        sender.send_pending()
+    finally:
+        sender.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +64,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     training = config.model_copy(update={"tracking": make_config(folder, folder).tracking})
     run_ranks(train_with_secrets, 1, training)
     record_checkpoints(config)
-    Sender(config).send_pending()
+    send(config)
     return config
 
 
@@ -115,13 +124,15 @@ def test_plots_and_the_data_report_are_artifacts(client: MlflowClient, run: Run)
 def test_sending_everything_again_changes_nothing(
     config: TrainConfig, client: MlflowClient, run: Run
 ) -> None:
+    steps = [event["step"] for event, _ in read_events(config.output / LOG_NAME) if "step" in event]
     (config.output / "tracking.json").unlink()
-    Sender(config).send_pending()
+    send(config)
     found = client.get_run(run.info.run_id)
     assert len(found.inputs.dataset_inputs) == 1
     assert len(client.search_logged_models([run.info.experiment_id])) == 2
     history = client.get_metric_history(run.info.run_id, "loss")
-    assert [metric.step for metric in history] == list(range(1, 11))
+    assert [metric.step for metric in history] == steps
+    assert steps[:10] == list(range(1, 11))
 
 
 def test_a_restart_with_changed_settings_keeps_the_first_and_tags_the_new(
@@ -130,7 +141,7 @@ def test_a_restart_with_changed_settings_keeps_the_first_and_tags_the_new(
     log = EventLog(config.output)
     content = {"params": {"grid.dp_size": 4, "fresh": 1}, "tags": {"state": "running"}}
     log.append("start", {**content, "status": "RUNNING"})
-    Sender(config).send_pending()
+    send(config)
     found = client.get_run(run.info.run_id)
     assert found.info.status == "RUNNING"
     assert found.data.params["grid.dp_size"] == "1"
@@ -149,7 +160,7 @@ def test_what_mlflow_rejects_is_logged_and_the_rest_is_sent(
     log = EventLog(config.output)
     log.append("note", {"params": {"x" * 10: "1"}, "tags": {"": "no name"}})
     log.metrics(11, {"loss": 1.0, "odd/name of [a] source": float("nan")})
-    Sender(config).send_pending()
+    send(config)
     assert "MLflow permanently rejected tags" in caplog.text
     history = client.get_metric_history(run.info.run_id, "odd/name of _a_ source")
     assert [metric.step for metric in history] == [11]
@@ -215,7 +226,7 @@ def test_a_node_is_sampled_until_its_rank_ends(
     sampler = start_sampler(tmp_path)
     stop_sampler(sampler)
     assert sampler.returncode == 0
-    Sender(sampled).send_pending()
+    send(sampled)
     names = client.get_run(run_id_of(tmp_path)).data.metrics
     (cpu,) = [name for name in names if name.startswith("system/") and name.endswith("cpu_percent")]
     history = client.get_metric_history(run_id_of(tmp_path), cpu)
