@@ -37,6 +37,9 @@ from model.options import (
     Visibility,
 )
 
+MLM_HEAD = "mlm"
+"""The name of the masked-language-model head among the heads of a model."""
+
 
 @dataclass(frozen=True)
 class TrainingChoice:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError
 from model.compute import ComputeConfig
-from model.config import ModelConfig, check_grid
+from model.config import MLM_HEAD, ModelConfig, check_grid
 from model.encoder import Encoder
 from model.freezing import freeze
 from model.layers import (
@@ -156,7 +156,7 @@ class MultiTaskModel(MaskedLanguageModel):
         """By head, (loss sum, number labelled, number right), from one pass through the encoder.
 
         `labels` are by head name; `masked` (positions, labels), [B, K] each, asks for the masked
-        language model's, under the name "mlm". Labels of -100 leave rows out of a head.
+        language model's, under the name `MLM_HEAD`. Labels of -100 leave rows out of a head.
         Without labels and masks: the scores of every head, no dropout.
         """
         if labels is None and masked is None:
@@ -166,7 +166,7 @@ class MultiTaskModel(MaskedLanguageModel):
         hidden = self.encoder(tokens, dropout_key, segments, unmasked)  # [T, H]
         results: dict[str, LossAndCounts] = {}
         if masked is not None:
-            results["mlm"] = self._masked_loss(hidden, tokens, *masked)
+            results[MLM_HEAD] = self._masked_loss(hidden, tokens, *masked)
         scores = self._scores(hidden, tokens, list(labels), dropout_key)
         for name, head_labels in labels.items():
             results[name] = self._head(name).loss(scores[name], head_labels)
@@ -224,8 +224,8 @@ def build_multi_task(
     vocabulary: Sequence[str] | None = None,
 ) -> MultiTaskModel:
     """As `build_masked_lm`, with task heads; parameters of both keep their names and values."""
-    if "mlm" in heads:
-        raise ConfigError("heads.mlm: this name is taken by the masked-language-model head")
+    if MLM_HEAD in heads:
+        raise ConfigError(f"heads.{MLM_HEAD}: this name is taken by the masked-language-model head")
     vectors = _word_vectors(config, vocab_size, vocabulary)
     model = MultiTaskModel(grid, config, compute or ComputeConfig(), vocab_size, heads)
     return _with_initial_weights(model, seed, vectors)

@@ -6,12 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.config import MLM_HEAD
 from pipeline.data.heldout import HeldoutRows, HeldoutScore, rank_slices
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import MicroBatch
-
-MLM = "mlm"
-"""The name of the masked language model among a model's heads."""
 
 
 def heldout_scores(
@@ -37,7 +35,7 @@ def heldout_scores(
             for part, counts in slices:
                 arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
                 batch = micro_batch(*(torch.from_numpy(array) for array in arrays))
-                scores = batch.forward(engine.model, grid.device)[MLM]
+                scores = batch.forward(engine.model, grid.device)[MLM_HEAD]
                 if counts:
                     source_sums += torch.stack([value.double() for value in scores])
     dist.all_reduce(sums)

@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.config import MLM_HEAD
 from model.objectives import MaskedRows
 from model.task_heads import LossAndCounts
 from pipeline.data.loader import RowStream, build_objective, dropout_key
 from pipeline.data.order import build_order, permutation, train_sources
 from pipeline.data.position import RowWindow
-from pipeline.finetuning.config import MLM
 from pipeline.finetuning.examples import Example
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.tasks.task import UNUSED
@@ -119,9 +119,9 @@ class FinetuneBatches:
         for index, (head, part, first_row) in enumerate(self._chunks(number)):
             is_mine = index % self._plan.dp_size == self._dp_rank
             key = dropout_key(config.seed, first_row)
-            if head == MLM:
+            if head == MLM_HEAD:
                 assert masked is not None
-                label_counts[MLM] += int((masked.labels[part] >= 0).sum())
+                label_counts[MLM_HEAD] += int((masked.labels[part] >= 0).sum())
                 widths.append(masked.tokens[part].shape)
                 if is_mine:
                     mine.append(self._mlm_batch(masked, part, key))
@@ -185,7 +185,7 @@ class FinetuneBatches:
         if config.mlm is not None:
             for first in range(0, config.mlm.rows_per_step, config.micro_rows):
                 last = min(first + config.micro_rows, config.mlm.rows_per_step)
-                yield MLM, slice(first, last), row + first
+                yield MLM_HEAD, slice(first, last), row + first
 
     def _examples(self, name: str, number: int) -> list[Example]:
         """The examples of a task in a step: every epoch has an order of its own."""

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from configs.load import Config
 from model.compute import BreaksBitEquality
-from model.config import ModelConfig
+from model.config import MLM_HEAD, ModelConfig
 from model.objectives import MaskedLanguageModelConfig, ObjectiveConfig
 from model.options import FirstTokenPooler, Frozen, Pooler
 from pipeline.data.config import DataConfig
@@ -17,9 +17,6 @@ from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
 from pipeline.optim.union import OptimizerConfig
 from pipeline.run.config import RunConfig
-
-MLM = "mlm"
-"""The name of the masked language model among the heads."""
 
 
 class FromRun(Config):
@@ -124,11 +121,15 @@ class FinetuneConfig(RunConfig):
 
     optimizer: OptimizerConfig = AdamWConfig(lr=3e-5)
     """The optimizer of all trained parameters."""
+
     gradient_clipping: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 disables clipping."""
 
     schedule: ScheduleConfig = LinearSchedule()
     """The learning rate as a function of the consumed rows of all tasks together."""
+
+    stability: StabilityConfig = StabilityConfig()
+    """When the run rolls back to its newest checkpoint."""
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -139,9 +140,6 @@ class FinetuneConfig(RunConfig):
             "model": self.model,
             "max_row_tokens": self.max_row_tokens,
         }
-
-    stability: StabilityConfig = StabilityConfig()
-    """When the run rolls back to its newest checkpoint."""
 
     @property
     def rows_per_step(self) -> int:
@@ -157,15 +155,16 @@ class FinetuneConfig(RunConfig):
     @property
     def weights(self) -> dict[str, float]:
         """The factor of each head's mean loss in the total loss, by head."""
-        mlm = {MLM: self.mlm.weight} if self.mlm else {}
+        mlm = {MLM_HEAD: self.mlm.weight} if self.mlm else {}
         return {**{name: task.weight for name, task in self.tasks.items()}, **mlm}
 
     @model_validator(mode="after")
     def _names_and_sizes_fit(self) -> Self:
         for name, task in self.tasks.items():
-            if name == MLM or not name.isidentifier():
+            if name == MLM_HEAD or not name.isidentifier():
                 raise ValueError(
-                    f"tasks.{name}: a name is made of letters, digits and _, and is not {MLM!r}"
+                    f"tasks.{name}: a name is made of letters, digits and _, and is not "
+                    f"{MLM_HEAD!r}"
                 )
             if task.rows_per_example > self.micro_rows:
                 raise ValueError(

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from model.config import MLM_HEAD
 from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.evaluation import heldout_scores
 from pipeline.finetuning.batches import FinetuneBatches, heldout_batch
-from pipeline.finetuning.config import MLM
 from pipeline.finetuning.plan import FinetunePlan
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 def evaluate(
     plan: FinetunePlan, engine: Engine, batches: FinetuneBatches, heldout: HeldoutRows | None
 ) -> dict[str, float]:
-    """``dev_METRIC/TASK`` of every task with a dev file, and the held-out metrics of MLM.
+    """``dev_METRIC/TASK`` of every task with a dev file, and the metrics of `heldout`.
 
-    Also logs them in one line. A collective.
+    `heldout` are packed rows for masked language modelling, None without. Also logs the scores in
+    one line. A collective.
     """
     values: dict[str, float] = {}
     for name, file in plan.dev.items():
@@ -88,5 +89,5 @@ def _summary_line(plan: FinetunePlan, scores: Mapping[str, float]) -> str:
         if name in scores
     ]
     if "heldout_loss" in scores:
-        parts.append(f"{MLM} loss {scores['heldout_loss']:.3f}")
+        parts.append(f"{MLM_HEAD} loss {scores['heldout_loss']:.3f}")
     return "evaluated: " + ("  ".join(parts) or "no task has a dev file")

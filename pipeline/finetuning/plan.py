@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from configs.load import ConfigError, UserError, fingerprint
-from model.config import ModelConfig, check_grid
+from model.config import MLM_HEAD, ModelConfig, check_grid
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.shard_cache import open_data_set, verify_data_set
-from pipeline.finetuning.config import MLM, FinetuneConfig, MlmConfig
+from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.start import Start, read_start
 from pipeline.run.config import BatchConfig, PhaseConfig
@@ -34,7 +34,7 @@ class FinetunePlan:
     @property
     def heads(self) -> list[str]:
         """The names of all heads that are trained."""
-        return [*self.config.tasks, *([MLM] if self.mlm else [])]
+        return [*self.config.tasks, *([MLM_HEAD] if self.mlm else [])]
 
     @property
     def data_fingerprint(self) -> str:
@@ -75,7 +75,9 @@ class FinetunePlan:
                 f"of {file.num_lines:,} lines{cut}; {dev}"
             )
         if self.mlm is not None and config.mlm is not None:
-            lines.append(f"  {MLM}: {config.mlm.rows_per_step:,} rows a step from its row shards")
+            lines.append(
+                f"  {MLM_HEAD}: {config.mlm.rows_per_step:,} rows a step from its row shards"
+            )
         return lines
 
 

@@ -2,11 +2,11 @@
 
 import torch
 
+from model.config import MLM_HEAD
 from model.flops import training_flops
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult, take_step
 from pipeline.finetuning.batches import FinetuneStep
-from pipeline.finetuning.config import MLM
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.launch.signals import StopRequest
 
@@ -36,7 +36,7 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 def step_flops(plan: FinetunePlan, batch: FinetuneStep) -> int:
     """Operations of the matrix products of a step, padding included and task heads left out."""
     vocab_size = plan.start.vocab_size
-    masked_tokens = batch.label_counts.get(MLM, 0)
+    masked_tokens = batch.label_counts.get(MLM_HEAD, 0)
     encoder = sum(
         training_flops(plan.model, vocab_size, rows, width, masked_tokens=0)
         for rows, width in batch.widths

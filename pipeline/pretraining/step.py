@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from configs.load import UserError
+from model.config import MLM_HEAD
 from model.heads import MaskedLanguageModel
 from model.task_heads import LossAndCounts
 from pipeline.data.loader import StepBatch
 from pipeline.engine.deepspeed_engine import Engine
-from pipeline.engine.evaluation import MLM
 from pipeline.engine.step import StepResult, count_labels, take_step
 from pipeline.launch.signals import StopRequest
 
@@ -40,7 +40,7 @@ class MaskedMicroBatch:
             tensor.to(device, non_blocking=True).long()
             for tensor in (self.tokens, self.positions, self.labels)
         )
-        return {MLM: model(tokens, positions, labels, self.dropout_key, self.is_padded)}
+        return {MLM_HEAD: model(tokens, positions, labels, self.dropout_key, self.is_padded)}
 
 
 def pretraining_step(
@@ -58,9 +58,9 @@ def pretraining_step(
     micro_batches = split_into_micro_batches(batch, engine.module.config.pad_token_id)
     label_counts = count_labels(engine.grid, batch.labels)
     result = take_step(
-        engine, micro_batches, label_counts, {MLM: 1.0}, learning_rate, stop, data_wait_s
+        engine, micro_batches, label_counts, {MLM_HEAD: 1.0}, learning_rate, stop, data_wait_s
     )
-    if not result.label_counts[MLM]:
+    if not result.label_counts[MLM_HEAD]:
         raise UserError("a global batch without a masked token: raise objective.mask_rate")
     return result
 
@@ -84,6 +84,6 @@ def split_into_micro_batches(batch: StepBatch, pad_token_id: int) -> list[Masked
 def step_metrics(result: StepResult) -> dict[str, float]:
     """The values of a step under the names that they are recorded with."""
     return result.metrics() | {
-        "accuracy": result.accuracies[MLM],
-        "masked_tokens": result.label_counts[MLM],
+        "accuracy": result.accuracies[MLM_HEAD],
+        "masked_tokens": result.label_counts[MLM_HEAD],
     }

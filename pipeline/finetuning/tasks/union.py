@@ -1,6 +1,6 @@
 """The tasks that a model can be fine-tuned on, in one union."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
@@ -9,10 +9,6 @@ from pipeline.finetuning.tasks.multiple_choice import MultipleChoice
 from pipeline.finetuning.tasks.regression import Regression
 from pipeline.finetuning.tasks.span_question_answering import SpanQuestionAnswering
 from pipeline.finetuning.tasks.token_classification import TokenClassification
-
-if TYPE_CHECKING:
-    pass
-
 
 FinetuneTask = Annotated[
     Classification | Regression | TokenClassification | SpanQuestionAnswering | MultipleChoice,
