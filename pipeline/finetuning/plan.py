@@ -13,7 +13,7 @@ from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.start import Start, read_start
 from pipeline.run.config import BatchConfig, PhaseConfig
 from pipeline.run.origin import describe_origin
-from pipeline.run.plan import PhasePlan
+from pipeline.run.plan import PhasePlan, data_parallel_size
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,7 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
     not fit, and data files with bad lines, all of which are named.
     """
     tp_size = config.parallel.tensor
-    if world_size % tp_size:
-        raise ConfigError(
-            f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
-            f"start a multiple of {tp_size} ranks or change parallel.tensor"
-        )
+    dp_size = data_parallel_size(tp_size, world_size)
     start = read_start(config.start, check_hashes=is_first)
     model = config.model.of(start.model)
     check_grid(model, config.compute, tp_size)
@@ -104,7 +100,6 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
     encoder = RowEncoder(start.tokenizer, longest)
     train = {name: task.read(task.train, encoder) for name, task in config.tasks.items()}
     dev = {name: task.read(task.dev, encoder) for name, task in config.tasks.items() if task.dev}
-    dp_size = world_size // tp_size
     mlm = _plan_mlm(config.mlm, config, start, model, dp_size, is_first) if config.mlm else None
     return FinetunePlan(config, start, model, train, dev, mlm, tp_size, dp_size)
 

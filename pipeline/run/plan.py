@@ -116,13 +116,8 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     data have different tokenizers.
     """
     tp_size = config.parallel.tensor
-    if world_size % tp_size:
-        raise ConfigError(
-            f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
-            f"start a multiple of {tp_size} ranks or change parallel.tensor"
-        )
+    dp_size = data_parallel_size(tp_size, world_size)
     check_grid(config.model, config.compute, tp_size)
-    dp_size = world_size // tp_size
     phases = []
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
@@ -136,6 +131,19 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
         paths = ", ".join(str(path) for path in tokenizers.values())
         raise ConfigError(f"the rows of the phases were made with different tokenizers: {paths}")
     return RunPlan(config, tuple(phases), tp_size, dp_size)
+
+
+def data_parallel_size(tp_size: int, world_size: int) -> int:
+    """The number of data-parallel ranks of a launch of `world_size` ranks.
+
+    Raises ConfigError if `tp_size`, ``parallel.tensor`` in the config, does not divide the ranks.
+    """
+    if world_size % tp_size:
+        raise ConfigError(
+            f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
+            f"start a multiple of {tp_size} ranks or change parallel.tensor"
+        )
+    return world_size // tp_size
 
 
 def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str) -> None:
