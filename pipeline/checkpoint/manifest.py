@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from configs.load import Config, UserError
+from data_prep.dataset.manifest import file_sha256
 from pipeline.data.position import RowWindow, Segment
 from pipeline.optim.loss_scale import LossScale
 
@@ -281,12 +282,6 @@ def part_name(tp_rank: int, tp_size: int) -> str:
 def tensor_key(state_key: str, parameter: str) -> str:
     """The name of a tensor in a checkpoint's files."""
     return f"{state_key}/{parameter}"
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content (hex)."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tree_sha256(tree: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from configs.load import UserError
 from data_prep.dataset.atomic import fsync_folder, write_atomic
+from data_prep.dataset.manifest import file_sha256
 from model.parallel.grid import Grid
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.checkpoint.manifest import (
@@ -27,7 +28,6 @@ from pipeline.checkpoint.manifest import (
     CheckpointManifest,
     FileRecord,
     checkpoint_folder,
-    file_sha256,
     list_checkpoints,
     manifest_json,
     part_name,
