@@ -30,6 +30,7 @@ class MemoryEstimate:
     weights: float
     gradients: float
     optimizer: float
+    """fp32 master weights and moments; 0 where they are in host memory."""
     activations: float
 
     @property
@@ -79,7 +80,7 @@ def peak_activation_bytes(
     Recomputation of a layer starts when the head is done: the larger of the two counts.
     """
     layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
-    head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan)
+    head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan.tp_size)
     if plan.config.compute.activation_checkpointing.type == "none":
         return layers + head
     again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
@@ -102,7 +103,7 @@ def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_s
 
 
 def layer_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
-    """What one layer keeps, if it is not computed again."""
+    """Bytes that one layer keeps, if it is not computed again."""
     model = config.model
     one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
     outside = 10 / tp_size if config.compute.sequence_parallel else 10
@@ -119,8 +120,8 @@ def keeps_probabilities(compute: ComputeConfig) -> bool:
 
 
 def head_bytes(
-    config: TrainConfig, micro_rows: int, row_tokens: int, vocab_size: int, plan: RunPlan
+    config: TrainConfig, micro_rows: int, row_tokens: int, vocab_size: int, tp_size: int
 ) -> float:
     """Bytes of the vocabulary head on masked tokens: logits, their fp32 copy and its gradient."""
     masked = MASKED_SHARE * micro_rows * row_tokens
-    return masked * vocab_size / plan.tp_size * (2 * config.value_bytes + 8)
+    return masked * vocab_size / tp_size * (2 * config.value_bytes + 8)
