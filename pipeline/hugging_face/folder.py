@@ -3,11 +3,9 @@
 The one door to transformers, which is imported late. Imports no torch.
 """
 
-import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,19 +100,19 @@ def require_parity(folder: Path) -> Parity:
 
 def load_exported(folder: Path) -> tuple[Any, Any]:
     """(tokenizer, masked-language model in eval mode) of an exported folder, by transformers."""
-    with _quiet_transformers():
-        from transformers import AutoTokenizer
+    _quiet_transformers()
+    from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return tokenizer, load_auto_model(folder, "AutoModelForMaskedLM")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer, load_auto_model(folder, "AutoModelForMaskedLM")
 
 
 def load_auto_model(folder: Path, class_name: str) -> Any:
     """The model in `folder` in eval mode, by one of transformers' AutoModelFor... classes."""
-    with _quiet_transformers():
-        import transformers
+    _quiet_transformers()
+    import transformers
 
-        return getattr(transformers, class_name).from_pretrained(folder).eval()
+    return getattr(transformers, class_name).from_pretrained(folder).eval()
 
 
 def write_tokenizer(tokenizer: Path, max_row_tokens: int, folder: Path) -> None:
@@ -136,11 +134,9 @@ def write_tokenizer(tokenizer: Path, max_row_tokens: int, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without its progress bars and advice."""
+def _quiet_transformers() -> None:
+    """Turns off the progress bars and the advice of transformers in this process."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    yield
