@@ -87,7 +87,3 @@ def free_port() -> int:
         listener.bind(("", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-if __name__ == "__main__":
-    print(free_port())

@@ -13,7 +13,6 @@ from docs.generate_commands import ROOT, commands, outputs, parser_of, scripts
 NOT_COMMANDS = {
     "benchmarks.data_dedup_peers",  # run by data_dedup in an environment of other packages
     "docs.pictures",  # run by `make docs`
-    "pipeline.launch.environment",  # prints a free port for shell scripts
     "pipeline.tracking.system_metrics",  # started by its path, with the standard library only
 }
 """Files that other programs start and people do not."""
