@@ -7,7 +7,7 @@ rows, dev examples from held-out rows.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
 
 PASSAGE_WORDS = 16
-PASSAGES_PER_SOURCE = {"train": 1500, "heldout": 200}
+PASSAGES_PER_SOURCE: dict[Split, int] = {"train": 1500, "heldout": 200}
 FILE_NAMES: dict[Split, str] = {"train": "train", "heldout": "dev"}
 IS_WORD = re.compile(r"[A-Za-z][a-z]*[.,;:!?]?")
 
@@ -35,10 +35,13 @@ def main() -> None:
         print(f"{path}: {number:,} lines")
 
 
-def write_tasks(rows: Path, folder: Path) -> dict[Path, int]:
+def write_tasks(
+    rows: Path, folder: Path, passages_per_source: Mapping[Split, int] = PASSAGES_PER_SOURCE
+) -> dict[Path, int]:
     """Writes the files of both tasks and returns their numbers of lines.
 
-    Raises UserError if a source has too few passages of plain words.
+    At most `passages_per_source` passages of each source are used. Raises UserError if a source has
+    less than a twentieth of that many passages of plain words.
     """
     manifest = read_manifest(rows)
     written = {}
@@ -46,9 +49,9 @@ def write_tasks(rows: Path, folder: Path) -> dict[Path, int]:
         source_lines, capital_lines = [], []
         for source in sorted(manifest.splits[split]):
             found = sorted(set(passages(rows, manifest, split, source)))
-            if len(found) < PASSAGES_PER_SOURCE[split] // 20:
+            if len(found) < passages_per_source[split] // 20:
                 raise UserError(f"{rows}: too little plain text in the {split} rows of {source}")
-            for words in found[:: -(-len(found) // PASSAGES_PER_SOURCE[split])]:
+            for words in found[:: -(-len(found) // passages_per_source[split])]:
                 source_lines.append({"text": " ".join(words), "label": source})
                 labels = ["capital" if word[0].isupper() else "small" for word in words]
                 lower = [word.lower() for word in words]
