@@ -1,16 +1,15 @@
 """The plan of a run: phases, steps, batch sizes, memory, and whether they fit the ranks."""
 
+from configs import command
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.finetuning.run_config import load_run
+from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
+from pipeline.run.plan_report import report
 
 
 def main() -> None:
     """``python -m pipeline.plan CONFIG.yaml --nodes N --gpus-per-node M``."""
-    from configs import command
-    from pipeline.finetuning.config import FinetuneConfig
-    from pipeline.finetuning.run_config import load_run
-    from pipeline.run import run_folder
-    from pipeline.run.plan_report import report
-
     parser = command.parser("Print the plan of a run; exit with 2 if it cannot work.")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default: 1)")
     parser.add_argument(
@@ -32,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
     if isinstance(config, FinetuneConfig):
-        from pipeline.finetuning.plan import plan_finetuning
+        from pipeline.finetuning.plan import plan_finetuning  # late: it imports torch
 
         ranks = arguments.nodes * arguments.gpus_per_node
         plan = plan_finetuning(config, ranks, is_first=False)
@@ -52,6 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from configs import command
-
     command.run(main)

@@ -179,9 +179,8 @@ def main() -> int:
     if (config.output / LOG_NAME).exists():
         if verdict.state != "finished":
             record_state(config, verdict.state)
-        if (
-            config.tracking.enabled and verdict.state != "killed"
-        ):  # else Slurm is about to kill this process
+        is_ended_soon = verdict.state == "killed"  # Slurm is about to kill this process
+        if config.tracking.enabled and not is_ended_soon:
             send_events([arguments.config, *arguments.overrides])
     return verdict.exit_code
 

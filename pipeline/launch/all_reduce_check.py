@@ -1,5 +1,7 @@
 """Checks that the ranks of a launch reach each other and add up correctly, before training."""
 
+import socket
+
 import torch
 import torch.distributed as dist
 
@@ -21,8 +23,6 @@ def check_all_reduce(device: torch.device) -> None:
     expected += world_size * (world_size - 1) / 2  # whole numbers below 2^24: exact in fp32
     num_wrong = int((values.cpu() != expected).sum())
     if num_wrong:
-        import socket
-
         raise UserError(
             f"an all-reduce of known result came out wrong on rank {rank} ({socket.gethostname()}) "
             f"in {num_wrong:,} of {NUM_VALUES:,} values: exclude that node (--exclude) and have "

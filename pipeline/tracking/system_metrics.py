@@ -9,6 +9,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -121,8 +122,6 @@ def last_step(event_log: Path) -> int:
 
 def main(output: Path) -> None:
     """Samples every PERIOD_S seconds until standard input ends."""
-    import signal
-
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     path = output / "system" / f"{socket.gethostname()}.jsonl"
