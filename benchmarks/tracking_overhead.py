@@ -3,7 +3,7 @@
 ``python -m benchmarks.tracking_overhead``
 
 Runs of one rank alternate between off and down, and the medians of their step times are compared
-pair by pair. "Down" is the worst case for training: the follower process starts, imports MLflow,
+pair by pair. "Down" is the worst case for training: the sender process starts, imports MLflow,
 and keeps trying to reach a server that is not there, while every step writes to the event log.
 """
 

@@ -121,7 +121,7 @@ def _describe_os_error(error: OSError) -> str | None:
 def _report(message: str) -> int:
     """Prints `message` to standard error and returns the exit code.
 
-    In a launch of several ranks `pipeline.launch.shared_error` sees to it that one rank gets here.
+    In a launch of several ranks `pipeline.launch.shared_error` ensures that only one gets here.
     """
     rank = os.environ.get("RANK", "0")
     prefix = "error" if rank == "0" else f"error (rank {rank})"

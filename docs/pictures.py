@@ -1,4 +1,7 @@
-"""Draws docs/images/row_order.svg with the code that orders the rows: ``python -m docs.pictures``."""
+"""Draws docs/images/row_order.svg with the code that orders the rows.
+
+``python -m docs.pictures`` writes the file.
+"""
 
 from pathlib import Path
 

@@ -82,8 +82,8 @@ def parity_rows(config: TrainConfig, manifest: Manifest) -> NDArray[np.int64]:
     ]
     tokens = np.concatenate(rows).astype(np.int64)
     if config.model.packed_rows.type == "inside":
-        begins = np.cumsum(tokens == config.model.begin_token_id, axis=1)
-        tokens[begins > 1] = config.model.pad_token_id
+        document = np.cumsum(tokens == config.model.begin_token_id, axis=1)
+        tokens[document > 1] = config.model.pad_token_id
     masked = tokens[:, 5::7]
     masked[masked != config.model.pad_token_id] = manifest.special_tokens.mask
     return tokens

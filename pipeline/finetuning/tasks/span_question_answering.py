@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Line):
-    """An answer, and the character of the context at which it begins."""
+    """An answer, and the character of the context at which it starts."""
 
     text: str = Field(min_length=1)
     start: NonNegativeInt
@@ -119,11 +119,11 @@ def best_answer(
         total = np.where(
             (length >= 0) & (length < max_tokens), first[:, None] + last[None, :], -np.inf
         )
-        begin, end = np.unravel_index(total.argmax(), total.shape)
-        if total[begin, end] > best_score:
-            best_score = total[begin, end]
-            start = window.spans[in_context[begin], 0]
-            best = window.context[start : window.spans[in_context[end], 1]]
+        first_at, last_at = np.unravel_index(total.argmax(), total.shape)
+        if total[first_at, last_at] > best_score:
+            best_score = total[first_at, last_at]
+            start = window.spans[in_context[first_at], 0]
+            best = window.context[start : window.spans[in_context[last_at], 1]]
     empty = min((float(scores[0].sum()) for _, scores in windows), default=-np.inf)
     return "" if may_be_empty and empty > best_score else best
 
@@ -140,9 +140,9 @@ def _question_window(encoding: Encoding, line: Question, number: int) -> Example
     if line.answers:
         start = line.answers[0].start
         end = start + len(line.answers[0].text)
-        begins = np.flatnonzero((spans[:, 0] <= start) & (start < spans[:, 1]))
+        starts = np.flatnonzero((spans[:, 0] <= start) & (start < spans[:, 1]))
         ends = np.flatnonzero((spans[:, 0] < end) & (end <= spans[:, 1]))
-        if len(begins) and len(ends):
-            label = (int(begins[0]), int(ends[-1]))
+        if len(starts) and len(ends):
+            label = (int(starts[0]), int(ends[-1]))
     answers = tuple(answer.text for answer in line.answers)
     return Example((ids_of(encoding),), label, number, Window(line.context, answers, spans))
