@@ -100,15 +100,14 @@ def is_command(module: str) -> bool:
     return module.endswith(".__main__") or package_of(module) == "pipeline"
 
 
-def imported_modules(path: Path, only_at_start: bool = False) -> set[str]:
+def imported_modules(path: Path) -> set[str]:
     """Dotted names of this project's modules that `path` imports.
 
-    `only_at_start` leaves out imports inside functions and for type checkers.
+    Those inside functions and for type checkers count too: no late import may hide a circle.
     """
     tree = ast.parse(path.read_text())
-    nodes = tree.body if only_at_start else list(ast.walk(tree))
     names = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -186,7 +185,7 @@ def test_a_circle_is_found() -> None:
     assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
 
 
-def test_nothing_imports_the_train_script():
+def test_nothing_imports_the_train_script() -> None:
     importers = [
         path.name
         for package in PACKAGES
@@ -196,7 +195,7 @@ def test_nothing_imports_the_train_script():
     assert not importers
 
 
-def test_no_file_takes_the_name_of_an_installed_package():
+def test_no_file_takes_the_name_of_an_installed_package() -> None:
     """`deepspeed pipeline/train.py` puts pipeline/ first on sys.path for its first lines."""
     import importlib.metadata
 
@@ -224,7 +223,7 @@ def test_no_file_takes_the_name_of_an_installed_package():
         ("model.layers", ("transformers", "deepspeed", "mlflow")),
     ],
 )
-def test_light_modules_import_nothing_heavy(module, heavy):
+def test_light_modules_import_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -233,7 +232,7 @@ def test_light_modules_import_nothing_heavy(module, heavy):
 
 
 @pytest.mark.parametrize("script", ["pipeline/train.py", "pipeline/finetune.py"])
-def test_help_of_the_train_script_needs_no_torch(script):
+def test_help_of_the_train_script_needs_no_torch(script: str) -> None:
     code = (
         "import runpy, sys; sys.argv = ['train.py', '--help']\n"
         f"try: runpy.run_path({script!r}, run_name='__main__')\n"
