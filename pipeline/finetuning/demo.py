@@ -6,6 +6,7 @@ rows, dev examples from held-out rows.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import Manifest, Split, read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 PASSAGE_WORDS = 16
 PASSAGES_PER_SOURCE: dict[Split, int] = {"train": 1500, "heldout": 200}
@@ -32,7 +35,7 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder for the files")
     arguments = parser.parse_args()
     for path, number in write_tasks(arguments.rows, arguments.folder).items():
-        print(f"{path}: {number:,} lines")
+        logger.info("%s: %s lines", path, f"{number:,}")
 
 
 def write_tasks(

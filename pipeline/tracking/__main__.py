@@ -1,5 +1,6 @@
 """Sends the event log of a run to MLflow: ``python -m pipeline.tracking sync CONFIG.yaml``."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pipeline.finetuning.run_config import load_run
 from pipeline.tracking.event_log import LOG_NAME
 from pipeline.tracking.sender import AnotherSender, Sender, tracking_uri
 from pipeline.tracking.sender_process import follow
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -37,7 +40,7 @@ def main() -> None:
             f"{tracking_uri(config)} cannot be reached ({type(error).__name__}: {error}); all "
             "events are kept: run sync again when it is available"
         ) from error
-    print(f"{num_sent} events sent to {redact(tracking_uri(config))}")
+    logger.info("%d events sent to %s", num_sent, redact(tracking_uri(config)))
 
 
 if __name__ == "__main__":
