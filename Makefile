@@ -19,9 +19,6 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-# Those that fork ranks run one by one, the others in parallel.
-DEFAULT_TESTS := not cluster and not browser and not slow
-
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,8 +66,7 @@ ui: $(INSTALLED) ## open the MLflow UI on the runs (http://127.0.0.1:5000)
 
 .PHONY: test
 test: $(INSTALLED_DEV) ## run the test suite (a few minutes)
-	python -m pytest -n logical --maxprocesses 8 -m "$(DEFAULT_TESTS) and not ranks"
-	python -m pytest -m "$(DEFAULT_TESTS) and ranks"
+	python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(INSTALLED_DEV) ## twenty kills of a rank, every resume from grid to grid (minutes)
