@@ -12,6 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 from configs import command
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.launch.environment import read_launch
+from pipeline.launch.heavy_imports import heavy_imports
 from pipeline.launch.shared_error import ReportOnce
 from pipeline.training.command import read_command
 
@@ -24,8 +25,9 @@ def main() -> None:
         if run.is_done:
             return
         # Late, so that --help and errors in the config do not wait for torch and DeepSpeed.
-        from pipeline.finetuning.loop import finetune
-        from pipeline.finetuning.plan import plan_finetuning
+        with heavy_imports():
+            from pipeline.finetuning.loop import finetune
+            from pipeline.finetuning.plan import plan_finetuning
 
         plan = plan_finetuning(run.config, launch.world_size, is_first=launch.rank == 0)
         run.claim_folder(errors, plan.data_fingerprint)

@@ -11,6 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 from configs import command
 from pipeline.data.shard_cache import verify_data_set
 from pipeline.launch.environment import read_launch
+from pipeline.launch.heavy_imports import heavy_imports
 from pipeline.launch.shared_error import ReportOnce
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
@@ -30,7 +31,8 @@ def main() -> None:
                 verify_data_set(phase.config.data, phase.manifest)
         run.claim_folder(errors, plan.data_fingerprint)
         # Late, so that --help and errors in the config do not wait for torch and DeepSpeed.
-        from pipeline.pretraining.loop import train
+        with heavy_imports():
+            from pipeline.pretraining.loop import train
 
         train(plan, launch, run.sender_arguments, run.profile)
 

@@ -174,6 +174,13 @@ class Engine:
         if manifest.loss_scale is not None:
             self.loss_scale = manifest.loss_scale
 
+    def close(self) -> None:
+        """Releases the model, its state and DeepSpeed's process groups; the last call.
+
+        Without it they stay until the process ends: DeepSpeed's hooks on the parameters keep them.
+        """
+        self._deepspeed.destroy()
+
     def check_replicas(self) -> None:
         """Raises RuntimeError if tensor-parallel ranks differ in what they should hold alike."""
         names = differing_replicas(self.module, self.grid)

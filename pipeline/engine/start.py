@@ -1,15 +1,35 @@
-"""Starts the process group of a launch and chooses the device of this rank."""
+"""The process group of a launch, from its start to its end, and the device of this rank."""
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from configs.load import UserError
+from model.parallel.grid import close_grid
 from pipeline.engine import deepspeed_compat
 from pipeline.launch.all_reduce_check import check_all_reduce
 from pipeline.launch.environment import Launch
+from pipeline.launch.heavy_imports import heavy_imports
+
+
+@contextmanager
+def process_group(launch: Launch, timeout_s: float = 1800.0) -> Iterator[torch.device]:
+    """In this block the ranks of `launch` are connected; gives the device of this rank.
+
+    A process group that exists before (of forked ranks, in tests) is used and kept. Any other is
+    destroyed at the end of the block, but not after an error: then peers may wait in a collective,
+    for which destroying would wait too. The errors are those of `start_distributed`.
+    """
+    starts_group = not dist.is_initialized()
+    yield start_distributed(launch, timeout_s)
+    close_grid()
+    if starts_group:
+        stop_distributed()
 
 
 def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
@@ -17,7 +37,8 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
 
     Raises UserError if the port of the launch is in use, or if an all-reduce gives wrong values.
     """
-    import deepspeed
+    with heavy_imports():
+        import deepspeed
 
     deepspeed_compat.quiet_logs()
     if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch has read it
@@ -47,3 +68,16 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         ) from None
     check_all_reduce(device)
     return device
+
+
+def stop_distributed() -> None:
+    """Destroys all process groups of this rank; every rank of the launch calls it.
+
+    Without it a thread of gloo may still hold a tensor of the last collective when Python ends, and
+    then aborts the process ("terminate called without an active exception"): about one launch in a
+    hundred failed so after all its steps. See https://github.com/pytorch/pytorch/issues/190489.
+    """
+    from deepspeed import comm
+
+    comm.destroy_process_group()  # torch's function, and DeepSpeed's own references
+    gc.collect()  # gloo's threads end with the last reference; the engine has reference cycles

@@ -29,9 +29,9 @@ def finetune(
     `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
-    session = open_session(plan.config, launch, sender_arguments, profile)
-    while instability := _train_from_newest_checkpoint(plan, session):
-        session.roll_back(instability, plan.config.stability)
+    with open_session(plan.config, launch, sender_arguments, profile) as session:
+        while instability := _train_from_newest_checkpoint(plan, session):
+            session.roll_back(instability, plan.config.stability)
 
 
 def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Instability | None:
@@ -88,6 +88,7 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
                 break
             meter.start_step()
     saver.finish()
+    engine.close()
     if instability is None:
         session.end(step, config.end_row, is_finished=consumed_rows >= last_row)
     return instability

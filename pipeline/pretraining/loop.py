@@ -39,9 +39,9 @@ def train(
     `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
-    session = open_session(plan.config, launch, sender_arguments, profile)
-    while instability := _train_from_newest_checkpoint(plan, session):
-        session.roll_back(instability, plan.config.stability)
+    with open_session(plan.config, launch, sender_arguments, profile) as session:
+        while instability := _train_from_newest_checkpoint(plan, session):
+            session.roll_back(instability, plan.config.stability)
 
 
 def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instability | None:
@@ -98,6 +98,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
                 break
             meter.start_step()
     saver.finish()
+    engine.close()
     if instability is None:
         session.end(step, plan.steps.total_rows, is_finished=consumed_rows >= last_row)
     return instability

@@ -10,7 +10,7 @@ from configs.load import UserError
 from model.parallel.grid import Grid, make_grid
 from pipeline.data.position import RowWindow
 from pipeline.engine.profiler import ProfiledSteps, StepProfiler, step_profiler
-from pipeline.engine.start import start_distributed
+from pipeline.engine.start import process_group
 from pipeline.engine.throughput import StepMeter
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityConfig, roll_back
 from pipeline.fault_tolerance.watchdog import Watchdog, watchdog
@@ -77,23 +77,25 @@ class Session:
             )
 
 
+@contextmanager
 def open_session(
     config: RunConfig,
     launch: Launch,
     sender_arguments: list[str],
     profile: ProfiledSteps | None,
-) -> Session:
-    """Starts the process group of `launch` and what is kept over the whole launch; a collective.
+) -> Iterator[Session]:
+    """The process group of `launch` and what is kept over the whole launch; a collective.
 
-    `sender_arguments` are the config file and overrides of the run.
+    `sender_arguments` are the config file and overrides of the run. The process group ends with the
+    block, unless by an error (`process_group`).
     """
-    start_distributed(launch)
-    grid = make_grid(config.parallel.tensor)
-    return Session(
-        config,
-        grid,
-        record=open_record(config, grid.rank, sender_arguments),
-        meter=StepMeter(grid.device, config.precision),
-        stop=StopRequest(),
-        profile=profile,
-    )
+    with process_group(launch):
+        grid = make_grid(config.parallel.tensor)
+        yield Session(
+            config,
+            grid,
+            record=open_record(config, grid.rank, sender_arguments),
+            meter=StepMeter(grid.device, config.precision),
+            stop=StopRequest(),
+            profile=profile,
+        )
