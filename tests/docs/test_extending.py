@@ -3,12 +3,13 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.forked import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("configs", "data_prep", "model", "pipeline", "tests")
@@ -79,11 +80,18 @@ def test_the_recipe_works_as_it_stands(heading: str, tmp_path: Path) -> None:
         else:
             assert not path.exists()
             path.write_text(block.content)
-    done = subprocess.run(
-        [sys.executable, "-c", check],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = ForkedProcess(lambda: run_check(check, tmp_path)).wait()
     assert done.returncode == 0, done.stderr
+
+
+def run_check(check: str, folder: Path) -> None:
+    """Runs code in `folder`, with the project's packages of that folder."""
+    for name in list(sys.modules):
+        if name.split(".")[0] in FOLDERS:
+            del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    os.chdir(folder)
+    exec(check, {"__name__": "__main__"})
+    used = [sys.modules[name] for name in FOLDERS if name in sys.modules]
+    assert used
+    assert all(str(module.__file__).startswith(str(folder)) for module in used)

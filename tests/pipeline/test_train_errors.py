@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from data_prep.dataset.manifest import read_manifest
+from tests.forked import ForkedProcess, run_script
 from tests.pipeline.training_run import make_config, make_rows
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,9 @@ def test_a_port_in_use(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", port)
-        done = start(tmp_path, rows)
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(make_config(rows, tmp_path / "run").model_dump(mode="json")))
+        done = ForkedProcess(lambda: run_script(ROOT / "pipeline/train.py", str(path))).wait()
     assert done.returncode == 2
     assert f"port {port} is in use" in done.stderr
     assert "Traceback" not in done.stderr

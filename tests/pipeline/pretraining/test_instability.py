@@ -42,19 +42,19 @@ def newest(config: TrainConfig) -> CheckpointManifest:
 def test_instability_rolls_back_and_skips_the_rows(rows: Path, tmp_path: Path, kind: str) -> None:
     stability = {"window_steps": 20, "spike_steps": 3, "max_skipped_in_a_row": 3}
     settings: dict[str, Any] = {
-        "total_rows": 64 * 16,
-        "checkpoint": {"every_steps": 25},
+        "total_rows": 36 * 16,
+        "checkpoint": {"every_steps": 15},
         "stability": stability,
     }
     config = make_config(rows, tmp_path / "run", parallel={"tensor": 2}, **settings)
-    bad_rows = range(40 * 16, 43 * 16)
+    bad_rows = range(24 * 16, 27 * 16)
     run_ranks(pretrain_with_bad_rows, 2, config, bad_rows, kind)
     skipped = newest(config).skipped
-    assert [(window.start_row, window.end_row) for window in skipped] == [(40 * 16, 43 * 16)]
-    assert newest(config).consumed_rows == 64 * 16
-    assert newest(config).step == 61
+    assert [(window.start_row, window.end_row) for window in skipped] == [(24 * 16, 27 * 16)]
+    assert newest(config).consumed_rows == 36 * 16
+    assert newest(config).step == 33
     assert is_done(config)
-    assert metrics(config, "rows") == [16 * n for n in (*range(1, 41), *range(44, 65))]
+    assert metrics(config, "rows") == [16 * n for n in (*range(1, 25), *range(28, 37))]
 
 
 def test_instability_that_does_not_end_stops_the_run(rows: Path, tmp_path: Path) -> None:
@@ -82,13 +82,13 @@ def pretrain_with_bad_rows(config: TrainConfig, bad_rows: range, kind: str) -> N
 def test_a_hang_shows_stacks_and_ends_every_rank(
     rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(rows, tmp_path / "run", hang_timeout_s=3)
+    config = make_config(rows, tmp_path / "run", hang_timeout_s=6)
     started_at = time.monotonic()
     with pytest.raises(RankError):
         run_ranks(pretrain_that_hangs_at, 2, config, 5 * 16)
     assert time.monotonic() - started_at < 60
     stacks = capfd.readouterr().err
-    assert "Timeout (0:00:03)!" in stacks
+    assert "Timeout (0:00:06)!" in stacks
     assert "hang_for_ever" in stacks
 
 

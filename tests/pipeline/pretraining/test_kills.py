@@ -117,7 +117,13 @@ def test_a_global_batch_of_8192_rows(tmp_path: Path) -> None:
         tmp_path / "rows",
         tmp_path / "run",
         total_rows=2 * 8192,
-        batch={"global_rows": 8192, "micro_rows": 64},
+        model={
+            "num_layers": 1,
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "max_row_tokens": 32,
+        },
+        batch={"global_rows": 8192, "micro_rows": 256},
         schedule={"type": "constant"},
         parallel={"zero_stage": 2},
     )

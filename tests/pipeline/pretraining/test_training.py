@@ -37,6 +37,23 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_rank(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run on one rank with the defaults."""
+    config = make_config(rows, tmp_path_factory.mktemp("one") / "run")
+    run_ranks(pretrain, 1, config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def one_rank_of_schedule(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run on one rank whose schedule does not depend on `total_rows`."""
+    folder = tmp_path_factory.mktemp("schedule")
+    config = make_config(rows, folder / "run", schedule=SCHEDULE)
+    run_ranks(pretrain, 1, config)
+    return config
+
+
 def newest(config: TrainConfig) -> CheckpointManifest:
     checkpoint, problems = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None, problems
@@ -71,17 +88,20 @@ def test_a_run_learns_and_records_every_step(rows: Path, tmp_path: Path) -> None
     ],
 )
 def test_another_grid_gives_the_same_losses_and_norms(
-    rows: Path, tmp_path: Path, world_size: int, tensor: int, zero_stage: int
+    rows: Path,
+    one_rank: TrainConfig,
+    tmp_path: Path,
+    world_size: int,
+    tensor: int,
+    zero_stage: int,
 ) -> None:
-    one = make_config(rows, tmp_path / "one")
-    run_ranks(pretrain, 1, one)
     other = make_config(
         rows, tmp_path / "other", parallel={"tensor": tensor, "zero_stage": zero_stage}
     )
     run_ranks(pretrain, world_size, other)
     for name in ("loss", "gradient_norm"):
-        assert metrics(other, name) == pytest.approx(metrics(one, name), rel=1e-5), name
-    assert newest(other).heldout_loss == pytest.approx(newest(one).heldout_loss, rel=1e-5)
+        assert metrics(other, name) == pytest.approx(metrics(one_rank, name), rel=1e-5), name
+    assert newest(other).heldout_loss == pytest.approx(newest(one_rank).heldout_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -187,11 +207,13 @@ def pretrain_until_signalled(config: TrainConfig, step: int) -> None:
     ids=str,
 )
 def test_a_checkpoint_resumes_at_another_grid(
-    rows: Path, tmp_path: Path, before: tuple[int, int, int], after: tuple[int, int, int]
+    rows: Path,
+    one_rank_of_schedule: TrainConfig,
+    tmp_path: Path,
+    before: tuple[int, int, int],
+    after: tuple[int, int, int],
 ) -> None:
-
-    whole = make_config(rows, tmp_path / "whole", schedule=SCHEDULE)
-    run_ranks(pretrain, 1, whole)
+    whole = one_rank_of_schedule
     for total_rows, (world_size, tensor, zero_stage) in ((160, before), (320, after)):
         moved = make_config(
             rows,
@@ -213,7 +235,8 @@ def test_a_checkpoint_resumes_at_another_grid(
 @pytest.mark.parametrize("dp_size", [1, 2])
 @pytest.mark.parametrize("tensor", [1, 2, 4])
 def test_every_grid_resumes_from_a_checkpoint_of_another(
-    half_done: tuple[TrainConfig, TrainConfig],
+    half_done: TrainConfig,
+    one_rank_of_schedule: TrainConfig,
     rows: Path,
     tmp_path: Path,
     tensor: int,
@@ -221,8 +244,8 @@ def test_every_grid_resumes_from_a_checkpoint_of_another(
     zero_stage: int,
 ) -> None:
     """Half of the steps at tensor parallel 2, data parallel 1, ZeRO 1; then any grid."""
-    whole, half = half_done
-    shutil.copytree(half.output, tmp_path / "run")
+    whole = one_rank_of_schedule
+    shutil.copytree(half_done.output, tmp_path / "run")
     parallel = {"tensor": tensor, "zero_stage": zero_stage}
     config = make_config(rows, tmp_path / "run", parallel=parallel, schedule=SCHEDULE)
     run_ranks(pretrain, tensor * dp_size, config)
@@ -230,25 +253,17 @@ def test_every_grid_resumes_from_a_checkpoint_of_another(
 
 
 @pytest.fixture(scope="module")
-def half_done(
-    rows: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TrainConfig, TrainConfig]:
+def half_done(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("half")
-    whole = make_config(rows, folder / "whole", schedule=SCHEDULE)
-    run_ranks(pretrain, 1, whole)
-    half = make_config(
-        rows, folder / "half", schedule=SCHEDULE, total_rows=160, parallel={"tensor": 2}
-    )
+    half = make_config(rows, folder, schedule=SCHEDULE, total_rows=160, parallel={"tensor": 2})
     run_ranks(pretrain, 2, half)
-    return whole, half
+    return half
 
 
-def test_loader_workers_change_nothing(rows: Path, tmp_path: Path) -> None:
-    first = make_config(rows, tmp_path / "first")
-    run_ranks(pretrain, 1, first)
-    second = make_config(rows, tmp_path / "second", workers=2)
-    run_ranks(pretrain, 1, second)
-    assert_same_bits(final_state(first), final_state(second))
+def test_loader_workers_change_nothing(rows: Path, one_rank: TrainConfig, tmp_path: Path) -> None:
+    config = make_config(rows, tmp_path / "run", workers=2)
+    run_ranks(pretrain, 1, config)
+    assert_same_bits(final_state(one_rank), final_state(config))
 
 
 def test_a_run_with_frozen_parts_resumes_and_keeps_them(rows: Path, tmp_path: Path) -> None:
