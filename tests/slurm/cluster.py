@@ -37,6 +37,10 @@ def why_unavailable() -> str | None:
     return None
 
 
+FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY")
+"""States of a job that has ended; all others, such as SIGNALING, lead on."""
+
+
 class Cluster:
     """A cluster whose files are in `folder`."""
 
@@ -162,9 +166,10 @@ class Cluster:
 
     def wait_job(self, job_id: str, timeout_s: float = 240) -> dict[str, str]:
         """The job's fields after its end, when it will not be requeued."""
-        final = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY")
         self._wait_for(
-            lambda: self.job(job_id)["JobState"] in final, timeout_s, f"the end of job {job_id}"
+            lambda: self.job(job_id)["JobState"] in FINAL_STATES,
+            timeout_s,
+            f"the end of job {job_id}",
         )
         return self.job(job_id)
 

@@ -15,7 +15,7 @@ import yaml
 from pipeline.run.config import TrainConfig
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.pipeline.training_run import make_config, make_rows
-from tests.slurm.cluster import Cluster, why_unavailable
+from tests.slurm.cluster import FINAL_STATES, Cluster, why_unavailable
 
 ROOT = Path(__file__).parent.parent.parent
 CPU_OPTIONS = ("--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=1")
@@ -57,9 +57,7 @@ class Job:
         deadline = time.monotonic() + timeout_s
         while not condition():
             state = self.cluster.job(self.job_id)["JobState"]
-            assert state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "NODE_FAIL"), (
-                f"{what}: job is {state}\n{self.text}"
-            )
+            assert state not in FINAL_STATES, f"{what}: job is {state}\n{self.text}"
             assert time.monotonic() < deadline, f"{what}: not in {timeout_s:.0f} s\n{self.text}"
             time.sleep(0.1)
 
