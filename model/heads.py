@@ -44,7 +44,7 @@ class LanguageModelHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(grid.local_size(padded_size)))
         spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
         declare(self.bias, spec)
-        start, length = spec.local_range(grid.tp_rank, grid.tp_size)
+        start, length = spec.local_range(*grid.tp_shard)
         self.num_padding = min(length, max(0, start + length - vocab_size))
 
     def forward(self, hidden: Tensor, vocabulary: VocabularyEmbedding) -> Tensor:
@@ -233,7 +233,7 @@ def build_multi_task(
 
 def _with_initial_weights(model: ModelT, seed: int, vectors: WordVectors | None) -> ModelT:
     grid, config = model.grid, model.config
-    initialize(model, seed, config.initializer_range, grid.tp_rank, grid.tp_size)
+    initialize(model, seed, config.initializer_range, *grid.tp_shard)
     if vectors is not None:
         _put_word_vectors(model, vectors)
     freeze(model.encoder, config)
@@ -258,9 +258,8 @@ def _put_word_vectors(model: MaskedLanguageModel, vectors: WordVectors) -> None:
     weight, grid = model.encoder.embeddings.word.weight, model.grid
     spec: ParameterSpec = weight.spec
     flat_spec = ParameterSpec(spec.full_shape[:1], 0, padded_size=spec.padded_size)
-    place = (grid.tp_rank, grid.tp_size)
-    values = shard_tensor(spec, torch.from_numpy(vectors.matrix), *place)
-    found = shard_tensor(flat_spec, torch.from_numpy(vectors.found), *place)
+    values = shard_tensor(spec, torch.from_numpy(vectors.matrix), *grid.tp_shard)
+    found = shard_tensor(flat_spec, torch.from_numpy(vectors.found), *grid.tp_shard)
     with torch.no_grad():
         weight[found] = values[found]
     model.word_vectors = str(vectors)

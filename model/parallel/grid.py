@@ -44,6 +44,11 @@ class Grid:
         """(index, count) of this rank's part of the tokens between blocks: (0, 1) is all."""
         return (self.tp_rank, self.tp_size) if self.sequence_parallel else (0, 1)
 
+    @property
+    def tp_shard(self) -> tuple[int, int]:
+        """(tensor-parallel rank, number of ranks): which shard of the sharded parameters is here."""
+        return self.tp_rank, self.tp_size
+
     def local_size(self, size: int) -> int:
         """This rank's share of a `size` that is sharded over tensor-parallel ranks.
 

@@ -94,5 +94,5 @@ def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
     specs = parameter_specs(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            local = reader.local("weight", name, specs[name], grid.tp_rank, grid.tp_size)
+            local = reader.local("weight", name, specs[name], *grid.tp_shard)
             parameter.copy_(local)

@@ -219,9 +219,7 @@ def _frozen_weights(
 ) -> dict[str, Tensor]:
     """The fp32 weights that are not trained, of which DeepSpeed keeps no master copy."""
     return {
-        name: unpad_local(specs[name], p.detach(), grid.tp_rank, grid.tp_size)
-        .to("cpu", copy=True)
-        .contiguous()
+        name: unpad_local(specs[name], p.detach(), *grid.tp_shard).to("cpu", copy=True).contiguous()
         for name, p in model.named_parameters()
         if not p.requires_grad
     }

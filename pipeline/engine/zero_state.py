@@ -75,8 +75,7 @@ class ZeroState:
             for key in self._settings.state_keys:
                 local = self._full(number, parameter, key)
                 if self._grid.dp_rank == 0:
-                    spec, grid = self._specs[name], self._grid
-                    unpadded = unpad_local(spec, local, grid.tp_rank, grid.tp_size)
+                    unpadded = unpad_local(self._specs[name], local, *self._grid.tp_shard)
                     self._to_host(tensor_key(key, name), unpadded)
         if self._grid.device.type == "cuda":
             torch.cuda.synchronize()
@@ -127,9 +126,7 @@ class ZeroState:
         self._make_moments(steps)
         for name, parameter in self._named:
             for key in keys:
-                value = reader.local(
-                    key, name, self._specs[name], self._grid.tp_rank, self._grid.tp_size
-                )
+                value = reader.local(key, name, self._specs[name], *self._grid.tp_shard)
                 self._set_full(parameter, key, value.to(self._grid.device))
 
     def _partitions(self) -> list[Tensor]:

@@ -67,11 +67,11 @@ class Start:
         self, reader: TensorReader | None, name: str, spec: ParameterSpec, grid: Grid
     ) -> Tensor | None:
         if reader is not None:
-            return reader.local("weight", name, spec, grid.tp_rank, grid.tp_size)
+            return reader.local("weight", name, spec, *grid.tp_shard)
         assert self.tensors is not None
         if name not in self.tensors:
             return None
-        return shard_tensor(spec, self.tensors[name].float(), grid.tp_rank, grid.tp_size)
+        return shard_tensor(spec, self.tensors[name].float(), *grid.tp_shard)
 
 
 def read_start(config: StartConfig, check_hashes: bool) -> Start:

@@ -66,7 +66,7 @@ def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel
         for name, parameter in model.named_parameters():
             if name in hf.state:
                 full = hf.state[name].float()
-                parameter.copy_(shard_tensor(specs[name], full, grid.tp_rank, grid.tp_size))
+                parameter.copy_(shard_tensor(specs[name], full, *grid.tp_shard))
     return model
 
 
