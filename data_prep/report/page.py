@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -17,6 +17,63 @@ LENGTH_LABELS += ["1M", "≥2M"]
 
 def render(data: Tree) -> str:
     """The page, without external files."""
+    sources = data["sources"]
+    parts = [
+        "<h1>Data preparation</h1>",
+        f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
+        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
+        "<h2>Sources through the stages</h2>",
+        _stages_table(sources),
+        "<h3>Bytes kept and dropped, MB</h3>",
+        bars({name: _megabytes(source) for name, source in sources.items()}, " MB"),
+        "<h2>Dropped documents by reason</h2>",
+        bars(_by_reason(sources)),
+        *_duplicates(data),
+        "<h2>Lengths of documents after the filters</h2>",
+        histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
+        *_tokens(data),
+        *_examples(data),
+    ]
+    return _PAGE.format(body="\n".join(parts))
+
+
+def _duplicates(data: Tree) -> Iterator[str]:
+    """The section on duplicates."""
+    sources = data["sources"]
+    yield "<h2>Duplicates</h2>"
+    yield (
+        "<p>Dropped documents by their source (columns) and the source of the document that is "
+        "kept instead (rows).</p>"
+    )
+    rows = [
+        [name, *(f"{count:,}" for count in row)]
+        for name, row in zip(sources, data["stays_by_goes"], strict=True)
+    ]
+    yield _table(["kept \\ dropped", *sources], rows)
+    yield (
+        f"<p>{data['compared']['candidates']:,} pairs of documents were compared; "
+        f"{data['compared']['uncompared']:,} documents of very large candidate sets were not "
+        "compared with all others of their set.</p>"
+    )
+    yield "<h3>Clusters by number of documents</h3>"
+    yield bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()})
+
+
+def _tokens(data: Tree) -> Iterator[str]:
+    """The section on tokens and rows."""
+    sources, packed = data["sources"], data["packed"]
+    yield "<h2>Tokens</h2>"
+    yield "<h3>Tokens per white-space separated word (fertility)</h3>"
+    yield bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()})
+    yield "<h3>Bytes per token</h3>"
+    yield bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()})
+    yield "<h3>Share of text tokens in the rows</h3>"
+    yield bars({name: {"text": 100 * s["fill"]} for name, s in packed.items()}, " %")
+    yield _table(["rows", "train", "held out"], _row_counts(packed))
+
+
+def _examples(data: Tree) -> Iterator[str]:
+    """The sections with examples: dropped documents, duplicates, bad records, repeated ids."""
     sources = data["sources"]
     dropped = [[e["source"], e["reason"], e["id"], e["text"]] for e in data["dropped_examples"]]
     near = [
@@ -33,51 +90,14 @@ def render(data: Tree) -> str:
         for name, source in sources.items()
         if source["repeated_ids"]
     ]
-    parts = [
-        "<h1>Data preparation</h1>",
-        f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
-        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
-        "<h2>Sources through the stages</h2>",
-        _stages_table(sources),
-        "<h3>Bytes kept and dropped, MB</h3>",
-        bars({name: _megabytes(source) for name, source in sources.items()}, " MB"),
-        "<h2>Dropped documents by reason</h2>",
-        bars(_by_reason(sources)),
-        "<h2>Duplicates</h2>",
-        "<p>Dropped documents by their source (columns) and the source of the document that is "
-        "kept instead (rows).</p>",
-        _table(
-            ["kept \\ dropped", *sources],
-            [
-                [name, *(f"{count:,}" for count in row)]
-                for name, row in zip(sources, data["stays_by_goes"], strict=True)
-            ],
-        ),
-        f"<p>{data['compared']['candidates']:,} pairs of documents were compared; "
-        f"{data['compared']['uncompared']:,} documents of very large candidate sets were not "
-        "compared with all others of their set.</p>",
-        "<h3>Clusters by number of documents</h3>",
-        bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()}),
-        "<h2>Lengths of documents after the filters</h2>",
-        histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
-        "<h2>Tokens</h2>",
-        "<h3>Tokens per white-space separated word (fertility)</h3>",
-        bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()}),
-        "<h3>Bytes per token</h3>",
-        bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()}),
-        "<h3>Share of text tokens in the rows</h3>",
-        bars({name: {"text": 100 * s["fill"]} for name, s in data["packed"].items()}, " %"),
-        _table(["rows", "train", "held out"], _row_counts(data["packed"])),
-        "<h2>Examples of dropped documents</h2>",
-        _table(["source", "reason", "document", "text"], dropped),
-        "<h2>Examples of near-duplicates</h2>",
-        _table(["kept", "text", "dropped", "text"], near),
-        "<h2>Records that could not be read</h2>",
-        _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>",
-        "<h2>Documents with the id of an earlier document</h2>",
-        _table(["source", "documents", "examples of ids"], same_id) if same_id else "<p>None.</p>",
-    ]
-    return _PAGE.format(body="\n".join(parts))
+    yield "<h2>Examples of dropped documents</h2>"
+    yield _table(["source", "reason", "document", "text"], dropped)
+    yield "<h2>Examples of near-duplicates</h2>"
+    yield _table(["kept", "text", "dropped", "text"], near)
+    yield "<h2>Records that could not be read</h2>"
+    yield _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>"
+    yield "<h2>Documents with the id of an earlier document</h2>"
+    yield _table(["source", "documents", "examples of ids"], same_id) if same_id else "<p>None.</p>"
 
 
 def _stages_table(sources: Mapping[str, Tree]) -> str:
