@@ -26,7 +26,7 @@ class DataConfig(Config):
     sources: dict[SourceName, SourceConfig] = Field(min_length=1)
     """Sources by name. Of duplicates, the one in the source that comes first here is kept."""
     filters: FiltersConfig = FiltersConfig()
-    """Filter limits for the sources that have none of their own; documents outside are dropped."""
+    """Filter limits for the sources that have none of their own."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
     scrub: ScrubConfig = ScrubConfig()
@@ -43,7 +43,7 @@ class DataConfig(Config):
     """Share of the documents, and at least one per part, that the reference tokenizer encodes too;
     a difference stops the job."""
     encoder: Literal["fast", "reference"] = "fast"
-    """gigatoken, or tokenizers (tens of times slower, the same ids)."""
+    """fast: gigatoken; reference: tokenizers, tens of times slower, with the same ids."""
     on_bad_record: BadRecordPolicy = "skip"
     """Whether a record that cannot be read is counted and skipped, or stops the job."""
     max_document_mb: float = Field(default=32, gt=0, le=64)

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import to_jsonable_python
 
 from configs import command
 from data_prep.config import DataConfig
@@ -97,6 +98,9 @@ class _WithDocstrings(GenerateJsonSchema):
         cls = schema["cls"]
         for name, value in result.get("properties", {}).items():
             value.pop("title", None)
+            factory: Any = cls.model_fields[name].default_factory
+            if factory is not None:  # pydantic leaves these defaults out
+                value["default"] = to_jsonable_python(factory())
             text = description(cls, name)
             if text:
                 value["description"] = text
@@ -182,8 +186,10 @@ def default_text(node: dict[str, Any], is_required: bool) -> str:
     if is_required:
         return "required"
     value = node.get("default")
-    if isinstance(value, dict):
-        return f"`{value['type']}`" if "type" in value else "see there"
+    if isinstance(value, dict) and "type" in value:
+        return f"`{value['type']}`"
+    if isinstance(value, dict) and node.get("type") != "object":  # that of a schema of its own
+        return "see there"
     return f"`{json.dumps(value, ensure_ascii=False)}`"
 
 

@@ -35,7 +35,7 @@ class CheckpointLayers(Config):
 
     type: Literal["layers"] = "layers"
     every: int = Field(1, gt=0)
-    """Layers between two kept activations."""
+    """n: the inputs of layers 0, n, 2n, ... are kept, and n layers are computed again at a time."""
 
 
 ActivationCheckpointing = Annotated[KeepActivations | CheckpointLayers, Field(discriminator="type")]
@@ -50,7 +50,8 @@ class ComputeConfig(Config):
     activation_checkpointing: ActivationCheckpointing = KeepActivations()
     """Memory saved by computing layers again in the backward pass; results stay bit-equal."""
     attention_backend: Annotated[AttentionBackend, BreaksBitEquality()] = "auto"
-    """explicit softmax (fastest on CPU), torch's sdpa (flash on CUDA), or flex (block masks)."""
+    """explicit: scores and softmax, fastest on a CPU; sdpa: torch's kernels, flash attention on
+    CUDA; flex: FlexAttention, which skips masked blocks; auto: chosen by device and pattern."""
     sequence_parallel: Annotated[bool, BreaksBitEquality()] = False
     """Between blocks, shard hidden states by tokens over tensor-parallel ranks (Korthikanti et al.
     2022)."""

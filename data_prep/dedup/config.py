@@ -47,8 +47,10 @@ class DecontaminateConfig(Config):
 
 
 class DedupConfig(Config):
-    """Which documents count as duplicates. The one of the earlier source, then the earlier one, is
-    kept."""
+    """Which documents count as duplicates.
+
+    Of a set of duplicates, the document of the earliest source is kept; in one source, the first.
+    """
 
     exact: bool = True
     """Drop documents with the same words as an earlier one."""

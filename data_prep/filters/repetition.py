@@ -19,24 +19,27 @@ _SLOTS_PER_ITEM = 4
 
 
 class RepetitionConfig(Config):
-    """Limits of self-repetition (Gopher, table A1): greatest shares."""
+    """Limits of self-repetition (Gopher, table A1).
+
+    A line, paragraph or n-gram is repeated if the same one occurs earlier in the text.
+    """
 
     max_repeated_line_share: float = 0.30
-    """Of the lines that occur earlier in the text."""
+    """Greatest share of the lines that are repeated."""
     max_repeated_line_byte_share: float = 0.20
-    """Of the bytes in them."""
+    """Greatest share of the bytes of all lines that are in repeated ones."""
     max_repeated_paragraph_share: float = 0.30
-    """Of the paragraphs that occur earlier in the text."""
+    """Greatest share of the paragraphs that are repeated."""
     max_repeated_paragraph_byte_share: float = 0.20
-    """Of the bytes in them."""
+    """Greatest share of the bytes of all paragraphs that are in repeated ones."""
     max_common_ngram_share: dict[int, float] = Field(
         default_factory=lambda: {2: 0.20, 3: 0.18, 4: 0.16}
     )
-    """Of the word bytes in the most frequent word n-gram, by n."""
+    """Greatest share of the bytes of all words that the most frequent n-gram makes up, by n."""
     max_repeated_ngram_share: dict[int, float] = Field(
         default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
     )
-    """Of the word bytes in n-grams that occur earlier in the text, by n."""
+    """Greatest share of the bytes of all words that are in repeated n-grams, by n."""
 
 
 def drop_repeated_lines(batch: TextBatch, limits: RepetitionConfig, verdicts: Verdicts) -> None:

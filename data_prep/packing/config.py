@@ -11,8 +11,9 @@ class PackConfig(Config):
     """How documents are put into rows (packed sequences)."""
 
     mode: Literal["full_sentences", "doc_sentences", "best_fit"] = "full_sentences"
-    """Sequence packing: rows are filled with continuous text across documents; or a row holds one
-    document; or whole documents are placed where they fit best."""
+    """Sequence packing. full_sentences: rows are filled with text that runs on across documents;
+    doc_sentences: a row holds (a piece of) one document; best_fit: whole documents, or pieces of
+    long ones, are placed where they fit best."""
     mixed: bool = False
     """Rows hold documents of all sources, evenly interleaved, as the one source ``mixed``; else
     every source has its own rows, which training can weight."""

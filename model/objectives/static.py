@@ -15,7 +15,7 @@ from model.objectives.vocabulary import Vocabulary
 
 
 class StaticMaskingConfig(MaskingConfig):
-    """As "mlm", but pass p over the data is masked as pass p modulo `num_maskings`."""
+    """As "mlm", but epoch p is masked as epoch p modulo `num_maskings`."""
 
     type: Literal["static"] = "static"
     num_maskings: int = Field(1, gt=0)

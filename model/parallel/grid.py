@@ -46,7 +46,7 @@ class Grid:
 
     @property
     def tp_shard(self) -> tuple[int, int]:
-        """(tensor-parallel rank, number of ranks): which shard of the sharded parameters is here."""
+        """(index, count) of this rank's shard of the tensor-parallel parameters."""
         return self.tp_rank, self.tp_size
 
     def local_size(self, size: int) -> int:

@@ -6,16 +6,17 @@ from configs.load import Config
 
 
 class CheckpointConfig(Config):
-    """When the state is saved, and which saves are kept: those that any of the rules keeps."""
+    """When checkpoints are saved, and which are kept: those that at least one rule keeps."""
 
     every_steps: PositiveInt = 1000
     """Optimizer steps between saves; the last step is always saved."""
 
     keep_last: PositiveInt = 3
-    """Newest checkpoints that stay on disk."""
+    """The number of newest checkpoints that are kept."""
 
     keep_every_steps: PositiveInt | None = None
-    """Checkpoints whose step is a multiple of this stay (default: none)."""
+    """Checkpoints whose step is a multiple of this are kept (default: none)."""
 
     keep_best: NonNegativeInt = 0
-    """Checkpoints with the lowest held-out loss (fine-tuning: dev error) that stay."""
+    """The number of checkpoints with the lowest held-out loss (fine-tuning: dev error) that are
+    kept."""

@@ -21,15 +21,15 @@ class DataConfig(Config):
     """The folder that data preparation wrote (it holds manifest.json), or a cache of it."""
 
     url: str | None = None
-    """Where that folder lies in an object store, for fsspec (s3://bucket/rows); `path` on a disk of
-    each node then caches its shards."""
+    """Address of that folder in an object store, for fsspec (s3://bucket/rows); `path` is then a
+    cache of its shards on a disk of each node."""
 
     cache_gb: PositiveFloat = 100.0
     """Disk space of the cache on each node, 1e9 bytes; used with `url` only."""
 
     shuffle_unit: Literal["block", "shard"] = "block"
-    """What is shuffled as one piece before rows are shuffled in windows of about 2^18: samples of
-    the shards, or whole shards, so that a window lies in few of them; `url` needs the latter."""
+    """What each epoch shuffles first, before it shuffles rows in windows of about 2^18: the blocks
+    of rows in the shards, or whole shards, so that a window needs few shards (needed by `url`)."""
 
     weights: dict[str, NonNegativeFloat] | None = None
     """Share of every source in the stream; they need not sum to 1 (default: by row count)."""

@@ -29,8 +29,8 @@ def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) 
     `num_values` are those of this rank's trained parameters: ZeRO 2 and 3 allocate their whole
     bucket for gradients, 1 GB by default, also where all gradients together are smaller.
 
-    Its batch sizes only say that gradients are accumulated: `Engine.start_micro_batch` tells
-    DeepSpeed which micro-batch is the last of a step, and `take_step` divides the loss itself.
+    Its batch sizes only say that gradients are accumulated: `Engine.start_micro_batch` sets
+    which micro-batch is the last of a step, and `take_step` divides the loss itself.
     """
     offload = {}
     if config.parallel.offload_optimizer:

@@ -32,7 +32,7 @@ class StabilityConfig(Config):
     spike_steps: PositiveInt = 5
     """Spikes in consecutive steps at which the run rolls back."""
 
-    window_steps: PositiveInt = Field(200, ge=20)
+    window_steps: int = Field(200, ge=20)
     """Steps over whose losses median and deviation are computed."""
 
     max_rollbacks: NonNegativeInt = 10
@@ -61,9 +61,9 @@ class StabilityWatch:
         return tuple(self._losses)
 
     def observe(self, loss: float, is_finite: bool, rows: RowWindow) -> Instability | None:
-        """The instability, if the step on `rows` makes the allowed number of unstable steps full.
+        """The instability, if the step on `rows` is one unstable step in a row too many; else None.
 
-        `is_finite` says whether all gradients of the step were finite.
+        `loss` is that of the step; `is_finite` says whether all of its gradients were finite.
         """
         limit = self._spike_limit()
         if not is_finite:

@@ -107,7 +107,7 @@ class FinetuneConfig(RunConfig):
     model: ModelChanges = ModelChanges()
     """Changes to the pretrained model."""
 
-    max_row_tokens: PositiveInt | None = Field(None, ge=8)
+    max_row_tokens: int | None = Field(None, ge=8)
     """Maximum sequence length of the tasks in tokens (default: the model's positions)."""
 
     steps: PositiveInt

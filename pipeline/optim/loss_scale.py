@@ -15,7 +15,7 @@ class LossScaleConfig(Config):
     """Steps in a row without overflow after which the factor doubles."""
 
     smallest: PositiveFloat = 1.0
-    """The factor is never halved below this: gradients that overflow then are not finite at all."""
+    """The factor is never halved below this: a step that overflows at it counts as unstable."""
 
 
 class LossScale(Config):

@@ -1,9 +1,9 @@
 """The schema of a training run: one file holds everything that decides its results.
 
-What is computed (`model`, `objective`, `seed` and the other parts of `identity()`) belongs to a run
-for life. How it is computed (`compute`, `parallel`, `precision`) may change whenever it is resumed;
-fields marked with `BreaksBitEquality` then give up that the resumed run is equal to the bit to an
-uninterrupted one.
+What is computed (`model`, `objective`, `seed` and the other parts of `identity()`) never changes
+during a run. How it is computed (`compute`, `parallel`, `precision`) may change whenever the run is
+resumed; after a change of a field marked with `BreaksBitEquality` the resumed run is no longer
+bit-equal to an uninterrupted one.
 """
 
 import logging
@@ -67,7 +67,10 @@ class BatchConfig(Config):
 
 
 class ParallelConfig(Config):
-    """How the model is laid out over the ranks; data parallelism takes what is left."""
+    """How the model is laid out over the ranks.
+
+    The data-parallel size is not configured: it is the number of ranks divided by `tensor`.
+    """
 
     tensor: Annotated[PositiveInt, BreaksBitEquality()] = 1
     """Tensor-parallel size: ranks that share one copy of the model."""
@@ -149,7 +152,7 @@ class RunConfig(Config):
     """Name of the run in MLflow."""
 
     output: Path
-    """Folder of the run: checkpoints, metrics, exported model. One run a folder."""
+    """Folder of the run: checkpoints, metrics, exported model. One folder for each run."""
 
     seed: NonNegativeInt = 1
     """Decides initial weights, row order, masks and dropout."""
@@ -164,7 +167,8 @@ class RunConfig(Config):
     """Largest gradient norm; 0: no clipping, as in RoBERTa."""
 
     hang_timeout_s: PositiveInt = 1800
-    """Seconds without a finished step after which a rank shows its stacks and exits with 1."""
+    """Seconds without a finished step after which a rank prints the stacks of its threads and exits
+    with code 1."""
 
     log_every_steps: PositiveInt = 10
     """Optimizer steps between progress lines; metrics are recorded for every step."""
@@ -203,7 +207,7 @@ class RunConfig(Config):
         return validate(move_keys(tree, MOVED_KEYS)[0], cls, origin)
 
     def identity(self) -> dict[str, Any]:
-        """By dotted path, the parts of the config that a run keeps for life."""
+        """By dotted path, the parts of the config that never change during a run."""
         return {"seed": self.seed}
 
     @property
@@ -218,7 +222,7 @@ class RunConfig(Config):
 
 
 class TrainConfig(RunConfig, PhaseConfig):
-    """One pretraining run: its only or first phase, those that follow, and what all share."""
+    """One pretraining run: its first phase, the later phases, and what all phases share."""
 
     then: tuple[PhaseConfig, ...] = ()
     """Later phases, for instance on longer rows; weights and moments carry over."""
