@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from configs import command
 
@@ -42,15 +43,9 @@ def main() -> int:
         work = Path(folder)
 
         def start(name: str, workers: int, part_mb: float) -> subprocess.Popen[bytes]:
-            path = work / f"{name}.yaml"
-            tree = config_of(arguments.corpus, work / name, workers, part_mb, arguments.vocab_size)
-            path.write_text(json.dumps(tree))
-            return subprocess.Popen(
-                [sys.executable, "-m", "data_prep.run", str(path)],
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
-                start_new_session=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+            return start_run(
+                work / f"{name}.yaml",
+                config_of(arguments.corpus, work / name, workers, part_mb, arguments.vocab_size),
             )
 
         started_at = time.monotonic()
@@ -88,6 +83,18 @@ def main() -> int:
         finish(start("other", 1, 7))
         same &= report("1 worker, parts of 7 MB", sums(work / "other/rows"), expected)
     return 0 if same else 1
+
+
+def start_run(path: Path, tree: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Starts data preparation with the config `tree`, which is written to `path`."""
+    path.write_text(json.dumps(tree))
+    return subprocess.Popen(
+        [sys.executable, "-m", "data_prep.run", str(path)],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def config_of(

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from docs import generate, pictures
+from docs import generate, pictures, schemas
 
 CONFIGS = sorted((generate.ROOT / "configs").glob("*.yaml"))
 
@@ -42,10 +42,10 @@ def test_the_json_schemas_refuse_unknown_keys_and_missing_ones() -> None:
 def test_every_field_has_a_description() -> None:
     missing = [
         f"{name}.{field}"
-        for file in generate.FILES
+        for file in schemas.FILES
         for name, definition in {
-            file.title: generate.json_schema(file),
-            **generate.json_schema(file).get("$defs", {}),
+            file.title: schemas.json_schema(file),
+            **schemas.json_schema(file).get("$defs", {}),
         }.items()
         for field, node in definition.get("properties", {}).items()
         if not node.get("description") and "const" not in node
