@@ -1,0 +1,1 @@
+"""The commands of training. Everything that they share is in the packages below."""

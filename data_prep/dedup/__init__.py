@@ -1,0 +1,1 @@
+"""Deduplication: exact and near-duplicates, repeated lines and ids; decontamination."""

@@ -1,0 +1,1 @@
+"""Runs stages: frozen plans, atomic parts, worker processes, progress."""

@@ -1,0 +1,1 @@
+"""Which documents are dropped, and under which reason."""

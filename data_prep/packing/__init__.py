@@ -1,0 +1,1 @@
+"""Sequence packing: token ids to rows, and rows to shards."""

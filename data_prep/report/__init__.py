@@ -1,0 +1,1 @@
+"""The report of a run: what was kept and dropped, and why."""

@@ -1,0 +1,1 @@
+"""Configs and tensors of Hugging Face models, both ways; one file per family."""

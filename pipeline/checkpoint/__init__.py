@@ -1,0 +1,1 @@
+"""Checkpoints: manifest (without torch), reader, writer, the newest one of a run."""

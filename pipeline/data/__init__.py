@@ -1,0 +1,1 @@
+"""Row order, loader, shard cache and held-out rows of training."""

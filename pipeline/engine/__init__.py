@@ -1,0 +1,1 @@
+"""Training under DeepSpeed: start, engine, the optimizer step, throughput."""

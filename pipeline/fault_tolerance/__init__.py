@@ -1,0 +1,1 @@
+"""Loss spikes and rollbacks, and a watchdog for ranks that hang."""

@@ -1,0 +1,1 @@
+"""Fine-tuning on several tasks at once: config, data, loop, evaluation, export."""

@@ -1,0 +1,1 @@
+"""Exported folders and their parity record; reading Hugging Face folders."""

@@ -1,0 +1,1 @@
+"""Rank facts, signals, forked ranks, and errors reported once for all ranks."""

@@ -1,0 +1,1 @@
+"""Optimizers, one file each; learning-rate schedules; loss scaling."""

@@ -1,0 +1,1 @@
+"""Pretraining: batches, step, loop, resume, export."""

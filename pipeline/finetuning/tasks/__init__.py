@@ -1,0 +1,1 @@
+"""The task types of fine-tuning, one file each, and their union."""
