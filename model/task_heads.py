@@ -19,6 +19,7 @@ from model.encoder import Encoder
 from model.layers import ReplicatedLinear
 
 LossAndCounts = tuple[Tensor, Tensor, Tensor]
+"""(loss sum in fp32, number of labels, number predicted right), scalars on the device."""
 HeadType = Literal[
     "sequence_classification",
     "sequence_regression",

@@ -27,7 +27,7 @@ def write_hash_table(
     at_most: int,
     max_slot_bits: int = MAX_SLOT_BITS,
 ) -> tuple[int, list[str]]:
-    """Writes a table; gives its number of hashes and the names of its files.
+    """Writes a table; returns its number of hashes and the names of its files.
 
     `pieces` are [columns, n] each, the hashes ascending from piece to piece, of `at_most` hashes
     together. There are up to 2^`max_slot_bits` slots, of a byte.

@@ -1,7 +1,7 @@
 """What a fine-tuning task is: a frozen config that turns lines into examples, examples into targets
 for its head, and the head's scores into metrics. Imports no torch.
 
-S tokens in a row; the target -100 leaves a place out.
+B rows, S tokens in a row, L classes or values; the target -100 leaves a place out.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
 
 UNUSED = -100
+"""The target of a place without a label."""
 Targets = NDArray[np.int64] | NDArray[np.float32]
+"""Labels for a head; classes and positions are int64, values float32."""
 Scores = Sequence[NDArray[np.float64]]
+"""A head's scores of each example: [L]; [S, L] of a head that reads tokens; [C, 1] of C choices."""
 
 
 class TaskConfig(Config):
@@ -64,11 +67,14 @@ class TaskConfig(Config):
         raise NotImplementedError
 
     def targets(self, examples: Sequence[Example], row_tokens: int) -> Targets:
-        """What the head compares its scores of `examples` with."""
+        """What the head compares its scores of `examples` with: [B], here the examples' labels.
+
+        Other shapes are those that the head's `loss` takes; `row_tokens` is S of the micro-batch.
+        """
         return np.array([example.label for example in examples], dtype=np.int64)
 
     def no_targets(self, num_rows: int, row_tokens: int) -> Targets:
-        """Targets that leave out all rows of another task's micro-batch."""
+        """Targets, of the shape of `targets`, that leave out all rows of another task's batch."""
         return np.full(num_rows, UNUSED, dtype=np.int64)
 
     def num_used(self, targets: Targets) -> int:
