@@ -18,11 +18,10 @@ from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.launch.environment import Launch
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import build_engine
-from pipeline.pretraining.resume import describe_checkpoint, plan_segments
+from pipeline.pretraining.resume import describe_checkpoint, describe_run, plan_segments
 from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_metrics
 from pipeline.run import run_folder
 from pipeline.run.plan import PhasePlan, RunPlan
-from pipeline.tracking.record import describe_run
 from pipeline.training.session import Session, open_session
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,13 @@
-"""What is saved of a training state, and the mixture segments that a run resumes with."""
+"""What is saved of a training state, what a run resumes with, and how a start is recorded."""
+
+from typing import Any
 
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, build_manifest
 from pipeline.checkpoint.progress import Progress
 from pipeline.data.position import Segment
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.run.plan import RunPlan
+from pipeline.tracking import lineage
 from pipeline.tracking.sender import run_id_of
 
 
@@ -42,3 +45,14 @@ def describe_checkpoint(
         tracking_run_id=run_id_of(plan.config.output),
         heldout_loss=progress.score,
     )
+
+
+def describe_run(plan: RunPlan) -> dict[str, Any]:
+    """The content of a start in the run's record: parameters, tags, data sets and files."""
+    return {
+        "params": lineage.describe_parameters(plan),
+        "tags": {"state": "running", **lineage.describe_launch()},
+        "datasets": lineage.describe_datasets(plan),
+        "files": lineage.data_reports(plan.config),
+        "status": "RUNNING",
+    }

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REPORT_NAME = "report.html"
 
 
-def describe_run(plan: RunPlan) -> dict[str, Any]:
+def describe_parameters(plan: RunPlan) -> dict[str, Any]:
     """Parameters of a pretraining run with dotted names: config, grid, plan, data, code."""
     return {
         **describe_code(plan.config),

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pipeline.run.config import RunConfig
-from pipeline.run.plan import RunPlan
-from pipeline.tracking import lineage, system_metrics
+from pipeline.tracking import system_metrics
 from pipeline.tracking.event_log import EventLog
 from pipeline.tracking.sender_process import start_sender_process, stop_sender_process
 
@@ -22,7 +21,10 @@ class Record(Protocol):
     """The record of a run, as every rank sees it."""
 
     def start(self, step: int, content: Mapping[str, Any]) -> None:
-        """A start of training that resumes from `step` (0: a new run); `describe_run` content."""
+        """A start of training that resumes from `step` (0: a new run).
+
+        `content`: "params", "tags", "datasets", "files" to keep with the run, and "status".
+        """
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of one optimizer step; at most one call per step."""
@@ -90,14 +92,3 @@ class RunRecord(NodeRecord):
 def open_record(config: RunConfig, rank: int, sender_arguments: list[str]) -> Record:
     """The record for this rank; `sender_arguments` are the CONFIG.yaml and overrides of the run."""
     return RunRecord(config, sender_arguments) if rank == 0 else NodeRecord(config)
-
-
-def describe_run(plan: RunPlan) -> dict[str, Any]:
-    """The content of a start: parameters, tags, data sets, and files to keep with the run."""
-    return {
-        "params": lineage.describe_run(plan),
-        "tags": {"state": "running", **lineage.describe_launch()},
-        "datasets": lineage.describe_datasets(plan),
-        "files": lineage.data_reports(plan.config),
-        "status": "RUNNING",
-    }
