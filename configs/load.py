@@ -21,6 +21,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from configs.credentials import credentials_in
+from configs.redact import redact
+
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
@@ -54,21 +57,30 @@ class Config(BaseModel):
 def load(path: str | Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     """The config in the file `path`, with its parents and `overrides` ("key.sub=value") applied.
 
-    Raises ConfigError with the name of the file and the dotted path of every invalid key.
+    Raises ConfigError with the name of the file and the dotted path of every invalid key, and of
+    every URL that holds credentials.
     """
-    return validate(read_tree(path, overrides), schema, origin=str(path))
+    tree = read_tree(path, overrides)
+    return validate(tree, schema, origin=str(path), errors=tuple(credentials_in(tree)))
 
 
-def validate(tree: Mapping[str, Any], schema: type[ConfigT], origin: str) -> ConfigT:
+def validate(
+    tree: Mapping[str, Any], schema: type[ConfigT], origin: str, errors: Sequence[str] = ()
+) -> ConfigT:
     """`tree` as an instance of `schema`.
 
-    Raises ConfigError, which lists all errors; `origin` is the name of `tree` in its message.
+    Raises ConfigError, which lists all errors, those in `errors` included; `origin` is the name of
+    `tree` in its message.
     """
+    lines = list(errors)
     try:
-        return schema.model_validate(tree)
+        config = schema.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {line}" for line in _describe(error, schema)]
-        raise ConfigError(f"{origin}: {len(lines)} error(s)\n" + "\n".join(lines)) from None
+        lines += _describe(error, schema)
+    if lines:
+        text = "\n".join(f"  {line}" for line in lines)
+        raise ConfigError(f"{origin}: {len(lines)} error(s)\n{text}")
+    return config
 
 
 def fingerprint(value: Any) -> str:
@@ -255,5 +267,5 @@ def _join(names: Iterable[str]) -> str:
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value)
+    text = repr(redact(value, {}))
     return text if len(text) <= 80 else text[:77] + "..."

@@ -39,8 +39,12 @@ _PARAMETER_NAMES = (
     r"|AWSAccessKeyId|X-(?:Amz|Goog)-[\w-]+|key|sig|pwd|pass|auth|code"
 )
 _PATTERNS = (
-    # user:password@ of an address. A password may hold ':' and '@'.
-    (re.compile(r"(?<=://)[^/\s'\"<>]*@"), f"{REDACTED}@"),
+    # user:password@ of an address. A password may hold ':' and '@'. In Azure's addresses,
+    # abfss://container@account/path, the text before '@' is no user unless it holds ':'.
+    (
+        re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)[^/\s'\"<>]*@"),
+        f"{REDACTED}@",
+    ),
     # The same with a password that holds '/' or '?', which should have been escaped. A number
     # between ':' and '/' is a port.
     (re.compile(r"(?<=://)[^/\s:'\"<>]*:(?!\d*/)[^\s'\"<>]*@"), f"{REDACTED}@"),
