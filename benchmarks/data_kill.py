@@ -3,9 +3,9 @@
 ``python -m benchmarks.data_kill CORPUS.jsonl ... [--kills 6] [--seed 0] [--work FOLDER]``
 
 An uninterrupted run; one that is killed (SIGKILL) with all its processes several times and then
-finished; one in which single workers are killed; one with a different number of workers and
-different parts. All end with the same shards, tokenizer.json and manifest.json, or the program
-exits with 1.
+finished; the same with only its client killed; runs in which single workers are killed; one with a
+different number of workers and different parts. All end with the same shards, tokenizer.json and
+manifest.json, or the program exits with 1.
 """
 
 import hashlib
@@ -14,87 +14,114 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.launched import Launched
 from configs import command
-
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
     """Runs, kills, compares."""
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("corpus", nargs="+", type=Path, help="JSON lines with a key text")
-    parser.add_argument("--kills", type=int, default=6, help="number of kills")
+    parser.add_argument("--kills", type=int, default=6, help="number of kills of each kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument(
         "--vocab-size", type=int, default=32_000, help="vocabulary size of the tokenizer"
     )
     parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
-    generate = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        work = Path(folder)
-
-        def start(name: str, workers: int, part_mb: float) -> subprocess.Popen[bytes]:
-            return start_run(
-                work / f"{name}.yaml",
-                config_of(arguments.corpus, work / name, workers, part_mb, arguments.vocab_size),
-            )
-
+        trial = Trial(arguments.corpus, Path(folder), arguments.vocab_size)
         started_at = time.monotonic()
-        finish(start("uninterrupted", 2, 16))
+        trial.start("uninterrupted").finish()
         seconds = time.monotonic() - started_at
-        expected = sums(work / "uninterrupted/rows")
+        expected = sums(trial.rows("uninterrupted"))
         print(f"uninterrupted: {seconds:.0f} s, {len(expected)} files", flush=True)
-
-        kills, same = 0, True
-        while kills < arguments.kills:
-            job = start("killed", 2, 16)
-            after = generate.uniform(1, seconds / 3)
-            time.sleep(after)
-            if job.poll() is None:
-                kills += 1
-                os.killpg(job.pid, signal.SIGKILL)
-                job.wait()
-                print(f"kill {kills} after {after:.1f} s in {stage_in(work / 'killed/work')}")
-            else:  # it finished first: start again
-                finish(job)
-                same &= report("killed and resumed", sums(work / "killed/rows"), expected)
-                shutil.rmtree(work / "killed")
-        finish(start("killed", 2, 16))
-        same &= report("killed and resumed", sums(work / "killed/rows"), expected)
-        shutil.rmtree(work / "killed")
-
-        job = start("workers", 2, 16)
-        for _ in range(3):
-            time.sleep(generate.uniform(3, seconds / 4))
-            print(f"killed worker {kill_a_worker(job.pid, generate)}", flush=True)
-        finish(job)
-        same &= report("workers killed", sums(work / "workers/rows"), expected)
-        shutil.rmtree(work / "workers")
-
-        finish(start("other", 1, 7))
-        same &= report("1 worker, parts of 7 MB", sums(work / "other/rows"), expected)
-    return 0 if same else 1
+        generate = random.Random(arguments.seed)
+        results = [
+            *kill_and_resume(trial, "all", os.killpg, arguments.kills, seconds, generate),
+            *kill_and_resume(trial, "client", os.kill, arguments.kills, seconds, generate),
+            *kill_workers(trial, arguments.kills, seconds, generate),
+        ]
+        trial.start("other", workers=1, part_mb=7).finish()
+        results.append(sums(trial.rows("other")))
+        different = [number for number, result in enumerate(results) if result != expected]
+    print(f"{len(results)} data sets, different from the first: {different or 'none'}")
+    return 1 if different else 0
 
 
-def start_run(path: Path, tree: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """Starts data preparation with the config `tree`, which is written to `path`."""
-    path.write_text(json.dumps(tree))
-    return subprocess.Popen(
-        [sys.executable, "-m", "data_prep.run", str(path)],
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+@dataclass(frozen=True)
+class Trial:
+    """Runs of data preparation on one corpus, each in a folder of its name."""
+
+    corpus: Sequence[Path]
+    folder: Path
+    vocab_size: int
+
+    def start(self, name: str, workers: int = 2, part_mb: float = 16) -> Launched:
+        """Starts or resumes the run `name`."""
+        tree = config_of(self.corpus, self.folder / name, workers, part_mb, self.vocab_size)
+        path = self.folder / f"{name}.yaml"
+        path.write_text(json.dumps(tree))
+        return Launched(["-m", "data_prep.run", str(path)], path.with_suffix(".log"))
+
+    def rows(self, name: str) -> Path:
+        """The output of the run `name`."""
+        return self.folder / name / "rows"
+
+    def take(self, name: str) -> dict[str, str]:
+        """The sums of the run `name`, which is deleted."""
+        result = sums(self.rows(name))
+        shutil.rmtree(self.folder / name)
+        return result
+
+
+def kill_and_resume(
+    trial: Trial,
+    kind: str,
+    kill: Callable[[int, int], None],
+    kills: int,
+    seconds: float,
+    generate: random.Random,
+) -> Iterator[dict[str, str]]:
+    """The sums of runs that are killed and resumed, `kills` times in all."""
+    killed = 0
+    while killed < kills:
+        job = trial.start(kind)
+        after = generate.uniform(1, seconds / 3)
+        time.sleep(after)
+        if job.poll() is None:
+            killed += 1
+            kill(job.pid, signal.SIGKILL)
+            job.wait()
+            stage = stage_in(trial.folder / kind / "work")
+            print(f"{kind}: kill {killed} after {after:.1f} s in {stage}", flush=True)
+        else:  # it finished first: start again
+            job.finish()
+            yield trial.take(kind)
+    trial.start(kind).finish()
+    yield trial.take(kind)
+
+
+def kill_workers(
+    trial: Trial, kills: int, seconds: float, generate: random.Random
+) -> Iterator[dict[str, str]]:
+    """The sums of runs that lose single workers, `kills` in all."""
+    killed = 0
+    while killed < kills:
+        job = trial.start("workers")
+        while job.poll() is None and killed < kills:
+            time.sleep(generate.uniform(1, seconds / 4))
+            if (worker := kill_a_worker(job.pid, generate)) is not None:
+                killed += 1
+                print(f"workers: kill {killed}, of process {worker}", flush=True)
+        job.finish()
+        yield trial.take("workers")
 
 
 def config_of(
@@ -115,12 +142,6 @@ def config_of(
         "part_mb": part_mb,
         "engine": {"type": "local", "workers": workers},
     }
-
-
-def finish(job: subprocess.Popen[bytes]) -> None:
-    """Waits for a run; raises RuntimeError if it fails."""
-    if job.wait():
-        raise RuntimeError(f"the run ended with code {job.returncode}")
 
 
 def stage_in(work: Path) -> str:
@@ -164,15 +185,6 @@ def sums(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith("report")
     }
-
-
-def report(name: str, got: dict[str, str], expected: dict[str, str]) -> bool:
-    """Prints whether two data sets are the same."""
-    keys = sorted(got.keys() | expected.keys())
-    different = [key for key in keys if got.get(key) != expected.get(key)]
-    result = f"DIFFERENT: {different}" if different else "the same bytes"
-    print(f"{name}: {result}", flush=True)
-    return not different
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.training_kill import finish, kind_of, num_events, processes, start
+from benchmarks.training_kill import kind_of, num_events, processes, start
 from configs import command
 from configs.load import validate
 from pipeline.run.config import TrainConfig
@@ -59,7 +59,7 @@ def measure(config: TrainConfig, path: Path, steps: int) -> list[Sample]:
     while job.poll() is None:
         samples.append((num_events(config) / steps, values_now(processes(job))))
         time.sleep(0.5)
-    finish(job)
+    job.finish()
     return samples
 
 

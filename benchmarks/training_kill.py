@@ -15,7 +15,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from benchmarks.launched import Launched
 from configs import command
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.run.config import TrainConfig
@@ -31,7 +31,6 @@ from pipeline.run.run_folder import checkpoints_folder, is_done
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.pipeline.training_run import make_config, make_rows
 
-_ROOT = Path(__file__).resolve().parent.parent
 RANKS = 2
 STEPS_PER_KILL = 8
 """Optimizer steps of a run for each kill; saves come every three."""
@@ -52,7 +51,7 @@ def main() -> int:
         make_rows(folder / "rows")
         steps = (arguments.kills + 1) * STEPS_PER_KILL
         whole = write_config(folder, "whole", steps)
-        finish(start(folder / "whole.yaml"))
+        start(folder / "whole.yaml").finish()
         print(f"uninterrupted: {steps} steps", flush=True)
         for kind in arguments.kinds:
             killed = write_config(folder, kind, steps)
@@ -79,30 +78,16 @@ def write_config(folder: Path, name: str, steps: int) -> TrainConfig:
     return config
 
 
-def start(config_path: Path, ranks: int = RANKS) -> subprocess.Popen[bytes]:
-    """Starts training with torchrun, in a process group of its own; output beside the config."""
+def start(config_path: Path, ranks: int = RANKS) -> Launched:
+    """Starts training with torchrun, output in a log beside the config."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    with config_path.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(
-            [
-                *(sys.executable, *launcher, "--master-port", str(port)),
-                *("pipeline/train.py", str(config_path)),
-            ],
-            cwd=_ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-            stdout=log,
-            stderr=log,
-        )
-
-
-def finish(job: subprocess.Popen[bytes]) -> None:
-    """Waits for a launch; raises RuntimeError if it fails."""
-    if job.wait():
-        raise RuntimeError(f"the launch ended with code {job.returncode}")
+    return Launched(
+        [*launcher, "--master-port", str(port), "pipeline/train.py", str(config_path)],
+        config_path.with_suffix(".log"),
+    )
 
 
 def kill_until_done(
@@ -138,7 +123,7 @@ def kill_until_done(
     return starts
 
 
-def wait_for_steps(config: TrainConfig, job: subprocess.Popen[bytes], steps: int) -> None:
+def wait_for_steps(config: TrainConfig, job: Launched, steps: int) -> None:
     """Waits until `job` has recorded `steps` more optimizer steps, or has ended."""
     size = num_events(config)
     while job.poll() is None and num_events(config) < size + steps:
@@ -156,7 +141,7 @@ def num_steps(config: TrainConfig) -> int:
     return max(losses(config), default=0)
 
 
-def processes(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def processes(job: Launched) -> list[psutil.Process]:
     """The processes that `job` started, directly or not."""
     try:
         return psutil.Process(job.pid).children(recursive=True)
