@@ -22,8 +22,9 @@ from configs.load import validate
 from pipeline.run.config import TrainConfig
 from tests.pipeline.training_run import make_config, make_rows
 
-MAX_GROWTH = {"memory (MB)": 1.02, "threads": 1.0, "open files": 1.0, "shared memory": 1.0}
-"""The largest ratio of the last quarter's median to that of the second quarter."""
+MAX_GROWTH = {"memory (MB)": 1.05, "threads": 1.0, "open files": 1.0, "shared memory": 1.0}
+"""The largest ratio of the last quarter's median to that of the second quarter. Memory approaches
+its final size slowly while the heap fragments: a leak is a growth that longer runs repeat."""
 Sample = tuple[float, dict[str, float]]
 """(share of the steps taken, measured values by "kind: quantity")"""
 
@@ -73,12 +74,13 @@ def values_now(running: list[psutil.Process]) -> dict[str, float]:
         try:
             memory = process.memory_full_info().uss / 1e6
             threads, files = process.num_threads(), process.num_fds()
+            segments = sum("/dev/shm/" in mapping.path for mapping in process.memory_maps(False))
         except psutil.NoSuchProcess:
             continue
         values[f"{kind}: memory (MB)"] += memory
         values[f"{kind}: threads"] += threads
         values[f"{kind}: open files"] += files
-    values["machine: shared memory"] = len(list(Path("/dev/shm").iterdir()))
+        values[f"{kind}: shared memory"] += segments
     return values
 
 
