@@ -11,7 +11,7 @@ from configs.load import load
 from pipeline.engine.profiler import ProfiledSteps, profiled_steps
 from pipeline.launch.environment import Launch
 from pipeline.launch.shared_error import ReportOnce
-from pipeline.run import run_folder
+from pipeline.run import run_folder, run_lock
 from pipeline.run.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,13 @@ class TrainingCommand(Generic[ConfigT]):
         return False
 
     def claim_folder(self, errors: ReportOnce, data_fingerprint: str) -> None:
-        """Makes the run's folder, or checks that it holds this run, on rank 0.
+        """Makes the run's folder and locks it, or checks that it holds this run, on rank 0.
 
         After it, `errors` shares the ranks' errors in the folder. Raises UserError that names every
-        difference if the folder holds a different run.
+        difference if the folder holds a different run, and the process that uses it if one does.
         """
         if self.launch.rank == 0:
+            run_lock.hold(self.config.output)
             for change in run_folder.claim(self.config, data_fingerprint):
                 logger.info("changed since the last start: %s", change)
         errors.share(self.config.output)
