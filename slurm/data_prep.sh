@@ -30,22 +30,29 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=1           # one worker process per core, one thread each
 
 nodes=$SLURM_JOB_NUM_NODES
-shared=$PWD/.dask-$SLURM_JOB_ID    # visible on all nodes, removed at the end
+shared=$PWD/.dask-$SLURM_JOB_ID    # visible on all nodes and to you alone, removed at the end
 scheduler_file=$shared/scheduler.json
 rm -rf "$shared"
-mkdir -p "$shared" || fail "cannot write to $PWD"
 echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):" \
   "$nodes nodes ($SLURM_JOB_NODELIST) x $SRUN_CPUS_PER_TASK workers," \
   "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 "$python" -m data_prep.run "$@" --dry-run || exit 2
 
-"$python" -m dask scheduler --port 0 --dashboard-address :0 \
-  --scheduler-file "$scheduler_file" >"$shared/scheduler.log" 2>&1 &
+# Dask runs code for whoever connects: only who has the key of this job does.
+"$python" -m data_prep.scheduler_key "$shared" || exit 2
+tls=(--protocol tls:// --tls-ca-file "$shared/cert.pem" --tls-cert "$shared/cert.pem"
+  --tls-key "$shared/key.pem")
+export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True
+export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False  # no results on disk
+export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False
+(umask 077 && exec "$python" -m dask scheduler "${tls[@]}" --port 0 \
+  --dashboard-address 127.0.0.1:0 --scheduler-file "$scheduler_file") \
+  >"$shared/scheduler.log" 2>&1 &
 scheduler=$!
 srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 \
-  "$python" -m dask worker --scheduler-file "$scheduler_file" \
+  "$python" -m dask worker "${tls[@]}" --scheduler-file "$scheduler_file" \
   --nworkers "$SRUN_CPUS_PER_TASK" --nthreads 1 --memory-limit "$WORKER_MEMORY" --no-dashboard \
-  --death-timeout 120 --local-directory "${TMPDIR:-/tmp}" >"$shared/workers.log" 2>&1 &
+  --dashboard-address 127.0.0.1:0 --death-timeout 120 --local-directory "${TMPDIR:-/tmp}" >"$shared/workers.log" 2>&1 &
 workers=$!
 client=""
 trap '[[ -z $client ]] || kill -TERM "$client" 2>/dev/null' TERM

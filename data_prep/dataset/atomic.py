@@ -51,7 +51,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Writes a .npy file, whole or not at all."""
     with open_atomic(path) as file:
-        np.save(file, array)
+        np.save(file, array, allow_pickle=False)
 
 
 def fsync_folder(folder: Path) -> None:

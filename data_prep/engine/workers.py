@@ -3,13 +3,21 @@
 On one machine, a ``LocalCluster`` of processes with one thread each is started at the first call;
 on a cluster, the workers of a running scheduler are used, found by its scheduler file. Dask
 restarts a worker that dies and runs its part again; parts are idempotent, so that is enough.
+
+Dask runs code for whoever connects. So every connection is TLS with a key of this run, which each
+side demands of the other; without the key nobody connects.
 """
 
 import logging
 import os
+import signal
+import warnings
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from pydantic import Field
@@ -43,17 +51,33 @@ class LocalEngineConfig(Config):
         return DaskEngine(self._start)
 
     def _start(self) -> Any:
+        from dask.config import set as dask_settings
         from distributed import Client, LocalCluster
+        from distributed.security import Security
 
-        cluster = LocalCluster(
-            n_workers=self.workers or len(os.sched_getaffinity(0)),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=self.worker_memory_mb * 1_000_000,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
-        return Client(cluster, set_as_default=False)
+        security = Security.temporary()
+        # A worker that spilled results would write them to disk as pickles.
+        no_spilling = {f"distributed.worker.memory.{key}": False for key in ("target", "spill")}
+        # Ctrl-C reaches every process of a terminal's job. This process ends the workers; they
+        # inherit from its threads that the signal is blocked.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with dask_settings(no_spilling):
+                cluster = LocalCluster(
+                    n_workers=self.workers or len(os.sched_getaffinity(0)),
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=self.worker_memory_mb * 1_000_000,
+                    security=security,
+                    protocol="tls://",
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    worker_dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+                return Client(cluster, security=security, set_as_default=False)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
 class SchedulerEngineConfig(Config):
@@ -62,6 +86,9 @@ class SchedulerEngineConfig(Config):
     type: Literal["scheduler"]
     scheduler_file: str
     """The file that ``dask scheduler --scheduler-file`` wrote."""
+    tls_folder: str | None = None
+    """Folder of the cert.pem and key.pem that ``python -m data_prep.scheduler_key`` wrote and with
+    which the scheduler and its workers were started; that of the scheduler file when not given."""
     wait_s: float = Field(default=300, gt=0)
     """How long to wait for the scheduler and its first worker, seconds."""
 
@@ -71,19 +98,58 @@ class SchedulerEngineConfig(Config):
 
     def _connect(self) -> Any:
         from distributed import Client
+        from distributed.security import Security
 
+        folder = Path(self.tls_folder or Path(self.scheduler_file).parent)
+        files = {"cert": folder / CERTIFICATE_FILE, "key": folder / KEY_FILE}
+        for path in files.values():
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no such file. A scheduler runs code for whoever connects, so that it "
+                    "has to demand a key: 'python -m data_prep.scheduler_key FOLDER' writes one, "
+                    "for the scheduler, the workers and engine.tls_folder"
+                )
+        security = Security(
+            require_encryption=True,
+            tls_ca_file=str(files["cert"]),
+            tls_client_cert=str(files["cert"]),
+            tls_client_key=str(files["key"]),
+        )
         try:
             client = Client(
-                scheduler_file=self.scheduler_file, timeout=self.wait_s, set_as_default=False
+                scheduler_file=self.scheduler_file,
+                security=security,
+                timeout=self.wait_s,
+                set_as_default=False,
             )
             client.wait_for_workers(1, timeout=self.wait_s)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"{self.scheduler_file}: no Dask scheduler with workers responded within "
-                f"{self.wait_s:.0f} s ({error}); start 'dask scheduler --scheduler-file FILE' and "
-                "'dask worker --scheduler-file FILE' first"
+                f"{self.scheduler_file}: no Dask scheduler with workers and this key ({folder}) "
+                f"responded within {self.wait_s:.0f} s ({error}); start 'dask scheduler "
+                "--scheduler-file FILE' and 'dask worker --scheduler-file FILE' first, both with "
+                "--tls-ca-file, --tls-cert and --tls-key"
             ) from None
         return client
+
+
+CERTIFICATE_FILE, KEY_FILE = "cert.pem", "key.pem"
+
+
+class SchedulerKey(NamedTuple):
+    """A key of one scheduler, its workers and its clients, as PEM texts."""
+
+    certificate: str
+    """Signed with the key itself, so that it is its own authority."""
+    key: str
+
+
+def new_scheduler_key() -> SchedulerKey:
+    """A new key, which nobody else has."""
+    from distributed.security import Security
+
+    security: Any = Security.temporary()
+    return SchedulerKey(security.tls_ca_file, security.tls_scheduler_key)
 
 
 EngineConfig = Annotated[
@@ -95,10 +161,14 @@ class Engine(Protocol):
     """Where parts are run. Use it in a ``with`` block."""
 
     def run(
-        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+        shared: Sequence[Any] = (),
     ) -> Iterator[Any]:
-        """The results of ``function(*call)`` for all calls, as they come in; `names` of the calls
-        are for people."""
+        """The results of ``function(*shared, *call)`` for all calls, as they come in; `names` of
+        the calls are for people. Each process receives `shared` once."""
 
     def __enter__(self) -> Self: ...
 
@@ -114,11 +184,15 @@ class SerialEngine:
     """Runs the calls in this process."""
 
     def run(
-        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+        shared: Sequence[Any] = (),
     ) -> Iterator[Any]:
         """The results, in the order of the calls."""
         for call in calls:
-            yield function(*call)
+            yield function(*shared, *call)
 
     def __enter__(self) -> Self:
         return self
@@ -135,21 +209,30 @@ class DaskEngine:
         self._client: Any = None
 
     def run(
-        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+        shared: Sequence[Any] = (),
     ) -> Iterator[Any]:
         """The results, as they come in; the first error ends the run."""
         if not calls:
             return
         from distributed import as_completed
+        from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
 
         if self._client is None:
             self._client = self._connect()
-            logger.info("Dask dashboard: %s", self._client.dashboard_link)
+            logger.info("Dask dashboard: %s", _dashboard_of(self._client))
         # Dask's pages show the names; no key is used twice, as its first result might be kept.
         keys = {f"{name}-{uuid4().hex}": name for name in names}
+        # A task of its own: workers get its result once each, and again if they are restarted.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph")
+            once = [self._client.submit(_same, v, key=f"shared-{uuid4().hex}") for v in shared]
         futures = [
-            self._client.submit(function, *call, key=key)
+            self._client.submit(function, *once, *call, key=key)
             for key, call in zip(keys, calls, strict=True)
         ]
         try:
@@ -163,8 +246,13 @@ class DaskEngine:
                 "engine.worker_memory_mb, lower engine.workers, or lower part_mb with "
                 "--restart-from ingest (for the tokenizer, also tokenizer.sample_mb)"
             ) from None
+        except (CancelledError, CommClosedError) as error:
+            raise UserError(
+                f"the connection to the Dask scheduler was lost ({error}); finished parts are kept:"
+                " run the same command again"
+            ) from None
         finally:
-            self._client.cancel(futures)
+            self._client.cancel([*futures, *once])
 
     def __enter__(self) -> Self:
         return self
@@ -176,3 +264,17 @@ class DaskEngine:
             if cluster is not None:
                 cluster.close()
             self._client = None
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _dashboard_of(client: Any) -> str:
+    """The address of the dashboard, which listens on the loopback interface of its host."""
+    info = client.scheduler_info()
+    port, host = info["services"].get("dashboard"), urlsplit(info["address"]).hostname
+    if port is None:
+        return "off"
+    address = f"http://127.0.0.1:{port}/status"
+    return address if host == "127.0.0.1" else f"{address} (on {host} itself only: use ssh -L)"

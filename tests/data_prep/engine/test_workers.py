@@ -1,18 +1,30 @@
 """Killed workers: under a scheduler nothing is lost, and a part that kills them is named."""
 
+import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from distributed import Client
+from distributed.security import Security
 
 from configs.load import UserError
-from data_prep.engine.workers import LocalEngineConfig
+from data_prep.engine.workers import (
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    DaskEngine,
+    LocalEngineConfig,
+    SchedulerEngineConfig,
+)
 from data_prep.run import prepare
+from data_prep.scheduler_key import write_scheduler_key
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 
 ROOT = Path(__file__).parents[3]
@@ -46,7 +58,8 @@ def test_parts_run_under_a_scheduler_and_a_killed_worker_changes_nothing(tmp_pat
     expected = hashes_of(tmp_path / "rows")
     for name in ("work", "rows"):
         subprocess.run(["rm", "-r", str(tmp_path / name)], check=True)
-    file = tmp_path / "scheduler.json"
+    write_scheduler_key(tmp_path / "dask")
+    file = tmp_path / "dask/scheduler.json"
     scheduler = start_dask("scheduler", "--port", "0", file=file, folder=tmp_path)
     (tmp_path / "gated_parts.py").write_text(GATED_PARTS)
     options = ("--nthreads", "1", "--nworkers", "1", "--preload", "gated_parts.py")
@@ -66,15 +79,70 @@ def test_parts_run_under_a_scheduler_and_a_killed_worker_changes_nothing(tmp_pat
         assert killed
         assert not set(killed) & set(worker_processes_of(worker.pid))
         assert hashes_of(tmp_path / "rows") == expected
+        assert_key_is_demanded(json.loads(file.read_text())["address"])
+        write_scheduler_key(tmp_path / "stranger")
+        engine = SchedulerEngineConfig(
+            type="scheduler",
+            scheduler_file=str(file),
+            tls_folder=str(tmp_path / "stranger"),
+            wait_s=5,
+        )
+        with engine.build() as stranger, pytest.raises(UserError, match="and this key"):
+            list(stranger.run(abs, [(-1,)], ["one"]))
     finally:
         for started in (worker, scheduler):
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
 
 
+def assert_key_is_demanded(address: str) -> None:
+    """Neither a client that speaks plainly nor one with a key of its own connects."""
+    host_and_port = address.removeprefix("tls://")
+    assert host_and_port != address
+    with pytest.raises(OSError, match=r"."):
+        Client(f"tcp://{host_and_port}", timeout=5)
+    with pytest.raises(OSError, match="TLS certificate does not match"):
+        Client(address, security=Security.temporary(), timeout=5)
+
+
+def test_the_workers_of_a_machine_demand_a_key_and_listen_on_loopback_only() -> None:
+    with LocalEngineConfig(workers=1).build() as engine:
+        assert isinstance(engine, DaskEngine)
+        assert list(engine.run(abs, [(-1,)], ["one"])) == [1]
+        client = engine._client
+        assert_key_is_demanded(client.cluster.scheduler_address)
+        (worker,) = client.scheduler_info()["workers"]
+        assert_key_is_demanded(worker)
+        me = psutil.Process()
+        listening = [
+            connection.laddr.ip
+            for process in (me, *me.children(recursive=True))
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 4
+        assert set(listening) == {"127.0.0.1"}
+
+
+def test_only_the_owner_reads_a_key(tmp_path: Path) -> None:
+    folder = tmp_path / "dask"
+    write_scheduler_key(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert sorted(path.name for path in folder.iterdir()) == ["cert.pem", "key.pem"]
+    with pytest.raises(UserError, match="exists already"):
+        write_scheduler_key(folder)
+    engine = SchedulerEngineConfig(type="scheduler", scheduler_file=str(tmp_path / "other.json"))
+    with engine.build() as built, pytest.raises(UserError, match=r"scheduler_key FOLDER"):
+        list(built.run(abs, [(-1,)], ["one"]))
+
+
 def start_dask(role: str, *options: str, file: Path, folder: Path) -> "subprocess.Popen[bytes]":
     """A dask scheduler or worker in a process group of its own, which meet through `file`."""
+    certificate, key = (str(file.parent / name) for name in (CERTIFICATE_FILE, KEY_FILE))
     command = [sys.executable, "-m", "dask", role, "--scheduler-file", str(file), "--no-dashboard"]
+    command += ["--tls-ca-file", certificate, "--tls-cert", certificate, "--tls-key", key]
+    command += ["--protocol", "tls://"]
     return subprocess.Popen(
         [*command, *options],
         cwd=folder,
