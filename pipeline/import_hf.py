@@ -92,7 +92,7 @@ def start_run(plan: RunPlan, hf: HfModel, grid: Grid) -> Path:
         origin, specs, step=0, optimizer_step=0, consumed_rows=0, segments=segments
     )
     tensors = first_state(model, specs, hf, config.optimizer)
-    saver = Saver(folder, config.checkpoint, grid)
+    saver = Saver(folder, config.checkpoint, grid, plan.tokenizer)
     saver.save(manifest, lambda: tensors)
     saver.finish()
     return checkpoint_folder(folder, 0)

@@ -1,7 +1,8 @@
 """The manifest of a checkpoint: its schema, its builder and its parser. Imports no torch.
 
-A checkpoint is a folder ``step-00001234`` with one tensor file per tensor-parallel rank and a
-``manifest.json``, which names every file with its size and sha256 and is written last. Modules
+A checkpoint is a folder ``step-00001234`` with one tensor file per tensor-parallel rank, the
+``tokenizer.json`` of the data and a ``manifest.json``, which names every file with its size and
+sha256 and is written last. Modules
 outside of this package use the functions below and do not depend on the format.
 """
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-ADDED_FIELDS = ("dev_error", "network")
+TOKENIZER_NAME = "tokenizer.json"
+ADDED_FIELDS = ("dev_error", "network", "tokenizer")
 """Optional fields that were added to version 1; left out of the file where they are None."""
 
 
@@ -98,6 +100,8 @@ class CheckpointManifest(Config):
     """What is held of each parameter: "weight" and the optimizer's moments."""
     files: tuple[FileRecord, ...] = ()
     """The tensor files, one for each tensor-parallel rank in rank order."""
+    tokenizer: FileRecord | None = None
+    """The tokenizer that made the data; None where the checkpoint carries none."""
     sha256: str | None = None
     """Hash of all other fields (hex); None until it is written."""
 
@@ -107,6 +111,11 @@ class CheckpointManifest(Config):
         # Fine-tuned checkpoints of older versions keep it inside of `config`.
         tree = self.network or self.config.get("network") or self.config["model"]
         return dict(tree)
+
+    @property
+    def all_files(self) -> tuple[FileRecord, ...]:
+        """The tensor files and the tokenizer."""
+        return (*self.files, *([self.tokenizer] if self.tokenizer else []))
 
     @property
     def selection_score(self) -> float | None:
@@ -221,7 +230,7 @@ def verify(path: Path) -> CheckpointManifest:
     Raises UserError that names the first file that is missing or differs.
     """
     manifest = read_manifest(path)
-    for record in manifest.files:
+    for record in manifest.all_files:
         file = path / record.path
         size = file.stat().st_size if file.is_file() else None
         if size != record.bytes:

@@ -5,6 +5,7 @@ while training continues. That thread uses no collective: ranks coordinate throu
 unfinished folder ``.saving-...``, and rank 0 renames it to ``step-...`` when all parts are there.
 """
 
+import hashlib
 import logging
 import os
 import secrets
@@ -25,6 +26,7 @@ from model.parallel.grid import Grid
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
+    TOKENIZER_NAME,
     CheckpointManifest,
     FileRecord,
     checkpoint_folder,
@@ -43,8 +45,13 @@ logger = logging.getLogger(__name__)
 class Saver:
     """Writes checkpoints of one run in the background, one at a time."""
 
-    def __init__(self, folder: Path, keep: CheckpointConfig, grid: Grid) -> None:
-        """A collective: all ranks of a launch agree on a name for their unfinished folders."""
+    def __init__(
+        self, folder: Path, keep: CheckpointConfig, grid: Grid, tokenizer: Path | None = None
+    ) -> None:
+        """A collective: all ranks of a launch agree on a name for their unfinished folders.
+
+        The content of `tokenizer` is read here and becomes part of every checkpoint.
+        """
         if grid.rank == 0:  # before the broadcast, after which other ranks may start to write
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in (*folder.glob(".saving-*"), *folder.glob(".deleting-*")):
@@ -56,6 +63,7 @@ class Saver:
         self._rank = grid.rank
         self._tp_rank = grid.tp_rank
         self._writes = grid.dp_rank == 0
+        self._tokenizer = tokenizer.read_bytes() if tokenizer else None
         self._nonce = nonce[0]
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -104,12 +112,21 @@ class Saver:
             _write_part(unfinished, self._tp_rank, manifest.tp_size, tensors)
             if self._rank == 0:
                 files = _wait_for_parts(unfinished, manifest.tp_size)
-                self._publish(unfinished, manifest.model_copy(update={"files": files}))
+                tokenizer = self._write_tokenizer(unfinished)
+                written = {"files": files, "tokenizer": tokenizer}
+                self._publish(unfinished, manifest.model_copy(update=written))
         except Exception as error:
             self._error = CheckpointNotSaved(manifest.step, error)
             _report_failure(unfinished, self._tp_rank, error)
             if self._rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _write_tokenizer(self, unfinished: Path) -> FileRecord | None:
+        if self._tokenizer is None:
+            return None
+        write_atomic(unfinished / TOKENIZER_NAME, self._tokenizer)
+        sha256 = hashlib.sha256(self._tokenizer).hexdigest()
+        return FileRecord(path=TOKENIZER_NAME, bytes=len(self._tokenizer), sha256=sha256)
 
     def _publish(self, unfinished: Path, manifest: CheckpointManifest) -> None:
         for sidecar in unfinished.glob("*.part.json"):

@@ -31,7 +31,7 @@ class FromRun(Config):
     """Optimizer step of the checkpoint (default: the newest)."""
 
     tokenizer: Path | None = None
-    """The tokenizer.json (default: the one beside the rows that the run was trained on)."""
+    """The tokenizer.json (default: the one that the checkpoint carries)."""
 
 
 class FromHuggingFace(Config):

@@ -42,7 +42,9 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step)
     start = start_progress(checkpoint, session.skipped)
     last_row = run_steps(plan).end_row(start.skipped)
-    saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
+    saver = Saver(
+        run_folder.checkpoints_folder(config), config.checkpoint, grid, plan.start.tokenizer
+    )
     heldout = load_mlm_heldout(plan)
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))

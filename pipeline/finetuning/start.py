@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from configs.load import UserError, fingerprint
+from configs.load import UserError, fingerprint, validate
 from data_prep.dataset.manifest import file_sha256
-from data_prep.dataset.manifest import read_manifest as read_rows
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig
 from model.parallel.grid import Grid
@@ -23,6 +23,9 @@ from pipeline.checkpoint.manifest import (
     verify,
 )
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.data.config import DataConfig
+from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FromHuggingFace, FromRun, StartConfig
 
 PRETRAINED = ("encoder.", "head.")
@@ -98,7 +101,7 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
         if check_hashes:
             verify(checkpoint.path)
     manifest = checkpoint.manifest
-    tokenizer = config.tokenizer or _tokenizer_of_run(checkpoint)
+    tokenizer = config.tokenizer or tokenizer_of(checkpoint, partial(_beside_rows, checkpoint))
     model = ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights()
     sha256 = _tokenizer_hash(tokenizer, manifest.vocab_size)
     if sha256 != manifest.tokenizer_sha256:
@@ -117,16 +120,16 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
     )
 
 
-def _tokenizer_of_run(checkpoint: Checkpoint) -> Path:
-    """The tokenizer beside the rows that a pretraining run was trained on."""
+def _beside_rows(checkpoint: Checkpoint) -> Path:
+    """The tokenizer beside the rows that an older pretraining run was trained on."""
     data = checkpoint.manifest.config.get("data")
     if data is None:
         raise UserError(
-            f"{checkpoint.path}: of a fine-tuning run, which has no tokenizer of its own: set "
+            f"{checkpoint.path}: of an older fine-tuning run, which carries no tokenizer: set "
             "start.tokenizer"
         )
-    rows = Path(data["path"])
-    return rows / read_rows(rows).tokenizer.path
+    rows = validate(data, DataConfig, str(checkpoint.path))
+    return rows.path / open_data_set(rows).tokenizer.path
 
 
 def _pretrained(manifest: CheckpointManifest) -> CheckpointManifest:

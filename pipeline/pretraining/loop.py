@@ -51,7 +51,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     segments = plan_segments(plan, checkpoint)
     start = start_progress(checkpoint, session.skipped)
     last_row = plan.steps.end_row(start.skipped)
-    saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid)
+    saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid, plan.tokenizer)
     heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))

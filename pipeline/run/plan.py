@@ -9,6 +9,7 @@ from data_prep.dataset.manifest import Manifest
 from model.config import ModelConfig, check_grid
 from model.flops import training_flops
 from pipeline.checkpoint.manifest import Origin
+from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
@@ -70,6 +71,14 @@ class RunPlan:
     def tokenizer_sha256(self) -> str:
         """Hash of the tokenizer that made the data of all phases."""
         return self.phases[0].manifest.tokenizer.sha256
+
+    @cached_property
+    def tokenizer(self) -> Path:
+        """The file of that tokenizer; raises UserError if it is missing or has a different hash."""
+        phase = self.phases[0]
+        path = phase.config.data.path / phase.manifest.tokenizer.path
+        check_tokenizer(path, self.tokenizer_sha256, str(phase.config.data.path))
+        return path
 
     @property
     def data_fingerprint(self) -> str:

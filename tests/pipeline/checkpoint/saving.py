@@ -8,7 +8,16 @@ import torch
 
 from model.parameters import ParameterSpec, shard_tensor, unpad_local
 from pipeline.checkpoint.config import CheckpointConfig
-from pipeline.checkpoint.manifest import CheckpointManifest, Origin, build_manifest, tensor_key
+from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    CheckpointManifest,
+    Origin,
+    build_manifest,
+    manifest_json,
+    read_manifest,
+    tensor_key,
+)
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.position import Segment
 from tests.gloo import run_ranks
@@ -85,3 +94,10 @@ def _save_on_rank(folder: Path, steps: list[int], tp_size: int, keep: Checkpoint
 
 def _snapshot_of(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
     return lambda: tensors
+
+
+def drop_tokenizer(checkpoint: Path) -> None:
+    """Makes `checkpoint` one of version 0.1.0, which carries no tokenizer."""
+    manifest = read_manifest(checkpoint).model_copy(update={"tokenizer": None})
+    (checkpoint / TOKENIZER_NAME).unlink()
+    (checkpoint / MANIFEST_NAME).write_text(manifest_json(manifest))

@@ -1,5 +1,6 @@
 """What a fine-tuning run starts from, and what its checkpoints say about it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.finetuning.start import read_start
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import run_ranks
+from tests.pipeline.checkpoint.saving import drop_tokenizer
 from tests.pipeline.finetuning.finetune_run import (
     make_finetune_config,
     make_pretrained,
@@ -87,9 +89,40 @@ def test_a_fine_tuned_encoder_is_fine_tuned_on_a_second_task(
     assert len(names) > 10
 
 
-def test_a_fine_tuned_start_needs_a_tokenizer(finetuned: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match=r"no tokenizer of its own: set start\.tokenizer"):
-        read_start(FromRun(path=finetuned.output), check_hashes=True)
+def test_a_checkpoint_brings_its_tokenizer(
+    pretrained: TrainConfig, finetuned: FinetuneConfig
+) -> None:
+    rows = (pretrained.data.path / "tokenizer.json").read_bytes()
+    for run in (pretrained, finetuned):
+        start = read_start(FromRun(path=run.output), check_hashes=True)
+        assert start.tokenizer.parent.parent == checkpoints_folder(run)
+        assert start.tokenizer.read_bytes() == rows
+        assert newest(run).tokenizer is not None
+
+
+def test_checkpoints_without_a_tokenizer_are_read(
+    pretrained: TrainConfig, finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    for name, run in (("first", pretrained), ("second", finetuned)):
+        shutil.copytree(run.output, tmp_path / name)
+        (step,) = (tmp_path / name / "checkpoints").iterdir()
+        drop_tokenizer(step)
+    start = read_start(FromRun(path=tmp_path / "first"), check_hashes=True)
+    assert start.tokenizer == pretrained.data.path / "tokenizer.json"
+    with pytest.raises(UserError, match=r"carries no tokenizer: set start\.tokenizer"):
+        read_start(FromRun(path=tmp_path / "second"), check_hashes=True)
+
+
+def test_a_damaged_tokenizer_is_a_damaged_checkpoint(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(pretrained.output, tmp_path / "run")
+    (step,) = (tmp_path / "run" / "checkpoints").iterdir()
+    tokenizer = step / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes().replace(b"cat", b"car"))
+    for check_hashes in (True, False):
+        with pytest.raises(UserError, match=r"tokenizer\.json: .*sha256"):
+            read_start(FromRun(path=tmp_path / "run"), check_hashes=check_hashes)
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
