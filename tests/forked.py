@@ -16,8 +16,8 @@ class ForkedProcess:
     def __init__(self, function: Callable[[], object], **environment: str) -> None:
         # Closed by `wait`, after the process has written to them.
         self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-        self._pid = os.fork()
-        if not self._pid:
+        self.pid = os.fork()
+        if not self.pid:
             self._run(function, environment)
 
     def _run(self, function: Callable[[], object], environment: dict[str, str]) -> None:
@@ -40,7 +40,7 @@ class ForkedProcess:
 
     def wait(self) -> subprocess.CompletedProcess[str]:
         """Its exit code and output, once it has ended."""
-        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         outputs = []
         for file in (self._stdout, self._stderr):
             file.seek(0)
