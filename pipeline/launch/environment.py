@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.load import UserError
+from pipeline.launch.mpi import mpi_variables, refuse_unreadable
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The place of a process in its launch, as deepspeed, torchrun or srun set it."""
+    """The place of a process in its launch, as deepspeed, torchrun, srun or mpirun set it."""
 
     rank: int
     local_rank: int
@@ -25,16 +26,18 @@ class Launch:
 def read_launch() -> Launch:
     """This process's place; a process without a launcher is a world of one rank.
 
-    Raises UserError if only some of the variables are set.
+    Raises UserError if only some of the variables are set, or only those of a launcher that this
+    function cannot read: no rank of several may take itself for the only one.
     """
     needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     present = [name for name in needed if name in os.environ]
-    if not present and "SLURM_STEP_ID" in os.environ:  # a task of srun; sbatch's own step has none
-        os.environ.update(_slurm_task(os.environ))
-    elif not present:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-        return Launch(0, 0, 1, 1)
+    if not present:
+        found = _launcher_variables(os.environ)
+        if found is None:
+            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+            return Launch(0, 0, 1, 1)
+        os.environ.update(found)
     missing = [name for name in (*needed, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(
@@ -44,6 +47,16 @@ def read_launch() -> Launch:
     rank, local_rank, world_size = (int(os.environ[name]) for name in needed)
     local_size = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
     return Launch(rank, local_rank, world_size, int(local_size))
+
+
+def _launcher_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """The variables of this rank from those of mpirun or srun; None without a launcher."""
+    found = mpi_variables(environment)  # first: mpirun starts its daemons with srun
+    if found is None and "SLURM_STEP_ID" in environment:  # sbatch's own step has none
+        return _slurm_task(environment)
+    if found is None:
+        refuse_unreadable(environment)
+    return found
 
 
 def _slurm_task(environment: Mapping[str, str]) -> dict[str, str]:

@@ -68,6 +68,70 @@ def test_torchrun_and_deepspeed_come_before_slurm(environment: dict[str, str]) -
     assert read_launch().world_size == 2
 
 
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+    "PMIX_RANK": "3",
+    "PMIX_NAMESPACE": "prterun-node1-4242@1",
+}
+MPICH = {"PMI_RANK": "3", "MPI_LOCALRANKID": "3", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "4"}
+
+
+def test_a_rank_of_open_mpi_finds_its_place(environment: dict[str, str]) -> None:
+    ports = set()
+    for rank in ("0", "3"):
+        environment.clear()
+        environment.update(OPEN_MPI, OMPI_COMM_WORLD_RANK=rank)
+        found = read_launch()
+        assert (found.rank, found.world_size, found.local_size) == (int(rank), 4, 4)
+        assert environment["MASTER_ADDR"] == "127.0.0.1"
+        ports.add(environment["MASTER_PORT"])
+    assert len(ports) == 1
+
+
+def test_mpirun_comes_before_the_step_of_its_daemons(environment: dict[str, str]) -> None:
+    environment.update(SRUN, **OPEN_MPI)
+    assert read_launch().rank == 3
+
+
+@pytest.mark.parametrize("is_several_nodes", [False, True])
+def test_mpich_is_read_once_the_meeting_point_is_set(
+    environment: dict[str, str], is_several_nodes: bool
+) -> None:
+    environment.update(MPICH)
+    if is_several_nodes:
+        environment.update(MPI_LOCALNRANKS="2", MPI_LOCALRANKID="1")
+    with pytest.raises(UserError, match="MASTER_PORT on all ranks") as refused:
+        read_launch()
+    assert ("MASTER_ADDR and" in str(refused.value)) == is_several_nodes
+    environment.update(MASTER_ADDR="node1", MASTER_PORT="4000")
+    found = read_launch()
+    assert (found.rank, found.local_size) == (3, 2 if is_several_nodes else 4)
+    assert environment["MASTER_ADDR"] == "node1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+        *("JSM_NAMESPACE_RANK", "PALS_RANKID", "FLUX_TASK_RANK"),
+    ],
+)
+def test_a_rank_that_does_not_know_its_world_does_not_train_alone(
+    environment: dict[str, str], name: str
+) -> None:
+    environment[name] = "0"
+    with pytest.raises(UserError, match=f"{name} is set, so a launcher has started this process"):
+        read_launch()
+
+
+def test_pmi_variables_of_srun_change_nothing(environment: dict[str, str]) -> None:
+    environment.update(SRUN, MASTER_ADDR="node1", MASTER_PORT="4000", PMI_RANK="5", PMIX_RANK="5")
+    assert read_launch().world_size == 7
+
+
 @pytest.mark.parametrize(
     ("text", "counts"), [("2(x3),1", [2, 2, 2, 1]), ("4", [4]), ("1,2(x2)", [1, 2, 2])]
 )
