@@ -21,7 +21,12 @@ SAMPLE_VALUES = {"profile_steps": "10:12"}
 """Values of options that are no number or free text."""
 
 MODULES = [name for name, is_command in scripts().items() if is_command]
-WITHOUT_CONFIG = {"data_prep.demo_corpus", "pipeline.fill_mask", "pipeline.finetuning.demo"}
+WITHOUT_CONFIG = {
+    "data_prep.demo_corpus",
+    "data_prep.scheduler_key",
+    "pipeline.fill_mask",
+    "pipeline.finetuning.demo",
+}
 
 
 def test_the_page_of_commands_is_current() -> None:
