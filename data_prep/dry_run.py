@@ -46,7 +46,10 @@ def _state(folder: Path) -> str:
         return "done"
     if not (folder / "plan.json").exists():
         return "not started"
-    planned = len(json.loads((folder / "plan.json").read_bytes())["parts"])
+    try:
+        planned = len(json.loads((folder / "plan.json").read_bytes())["parts"])
+    except (ValueError, TypeError, KeyError):
+        return "its plan.json is damaged"
     return f"{len(list(folder.glob('*.record.json')))} of {planned} parts done"
 
 

@@ -41,6 +41,10 @@ class Preparation:
         """The result of a finished stage, None where the run does not have that stage."""
         return self._results.get(stage.name)
 
+    def has(self, stage: type[Stage[Any]]) -> bool:
+        """Whether the stage is finished."""
+        return stage.name in self._results
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Content fingerprints of the finished stages."""

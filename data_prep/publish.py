@@ -31,11 +31,14 @@ def withdraw_if_different(output: Path, stage: RowsStage) -> None:
         path.unlink()
 
 
+def is_published(output: Path) -> bool:
+    """Whether report and manifest of the rows exist."""
+    return (output / MANIFEST_NAME).exists() and (output / "report.html").exists()
+
+
 def publish(run: Preparation) -> None:
-    """Writes tokenizer.json, report and manifest.json, unless they exist already."""
+    """Writes tokenizer.json, report and manifest.json."""
     output = run.config.output
-    if (output / MANIFEST_NAME).exists() and (output / "report.html").exists():
-        return
     trained = run.result(TokenizerStage).folder / TOKENIZER_FILE
     write_atomic(output / "tokenizer.json", trained.read_bytes())
     manifest = manifest_of(

@@ -3,6 +3,7 @@
 A run that was interrupted resumes where it stopped; finished work is not repeated.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from configs import command
 from configs.load import load
 from data_prep.config import DataConfig
 from data_prep.dry_run import describe
-from data_prep.engine.execution import restart_from, run_stage
+from data_prep.engine.execution import StageRunner, restart_from
 from data_prep.engine.progress import ProgressReporter
 from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
 from data_prep.preparation import Preparation
-from data_prep.publish import publish, withdraw_if_different
-from data_prep.stages import STAGES, names_from
+from data_prep.publish import is_published, publish, withdraw_if_different
+from data_prep.stages import READ_FOR_REPORT, STAGES, names_from
+from data_prep.tokenization.tokenizer import TokenizerStage
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def main() -> None:
     overrides = list(arguments.overrides)
     if arguments.scheduler_file:
         overrides.append(
-            f"engine={{type: scheduler, scheduler_file: '{arguments.scheduler_file}'}}"
+            f"engine={{type: scheduler, scheduler_file: {json.dumps(arguments.scheduler_file)}}}"
         )
     config = load(arguments.config, DataConfig, overrides)
     if arguments.dry_run:
@@ -68,9 +70,9 @@ def prepare(
     """
     started_at = time.monotonic()
     run = Preparation(config, limits)
-    reporter = ProgressReporter.for_standard_output()
     num_parts_run = 0
     with config.engine.build() as engine:
+        stages = StageRunner(config.work, engine, ProgressReporter.for_standard_output())
         for entry in STAGES:
             if not entry.condition.holds(config):
                 continue
@@ -78,11 +80,15 @@ def prepare(
             if isinstance(stage, RowsStage):
                 withdraw_if_different(config.output, stage)
             with around_stage(stage.name):
-                result = run_stage(stage, config.work, engine, reporter)
+                result = stages.run(stage, entry.reads_in(run))
             run.add(stage, result)
             entry.check(run)
             num_parts_run += result.num_parts_run
-        publish(run)
+            if isinstance(stage, TokenizerStage):
+                stages.check([stage.name])  # the stages after it are built from its content
+        if not is_published(config.output):
+            stages.check(stage.name for stage in READ_FOR_REPORT if run.has(stage))
+            publish(run)
     seconds = time.monotonic() - started_at
     if num_parts_run:
         logger.info("finished in %.1f s: %s", seconds, config.output / "report.html")

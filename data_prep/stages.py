@@ -4,7 +4,7 @@ To add a stage, write a `Stage` (`data_prep.engine.stage`) in its package, and h
 builds it and an entry in `STAGES`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,6 +191,8 @@ class StageEntry:
     stage: type[Stage[Any]]
     build: Callable[[Preparation], Stage[Any]]
     """Makes it, once all stages before it are finished."""
+    reads: Sequence[type[Stage[Any]]] = ()
+    """Earlier stages whose outputs it reads, if the run has them."""
     condition: Condition = ALWAYS
     check: Callable[[Preparation], None] = _no_check
     """Raises UserError if its results do not allow the run to continue."""
@@ -200,28 +202,66 @@ class StageEntry:
         """The stage's name."""
         return self.stage.name
 
+    def reads_in(self, run: Preparation) -> list[str]:
+        """The names of the stages whose outputs it reads in this run."""
+        stages = [stage for stage in self.reads if run.has(stage)]
+        if lines.CleanStage in stages:  # its documents take the place of the ingested ones
+            stages.remove(ingest.IngestStage)
+        return [stage.name for stage in stages]
+
+
+DOCUMENTS = (ingest.IngestStage, lines.CleanStage)
+DEDUPLICATED = (*DOCUMENTS, signatures.SignaturesStage, verdicts.VerdictsStage)
+SELECTED = (*DEDUPLICATED, decontaminate.OverlapStage)
+STREAMED = (encode.EncodeStage, streams.InterleaveStage)
+READ_FOR_REPORT = (*DEDUPLICATED, encode.EncodeStage, tokenizer.TokenizerStage, rows.RowsStage)
+"""Whose outputs are read when the rows are published."""
 
 STAGES = (
     StageEntry(ingest.IngestStage, build_ingest, check=_check_ingested),
-    StageEntry(repeated_ids.IdsStage, _ids),
-    StageEntry(repeated_ids.RepeatedIdsStage, _repeated_ids, check=_check_ids),
-    StageEntry(lines.LineCountsStage, _line_counts, LINES),
-    StageEntry(lines.LineRepeatsStage, _line_repeats, LINES),
-    StageEntry(lines.LineTableStage, _line_table, LINES),
-    StageEntry(lines.CleanStage, _clean, LINES),
-    StageEntry(signatures.SignaturesStage, _signatures),
-    StageEntry(candidates.FirstPairsStage, _first_pairs),
-    StageEntry(verdicts.ClustersStage, _clusters),
-    StageEntry(candidates.PairsStage, _pairs),
-    StageEntry(verdicts.VerdictsStage, _verdicts),
-    StageEntry(decontaminate.ExcludedNgramsStage, _excluded_ngrams, DECONTAMINATE),
-    StageEntry(decontaminate.ExclusionStage, _exclusion, DECONTAMINATE),
-    StageEntry(decontaminate.OverlapStage, _overlap, DECONTAMINATE),
-    StageEntry(tokenizer.TokenizerStage, _tokenizer),
-    StageEntry(encode.EncodeStage, _encode),
-    StageEntry(streams.InterleaveStage, _interleave, MIXED),
-    StageEntry(layout.LayoutStage, _layout),
-    StageEntry(rows.RowsStage, _rows),
+    StageEntry(repeated_ids.IdsStage, _ids, [ingest.IngestStage]),
+    StageEntry(
+        repeated_ids.RepeatedIdsStage,
+        _repeated_ids,
+        [ingest.IngestStage, repeated_ids.IdsStage],
+        check=_check_ids,
+    ),
+    StageEntry(lines.LineCountsStage, _line_counts, [ingest.IngestStage], LINES),
+    StageEntry(lines.LineRepeatsStage, _line_repeats, [lines.LineCountsStage], LINES),
+    StageEntry(lines.LineTableStage, _line_table, [lines.LineRepeatsStage], LINES),
+    StageEntry(lines.CleanStage, _clean, [ingest.IngestStage, lines.LineTableStage], LINES),
+    StageEntry(signatures.SignaturesStage, _signatures, DOCUMENTS),
+    StageEntry(candidates.FirstPairsStage, _first_pairs, [signatures.SignaturesStage]),
+    StageEntry(verdicts.ClustersStage, _clusters, [candidates.FirstPairsStage]),
+    StageEntry(candidates.PairsStage, _pairs, [signatures.SignaturesStage, verdicts.ClustersStage]),
+    StageEntry(
+        verdicts.VerdictsStage,
+        _verdicts,
+        [
+            signatures.SignaturesStage,
+            candidates.FirstPairsStage,
+            verdicts.ClustersStage,
+            candidates.PairsStage,
+        ],
+    ),
+    StageEntry(decontaminate.ExcludedNgramsStage, _excluded_ngrams, DEDUPLICATED, DECONTAMINATE),
+    StageEntry(
+        decontaminate.ExclusionStage,
+        _exclusion,
+        [decontaminate.ExcludedNgramsStage],
+        DECONTAMINATE,
+    ),
+    StageEntry(
+        decontaminate.OverlapStage,
+        _overlap,
+        [*DEDUPLICATED, decontaminate.ExclusionStage],
+        DECONTAMINATE,
+    ),
+    StageEntry(tokenizer.TokenizerStage, _tokenizer, SELECTED),
+    StageEntry(encode.EncodeStage, _encode, [*SELECTED, tokenizer.TokenizerStage]),
+    StageEntry(streams.InterleaveStage, _interleave, [encode.EncodeStage], MIXED),
+    StageEntry(layout.LayoutStage, _layout, STREAMED),
+    StageEntry(rows.RowsStage, _rows, [*STREAMED, layout.LayoutStage]),
 )
 """All stages in their order; a run has those whose condition its config meets."""
 

@@ -1,69 +1,212 @@
-"""Runs stages: frozen plans, atomic parts, resumption.
-
-The folder of a stage under the work folder holds::
-
-    plan.json            what the stage is going to do: settings, inputs, part boundaries
-    PART.*               the outputs of a part, each written under a temporary name and renamed
-    PART.record.json     counts and hashes of those outputs, written after them
-    stage-*.pickle       the stage without its parts, for the worker processes
-    done.json            the fingerprint of the plan and all records, written last
+"""Runs stages: frozen plans, atomic parts, resumption, and inputs that are what was written.
 
 Killed at any moment and run again, a stage runs the parts that have no record, and nothing else.
-Resuming under a different plan is refused with a list of the differences.
+Resuming under a different plan is refused with a list of the differences; see
+`data_prep.engine.records` for what is on disk.
+
+Every file has its hash in a record, and a stage is done only once all files that it reads have been
+compared with their hashes after it read them. A damaged file is made again by its part, which gives
+the same bytes, so that finished stages stay valid::
+
+    resumed      compare what the next stage reads, run damaged parts again
+    run stage    its parts, in any order
+    afterwards   compare again what it reads: damaged meanwhile? recover it, run the stage again
+    done.json    now the stage is done
 """
 
 import json
-import pickle
+import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import xxhash
-
-from configs.load import UserError, fingerprint
-from data_prep.dataset.atomic import write_atomic
+from configs.load import UserError
 from data_prep.engine.progress import ProgressReporter
+from data_prep.engine.records import StageFolder, damaged_files, describe_file, write_record
 from data_prep.engine.stage import Part, PartT, Record, Stage, StageResult
 
-_MAX_DIFFERENCES_SHOWN = 12
+logger = logging.getLogger(__name__)
+
+_MAX_TRIES = 3
+_COMPARED_AT_ONCE_BYTES, _COMPARED_AT_ONCE_PARTS = 1 << 28, 256
+_COMPARED_IN_THIS_PROCESS_BYTES = 1 << 24
+_REPORTED_COMPARISON_S = 10.0
 
 
 class PartRunner(Protocol):
     """Runs calls somewhere (the engine does it in worker processes), in any order."""
 
     def run(
-        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+        shared: Sequence[Any] = (),
     ) -> Iterator[Any]:
-        """The results as they come in; `names` of the calls are for people."""
+        """The results of ``function(*shared, *call)`` as they come in; `names` of the calls are for
+        people."""
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished stage, as far as it is needed to run a part of it again."""
+
+    stage: Stage[Any]
+    folder: StageFolder
+    reads: Sequence[str]
+    records: dict[str, Record]
+    """By the names of the parts."""
+
+
+class StageRunner:
+    """Runs the stages of one run in their order."""
+
+    def __init__(self, work: Path, runner: PartRunner, reporter: ProgressReporter) -> None:
+        self._work, self._runner, self._reporter = work, runner, reporter
+        self._finished: dict[str, _Finished] = {}
+        self._compared: set[str] = set()
+        """Stages whose outputs this process wrote or has compared with their hashes."""
+
+    def run(self, stage: Stage[PartT], reads: Sequence[str] = ()) -> StageResult[PartT]:
+        """The finished stage: runs the parts without a record, takes over the finished ones.
+
+        `reads` names the earlier stages whose outputs it reads. Raises UserError when the folder
+        holds work under a different plan.
+        """
+        folder = StageFolder(self._work / stage.name, stage.name, stage.plan())
+        folder.freeze(stage.parts)
+        known = folder.records(stage.parts, _outputs_of(stage, folder))
+        missing = [part for part in stage.parts if part.name not in known]
+        if len(missing) == len(stage.parts):
+            self._compared.add(stage.name)
+        if missing or not folder.is_done:
+            folder.reopen()
+            known = self._run_parts(_Finished(stage, folder, reads, known), missing)
+            folder.finish([known[part.name] for part in stage.parts])
+        self._finished[stage.name] = _Finished(stage, folder, reads, known)
+        return StageResult(
+            folder=folder.path,
+            parts=stage.parts,
+            records=[known[part.name] for part in stage.parts],
+            content_fingerprint=stage.content_fingerprint,
+            num_parts_run=len(missing),
+        )
+
+    def check(self, names: Iterable[str], again: bool = False) -> bool:
+        """Whether outputs of the named stages were damaged; if so, their parts were run again.
+
+        With `again`, also compares what this process wrote or compared before. Raises UserError if
+        a part cannot be made again as it was.
+        """
+        was_damaged = False
+        for name in names:
+            if again or name not in self._compared:
+                was_damaged |= self._recover(self._finished[name])
+                self._compared.add(name)
+        return was_damaged
+
+    def _run_parts(self, entry: _Finished, parts: Sequence[Part]) -> dict[str, Record]:
+        """The records of all parts of a stage, after `parts` were run; those of others are taken
+        over, unless what they had read was damaged."""
+        self.check(entry.reads)
+        known = dict(entry.records)
+        for _ in range(_MAX_TRIES):
+            error: Exception | None = None
+            try:
+                known |= self._call(entry, parts)
+            except Exception as raised:  # damaged input can fail anywhere
+                error = raised
+            if not self.check(entry.reads, again=True):
+                if error is not None:
+                    raise error
+                return known
+            logger.warning("%s: run again, as files that it reads were damaged", entry.stage.name)
+            parts, known = entry.stage.parts, {}
+            entry.folder.discard(parts)
+        raise UserError(
+            f"{entry.stage.name}: the files that it reads were damaged {_MAX_TRIES} times while it "
+            f"ran: check the disk and the file system of {self._work}"
+        )
+
+    def _call(self, entry: _Finished, parts: Sequence[Part]) -> dict[str, Record]:
+        """Runs parts and gives their records."""
+        stage, folder = entry.stage, entry.folder
+        outputs = _outputs_of(stage, folder)
+        outputs.mkdir(parents=True, exist_ok=True)
+        for path in folder.path.glob("stage-*.pickle"):  # of an older version
+            path.unlink()
+        if not parts:
+            return {}
+        part_of = {part.name: part for part in parts}
+        # A stage knows every part of earlier stages: sent with each call, it would make the time
+        # grow with the square of the number of parts. So each process receives it once.
+        shared = (replace(stage, parts=()), str(folder.path), folder.plan_fingerprint, str(outputs))
+        calls = [(part,) for part in parts]
+        names = [f"{stage.name}/{name}" for name in part_of]
+        records: dict[str, Record] = {}
+        with self._reporter.stage(stage, parts) as progress:
+            for name, record in self._runner.run(run_part, calls, names, shared):
+                records[name] = record
+                progress.add(part_of[name])
+        return records
+
+    def _recover(self, entry: _Finished) -> bool:
+        """Whether a finished stage had damaged outputs; runs their parts again."""
+        damaged = self._damaged_outputs(entry)
+        if not damaged:
+            return False
+        name = entry.stage.name
+        folder = _outputs_of(entry.stage, entry.folder)
+        for part_name, files in damaged.items():
+            paths = ", ".join(str(folder / file) for file in files)
+            logger.warning("%s: damaged; part %s of %s is run again", paths, part_name, name)
+        parts = [part for part in entry.stage.parts if part.name in damaged]
+        records = self._run_parts(entry, parts)
+        for part_name, record in records.items():
+            if record["outputs"] != entry.records[part_name]["outputs"]:
+                raise UserError(
+                    f"{folder / part_name}.*: was damaged, and running its part again gave other "
+                    "content than before (other versions of packages or sources?): run again with "
+                    f"'--restart-from {name}'"
+                )
+        if not entry.folder.is_done:
+            entry.folder.finish([records[part.name] for part in entry.stage.parts])
+        return True
+
+    def _damaged_outputs(self, entry: _Finished) -> dict[str, list[str]]:
+        """Names of damaged outputs, by the names of their parts."""
+        started_at = time.monotonic()
+        folder = str(_outputs_of(entry.stage, entry.folder))
+        part_of = {
+            file: name for name, record in entry.records.items() for file in record["outputs"]
+        }
+        calls = [(folder, outputs) for outputs in _comparisons(entry.records.values())]
+        names = [f"compare-{entry.stage.name}/{number}" for number in range(len(calls))]
+        damaged: dict[str, list[str]] = {}
+        num_bytes = sum(file["bytes"] for _, outputs in calls for file in outputs.values())
+        is_little = num_bytes <= _COMPARED_IN_THIS_PROCESS_BYTES  # not worth starting workers
+        compared = (
+            (damaged_files(*call) for call in calls)
+            if is_little
+            else self._runner.run(damaged_files, calls, names)
+        )
+        for files in compared:
+            for file in files:
+                damaged.setdefault(part_of[file], []).append(file)
+        seconds = time.monotonic() - started_at
+        if seconds > _REPORTED_COMPARISON_S:
+            logger.info("%s: outputs compared with their hashes in %.0f s", folder, seconds)
+        return {name: sorted(files) for name, files in sorted(damaged.items())}
 
 
 def run_stage(
     stage: Stage[PartT], work: Path, runner: PartRunner, reporter: ProgressReporter
 ) -> StageResult[PartT]:
-    """The finished stage: runs the parts without a record, takes over the finished ones.
-
-    Raises UserError when the folder holds work under a different plan.
-    """
-    folder = work / stage.name
-    plan = json.loads(json.dumps(stage.plan()))
-    plan_fingerprint = fingerprint(plan)
-    _freeze(folder, stage.name, plan)
-    known = _finished_records(stage, folder, plan_fingerprint)
-    missing = [part for part in stage.parts if part.name not in known]
-    if missing or not (folder / "done.json").exists():
-        known |= _run_missing(stage, folder, missing, runner, reporter)
-        done = {"plan": plan_fingerprint, "records": [known[part.name] for part in stage.parts]}
-        write_atomic(folder / "done.json", json.dumps(done))
-    return StageResult(
-        folder=folder,
-        parts=stage.parts,
-        records=[known[part.name] for part in stage.parts],
-        content_fingerprint=stage.content_fingerprint,
-        num_parts_run=len(missing),
-    )
+    """The finished stage, which reads no outputs of others; see `StageRunner.run`."""
+    return StageRunner(work, runner, reporter).run(stage)
 
 
 def restart_from(work: Path, names: Iterable[str]) -> None:
@@ -74,129 +217,33 @@ def restart_from(work: Path, names: Iterable[str]) -> None:
             shutil.rmtree(work / name)
 
 
-def _freeze(folder: Path, name: str, plan: dict[str, Any]) -> None:
-    """Writes the plan, or checks it against the one that was frozen before."""
-    path = folder / "plan.json"
-    if not path.exists():
-        write_atomic(path, json.dumps(plan, indent=1, sort_keys=True))
-        return
-    old = json.loads(path.read_bytes())
-    if old == plan:
-        return
-    lines = list(_differences(old, plan))
-    if len(lines) > _MAX_DIFFERENCES_SHOWN:
-        rest = len(lines) - _MAX_DIFFERENCES_SHOWN
-        lines = [*lines[:_MAX_DIFFERENCES_SHOWN], f"and {rest} more"]
-    raise UserError(
-        f"{folder}: the stage {name!r} was started under a different plan:\n"
-        + "\n".join(f"  {line}" for line in lines)
-        + f"\nrun again with '--restart-from {name}' to repeat this stage and all later ones, or "
-        "restore the previous settings and files"
-    )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            where = f"{path}.{key}" if path else key
-            if key not in old:
-                yield f"{where}: added"
-            elif key not in new:
-                yield f"{where}: removed"
-            else:
-                yield from _differences(old[key], new[key], where)
-    elif old != new:
-        yield f"{path}: was {_shorten(old)}, now {_shorten(new)}"
-
-
-def _shorten(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _finished_records(stage: Stage[Any], folder: Path, plan_fingerprint: str) -> dict[str, Record]:
-    """Records of the parts whose outputs all exist with the recorded sizes."""
-    done_path = folder / "done.json"
-    records: dict[str, Record] = {}
-    if done_path.exists():
-        done = json.loads(done_path.read_bytes())
-        if done["plan"] == plan_fingerprint:
-            records = {
-                part.name: record for part, record in zip(stage.parts, done["records"], strict=True)
-            }
-    for part in stage.parts:
-        path = folder / f"{part.name}.record.json"
-        if part.name not in records and path.exists():
-            records[part.name] = json.loads(path.read_bytes())
-    outputs = stage.output_folder or folder
-    return {name: record for name, record in records.items() if _outputs_exist(outputs, record)}
-
-
-def _outputs_exist(folder: Path, record: Record) -> bool:
-    for name, entry in record["outputs"].items():
-        try:
-            if (folder / name).stat().st_size != entry["bytes"]:
-                return False
-        except FileNotFoundError:
-            return False
-    return True
-
-
-def _run_missing(
-    stage: Stage[PartT],
-    folder: Path,
-    missing: Sequence[PartT],
-    runner: PartRunner,
-    reporter: ProgressReporter,
-) -> dict[str, Record]:
-    """Runs the missing parts and gives their records."""
-    (folder / "done.json").unlink(missing_ok=True)
-    outputs = stage.output_folder or folder
-    outputs.mkdir(parents=True, exist_ok=True)
-    # A stage knows every part of earlier stages: sent with each call, it would make the time grow
-    # with the square of the number of parts. So each worker process reads it once, from a file.
-    content = pickle.dumps(replace(stage, parts=()))
-    path = folder / f"stage-{xxhash.xxh3_64_hexdigest(content)}.pickle"
-    write_atomic(path, content)
-    if not missing:
-        return {}
-    part_of = {part.name: part for part in missing}
-    calls = [(str(path), str(outputs), part) for part in missing]
-    records: dict[str, Record] = {}
-    with reporter.stage(stage, missing) as progress:
-        for name, record in runner.run(
-            run_part, calls, [f"{stage.name}/{name}" for name in part_of]
-        ):
-            records[name] = record
-            progress.add(part_of[name])
-    return records
-
-
-def run_part(stage_path: str, outputs: str, part: Part) -> tuple[str, Record]:
+def run_part(
+    stage: Stage[Any], folder: str, plan_fingerprint: str, outputs: str, part: Part
+) -> tuple[str, Record]:
     """Runs one part and writes its record, after its outputs are on disk; (its name, the record).
 
-    `stage_path` is the pickled stage, in whose folder the record goes.
+    The record goes to `folder`, the outputs to `outputs`.
     """
-    counts, names = _stage_in(stage_path).run_part(Path(outputs), part)
+    counts, names = stage.run_part(Path(outputs), part)
     assert all(name.startswith(f"{part.name}.") for name in names), names
-    entries = {name: _describe_file(Path(outputs) / name) for name in names}
+    entries = {name: describe_file(Path(outputs) / name) for name in names}
     record = json.loads(json.dumps({**counts, "outputs": entries}))
-    write_atomic(Path(stage_path).parent / f"{part.name}.record.json", json.dumps(record))
+    write_record(Path(folder), plan_fingerprint, part.name, record)
     return part.name, record
 
 
-@lru_cache(maxsize=1)
-def _stage_in(path: str) -> Stage[Any]:
-    """The pickled stage, read once per process; the name of the file changes with its content."""
-    stage: Stage[Any] = pickle.loads(Path(path).read_bytes())
-    return stage
+def _outputs_of(stage: Stage[Any], folder: StageFolder) -> Path:
+    return stage.output_folder or folder.path
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
-    digest = xxhash.xxh3_128()
-    num_bytes = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            num_bytes += len(chunk)
-    return {"bytes": num_bytes, "xxh3_128": digest.hexdigest()}
+def _comparisons(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    """The outputs of all records, in groups that are worth a call each."""
+    group: dict[str, Any] = {}
+    for number, record in enumerate(records, start=1):
+        group |= record["outputs"]
+        num_bytes = sum(entry["bytes"] for entry in group.values())
+        if num_bytes > _COMPARED_AT_ONCE_BYTES or number % _COMPARED_AT_ONCE_PARTS == 0:
+            yield group
+            group = {}
+    if group:
+        yield group
