@@ -49,6 +49,15 @@ class FromHuggingFace(Config):
     """Prefixes of tensor names to skip: heads of previous tasks."""
 
 
+START_PATHS = {"path", "tokenizer"}
+"""Keys of a start that may change, since files move: their content is compared instead."""
+
+TASK_PATHS = {"train", "dev"}
+"""Keys of a task that may change: the content of `train` is compared, `dev` trains nothing."""
+
+MLM_STREAM_KEYS = ("weights", "shuffle_unit")
+"""Keys of `mlm.data` that decide the order of the rows."""
+
 StartConfig = Annotated[FromRun | FromHuggingFace, Field(discriminator="type")]
 
 
@@ -132,11 +141,14 @@ class FinetuneConfig(RunConfig):
     """When the run rolls back to its newest checkpoint."""
 
     def identity(self) -> dict[str, Any]:
+        mlm = self.mlm
         return {
             **super().identity(),
-            "start": self.start,
-            "tasks": self.tasks,
-            "mlm": self.mlm,
+            "start": _without(self.start, START_PATHS),
+            "tasks": {name: _without(task, TASK_PATHS) for name, task in self.tasks.items()},
+            "order of tasks": tuple(self.tasks),
+            "mlm": mlm and _without(mlm, {"data", "heldout_rows_per_source"}),
+            "mlm.data": mlm and {key: getattr(mlm.data, key) for key in MLM_STREAM_KEYS},
             "model": self.model,
             "max_row_tokens": self.max_row_tokens,
         }
@@ -177,6 +189,10 @@ class FinetuneConfig(RunConfig):
                 f"{self.schedule.total_rows or self.end_row} rows"
             )
         return self
+
+
+def _without(config: Config, keys: set[str]) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=keys)
 
 
 def is_finetuning(tree: dict[str, Any]) -> bool:

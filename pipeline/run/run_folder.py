@@ -7,6 +7,7 @@ checkpoints/ the checkpoints (pipeline.checkpoint); tracking.json
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
 from model.compute import BreaksBitEquality
 from pipeline.run.config import RunConfig
+from pipeline.run.mid_run import changed_data, forbidden_changes, newest_position
 
 RUN_NAME = "run.json"
 DONE_NAME = "DONE"
@@ -27,12 +29,17 @@ def checkpoints_folder(config: RunConfig) -> Path:
 
 
 def is_done(config: RunConfig) -> bool:
-    """Whether the run of `config` is finished, to its last row."""
+    """Whether all rows that `config` asks for were trained on.
+
+    Raises UserError that names every difference if the folder holds a different run.
+    """
     path = config.output / DONE_NAME
-    if not path.exists():
+    if not path.exists() or json.loads(path.read_bytes())["consumed_rows"] < config.end_row:
         return False
-    consumed: int = json.loads(path.read_bytes())["consumed_rows"]
-    return consumed >= config.end_row
+    stored = _read(config)
+    if stored is not None:
+        _refuse(config, forbidden_changes(stored.config, config, config.end_row))
+    return True
 
 
 def mark_done(config: RunConfig, step: int, consumed_rows: int) -> None:
@@ -55,23 +62,46 @@ def claim(config: RunConfig, data_fingerprint: str) -> list[str]:
 
 def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     """What `claim` returns and raises; writes nothing."""
+    stored = _read(config)
+    if stored is None:
+        return []
+    before = stored.config
+    now = config.from_stored(_without_credentials(config), origin="this run")
+    consumed_rows = newest_position(checkpoints_folder(config))
+    _refuse(
+        config,
+        [
+            *forbidden_changes(before, now, consumed_rows),
+            *changed_data(before, stored.data_fingerprint, data_fingerprint, consumed_rows),
+        ],
+    )
+    return [_describe_change(change) for change in differences(before, now)]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The content of run.json."""
+
+    config: RunConfig
+    data_fingerprint: str
+
+
+def _read(config: RunConfig) -> _Stored | None:
     path = config.output / RUN_NAME
     if not path.exists():
-        return []
+        return None
     stored = json.loads(path.read_bytes())
     before = config.from_stored(redact(stored["config"], {}), origin=str(path))
-    now = config.from_stored(_without_credentials(config), origin="this run")
-    forbidden = list(differences(before.identity(), now.identity()))
-    lines = [str(difference) for difference in forbidden]
-    if stored["data_fingerprint"] != data_fingerprint:
-        lines.append("the rows are different: the fingerprint of the data set changed")
+    return _Stored(before, stored["data_fingerprint"])
+
+
+def _refuse(config: RunConfig, lines: list[str]) -> None:
     if lines:
         raise UserError(
             f"{config.output} holds a different run; it differs in\n"
             + "\n".join(f"  {line}" for line in lines)
             + "\nchoose a new output folder, or restore the settings of that run"
         )
-    return [_describe_change(change) for change in differences(before, now)]
 
 
 def _without_credentials(config: RunConfig) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_the_model_and_the_rows_may_not_change(tmp_path: Path) -> None:
     assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
         "model.num_layers: 2 before, 3 now",
         "model.norm_placement.type: 'post' before, 'pre' now",
-        "the rows are different: the fingerprint of the data set changed",
+        "the rows are different: the fingerprint of the data set changed (data.path)",
     ]
 
 

@@ -1,0 +1,133 @@
+"""Which settings of a run may change between its starts: a function of how far the run has come.
+
+A key is of one of three kinds:
+- part of the identity (`RunConfig.identity`): it never changes;
+- it decides which rows a step takes (`STREAM_KEYS` of each phase): it may change as long as the
+  steps that were taken keep their rows, so in later phases, or at the end of the present one;
+- any other may change at every start.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from configs.differences import differences
+from configs.load import UserError
+from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
+from pipeline.data.position import PhaseSteps, StepSegment
+from pipeline.run.config import PhaseConfig, RunConfig, TrainConfig
+
+STREAM_KEYS = ("total_rows", "batch.global_rows", "batch.warmup", "data.shuffle_unit")
+"""Keys of a phase that decide which rows its steps take."""
+
+
+def forbidden_changes(before: RunConfig, now: RunConfig, consumed_rows: int) -> list[str]:
+    """A line for each difference between two configs of a run at position `consumed_rows`.
+
+    Only for those that make it a different run, or that would skip or repeat rows.
+    """
+    lines = [str(found) for found in differences(before.identity(), now.identity())]
+    if isinstance(before, TrainConfig) and isinstance(now, TrainConfig):
+        lines += _stream_changes(before, now, consumed_rows)
+    return lines
+
+
+def changed_data(
+    before: RunConfig, fingerprint_before: str, fingerprint: str, consumed_rows: int
+) -> list[str]:
+    """A line if rows that the run has started to read are different now.
+
+    The fingerprints are those of the plans, which join those of the phases.
+    """
+    if not isinstance(before, TrainConfig):
+        if fingerprint_before == fingerprint:
+            return []
+        return ["the data is different: the fingerprint of its files or of its tokenizer changed"]
+    pairs = list(zip(fingerprint_before.split("+"), fingerprint.split("+"), strict=False))
+    return [
+        f"the rows are different: the fingerprint of the data set changed ({where}data.path)"
+        for (where, _, start_row), (old, new) in zip(_phases(before), pairs, strict=False)
+        if old != new and _is_started(start_row, consumed_rows)
+    ]
+
+
+def newest_position(checkpoints: Path) -> int:
+    """The position of the newest checkpoint in a folder whose manifest is readable; 0 without."""
+    for path in reversed(list_checkpoints(checkpoints)):
+        try:
+            return read_manifest(path).consumed_rows
+        except UserError:
+            continue  # a damaged one, which the start of a run reports
+    return 0
+
+
+def _phases(config: TrainConfig) -> Iterator[tuple[str, PhaseConfig, int]]:
+    """Of each phase the dotted path before its keys, its config, and its first position."""
+    start_row = 0
+    for number, phase in enumerate(config.phases):
+        yield (f"then.{number - 1}." if number else "", phase, start_row)
+        start_row += phase.steps.total_rows
+
+
+def _is_started(start_row: int, consumed_rows: int) -> bool:
+    """Whether the phase that starts at `start_row` has begun; the first one is the run itself."""
+    return start_row == 0 or start_row < consumed_rows
+
+
+def _stream_changes(before: TrainConfig, now: TrainConfig, consumed_rows: int) -> Iterator[str]:
+    for number, (where, old, start_row) in enumerate(_phases(before)):
+        if not _is_started(start_row, consumed_rows):
+            return
+        if number >= len(now.phases):
+            yield (
+                f"then.{number - 1}: this phase is missing now, but the run is at row "
+                f"{consumed_rows - start_row:,} of it"
+            )
+            return
+        new = now.phases[number]
+        taken = consumed_rows - start_row
+        rows = min(taken, old.steps.total_rows)
+        if number and old.data.shuffle_unit != new.data.shuffle_unit:
+            yield from _changed_keys(where, old, new, ["data.shuffle_unit"], rows)
+        if not _steps_agree(old.steps, new.steps, taken):
+            keys = [key for key in STREAM_KEYS if key != "data.shuffle_unit"]
+            if number == 0:  # named as part of the identity
+                keys.remove("batch.global_rows")
+            yield from _changed_keys(where, old, new, keys, rows)
+
+
+def _changed_keys(
+    where: str, old: PhaseConfig, new: PhaseConfig, keys: Sequence[str], rows: int
+) -> Iterator[str]:
+    for key in keys:
+        values = [phase.model_dump(mode="json") for phase in (old, new)]
+        for part in key.split("."):
+            values = [value[part] for value in values]
+        for found in differences(*values, path=f"{where}{key}"):
+            yield f"{found} (after {rows:,} rows of this phase: rows would be skipped or repeated)"
+
+
+def _steps_agree(old: PhaseSteps, new: PhaseSteps, taken_rows: int) -> bool:
+    """Whether the steps on the first `taken_rows` rows are the same, and the next step follows.
+
+    More rows than the old phase has: the run is in a later phase, and this one keeps its length.
+    """
+    if taken_rows > old.total_rows:
+        return _segments(old, old.total_rows) == _segments(new, new.total_rows)
+    return taken_rows <= new.total_rows and _segments(old, taken_rows) == _segments(new, taken_rows)
+
+
+def _segments(steps: PhaseSteps, end_row: int) -> list[StepSegment]:
+    """The segments up to `end_row`, neighbours with steps of equal size as one."""
+    cut = [
+        StepSegment(start, min(end, end_row), size)
+        for start, end, size in steps.segments
+        if start < end_row
+    ]
+    starts = [0, *(n for n, (a, b) in enumerate(pairwise(cut), 1) if a.step_rows != b.step_rows)]
+    ends = [*starts[1:], len(cut)]
+    return [
+        StepSegment(cut[first].start_row, cut[last - 1].end_row, cut[first].step_rows)
+        for first, last in zip(starts, ends, strict=True)
+        if cut
+    ]

@@ -1,0 +1,317 @@
+"""Every key of a config may change in mid-run, may not, or only before its rows are taken."""
+
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from configs.load import UserError, validate
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.mid_run import changed_data, forbidden_changes
+from pipeline.run.run_folder import check_claim, claim, is_done, mark_done
+
+NEVER = {
+    TrainConfig: {"seed", "model", "objective", "batch.global_rows", "data.shuffle_unit"},
+    FinetuneConfig: {
+        *("seed", "model", "start.type", "start.step", "start.leave_out", "max_row_tokens"),
+        *("tasks.*.type", "tasks.*.examples_per_step", "tasks.*.weight", "tasks.*.labels"),
+        *("tasks.*.stride_tokens", "tasks.*.max_answer_tokens", "tasks.*.num_choices"),
+        *("mlm.objective", "mlm.rows_per_step", "mlm.weight"),
+        *("mlm.data.weights", "mlm.data.shuffle_unit"),
+    },
+}
+"""Part of the identity of a run."""
+BY_POSITION = {
+    TrainConfig: {
+        *("total_rows", "batch.warmup", "then.*.total_rows", "then.*.batch.global_rows"),
+        *("then.*.batch.warmup", "then.*.data.shuffle_unit"),
+    },
+    FinetuneConfig: set[str](),
+}
+"""May change in a phase that has not started, and where the steps that were taken stay the same."""
+ANY_RUN = {
+    *("name", "output", "precision", "loss_scale", "gradient_clipping", "hang_timeout_s"),
+    *("log_every_steps", "optimizer", "compute", "parallel", "checkpoint", "tracking"),
+    *("schedule", "stability"),
+}
+DATA = {"path", "url", "cache_gb", "verify", "workers", "prefetch_steps"}
+MAY_CHANGE = {
+    TrainConfig: {
+        *ANY_RUN,
+        *("evaluation", "data.weights", "batch.micro_rows"),
+        *("then.*.schedule", "then.*.data.weights", "then.*.batch.micro_rows"),
+        *(f"{where}data.{key}" for where in ("", "then.*.") for key in DATA),
+    },
+    FinetuneConfig: {
+        *ANY_RUN,
+        *("steps", "micro_rows", "evaluate_every_steps", "start.path", "start.tokenizer"),
+        *("tasks.*.train", "tasks.*.dev", "mlm.heldout_rows_per_source"),
+        *(f"mlm.data.{key}" for key in DATA),
+    },
+}
+"""May change at every start. Files and rows that move are compared by their content."""
+
+
+def leaves(annotation: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of all keys in a schema; ``*`` for a number or a name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield from leaves(field.annotation, f"{path}.{name}" if path else name)
+        return
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    models = [argument for argument in arguments if _holds_model(argument)]
+    if not models:
+        yield path
+    for argument in models:
+        yield from leaves(argument, f"{path}.*" if origin in (tuple, dict) else path)
+
+
+def _holds_model(annotation: Any) -> bool:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return issubclass(annotation, BaseModel)
+    return any(_holds_model(argument) for argument in typing.get_args(annotation))
+
+
+def kinds_of(key: str, schema: type[RunConfig]) -> list[str]:
+    tables = {"never": NEVER, "by position": BY_POSITION, "may change": MAY_CHANGE}
+    return [
+        kind
+        for kind, table in tables.items()
+        for pattern in table[schema]
+        if key == pattern or key.startswith(f"{pattern}.")
+    ]
+
+
+@pytest.mark.parametrize("schema", [TrainConfig, FinetuneConfig])
+def test_every_key_is_of_one_kind(schema: type[RunConfig]) -> None:
+    """A new key fails here until it is decided whether it may change in mid-run."""
+    keys = set(leaves(schema))
+    assert len(keys) > 60
+    undecided = {key: kinds_of(key, schema) for key in keys if len(kinds_of(key, schema)) != 1}
+    assert undecided == {}
+    for table in (NEVER, BY_POSITION, MAY_CHANGE):
+        for pattern in table[schema]:
+            assert any(key == pattern or key.startswith(f"{pattern}.") for key in keys), pattern
+
+
+MODEL = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 64}
+PHASE = {"data": {"path": "b"}, "total_rows": 80, "batch": {"global_rows": 8, "micro_rows": 4}}
+RUN: dict[str, Any] = {
+    "name": "test",
+    "output": "run",
+    "total_rows": 160,
+    "data": {"path": "a"},
+    "model": MODEL,
+    "objective": {"type": "mlm"},
+    "batch": {
+        "global_rows": 16,
+        "micro_rows": 4,
+        "warmup": [{"until_row": 16, "global_rows": 4}, {"until_row": 64, "global_rows": 8}],
+    },
+    "then": [PHASE],
+}
+TASK = {"type": "classification", "labels": ["a", "b"], "train": "t.jsonl"}
+FINETUNING: dict[str, Any] = {
+    "name": "test",
+    "output": "run",
+    "start": {"type": "run", "path": "base"},
+    "tasks": {"one": TASK, "two": {**TASK, "dev": "d.jsonl"}},
+    "mlm": {"data": {"path": "a"}},
+    "steps": 10,
+}
+ROWS_OF_PHASE_0 = 160
+
+
+def changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with other values at dotted paths."""
+    result = {**tree}
+    for path, value in changes.items():
+        node: Any = result
+        *parents, last = path.split(".")
+        for name in parents:
+            key: Any = int(name) if name.isdecimal() else name
+            child = node[key] if isinstance(node, list) else node.get(key, {})
+            node[key] = list(child) if isinstance(child, list) else dict(child)
+            node = node[key]
+        node[int(last) if last.isdecimal() else last] = value
+    return result
+
+
+def train_config(changes: dict[str, Any] | None = None) -> TrainConfig:
+    return validate(changed(RUN, changes or {}), TrainConfig, "test")
+
+
+def refused(changes: dict[str, Any], consumed_rows: int) -> list[str]:
+    """The keys that are refused at a position."""
+    lines = forbidden_changes(train_config(), train_config(changes), consumed_rows)
+    return [line.partition(":")[0] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("seed", 2),
+        ("model.hidden_dropout", 0.3),
+        ("model.norm_placement", {"type": "pre"}),
+        ("objective.mask_rate", 0.3),
+        ("batch.global_rows", 32),
+        ("data.shuffle_unit", "shard"),
+    ],
+)
+@pytest.mark.parametrize("consumed_rows", [0, 80, 200])
+def test_the_identity_never_changes(change: str, value: Any, consumed_rows: int) -> None:
+    keys = refused({change: value}, consumed_rows)
+    assert len(keys) == 1
+    assert keys[0].startswith(change)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other", "output": "moved", "hang_timeout_s": 5, "log_every_steps": 1},
+        {"precision": "fp16", "loss_scale.initial": 8.0, "gradient_clipping": 1.0},
+        {"optimizer": {"type": "lamb"}, "schedule": {"type": "cosine"}, "stability.spike_steps": 9},
+        {"compute.deterministic": False, "parallel": {"tensor": 2, "zero_stage": 3}},
+        {"checkpoint.keep_last": 9, "tracking.enabled": False, "evaluation.every_steps": 7},
+        {"data.weights": {"a": 1.0}, "data.path": "c", "data.workers": 3, "data.verify": "sizes"},
+        {"data.prefetch_steps": 1, "data.cache_gb": 1.0, "batch.micro_rows": 2},
+        {"then.0.schedule": {"type": "cosine"}, "then.0.data.path": "c"},
+        {"then.0.data.weights": {"a": 1.0}, "then.0.batch.micro_rows": 8},
+        {"then.0.data.workers": 3, "then": [PHASE, PHASE]},
+    ],
+    ids=lambda changes: "+".join(changes),
+)
+@pytest.mark.parametrize("consumed_rows", [0, 80, 200, 240])
+def test_what_may_change_at_every_start(changes: dict[str, Any], consumed_rows: int) -> None:
+    assert refused(changes, consumed_rows) == []
+
+
+NOT_STARTED, IN_WARMUP, IN_PHASE_0, IN_PHASE_1, AT_THE_END = 0, 24, 96, 200, 240
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "refused_at"),
+    [
+        ({"total_rows": 320}, ["total_rows"], {IN_PHASE_1, AT_THE_END}),
+        ({"total_rows": 165}, [], set()),  # still ten steps of 16
+        ({"total_rows": 96}, ["total_rows"], {IN_PHASE_1, AT_THE_END}),
+        ({"total_rows": 80}, ["total_rows"], {IN_PHASE_0, IN_PHASE_1, AT_THE_END}),
+        (
+            {"batch.warmup": []},
+            ["batch.warmup"],
+            {IN_WARMUP, IN_PHASE_0, IN_PHASE_1, AT_THE_END},
+        ),
+        (
+            {"batch.warmup.1.until_row": 80},
+            ["batch.warmup.1.until_row"],
+            {IN_PHASE_0, IN_PHASE_1, AT_THE_END},
+        ),
+        (
+            {"batch.warmup.0.global_rows": 8},
+            ["batch.warmup.0.global_rows"],
+            {IN_WARMUP, IN_PHASE_0, IN_PHASE_1, AT_THE_END},
+        ),
+        ({"then.0.total_rows": 160}, [], set()),
+        ({"then.0.total_rows": 32}, ["then.0.total_rows"], {IN_PHASE_1, AT_THE_END}),
+        ({"then.0.total_rows": 40}, ["then.0.total_rows"], {AT_THE_END}),
+        (
+            {"then.0.batch.global_rows": 16},
+            ["then.0.batch.global_rows"],
+            {IN_PHASE_1, AT_THE_END},
+        ),
+        (
+            {"then.0.batch.warmup": [{"until_row": 8, "global_rows": 4}]},
+            ["then.0.batch.warmup"],
+            {IN_PHASE_1, AT_THE_END},
+        ),
+        (
+            {"then.0.data.shuffle_unit": "shard"},
+            ["then.0.data.shuffle_unit"],
+            {IN_PHASE_1, AT_THE_END},
+        ),
+        ({"then": []}, ["then.0"], {IN_PHASE_1, AT_THE_END}),
+    ],
+    ids=str,
+)
+def test_what_may_change_until_its_rows_were_taken(
+    changes: dict[str, Any], keys: list[str], refused_at: set[int]
+) -> None:
+    for position in (NOT_STARTED, IN_WARMUP, IN_PHASE_0, IN_PHASE_1, AT_THE_END):
+        expected = keys if position in refused_at else []
+        assert refused(changes, position) == expected, position
+
+
+def test_at_the_exact_end_of_a_phase_it_may_grow_or_the_next_one_may_change() -> None:
+    for changes in ({"total_rows": 320}, {"then.0.batch.global_rows": 16}, {"then": []}):
+        assert refused(changes, ROWS_OF_PHASE_0) == []
+        assert refused(changes, ROWS_OF_PHASE_0 + 8) != []
+
+
+def test_only_rows_of_phases_that_started_are_compared() -> None:
+    config = train_config()
+    assert changed_data(config, "a+b", "a+c", ROWS_OF_PHASE_0) == []
+    [line] = changed_data(config, "a+b", "a+c", ROWS_OF_PHASE_0 + 8)
+    assert "then.0.data.path" in line
+    assert changed_data(config, "a+b", "a+b+c", ROWS_OF_PHASE_0 + 8) == []
+    assert len(changed_data(config, "a+b", "b+b", 0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"steps": 20, "micro_rows": 4, "evaluate_every_steps": 7}, []),
+        ({"start.path": "moved", "start.tokenizer": "tokenizer.json"}, []),
+        ({"tasks.one.train": "moved.jsonl", "tasks.one.dev": "new.jsonl"}, []),
+        ({"tasks.two.dev": None, "mlm.heldout_rows_per_source": 8}, []),
+        ({"mlm.data.path": "moved", "mlm.data.workers": 3, "mlm.data.verify": "sizes"}, []),
+        ({"mlm.data.weights": {"a": 1.0}}, ["mlm.data.weights"]),
+        ({"mlm.weight": 2.0}, ["mlm.weight"]),
+        ({"mlm": None}, ["mlm", "mlm.data"]),
+        ({"tasks.one.labels": ["b", "a"]}, ["tasks.one.labels.0", "tasks.one.labels.1"]),
+        ({"tasks.one.examples_per_step": 8}, ["tasks.one.examples_per_step"]),
+        ({"start.step": 3}, ["start.step"]),
+        ({"model.hidden_dropout": 0.5}, ["model.hidden_dropout"]),
+        (
+            {"tasks": dict(reversed(FINETUNING["tasks"].items()))},
+            ["order of tasks.0", "order of tasks.1"],
+        ),
+    ],
+    ids=str,
+)
+def test_fine_tuning(changes: dict[str, Any], keys: list[str]) -> None:
+    before = validate(FINETUNING, FinetuneConfig, "test")
+    now = validate(changed(FINETUNING, changes), FinetuneConfig, "test")
+    assert [line.partition(":")[0] for line in forbidden_changes(before, now, 100)] == keys
+
+
+def test_a_run_is_finished_for_the_config_that_asks(tmp_path: Path) -> None:
+    here = {"output": str(tmp_path / "run")}
+    config = train_config(here)
+    claim(config, "a+b")
+    assert not is_done(config)
+    mark_done(config, 30, 240)
+    assert is_done(config)
+    for more in ({"total_rows": 320}, {"then": [PHASE, PHASE]}, {"then.0.total_rows": 88}):
+        assert not is_done(train_config({**here, **more})), more
+    for less in ({"then": []}, {"then.0.total_rows": 40}, {"then": [], "total_rows": 80}):
+        assert is_done(train_config({**here, **less})), less
+    for other in ({"seed": 2}, {"then": [], "total_rows": 240}, {"then.0.batch.global_rows": 4}):
+        with pytest.raises(UserError, match="holds a different run"):
+            is_done(train_config({**here, **other}))
+
+
+def test_a_finished_fine_tuning_run_resumes_for_more_steps(tmp_path: Path) -> None:
+    tree = {**FINETUNING, "output": str(tmp_path / "run")}
+    config = validate(tree, FinetuneConfig, "test")
+    claim(config, "files")
+    mark_done(config, config.steps, config.end_row)
+    assert is_done(config)
+    assert not is_done(validate({**tree, "steps": 11}, FinetuneConfig, "test"))
+    with pytest.raises(UserError, match="seed: 1 before, 2 now"):
+        is_done(validate({**tree, "seed": 2}, FinetuneConfig, "test"))
+    with pytest.raises(UserError, match="the data is different"):
+        check_claim(config, "other files")
