@@ -157,8 +157,10 @@ class Engine:
         """Every trained or frozen tensor of this tensor-parallel rank, copied to host memory.
 
         Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, all other
-        ranks help to gather and get an empty dictionary.
+        ranks help to gather and get an empty dictionary. Raises RuntimeError if tensor-parallel
+        ranks differ in what they should hold alike.
         """
+        self.check_replicas()
         tensors = self._state.snapshot()
         if self.grid.dp_rank == 0:
             tensors |= {tensor_key("weight", name): t for name, t in self._frozen.items()}
@@ -167,11 +169,12 @@ class Engine:
     def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
         """Sets master weights, moments, Adam's step count and the loss scale of a checkpoint.
 
-        The model must have been built with the checkpoint's weights, so that the low-precision
-        copies agree with the master weights already.
+        The checkpoint may be of any precision: only fp16 has a loss scale, which starts at its first
+        value where the checkpoint has none. The model must have been built with the checkpoint's
+        weights, so that the low-precision copies agree with the master weights already.
         """
         self._state.restore(reader, manifest)
-        if manifest.loss_scale is not None:
+        if self.loss_scale is not None and manifest.loss_scale is not None:
             self.loss_scale = manifest.loss_scale
 
     def close(self) -> None:

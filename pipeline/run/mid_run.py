@@ -10,6 +10,7 @@ A key is of one of three kinds:
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from configs.differences import differences
 from configs.load import UserError
@@ -100,11 +101,15 @@ def _changed_keys(
     where: str, old: PhaseConfig, new: PhaseConfig, keys: Sequence[str], rows: int
 ) -> Iterator[str]:
     for key in keys:
-        values = [phase.model_dump(mode="json") for phase in (old, new)]
-        for part in key.split("."):
-            values = [value[part] for value in values]
-        for found in differences(*values, path=f"{where}{key}"):
+        for found in differences(_value(old, key), _value(new, key), f"{where}{key}"):
             yield f"{found} (after {rows:,} rows of this phase: rows would be skipped or repeated)"
+
+
+def _value(phase: PhaseConfig, key: str) -> Any:
+    value: Any = phase
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _steps_agree(old: PhaseSteps, new: PhaseSteps, taken_rows: int) -> bool:

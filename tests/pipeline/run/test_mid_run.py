@@ -246,7 +246,12 @@ def test_what_may_change_until_its_rows_were_taken(
 
 
 def test_at_the_exact_end_of_a_phase_it_may_grow_or_the_next_one_may_change() -> None:
-    for changes in ({"total_rows": 320}, {"then.0.batch.global_rows": 16}, {"then": []}):
+    allowed: list[dict[str, Any]] = [
+        {"total_rows": 320},
+        {"then.0.batch.global_rows": 16},
+        {"then": []},
+    ]
+    for changes in allowed:
         assert refused(changes, ROWS_OF_PHASE_0) == []
         assert refused(changes, ROWS_OF_PHASE_0 + 8) != []
 
@@ -295,13 +300,28 @@ def test_a_run_is_finished_for_the_config_that_asks(tmp_path: Path) -> None:
     assert not is_done(config)
     mark_done(config, 30, 240)
     assert is_done(config)
-    for more in ({"total_rows": 320}, {"then": [PHASE, PHASE]}, {"then.0.total_rows": 88}):
-        assert not is_done(train_config({**here, **more})), more
-    for less in ({"then": []}, {"then.0.total_rows": 40}, {"then": [], "total_rows": 80}):
-        assert is_done(train_config({**here, **less})), less
-    for other in ({"seed": 2}, {"then": [], "total_rows": 240}, {"then.0.batch.global_rows": 4}):
+    more: list[dict[str, Any]] = [
+        {"total_rows": 320},
+        {"then": [PHASE, PHASE]},
+        {"then.0.total_rows": 88},
+    ]
+    for changes in more:
+        assert not is_done(train_config({**here, **changes})), changes
+    less: list[dict[str, Any]] = [
+        {"then": []},
+        {"then.0.total_rows": 40},
+        {"then": [], "total_rows": 80},
+    ]
+    for changes in less:
+        assert is_done(train_config({**here, **changes})), changes
+    different: list[dict[str, Any]] = [
+        {"seed": 2},
+        {"then": [], "total_rows": 240},
+        {"then.0.batch.global_rows": 4},
+    ]
+    for changes in different:
         with pytest.raises(UserError, match="holds a different run"):
-            is_done(train_config({**here, **other}))
+            is_done(train_config({**here, **changes}))
 
 
 def test_a_finished_fine_tuning_run_resumes_for_more_steps(tmp_path: Path) -> None:
