@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,6 +69,11 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         ) from None
     check_all_reduce(device)
     return device
+
+
+def launch_store() -> Any:
+    """The key-value store through which the ranks of the process group have met."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def stop_distributed() -> None:

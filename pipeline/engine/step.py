@@ -22,7 +22,7 @@ from model.parallel.grid import Grid
 from model.task_heads import LossAndCounts
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.stragglers import RankMeasurements, Stopwatch, measure_rank
-from pipeline.launch.signals import StopRequest
+from pipeline.launch.stop_agreement import StepAbandoned, StopAgreement
 
 
 class MicroBatch(Protocol):
@@ -78,7 +78,7 @@ def take_step(
     label_counts: Tensor,
     weights: Mapping[str, float],
     learning_rate: float,
-    stop: StopRequest | None = None,
+    stop: StopAgreement | None = None,
     data_wait_s: float = 0.0,
 ) -> StepResult:
     """Takes one optimizer step on the weighted sum of the heads' mean losses; a collective.
@@ -98,6 +98,8 @@ def take_step(
 
     engine.start_step(learning_rate)
     for number, micro_batch in enumerate(micro_batches):  # gradient accumulation
+        if stop is not None and stop.leaves_step():
+            raise StepAbandoned
         engine.start_micro_batch(is_last=number == len(micro_batches) - 1)
         with forward_time:
             results = micro_batch.forward(engine.model, grid.device)

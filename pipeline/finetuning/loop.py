@@ -14,6 +14,7 @@ from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.resume import describe_checkpoint, describe_run
 from pipeline.finetuning.step import finetuning_step, step_flops, step_metrics
 from pipeline.launch.environment import Launch
+from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.run import run_folder
 from pipeline.training.session import Session, open_session
 
@@ -49,23 +50,27 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     step, consumed_rows, dev_error = start.step, start.consumed_rows, start.score
-    instability = None
+    saved_step, instability = start.step, None
 
     with session.running() as (watchdog, profiler):
         meter.start_step()
         for batch in batches.steps_from(consumed_rows, start.skipped):
             watchdog.alive()
             meter.data_arrived()
+            learning_rate = config.schedule.learning_rate(
+                config.optimizer.lr, batch.rows.end_row, config.end_row
+            )
+            try:
+                with profiler.step(step + 1):
+                    result = finetuning_step(
+                        *(engine, batch, config.weights, learning_rate),
+                        *(session.stop, meter.data_wait_s),
+                    )
+            except StepAbandoned:
+                break
             step += 1
             consumed_rows = batch.rows.end_row
-            is_last = consumed_rows == last_row
-            learning_rate = config.schedule.learning_rate(
-                config.optimizer.lr, consumed_rows, config.end_row
-            )
-            with profiler.step(step):
-                result = finetuning_step(
-                    engine, batch, config.weights, learning_rate, session.stop, meter.data_wait_s
-                )
+            is_last, dev_error = consumed_rows == last_row, None
             values = _step_values(plan, batch, learning_rate, result, meter)
             if result.skipped:
                 log_skipped_step(step, result, batch.rows)
@@ -81,14 +86,17 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
                 dev_error = mean_error(plan, scores)
                 values |= scores
             session.record.metrics(step, values)
-            if step % config.checkpoint.every_steps == 0 or is_last or result.stop_requested:
-                engine.check_replicas()
+            if step % config.checkpoint.every_steps == 0 or is_last:
                 at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
                 saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
+                saved_step = step
             saver.report_errors()
             if result.stop_requested:
                 break
             meter.start_step()
+        if instability is None and step > saved_step:  # a signal between two saves
+            at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
+            saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
     saver.finish()
     engine.close()
     if instability is None:

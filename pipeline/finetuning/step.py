@@ -8,7 +8,7 @@ from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult, take_step
 from pipeline.finetuning.batches import FinetuneStep
 from pipeline.finetuning.plan import FinetunePlan
-from pipeline.launch.signals import StopRequest
+from pipeline.launch.stop_agreement import StopAgreement
 
 
 def finetuning_step(
@@ -16,7 +16,7 @@ def finetuning_step(
     batch: FinetuneStep,
     weights: dict[str, float],
     learning_rate: float,
-    stop: StopRequest | None = None,
+    stop: StopAgreement | None = None,
     data_wait_s: float = 0.0,
 ) -> StepResult:
     """Takes one step on the sum of the heads' mean losses times `weights`; a collective."""

@@ -16,6 +16,7 @@ from pipeline.engine.step import StepResult
 from pipeline.engine.throughput import StepMeter, log_skipped_step
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.launch.environment import Launch
+from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import build_engine
 from pipeline.pretraining.resume import describe_checkpoint, describe_run, plan_segments
@@ -56,7 +57,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.score
-    instability = None
+    saved_step, instability = start.step, None
 
     loading = run_batches(plan, segments, start.skipped, grid.dp_rank, consumed_rows)
     with closing(loading) as batches, session.running() as (watchdog, profiler):
@@ -64,15 +65,18 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
         for batch in batches:
             watchdog.alive()
             meter.data_arrived()
+            learning_rate = _learning_rate(plan, batch)
+            try:
+                with profiler.step(step + 1):
+                    result = pretraining_step(
+                        engine, batch, learning_rate, session.stop, meter.data_wait_s
+                    )
+            except StepAbandoned:
+                break
             step += 1
             rows = RowWindow(start_row=consumed_rows, end_row=batch.consumed_rows)
             consumed_rows = batch.consumed_rows
-            is_last = consumed_rows == last_row
-            learning_rate = _learning_rate(plan, batch)
-            with profiler.step(step):
-                result = pretraining_step(
-                    engine, batch, learning_rate, session.stop, meter.data_wait_s
-                )
+            is_last, heldout_loss = consumed_rows == last_row, None
             values = _step_values(plan, batch, learning_rate, result, meter)
             if result.skipped:
                 log_skipped_step(step, result, rows)
@@ -85,17 +89,20 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
                 meter.log_progress(step, total_steps, rows_left, loss, values)
             if step % config.evaluation.every_steps == 0 or is_last:
                 scores = _evaluate(engine, plan.phases[batch.phase], heldouts[batch.phase])
-                heldout_loss = scores.get("heldout_loss", heldout_loss)
+                heldout_loss = scores.get("heldout_loss")
                 values |= scores
             session.record.metrics(step, values)
-            if step % config.checkpoint.every_steps == 0 or is_last or result.stop_requested:
-                engine.check_replicas()
+            if step % config.checkpoint.every_steps == 0 or is_last:
                 at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
                 saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
+                saved_step = step
             saver.report_errors()
             if result.stop_requested:
                 break
             meter.start_step()
+        if instability is None and step > saved_step:  # a signal between two saves
+            at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
+            saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
     saver.finish()
     engine.close()
     if instability is None:

@@ -16,7 +16,7 @@ from model.task_heads import LossAndCounts
 from pipeline.data.loader import StepBatch
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult, count_labels, take_step
-from pipeline.launch.signals import StopRequest
+from pipeline.launch.stop_agreement import StopAgreement
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def pretraining_step(
     engine: Engine,
     batch: StepBatch,
     learning_rate: float,
-    stop: StopRequest | None = None,
+    stop: StopAgreement | None = None,
     data_wait_s: float = 0.0,
 ) -> StepResult:
     """Takes one optimizer step on `batch`; a collective.

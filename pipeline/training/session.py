@@ -10,12 +10,13 @@ from configs.load import UserError
 from model.parallel.grid import Grid, make_grid
 from pipeline.data.position import RowWindow
 from pipeline.engine.profiler import ProfiledSteps, StepProfiler, step_profiler
-from pipeline.engine.start import process_group
+from pipeline.engine.start import launch_store, process_group
 from pipeline.engine.throughput import StepMeter
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityConfig, roll_back
 from pipeline.fault_tolerance.watchdog import Watchdog, watchdog
 from pipeline.launch.environment import Launch
 from pipeline.launch.signals import StopRequest
+from pipeline.launch.stop_agreement import StopAgreement
 from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
 from pipeline.tracking.record import Record, open_record
@@ -31,7 +32,7 @@ class Session:
     grid: Grid
     record: Record
     meter: StepMeter
-    stop: StopRequest
+    stop: StopAgreement
     profile: ProfiledSteps | None
     skipped: tuple[RowWindow, ...] = ()
     """The rows that made training unstable in this launch."""
@@ -44,8 +45,9 @@ class Session:
 
     @contextmanager
     def running(self) -> Iterator[tuple[Watchdog, StepProfiler]]:
-        """The watchdog and the profiler of the steps in this block."""
+        """The watchdog and the profiler of the steps in this block, which a stop signal ends."""
         with (
+            self.stop.watching(),
             watchdog(self.config.hang_timeout_s) as dog,
             step_profiler(self.profile, self.config.output, self.grid.rank) as profiler,
         ):
@@ -96,6 +98,6 @@ def open_session(
             grid,
             record=open_record(config, grid.rank, sender_arguments),
             meter=StepMeter(grid.device, config.precision),
-            stop=StopRequest(),
+            stop=StopAgreement(StopRequest(), launch_store(), grid.rank, grid.world_size),
             profile=profile,
         )
