@@ -89,9 +89,11 @@ class CheckpointManifest(Config):
     tracking_run_id: str | None = None
     """MLflow's id of the run."""
     heldout_loss: float | None = None
-    """Latest held-out loss, nats per masked token."""
+    """Held-out loss of this step, nats per masked token; None where it was not measured.
+
+    Up to version 0.1.0 the latest one, perhaps of an earlier step."""
     dev_error: float | None = None
-    """Latest error on the dev files of fine-tuning: 1 - the mean main metric of the tasks."""
+    """Error of this step on the dev files of fine-tuning: 1 - the mean main metric of the tasks."""
     versions: dict[str, str]
     """Versions of the packages that wrote it."""
     parameters: dict[str, ParameterRecord]
@@ -119,7 +121,7 @@ class CheckpointManifest(Config):
 
     @property
     def selection_score(self) -> float | None:
-        """What the best checkpoints are chosen by, the lowest first; None: not evaluated yet."""
+        """What the best checkpoints are chosen by, the lowest first; None: not evaluated."""
         # Fine-tuned checkpoints of older versions keep the dev error as `heldout_loss`.
         return self.heldout_loss if self.dev_error is None else self.dev_error
 

@@ -15,10 +15,10 @@ class Progress:
     consumed_rows: int
     """The position in the row stream; in fine-tuning, in the rows of all tasks together."""
     score: float | None
-    """What the best checkpoints are chosen by, the lowest first; None: not evaluated yet.
+    """What the best checkpoints are chosen by, the lowest first; None: not evaluated at this step.
 
-    The latest held-out loss (nats per masked token) or, in fine-tuning, the latest mean error on
-    the dev files."""
+    The held-out loss (nats per masked token) or, in fine-tuning, the mean error on the dev files,
+    where it was measured after exactly `step` steps and is finite."""
     skipped: tuple[RowWindow, ...]
     """Rows that the run skips."""
     recent_losses: tuple[float, ...]

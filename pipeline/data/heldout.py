@@ -4,6 +4,7 @@ Every data-parallel rank evaluates its part of the rows; the training stream is 
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from pipeline.data.shard_cache import row_reader
 HELDOUT_SEED = 0
 """The seed of the masks of held-out rows: the same in all runs, so that they can be compared."""
 
+LARGEST_EXPONENT = math.log(sys.float_info.max)
+
 
 @dataclass(frozen=True)
 class HeldoutScore:
@@ -31,13 +34,18 @@ class HeldoutScore:
 
     @property
     def loss(self) -> float:
-        """Nats per masked token."""
-        return self.loss_sum / self.masked_tokens
+        """Nats per masked token; NaN without masked tokens."""
+        return self.loss_sum / self.masked_tokens if self.masked_tokens else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); inf where that is no double-precision number, for a loss above 709."""
+        return math.exp(self.loss) if not self.loss > LARGEST_EXPONENT else math.inf
 
     @property
     def accuracy(self) -> float:
-        """Share of masked tokens that are predicted correctly."""
-        return self.correct / self.masked_tokens
+        """Share of masked tokens that are predicted correctly; NaN without masked tokens."""
+        return self.correct / self.masked_tokens if self.masked_tokens else math.nan
 
     def __add__(self, other: "HeldoutScore") -> "HeldoutScore":
         return HeldoutScore(
@@ -62,7 +70,7 @@ class HeldoutRows:
         total = sum(scores.values(), HeldoutScore(0.0, 0.0, 0.0))
         values = {
             "heldout_loss": total.loss,
-            "heldout_perplexity": math.exp(total.loss),
+            "heldout_perplexity": total.perplexity,
             "heldout_accuracy": total.accuracy,
             "heldout_unigram_loss": self.unigram_loss,
         }
@@ -107,7 +115,9 @@ def load_heldout(
     if not masked:
         return HeldoutRows({}, float("nan"))
     labels = np.concatenate([rows.labels.ravel() for rows in masked.values()])
-    return HeldoutRows(masked, unigram_loss(np.concatenate(plain), labels[labels >= 0]))
+    labels = labels[labels >= 0]
+    loss = unigram_loss(np.concatenate(plain), labels) if len(labels) else math.nan
+    return HeldoutRows(masked, loss)
 
 
 def unigram_loss(rows: NDArray[np.unsignedinteger], labels: NDArray[np.int64]) -> float:

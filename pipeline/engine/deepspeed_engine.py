@@ -169,9 +169,9 @@ class Engine:
     def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
         """Sets master weights, moments, Adam's step count and the loss scale of a checkpoint.
 
-        The checkpoint may be of any precision: only fp16 has a loss scale, which starts at its first
-        value where the checkpoint has none. The model must have been built with the checkpoint's
-        weights, so that the low-precision copies agree with the master weights already.
+        The checkpoint may be of any precision: only fp16 has a loss scale, which starts at its
+        first value where the checkpoint has none. The model must have been built with the
+        checkpoint's weights, so that the low-precision copies agree with the master weights.
         """
         self._state.restore(reader, manifest)
         if self.loss_scale is not None and manifest.loss_scale is not None:

@@ -72,9 +72,15 @@ def load_mlm_heldout(plan: FinetunePlan) -> HeldoutRows | None:
 
 
 def mean_error(plan: FinetunePlan, scores: Mapping[str, float]) -> float | None:
-    """1 - the mean main metric of the tasks, by which checkpoints are compared; None without."""
-    found = [scores[name] for name in _main_metrics(plan) if name in scores]
-    return 1 - sum(found) / len(found) if found else None
+    """1 - the mean main metric of the tasks with a dev file, by which checkpoints are compared.
+
+    None without such tasks, and where a metric is not defined (a correlation of equal predictions):
+    the mean of the remaining tasks would be compared with means of all.
+    """
+    names = _main_metrics(plan)
+    if not names or not scores.keys() >= set(names):
+        return None
+    return 1 - sum(scores[name] for name in names) / len(names)
 
 
 def _main_metrics(plan: FinetunePlan) -> list[str]:

@@ -1,5 +1,6 @@
 """What is saved of a training state, what a run resumes with, and how a start is recorded."""
 
+import math
 from typing import Any
 
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, build_manifest
@@ -32,6 +33,7 @@ def describe_checkpoint(
     plan: RunPlan, engine: Engine, segments: tuple[Segment, ...], progress: Progress
 ) -> CheckpointManifest:
     """The manifest of the state at `progress`, without its files."""
+    loss = progress.score
     return build_manifest(
         plan.origin,
         engine.specs,
@@ -43,7 +45,7 @@ def describe_checkpoint(
         recent_losses=progress.recent_losses,
         loss_scale=engine.loss_scale,
         tracking_run_id=run_id_of(plan.config.output),
-        heldout_loss=progress.score,
+        heldout_loss=loss if loss is not None and math.isfinite(loss) else None,
     )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from configs.load import UserError
+from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
-from pipeline.run.run_folder import check_claim, is_done
+from pipeline.run.run_folder import check_claim, checkpoints_folder, is_done
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import run_ranks
 from tests.pipeline.training_run import (
@@ -108,3 +109,23 @@ def test_a_finished_run_gets_a_further_phase(rows: Path, tmp_path: Path) -> None
 
 def run_fingerprint(config: TrainConfig) -> list[str]:
     return check_claim(config, plan_run(config, 1).data_fingerprint)
+
+
+def test_a_checkpoint_records_the_held_out_loss_of_its_own_step(rows: Path, tmp_path: Path) -> None:
+    config = make_config(
+        rows,
+        tmp_path / "run",
+        total_rows=7 * 16,
+        schedule=SCHEDULE,
+        evaluation={"every_steps": 4, "rows_per_source": 4},
+        checkpoint={"every_steps": 2, "keep_last": 1, "keep_best": 9},
+    )
+    run_ranks(pretrain, 1, config)
+    manifests = [read_manifest(path) for path in list_checkpoints(checkpoints_folder(config))]
+    measured = {
+        number + 1: values["heldout_loss"]
+        for number, values in enumerate(all_values(config))
+        if "heldout_loss" in values
+    }
+    assert list(measured) == [4, 7]
+    assert {manifest.step: manifest.heldout_loss for manifest in manifests} == measured
