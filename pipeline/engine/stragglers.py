@@ -5,11 +5,13 @@ differs is the time of their forward passes: under ZeRO 1 and 2 these meet tenso
 only.
 """
 
+import os
 import resource
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,12 +125,15 @@ def straggler_line(forward_s: NDArray[np.float64], names: Sequence[str]) -> str 
     return f"slow ranks, as multiples of the median forward time: {', '.join(parts)}{more}"
 
 
-def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+def measure_peak_flops(device: torch.device, dtype: torch.dtype, num_cores: float = 1.0) -> float:
     """Operations a second of this rank in a large matrix product: the best of many.
 
-    All ranks of a node should call it at the same time, since they share its processors.
+    On the CPU those of a second of processor time, on the `num_cores` cores that the rank may use:
+    time that other processes take from it then makes no difference.
     """
-    size = 8192 if device.type == "cuda" else 1024
+    is_cuda = device.type == "cuda"
+    size = 8192 if is_cuda else 1024
+    clock = time.perf_counter if is_cuda else time.process_time
     # Random: on equal values a GPU draws less power, and so runs faster than in training.
     generator = torch.Generator(device).manual_seed(0)
     left = torch.randn((size, size), generator=generator, device=device).to(dtype)
@@ -136,12 +141,26 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     _wait(device)
     best = float("inf")
     started_at = time.perf_counter()
-    while time.perf_counter() - started_at < PEAK_SECONDS:
-        start = time.perf_counter()
+    while best == float("inf") or time.perf_counter() - started_at < PEAK_SECONDS:
+        start = clock()
         torch.mm(left, right)
         _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
+        best = min(best, clock() - start)
+    return 2.0 * size**3 / best * (1.0 if is_cuda else num_cores)
+
+
+def rank_cores() -> float:
+    """The processor cores that this rank may use with its threads; a collective.
+
+    A core that several ranks of a host may use counts for each of them in equal parts.
+    """
+    mine = (socket.gethostname(), frozenset(os.sched_getaffinity(0)))
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, mine)
+    host, cores = mine
+    of_host = [theirs for name, theirs in ranks if name == host]
+    share = sum(1 / sum(core in theirs for theirs in of_host) for core in cores)
+    return min(share, torch.get_num_threads())
 
 
 def _wait(device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from pipeline.data.position import RowWindow
 from pipeline.engine.step import StepResult
-from pipeline.engine.stragglers import StragglerWatch, measure_peak_flops
+from pipeline.engine.stragglers import StragglerWatch, measure_peak_flops, rank_cores
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +26,15 @@ class StepMeter:
 
     def __init__(self, device: torch.device, precision: str) -> None:
         self._stragglers = StragglerWatch()
+        num_cores = rank_cores()
         dist.barrier()  # ranks of a node share its processors: all measure at the same time
-        peak = measure_peak_flops(device, DTYPES[precision])
+        peak = measure_peak_flops(device, DTYPES[precision], num_cores)
         total = torch.tensor([peak], dtype=torch.float64, device=device)
         dist.all_reduce(total)
         self.peak_flops = float(total)
-        """Operations a second of all ranks in large matrix products, measured here."""
+        """Operations a second of all ranks in large matrix products, measured here; those of the
+        fastest step where that was faster, as the machine was busy during the measurement."""
+        self._is_peak_raised = False
         self.data_wait_s = 0.0
         """Seconds that this rank waited for the data of the present step."""
         self._recent: deque[tuple[int, int, float]] = deque(maxlen=RATE_WINDOW_STEPS)
@@ -54,6 +57,7 @@ class StepMeter:
         step_s = now - self._step_started_at
         self._step_started_at = now
         self._recent.append((rows, tokens, step_s))
+        self._raise_peak(flops / step_s)
         return self._stragglers.observe(result.ranks) | {
             "step_s": step_s,
             "tokens": tokens,
@@ -62,6 +66,19 @@ class StepMeter:
             "tokens_per_s_per_rank": tokens / step_s / dist.get_world_size(),
             "model_flops_utilization": flops / step_s / self.peak_flops,
         }
+
+    def _raise_peak(self, flops_per_s: float) -> None:
+        if flops_per_s <= self.peak_flops:
+            return
+        if not self._is_peak_raised:
+            logger.info(
+                "the peak was measured as %.3g FLOP/s on a busy machine and a step reached %.3g: "
+                "from here on utilization is relative to the fastest step",
+                self.peak_flops,
+                flops_per_s,
+            )
+        self._is_peak_raised = True
+        self.peak_flops = flops_per_s
 
     def log_progress(
         self, step: int, total_steps: int, rows_left: int, losses: str, values: Mapping[str, float]

@@ -182,7 +182,7 @@ def test_instability_that_does_not_end_stops_the_run(
 
 
 def test_every_step_has_throughput_and_the_slowest_rank(one_rank: FinetuneConfig) -> None:
-    assert all(0 < value < 1 for value in metrics(one_rank, "model_flops_utilization"))
+    assert all(0 < value <= 1 for value in metrics(one_rank, "model_flops_utilization"))
     for name in ("rows_per_s", "tokens_per_s", "step_s", "forward_s", "data_wait_s"):
         assert min(metrics(one_rank, name)) > 0, name
     assert metrics(one_rank, "slowest_rank") == [0.0] * 6
