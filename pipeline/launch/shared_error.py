@@ -1,13 +1,17 @@
 """Reports an error once for all ranks of a launch, and lets the Slurm job know of it.
 
-Three cases:
-- An error in the config file, which every rank finds: rank 0 reports it.
-- Any other error before the run's folder is known. Usually every rank finds it; a rank other than 0
-  waits, and reports it if the launcher has not ended this process by then.
+Two cases:
+- An error before the run's folder is known, in the config for example. Usually every rank finds it:
+  rank 0 reports it at once.
 - An error after that. Possibly one rank alone finds it; its peers then fail in their collectives
   and the launcher ends them by signals. Neither may look like a failure that is worth another try.
   So the first rank to find an error leaves the file ERROR in the run's folder. Later errors, and
   those that follow from it on peers, end their process silently with the same exit code.
+
+Launchers end all ranks as soon as one has ended. So a rank whose error another one reports waits
+before it ends, or else the message could be lost: rank 0 may have started later, or stand between
+leaving the file and printing. A rank that is still there after the wait was alone with its error
+before the run's folder was known, and reports it then.
 
 `configs.command.run` prints the error that is raised from here.
 """
@@ -18,13 +22,13 @@ from pathlib import Path
 from types import TracebackType
 
 from configs.command import EXIT_USER_ERROR
-from configs.load import ConfigError, UserError
+from configs.load import UserError
 from configs.redact import redact
 
 ERROR_NAME = "ERROR"
 
-SINGLE_RANK_WAIT_S = 5.0
-"""Longer than launchers take to end the peers of a rank that failed."""
+SINGLE_RANK_WAIT_S = 10.0
+"""Longer than launchers take to end the peers of a rank, and than ranks differ in starting."""
 
 
 class ReportOnce:
@@ -53,18 +57,17 @@ class ReportOnce:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception) and not self._is_reported_here(error):
+            time.sleep(SINGLE_RANK_WAIT_S)
             raise SystemExit(EXIT_USER_ERROR) from None
 
     def _is_reported_here(self, error: Exception) -> bool:
-        if self._folder is not None:
-            if isinstance(error, UserError):
-                return _leave_file(self._folder, redact(f"rank {self._rank}: {error}\n"))
-            return not has_error(self._folder)
-        if isinstance(error, ConfigError):
-            return self._rank == 0
-        if isinstance(error, UserError | OSError) and self._rank != 0:
-            time.sleep(SINGLE_RANK_WAIT_S)
-        return True
+        if self._folder is None:
+            if isinstance(error, UserError | OSError) and self._rank != 0:
+                time.sleep(SINGLE_RANK_WAIT_S)
+            return True
+        if isinstance(error, UserError):
+            return _leave_file(self._folder, redact(f"rank {self._rank}: {error}\n"))
+        return not has_error(self._folder)
 
 
 def has_error(folder: Path) -> bool:
