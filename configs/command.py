@@ -8,6 +8,8 @@ import argparse
 import errno
 import os
 import re
+import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,6 +19,11 @@ from configs.redact import redact
 
 EXIT_USER_ERROR = 2
 """The exit code for an error that the user can fix, so that trying again is of no use."""
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+MAX_OPEN_FILES = 1 << 20
+"""More than any process here opens; some systems have a hard limit of 10^9."""
 
 _OVERRIDE = re.compile(r"\w[\w-]*(\.\w[\w-]*)*=")
 
@@ -89,9 +96,11 @@ def plain_parser(description: str) -> CommandParser:
 def run(main: Callable[[], int | None]) -> None:
     """Exits with what `main` returns; reports a user's error or a full disk in one message.
 
-    Exit codes: 0 success, 2 an error that the user can fix. Any other error keeps its traceback.
+    Exit codes: 0 success, 2 an error that the user can fix, 130 an interrupt (Ctrl-C). Any other
+    error keeps its traceback.
     """
     log.configure()
+    raise_open_files_limit()
     try:
         code = main() or 0
     except UserError as error:
@@ -101,8 +110,28 @@ def run(main: Callable[[], int | None]) -> None:
         if message is None:
             raise
         code = _report(message)
+    except KeyboardInterrupt:  # training and data preparation have handlers of their own
+        print("interrupted", file=sys.stderr, flush=True)
+        code = EXIT_INTERRUPTED
     sys.stdout.flush()
     sys.exit(code)
+
+
+def raise_open_files_limit() -> int:
+    """The number of files that this process and those it starts may open, raised if possible.
+
+    The usual soft limit of 1024 is made for programs with `select`. Many ranks, shards and worker
+    processes need more, and the hard limit allows it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # some systems and containers do not allow it
+        return soft
+    return wanted
 
 
 def _describe_os_error(error: OSError) -> str | None:
@@ -112,6 +141,12 @@ def _describe_os_error(error: OSError) -> str | None:
         return (
             f"no space left while writing {name}: free some disk space (or choose another output "
             "folder) and run the same command again; it resumes where it stopped"
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"{name}: {os.strerror(error.errno)}: the limit of this process is {limit:,} open "
+            f"files (hard limit {hard:,}): raise it (ulimit -n; in Slurm --propagate=NOFILE)"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{name}: {os.strerror(error.errno)}: check the owner and the permissions"

@@ -137,15 +137,26 @@ def wait_for_silence(config: RunConfig, silence_s: float, start_s: float = 900.0
     """Returns when the event log has not grown for `silence_s` seconds.
 
     The first event of this try may take `start_s` seconds: data and checkpoint are verified first.
+    Whether the log changes is observed, on a clock that only counts seconds: its time is set by the
+    file server, and both clocks may be set in mid-run.
     """
-    started_at = time.time()
     path = config.output / LOG_NAME
-    while True:
-        last = path.stat().st_mtime if path.exists() else 0.0
-        deadline = last + silence_s if last >= started_at else started_at + max(start_s, silence_s)
-        if time.time() > deadline:
-            return
+    last = _signature(path)
+    deadline = time.monotonic() + max(start_s, silence_s)
+    while time.monotonic() <= deadline:
         time.sleep(min(WATCH_POLL_S, silence_s / 4))
+        now = _signature(path)
+        if now is not None and now != last:
+            last, deadline = now, time.monotonic() + silence_s
+
+
+def _signature(path: Path) -> tuple[int, int] | None:
+    """Time and size of a file, None where there is none (or the file server does not answer)."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def main() -> int:

@@ -1,13 +1,16 @@
 """Command lines: every order of options, config file and overrides; errors in one message."""
 
+import contextlib
 import errno
 import itertools
 import os
+import resource
 
 import pytest
 
 from configs import command
 from configs.load import UserError
+from tests.forked import ForkedProcess
 
 OVERRIDES = ["schedule.x=-1", "data.weights={a: 1, b: 2}", "name=a=b", "seed=3"]
 
@@ -151,3 +154,41 @@ def test_the_message_names_the_rank(
     monkeypatch.setenv("RANK", rank)
     assert exit_code(UserError("bad")) == command.EXIT_USER_ERROR
     assert capsys.readouterr().err == f"{prefix}: bad\n"
+
+
+def limits_after_a_start() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    command.run(lambda: print(*resource.getrlimit(resource.RLIMIT_NOFILE)))
+
+
+def test_the_limit_of_open_files_is_raised_at_the_start() -> None:
+    done = ForkedProcess(limits_after_a_start).wait()
+    soft, hard = (int(word) for word in done.stdout.split())
+    assert soft == min(hard, command.MAX_OPEN_FILES) > 64
+
+
+def open_too_many_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with contextlib.ExitStack() as files:
+        command.run(lambda: open_files(files))
+
+
+def open_files(files: contextlib.ExitStack) -> None:
+    for _ in range(80):
+        files.enter_context(open("/dev/null"))
+
+
+def test_too_low_a_limit_of_open_files_is_named() -> None:
+    done = ForkedProcess(open_too_many_files).wait()
+    assert done.returncode == 2
+    assert "the limit of this process is 64 open files (hard limit 64): raise it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_has_no_traceback() -> None:
+    done = ForkedProcess(lambda: command.run(interrupt)).wait()
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,34 +86,52 @@ def test_the_state_is_recorded(config: TrainConfig, monkeypatch: pytest.MonkeyPa
 class Clock:
     """In place of `time` in the watchdog: a sleep moves it on and takes no time."""
 
-    def __init__(self) -> None:
-        self.now = 1e9
+    def __init__(self, events: Mapping[float, Callable[[], object]]) -> None:
+        """`events` are called when so many seconds have passed."""
+        self.now = 0.0
+        self._events = dict(events)
 
-    def time(self) -> float:
-        """Seconds since 1970."""
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
         """Lets `seconds` pass."""
         self.now += seconds
+        for at in [at for at in self._events if at <= self.now]:
+            self._events.pop(at)()
 
 
 def test_a_start_may_take_longer_than_a_step(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(slurm_job, "time", clock)
     log = EventLog(config.output)
-    started_at = clock.now
-    os.utime(config.output / "events.jsonl", (started_at - 100, started_at - 100))
+    clock = Clock({})
+    monkeypatch.setattr(slurm_job, "time", clock)
     wait_for_silence(config, 20, start_s=80)
-    assert 80 < clock.now - started_at <= 80 + 5
-    log.metrics(1, {"loss": 1.0})
-    started_at = clock.now
-    step_at = started_at + 50  # a step, a moment after the watchdog started
-    os.utime(config.output / "events.jsonl", (step_at, step_at))
+    assert 80 < clock.now <= 80 + 5 + 5
+    clock = Clock({50: lambda: log.metrics(1, {"loss": 1.0})})
+    monkeypatch.setattr(slurm_job, "time", clock)
     wait_for_silence(config, 20, start_s=6000)
-    assert 50 + 20 < clock.now - started_at <= 50 + 20 + 5
+    assert 50 + 20 < clock.now <= 50 + 20 + 5 + 5
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_step_of_the_clock_ends_no_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    """The file server's clock, which the log's time comes from, is set while a run makes steps."""
+    log = EventLog(config.output)
+
+    def take_step(number: int) -> None:
+        log.metrics(number, {"loss": 1.0})
+        now = 1e9 + 10 * number + (step_s if number > 5 else 0)
+        os.utime(config.output / "events.jsonl", (now, now))
+
+    clock = Clock({10 * number: partial(take_step, number) for number in range(1, 30)})
+    monkeypatch.setattr(slurm_job, "time", clock)
+    wait_for_silence(config, 20, start_s=80)
+    assert 290 + 20 < clock.now <= 290 + 20 + 5 + 5
 
 
 def test_a_good_node_has_no_problems(tmp_path: Path) -> None:
