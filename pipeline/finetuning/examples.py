@@ -4,7 +4,8 @@ A row is ``<s> text </s>``, or ``<s> text </s></s> second text </s>`` as RoBERTa
 """
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,7 +116,9 @@ def read_lines(
     number = 0
     for number, text in enumerate(_lines(path), start=1):
         try:
-            examples += examples_of(schema.model_validate(_parsed(text)), number)
+            line = schema.model_validate(_parsed(text))
+            _check_unicode(line.model_dump())
+            examples += examples_of(line, number)
         except ValidationError as error:
             errors += [f"line {number}: {_describe(item)}" for item in error.errors()]
         except ValueError as error:
@@ -132,22 +135,44 @@ def read_lines(
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as stream:
+        # Bytes that are not UTF-8 become surrogates, which `_parsed` finds with the line's number.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
             yield from stream
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
 
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not UTF-8, from character {error.start} on") from None
+    try:
         tree = json.loads(text)
+    except RecursionError:
+        raise ValueError("not valid JSON: brackets are nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError("not a JSON object")
     return tree
+
+
+def _check_unicode(value: Any, path: str = "") -> None:
+    """Raises ValueError for a text with half of a surrogate pair, which JSON can escape."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start].encode("ascii", "backslashreplace").decode()
+            raise ValueError(f"{path}: not Unicode: {half} is half of a surrogate pair") from None
+        return
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    else:
+        items = enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        _check_unicode(item, f"{path}.{key}" if path else str(key))
 
 
 def _describe(item: Any) -> str:

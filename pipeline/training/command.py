@@ -13,6 +13,7 @@ from pipeline.launch.environment import Launch
 from pipeline.launch.shared_error import ReportOnce
 from pipeline.run import run_folder, run_lock
 from pipeline.run.config import RunConfig
+from pipeline.run.output_folder import check_output
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,10 @@ def read_command(
     arguments = _parser(description).parse_args()
     # megatron-core says so at import; the model uses neither.
     warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
+    config = load(arguments.config, schema, arguments.overrides)
+    check_output(config.output)
     return TrainingCommand(
-        config=load(arguments.config, schema, arguments.overrides),
+        config=config,
         launch=launch,
         sender_arguments=[arguments.config, *arguments.overrides],
         profile=arguments.profile_steps,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, ExampleFile, RowEncoder
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
 
 
+LARGEST_VALUE = float(np.finfo(np.float32).max)
+
+
 class RatedText(TextLine):
     """A text with its value."""
 
-    value: FiniteFloat
+    value: FiniteFloat = Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)
 
 
 class Regression(TaskConfig):
