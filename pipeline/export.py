@@ -11,11 +11,13 @@ from pathlib import Path
 from configs import command
 from configs.load import UserError
 from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
+from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
-from pipeline.hugging_face.folder import EXPORT_NAME, ExportSource, read_parity
+from pipeline.hugging_face.folder import EXPORT_NAME, is_exported
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.trained_model import read_trained
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ def main() -> None:
 def export_run(config: RunConfig, checkpoint: Checkpoint, folder: Path) -> dict[Path, float]:
     """Exports `checkpoint` to `folder`, if that is not done already.
 
-    Returns the largest difference of an output to the trained model, by exported folder.
+    Returns the largest difference of an output to the trained model, by exported folder. Raises
+    UserError for a config that disagrees with the checkpoint.
     """
     # Late: reading a bad config or an existing export needs no torch.
     if isinstance(config, FinetuneConfig):
@@ -53,12 +56,17 @@ def export_run(config: RunConfig, checkpoint: Checkpoint, folder: Path) -> dict[
         tasks = export_tasks(config, checkpoint, folder)
         return {folder / name: difference for name, difference in tasks.items()}
     assert isinstance(config, TrainConfig)
-    parity = read_parity(folder)
-    if parity is not None and parity.source == ExportSource.of(checkpoint):
+    trained = read_trained(config, checkpoint, lambda: _beside_rows(config))
+    if is_exported(folder, checkpoint):
         return {}
     from pipeline.pretraining.export import export
 
-    return {folder: export(config, checkpoint, folder)}
+    return {folder: export(trained, folder)}
+
+
+def _beside_rows(config: TrainConfig) -> Path:
+    """The tokenizer of the data set, which older checkpoints do not carry."""
+    return config.data.path / open_data_set(config.data).tokenizer.path
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a Hugging Face folder (RUN/hf)")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
     arguments = parser.parse_args()
-    if not (arguments.folder / "config.json").exists():
-        raise UserError(f"{arguments.folder}: no exported model there; run pipeline.export first")
     tokenizer, model = load_exported(arguments.folder)
+    if tokenizer.mask_token_id is None:
+        raise UserError(f"{arguments.folder}: its tokenizer has no mask token")
     for sentence in arguments.sentences:
         print(sentence)
         for candidates in fill(tokenizer, model, sentence):

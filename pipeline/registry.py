@@ -1,8 +1,8 @@
 """Registers an exported model in MLflow: ``python -m pipeline.registry CONFIG.yaml --name NAME``.
 
 The model is logged with its run in MLflow's transformers flavour, with the parity error that the
-export measured. An export without a parity record, with too large an error, changed since, or of an
-older checkpoint than the newest is refused.
+export measured. An export without a parity record, with too large an error, with files that changed
+since, or of weights other than the newest checkpoint's is refused; contents are compared by sha256.
 """
 
 import logging
@@ -12,11 +12,12 @@ from pathlib import Path
 from configs import command
 from configs.load import UserError
 from configs.redact import redact
-from pipeline.checkpoint.manifest import newest_step
+from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.finetuning.run_config import load_run
-from pipeline.hugging_face.folder import EXPORT_NAME, Parity, load_exported, require_parity
+from pipeline.hugging_face.folder import EXPORT_NAME, Parity, check_export, load_exported
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.trained_model import check_config
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from pipeline.tracking.mlflow_run import MlflowRun, save_transformers_model
 from pipeline.tracking.sender import tracking_uri
@@ -45,21 +46,19 @@ def main() -> None:
 def register(config: TrainConfig, name: str) -> tuple[str, Parity]:
     """(version, parity record) of the newly registered model.
 
-    Raises UserError for an export whose parity is not proven.
+    Raises UserError for an export whose parity is not proven, or that is not of the run's newest
+    checkpoint, and for a config that disagrees with that.
     """
     folder = config.output / EXPORT_NAME
-    parity = require_parity(folder)
-    newest = newest_step(checkpoints_folder(config))
-    if parity.source.step != newest:
-        raise UserError(
-            f"{folder}: made from step {parity.source.step}, but the newest checkpoint is of step "
-            f"{newest}: run 'python -m pipeline.export' again"
-        )
-    log = config.output / LOG_NAME
-    if not log.exists():
-        raise UserError(f"{log}: no such record; only a model of a recorded run can be registered")
-    key = next(event["key"] for event, _ in read_events(log))
-    run = MlflowRun(tracking_uri(config), config.tracking.experiment, key, config.name)
+    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
+    for problem in problems:
+        logger.warning("%s; skipped", problem)
+    if checkpoint is None:
+        raise UserError(f"{checkpoints_folder(config)}: no complete checkpoint to compare with")
+    check_config(config, checkpoint)
+    parity = check_export(folder, checkpoint)
+    newest = checkpoint.manifest.step
+    run = MlflowRun(tracking_uri(config), config.tracking.experiment, _run_key(config), config.name)
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "model"
         save_transformers_model(*load_exported(folder), target)
@@ -74,6 +73,16 @@ def register(config: TrainConfig, name: str) -> tuple[str, Parity]:
         f"{parity.largest_difference:.1e} from the trained model's."
     )
     return run.register(name, source, tags, description), parity
+
+
+def _run_key(config: TrainConfig) -> str:
+    """The key of the run in its record."""
+    log = config.output / LOG_NAME
+    if not log.exists():
+        raise UserError(f"{log}: no such record; only a model of a recorded run can be registered")
+    for event, _ in read_events(log):
+        return str(event["key"])
+    raise UserError(f"{log}: an empty record; only a model of a recorded run can be registered")
 
 
 if __name__ == "__main__":

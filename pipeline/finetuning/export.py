@@ -1,23 +1,29 @@
 """Exports the tasks of a fine-tuned run: one Hugging Face folder each, which AutoModel... loads."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.heads import MultiTaskModel, build_multi_task
 from model.hugging_face.families import family_of_model
 from model.hugging_face.family import auto_class
 from model.parallel.grid import single_rank_grid
+from model.parameters import parameter_specs
 from pipeline.checkpoint.manifest import Checkpoint
-from pipeline.checkpoint.reader import TensorReader, load_weights
-from pipeline.finetuning.batches import FinetuneBatches
+from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.engine import build_finetune_model
-from pipeline.finetuning.plan import FinetunePlan, plan_finetuning
-from pipeline.hugging_face.folder import ExportSource, load_auto_model, read_parity
+from pipeline.finetuning.start import read_start
+from pipeline.finetuning.tasks.task import TaskConfig
+from pipeline.hugging_face.compared_rows import compared_rows
+from pipeline.hugging_face.comparison import largest_difference
+from pipeline.hugging_face.folder import ExportSource, is_exported, load_auto_model
 from pipeline.hugging_face.publish import publish, read_state
+from pipeline.run.trained_model import TrainedModel, read_trained
 
-NUM_COMPARED = 16
+NUM_COMPARED = 4
 """Examples whose scores are compared."""
 
 
@@ -25,61 +31,76 @@ def export_tasks(config: FinetuneConfig, checkpoint: Checkpoint, folder: Path) -
     """Writes `folder`/TASK for every task whose export is not of `checkpoint` already.
 
     Returns the largest difference of a score to the trained model, by exported task. Raises
-    ConfigError for a model that Hugging Face has no architecture for, and UserError, leaving older
-    exports as they were, if a difference is more than rounding.
+    UserError for a config that disagrees with the checkpoint, ConfigError for a model that Hugging
+    Face has no architecture for, and UserError, leaving older exports as they were, if a difference
+    is more than rounding.
     """
-    source = ExportSource.of(checkpoint)
-    parities = {name: read_parity(folder / name) for name in config.tasks}
-    wanted = [name for name, found in parities.items() if found is None or found.source != source]
+    trained = read_trained(config, checkpoint, lambda: _tokenizer_of_start(config))
+    wanted = [n for n in trained.config.tasks if not is_exported(folder / n, checkpoint)]
     if not wanted:
         return {}
-    plan = plan_finetuning(_on_one_rank(config), 1, is_first=True)
     state = read_state(checkpoint)
-    return {name: _export_task(plan, checkpoint, state, name, folder / name) for name in wanted}
+    return {name: _export_task(trained, state, name, folder / name) for name in wanted}
+
+
+def _tokenizer_of_start(config: FinetuneConfig) -> Path:
+    """The tokenizer that the config names, which older checkpoints do not carry."""
+    return read_start(config.start, check_hashes=False).tokenizer
 
 
 def _export_task(
-    plan: FinetunePlan, checkpoint: Checkpoint, state: dict[str, Tensor], name: str, folder: Path
+    trained: TrainedModel[FinetuneConfig], state: dict[str, Tensor], name: str, folder: Path
 ) -> float:
-    task = plan.config.tasks[name]
+    task = trained.config.tasks[name]
     head = task.head().type
-    family = family_of_model(plan.model)
+    family = family_of_model(trained.model)
     return publish(
         folder,
-        tensors=family.task_to_hf(state, plan.model, name, head),
+        tensors=family.task_to_hf(state, trained.model, name, head),
         config={
-            **family.hf_config(plan.model, plan.start.vocab_size),
+            **family.hf_config(trained.model, trained.vocab_size),
             "dtype": "float32",
             "architectures": [family.task_class(head)],
             **task.exported_settings(),
         },
-        tokenizer=plan.start.tokenizer,
-        max_row_tokens=plan.model.max_row_tokens,
-        source=ExportSource.of(checkpoint),
+        tokenizer=trained.tokenizer,
+        max_row_tokens=trained.model.max_row_tokens,
+        source=ExportSource.of(trained.checkpoint),
         quantity="score",
-        compare=lambda unfinished: _largest_difference(plan, checkpoint, name, unfinished),
+        compare=partial(_largest_difference, trained, name),
     )
 
 
-def _on_one_rank(config: FinetuneConfig) -> FinetuneConfig:
-    parallel = config.parallel.model_copy(update={"tensor": 1})
-    return config.model_copy(update={"parallel": parallel})
-
-
-def _largest_difference(
-    plan: FinetunePlan, checkpoint: Checkpoint, name: str, folder: Path
-) -> float:
-    task = plan.config.tasks[name]
-    files = plan.dev.get(name, plan.train[name])
-    batch = FinetuneBatches(plan, 0).task_batch(name, files.examples[:NUM_COMPARED], key=0)
+def _largest_difference(trained: TrainedModel[FinetuneConfig], name: str, folder: Path) -> float:
+    checkpoint, config, model = trained.checkpoint, trained.config, trained.model
+    task = config.tasks[name]
+    head = task.head().type
+    heads = {name: task.head() for name, task in config.tasks.items()}
     with single_rank_grid() as grid, torch.no_grad():
-        ours = build_finetune_model(plan, grid).eval()
+        ours = build_multi_task(model, heads, trained.vocab_size, grid, config.seed).eval()
+        check_checkpoint(
+            checkpoint.manifest, parameter_specs(ours), checkpoint.manifest.tokenizer_sha256
+        )
         load_weights(ours, TensorReader(checkpoint), grid)
-        theirs = load_auto_model(folder, auto_class(task.head().type)).to(grid.device)
-        tokens = batch.tokens.to(grid.device)
-        is_text = (tokens != plan.model.pad_token_id).long()
-        scores = ours.scores(tokens, [name])[name]
-        expected = task.exported_scores(theirs, tokens, is_text)
-        if scores.dim() == 3:  # the scores of padding tokens are never read
-            scores, expected = scores[is_text.bool()], expected[is_text.bool()]
-        return float((scores - expected).abs().max())
+        theirs = load_auto_model(folder, auto_class(head)).to(grid.device)
+        return largest_difference(
+            ours,
+            theirs,
+            outputs=lambda: [_scores(ours, theirs, name, task)],
+            to_hf=lambda state: family_of_model(model).task_to_hf(state, model, name, head),
+            quantity="score",
+        )
+
+
+def _scores(
+    ours: MultiTaskModel, theirs: Any, name: str, task: TaskConfig
+) -> tuple[Tensor, Tensor]:
+    """The scores of both models on the same rows, without those of padding."""
+    rows = compared_rows(ours.config, ours.vocab_size, NUM_COMPARED * task.rows_per_example)
+    tokens = torch.from_numpy(rows).to(next(ours.parameters()).device)
+    is_text = (tokens != ours.config.pad_token_id).long()
+    scores = ours.scores(tokens, [name])[name]
+    expected = task.exported_scores(theirs, tokens, is_text)
+    if scores.dim() == 3:
+        return scores[is_text.bool()], expected[is_text.bool()]
+    return scores, expected

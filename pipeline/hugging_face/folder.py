@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.load import UserError, fingerprint
+from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.manifest import file_sha256
 from data_prep.dataset.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN
 from pipeline.checkpoint.manifest import Checkpoint
 
@@ -19,6 +21,9 @@ EXPORT_NAME = "hf"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PARITY_NAME = "parity.json"
+NOTES_SUFFIX = ".md"
+"""Of files that may be added to an export: model cards."""
+EXPORT = "run 'python -m pipeline.export'"
 PARITY_TOLERANCE = 1e-4
 """Largest difference of two fp32 outputs that is rounding; logits are of the order of 10."""
 
@@ -49,6 +54,8 @@ class Parity:
     largest_difference: float
     """Largest absolute difference of an output, both models in fp32."""
     quantity: Quantity
+    files: dict[str, str]
+    """The sha256 of each file of the folder when it was compared, by name."""
 
     def to_json(self) -> str:
         """The content of the parity file."""
@@ -56,68 +63,132 @@ class Parity:
             "step": self.source.step,
             "checkpoint_fingerprint": self.source.checkpoint_fingerprint,
             f"largest_{self.quantity}_difference": self.largest_difference,
+            "files": self.files,
         }
         return json.dumps(tree, indent=1) + "\n"
 
 
-def read_parity(folder: Path) -> Parity | None:
-    """The parity record of the export in `folder`, None if there is none."""
-    path = folder / PARITY_NAME
-    if not path.exists():
-        return None
-    tree: dict[str, Any] = json.loads(path.read_bytes())
-    quantity: Quantity = "logit" if "largest_logit_difference" in tree else "score"
-    source = ExportSource(tree["step"], tree.get("checkpoint_fingerprint"))
-    return Parity(source, tree[f"largest_{quantity}_difference"], quantity)
-
-
-def require_parity(folder: Path) -> Parity:
+def read_parity(folder: Path) -> Parity:
     """The parity record of the export in `folder`.
 
-    Raises UserError where there is none, where the comparison failed, and where the weights were
-    changed after it.
+    Raises UserError where there is none, where it cannot be read, and where the comparison failed.
+    """
+    path = folder / PARITY_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: the model's parity was never checked; {EXPORT}")
+    try:
+        tree: dict[str, Any] = json.loads(path.read_bytes())
+        quantity: Quantity = "logit" if "largest_logit_difference" in tree else "score"
+        difference = float(tree[f"largest_{quantity}_difference"])
+        source = ExportSource(tree["step"], tree.get("checkpoint_fingerprint"))
+        files = dict(tree.get("files", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read: {error!r}; {EXPORT} again") from None
+    if not difference <= PARITY_TOLERANCE:
+        raise UserError(
+            f"{folder}: its {quantity}s differ by {difference:.1e} from the trained model's, more "
+            f"than {PARITY_TOLERANCE:.0e}"
+        )
+    return Parity(source, difference, quantity, files)
+
+
+def check_export(folder: Path, checkpoint: Checkpoint) -> Parity:
+    """The parity record of the export of `checkpoint` in `folder`; every file is hashed.
+
+    Raises UserError for an export whose parity is not proven, of a different checkpoint, and where
+    a file was changed, added or removed after the comparison.
     """
     parity = read_parity(folder)
-    path = folder / PARITY_NAME
-    if parity is None:
+    source = ExportSource.of(checkpoint)
+    if parity.source != source:
+        of_step = f"step {parity.source.step}"
+        if parity.source.step == source.step:
+            of_step += " of different weights"
         raise UserError(
-            f"{path}: no such file: the model's parity was never checked; run 'python -m "
-            "pipeline.export' first"
+            f"{folder}: made from {of_step}, not from {checkpoint.path}; {EXPORT} again"
         )
-    if not parity.largest_difference <= PARITY_TOLERANCE:
+    if not parity.files:
+        raise UserError(f"{folder / PARITY_NAME}: names no files; {EXPORT} again")
+    found = _file_hashes(folder)
+    names = sorted(parity.files.keys() | found.keys())
+    if changed := [name for name in names if parity.files.get(name) != found.get(name)]:
         raise UserError(
-            f"{folder}: not registered: its {parity.quantity}s differ by "
-            f"{parity.largest_difference:.1e} from the trained model's, more than "
-            f"{PARITY_TOLERANCE:.0e}"
-        )
-    if (folder / WEIGHTS_NAME).stat().st_mtime_ns > path.stat().st_mtime_ns:
-        raise UserError(
-            f"{folder / WEIGHTS_NAME}: changed since its parity was checked; run 'python -m "
-            "pipeline.export' again"
+            f"{folder}: changed since its parity was checked: {', '.join(changed)}; {EXPORT} again"
         )
     return parity
 
 
+def is_exported(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether `folder` holds the export of `checkpoint`, compared and as it was written."""
+    try:
+        check_export(folder, checkpoint)
+    except UserError:
+        return False
+    return True
+
+
+def write_parity(
+    folder: Path, source: ExportSource, difference: float, quantity: Quantity
+) -> Parity:
+    """Writes the parity record of the files that `folder` holds now."""
+    parity = Parity(source, difference, quantity, _file_hashes(folder))
+    write_atomic(folder / PARITY_NAME, parity.to_json())
+    return parity
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """By name; what is no regular file has no hash. The record itself and notes are left out."""
+    return {
+        path.name: file_sha256(path) if path.is_file() and not path.is_symlink() else "no file"
+        for path in sorted(folder.iterdir())
+        if path.name != PARITY_NAME and path.suffix != NOTES_SUFFIX
+    }
+
+
 def load_exported(folder: Path) -> tuple[Any, Any]:
-    """(tokenizer, masked-language model in eval mode) of an exported folder, by transformers."""
-    _quiet_transformers()
+    """(tokenizer, masked-language model in eval mode) of an exported folder, by transformers.
+
+    Raises UserError for a folder that holds no such model.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        tasks = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_NAME}"))
+        holds = f"it holds the exported tasks {', '.join(tasks)}" if tasks else f"{EXPORT} first"
+        raise UserError(f"{folder}: no model with a masked-language-model head there; {holds}")
+    model = load_auto_model(folder, "AutoModelForMaskedLM")
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer, load_auto_model(folder, "AutoModelForMaskedLM")
+    try:
+        return AutoTokenizer.from_pretrained(folder), model
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
 
 
 def load_auto_model(folder: Path, class_name: str) -> Any:
-    """The model in `folder` in eval mode, by one of transformers' AutoModelFor... classes."""
+    """The model in `folder` in eval mode, by one of transformers' AutoModelFor... classes.
+
+    Raises UserError where the folder's model is none of that class, or where a weight is missing,
+    which transformers would draw at random.
+    """
     _quiet_transformers()
     import transformers
 
-    return getattr(transformers, class_name).from_pretrained(folder).eval()
+    auto = getattr(transformers, class_name)
+    try:
+        model, loading = auto.from_pretrained(folder, output_loading_info=True)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder}: cannot be loaded by {class_name}: {error}") from None
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"{folder}: no model for {class_name}: it is a "
+            f"{', '.join(model.config.architectures or ['model of no known class'])} without the "
+            f"weights {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"
+        )
+    return model.eval()
 
 
 def write_tokenizer(tokenizer: Path, max_row_tokens: int, folder: Path) -> None:
     """Writes what AutoTokenizer needs to `folder`."""
-    shutil.copy(tokenizer, folder / "tokenizer.json")
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")  # not its mode
     bos, pad, eos, unk = FIRST_SPECIAL_TOKENS
     tree = {
         "tokenizer_class": "PreTrainedTokenizerFast",

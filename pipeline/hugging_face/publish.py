@@ -10,17 +10,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.load import UserError
-from data_prep.dataset.atomic import fsync_folder, write_atomic
+from data_prep.dataset.atomic import fsync_folder
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.hugging_face.folder import (
     CONFIG_NAME,
-    PARITY_NAME,
     PARITY_TOLERANCE,
     WEIGHTS_NAME,
     ExportSource,
-    Parity,
     Quantity,
+    write_parity,
     write_tokenizer,
 )
 
@@ -56,14 +55,15 @@ def publish(
     tree = {**config, "dtype": "float32"}
     (unfinished / CONFIG_NAME).write_text(json.dumps(tree, indent=2) + "\n")
     write_tokenizer(tokenizer, max_row_tokens, unfinished)
+    # safetensors sets 0600: the weights get the mode that any new file has here.
+    (unfinished / WEIGHTS_NAME).chmod((unfinished / CONFIG_NAME).stat().st_mode & 0o777)
     difference = compare(unfinished)
     if not difference <= PARITY_TOLERANCE:
         raise UserError(
             f"{unfinished}: not exported: its {quantity}s differ by {difference:.1e} from the "
             f"trained model's, more than {PARITY_TOLERANCE:.0e}"
         )
-    parity = Parity(source, difference, quantity)
-    write_atomic(unfinished / PARITY_NAME, parity.to_json())
+    write_parity(unfinished, source, difference, quantity)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)

@@ -1,89 +1,110 @@
-"""Exports a pretrained model: a Hugging Face folder with its masked-language-model head."""
+"""Exports a pretrained model: a Hugging Face folder with its masked-language-model head.
 
+B rows, S tokens in a row, V vocabulary.
+"""
+
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from data_prep.dataset.manifest import Manifest, Split
-from model.heads import build_masked_lm
+from model.config import ModelConfig
+from model.heads import MaskedLanguageModel, build_masked_lm
 from model.hugging_face.families import family_of_model
 from model.parallel.grid import single_rank_grid
 from model.parameters import parameter_specs
-from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
-from pipeline.data.shard_cache import open_data_set, row_reader
+from pipeline.hugging_face.compared_rows import compared_rows, piece_ranges
+from pipeline.hugging_face.comparison import Outputs, largest_difference
 from pipeline.hugging_face.folder import ExportSource, load_exported
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.run.config import TrainConfig
+from pipeline.run.trained_model import TrainedModel
 
-PARITY_ROWS_PER_SOURCE = 8
+NUM_COMPARED_ROWS = 8
+"""Of each kind: rows of one document, and rows of several."""
+NUM_PIECES = 3
 ROWS_AT_ONCE = 4
 
 
-def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> float:
+def export(trained: TrainedModel[TrainConfig], folder: Path) -> float:
     """Writes `folder`; the largest absolute difference of a logit to the trained model.
 
     Raises ConfigError for a model that Hugging Face has no architecture for, and UserError, leaving
     an older export as it was, if the difference is more than rounding.
     """
-    manifest = open_data_set(config.data)
-    family = family_of_model(config.model)
+    family = family_of_model(trained.model)
     return publish(
         folder,
-        tensors=family.to_hf(read_state(checkpoint), config.model),
-        config=family.hf_config(config.model, manifest.vocab_size),
-        tokenizer=config.data.path / manifest.tokenizer.path,
-        max_row_tokens=config.model.max_row_tokens,
-        source=ExportSource.of(checkpoint),
+        tensors=family.to_hf(read_state(trained.checkpoint), trained.model),
+        config=family.hf_config(trained.model, trained.vocab_size),
+        tokenizer=trained.tokenizer,
+        max_row_tokens=trained.model.max_row_tokens,
+        source=ExportSource.of(trained.checkpoint),
         quantity="logit",
-        compare=lambda unfinished: _largest_difference(config, checkpoint, manifest, unfinished),
+        compare=partial(_largest_difference, trained),
     )
 
 
-def _largest_difference(
-    config: TrainConfig, checkpoint: Checkpoint, manifest: Manifest, folder: Path
-) -> float:
-    tokens = torch.from_numpy(parity_rows(config, manifest))
-    starts = range(0, len(tokens), ROWS_AT_ONCE)
+def _largest_difference(trained: TrainedModel[TrainConfig], folder: Path) -> float:
+    checkpoint, model = trained.checkpoint, trained.model
     with single_rank_grid() as grid, torch.no_grad():
-        ours = build_masked_lm(
-            config.model.for_loaded_weights(), manifest.vocab_size, grid, config.seed
+        ours = build_masked_lm(model, trained.vocab_size, grid, trained.config.seed).eval()
+        check_checkpoint(
+            checkpoint.manifest, parameter_specs(ours), checkpoint.manifest.tokenizer_sha256
         )
-        check_checkpoint(checkpoint.manifest, parameter_specs(ours), manifest.tokenizer.sha256)
         load_weights(ours, TensorReader(checkpoint), grid)
         _, theirs = load_exported(folder)
-        theirs.to(grid.device)
-        ours.eval()
-        largest = 0.0
-        for start in starts:
-            rows = tokens[start : start + ROWS_AT_ONCE].to(grid.device)
-            is_text = rows != config.model.pad_token_id
-            attention_mask = None if bool(is_text.all()) else is_text.long()
-            their_logits = theirs(input_ids=rows, attention_mask=attention_mask).logits
-            difference = (ours.logits(rows) - their_logits)[is_text]  # padding is never read
-            largest = max(largest, float(difference.abs().max()))
-        return largest
+        return largest_difference(
+            ours,
+            theirs.to(grid.device),
+            outputs=lambda: _outputs(ours, theirs),
+            to_hf=lambda state: family_of_model(model).to_hf(state, model),
+            quantity="logit",
+        )
 
 
-def parity_rows(config: TrainConfig, manifest: Manifest) -> NDArray[np.int64]:
-    """Held-out rows with some of their tokens masked: int64 [n, row_tokens].
+def _outputs(ours: MaskedLanguageModel, theirs: Any) -> Outputs:
+    """The logits of both on rows of one document, then on rows of several."""
+    packed = _by_row if ours.config.packed_rows.type == "across" else _by_piece
+    for num_pieces, outputs in ((1, _by_row), (NUM_PIECES, packed)):
+        rows = compared_rows(ours.config, ours.vocab_size, NUM_COMPARED_ROWS, num_pieces)
+        for start in range(0, NUM_COMPARED_ROWS, ROWS_AT_ONCE):
+            yield from outputs(ours, theirs, torch.from_numpy(rows[start : start + ROWS_AT_ONCE]))
 
-    Where attention stays inside of a document (`packed_rows: inside`), only the first document of
-    each row is kept: Hugging Face's models know no more than one document in a row.
+
+def _by_row(ours: MaskedLanguageModel, theirs: Any, rows: Tensor) -> Outputs:
+    """The logits at the text of `rows` [B, S], which both models read whole."""
+    tokens = rows.to(next(ours.parameters()).device)
+    is_text = tokens != ours.config.pad_token_id  # the logits of padding are never read
+    expected = theirs(input_ids=tokens, attention_mask=is_text.long()).logits  # [B, S, V]
+    yield ours.logits(tokens)[is_text], expected[is_text]
+
+
+def _by_piece(ours: MaskedLanguageModel, theirs: Any, rows: Tensor) -> Outputs:
+    """The logits at the text of `rows` [B, S], whose documents do not see each other.
+
+    Hugging Face's models know no more than one document in a row: they read each by itself.
     """
-    has_heldout = any(source.rows for source in manifest.splits["heldout"].values())
-    split: Split = "heldout" if has_heldout else "train"
-    reader = row_reader(config.data, manifest, split)
-    rows = [
-        reader.read(name, np.arange(min(PARITY_ROWS_PER_SOURCE, source.rows)))
-        for name, source in manifest.splits[split].items()
-    ]
-    tokens = np.concatenate(rows).astype(np.int64)
-    if config.model.packed_rows.type == "inside":
-        document = np.cumsum(tokens == config.model.begin_token_id, axis=1)
-        tokens[document > 1] = config.model.pad_token_id
-    masked = tokens[:, 5::7]
-    masked[masked != config.model.pad_token_id] = manifest.special_tokens.mask
-    return tokens
+    device = next(ours.parameters()).device
+    logits = ours.logits(rows.to(device))  # [B, S, V]
+    for number, row in enumerate(rows):
+        for start, end in piece_ranges(row.numpy(), ours.config):
+            positions = _positions(ours.config, start, end)
+            expected = theirs(
+                input_ids=row[None, start:end].to(device),
+                position_ids=None if positions is None else positions.to(device),
+            )
+            yield logits[number, start:end], expected.logits[0]
+
+
+def _positions(model: ModelConfig, start: int, end: int) -> Tensor | None:
+    """[1, end - start] rows of the position matrix for a piece; None: those that transformers
+    takes, which count from the start of the piece."""
+    assert model.packed_rows.type == "inside"
+    assert model.positions.type == "learned"
+    if start == 0 or model.packed_rows.restart_positions:
+        return None
+    return torch.arange(start, end)[None] + model.positions.offset

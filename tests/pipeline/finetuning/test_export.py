@@ -1,6 +1,7 @@
 """Every task's folder computes what was trained, or is never published."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,19 @@ import pytest
 import torch
 import transformers
 
+from configs.load import UserError, validate
 from model.hugging_face.bert_style import BertStyle
 from model.hugging_face.family import auto_class
-from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    find_checkpoint,
+    manifest_json,
+    read_manifest,
+)
 from pipeline.export import export_run
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.export import export_tasks
+from pipeline.hugging_face.folder import load_exported
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
@@ -100,6 +108,50 @@ def test_only_tasks_that_are_not_exported_yet_are_exported(
     checkpoint, _ = find_checkpoint(checkpoints_folder(finetuned))
     (folders,) = run_ranks(export_run, 1, finetuned, checkpoint, tmp_path / "hf")
     assert list(folders) == [tmp_path / "hf" / "tags"]
+
+
+def test_the_export_needs_neither_base_nor_data(finetuned: FinetuneConfig, tmp_path: Path) -> None:
+    gone = str(tmp_path / "deleted")
+    tree = finetuned.model_dump(mode="json")
+    for task in tree["tasks"].values():
+        task.update(train=gone, dev=gone)
+    tree["start"]["path"] = gone
+    tree["output"] = str(tmp_path / "run")
+    shutil.copytree(finetuned.output, tmp_path / "run")
+    (step,) = (tmp_path / "run" / "checkpoints").iterdir()
+    manifest = read_manifest(step).model_copy(update={"config": tree})
+    (step / MANIFEST_NAME).write_text(manifest_json(manifest))
+    config = validate(tree, FinetuneConfig, origin="test")
+    assert set(exported(config, tmp_path / "hf")) == set(TASKS)
+
+
+def test_other_labels_than_the_checkpoints_are_refused(
+    finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    exported(finetuned, tmp_path / "hf")  # also where the export exists already
+    checkpoint, _ = find_checkpoint(checkpoints_folder(finetuned))
+    assert checkpoint is not None
+    tree = finetuned.model_dump(mode="json")
+    tree["tasks"]["animal"]["labels"].reverse()
+    tree["tasks"]["tags"] = tree["tasks"]["length"]
+    wrong = validate(tree, FinetuneConfig, origin="test")
+    with pytest.raises(UserError) as error:
+        export_run(wrong, checkpoint, tmp_path / "hf")
+    message = str(error.value)
+    assert "tasks.animal.labels.0: 'cat' in the checkpoint, 'rat' in the config" in message
+    assert "tasks.tags.type" in message
+    labels = json.loads((tmp_path / "hf" / "animal" / "config.json").read_text())["id2label"]
+    assert list(labels.values()) == list(ANIMALS)
+
+
+def test_masks_are_filled_only_by_a_masked_lm_head(
+    finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    exported(finetuned, tmp_path / "hf")
+    with pytest.raises(UserError, match=r"RobertaForSequenceClassification without .* lm_head"):
+        load_exported(tmp_path / "hf" / "animal")
+    with pytest.raises(UserError, match="it holds the exported tasks animal, length"):
+        load_exported(tmp_path / "hf")
 
 
 def test_a_pooler_that_hugging_face_lacks_is_refused(

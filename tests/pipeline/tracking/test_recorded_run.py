@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from mlflow.entities import Run
 from configs.load import UserError
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.checkpoint.manifest import find_checkpoint
-from pipeline.pretraining.export import export
+from pipeline.export import export_run
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
@@ -173,15 +175,22 @@ def test_no_credential_is_recorded(config: TrainConfig, run: Run) -> None:
     assert SECRET not in (config.output / "events.jsonl").read_text()
 
 
-def test_an_exported_model_is_registered_with_its_parity_error(
-    config: TrainConfig, client: MlflowClient
-) -> None:
+@pytest.fixture(scope="module")
+def parity_error(config: TrainConfig, run: Run) -> float:
+    """The largest difference of the exported model's logits, after `config.output` was exported."""
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
-    (difference,) = run_ranks(export, 1, config, checkpoint, config.output / "hf")
+    folder = config.output / "hf"
+    (differences,) = run_ranks(export_run, 1, config, checkpoint, folder)
+    return float(differences[folder])
+
+
+def test_an_exported_model_is_registered_with_its_parity_error(
+    config: TrainConfig, client: MlflowClient, parity_error: float
+) -> None:
     version, _ = register(config, "tiny")
     found = client.get_model_version("tiny", version)
-    assert float(found.tags["parity_error"]) == difference
+    assert float(found.tags["parity_error"]) == parity_error
     assert found.run_id == run_id_of(config.output)
     import mlflow
 
@@ -190,31 +199,58 @@ def test_an_exported_model_is_registered_with_its_parity_error(
     assert len(fill("the cat sat on <mask> mat")) == 5
 
 
-@pytest.mark.parametrize("damage", ["none", "error", "weights", "step"])
+def change_export(hf: Path, damage: str) -> None:
+    """Changes a copy of an export as `damage` says; times of files stay as they were."""
+    record = hf / "parity.json"
+    parity = json.loads(record.read_text())
+    changes: dict[str, dict[str, Any]] = {
+        "error": {"largest_logit_difference": np.nan},
+        "step": {"step": 5},
+        "different weights": {"checkpoint_fingerprint": "0"},
+        "no hashes": {"files": {}},
+    }
+    if damage == "none":
+        record.unlink()
+    elif damage == "not JSON":
+        record.write_text("{")
+    elif damage in changes:
+        record.write_text(json.dumps({**parity, **changes[damage]}))
+    else:
+        path = hf / damage
+        before = record.stat()
+        path.write_bytes(path.read_bytes()[:-1] + b"!" if path.exists() else b"{}")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns - 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("none", "parity was never checked"),
+        ("not JSON", r"parity\.json: cannot be read"),
+        ("error", "its logits differ by nan"),
+        ("step", r"made from step 5, not from .*step-"),
+        ("different weights", r"made from step \d+ of different weights"),
+        ("no hashes", r"parity\.json: names no files"),
+        ("model.safetensors", r"changed since its parity was checked: model\.safetensors"),
+        ("tokenizer.json", r"changed since its parity was checked: tokenizer\.json"),
+        ("added_tokens.json", r"changed since its parity was checked: added_tokens\.json"),
+    ],
+)
+@pytest.mark.usefixtures("parity_error")
 def test_without_parity_nothing_is_registered(
-    config: TrainConfig, client: MlflowClient, tmp_path: Path, damage: str
+    config: TrainConfig, client: MlflowClient, tmp_path: Path, damage: str, message: str
 ) -> None:
-    output = tmp_path / "run"
-    hf = output / "hf"
-    hf.mkdir(parents=True)
-    (hf / "model.safetensors").write_bytes(b"weights")
-    parity = {"step": 0, "largest_logit_difference": np.nan if damage == "error" else 1e-6}
-    if damage == "step":
-        parity["step"] = 5
-    if damage != "none":
-        (hf / "parity.json").write_text(json.dumps(parity))
-    if damage == "weights":
-        later = (hf / "parity.json").stat().st_mtime + 5
-        os.utime(hf / "model.safetensors", (later, later))
-    message = {
-        "none": "parity was never checked",
-        "error": "its logits differ by nan",
-        "weights": "changed since its parity was checked",
-        "step": "made from step 5, but the newest checkpoint is of step 0",
-    }[damage]
+    shutil.copytree(config.output, tmp_path / "run")
+    change_export(tmp_path / "run" / "hf", damage)
     with pytest.raises(UserError, match=message):
-        register(config.model_copy(update={"output": output}), "refused")
+        register(config.model_copy(update={"output": tmp_path / "run"}), "refused")
     assert not client.search_registered_models("name = 'refused'")
+
+
+@pytest.mark.usefixtures("parity_error")
+def test_a_config_that_disagrees_registers_nothing(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match=r"seed: 7 in the checkpoint, 8 in the config"):
+        register(config.model_copy(update={"seed": 8}), "refused")
 
 
 def test_a_node_is_sampled_until_its_rank_ends(

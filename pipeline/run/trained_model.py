@@ -1,0 +1,89 @@
+"""What a checkpoint says about the model that it holds, which a config may only repeat.
+
+Export, replay and registration take the architecture, the objective, the tasks with their labels
+and the tokenizer from here. Imports no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from configs.differences import differences
+from configs.load import UserError
+from configs.redact import redact
+from model.config import ModelConfig
+from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.run.config import RunConfig
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+OF_THE_START = ("start",)
+"""Parts of a run's identity that decide its first weights: a checkpoint holds what became of them,
+and the folder that they came from may have been moved since."""
+
+
+@dataclass(frozen=True)
+class TrainedModel(Generic[ConfigT]):
+    """The model in a checkpoint."""
+
+    checkpoint: Checkpoint
+    config: ConfigT
+    """The config that it was trained with."""
+    model: ModelConfig
+    """The architecture, for weights that are loaded."""
+    vocab_size: int
+    """Vocabulary without padding."""
+    tokenizer: Path
+    """File of the tokenizer; its hash is checked."""
+
+
+def read_trained(
+    config: ConfigT, checkpoint: Checkpoint, tokenizer_elsewhere: Callable[[], Path]
+) -> TrainedModel[ConfigT]:
+    """The model in `checkpoint`, which was trained by the run of `config`.
+
+    `tokenizer_elsewhere` finds the tokenizer of a checkpoint that carries none. Raises UserError
+    that names every key in which `config` disagrees with the checkpoint.
+    """
+    stored = check_config(config, checkpoint)
+    manifest = checkpoint.manifest
+    try:
+        model = ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights()
+    except (ValidationError, KeyError) as error:
+        raise UserError(f"{checkpoint.path}: its model cannot be read: {error}") from None
+    tokenizer = tokenizer_of(checkpoint, tokenizer_elsewhere)
+    return TrainedModel(checkpoint, stored, model, manifest.vocab_size, tokenizer)
+
+
+def check_config(config: ConfigT, checkpoint: Checkpoint) -> ConfigT:
+    """The config that `checkpoint` was trained with.
+
+    Raises UserError that names every key in which `config` disagrees with it: those of the identity
+    of a run, which training does not let change either.
+    """
+    # Fine-tuned checkpoints of older versions keep the whole model's config under "network".
+    tree = {key: part for key, part in checkpoint.manifest.config.items() if key != "network"}
+    if ("tasks" in tree) != ("tasks" in type(config).model_fields):
+        kind = "a fine-tuning run" if "tasks" in tree else "a pretraining run"
+        raise UserError(f"{checkpoint.path}: the checkpoint of {kind}, which the config is not")
+    stored = type(config).from_stored(redact(tree, {}), origin=str(checkpoint.path))
+    given = type(config).from_stored(redact(config.model_dump(mode="json"), {}), "this config")
+    before, now = (
+        {key: part for key, part in run.identity().items() if key not in OF_THE_START}
+        for run in (stored, given)
+    )
+    lines = [
+        f"  {found.path}: {found.before!r} in the checkpoint, {found.now!r} in the config"
+        for found in differences(before, now)
+    ]
+    if lines:
+        raise UserError(
+            f"the config is not that of {checkpoint.path}; it differs in\n"
+            + "\n".join(lines)
+            + "\ngive the config and the overrides that the run was trained with"
+        )
+    return stored
