@@ -6,6 +6,7 @@
 - ``shard_writer``, ``row_reader``: write shards; read any row by its number, without scanning.
 - ``verify``: checks the files against the manifest.
 - ``tokenizer``: loads ``tokenizer.json``; the special tokens and their ids.
+- ``files``: opens regular files inside of a folder; reads JSON and ranges of bytes.
 - ``atomic``: writes files whole or not at all.
 
 A shard is a WebDataset tar file, which plain ``webdataset`` opens. Its samples are blocks of rows:

@@ -1,19 +1,24 @@
 """The manifest of a data set: its schema, reading and writing.
 
 ``manifest.json`` at the top of the folder is written last: without it the data set does not exist.
+It holds the sha256 of its other content. Data sets of version 0.1.0 lack that and the checksums of
+blocks; they are read without.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from configs.load import Config, UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.files import RelativePath, open_regular, read_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -22,14 +27,13 @@ Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
-def _inside_the_folder(path: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"{path!r} must be a path inside the data folder")
-    return path
+BLOCK_SUM_DIGITS = 16
+ADVICE = "restore it from a copy, or delete it and run data preparation again"
 
-
-RelativePath = Annotated[str, AfterValidator(_inside_the_folder)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Size = Annotated[int, Field(gt=0, le=1 << 53)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
+BlockSums = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})*\z")]
 
 
 class Shard(Config):
@@ -37,29 +41,63 @@ class Shard(Config):
 
     path: RelativePath
     """Path of the tar file, relative to the data folder."""
-    bytes: int
+    bytes: Size
     """Size of the tar file in bytes."""
-    sha256: str
+    sha256: Sha256
     """sha256 of the tar file, hexadecimal."""
-    rows: int
+    rows: Count
     """Number of rows in the shard."""
-    block_offsets: tuple[int, ...]
+    block_offsets: tuple[Count, ...]
     """For each block, the byte at which its first row starts (after the tar and npy headers)."""
+    block_xxh3_64: BlockSums | None = None
+    """For each block, 16 hexadecimal digits: the xxh3-64 of its rows, from the first byte of the
+    first row to the last byte of the last. None in data sets of version 0.1.0."""
+
+    def errors(self, block_rows: int, row_bytes: int) -> Iterator[str]:
+        """What is wrong with the numbers, in blocks of `block_rows` rows of `row_bytes` bytes."""
+        num_blocks = -(-self.rows // block_rows)
+        if len(self.block_offsets) != num_blocks:
+            yield f"{len(self.block_offsets)} block_offsets for {num_blocks} blocks"
+            return
+        if self.block_xxh3_64 is not None:
+            num_sums = len(self.block_xxh3_64) // BLOCK_SUM_DIGITS
+            if num_sums != num_blocks:
+                yield f"{num_sums} checksums for {num_blocks} blocks"
+        end = 0
+        for number, offset in enumerate(self.block_offsets):
+            if offset < end:
+                yield f"block {number} starts at byte {offset}, inside of the block before it"
+                return
+            end = offset + min(block_rows, self.rows - number * block_rows) * row_bytes
+        if end > self.bytes:
+            yield f"its blocks end at byte {end}, after its end at byte {self.bytes}"
 
 
 class SourceRows(Config):
     """The rows of one source in one split."""
 
-    rows: int
+    rows: Count
     """Number of rows."""
-    documents: int
+    documents: Count
     """Number of documents whose tokens went into the rows."""
-    tokens: int
+    tokens: Count
     """Number of text tokens in the rows: ids other than special tokens."""
-    block_rows: int
+    block_rows: Size
     """Rows in every block but the last one of the source, which may have fewer."""
     shards: tuple[Shard, ...]
     """The shards in the order of their rows."""
+
+    def errors(self, row_tokens: int, id_bytes: int) -> Iterator[str]:
+        """What is wrong with the numbers, in rows of `row_tokens` ids of `id_bytes` bytes."""
+        if self.rows != sum(shard.rows for shard in self.shards):
+            yield f"{self.rows} rows, but its shards have {sum(s.rows for s in self.shards)}"
+        if self.tokens > self.rows * row_tokens:
+            yield f"{self.tokens} tokens do not fit into {self.rows} rows of {row_tokens}"
+        for number, shard in enumerate(self.shards):
+            if number < len(self.shards) - 1 and shard.rows % self.block_rows:
+                yield f"{shard.path}: not the last shard, but its last block is not full"
+            for error in shard.errors(self.block_rows, row_tokens * id_bytes):
+                yield f"{shard.path}: {error}"
 
 
 class SpecialTokens(Config):
@@ -82,7 +120,7 @@ class TokenizerFile(Config):
 
     path: RelativePath
     """Path of tokenizer.json, relative to the data folder."""
-    sha256: str
+    sha256: Sha256
     """sha256 of that file, hexadecimal."""
 
 
@@ -92,9 +130,9 @@ class Manifest(Config):
 
     format_version: Literal[1]
     """Version of this layout."""
-    row_tokens: int
+    row_tokens: Annotated[int, Field(gt=0, le=1 << 24)]
     """Ids in every row."""
-    vocab_size: int
+    vocab_size: Annotated[int, Field(gt=0, le=1 << 32)]
     """Size of the vocabulary; ordinary tokens are the ids 4 .. vocab_size - 2."""
     dtype: Literal["uint16", "uint32"]
     """Type of the ids on disk."""
@@ -109,10 +147,43 @@ class Manifest(Config):
     splits: dict[Split, dict[str, SourceRows]]
     """Split, then source, to rows."""
 
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> "Manifest":
+        id_bytes = {"uint16": 2, "uint32": 4}[self.dtype]
+        errors = []
+        if self.vocab_size > 1 << (8 * id_bytes):
+            errors.append(f"a vocabulary of {self.vocab_size} does not fit {self.dtype}")
+        special = self.special_tokens
+        if special != SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=self.vocab_size - 1):
+            errors.append("the ids of the special tokens are not RoBERTa's")
+        for split, sources in self.splits.items():
+            for name, source in sources.items():
+                found = source.errors(self.row_tokens, id_bytes)
+                errors += [f"{split}/{name}: {error}" for error in found]
+        paths = sorted(shard.path for shard in self.shards())
+        errors += [f"{path} appears twice" for path, after in pairwise(paths) if path == after]
+        if errors:
+            raise ValueError("; ".join(errors[:5]))
+        return self
+
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of the content: equal exactly for data sets with the same rows."""
-        return fingerprint(self)
+        """The sha256 of the content: equal exactly for data sets with the same rows.
+
+        The checksums of blocks are left out, so that it is that of version 0.1.0.
+        """
+        tree = self.model_dump(mode="json")
+        for sources in tree["splits"].values():
+            for source in sources.values():
+                for shard in source["shards"]:
+                    del shard["block_xxh3_64"]
+        return fingerprint(tree)
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards of all splits and sources."""
+        for sources in self.splits.values():
+            for source in sources.values():
+                yield from source.shards
 
     def source(self, split: str, source: str) -> SourceRows:
         """The rows of one source; UserError that lists the known ones if there are none."""
@@ -133,31 +204,40 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of the data set in `folder`; UserError when it is missing or unusable."""
     path = Path(folder) / MANIFEST_NAME
     try:
-        tree = json.loads(path.read_bytes())
+        tree = read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file, so {folder} holds no finished data set; prepare it with "
             "'python -m data_prep.run CONFIG.yaml' (an interrupted run resumes where it stopped)"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a manifest: {error}") from None
-    version = tree.get("format_version") if isinstance(tree, dict) else None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    sha256 = tree.pop("sha256", None)
+    if sha256 is not None and sha256 != fingerprint(tree):
+        raise UserError(
+            f"{path}: damaged manifest: its content does not match its sha256; {ADVICE}"
+        )
+    version = tree.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path}: format version {version!r}, but this program reads version {FORMAT_VERSION}; "
             "run data preparation again"
         )
     try:
-        return Manifest.model_validate(tree)
+        manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: damaged manifest: {where}: {first['msg']}") from None
+        raise UserError(f"{path}: damaged manifest: {where}: {first['msg']}; {ADVICE}") from None
+    if sha256 is None and any(s.block_xxh3_64 is not None for s in manifest.shards()):
+        raise UserError(f"{path}: damaged manifest: its own sha256 is missing; {ADVICE}")
+    return manifest
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Writes `manifest` to `folder`, whole or not at all: the last step of preparing a data set."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
+    tree = manifest.model_dump(mode="json", exclude_none=True)
+    text = json.dumps({**tree, "sha256": fingerprint(tree)}, indent=1, sort_keys=True)
     text = re.sub(r"\[\s+(\d[\d,\s]*?)\s+\]", _on_one_line, text)
     write_atomic(Path(folder) / MANIFEST_NAME, text + "\n")
 
@@ -168,5 +248,5 @@ def _on_one_line(numbers: re.Match[str]) -> str:
 
 def file_sha256(path: Path) -> str:
     """The sha256 (hexadecimal) of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from data_prep.dataset.atomic import open_atomic
 from data_prep.dataset.manifest import Shard, Split
@@ -37,6 +38,7 @@ class ShardWriter:
         self._next_row = self._first_row = first_row
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._block_offsets: list[int] = []
+        self._block_sums: list[str] = []
         self._bytes = 0
         self._hash = hashlib.sha256()
         self._opened = open_atomic(folder / path)
@@ -60,6 +62,7 @@ class ShardWriter:
         data_at = self._bytes + _TAR_BLOCK_BYTES + header.tell()
         self._write_member(f"{key}.rows.npy", header.getvalue() + ids)
         self._block_offsets.append(data_at)
+        self._block_sums.append(xxhash.xxh3_64_hexdigest(ids))
         self._write_member(f"{key}.json", json.dumps(note, sort_keys=True).encode())
         self._next_row += num_rows
 
@@ -92,4 +95,5 @@ class ShardWriter:
                 sha256=self._hash.hexdigest(),
                 rows=self._next_row - self._first_row,
                 block_offsets=tuple(self._block_offsets),
+                block_xxh3_64="".join(self._block_sums),
             )

@@ -1,9 +1,12 @@
 """Checks the files of a data set against its manifest."""
 
+import hashlib
+import os
 from pathlib import Path
 
 from configs.load import UserError
-from data_prep.dataset.manifest import MANIFEST_NAME, Manifest, Shard, file_sha256
+from data_prep.dataset.files import open_inside
+from data_prep.dataset.manifest import MANIFEST_NAME, Manifest
 
 
 def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False) -> None:
@@ -12,17 +15,15 @@ def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False)
     Raises one UserError that names all missing and wrong files.
     """
     problems = []
-    tokenizer = Path(folder) / manifest.tokenizer.path
-    if not tokenizer.is_file():
-        problems.append(f"{manifest.tokenizer.path}: missing")
-    elif file_sha256(tokenizer) != manifest.tokenizer.sha256:
-        problems.append(f"{manifest.tokenizer.path}: its sha256 is not the manifest's")
-    for sources in manifest.splits.values():
-        for source in sources.values():
-            for shard in source.shards:
-                problem = _shard_problem(Path(folder), shard, full)
-                if problem:
-                    problems.append(f"{shard.path}: {problem}")
+    tokenizer = manifest.tokenizer
+    problem = _file_problem(Path(folder), tokenizer.path, None, tokenizer.sha256)
+    if problem:
+        problems.append(f"{tokenizer.path}: {problem}")
+    for shard in manifest.shards():
+        sha256 = shard.sha256 if full else None
+        problem = _file_problem(Path(folder), shard.path, shard.bytes, sha256)
+        if problem:
+            problems.append(f"{shard.path}: {problem}")
     if problems:
         raise UserError(
             f"{folder}: {len(problems)} file(s) differ from {MANIFEST_NAME}:\n"
@@ -31,14 +32,21 @@ def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False)
         )
 
 
-def _shard_problem(folder: Path, shard: Shard, full: bool) -> str | None:
-    path = folder / shard.path
+def _file_problem(
+    folder: Path, name: str, wanted_bytes: int | None, sha256: str | None
+) -> str | None:
+    """What is wrong with a file of the manifest; `wanted_bytes` and `sha256` None: not compared."""
     try:
-        size = path.stat().st_size
+        with open_inside(folder, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if wanted_bytes is not None and size != wanted_bytes:
+                return f"{size:,} bytes instead of {wanted_bytes:,}"
+            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return "its sha256 is not the manifest's (damaged bytes)"
+    except FileNotFoundError:
+        return "missing"
     except OSError as error:
-        return "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    if size != shard.bytes:
-        return f"{size:,} bytes instead of {shard.bytes:,}"
-    if full and file_sha256(path) != shard.sha256:
-        return "its sha256 is not the manifest's (damaged bytes)"
+        return f"cannot be read: {error.strerror}"
+    except UserError as error:
+        return str(error)
     return None
