@@ -1,4 +1,9 @@
-"""Reads rows by number: their offsets follow from the manifest, so nothing is scanned."""
+"""Reads rows by number: their offsets follow from the manifest, so nothing is scanned.
+
+A process reads a whole block before its first row of it and compares the block's checksum; after
+that it reads single rows. It compares again when the shard's file has changed in any way that the
+file system shows. Reading is by ``pread``, so that a file that fails or shrinks is an error.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,11 +12,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from configs.load import UserError
-from data_prep.dataset.manifest import Manifest, Shard, SourceRows, Split
+from data_prep.dataset.files import open_inside, read_at, unreadable
+from data_prep.dataset.manifest import BLOCK_SUM_DIGITS, Manifest, Shard, SourceRows, Split
 
 _MAX_OPEN_SHARDS = 256
+_CHECK_BYTES = 1 << 20
+"""Bytes of a block that are read and hashed at once."""
+_ADVICE = (
+    "check the disk, restore the shard from a copy, or delete it and run data preparation again; "
+    "the same command then resumes from the newest checkpoint"
+)
+
+_Int64 = npt.NDArray[np.int64]
+_Stamp = tuple[int, ...]
 
 
 class RowReader:
@@ -32,95 +48,170 @@ class RowReader:
         self._open_shard = open_shard or self._open_local
         self._row_tokens = manifest.row_tokens
         self._dtype = np.dtype(manifest.dtype).newbyteorder("<")
+        row_bytes = self._row_tokens * self._dtype.itemsize
         self._sources = {
-            name: _SourceIndex(rows) for name, rows in manifest.splits.get(split, {}).items()
+            name: _SourceIndex(rows, row_bytes)
+            for name, rows in manifest.splits.get(split, {}).items()
         }
         self._split = split
-        self._open: dict[str, npt.NDArray[Any]] = {}
+        self._open: dict[str, BinaryIO] = {}
 
     def read(self, source: str, row_numbers: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
         """The rows `row_numbers` of `source`, in that order: [n, row_tokens], as on disk.
 
         Raises IndexError for a number outside the source, UserError for an unknown source and for
-        a shard that is missing or not of the manifest's size.
+        a shard that is missing, cannot be read, or differs from the manifest in its size or in a
+        block that is read.
         """
         if source not in self._sources:
             known = ", ".join(self._sources) or "none"
             raise UserError(f"{self._folder}: no {self._split} rows of {source!r}; it has: {known}")
         index = self._sources[source]
         numbers = np.asarray(row_numbers, dtype=np.int64)
-        rows = np.empty((len(numbers), self._row_tokens), dtype=self._dtype)
-        if not len(numbers):
-            return rows
         order = np.argsort(numbers, kind="stable")  # shard by shard, each from start to end
         ascending = numbers[order]
+        found = np.empty((len(numbers), self._row_tokens), dtype=self._dtype)  # in that order
+        rows = np.empty_like(found)
+        if not len(numbers):
+            return rows
         if ascending[0] < 0 or ascending[-1] >= index.rows:
             bad = ascending[0] if ascending[0] < 0 else ascending[-1]
             raise IndexError(f"row {bad} of {source}: its rows are 0 .. {index.rows - 1}")
         bounds = np.searchsorted(ascending, index.shard_first_rows)
-        for shard, start, end in zip(index.shards, bounds[:-1], bounds[1:], strict=True):
-            if start == end:
-                continue
-            ids = self._ids(shard)
-            starts = index.byte_offsets(ascending[start:end], self._row_bytes) // ids.itemsize
-            windows = np.lib.stride_tricks.sliding_window_view(ids, self._row_tokens)
-            rows[order[start:end]] = windows[starts]
+        for number in np.flatnonzero(bounds[1:] > bounds[:-1]):
+            part = slice(bounds[number], bounds[number + 1])
+            self._read_shard(index, int(number), ascending[part], found[part])
+        rows[order] = found
         return rows
 
-    @property
-    def _row_bytes(self) -> int:
-        return self._row_tokens * self._dtype.itemsize
+    def _read_shard(
+        self, index: "_SourceIndex", number: int, ascending: _Int64, found: npt.NDArray[Any]
+    ) -> None:
+        """Reads the rows `ascending` of the source, which one shard holds, into `found`."""
+        shard = index.shards[number]
+        file = self._file(shard)
+        path = self._folder / shard.path
+        try:
+            status = os.fstat(file.fileno())
+        except OSError as error:
+            raise unreadable(path, 0, error, _ADVICE) from None
+        if status.st_size != shard.bytes:
+            self._open.pop(shard.path).close()  # so that a restored file is found
+            raise UserError(
+                f"{path}: {status.st_size:,} bytes, but {shard.bytes:,} in the manifest; the shard "
+                f"is damaged: {_ADVICE}"
+            )
+        stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        for block in index.unchecked(number, stamp, ascending):
+            self._check_block(index, number, int(block), file)
+        index.read_rows(file, ascending, found.reshape(-1).view(np.uint8).data)
 
-    def _ids(self, shard: Shard) -> npt.NDArray[Any]:
-        """The whole shard as ids; blocks are aligned, so each starts at a whole element."""
-        ids = self._open.pop(shard.path, None)
-        if ids is None:
-            with self._open_shard(shard) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != shard.bytes:
-                    raise UserError(
-                        f"{self._folder / shard.path}: {size:,} bytes, but {shard.bytes:,} in the "
-                        "manifest; the shard is damaged: restore it, or delete it and run data "
-                        "preparation again"
-                    )
-                ids = np.memmap(file, dtype=self._dtype, mode="r")
+    def _check_block(self, index: "_SourceIndex", number: int, block: int, file: BinaryIO) -> None:
+        """Raises UserError if the rows of `block` do not have the checksum of the manifest."""
+        offset, end = index.block_range(block)
+        digest = xxhash.xxh3_64()
+        buffer = memoryview(bytearray(min(_CHECK_BYTES, end - offset)))
+        for start in range(offset, end, _CHECK_BYTES):
+            piece = buffer[: min(_CHECK_BYTES, end - start)]
+            read_at(file, piece, start, _ADVICE)
+            digest.update(piece)
+        if digest.digest() != index.block_sums[block].tobytes():
+            in_shard = block - int(index.shard_first_blocks[number])
+            first = block * index.block_rows
+            last = min(first + index.block_rows, index.rows) - 1
+            raise UserError(
+                f"{self._folder / index.shards[number].path}: block {in_shard} (rows {first:,} to "
+                f"{last:,} of its source, bytes {offset:,} to {end - 1:,}) is damaged: its "
+                f"checksum is not the manifest's; {_ADVICE}"
+            )
+        index.checked[block] = True
+
+    def _file(self, shard: Shard) -> BinaryIO:
+        file = self._open.pop(shard.path, None)
+        if file is None:
+            file = self._open_shard(shard)
             if len(self._open) >= _MAX_OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-        self._open[shard.path] = ids  # the most recently used one is last
-        return ids
+                self._open.pop(next(iter(self._open))).close()
+        self._open[shard.path] = file  # the most recently used one is last
+        return file
 
     def _open_local(self, shard: Shard) -> BinaryIO:
         path = self._folder / shard.path
         try:
-            return open(path, "rb")
+            return open_inside(self._folder, shard.path)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: missing, but listed in the manifest; restore it, or run data "
                 "preparation again"
             ) from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened: {error.strerror}; {_ADVICE}") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
 
 
 class _SourceIndex:
-    """Positions of the rows of one source."""
+    """Positions of the rows of one source, and which of its blocks were checked."""
 
-    def __init__(self, source: SourceRows) -> None:
+    def __init__(self, source: SourceRows, row_bytes: int) -> None:
         self.rows = source.rows
         self.shards = source.shards
         self.block_rows = source.block_rows
         self.shard_first_rows = _cumulative([shard.rows for shard in source.shards])
+        self.shard_first_blocks = _cumulative([len(s.block_offsets) for s in source.shards])
         self.block_offsets = np.array(
             [offset for shard in source.shards for offset in shard.block_offsets], dtype=np.int64
         )
+        self.block_sums, self._has_sum = _block_sums(source.shards)
+        self.checked = ~self._has_sum
+        self._stamps: dict[int, _Stamp] = {}
+        self._row_bytes = row_bytes
 
-    def byte_offsets(self, rows: npt.NDArray[np.int64], row_bytes: int) -> npt.NDArray[np.int64]:
-        """The byte of its shard at which each of `rows` starts."""
-        block, row_in_block = np.divmod(rows, self.block_rows)
-        offsets: npt.NDArray[np.int64] = self.block_offsets[block] + row_in_block * row_bytes
-        return offsets
+    def unchecked(self, shard: int, stamp: _Stamp, ascending: _Int64) -> _Int64:
+        """The blocks of the rows `ascending` that have to be checked before they are read.
+
+        `stamp` changes with the file of the `shard`: then all of its blocks are checked again.
+        """
+        if self._stamps.get(shard) != stamp:
+            mine = slice(*self.shard_first_blocks[shard : shard + 2])
+            self.checked[mine] = ~self._has_sum[mine]
+            self._stamps[shard] = stamp
+        blocks = ascending // self.block_rows
+        return np.unique(blocks[~self.checked[blocks]])
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """The bytes [start, end) of its shard that hold the rows of a block."""
+        rows = min(self.block_rows, self.rows - block * self.block_rows)
+        start = int(self.block_offsets[block])
+        return start, start + rows * self._row_bytes
+
+    def read_rows(self, file: BinaryIO, ascending: _Int64, found: memoryview) -> None:
+        """Reads the rows `ascending` of one shard into `found`; neighbours in one call."""
+        block, row_in_block = np.divmod(ascending, self.block_rows)
+        offsets = self.block_offsets[block] + row_in_block * self._row_bytes
+        firsts = np.flatnonzero(np.diff(offsets, prepend=offsets[0]) != self._row_bytes)
+        starts = (firsts * self._row_bytes).tolist()
+        ends = [*starts[1:], len(found)]
+        descriptor = file.fileno()
+        try:
+            for offset, start, end in zip(offsets[firsts].tolist(), starts, ends, strict=True):
+                if os.preadv(descriptor, (found[start:end],), offset) != end - start:
+                    read_at(file, found[start:end], offset, _ADVICE)
+        except OSError as error:
+            raise unreadable(file.name, offset, error, _ADVICE) from None
 
 
-def _cumulative(counts: Sequence[int]) -> npt.NDArray[np.int64]:
+def _block_sums(shards: Sequence[Shard]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+    """The checksum of every block [blocks], 8 bytes each, and whether the manifest has it."""
+    digits, has_sum = [], []
+    for shard in shards:
+        num_blocks = len(shard.block_offsets)
+        digits.append(shard.block_xxh3_64 or "0" * BLOCK_SUM_DIGITS * num_blocks)
+        has_sum += [shard.block_xxh3_64 is not None] * num_blocks
+    sums = np.frombuffer(bytes.fromhex("".join(digits)), dtype=f"V{BLOCK_SUM_DIGITS // 2}")
+    return sums, np.array(has_sum, dtype=bool)
+
+
+def _cumulative(counts: Sequence[int]) -> _Int64:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

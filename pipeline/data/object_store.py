@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from configs.load import UserError
 from data_prep.dataset.atomic import open_atomic
+from data_prep.dataset.files import MAX_JSON_BYTES
 
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waits between the tries of one file."""
@@ -33,8 +34,15 @@ class ObjectStore:
             raise UserError(f"data.url {url}: {error}") from None
 
     def read(self, name: str) -> bytes:
-        """The content of a small file."""
-        content: bytes = self._retry(name, lambda path: self._files.cat_file(path))
+        """The content of a file of at most `MAX_JSON_BYTES`; UserError if it is larger."""
+
+        def read(path: str) -> bytes:
+            with self._files.open(path, "rb") as stream:
+                return bytes(stream.read(MAX_JSON_BYTES + 1))
+
+        content: bytes = self._retry(name, read)
+        if len(content) > MAX_JSON_BYTES:
+            raise UserError(f"{self.url}/{name}: larger than {MAX_JSON_BYTES:,} bytes")
         return content
 
     def fetch(self, name: str, path: Path, sha256: str) -> None:

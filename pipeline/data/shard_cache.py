@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from configs.load import ConfigError, UserError
 from data_prep.dataset.atomic import PARTIAL_MARK, open_atomic
+from data_prep.dataset.files import open_inside, read_regular
 from data_prep.dataset.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -52,7 +53,7 @@ def open_data_set(data: DataConfig, window_rows: int = WINDOW_ROWS) -> Manifest:
         if not path.exists():
             with open_atomic(path) as file:
                 file.write(fetched)
-        elif path.read_bytes() != fetched:
+        elif read_regular(path) != fetched:
             raise UserError(
                 f"{data.path} caches a different data set than {data.url} holds now: set data.path "
                 "to a new folder, or delete this one"
@@ -77,13 +78,18 @@ def verify_data_set(data: DataConfig, manifest: Manifest) -> None:
 
     In a store only the sizes are compared: the hash of each shard is checked when it is fetched.
     """
+    if any(shard.block_xxh3_64 is None for shard in manifest.shards()):
+        logger.info(
+            "%s: prepared by an older version, without checksums of blocks: damage to a shard "
+            "after this start is not noticed",
+            data.url or data.path,
+        )
     if data.url is None:
         verify_shards(data.path, manifest, full=data.verify == "full")
         return
     sizes = ObjectStore(data.url).sizes()
-    sources = [source for split in manifest.splits.values() for source in split.values()]
     problems = []
-    for shard in (shard for source in sources for shard in source.shards):
+    for shard in manifest.shards():
         found = sizes.get(shard.path)
         if found != shard.bytes:
             what = "missing" if found is None else f"{found:,} bytes instead of {shard.bytes:,}"
@@ -112,7 +118,7 @@ class ShardCache:
         path = self.folder / shard.path
         while True:
             try:
-                file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
+                file = open_inside(self.folder, shard.path)
             except FileNotFoundError:
                 self.fetch(shard)
                 continue

@@ -1,6 +1,5 @@
 """The rows on disk: written deterministically, read by number, opened by plain webdataset."""
 
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,8 +118,9 @@ def test_the_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "holds no finished data set"),
-        ("{", "cannot be read as a manifest"),
-        ("[]", "format version None"),
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON mapping"),
+        ("{}", "format version None"),
         ('{"format_version": 7}', "format version 7"),
         ('{"format_version": 1}', "damaged manifest"),
     ],
@@ -131,15 +131,6 @@ def test_an_unusable_manifest_is_a_clear_error(
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        read_manifest(tmp_path)
-
-
-def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
-    make_data_set(tmp_path)
-    tree = json.loads((tmp_path / "manifest.json").read_text())
-    tree["tokenizer"]["path"] = "../tokenizer.json"
-    (tmp_path / "manifest.json").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="inside the data folder"):
         read_manifest(tmp_path)
 
 
