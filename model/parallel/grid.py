@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +141,7 @@ def single_rank_grid() -> Iterator[Grid]:
     """
     starts_world = not dist.is_initialized()
     if starts_world:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # no other machine can connect
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:

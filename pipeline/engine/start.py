@@ -4,18 +4,16 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from configs.load import UserError
 from model.parallel.grid import close_grid
 from pipeline.engine import deepspeed_compat
 from pipeline.launch.all_reduce_check import check_all_reduce
 from pipeline.launch.environment import Launch
 from pipeline.launch.heavy_imports import heavy_imports
+from pipeline.launch.rendezvous import connect
 
 
 @contextmanager
@@ -52,28 +50,12 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     deepspeed_compat.use_accelerator_of(device)
     deepspeed_compat.skip_shared_memory_extension()
-    try:
-        with deepspeed_compat.without_start_messages():
-            deepspeed.init_distributed(
-                dist_backend="nccl" if device.type == "cuda" else "gloo",
-                timeout=timedelta(seconds=timeout_s),
-                auto_mpi_discovery=False,
-                verbose=False,
-            )
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
-        raise UserError(
-            f"port {os.environ['MASTER_PORT']} is in use on this machine, perhaps by another run: "
-            "start with deepspeed --master_port N, or set MASTER_PORT"
-        ) from None
+    if not dist.is_initialized():
+        connect(launch, device, timeout_s)
+    with deepspeed_compat.without_start_messages():
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     check_all_reduce(device)
     return device
-
-
-def launch_store() -> Any:
-    """The key-value store through which the ranks of the process group have met."""
-    return dist.distributed_c10d._get_default_store()
 
 
 def stop_distributed() -> None:

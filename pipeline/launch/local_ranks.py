@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
+from pipeline.launch.rendezvous import use_loopback
+
 # As in model/__init__.py, for parents that import DeepSpeed, which checks for CUDA, before a model.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
@@ -90,6 +92,7 @@ def _fork_rank(
             LOCAL_WORLD_SIZE=str(world_size),
             OMP_NUM_THREADS="1",
         )
+        use_loopback()
         if device == "cuda":
             torch.cuda.set_device(rank)
         else:

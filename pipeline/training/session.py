@@ -10,11 +10,12 @@ from configs.load import UserError
 from model.parallel.grid import Grid, make_grid
 from pipeline.data.position import RowWindow
 from pipeline.engine.profiler import ProfiledSteps, StepProfiler, step_profiler
-from pipeline.engine.start import launch_store, process_group
+from pipeline.engine.start import process_group
 from pipeline.engine.throughput import StepMeter
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityConfig, roll_back
 from pipeline.fault_tolerance.watchdog import Watchdog, watchdog
 from pipeline.launch.environment import Launch
+from pipeline.launch.rendezvous import launch_store
 from pipeline.launch.signals import StopRequest
 from pipeline.launch.stop_agreement import StopAgreement
 from pipeline.run import run_folder

@@ -95,7 +95,7 @@ def test_a_port_in_use(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         listener.bind(("", 0))
         listener.listen()
         port = str(listener.getsockname()[1])
-        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", port)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.checkpoint.manifest import find_checkpoint
-from pipeline.engine.start import launch_store
+from pipeline.launch.rendezvous import launch_store
 from pipeline.launch.signals import StopRequest
 from pipeline.launch.stop_agreement import StopAgreement
 from pipeline.pretraining.step import MaskedMicroBatch
