@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 
-import torch.distributed as dist
-
 from model.parallel.grid import Grid
-from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
+from model.parallel.json_exchange import broadcast_json
+from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -14,13 +13,15 @@ logger = logging.getLogger(__name__)
 def newest_checkpoint(folder: Path, grid: Grid) -> Checkpoint | None:
     """The newest checkpoint in `folder` that verifies; None where there is none.
 
-    A collective: rank 0 verifies and broadcasts its answer. Damaged checkpoints are logged and
-    left where they are.
+    A collective: rank 0 verifies and tells the rest which one it is. Damaged checkpoints are logged
+    and left where they are.
     """
-    found: list[Checkpoint | None] = [None]
+    found: Checkpoint | None = None
     if grid.rank == 0:
-        found[0], problems = find_checkpoint(folder)
+        found, problems = find_checkpoint(folder)
         for problem in problems:
             logger.warning("%s; it is left where it is and skipped", problem)
-    dist.broadcast_object_list(found, src=0)
-    return found[0]
+    path = broadcast_json(None if found is None else str(found.path))
+    if grid.rank != 0 and path is not None:
+        found = Checkpoint(Path(path), read_manifest(Path(path)))
+    return found

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 
 from configs.load import UserError
 from data_prep.dataset.atomic import fsync_folder, write_atomic
 from data_prep.dataset.manifest import file_sha256
 from model.parallel.grid import Grid
+from model.parallel.json_exchange import broadcast_json
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
@@ -56,15 +56,14 @@ class Saver:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in (*folder.glob(".saving-*"), *folder.glob(".deleting-*")):
                 shutil.rmtree(leftover)
-        nonce = [secrets.token_hex(4)]
-        dist.broadcast_object_list(nonce, src=0)
+        nonce: str = broadcast_json(secrets.token_hex(4))
         self._folder = folder
         self._keep = keep
         self._rank = grid.rank
         self._tp_rank = grid.tp_rank
         self._writes = grid.dp_rank == 0
         self._tokenizer = tokenizer.read_bytes() if tokenizer else None
-        self._nonce = nonce[0]
+        self._nonce = nonce
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 

@@ -11,12 +11,12 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
+
+from model.parallel.json_exchange import gather_json
 
 STRAGGLER_RATIO = 1.3
 """A rank whose forward passes take this many times the median is reported as a straggler."""
@@ -86,9 +86,7 @@ class StragglerWatch:
 
     def __init__(self) -> None:
         """A collective: ranks exchange their host names."""
-        names: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(names, socket.gethostname())
-        self._names = [str(name) for name in names]
+        self._names: list[str] = gather_json(socket.gethostname())
         self._forward_s: list[NDArray[np.float64]] = []
 
     def observe(self, ranks: Sequence[RankMeasurements]) -> dict[str, float]:
@@ -154,11 +152,9 @@ def rank_cores() -> float:
 
     A core that several ranks of a host may use counts for each of them in equal parts.
     """
-    mine = (socket.gethostname(), frozenset(os.sched_getaffinity(0)))
-    ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, mine)
-    host, cores = mine
-    of_host = [theirs for name, theirs in ranks if name == host]
+    host, cores = socket.gethostname(), os.sched_getaffinity(0)
+    ranks: list[tuple[str, list[int]]] = gather_json((host, sorted(cores)))
+    of_host = [set(theirs) for name, theirs in ranks if name == host]
     share = sum(1 / sum(core in theirs for theirs in of_host) for core in cores)
     return min(share, torch.get_num_threads())
 

@@ -3,14 +3,13 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from model.config import MLM_HEAD
+from model.parallel.json_exchange import gather_json
 from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.evaluation import heldout_scores
@@ -57,9 +56,8 @@ def dev_scores(
             for place, number in enumerate(numbers if counts else []):
                 one = by_row[place * rows : (place + 1) * rows]
                 mine[number] = one if rows > 1 else one[0]
-    parts: list[Any] = [None] * grid.world_size
-    dist.all_gather_object(parts, mine if grid.tp_rank == 0 else {})
-    together = {number: scores for part in parts for number, scores in part.items()}
+    parts = gather_json([[n, s.tolist()] for n, s in mine.items()] if grid.tp_rank == 0 else [])
+    together = {number: np.array(scores) for part in parts for number, scores in part}
     return [together[number] for number in sorted(together)]
 
 
