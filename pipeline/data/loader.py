@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from configs.load import UserError
 from data_prep.dataset.manifest import Manifest, Shard
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
@@ -176,6 +177,8 @@ def load_batches(
 
     Steps with a row in a `skipped` window of the run are left out. ``data.workers`` processes make
     the batches some steps ahead; they ignore stop signals, so close the generator to end them.
+
+    Raises UserError for rows that cannot be read, also in a worker, without the worker's traceback.
     """
     data = stream.data
     loader = DataLoader(
@@ -188,7 +191,10 @@ def load_batches(
     )
     batches = iter(loader)
     try:
-        for arrays, rest in batches:
+        for packed in batches:
+            if isinstance(packed, Exception):
+                raise packed
+            arrays, rest = packed
             tokens, positions, labels = map(torch.from_numpy, arrays)
             yield StepBatch(tokens, positions, labels, *rest)
     finally:
@@ -204,8 +210,12 @@ def _unchanged(packed: Any) -> Any:
     return packed
 
 
-class _Steps(IterableDataset[_Packed]):
-    """Worker w of W makes the steps w, w + W, ...; the loader takes them in turn, so in order."""
+class _Steps(IterableDataset[_Packed | Exception]):
+    """Worker w of W makes the steps w, w + W, ...; the loader takes them in turn, so in order.
+
+    An error of the user or of the file system is the last item of its worker: torch would raise it
+    with the worker's traceback as its message.
+    """
 
     def __init__(
         self,
@@ -221,7 +231,13 @@ class _Steps(IterableDataset[_Packed]):
         self._start_row = start_row
         self._skipped = skipped
 
-    def __iter__(self) -> Iterator[_Packed]:
+    def __iter__(self) -> Iterator[_Packed | Exception]:
+        try:
+            yield from self._batches()
+        except (UserError, OSError) as error:
+            yield error.with_traceback(None)
+
+    def _batches(self) -> Iterator[_Packed]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         stream, layout = self._stream, self._layout
