@@ -109,6 +109,7 @@ class IngestStage(Stage[IngestPart]):
             "pieces": [piece._asdict() for piece in pieces.written],
             "scrubbed": dict(sorted(scrubs.items())),
             "bad": dict(sorted(bad.counts.items())),
+            "bad_bytes": dict(sorted(bad.num_bytes.items())),
             "bad_examples": bad.examples,
         }
         return PartOutput(record, [*(f"{p.name}.parquet" for p in pieces.written), examples])

@@ -1,6 +1,5 @@
 """Compressed files, decompressed chunk by chunk from their start."""
 
-import bz2
 import io
 import zlib
 from collections.abc import Callable, Iterator
@@ -8,6 +7,13 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import zstandard
 
+from data_prep.readers.decompressors import (
+    Bzip2Stream,
+    Decompressor,
+    GzipMember,
+    ZstandardFrame,
+    joined,
+)
 from data_prep.readers.files import SourceFile, Span, byte_spans
 
 CHUNK_BYTES = 1 << 15
@@ -21,10 +27,10 @@ DAMAGED_COMPRESSION = "damaged or truncated compression"
 _MAX_COMPRESSED_SPANS = 8
 _BUFFER_BYTES = 1 << 17
 
-_CODECS: dict[str, tuple[Callable[[], Any], bytes]] = {
-    ".gz": (lambda: zlib.decompressobj(31), b"\0"),
-    ".zst": (lambda: zstandard.ZstdDecompressor().decompressobj(), b""),
-    ".bz2": (bz2.BZ2Decompressor, b""),
+_CODECS: dict[str, tuple[Callable[[], Decompressor], bytes]] = {
+    ".gz": (GzipMember, b"\0"),
+    ".zst": (ZstandardFrame, b""),
+    ".bz2": (Bzip2Stream, b""),
 }
 """By suffix: the decompressor of a member (in zstandard a frame, in bzip2 a stream), and the bytes
 that may pad it."""
@@ -42,7 +48,7 @@ def is_damage(error: BaseException) -> bool:
 
 class Chunk(NamedTuple):
     """What one raw chunk of a compressed file decompresses to; a chunk in which a member ends is
-    split there."""
+    split there, and one that expands to more than `MAX_PIECE_BYTES` into pieces of that size."""
 
     raw_at: int
     """Byte of the file at which the raw chunk starts; the size of the file if it is truncated."""
@@ -54,7 +60,7 @@ class Chunk(NamedTuple):
 def chunks_of(stream: BinaryIO, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """The content of a compressed file from its start; the chunks do not depend on who reads."""
     new_member, padding = _CODECS[name[name.rindex(".") :]]
-    member = None
+    member: Decompressor | None = None
     raw_at = 0
     while raw := stream.read(chunk_bytes):
         if member is not None and member.eof:
@@ -63,8 +69,9 @@ def chunks_of(stream: BinaryIO, name: str, chunk_bytes: int = CHUNK_BYTES) -> It
             while raw:
                 if member is None or member.eof:
                     member = new_member()
-                yield Chunk(raw_at, member.decompress(raw))
-                raw = member.unused_data.lstrip(padding) if member.eof else b""
+                for content in joined(member.pieces(raw)):
+                    yield Chunk(raw_at, content)
+                raw = member.unused.lstrip(padding) if member.eof else b""
         except READ_ERRORS as error:
             yield Chunk(raw_at, b"", error)
             return

@@ -38,11 +38,15 @@ class BadRecords:
     """Longest document, bytes of UTF-8; a longer one is a bad record."""
     counts: Counter[str] = field(default_factory=Counter)
     """Number of bad records by reason."""
+    num_bytes: Counter[str] = field(default_factory=Counter)
+    """Their size as far as it was read, by reason; not known where content is missing."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first bad records: file, offset, reason and detail."""
 
-    def add(self, file_path: str, offset: int, reason: str, detail: str = "") -> None:
-        """Counts one bad record; raises UserError if the policy is to stop.
+    def add(
+        self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
+    ) -> None:
+        """Counts one bad record of `num_bytes`; raises UserError if the policy is to stop.
 
         `offset` is the byte (in columnar files the row, in tables the line) at which the record
         starts.
@@ -54,10 +58,21 @@ class BadRecords:
                 + "; fix the file, or set on_bad_record: skip to count such records and continue"
             )
         self.counts[reason] += 1
+        self.num_bytes[reason] += num_bytes
         if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(
                 {"file": file_path, "offset": offset, "reason": reason, "detail": detail[:200]}
             )
+
+    def has_too_many(
+        self, content: bytes, marks: bytes, most: int, file_path: str, offset: int
+    ) -> bool:
+        """Whether a record of many bytes holds more than `most` of `marks`, which start its values
+        or elements; if so, counts it. Parsed, each takes many times its bytes in memory."""
+        if len(content) <= most or sum(content.count(mark) for mark in marks) <= most:
+            return False
+        self.add(file_path, offset, "too many values or elements", num_bytes=len(content))
+        return True
 
     @property
     def max_raw_bytes(self) -> int:
@@ -68,7 +83,7 @@ class BadRecords:
     def add_too_long(self, file_path: str, offset: int, num_bytes: int) -> None:
         """Counts a record that is longer than allowed, of at least `num_bytes`."""
         reason = "longer than max_document_mb"
-        self.add(file_path, offset, reason, f"{num_bytes:,} or more bytes")
+        self.add(file_path, offset, reason, f"{num_bytes:,} or more bytes", num_bytes)
 
     def is_too_long(self, content: bytes | str, file_path: str, offset: int) -> bool:
         """Whether a document is longer than allowed; if so, counts it."""
@@ -86,7 +101,7 @@ class BadRecords:
         """Whether a text holds a NUL byte; if so, counts it."""
         if "\0" not in text:
             return False
-        self.add(file_path, offset, "NUL byte")
+        self.add(file_path, offset, "NUL byte", num_bytes=len(text))
         return True
 
 
@@ -114,6 +129,6 @@ def decoded(content: bytes, file_path: str, offset: int, bad: BadRecords) -> str
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        bad.add(file_path, offset + error.start, "not UTF-8", str(error.reason))
+        bad.add(file_path, offset + error.start, "not UTF-8", str(error.reason), len(content))
         return None
     return None if bad.has_nul(text, file_path, offset) else text

@@ -6,11 +6,15 @@ from typing import Literal
 
 import pyarrow as pa
 
+from data_prep.readers.arrow_batches import largest_expanded_bytes
 from data_prep.readers.columns import ARROW_ERRORS, Columns, group_spans
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, open_file
 from data_prep.readers.reader import RecordsConfig
+
+_MAX_BATCH_BYTES = 1 << 29
+"""Of a compressed batch. Those that are not compressed are mapped, not read."""
 
 
 class HfDatasetReaderConfig(RecordsConfig):
@@ -39,6 +43,8 @@ class HfDatasetReader:
         if "://" in file.path:
             return [whole]
         try:
+            if _largest_batch_bytes(file) > _MAX_BATCH_BYTES:
+                return [whole]
             with _opened(file) as batches:
                 return group_spans(file, [batch.nbytes for batch in batches], part_bytes)
         except ARROW_ERRORS as error:
@@ -50,6 +56,10 @@ class HfDatasetReader:
         """The documents of the span's record batches."""
         path, row = span.file.path, 0
         try:
+            num_bytes = _largest_batch_bytes(span.file)
+            if num_bytes > _MAX_BATCH_BYTES:
+                bad.add(path, row, "compressed batch too large", f"{num_bytes:,} bytes", num_bytes)
+                return
             with _opened(span.file) as batches:
                 self._columns.check_schema(batches.schema, path)
                 for number, batch in enumerate(batches):
@@ -62,6 +72,15 @@ class HfDatasetReader:
             if not is_damage(error):
                 raise
             bad.add(path, row, "damaged or truncated Arrow file", str(error))
+
+
+def _largest_batch_bytes(file: SourceFile) -> int:
+    """Size of the largest batch that is compressed; 0 for a file at a URL, which would be fetched
+    twice."""
+    if "://" in file.path:
+        return 0
+    with open_file(file), pa.memory_map(file.path) as mapped:
+        return largest_expanded_bytes(mapped)
 
 
 @contextmanager

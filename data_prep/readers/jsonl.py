@@ -11,6 +11,10 @@ from data_prep.readers.files import SourceFile, Span, open_file
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import RecordsConfig
 
+_MAX_VALUES = 4_000_000
+"""Commas, braces and brackets of a line, those in texts included. As objects these values take half
+a gigabyte, in a line of a few kilobytes when compressed."""
+
 
 class JsonLinesReaderConfig(RecordsConfig):
     """JSON lines, plain or .gz, .zst, .bz2."""
@@ -47,18 +51,21 @@ class JsonLinesReader:
         self, line: bytes, offset: int, file: SourceFile, bad: BadRecords
     ) -> Document | None:
         """The document of a line; None, counted in `bad`, if it holds none."""
+        if bad.has_too_many(line, b",{[", _MAX_VALUES, file.path, offset):
+            return None
         try:
             record = parse_line(line)
         except ValueError as error:
-            bad.add(file.path, offset, "not JSON", str(error))
+            bad.add(file.path, offset, "not JSON", str(error), len(line))
             return None
         if not isinstance(record, dict):
-            bad.add(file.path, offset, "JSON, but no object")
+            bad.add(file.path, offset, "JSON, but no object", num_bytes=len(line))
             return None
         text = record.get(self._text_field)
         if not isinstance(text, str):
             reason = "is no text" if self._text_field in record else "is missing"
-            bad.add(file.path, offset, f"the field {self._text_field!r} {reason}")
+            field = f"the field {self._text_field!r} {reason}"
+            bad.add(file.path, offset, field, num_bytes=len(line))
             return None
         if bad.has_nul(text, file.path, offset):
             return None

@@ -15,6 +15,10 @@ from data_prep.readers.wikitext import plain_text
 _CHUNK_BYTES = 1 << 20
 _TAIL_BYTES = 64
 _PAGE_START, _PAGE_END, _DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
+_MAX_ELEMENTS = 1_000_000
+"""Of a page; those of its markup are escaped and do not count."""
+_MAX_MARKUP_CHARACTERS = 1 << 22
+"""MediaWiki itself stores up to 2 MiB (its default). Parsed, a character can take a kilobyte."""
 _DAMAGED_XML = "damaged or truncated XML"
 
 
@@ -50,18 +54,24 @@ class MediaWikiReader:
         path = span.file.path
         with open_file(span.file) as stream:
             for offset, content in _PageScanner(path, bad).pages(_chunks(stream, span, bad)):
+                if bad.has_too_many(content, b"<", _MAX_ELEMENTS, path, offset):
+                    continue
                 try:
                     page = fromstring(content)
                 except (ParseError, ValueError) as error:
-                    bad.add(path, offset, _DAMAGED_XML, str(error))
+                    bad.add(path, offset, _DAMAGED_XML, str(error), len(content))
                     continue
                 fields = {element.tag: element for element in page.iter()}
                 if not {"title", "ns", "text"} <= fields.keys():
-                    bad.add(path, offset, "page without title, ns or text")
+                    reason = "page without title, ns or text"
+                    bad.add(path, offset, reason, num_bytes=len(content))
                     continue
                 if _number(fields["ns"].text) not in self._namespaces or "redirect" in fields:
                     continue
                 title, markup = fields["title"].text or "", fields["text"].text or ""
+                if len(markup) > _MAX_MARKUP_CHARACTERS:
+                    bad.add(path, offset, "longer than a wiki page", num_bytes=len(content))
+                    continue
                 text = f"{title}\n\n{plain_text(markup)}"
                 yield Document(text, f"{span.file.name}:{title}", offset)
 
@@ -168,6 +178,8 @@ class _PageScanner:
     def __init__(self, path: str, bad: BadRecords) -> None:
         self._path, self._bad = path, bad
         self._state = _State.BETWEEN_PAGES
+        self._offset = 0
+        """Of the last chunk."""
         self._held = bytearray()
         """Content that is not finished with; in state IN_PAGE it starts with <page>."""
         self._searched = 0
@@ -177,7 +189,6 @@ class _PageScanner:
 
     def pages(self, chunks: Iterator[_DumpChunk]) -> Iterator[tuple[int, bytes]]:
         """(offset of its last chunk, page with its tags) of each page that starts in the span."""
-        offset = 0
         for chunk in chunks:
             if chunk.is_damage:
                 self._held.clear()
@@ -188,13 +199,14 @@ class _PageScanner:
             if chunk.is_after_span and self._span_end is None:
                 self._span_end = len(self._held)
             self._held += chunk.content
-            offset = chunk.offset
+            self._offset = chunk.offset
             while (page := self._next_page()) is not None:
-                yield offset, page
+                yield self._offset, page
             if self._state is _State.AFTER_SPAN:
                 return
         if self._state is _State.IN_PAGE:
-            self._bad.add(self._path, offset, _DAMAGED_XML, "a page without its end")
+            detail = "a page without its end"
+            self._bad.add(self._path, self._offset, _DAMAGED_XML, detail, len(self._held))
 
     def _next_page(self) -> bytes | None:
         """The next page that is held whole; None if there is none."""
@@ -203,6 +215,11 @@ class _PageScanner:
         if self._state is not _State.IN_PAGE:
             return None
         end = self._held.find(_PAGE_END, self._searched)
+        if end < 0 and len(self._held) > self._bad.max_raw_bytes:
+            self._bad.add_too_long(self._path, self._offset, len(self._held))
+            self._drop(len(self._held))  # the rest of the page holds no start of a page
+            self._state = _State.BETWEEN_PAGES
+            return None
         if end < 0:
             self._searched = max(len(_PAGE_START), len(self._held) - len(_PAGE_END) + 1)
             return None

@@ -9,14 +9,13 @@ many parts; a file of a single stream is read by its first part alone::
     read by    span 0      span 0        span 1    span 2
 """
 
-import bz2
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from data_prep.readers.compression import READ_ERRORS, is_damage
+from data_prep.readers.decompressors import Bzip2Stream, Decompressor, GzipMember, joined
 
 _CHUNK_BYTES = 1 << 16
 _MAX_MAGIC_BYTES = 16
@@ -30,14 +29,14 @@ class Codec:
 
     magic: re.Pattern[bytes]
     """First bytes of a stream."""
-    decompressor: Callable[[], Any]
+    decompressor: Callable[[], Decompressor]
     content_prefix: bytes
     """First bytes of the content of a stream at which reading can start. gzip's magic number alone
     is so short that it occurs by chance."""
 
 
-BZIP2 = Codec(re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, b"")
-WARC_GZIP = Codec(re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), lambda: zlib.decompressobj(31), b"WARC/")
+BZIP2 = Codec(re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), Bzip2Stream, b"")
+WARC_GZIP = Codec(re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), GzipMember, b"WARC/")
 
 
 class Piece(NamedTuple):
@@ -84,9 +83,13 @@ def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int |
         if not compressed:
             raise EOFError("the file ends inside a compressed stream")
         position += len(compressed)
-        content = decompressor.decompress(compressed)
+        content = b""
+        for following in joined(decompressor.pieces(compressed)):
+            if content:
+                yield content, None
+            content = following
         if decompressor.eof:
-            rest = decompressor.unused_data
+            rest = decompressor.unused
             next_at = position - len(rest)
             rest = rest or raw.read(_CHUNK_BYTES)
             is_padding = not rest.strip(b"\0")  # gzip itself skips it
@@ -120,6 +123,7 @@ def _is_start(raw: BinaryIO, codec: Codec, at: int) -> bool:
     if at == 0 or not codec.content_prefix:
         return True
     try:
-        return bool(codec.decompressor().decompress(compressed).startswith(codec.content_prefix))
+        start = next(joined(codec.decompressor().pieces(compressed)))
+        return start.startswith(codec.content_prefix)
     except READ_ERRORS:
         return False

@@ -12,6 +12,10 @@ from data_prep.readers.files import SourceFile, Span, open_file
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import RecordsConfig
 
+_MAX_FIELDS = 4_000_000
+"""Of a record: each is an object, even if it is empty."""
+_TOO_MANY_FIELDS = f"more than {_MAX_FIELDS:,} fields"
+
 
 class TableReaderConfig(RecordsConfig):
     """CSV or TSV files with a header line, plain or .gz, .zst, .bz2.
@@ -84,16 +88,16 @@ class TableReader:
         self, lines: Iterator[bytes], path: str, bad: BadRecords
     ) -> Iterator[tuple[int, list[str]]]:
         """(number of the last line, fields) of every record that is not empty, header included."""
-        decoded = _DecodedLines(lines)
+        decoded = _DecodedLines(lines, self._delimiter.encode(), bad.max_raw_bytes)
         rows = csv.reader(decoded, delimiter=self._delimiter, strict=True)
         while True:
-            decoded.num_quotes = 0
+            decoded.num_quotes = decoded.num_bytes = decoded.num_fields = 0
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                bad.add(path, decoded.num_lines, *_reason(error))
+                bad.add(path, decoded.num_lines, *_reason(error), decoded.num_bytes)
                 if _is_too_long(error):
                     decoded.skip_to_end_of_quotes()
                 continue
@@ -120,11 +124,13 @@ class TableReader:
                 try:
                     row = self._fields(line)
                 except csv.Error as error:
-                    bad.add(path, offset, *_reason(error))
+                    bad.add(path, offset, *_reason(error), len(line))
                     continue
                 yield offset, row
 
     def _fields(self, line: bytes, encoding: str = "utf-8") -> list[str]:
+        if line.count(self._delimiter.encode()) > _MAX_FIELDS:
+            raise csv.Error(_TOO_MANY_FIELDS)
         if line.count(b'"') % 2:
             raise csv.Error("an odd number of quotes: a quoted field seems to hold a newline")
         text = line.decode(encoding, "surrogateescape")
@@ -134,13 +140,17 @@ class TableReader:
 class _DecodedLines:
     """Lines as text. Bytes that are not UTF-8 become surrogates, which the reader finds later."""
 
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._lines = lines
+    def __init__(self, lines: Iterator[bytes], delimiter: bytes, max_bytes: int) -> None:
+        self._lines, self._delimiter, self._max_bytes = lines, delimiter, max_bytes
         self._encoding = "utf-8-sig"
+        self._is_skipping = False
         self.num_lines = 0
         """Lines read so far."""
         self.num_quotes = 0
-        """Quotes in the lines read since it was set to 0."""
+        """Quotes in the lines read since it was set to 0; the same for the two below."""
+        self.num_bytes = 0
+        self.num_fields = 0
+        """Delimiters, also those in quotes."""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -149,18 +159,26 @@ class _DecodedLines:
         line = next(self._lines)
         self.num_lines += 1
         self.num_quotes += line.count(b'"')
+        self.num_bytes += len(line)
+        self.num_fields += line.count(self._delimiter)
+        if not self._is_skipping and self.num_bytes > self._max_bytes:
+            raise csv.Error("the record is larger than the field limit times eight")
+        if not self._is_skipping and self.num_fields > _MAX_FIELDS:
+            raise csv.Error(_TOO_MANY_FIELDS)
         text = line.decode(self._encoding, "surrogateescape")
         self._encoding = "utf-8"
         return text
 
     def skip_to_end_of_quotes(self) -> None:
         """Skips lines until every quote is closed: the rest of a record."""
+        self._is_skipping = True
         while self.num_quotes % 2 and next(self, None) is not None:
             continue
+        self._is_skipping = False
 
 
 def _is_too_long(error: csv.Error) -> bool:
-    return "field limit" in str(error)
+    return "field limit" in str(error) or str(error) == _TOO_MANY_FIELDS
 
 
 def _reason(error: csv.Error) -> tuple[str, str]:

@@ -150,12 +150,12 @@ class _PageScanner:
             return None
         content = record.reader.read()
         if len(content) != expected_bytes:
-            bad.add(path, offset, "truncated record")
+            bad.add(path, offset, "truncated record", num_bytes=len(content))
             return None
         try:
             text = self._text_of(record, content)
         except NestedTooDeeplyError:
-            bad.add(path, offset, "HTML nested too deeply")
+            bad.add(path, offset, "HTML nested too deeply", num_bytes=len(content))
             return None
         if text is None or bad.has_nul(text, path, offset):
             return None

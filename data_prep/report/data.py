@@ -105,6 +105,8 @@ def _source_data(name: str, inputs: ReportInputs, manifest: Manifest) -> Tree:
         "contaminated_documents": sum(r["documents"] for r in overlap),
         "contaminated_bytes": sum(r["bytes"] for r in overlap),
         "bad": _sum_counts(r["bad"] for r in ingested),
+        # Records of version 0.1.0 have no sizes.
+        "bad_bytes": _sum_counts(r.get("bad_bytes", {}) for r in ingested),
         "repeated_ids": sum(r["repeated"] for r in repeated_ids),
         "repeated_id_examples": [name for r in repeated_ids for name in r["examples"]][:5],
         "bad_examples": [e for r in ingested for e in r["bad_examples"]][:10],
