@@ -10,6 +10,7 @@ from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
 from pipeline.finetuning.engine import build_finetune_engine
 from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout, mean_error
+from pipeline.finetuning.own_start import record_start
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.resume import describe_checkpoint, describe_run
 from pipeline.finetuning.step import finetuning_step, step_flops, step_metrics
@@ -30,7 +31,10 @@ def finetune(
     `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
-    with open_session(plan.config, launch, sender_arguments, profile) as session:
+    if launch.rank == 0:
+        record_start(plan.config, plan.start)
+    data = {"files": plan.data_fingerprint, "start": plan.start.fingerprint}
+    with open_session(plan.config, launch, sender_arguments, profile, data) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
 

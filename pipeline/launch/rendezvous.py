@@ -25,7 +25,8 @@ LOOPBACK_INTERFACE = "lo"
 def connect(launch: Launch, device: torch.device, timeout_s: float) -> None:
     """Makes torch's process group of `launch` (NCCL on CUDA, else gloo); every rank calls it.
 
-    Raises UserError if the port of the launch is in use.
+    Raises UserError if the port of the launch is in use, and on a rank whose kind of device is not
+    that of rank 0: the two would wait for each other in different backends.
     """
     timeout = timedelta(seconds=timeout_s)
     is_local = is_on_one_machine(launch)
@@ -33,6 +34,7 @@ def connect(launch: Launch, device: torch.device, timeout_s: float) -> None:
         use_loopback()
     try:
         store = _store(launch, is_local, timeout)
+        _check_device(store, launch.rank, device)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -87,6 +89,17 @@ def _store(launch: Launch, is_local: bool, timeout: timedelta) -> Any:
         multi_tenant=listener is None,
         master_listen_fd=listener,
     )
+
+
+def _check_device(store: Any, rank: int, device: torch.device) -> None:
+    if rank == 0:
+        store.set("device", device.type)
+    first = store.get("device").decode()
+    if device.type != first:
+        raise UserError(
+            f"rank {rank} on {socket.gethostname()} found device {device.type}, rank 0 {first}: "
+            "every rank needs an accelerator, or none may see one (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def _is_torchruns() -> bool:

@@ -39,7 +39,8 @@ def train(
     `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
-    with open_session(plan.config, launch, sender_arguments, profile) as session:
+    data = {"rows": plan.data_fingerprint, "tokenizer": plan.tokenizer_sha256}
+    with open_session(plan.config, launch, sender_arguments, profile, data) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
 

@@ -21,6 +21,7 @@ from pipeline.launch.stop_agreement import StopAgreement
 from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
 from pipeline.tracking.record import Record, open_record
+from pipeline.training.equal_ranks import check_equal_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +87,16 @@ def open_session(
     launch: Launch,
     sender_arguments: list[str],
     profile: ProfiledSteps | None,
+    data: Mapping[str, str],
 ) -> Iterator[Session]:
     """The process group of `launch` and what is kept over the whole launch; a collective.
 
-    `sender_arguments` are the config file and overrides of the run. The process group ends with the
-    block, unless by an error (`process_group`).
+    `sender_arguments` are the config file and overrides of the run, `data` fingerprints of what it
+    is trained on. The process group ends with the block, unless by an error (`process_group`).
+    Raises UserError if the ranks differ in anything that decides what they compute.
     """
     with process_group(launch):
+        check_equal_ranks(config, data)
         grid = make_grid(config.parallel.tensor)
         yield Session(
             config,

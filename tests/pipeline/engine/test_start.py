@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from configs.load import UserError
 from pipeline.engine.start import process_group
 from pipeline.launch.environment import Launch
+from pipeline.launch.rendezvous import connect
 from tests.forked import ForkedProcess
 
 
@@ -59,6 +61,23 @@ def test_the_ranks_of_one_machine_listen_on_loopback_only(address: str) -> None:
         done = rank.wait()
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["0100007F"], "127.0.0.1 alone, in the kernel's byte order"
+
+
+def meet_with_device(rank: int) -> None:
+    device = torch.device("cuda" if rank else "cpu")
+    if rank:
+        with pytest.raises(UserError, match="rank 1 on .* found device cuda, rank 0 cpu"):
+            connect(Launch(1, 1, 2, 2), device, timeout_s=60)
+    else:
+        with pytest.raises(RuntimeError):  # rank 1 does not come
+            connect(Launch(0, 0, 2, 2), device, timeout_s=3)
+
+
+def test_a_rank_without_the_accelerator_of_the_rest_is_named() -> None:
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [ForkedProcess(partial(meet_with_device, rank), **place) for rank in (0, 1)]
+    for done in [rank.wait() for rank in ranks]:
+        assert done.returncode == 0, done.stderr
 
 
 def start_alone_and_list_listeners() -> None:
