@@ -7,6 +7,7 @@ from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
 from pipeline.finetuning.plan import FinetunePlan
+from pipeline.finetuning.start import read_start
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,10 @@ def build_finetune_engine(
     if checkpoint is not None:
         tokenizer_sha256 = plan.start.tokenizer_sha256
         return resume_engine(model, plan.config, accumulation, grid, checkpoint, tokenizer_sha256)
-    missing = plan.start.load(model, grid)
+    start = plan.start
+    if not start.has_weights:  # the run has checkpoints, but none of them verifies
+        start = read_start(plan.config.start, check_hashes=False)
+    missing = start.load(model, grid)
     if plan.mlm is not None and any(name.startswith("head.") for name in missing):
         logger.info(
             "the pretrained weights have no masked-language-model head: it starts at random"

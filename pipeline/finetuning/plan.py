@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from configs.load import ConfigError, UserError, fingerprint
+from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import MLM_HEAD, ModelConfig, check_grid
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.shard_cache import open_data_set, verify_data_set
 from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
-from pipeline.finetuning.start import Start, read_start
+from pipeline.finetuning.own_start import start_of_run
+from pipeline.finetuning.start import Start
 from pipeline.run.config import BatchConfig, PhaseConfig
 from pipeline.run.origin import describe_origin
 from pipeline.run.plan import PhasePlan, data_parallel_size
@@ -89,7 +91,7 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
-    start = read_start(config.start, check_hashes=is_first)
+    start = start_of_run(config, check_hashes=is_first)
     model = config.model.of(start.model)
     check_grid(model, config.compute, tp_size)
     longest = config.max_row_tokens or model.max_row_tokens
@@ -113,7 +115,9 @@ def _plan_mlm(
     is_first: bool,
 ) -> PhasePlan:
     manifest = open_data_set(mlm.data)
-    if manifest.tokenizer.sha256 != start.tokenizer_sha256:
+    if manifest.tokenizer.sha256 != start.tokenizer_sha256 and not same_tokenizer(
+        mlm.data.path / manifest.tokenizer.path, start.tokenizer
+    ):
         raise UserError(f"{mlm.data.path}: its rows were made with a different tokenizer")
     if manifest.row_tokens > model.max_row_tokens:
         raise ConfigError(

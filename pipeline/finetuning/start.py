@@ -1,5 +1,6 @@
 """The pretrained weights and the tokenizer that a fine-tuning run starts from."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from configs.load import UserError, fingerprint, validate
 from data_prep.dataset.manifest import file_sha256
-from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.dataset.tokenizer import load_tokenizer, same_tokenizer
 from model.config import ModelConfig
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, shard_tensor
@@ -46,6 +47,11 @@ class Start:
     """Hash of the weights."""
     checkpoint: Checkpoint | None = None
     tensors: Mapping[str, Tensor] | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """False for a run that resumes: its own checkpoints hold the weights."""
+        return self.checkpoint is not None or self.tensors is not None
 
     def load(self, model: nn.Module, grid: Grid) -> list[str]:
         """Copies this rank's shards of the weights into `model`; the parameters without any."""
@@ -101,22 +107,49 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
         if check_hashes:
             verify(checkpoint.path)
     manifest = checkpoint.manifest
-    tokenizer = config.tokenizer or tokenizer_of(checkpoint, partial(_beside_rows, checkpoint))
-    model = ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights()
-    sha256 = _tokenizer_hash(tokenizer, manifest.vocab_size)
-    if sha256 != manifest.tokenizer_sha256:
-        raise UserError(
-            f"{tokenizer}: not the tokenizer that {checkpoint.path} was trained with: set "
-            "start.tokenizer"
-        )
+    tokenizer = _tokenizer_of_run(config, checkpoint)
     return Start(
-        model,
+        ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights(),
         manifest.vocab_size,
         tokenizer,
-        sha256,
+        _tokenizer_hash(tokenizer, manifest.vocab_size),
         description=f"{checkpoint.path.resolve()} (step {manifest.step})",
-        fingerprint=fingerprint([file.sha256 for file in manifest.files]),
+        fingerprint=_fingerprint_of(manifest),
         checkpoint=checkpoint,
+    )
+
+
+def weights_in(config: StartConfig) -> set[str]:
+    """The fingerprints (`Start.fingerprint`) of all weights in the folder of a start."""
+    if isinstance(config, FromHuggingFace):
+        return {_hugging_face_fingerprint(config.path)}
+    found = set()
+    for path in list_checkpoints(config.path / "checkpoints"):
+        with contextlib.suppress(UserError):  # a damaged one
+            found.add(_fingerprint_of(read_manifest(path)))
+    return found
+
+
+def _fingerprint_of(manifest: CheckpointManifest) -> str:
+    return fingerprint([file.sha256 for file in manifest.files])
+
+
+def _tokenizer_of_run(config: FromRun, checkpoint: Checkpoint) -> Path:
+    """The checkpoint's own tokenizer if there is one, else the one of the config.
+
+    Raises UserError if the config names a different one.
+    """
+    given, manifest = config.tokenizer, checkpoint.manifest
+    if given is None:
+        return tokenizer_of(checkpoint, partial(_beside_rows, checkpoint))
+    if _tokenizer_hash(given, manifest.vocab_size) == manifest.tokenizer_sha256:
+        return given
+    if manifest.tokenizer is not None:
+        own = tokenizer_of(checkpoint, lambda: given)
+        if same_tokenizer(own, given):
+            return own
+    raise UserError(
+        f"{given}: not the tokenizer that {checkpoint.path} was trained with: set start.tokenizer"
     )
 
 
@@ -143,16 +176,20 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
 
     hf = read_hf_folder(config.path, config.leave_out)
     tokenizer = config.tokenizer or config.path / "tokenizer.json"
-    weights = sorted(p for p in config.path.iterdir() if p.suffix in (".safetensors", ".bin"))
     return Start(
         hf.config,
         hf.vocab_size,
         tokenizer,
         _tokenizer_hash(tokenizer, hf.vocab_size),
         description=f"{config.path.resolve()} ({hf.family.model_type} layout)",
-        fingerprint=fingerprint([file_sha256(path) for path in weights]),
+        fingerprint=_hugging_face_fingerprint(config.path),
         tensors=hf.state,
     )
+
+
+def _hugging_face_fingerprint(folder: Path) -> str:
+    weights = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    return fingerprint([file_sha256(path) for path in weights])
 
 
 def _tokenizer_hash(path: Path, vocab_size: int) -> str:

@@ -1,11 +1,13 @@
 """The plan of a run: its phases, data sets, steps and grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
+from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import ModelConfig, check_grid
 from model.flops import training_flops
 from pipeline.checkpoint.manifest import Origin
@@ -135,11 +137,20 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
         mixture_shares(train_sources(manifest), phase.data.weights)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
-    tokenizers = {phase.manifest.tokenizer.sha256: phase.config.data.path for phase in phases}
-    if len(tokenizers) > 1:
-        paths = ", ".join(str(path) for path in tokenizers.values())
-        raise ConfigError(f"the rows of the phases were made with different tokenizers: {paths}")
+    _check_tokenizers(phases)
     return RunPlan(config, tuple(phases), tp_size, dp_size)
+
+
+def _check_tokenizers(phases: Sequence[PhasePlan]) -> None:
+    """Raises ConfigError if phases have different tokenizers, compared by what the files say."""
+    files = {
+        phase.manifest.tokenizer.sha256: phase.config.data.path / phase.manifest.tokenizer.path
+        for phase in phases
+    }
+    first, *others = files.values()
+    if not all(same_tokenizer(first, other) for other in others):
+        paths = ", ".join(str(path.parent) for path in files.values())
+        raise ConfigError(f"the rows of the phases were made with different tokenizers: {paths}")
 
 
 def data_parallel_size(tp_size: int, world_size: int) -> int:
