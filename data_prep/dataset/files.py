@@ -93,14 +93,22 @@ def read_json(path: str | Path, limit_bytes: int = MAX_JSON_BYTES) -> dict[str, 
     """
     content = read_regular(path, limit_bytes)
     try:
+        return parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """The JSON object in `content`; ValueError for any other, a key that appears twice included."""
+    try:
         tree = json.loads(content, object_pairs_hook=_unique_keys)
         json.dumps(tree, ensure_ascii=False).encode()  # no half of a surrogate pair
     except RecursionError:
-        raise UserError(f"{path}: not valid JSON: nested too deeply") from None
+        raise ValueError("not valid JSON: nested too deeply") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+        raise ValueError(f"not valid JSON: {error}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: not a JSON mapping")
+        raise ValueError("not a JSON mapping")
     return tree
 
 

@@ -8,17 +8,25 @@ data-parallel sizes and ZeRO stage may all differ from those that wrote the chec
 `pipeline.checkpoint.manifest` describes the folder, `pipeline.checkpoint.writer` writes it.
 """
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from configs.load import UserError
+from data_prep.dataset.files import open_inside
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs
-from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, tensor_key
+from pipeline.checkpoint.manifest import (
+    Checkpoint,
+    CheckpointManifest,
+    FileRecord,
+    ParameterRecord,
+    tensor_key,
+)
+from pipeline.checkpoint.tensor_file import TensorFile
 
 
 def check_checkpoint(
@@ -47,11 +55,15 @@ class TensorReader:
     """Reads the tensors of a checkpoint, in full or as shards of any tensor-parallel size."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        """Opens the files; raises UserError if one is missing, is damaged or differs in size.
+
+        Reading raises UserError for a file that became shorter or cannot be read.
+        """
         self._parameters = checkpoint.manifest.parameters
-        self._files: list[Any] = [  # safetensors has no types
-            safe_open(checkpoint.path / record.path, framework="pt")
-            for record in checkpoint.manifest.files
-        ]
+        self._files = [_open(checkpoint.path, record) for record in checkpoint.manifest.files]
+        for state_key in checkpoint.manifest.state_keys:
+            for name, record in self._parameters.items():
+                self._check_shape(tensor_key(state_key, name), record)
 
     def full(self, state_key: str, parameter: str) -> torch.Tensor:
         """The full tensor, fp32, without padding."""
@@ -59,7 +71,7 @@ class TensorReader:
         key = tensor_key(state_key, parameter)
         if record.partition_dim is None:
             return self._whole(key)
-        return torch.cat([file.get_tensor(key) for file in self._files], record.partition_dim)
+        return torch.cat([file.read(key) for file in self._files], record.partition_dim)
 
     def local(
         self, state_key: str, parameter: str, spec: ParameterSpec, tp_rank: int, tp_size: int
@@ -74,19 +86,42 @@ class TensorReader:
         result = torch.zeros(shape)
         offset = 0
         for file in self._files:
-            piece = file.get_slice(key)
-            size = piece.get_shape()[dim]
+            size = file.shape(key)[dim]
             first, last = max(start, offset), min(start + length, offset + size)
             if first < last:
-                window = [slice(None)] * dim + [slice(first - offset, last - offset)]
-                result.narrow(dim, first - start, last - first).copy_(piece[tuple(window)])
+                piece = file.read_slice(key, dim, first - offset, last - offset)
+                result.narrow(dim, first - start, last - first).copy_(piece)
             offset += size
         return result
 
+    def _check_shape(self, key: str, record: ParameterRecord) -> None:
+        """Raises UserError unless the parts of a tensor make the shape of the manifest."""
+        shapes = [file.shape(key) for file in self._files if key in file]
+        dim = record.partition_dim
+        if shapes and dim is not None and all(len(shape) > dim for shape in shapes):
+            whole = sum(shape[dim] for shape in shapes)
+            shapes = [(*shape[:dim], whole, *shape[dim + 1 :]) for shape in shapes]
+        if any(shape != record.shape for shape in shapes):
+            raise UserError(
+                f"damaged checkpoint: {key}: the shapes {shapes} in its files do not make "
+                f"{record.shape}"
+            )
+
     def _whole(self, key: str) -> torch.Tensor:
         """A tensor that every tensor-parallel rank holds."""
-        tensor: torch.Tensor = self._files[0].get_tensor(key)
-        return tensor
+        return self._files[0].read(key)
+
+
+def _open(folder: Path, record: FileRecord) -> TensorFile:
+    path = folder / record.path
+    try:
+        file = open_inside(folder, record.path)
+    except OSError as error:
+        raise UserError(f"{path}: damaged checkpoint: {error.strerror}") from None
+    size = os.fstat(file.fileno()).st_size
+    if size != record.bytes:
+        raise UserError(f"{path}: damaged checkpoint: {record.bytes} bytes expected, {size} found")
+    return TensorFile(file)
 
 
 def load_weights(model: nn.Module, reader: TensorReader, grid: Grid) -> None:
