@@ -66,7 +66,7 @@ def test_the_ranks_of_one_machine_listen_on_loopback_only(address: str) -> None:
 def meet_with_device(rank: int) -> None:
     device = torch.device("cuda" if rank else "cpu")
     if rank:
-        with pytest.raises(UserError, match="rank 1 on .* found device cuda, rank 0 cpu"):
+        with pytest.raises(UserError, match=r"rank 1 on .* found device cuda, rank 0 cpu"):
             connect(Launch(1, 1, 2, 2), device, timeout_s=60)
     else:
         with pytest.raises(RuntimeError):  # rank 1 does not come
