@@ -1,20 +1,25 @@
 """Weights of a Hugging Face folder as the start of a run.
 
 ``python -m pipeline.import_hf CONFIG.yaml --from FOLDER`` writes them as the checkpoint of step 0
-of the run, which then trains at any grid. All sizes and tensors are compared before a model is
-built. ``--leave-out PREFIX`` skips the tensors of heads that the run does not have.
+of the run, which then trains at any grid. All sizes, tensors and the vocabularies are compared
+before a model is built. ``--leave-out PREFIX`` skips the tensors of heads that the run lacks.
+``--write-config NEW.yaml`` writes CONFIG.yaml with the architecture of the folder.
 """
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from configs import command
-from configs.load import UserError, load
-from model.config import ModelConfig, architecture_differences
+from configs.load import UserError, load, read_tree, validate
+from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.tokenizer import load_tokenizer
+from model.config import ModelConfig, TrainingChoice, architecture_differences
 from model.parallel.grid import Grid, single_rank_grid
 from model.parameters import ParameterSpec, parameter_specs
 from pipeline.checkpoint.manifest import (
@@ -25,6 +30,11 @@ from pipeline.checkpoint.manifest import (
 )
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.position import Segment
+from pipeline.hugging_face.vocabulary import (
+    FolderVocabulary,
+    read_vocabulary,
+    vocabulary_errors,
+)
 from pipeline.hugging_face.weights import HfModel, build_from_hf, read_hf_folder
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run import run_folder
@@ -53,12 +63,30 @@ def main() -> None:
         default=[],
         help="skip tensors whose names start with this; may be repeated",
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        type=Path,
+        help="tokenizer.json of the folder's model (default: the one in the folder)",
+    )
+    parser.add_argument(
+        "--write-config",
+        metavar="NEW.yaml",
+        type=Path,
+        help="only write the config with the folder's architecture to this new file",
+    )
     arguments = parser.parse_args()
+    hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out))
+    if arguments.write_config is not None:
+        tree = read_tree(arguments.config, arguments.overrides)
+        write_config({**tree, "model": model_tree(tree.get("model"), hf)}, arguments.write_config)
+        logger.info("%s: written; start the run with it", arguments.write_config)
+        return
     config = load(arguments.config, TrainConfig, arguments.overrides)
     plan = plan_run(config, world_size=config.parallel.tensor)
-    hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out))
+    vocabulary = read_vocabulary(arguments.folder, arguments.tokenizer)
     with single_rank_grid() as grid:
-        path = start_run(plan, hf, grid)
+        path = start_run(plan, hf, vocabulary, grid)
     head = "" if hf.has_head else "; it has no masked-language-model head, which starts at random"
     logger.info(
         "%s: step 0 of the run, from %s (%s layout)%s",
@@ -66,16 +94,38 @@ def main() -> None:
     )
 
 
-def start_run(plan: RunPlan, hf: HfModel, grid: Grid) -> Path:
+def model_tree(given: Any, hf: HfModel) -> dict[str, Any]:
+    """The `model` section of a config for the folder's weights: what is not RoBERTa's default.
+
+    Keeps the training choices (dropout, packed rows, ...) of the section `given`, if there is one.
+    """
+    tree = hf.config.model_dump(mode="json", exclude_defaults=True)
+    for name, field in ModelConfig.model_fields.items():
+        is_choice = any(isinstance(mark, TrainingChoice) for mark in field.metadata)
+        if is_choice and isinstance(given, dict) and name in given:
+            tree[name] = given[name]
+    return tree
+
+
+def write_config(tree: dict[str, Any], path: Path) -> None:
+    """Writes a config to a new file, after it was checked; raises ConfigError if it is invalid."""
+    validate(tree, TrainConfig, origin=str(path))
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose a new file")
+    write_atomic(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def start_run(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary, grid: Grid) -> Path:
     """Writes `hf` as step 0 of the run of `plan`, on one rank; the checkpoint's folder.
 
+    `vocabulary` is the one of the folder.
     Raises UserError if the run has checkpoints already, or if model or vocabulary differ.
     """
     config = plan.config
     folder = run_folder.checkpoints_folder(config)
     if list_checkpoints(folder):
         raise UserError(f"{folder}: the run has checkpoints already; choose a new output folder")
-    check_same_model(config.model, plan.vocab_size, hf)
+    check_same_model(plan, hf, vocabulary)
     run_folder.claim(config, plan.data_fingerprint)
     model = build_from_hf(hf, grid, config.seed)
     specs = parameter_specs(model)
@@ -114,19 +164,28 @@ def first_state(
     return tensors
 
 
-def check_same_model(config: ModelConfig, vocab_size: int, hf: HfModel) -> None:
-    """Raises UserError that lists the differences in architecture; training choices may differ."""
-    errors = [
-        f"model.{found.path} is {found.now}, the folder's is {found.before}"
-        for found in architecture_differences(hf.config, config)
-    ]
-    if vocab_size != hf.vocab_size:
-        errors.append(
-            f"the data set's vocabulary has {vocab_size} ids, the folder's {hf.vocab_size}: "
-            "prepare the data with the folder's tokenizer"
+def check_same_model(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary) -> None:
+    """Raises UserError that lists the differences in architecture and in the vocabularies.
+
+    Training choices may differ.
+    """
+    different = architecture_differences(hf.config, plan.config.model)
+    errors = [f"model.{one.path} is {one.now}, the folder's is {one.before}" for one in different]
+    if different:
+        errors.append("(--write-config NEW.yaml writes the config that the folder needs)")
+    vocabularies = []
+    if plan.vocab_size != hf.vocab_size:
+        vocabularies.append(
+            f"the data set's vocabulary has {plan.vocab_size} ids, the folder's {hf.vocab_size}"
         )
-    if errors:
-        raise UserError("the folder's model is not that of the config:\n  " + "\n  ".join(errors))
+    else:
+        rows, special = load_tokenizer(plan.tokenizer), plan.phases[0].manifest.special_tokens
+        vocabularies += vocabulary_errors(vocabulary, rows, special, hf.special_ids)
+    if vocabularies:
+        vocabularies.append(f"(prepare the data with the folder's tokenizer, {vocabulary.origin})")
+    if errors or vocabularies:
+        lines = "\n  ".join((*errors, *vocabularies))
+        raise UserError(f"the folder's model is not that of the config:\n  {lines}")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from model.hugging_face.tensors import (
 from model.objectives.vocabulary import SpecialIds
 from model.task_heads import HeadType
 
-# Settings that change what the network computes, and the values that our network supports.
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
+# Settings that change what the network computes, and the value that our network supports.
+_SUPPORTED: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
 }
 _SIZES = {
     "num_layers": "num_hidden_layers",
@@ -98,17 +98,19 @@ class BertStyle(Family):
 
     def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
         errors = [
-            f"{key} {hf[key]!r} is not supported (only {', '.join(map(repr, allowed))})"
+            f"{key} {hf[key]!r} is not supported (only {allowed!r})"
             for key, allowed in _SUPPORTED.items()
-            if hf.get(key, allowed[0]) not in allowed
+            if hf.get(key, allowed) != allowed
         ]
-        required = [*_SIZES.values(), "max_position_embeddings", "vocab_size"]
-        errors += [f"{key} is missing" for key in required if key not in hf]
+        required = dict.fromkeys((*_SIZES.values(), "max_position_embeddings", "vocab_size"), 1)
+        errors += [f"{key} is missing" for key in required if hf.get(key) is None]
+        for key, least in {**required, "pad_token_id": 0, "bos_token_id": 0}.items():
+            if hf.get(key) is not None and (type(hf[key]) is not int or hf[key] < least):
+                errors.append(f"{key} {hf[key]!r} is no number from {least}")
         if errors:
             raise ConfigError(f"{origin}: cannot be imported:\n  " + "\n  ".join(errors))
-        pad_token_id = hf.get("pad_token_id")
-        if pad_token_id is None:
-            pad_token_id = self.default_pad_token_id
+        given = hf.get("pad_token_id")
+        pad_token_id = self.default_pad_token_id if given is None else given
         offset = self._offset(pad_token_id)
         tree = {
             **{ours: hf[theirs] for ours, theirs in _SIZES.items()},
@@ -175,8 +177,7 @@ class BertStyle(Family):
         return any(name.startswith(root) for name in tensor_names)
 
     def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        vocab_size = state["encoder.embeddings.word.weight"].shape[0]
-        return to_theirs(state, self._pairs(config, vocab_size))
+        return to_theirs(state, self._pairs(config, len(state["encoder.embeddings.word.weight"])))
 
     def from_hf(
         self,
@@ -191,8 +192,8 @@ class BertStyle(Family):
         Names may lack the model prefix ("roberta.") and may end in the old "gamma" and "beta".
         """
         pairs = list(self._pairs(config, vocab_size, with_head))
-        state = self._modern_names(tensors)
-        state = {name: t for name, t in state.items() if not name.startswith(leave_out)}
+        modern = self._modern_names(tensors).items()
+        state = {name: tensor for name, tensor in modern if not name.startswith(leave_out)}
         expected = expected_shapes(pairs)
         errors = [*shape_errors(state, expected), *self._superfluous(state, expected)]
         if errors:
@@ -285,11 +286,11 @@ class BertStyle(Family):
             f"{head.decoder}.weight": f"{self.prefix}.embeddings.word_embeddings.weight",
             f"{head.decoder}.bias": head.bias,
         }
-        has_head = head.bias in expected
         for name, tensor in state.items():
             if name in expected or _IGNORED.match(name):
                 continue
-            if not has_head and name.startswith((head.dense, head.norm, head.bias, head.decoder)):
+            parts = (head.dense, head.norm, head.bias, head.decoder)
+            if head.bias not in expected and name.startswith(parts):
                 continue
             twin = state.get(tied.get(name, ""))
             if twin is None:

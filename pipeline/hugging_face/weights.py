@@ -1,6 +1,5 @@
 """Reads a Hugging Face folder and builds our model from it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from configs.load import UserError
+from data_prep.dataset.files import path_inside, read_json
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.hugging_face.families import family_of_folder
 from model.hugging_face.family import Family
 from model.parallel.grid import Grid
 from model.parameters import parameter_specs, shard_tensor
+
+PICKLE_NAME = "pytorch_model.bin"
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class HfModel:
     """Our full tensors by canonical name; the head's are missing where the folder has none."""
     has_head: bool
     """Whether the folder holds a masked-language-model head."""
+    special_ids: Mapping[str, int]
+    """The ids of special tokens that config.json gives, by its keys."""
+    files: tuple[Path, ...]
+    """The files with the weights."""
 
 
 def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
@@ -37,25 +44,30 @@ def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
 
     Tensors whose names start with one of `leave_out` are skipped. Raises UserError that names
     every missing, superfluous or misshapen tensor and every setting that our network does not
-    compute; no model is built before that.
+    compute, and for files that are outside of the folder; no model is built before that.
     """
     try:
-        hf = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: not a Hugging Face folder: no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'}: not valid JSON: {error}") from None
-    tensors = _read_tensors(folder)
+        hf = read_json(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"{folder}: not a Hugging Face folder: no config.json ({error})") from None
+    files, tensors = _read_tensors(folder)
     origin = str(folder / "config.json")
     family = family_of_folder(hf, tensors, origin)
     config, vocab_size = family.model_config(hf, origin)
+    if config.num_layers > len(tensors):
+        raise UserError(
+            f"{folder}: config.json says {config.num_layers:,} layers, but there are only "
+            f"{len(tensors):,} tensors"
+        )
     has_head = family.has_masked_lm_head(tensors)
     try:
         state = family.from_hf(tensors, config, vocab_size, has_head, leave_out)
     except UserError as error:
         hint = "; --leave-out PREFIX skips superfluous ones" * ("superfluous" in str(error))
         raise UserError(f"{folder}: {error}{hint}") from None
-    return HfModel(config, vocab_size, family, state, has_head)
+    special_ids = {key: hf[key] for key in SPECIAL_IDS if isinstance(hf.get(key), int)}
+    special_ids["pad_token_id"] = config.pad_token_id
+    return HfModel(config, vocab_size, family, state, has_head, special_ids, files)
 
 
 def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel:
@@ -70,29 +82,53 @@ def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel
     return model
 
 
-def _read_tensors(folder: Path) -> Mapping[str, Tensor]:
-    """Every tensor of the folder, by name."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        files = [folder / name for name in names]
-    else:
-        files = [folder / "model.safetensors"]
-    if all(file.exists() for file in files):
-        tensors: dict[str, Tensor] = {}
-        for file in files:
+def _read_tensors(folder: Path) -> tuple[tuple[Path, ...], Mapping[str, Tensor]]:
+    """The files with weights, and every tensor in them by name."""
+    files = tuple(file_inside(folder, name) for name in _weight_names(folder))
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            if file.suffix == ".bin":
+                # weights_only: a pickle could run code otherwise.
+                state: Any = torch.load(file, map_location="cpu", weights_only=True)
+                tensors.update(state)
+                continue
             with safe_open(file, framework="pt") as opened:
                 tensors.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-        return tensors
-    pickled = folder / "pytorch_model.bin"
-    if not pickled.exists():
-        raise UserError(
-            f"{folder}: no weights: expected {' and '.join(file.name for file in files)}, or "
-            "pytorch_model.bin"
-        )
-    try:
-        # weights_only: a pickle could run code otherwise.
-        state: Any = torch.load(pickled, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{pickled}: cannot be read: {error}") from None
-    return dict(state)
+        except Exception as error:  # each library has its own for damaged files
+            raise UserError(f"{file}: cannot be read: {error}") from None
+    return files, tensors
+
+
+def _weight_names(folder: Path) -> list[str]:
+    """The names of the files with weights: those of the index, one file, or an older pickle."""
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{index}: no weight_map with the files of the tensors")
+        names = sorted({str(name) for name in weight_map.values()})
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise UserError(f"{index}: {name!r} is no name of a safetensors file beside it")
+    if all((folder / name).exists() for name in names):
+        return names
+    if (folder / PICKLE_NAME).exists():
+        return [PICKLE_NAME]
+    raise UserError(f"{folder}: no weights: expected {' and '.join(names)}, or {PICKLE_NAME}")
+
+
+def file_inside(folder: Path, name: str) -> Path:
+    """The regular file `name` in `folder`; raises UserError if it is none or leads elsewhere.
+
+    In a cache of the Hugging Face hub, the files of a snapshot are links to the folder of blobs of
+    the same model.
+    """
+    root = folder.absolute()
+    is_cached = root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir()
+    cache = root.parent.parent if is_cached else root
+    path = path_inside(cache, str((root / name).relative_to(cache)))
+    if not path.is_file():
+        raise UserError(f"{folder / name}: not a regular file")
+    return folder / name

@@ -9,35 +9,25 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from configs.load import UserError
+from configs.load import UserError, load
 from model.parallel.grid import make_grid
+from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.hugging_face.vocabulary import read_vocabulary
 from pipeline.hugging_face.weights import build_from_hf, read_hf_folder
-from pipeline.import_hf import start_run
+from pipeline.import_hf import check_same_model, model_tree, start_run, write_config
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
+from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, in_one_rank, run_ranks
+from tests.pipeline.hugging_face.folders import (
+    MODEL,
+    SAME_SIZES,
+    change_config,
+    tiny_folder,
+    tiny_tokenizer,
+)
 from tests.pipeline.training_run import VOCAB_SIZE, make_config, make_rows, metrics, pretrain
 from tests.pretrained import weights_folder
-
-TINY = {
-    "num_hidden_layers": 2,
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "vocab_size": 99,
-    "max_position_embeddings": 40,
-}
-
-MODEL = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "ffn_hidden_size": 64,
-    "max_row_tokens": 32,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-}
-"""The same sizes in a config, with 34 position embeddings."""
 
 OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.")  # of antiberty
 
@@ -98,12 +88,6 @@ def reference(folder: Path, architecture: Any) -> Any:
     return architecture.from_pretrained(folder, config=config).eval()
 
 
-def tiny_folder(path: Path) -> Path:
-    torch.manual_seed(0)
-    transformers.RobertaForMaskedLM(transformers.RobertaConfig(**TINY)).save_pretrained(path)
-    return path
-
-
 def test_a_folder_that_transformers_wrote_is_imported(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path)
     theirs = transformers.RobertaForMaskedLM.from_pretrained(folder).eval()
@@ -112,11 +96,6 @@ def test_a_folder_that_transformers_wrote_is_imported(tmp_path: Path) -> None:
         expected = theirs(tokens).logits
     for logits, _ in run_ranks(logits_and_hidden, 2, folder, tokens, 2):
         torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
@@ -155,20 +134,13 @@ def test_missing_and_superfluous_tensors_are_named(tmp_path: Path) -> None:
 @in_one_rank
 def write_step_0(config: TrainConfig, folder: Path) -> None:
     plan = plan_run(config, config.parallel.tensor)
-    start_run(plan, read_hf_folder(folder), make_grid(1))
+    start_run(plan, read_hf_folder(folder), read_vocabulary(folder), make_grid(1))
 
 
 def test_a_run_starts_from_imported_weights_at_any_grid(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    sizes = {
-        **TINY,
-        "vocab_size": VOCAB_SIZE,
-        "max_position_embeddings": 34,
-        "initializer_range": 1.0,
-    }
-    theirs = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes))
-    theirs.save_pretrained(tmp_path / "hf")
-    make_rows(tmp_path / "data")
+    tokenizer = tiny_tokenizer(VOCAB_SIZE)
+    tiny_folder(tmp_path / "hf", tokenizer, **SAME_SIZES, initializer_range=1.0)
+    make_rows(tmp_path / "data", tokenizer=tokenizer)
     losses = []
     for tp_size in (1, 2):
         config = make_config(
@@ -189,22 +161,19 @@ def test_a_run_starts_from_imported_weights_at_any_grid(tmp_path: Path) -> None:
 def test_a_model_that_differs_from_the_config_is_an_error(tmp_path: Path) -> None:
     make_rows(tmp_path / "data")
     config = make_config(tmp_path / "data", tmp_path / "run")
-    hf = read_hf_folder(tiny_folder(tmp_path / "hf"))
+    hf = read_hf_folder(tiny_folder(tmp_path / "hf", tiny_tokenizer(99)))
     with pytest.raises(UserError) as error:
-        start_run(plan_run(config, 1), hf, None)  # type: ignore[arg-type]
+        check_same_model(plan_run(config, 1), hf, read_vocabulary(tmp_path / "hf"))
     message = str(error.value)
     assert "model.ffn_hidden_size is 128, the folder's is 64" in message
     assert "vocabulary has 131 ids, the folder's 99" in message
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_several_phases_starts_from_imported_weights(tmp_path: Path) -> None:
-    make_rows(tmp_path / "data")
-    make_rows(tmp_path / "later", seed=1)
-    torch.manual_seed(0)
-    sizes = {**TINY, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 34}
-    config = transformers.RobertaConfig(**sizes)
-    transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path / "hf")
+    tokenizer = tiny_tokenizer(VOCAB_SIZE)
+    make_rows(tmp_path / "data", tokenizer=tokenizer)
+    make_rows(tmp_path / "later", seed=1, tokenizer=tokenizer)
+    tiny_folder(tmp_path / "hf", tokenizer, **SAME_SIZES)
     phase = {
         "data": {"path": str(tmp_path / "later"), "workers": 0},
         "total_rows": 16,
@@ -213,7 +182,25 @@ def test_a_run_of_several_phases_starts_from_imported_weights(tmp_path: Path) ->
     }
     run = make_config(tmp_path / "data", tmp_path / "run", model=MODEL, total_rows=64, then=[phase])
     write_step_0(run, tmp_path / "hf")
+    checkpoint, _ = find_checkpoint(checkpoints_folder(run))
+    assert checkpoint is not None
+    assert checkpoint.manifest.tokenizer is not None
     with pytest.raises(RankError, match="the run has checkpoints already"):
         write_step_0(run, tmp_path / "hf")
     run_ranks(pretrain, 1, run)
     assert len(metrics(run, "loss")) == 5
+
+
+def test_the_config_that_a_folder_needs_is_written(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(VOCAB_SIZE)
+    make_rows(tmp_path / "data", tokenizer=tokenizer)
+    hf = read_hf_folder(tiny_folder(tmp_path / "hf", tokenizer, **SAME_SIZES))
+    base = make_config(tmp_path / "data", tmp_path / "run").model_dump(mode="json")
+    given = {**base["model"], "attention_dropout": 0.0, "positions": {"type": "rotary"}}
+    write_config({**base, "model": model_tree(given, hf)}, tmp_path / "new.yaml")
+    config = load(tmp_path / "new.yaml", TrainConfig)
+    assert config.model.attention_dropout == 0.0
+    check_same_model(plan_run(config, 1), hf, read_vocabulary(tmp_path / "hf"))
+    assert model_tree(None, hf)["hidden_size"] == 32
+    with pytest.raises(UserError, match="exists already"):
+        write_config({**base, "model": model_tree(None, hf)}, tmp_path / "new.yaml")
