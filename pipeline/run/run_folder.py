@@ -3,10 +3,12 @@
 run.json     the config and data fingerprint that the folder belongs to
 DONE         written last by rank 0: the run is finished; only this file means so
 events.jsonl the record (pipeline.tracking.event_log)
-checkpoints/ the checkpoints (pipeline.checkpoint); tracking.json
+folder.json  its identity: a copy of the folder is a new run (pipeline.run.folder_identity)
+checkpoints/ the checkpoints (pipeline.checkpoint)
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
 from model.compute import BreaksBitEquality
 from pipeline.run.config import RunConfig
+from pipeline.run.folder_identity import identify
 from pipeline.run.mid_run import changed_data, forbidden_changes, newest_position
+
+logger = logging.getLogger(__name__)
 
 RUN_NAME = "run.json"
 DONE_NAME = "DONE"
@@ -33,13 +38,23 @@ def is_done(config: RunConfig) -> bool:
 
     Raises UserError that names every difference if the folder holds a different run.
     """
-    path = config.output / DONE_NAME
-    if not path.exists() or json.loads(path.read_bytes())["consumed_rows"] < config.end_row:
+    if _done_rows(config.output / DONE_NAME) < config.end_row:
         return False
     stored = _read(config)
     if stored is not None:
         _refuse(config, forbidden_changes(stored.config, config, config.end_row))
     return True
+
+
+def _done_rows(path: Path) -> int:
+    """The rows after which the run was finished; 0 where it was not."""
+    try:
+        return int(json.loads(path.read_bytes())["consumed_rows"])
+    except FileNotFoundError:
+        return 0
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s: damaged; the newest checkpoint says what is left to do", path)
+        return 0
 
 
 def mark_done(config: RunConfig, step: int, consumed_rows: int) -> None:
@@ -55,6 +70,8 @@ def claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     names every difference if the folder holds a different run.
     """
     changes = check_claim(config, data_fingerprint)
+    config.output.mkdir(parents=True, exist_ok=True)
+    identify(config.output)  # while run.json still says where the folder was
     now = {"config": _without_credentials(config), "data_fingerprint": data_fingerprint}
     write_atomic(config.output / RUN_NAME, json.dumps(now, indent=1) + "\n")
     return changes
@@ -90,9 +107,15 @@ def _read(config: RunConfig) -> _Stored | None:
     path = config.output / RUN_NAME
     if not path.exists():
         return None
-    stored = json.loads(path.read_bytes())
-    before = config.from_stored(redact(stored["config"], {}), origin=str(path))
-    return _Stored(before, stored["data_fingerprint"])
+    try:
+        stored = json.loads(path.read_bytes())
+        tree, fingerprint = dict(stored["config"]), str(stored["data_fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({error!r}): restore it from a copy, or delete it if you are sure "
+            "that the folder holds this run"
+        ) from None
+    return _Stored(config.from_stored(redact(tree, {}), origin=str(path)), fingerprint)
 
 
 def _refuse(config: RunConfig, lines: list[str]) -> None:

@@ -335,3 +335,14 @@ def test_a_finished_fine_tuning_run_resumes_for_more_steps(tmp_path: Path) -> No
         is_done(validate({**tree, "seed": 2}, FinetuneConfig, "test"))
     with pytest.raises(UserError, match="the data is different"):
         check_claim(config, "other files")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 3}', "null"])
+def test_damaged_files_of_a_run_end_in_messages(tmp_path: Path, content: str) -> None:
+    config = train_config({"output": str(tmp_path / "run")})
+    claim(config, "a+b")
+    (tmp_path / "run" / "DONE").write_text(content)
+    assert not is_done(config)
+    (tmp_path / "run" / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        check_claim(config, "a+b")
