@@ -6,14 +6,16 @@ import warnings
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from configs import command, log
+from configs import command, folder_lock, log
 from configs.load import load
 from pipeline.engine.profiler import ProfiledSteps, profiled_steps
 from pipeline.launch.environment import Launch
 from pipeline.launch.shared_error import ReportOnce
-from pipeline.run import run_folder, run_lock
+from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
 from pipeline.run.output_folder import check_output
+from pipeline.tracking.sender_process import send_rest
+from pipeline.tracking.tracked_run import tracked_run
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +28,16 @@ class TrainingCommand(Generic[ConfigT]):
 
     config: ConfigT
     launch: Launch
-    sender_arguments: list[str]
-    """Config file and overrides, as the process that sends the record to MLflow takes them."""
     profile: ProfiledSteps | None
     """The steps to profile."""
 
     @property
     def is_done(self) -> bool:
-        """Whether the run is finished; logs that it is."""
+        """Whether the run is finished; logs that it is, and sends what is left of its record."""
         if run_folder.is_done(self.config):
             logger.info("%s: this run is finished (its DONE file says so)", self.config.output)
+            if self.launch.rank == 0 and self.config.tracking.enabled:
+                send_rest(tracked_run(self.config))
             return True
         return False
 
@@ -46,7 +48,7 @@ class TrainingCommand(Generic[ConfigT]):
         difference if the folder holds a different run, and the process that uses it if one does.
         """
         if self.launch.rank == 0:
-            run_lock.hold(self.config.output)
+            folder_lock.hold(self.config.output)
             for change in run_folder.claim(self.config, data_fingerprint):
                 logger.info("changed since the last start: %s", change)
         errors.share(self.config.output)
@@ -66,7 +68,6 @@ def read_command(
     return TrainingCommand(
         config=config,
         launch=launch,
-        sender_arguments=[arguments.config, *arguments.overrides],
         profile=arguments.profile_steps,
     )
 

@@ -1,6 +1,6 @@
-"""A lock that keeps two launches out of one run's folder, also on shared file systems.
+"""A lock that keeps two runs out of one folder, also on shared file systems.
 
-``RUN/lock/000007.held`` describes the process that holds the folder; it changes the file's time
+``FOLDER/lock/000007.held`` describes the process that holds the folder; it changes the file's time
 every few seconds (the heartbeat). At its end it renames the file to ``.released``.
 
 A lock is taken by the exclusive creation of the next number, which NFS and Lustre guarantee to
@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from configs.load import UserError
-from pipeline.run.lock_holder import Holder, is_alive, this_process
+from configs.lock_holder import Holder, is_alive, this_process
 
 LOCK_FOLDER = "lock"
 HEARTBEAT_S = 5.0
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunLock:
-    """The lock of a run's folder, held by this process until `release` or its end."""
+    """The lock of a folder, held by this process until `release` or its end."""
 
     def __init__(self, folder: Path, number: int) -> None:
         """Use `hold`."""
@@ -78,7 +78,7 @@ class RunLock:
 
 
 def hold(output: Path) -> RunLock:
-    """The lock of the run's folder `output`, which is made; released when this process ends.
+    """The lock of the folder `output` of a run, which is made; released when this process ends.
 
     Waits, at most STALE_S seconds, where only the heartbeat of the holder can tell whether it still
     runs. Raises UserError that names the holder if it does.
@@ -153,8 +153,8 @@ def _in_use(output: Path, path: Path, holder: Holder | None) -> UserError:
     how = f" ({holder.how_to_stop})" if holder else ""
     return UserError(
         f"{output} is in use by {holder or 'another process'}: two launches in one folder would "
-        f"mix two runs. Wait for its end, stop it{how}, or choose a different output folder. The "
-        f"same command then resumes the run. (The lock is {path})"
+        f"mix two runs. Wait for its end, stop it{how}, or choose a different folder. The same "
+        f"command then resumes. (The lock is {path})"
     )
 
 

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
+from configs import folder_lock, lock_holder
+from configs.folder_lock import RunLock, hold
 from configs.load import UserError
-from pipeline.run import lock_holder, run_lock
-from pipeline.run.lock_holder import is_alive, process_start, this_process
-from pipeline.run.run_lock import RunLock, hold
+from configs.lock_holder import is_alive, process_start, this_process
 from tests.forked import ForkedProcess
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short times, no Slurm variables of the machine, and no lock of this process at its end."""
-    monkeypatch.setattr(run_lock, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(run_lock, "POLL_S", 0.02)
-    monkeypatch.setattr(run_lock, "STALE_S", 0.6)
+    monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(folder_lock, "POLL_S", 0.02)
+    monkeypatch.setattr(folder_lock, "STALE_S", 0.6)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(atexit, "register", lambda function: None)
@@ -70,7 +70,7 @@ def test_a_folder_in_use_is_refused_with_process_host_and_time(tmp_path: Path) -
             hold(tmp_path / "run")
     finally:
         os.kill(holder.pid, signal.SIGKILL)
-    for part in (f"process {holder.pid} on ", "since 2", f"kill {holder.pid}", "different output"):
+    for part in (f"process {holder.pid} on ", "since 2", f"kill {holder.pid}", "different folder"):
         assert part in str(refused.value)
     # A zombie until it is waited for, as under a launcher that was killed too.
     while process_start(holder.pid) is not None:
@@ -113,7 +113,7 @@ def test_on_another_host_the_heartbeat_decides(tmp_path: Path) -> None:
     silence(lock)
     started_at = time.monotonic()
     hold(tmp_path).release()
-    assert time.monotonic() - started_at >= run_lock.STALE_S
+    assert time.monotonic() - started_at >= folder_lock.STALE_S
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_state_of_another_job(
     else:
         started_at = time.monotonic()
         hold(tmp_path / "run").release()
-        has_waited = time.monotonic() - started_at >= run_lock.STALE_S
+        has_waited = time.monotonic() - started_at >= folder_lock.STALE_S
         assert has_waited == (answer == "echo RUNNING")
 
 
@@ -206,7 +206,7 @@ def lose_lock(run: Path) -> None:
 
 def test_a_process_that_has_lost_its_lock_ends(tmp_path: Path) -> None:
     started_at = time.monotonic()
-    assert ForkedProcess(lambda: lose_lock(tmp_path)).wait().returncode == run_lock.EXIT_LOST
+    assert ForkedProcess(lambda: lose_lock(tmp_path)).wait().returncode == folder_lock.EXIT_LOST
     assert time.monotonic() - started_at < 20
 
 

@@ -1,4 +1,4 @@
-"""Who holds the lock of a run's folder, and whether that process still exists."""
+"""Who holds the lock of a folder, and whether that process still exists."""
 
 import getpass
 import os
