@@ -5,6 +5,7 @@ DONE         written last by rank 0: the run is finished; only this file means s
 events.jsonl the record (pipeline.tracking.event_log)
 folder.json  its identity: a copy of the folder is a new run (pipeline.run.folder_identity)
 checkpoints/ the checkpoints (pipeline.checkpoint)
+lock/        which process uses the folder now (pipeline.run.run_lock)
 """
 
 import json
