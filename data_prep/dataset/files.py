@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
 
 from configs.load import UserError
 
@@ -110,6 +110,14 @@ def parse_json(content: bytes) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError("not a JSON mapping")
     return tree
+
+
+def first_error(error: ValidationError) -> str:
+    """Where and what the first error of a tree is, in a line."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {message}" if where else message
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from configs.load import Config, UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
-from data_prep.dataset.files import RelativePath, open_regular, read_json
+from data_prep.dataset.files import RelativePath, first_error, open_regular, read_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -226,9 +226,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: damaged manifest: {where}: {first['msg']}; {ADVICE}") from None
+        raise UserError(f"{path}: damaged manifest: {first_error(error)}; {ADVICE}") from None
     if sha256 is None and any(s.block_xxh3_64 is not None for s in manifest.shards()):
         raise UserError(f"{path}: damaged manifest: its own sha256 is missing; {ADVICE}")
     return manifest

@@ -16,12 +16,12 @@ def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False)
     """
     problems = []
     tokenizer = manifest.tokenizer
-    problem = _file_problem(Path(folder), tokenizer.path, None, tokenizer.sha256)
+    problem = file_problem(Path(folder), tokenizer.path, None, tokenizer.sha256)
     if problem:
         problems.append(f"{tokenizer.path}: {problem}")
     for shard in manifest.shards():
         sha256 = shard.sha256 if full else None
-        problem = _file_problem(Path(folder), shard.path, shard.bytes, sha256)
+        problem = file_problem(Path(folder), shard.path, shard.bytes, sha256)
         if problem:
             problems.append(f"{shard.path}: {problem}")
     if problems:
@@ -32,7 +32,7 @@ def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False)
         )
 
 
-def _file_problem(
+def file_problem(
     folder: Path, name: str, wanted_bytes: int | None, sha256: str | None
 ) -> str | None:
     """What is wrong with a file of the manifest; `wanted_bytes` and `sha256` None: not compared."""

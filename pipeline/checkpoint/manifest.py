@@ -11,12 +11,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from configs.load import Config, UserError
-from data_prep.dataset.manifest import file_sha256
+from data_prep.dataset.files import first_error, parse_json, read_regular
+from data_prep.dataset.verify import file_problem
+from pipeline.checkpoint.records import (
+    Count,
+    FileRecord,
+    ParameterRecord,
+    Ranks,
+    Size,
+    contradictions,
+)
 from pipeline.data.position import RowWindow, Segment
 from pipeline.optim.loss_scale import LossScale
 
@@ -30,35 +39,15 @@ ADDED_FIELDS = ("dev_error", "network", "tokenizer")
 """Optional fields that were added to version 1; left out of the file where they are None."""
 
 
-class FileRecord(Config):
-    """A file of a checkpoint."""
-
-    path: str
-    """Name inside the checkpoint's folder."""
-    bytes: int
-    """Size."""
-    sha256: str
-    """Hash of the content (hex)."""
-
-
-class ParameterRecord(Config):
-    """A parameter over all ranks."""
-
-    shape: tuple[int, ...]
-    """Full shape, without vocabulary padding."""
-    partition_dim: int | None
-    """The dimension that tensor-parallel ranks shard; None: every rank holds all of it."""
-
-
 class CheckpointManifest(Config):
     """What a checkpoint is and what made it."""
 
     format_version: int = FORMAT_VERSION
-    step: int
+    step: Count
     """Optimizer steps tried, skipped ones included."""
-    optimizer_step: int
+    optimizer_step: Count
     """Optimizer steps taken: Adam's own count for its bias correction; 0 where none is kept."""
-    consumed_rows: int
+    consumed_rows: Count
     """The position in the row stream."""
     segments: tuple[Segment, ...]
     """Mixture weights of all phases, future ones included."""
@@ -70,17 +59,17 @@ class CheckpointManifest(Config):
     """The factor on fp16 losses."""
     seed: int
     """The seed of the run."""
-    tp_size: int
+    tp_size: Ranks
     """Tensor-parallel ranks that wrote it."""
-    dp_size: int
+    dp_size: Ranks
     """Data-parallel ranks that wrote it."""
-    zero_stage: int
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
     """DeepSpeed ZeRO stage that wrote it."""
     config: dict[str, Any]
     """The whole config of the run."""
     network: dict[str, Any] | None = None
     """The config of the model, where `config` holds only its changes to a pretrained one."""
-    vocab_size: int
+    vocab_size: Size
     """Vocabulary without padding."""
     data_fingerprint: str
     """Fingerprint of the data set's manifest."""
@@ -106,6 +95,13 @@ class CheckpointManifest(Config):
     """The tokenizer that made the data; None where the checkpoint carries none."""
     sha256: str | None = None
     """Hash of all other fields (hex); None until it is written."""
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> "CheckpointManifest":
+        others = [self.tokenizer] if self.tokenizer else []
+        if errors := list(contradictions(self.files, others, self.parameters, self.tp_size)):
+            raise ValueError("; ".join(errors))
+        return self
 
     @property
     def model_config_tree(self) -> dict[str, Any]:
@@ -210,9 +206,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
     """
     file = path / MANIFEST_NAME
     try:
-        tree = json.loads(file.read_bytes())
-        if not isinstance(tree, dict):
-            raise ValueError("not a mapping")
+        tree = parse_json(read_regular(file))
         expected = tree.pop("sha256", None)
         if expected != tree_sha256(tree):
             raise ValueError("the content does not match its sha256")
@@ -222,7 +216,9 @@ def read_manifest(path: Path) -> CheckpointManifest:
         return CheckpointManifest.model_validate({**tree, "sha256": expected})
     except FileNotFoundError:
         raise UserError(f"{file}: not a checkpoint: no such file") from None
-    except (OSError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        raise UserError(f"{file}: damaged checkpoint: {first_error(error)}") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: damaged checkpoint: {error}") from None
 
 
@@ -233,15 +229,9 @@ def verify(path: Path) -> CheckpointManifest:
     """
     manifest = read_manifest(path)
     for record in manifest.all_files:
-        file = path / record.path
-        size = file.stat().st_size if file.is_file() else None
-        if size != record.bytes:
-            raise UserError(
-                f"{file}: damaged checkpoint: {record.bytes} bytes expected, "
-                f"{'no such file' if size is None else f'{size} found'}"
-            )
-        if file_sha256(file) != record.sha256:
-            raise UserError(f"{file}: damaged checkpoint: the content does not match its sha256")
+        problem = file_problem(path, record.path, record.bytes, record.sha256)
+        if problem:
+            raise UserError(f"{path / record.path}: damaged checkpoint: {problem}")
     return manifest
 
 

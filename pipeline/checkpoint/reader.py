@@ -22,10 +22,9 @@ from model.parameters import ParameterSpec, parameter_specs
 from pipeline.checkpoint.manifest import (
     Checkpoint,
     CheckpointManifest,
-    FileRecord,
-    ParameterRecord,
     tensor_key,
 )
+from pipeline.checkpoint.records import FileRecord, ParameterRecord
 from pipeline.checkpoint.tensor_file import TensorFile
 
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.load import Config, UserError
-from data_prep.dataset.files import parse_json, read_at
+from data_prep.dataset.files import first_error, parse_json, read_at
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package."""
@@ -67,7 +67,7 @@ class TensorFile:
             tree.pop("__metadata__", None)
             self._entries = _HEADER.validate_python(tree)
         except ValueError as error:
-            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            what = first_error(error) if isinstance(error, ValidationError) else error
             raise self._damaged(f"its header cannot be read: {what}") from None
         self._check_places()
 

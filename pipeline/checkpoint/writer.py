@@ -28,13 +28,13 @@ from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
     CheckpointManifest,
-    FileRecord,
     checkpoint_folder,
     list_checkpoints,
     manifest_json,
     part_name,
     read_manifest,
 )
+from pipeline.checkpoint.records import FileRecord
 
 PEER_TIMEOUT_S = 1800.0
 """How long rank 0 waits for the parts of the other ranks before a save counts as failed."""

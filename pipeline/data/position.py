@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, NonNegativeInt
 
 from configs.load import Config
 
@@ -10,20 +12,20 @@ from configs.load import Config
 class Segment(Config):
     """A range of a phase's row stream that is drawn with one set of mixture weights."""
 
-    phase: int
+    phase: NonNegativeInt
     """Number of the phase, from 0."""
-    start_row: int
+    start_row: NonNegativeInt
     """Position in the stream of the phase at which it starts."""
-    weights: dict[str, float] | None
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None
     """The mixture weights (None: by row count)."""
 
 
 class RowWindow(Config):
     """The positions [start_row, end_row) of a run, counted over all phases."""
 
-    start_row: int
+    start_row: NonNegativeInt
     """The first."""
-    end_row: int
+    end_row: NonNegativeInt
     """The exclusive end."""
 
 

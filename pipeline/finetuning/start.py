@@ -24,6 +24,7 @@ from pipeline.checkpoint.manifest import (
     verify,
 )
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
+from pipeline.checkpoint.stored_model import stored_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.data.config import DataConfig
 from pipeline.data.shard_cache import open_data_set
@@ -109,7 +110,7 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
     manifest = checkpoint.manifest
     tokenizer = _tokenizer_of_run(config, checkpoint)
     return Start(
-        ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights(),
+        stored_model(checkpoint),
         manifest.vocab_size,
         tokenizer,
         _tokenizer_hash(tokenizer, manifest.vocab_size),

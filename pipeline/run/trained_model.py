@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import ValidationError
-
 from configs.differences import differences
 from configs.load import UserError
 from configs.redact import redact
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.checkpoint.stored_model import stored_model
 from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.run.config import RunConfig
 
@@ -51,10 +50,7 @@ def read_trained(
     """
     stored = check_config(config, checkpoint)
     manifest = checkpoint.manifest
-    try:
-        model = ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights()
-    except (ValidationError, KeyError) as error:
-        raise UserError(f"{checkpoint.path}: its model cannot be read: {error}") from None
+    model = stored_model(checkpoint)
     tokenizer = tokenizer_of(checkpoint, tokenizer_elsewhere)
     return TrainedModel(checkpoint, stored, model, manifest.vocab_size, tokenizer)
 
