@@ -5,7 +5,7 @@ DONE         written last by rank 0: the run is finished; only this file means s
 events.jsonl the record (pipeline.tracking.event_log)
 folder.json  its identity: a copy of the folder is a new run (pipeline.run.folder_identity)
 checkpoints/ the checkpoints (pipeline.checkpoint)
-lock/        which process uses the folder now (pipeline.run.run_lock)
+lock/        which process uses the folder now (configs.folder_lock)
 """
 
 import json
@@ -18,6 +18,7 @@ from configs.differences import Difference, differences
 from configs.load import UserError
 from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.files import read_json
 from model.compute import BreaksBitEquality
 from pipeline.run.config import RunConfig
 from pipeline.run.folder_identity import identify
@@ -50,7 +51,7 @@ def is_done(config: RunConfig) -> bool:
 def _done_rows(path: Path) -> int:
     """The rows after which the run was finished; 0 where it was not."""
     try:
-        return int(json.loads(path.read_bytes())["consumed_rows"])
+        return int(read_json(path)["consumed_rows"])
     except FileNotFoundError:
         return 0
     except (ValueError, KeyError, TypeError):
@@ -109,7 +110,7 @@ def _read(config: RunConfig) -> _Stored | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_bytes())
+        stored = read_json(path)
         tree, fingerprint = dict(stored["config"]), str(stored["data_fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
