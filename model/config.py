@@ -55,15 +55,15 @@ class ModelConfig(Config):
 
     num_layers: int = Field(gt=0, le=10_000)
     """Transformer layers."""
-    hidden_size: int = Field(gt=0, le=1 << 20)
+    hidden_size: int = Field(gt=0, le=100_000)
     """Width of the residual stream."""
-    num_attention_heads: int = Field(gt=0, le=1 << 20)
+    num_attention_heads: int = Field(gt=0, le=100_000)
     """Attention heads of a layer, over all tensor-parallel ranks."""
-    ffn_hidden_size: int = Field(gt=0, le=1 << 24)
+    ffn_hidden_size: int = Field(gt=0, le=500_000)
     """Width of the MLP's inner layer; 4 x hidden_size if not given."""
     max_row_tokens: int = Field(512, gt=0, le=65536)
     """The longest row in tokens, <s> and </s> included."""
-    type_vocab_size: int = Field(1, ge=0, le=1 << 20)
+    type_vocab_size: int = Field(1, ge=0, le=100_000)
     """Segment embeddings: 1 in RoBERTa (a constant vector), 2 in BERT, 0 for none."""
 
     norm_placement: NormPlacement = PostNorm()
