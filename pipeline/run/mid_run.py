@@ -53,12 +53,16 @@ def changed_data(
 
 
 def newest_position(checkpoints: Path) -> int:
-    """The position of the newest checkpoint in a folder whose manifest is readable; 0 without."""
+    """Up to where the newest readable checkpoint in a folder decides the rows; 0 without one.
+
+    That is its position or, where the run will skip rows after it, the end of these rows.
+    """
     for path in reversed(list_checkpoints(checkpoints)):
         try:
-            return read_manifest(path).consumed_rows
+            manifest = read_manifest(path)
         except UserError:
             continue  # a damaged one, which the start of a run reports
+        return max(manifest.consumed_rows, *(window.end_row for window in manifest.skipped), 0)
     return 0
 
 

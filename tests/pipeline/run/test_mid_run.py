@@ -9,10 +9,13 @@ import pytest
 from pydantic import BaseModel
 
 from configs.load import UserError, validate
+from pipeline.checkpoint.manifest import MANIFEST_NAME, checkpoint_folder, manifest_json
+from pipeline.data.position import RowWindow
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import RunConfig, TrainConfig
-from pipeline.run.mid_run import changed_data, forbidden_changes
+from pipeline.run.mid_run import changed_data, forbidden_changes, newest_position
 from pipeline.run.run_folder import check_claim, claim, is_done, mark_done
+from tests.pipeline.checkpoint.saving import make_manifest
 
 NEVER = {
     TrainConfig: {"seed", "model", "objective", "batch.global_rows", "data.shuffle_unit"},
@@ -254,6 +257,21 @@ def test_at_the_exact_end_of_a_phase_it_may_grow_or_the_next_one_may_change() ->
     for changes in allowed:
         assert refused(changes, ROWS_OF_PHASE_0) == []
         assert refused(changes, ROWS_OF_PHASE_0 + 8) != []
+
+
+def test_rows_that_will_be_skipped_count_as_taken(tmp_path: Path) -> None:
+    config = train_config({"output": str(tmp_path / "run")})
+    claim(config, "a+b")
+    window = RowWindow(start_row=168, end_row=184)
+    for step, skipped in ((5, ()), (6, (window,))):
+        manifest = make_manifest(step, 1).model_copy(update={"skipped": skipped})
+        folder = checkpoint_folder(tmp_path / "run" / "checkpoints", step)
+        folder.mkdir(parents=True)
+        (folder / MANIFEST_NAME).write_text(manifest_json(manifest))
+        assert newest_position(folder.parent) == (184 if skipped else step * 4)
+    longer = train_config({"output": str(tmp_path / "run"), "total_rows": 320})
+    with pytest.raises(UserError, match="total_rows: 160 before, 320 now"):
+        check_claim(longer, "a+b")
 
 
 def test_only_rows_of_phases_that_started_are_compared() -> None:
