@@ -2,14 +2,16 @@
 
 One process computes the step's rows with the weights of the newest checkpoint before the step, in
 fp32 and without dropout. For each row it prints the source, the masked text, the loss and the norm
-of the gradient.
+of the gradient. A config or a data set that disagrees with the checkpoint is refused.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from configs import command
 from configs.load import UserError, load
@@ -17,15 +19,19 @@ from data_prep.dataset.tokenizer import MASK_TOKEN, load_tokenizer
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.objectives import MaskedRows
 from model.parallel.grid import single_rank_grid
+from model.parameters import parameter_specs
 from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint, list_checkpoints
-from pipeline.checkpoint.reader import TensorReader, load_weights
+from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.data.loader import RowStream
 from pipeline.data.order import RowAddress
 from pipeline.data.position import StepRange
 from pipeline.pretraining.batches import build_stream
+from pipeline.pretraining.resume import plan_segments
 from pipeline.run.config import TrainConfig
+from pipeline.run.mid_run import changed_data, forbidden_changes
 from pipeline.run.plan import RunPlan, plan_run
-from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.run_folder import check_claim, checkpoints_folder
+from pipeline.run.trained_model import TrainedModel, read_trained
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
 DEFAULT_ROWS = 16
@@ -63,12 +69,13 @@ def main() -> None:
     config = load(arguments.config, TrainConfig, arguments.overrides)
     plan = plan_run(config, world_size=config.parallel.tensor)
     checkpoint = checkpoint_before(config, arguments.step)
+    trained = read_trained(config, checkpoint, lambda: plan.tokenizer)
     phase, taken = rows_of_step(plan, config, arguments.step)
     print(
         f"step {arguments.step}: {taken.global_rows:,} rows from position {taken.start_row:,} of "
         f"phase {phase}; weights of step {checkpoint.manifest.step}; largest loss first"
     )
-    rows = replay(plan, checkpoint, phase, taken, arguments.rows)
+    rows = replay(plan, trained, phase, taken, arguments.rows)
     for row in sorted(rows, key=lambda row: row.loss, reverse=True):
         print(
             f"\n{row.source} row {row.row:,} pass {row.passes}  loss {row.loss:.4f}  "
@@ -108,29 +115,64 @@ def rows_of_step(plan: RunPlan, config: TrainConfig, step: int) -> tuple[int, St
 
 
 def replay(
-    plan: RunPlan, checkpoint: Checkpoint, phase: int, taken: StepRange, num_rows: int
+    plan: RunPlan,
+    trained: TrainedModel[TrainConfig],
+    phase: int,
+    taken: StepRange,
+    num_rows: int,
 ) -> list[ReplayedRow]:
-    """The first `num_rows` rows of a step, each computed separately."""
-    segments = [(s.start_row, s.weights) for s in checkpoint.manifest.segments if s.phase == phase]
-    stream = build_stream(plan, phase, segments)
+    """The first `num_rows` rows of a step, each computed separately.
+
+    Raises UserError for rows that are not those that the checkpoint's run was trained on.
+    """
+    check_same_rows(plan, trained)
+    stream = build_stream(plan, phase, _mixtures(plan, phase))
     positions = np.arange(taken.start_row, taken.start_row + min(num_rows, taken.global_rows))
     address = stream.order.rows_at(positions)
     masked = stream.masked_rows(stream.reader(), positions)
+    manifest = trained.checkpoint.manifest
     with single_rank_grid() as grid:
-        config = plan.config.model.for_loaded_weights()
         model = build_masked_lm(
-            config, plan.vocab_size, grid, plan.config.seed, plan.config.compute
-        )
-        load_weights(model, TensorReader(checkpoint), grid)
-        model.eval()
+            trained.model, trained.vocab_size, grid, manifest.seed, plan.config.compute
+        ).eval()
+        check_checkpoint(manifest, parameter_specs(model), plan.tokenizer_sha256)
+        load_weights(model, TensorReader(trained.checkpoint), grid)
+        tokenizer = load_tokenizer(trained.tokenizer)
         return [
-            _replay_row(model, stream, masked, address, number) for number in range(len(positions))
+            _replay_row(model, stream, tokenizer, masked, address, number)
+            for number in range(len(positions))
         ]
+
+
+def check_same_rows(plan: RunPlan, trained: TrainedModel[TrainConfig]) -> None:
+    """Raises UserError if the run of `plan` would not resume from the checkpoint on its rows."""
+    manifest, config = trained.checkpoint.manifest, trained.config
+    position, before, now = manifest.consumed_rows, manifest.data_fingerprint, plan.data_fingerprint
+    lines = [
+        *forbidden_changes(config, plan.config, position),
+        *changed_data(config, before, now, position),
+    ]
+    if lines:
+        raise UserError(
+            f"{trained.checkpoint.path} is of a run on different rows:\n  " + "\n  ".join(lines)
+        )
+    check_claim(plan.config, plan.data_fingerprint)  # what was changed after the checkpoint
+
+
+def _mixtures(plan: RunPlan, phase: int) -> list[tuple[int, Mapping[str, float] | None]]:
+    """(first position, mixture weights) of a phase: those that the newest checkpoint records.
+
+    It knows changes that were made after the checkpoint whose weights are taken.
+    """
+    newest, _ = find_checkpoint(checkpoints_folder(plan.config))
+    segments = plan_segments(plan, newest)
+    return [(segment.start_row, segment.weights) for segment in segments if segment.phase == phase]
 
 
 def _replay_row(
     model: MaskedLanguageModel,
     stream: RowStream,
+    tokenizer: Tokenizer,
     masked: MaskedRows,
     address: RowAddress,
     number: int,
@@ -145,7 +187,6 @@ def _replay_row(
     loss = loss_sum / count.clamp(min=1)
     loss.backward()
     squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]
-    tokenizer = load_tokenizer(stream.data.path / stream.manifest.tokenizer.path)
     shown = tokenizer.decode(masked.tokens[number].tolist(), skip_special_tokens=False)
     answers = [int(label) for label in masked.labels[number] if label >= 0]
     return ReplayedRow(

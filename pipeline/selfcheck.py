@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from configs import command
-from configs.load import UserError, load
-from data_prep.dataset.manifest import read_manifest
+from configs.load import load
+from data_prep.dataset.manifest import MANIFEST_NAME
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig, RowsToMask
 from model.parallel.grid import close_grid, make_grid
@@ -25,6 +25,7 @@ from model.replicas import differing_replicas
 from pipeline.checkpoint.manifest import tensor_key
 from pipeline.data.loader import StepBatch
 from pipeline.data.position import StepRange
+from pipeline.data.shard_cache import open_data_set
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.launch.local_ranks import run_ranks
 from pipeline.optim.adamw import AdamWConfig
@@ -68,7 +69,7 @@ def main() -> int:
     arguments = parser.parse_args()
     config = load(arguments.config, TrainConfig, arguments.overrides)
     tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
-    vocab_size = _vocab_size(config)
+    vocab_size = vocab_size_of(config)
     logger.info(
         "tensor parallel %d, ZeRO %d against one rank: %d steps in fp32 on CPU ranks, vocabulary "
         "%d",
@@ -137,13 +138,13 @@ def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajecto
         losses.append(result.loss)
         norms.append(result.gradient_norm)
         if step == 0:
-            first = engine.snapshot()
+            first = engine.snapshot(check_replicas=False)
             gradients = {
                 name: first[tensor_key("exp_avg", name)] / (1 - OPTIMIZER.beta1)
                 for name in engine.specs
                 if tensor_key("exp_avg", name) in first
             }
-    last = engine.snapshot()
+    last = engine.snapshot(check_replicas=False)
     weights = {name: last[tensor_key("weight", name)] for name in gradients}
     unequal = differing_replicas(engine.module, grid)
     close_grid()
@@ -182,12 +183,12 @@ def _gather(parts: list[Tensor], spec: ParameterSpec) -> Tensor:
     return parts[0] if spec.partition_dim is None else torch.cat(parts, dim=spec.partition_dim)
 
 
-def _vocab_size(config: TrainConfig) -> int:
+def vocab_size_of(config: TrainConfig) -> int:
     """The vocabulary size of the data set, or a small one if the rows do not exist yet."""
-    try:
-        return read_manifest(config.data.path).vocab_size
-    except UserError:
+    if config.data.url is None and not (config.data.path / MANIFEST_NAME).exists():
+        logger.info("%s: no data set yet; a small vocabulary is used", config.data.path)
         return VOCAB_SIZE_WITHOUT_DATA
+    return open_data_set(config.data).vocab_size
 
 
 if __name__ == "__main__":

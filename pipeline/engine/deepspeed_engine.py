@@ -153,14 +153,15 @@ class Engine:
         """Optimizer steps taken so far, as Adam counts them for its bias correction."""
         return self._state.optimizer_steps()
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self, check_replicas: bool = True) -> dict[str, Tensor]:
         """Every trained or frozen tensor of this tensor-parallel rank, copied to host memory.
 
         Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, all other
-        ranks help to gather and get an empty dictionary. Raises RuntimeError if tensor-parallel
-        ranks differ in what they should hold alike.
+        ranks help to gather and get an empty dictionary. With `check_replicas`, raises RuntimeError
+        if tensor-parallel ranks differ in what they should hold alike.
         """
-        self.check_replicas()
+        if check_replicas:
+            self.check_replicas()
         tensors = self._state.snapshot()
         if self.grid.dp_rank == 0:
             tensors |= {tensor_key("weight", name): t for name, t in self._frozen.items()}

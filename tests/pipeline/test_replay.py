@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import UserError
+from configs.load import UserError, validate
 from pipeline.launch.local_ranks import run_ranks
-from pipeline.replay import checkpoint_before, replay, rows_of_step
+from pipeline.replay import check_same_rows, checkpoint_before, replay, rows_of_step
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
+from pipeline.run.trained_model import read_trained
 from tests.pipeline.test_export import trained  # noqa: F401
-from tests.pipeline.training_run import make_config, metrics, pretrain
+from tests.pipeline.training_run import make_config, make_rows, metrics, pretrain
 
 
 def test_losses_of_a_replayed_step_are_those_of_the_step(
@@ -27,7 +28,8 @@ def test_losses_of_a_replayed_step_are_those_of_the_step(
     assert checkpoint.manifest.step == 12
     phase, taken = rows_of_step(plan, config, 13)
     assert (phase, taken.start_row, taken.global_rows) == (0, 12 * 16, 16)
-    (rows,) = run_ranks(replay, 1, plan, checkpoint, phase, taken, 16)
+    model_12 = read_trained(config, checkpoint, lambda: plan.tokenizer)
+    (rows,) = run_ranks(replay, 1, plan, model_12, phase, taken, 16)
     assert len(rows) == 16
     masked = [len(row.answers) for row in rows]
     mean = sum(row.loss * count for row, count in zip(rows, masked, strict=True)) / sum(masked)
@@ -41,3 +43,50 @@ def test_steps_that_cannot_be_replayed_are_reported(trained: TrainConfig) -> Non
         rows_of_step(plan_run(trained, 2), trained, 999)
     with pytest.raises(UserError, match="no complete checkpoint before step 3; it holds step-"):
         checkpoint_before(trained, 3)
+
+
+def test_other_rows_than_the_checkpoints_are_refused(
+    trained: TrainConfig,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    checkpoint = checkpoint_before(trained, 999)
+    of_the_run = read_trained(trained, checkpoint, lambda: trained.data.path / "tokenizer.json")
+    check_same_rows(plan_run(trained, 2), of_the_run)
+    make_rows(tmp_path / "rows", seed=1)
+    data = {**trained.data.model_dump(), "path": tmp_path / "rows"}
+    changes = {"data": data, "total_rows": 160}
+    changed = validate({**trained.model_dump(), **changes}, TrainConfig, origin="test")
+    with pytest.raises(UserError, match="is of a run on different rows") as error:
+        check_same_rows(plan_run(changed, 2), of_the_run)
+    assert "the fingerprint of the data set changed" in str(error.value)
+    assert "total_rows: 320 before, 160 now" in str(error.value)
+
+
+def test_the_mixture_of_a_step_is_the_one_that_it_was_trained_with(
+    trained: TrainConfig,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    config = make_config(
+        trained.data.path,
+        tmp_path / "run",
+        total_rows=10 * 16,
+        checkpoint={"every_steps": 5, "keep_last": 9},
+    )
+    run_ranks(pretrain, 1, config)
+    weights = {"a": 0.0, "b": 1.0}
+    changed = make_config(
+        *(trained.data.path, tmp_path / "run"),
+        total_rows=16 * 16,
+        weights=weights,
+        checkpoint={"every_steps": 5, "keep_last": 9},
+        schedule={"type": "linear", "warmup_rows": 64, "total_rows": 160},
+    )
+    run_ranks(pretrain, 1, changed)
+    plan = plan_run(changed, 1)
+    sources = []
+    for step in (9, 12):
+        checkpoint = checkpoint_before(changed, step)
+        weights_before = read_trained(changed, checkpoint, lambda: plan.tokenizer)
+        (rows,) = run_ranks(replay, 1, plan, weights_before, *rows_of_step(plan, changed, step), 16)
+        sources.append({row.source for row in rows})
+    assert sources == [{"a", "b"}, {"b"}]

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import validate
 from model.compute import ComputeConfig
 from model.layers import ReplicatedGradient
-from pipeline.selfcheck import compare_with_one_rank
-from tests.pipeline.training_run import make_config
+from pipeline.run.config import TrainConfig
+from pipeline.selfcheck import VOCAB_SIZE_WITHOUT_DATA, compare_with_one_rank, vocab_size_of
+from tests.pipeline.training_run import make_config, make_rows
 
 VOCAB_SIZE = 131
 
@@ -58,3 +60,16 @@ def test_a_missing_all_reduce_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     )
     assert any(line.startswith("norms: step 1") for line in problems)
     assert not any("head." in line and line.startswith("gradients") for line in problems)
+
+
+def test_the_vocabulary_is_that_of_rows_behind_a_url(tmp_path: Path) -> None:
+    make_rows(tmp_path / "store", vocab_size=VOCAB_SIZE)
+    config = make_config(tmp_path / "cache", tmp_path / "run")
+    assert vocab_size_of(config) == VOCAB_SIZE_WITHOUT_DATA
+    data = {
+        **config.data.model_dump(),
+        "url": f"file://{tmp_path / 'store'}",
+        "shuffle_unit": "shard",
+    }
+    remote = validate({**config.model_dump(), "data": data}, TrainConfig, origin="test")
+    assert vocab_size_of(remote) == VOCAB_SIZE
