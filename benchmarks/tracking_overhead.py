@@ -11,8 +11,6 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import yaml
-
 from configs import command
 from pipeline.launch.environment import Launch
 from pipeline.launch.local_ranks import run_ranks
@@ -67,9 +65,7 @@ def median_step_s(folder: Path, name: str, tracked: bool, steps: int) -> float:
         evaluation={"every_steps": steps, "rows_per_source": 4},
         tracking={"enabled": tracked, "uri": NOWHERE},
     )
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    run_ranks(_train, 1, config, str(path))
+    run_ranks(_train, 1, config)
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
     steps_s: list[float] = [
         event["values"]["step_s"] for event in events if event["kind"] == "metrics"
@@ -78,10 +74,10 @@ def median_step_s(folder: Path, name: str, tracked: bool, steps: int) -> float:
     return statistics.median(steps_s[SKIPPED_STEPS:])
 
 
-def _train(config: TrainConfig, path: str) -> None:
+def _train(config: TrainConfig) -> None:
     plan = plan_run(config, 1)
     run_folder.claim(config, plan.data_fingerprint)
-    train(plan, Launch(0, 0, 1, 1), [path])
+    train(plan, Launch(0, 0, 1, 1))
 
 
 if __name__ == "__main__":

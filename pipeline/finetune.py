@@ -31,7 +31,7 @@ def main() -> None:
 
         plan = plan_finetuning(run.config, launch.world_size, is_first=launch.rank == 0)
         run.claim_folder(errors, plan.data_fingerprint)
-        finetune(plan, launch, run.sender_arguments, run.profile)
+        finetune(plan, launch, run.profile)
 
 
 if __name__ == "__main__":

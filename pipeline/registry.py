@@ -16,11 +16,12 @@ from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.finetuning.run_config import load_run
 from pipeline.hugging_face.folder import EXPORT_NAME, Parity, check_export, load_exported
 from pipeline.run.config import TrainConfig
+from pipeline.run.folder_identity import identify
 from pipeline.run.run_folder import checkpoints_folder
 from pipeline.run.trained_model import check_config
-from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.event_log import LOG_NAME
 from pipeline.tracking.mlflow_run import MlflowRun, save_transformers_model
-from pipeline.tracking.sender import tracking_uri
+from pipeline.tracking.tracked_run import tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +77,11 @@ def register(config: TrainConfig, name: str) -> tuple[str, Parity]:
 
 
 def _run_key(config: TrainConfig) -> str:
-    """The key of the run in its record."""
+    """The key of the run in MLflow."""
     log = config.output / LOG_NAME
     if not log.exists():
         raise UserError(f"{log}: no such record; only a model of a recorded run can be registered")
-    for event, _ in read_events(log):
-        return str(event["key"])
-    raise UserError(f"{log}: an empty record; only a model of a recorded run can be registered")
+    return identify(config.output).id
 
 
 if __name__ == "__main__":

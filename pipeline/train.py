@@ -34,7 +34,7 @@ def main() -> None:
         with heavy_imports():
             from pipeline.pretraining.loop import train
 
-        train(plan, launch, run.sender_arguments, run.profile)
+        train(plan, launch, run.profile)
 
 
 if __name__ == "__main__":

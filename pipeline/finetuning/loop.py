@@ -23,18 +23,17 @@ from pipeline.training.session import Session, open_session
 def finetune(
     plan: FinetunePlan,
     launch: Launch,
-    sender_arguments: list[str],
     profile: ProfiledSteps | None = None,
 ) -> None:
     """Trains to the last step or to a stop signal; every rank calls it.
 
-    `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
+    `profile`: the steps to profile.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
     if launch.rank == 0:
         record_start(plan.config, plan.start)
     data = {"files": plan.data_fingerprint, "start": plan.start.fingerprint}
-    with open_session(plan.config, launch, sender_arguments, profile, data) as session:
+    with open_session(plan.config, launch, profile, data) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
 

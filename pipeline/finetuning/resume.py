@@ -7,7 +7,7 @@ from pipeline.checkpoint.progress import Progress
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.tracking import lineage
-from pipeline.tracking.sender import run_id_of
+from pipeline.tracking.sent import run_id_of
 
 
 def describe_checkpoint(

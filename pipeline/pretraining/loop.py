@@ -31,16 +31,15 @@ logger = logging.getLogger(__name__)
 def train(
     plan: RunPlan,
     launch: Launch,
-    sender_arguments: list[str],
     profile: ProfiledSteps | None = None,
 ) -> None:
     """Trains to the last row or to a stop signal; every rank calls it.
 
-    `sender_arguments` are the config file and overrides of the run, `profile` the steps to profile.
+    `profile`: the steps to profile.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
     data = {"rows": plan.data_fingerprint, "tokenizer": plan.tokenizer_sha256}
-    with open_session(plan.config, launch, sender_arguments, profile, data) as session:
+    with open_session(plan.config, launch, profile, data) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
 

@@ -9,7 +9,7 @@ from pipeline.data.position import Segment
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.run.plan import RunPlan
 from pipeline.tracking import lineage
-from pipeline.tracking.sender import run_id_of
+from pipeline.tracking.sent import run_id_of
 
 
 def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment, ...]:

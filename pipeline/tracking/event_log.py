@@ -2,11 +2,11 @@
 
 Training only appends to this file. Another process reads it and sends the events to MLflow, so a
 tracking server that is slow or down never delays training, and an event that was not sent yet is
-still here.
+still here. A disk that is full does not end training: events are kept in memory and written later.
 
 | kind | content |
 |---|---|
-| created | `key`: by which the run is found in MLflow |
+| created | `key`: the id of the folder that the record was started in |
 | start | `resumed_from`: the last optimizer step that is kept, 0 for a new run; parameters, tags |
 | metrics | `step`, and `values` by name |
 | note | parameters, tags, files |
@@ -15,15 +15,20 @@ still here.
 Every event has `kind` and `time_ms` (Unix time).
 """
 
+import contextlib
 import json
+import logging
+import os
 import time
-import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from configs.redact import redact
-from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.atomic import open_atomic
+from pipeline.run.folder_identity import identify
+from pipeline.tracking.json_lines import append_lines, copy_bytes, open_regular, read_objects
 
 LOG_NAME = "events.jsonl"
 
@@ -33,6 +38,14 @@ OLD_KINDS = {"begin": "start"}
 OLD_KEYS = {"behind_step": "resumed_from"}
 """Keys of events by the names that they had up to version 0.1.0."""
 
+MAX_UNWRITTEN_BYTES = 32 << 20
+"""Events that wait for space on the disk; beyond it the oldest are lost."""
+
+RETRY_S = 1.0
+"""How often it is tried to write events that wait."""
+
+logger = logging.getLogger(__name__)
+
 
 class EventLog:
     """Appends events to the log of one run. Only one process may write it: rank 0."""
@@ -40,47 +53,141 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / LOG_NAME
-        if not self._path.exists():
-            write_atomic(self._path, "")
-            self.append("created", {"key": uuid.uuid4().hex})
+        self._unwritten: deque[bytes] = deque()
+        self._unwritten_bytes = 0
+        self._retry_at: float | None = None
+        """When to try again, on the monotonic clock; None while writing succeeds."""
+        self.num_lost = 0
+        """Events that were dropped because the disk stayed full."""
+        key = identify(folder).id
+        if not self._path.exists() or self._path.stat().st_size == 0:
+            self.append("created", {"key": key})
+
+    @property
+    def num_unwritten(self) -> int:
+        """Events that are only in memory."""
+        return len(self._unwritten)
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Adds one event, without credentials; the operating system has it when this returns."""
+        """Adds one event, without credentials; the operating system has it when this returns.
+
+        An event that cannot be written waits in memory, which is logged.
+        """
         event = {"kind": kind, "time_ms": int(time.time() * 1000), **redact(content)}
-        line = json.dumps(event) + "\n"
-        with self._path.open("ab") as stream:
-            stream.write(line.encode())
+        self._unwritten.append((json.dumps(event) + "\n").encode())
+        self._unwritten_bytes += len(self._unwritten[-1])
+        if self._retry_at is None or kind != "metrics" or time.monotonic() >= self._retry_at:
+            self._write()
+        while self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+            self._unwritten_bytes -= len(self._unwritten.popleft())
+            self.num_lost += 1
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the metrics of optimizer step `step`."""
         self.append("metrics", {"step": step, "values": dict(values)})
 
     def discard_after(self, step: int) -> None:
-        """Removes the metrics of steps after `step`, and an incomplete last line.
+        """Removes the metrics of steps after `step`.
 
-        For a run that resumes from step `step` and repeats the later ones.
+        For a run that resumes from step `step` and repeats the later ones. Where there is no space
+        for the new file they stay, and the start that follows says from which step on they are
+        repeated.
         """
-        kept = [
-            json.dumps(event)
-            for event, _ in read_events(self._path)
-            if event["kind"] != "metrics" or event["step"] <= step
-        ]
-        write_atomic(self._path, "".join(line + "\n" for line in kept))
+        try:
+            self._discard_after(step)
+        except OSError as error:
+            logger.warning(
+                "%s: metrics of steps after %d are not removed (%s)", self._path, step, error
+            )
+
+    def report_lost(self) -> None:
+        """Tries to write what waits, and logs how many events are lost if the disk is still full.
+
+        For the end of a run.
+        """
+        if self._unwritten:
+            self._write()
+        lost = self.num_lost + len(self._unwritten)
+        if lost:
+            logger.error("%s: %d events could not be written and are lost", self._path, lost)
+
+    def _write(self) -> None:
+        try:
+            append_lines(self._path, self._unwritten)
+        except OSError as error:
+            if self._retry_at is None:
+                logger.warning(
+                    "%s: cannot be written (%s); training continues, events are kept in memory "
+                    "(at most %d MB) and written as soon as possible",
+                    *(self._path, error.strerror or error, MAX_UNWRITTEN_BYTES >> 20),
+                )
+            self._retry_at = time.monotonic() + RETRY_S
+            with contextlib.suppress(OSError):  # the watch for a silent job sees that it runs
+                os.utime(self._path)
+        else:
+            if self._retry_at is not None:
+                logger.info("%s: can be written again", self._path)
+            self._retry_at = None
+        self._unwritten_bytes = sum(map(len, self._unwritten))
+
+    def _discard_after(self, step: int) -> None:
+        first, start = None, 0
+        for event, end in read_events(self._path):
+            if _is_after(event, step):
+                first = start
+                break
+            start = end
+        if first is None:
+            return
+        with open_regular(self._path) as stream, open_atomic(self._path) as target:
+            copy_bytes(stream, target, first)
+            _copy_kept(stream, target, step)
+
+
+def _copy_kept(stream: BinaryIO, target: BinaryIO, step: int) -> None:
+    """Copies the remaining whole lines but the metrics of steps after `step`."""
+    for line in stream:
+        if not line.endswith(b"\n"):
+            return
+        try:
+            event = json.loads(line)
+        except ValueError:  # it stays, and is reported when it is read
+            event = None
+        if not _is_after(event, step):
+            target.write(line)
+
+
+def _is_after(event: Any, step: int) -> bool:
+    return is_event(event) and event["kind"] == "metrics" and bool(event["step"] > step)
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each complete event from byte `offset` on, with the byte offset of its end."""
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return  # being written, or cut off by a crash
-            offset += len(line)
-            yield _with_new_names(json.loads(line)), offset
+    """Each complete event from byte `offset` on, with the byte offset of its end.
+
+    A line that is no event is skipped, and reported with its number and bytes.
+    """
+    for event, end in read_objects(path, offset, is_event):
+        yield _with_new_names(event), end
+
+
+def is_event(event: Any) -> bool:
+    """Whether a JSON value has the shape of an event."""
+    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+        return False
+    if not isinstance(event.get("time_ms"), int):
+        return False
+    mappings = all(isinstance(event.get(key, {}), dict) for key in ("params", "tags", "values"))
+    lists = all(isinstance(event.get(key, []), list) for key in ("datasets", "files"))
+    if not (mappings and lists) or not isinstance(event.get("status", ""), str):
+        return False
+    if event["kind"] not in ("metrics", "system"):
+        return isinstance(event.get("resumed_from", 0), int)
+    return isinstance(event.get("step"), int) and all(
+        isinstance(value, int | float) for value in event.get("values", {"": None}).values()
+    )
 
 
 def _with_new_names(event: dict[str, Any]) -> dict[str, Any]:
     renamed = {OLD_KEYS.get(key, key): value for key, value in event.items()}
-    if "kind" in renamed:
-        renamed["kind"] = OLD_KINDS.get(renamed["kind"], renamed["kind"])
+    renamed["kind"] = OLD_KINDS.get(renamed["kind"], renamed["kind"])
     return renamed

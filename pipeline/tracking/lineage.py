@@ -1,4 +1,4 @@
-"""Parameters, tags, data sets and checkpoints of a run, as they are recorded. Needs no torch.
+"""Parameters, tags and data sets of a run, as they are recorded. Needs no torch.
 
 Of the environment only `RECORDED_VARIABLES` are recorded. The event log and `MlflowRun` remove
 credentials from all values (`configs.redact`).
@@ -9,16 +9,13 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.load import UserError
 from configs.redact import redact
-from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
-from pipeline.run.run_folder import checkpoints_folder
 from pipeline.run.versions import versions
 
 RECORDED_VARIABLES = (
@@ -107,29 +104,7 @@ def describe_file(
 def data_reports(config: TrainConfig) -> list[str]:
     """Paths of the reports of data preparation that exist beside the rows."""
     paths = [phase.data.path / REPORT_NAME for phase in config.phases]
-    return [str(path.resolve()) for path in paths if path.exists()]
-
-
-def new_checkpoints(config: RunConfig, after_step: int) -> Iterator[dict[str, Any]]:
-    """An entry for each complete checkpoint after `after_step`: what it is and where, its hash."""
-    first_row = 0
-    for path in list_checkpoints(checkpoints_folder(config)):
-        try:
-            manifest = read_manifest(path)
-        except UserError:  # deleted meanwhile as too old, or damaged, which a resume reports
-            continue
-        if manifest.step > after_step:
-            yield {
-                "step": manifest.step,
-                "path": str(path.resolve()),
-                "sha256": manifest.sha256,
-                "first_row": first_row,
-                "end_row": manifest.consumed_rows,
-                "heldout_loss": manifest.heldout_loss,
-                "bytes": sum(file.bytes for file in manifest.files),
-                **({} if manifest.dev_error is None else {"dev_error": manifest.dev_error}),
-            }
-        first_row = manifest.consumed_rows
+    return [str(path) for path in paths if path.exists()]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

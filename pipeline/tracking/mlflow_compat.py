@@ -15,12 +15,24 @@ values stay, and the caller marks the run with a tag.
 Remove when: `MlflowClient` can delete metrics.
 ``tests/pipeline/tracking/test_mlflow_compat.py`` fails as soon as it can, and also when one of the
 internal names below disappears.
+
+**last_step_of**
+
+Reason: sending resumes after the last step that MLflow has. `Run.data.metrics` holds the latest
+values without their steps, and `get_metric_history` loads every value of a metric, which takes
+gigabytes for a run of millions of steps.
+
+Method: the entities of the latest values, which MLflow keeps in a private attribute.
+
+Remove when: `RunData` has a public attribute with them. The same test file fails when the private
+one disappears.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 
@@ -60,3 +72,8 @@ def delete_metrics_after(client: "MlflowClient", run_id: str, step: int, kept_pr
                     SqlLatestMetric(**{column: getattr(last, column) for column in _COLUMNS})
                 )
     return True
+
+
+def last_step_of(run: "Run", name: str) -> int:
+    """The step of the latest value of metric `name`, -1 without one."""
+    return max((metric.step for metric in run.data._metric_objs if metric.key == name), default=-1)

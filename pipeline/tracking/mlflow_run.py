@@ -12,10 +12,14 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.redact import redact
-from pipeline.tracking.mlflow_compat import delete_metrics_after
+from pipeline.tracking.mlflow_compat import delete_metrics_after, last_step_of
+from pipeline.tracking.tracked_run import check_database, database_file, sqlite_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 RUN_KEY_TAG = "run_key"
 STEP_METRIC = "loss"
@@ -28,6 +32,8 @@ MAX_BATCH_VALUES = 90
 SYSTEM_PREFIX = "system/"
 """How the names of a node's metrics start, which no optimizer step computes again."""
 CHECKPOINT_TYPE = "checkpoint"
+PRUNED_TAG = "pruned"
+"""Of a checkpoint's entry: whether its folder was deleted."""
 
 
 class MlflowRun:
@@ -37,13 +43,23 @@ class MlflowRun:
     """
 
     def __init__(
-        self, uri: str, experiment: str, key: str, name: str, start_ms: int | None = None
+        self,
+        uri: str,
+        experiment: str,
+        key: str,
+        name: str,
+        start_ms: int | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
+        """`start_ms` and `tags` are those of a run that is created."""
         for logger in ("alembic", "mlflow"):
             logging.getLogger(logger).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        _create_database(uri)
+        database = database_file(uri)
+        if database is not None:
+            check_database(database)
+            _create_database(database)
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
@@ -52,23 +68,35 @@ class MlflowRun:
             )
         else:
             self._experiment_id = found.experiment_id
-        runs = self._client.search_runs([self._experiment_id], f"tags.{RUN_KEY_TAG} = '{key}'")
-        if runs:
-            run = runs[0]
-        else:
+        run = self._find(key)
+        self.is_new = run is None
+        """Whether it was created now."""
+        if run is None:
             run = self._client.create_run(
                 self._experiment_id,
                 start_time=start_ms,
                 run_name=name,
-                tags={RUN_KEY_TAG: key},
+                tags={RUN_KEY_TAG: key, **(tags or {})},
             )
         self.run_id: str = run.info.run_id
+        self.tags: Mapping[str, str] = dict(run.data.tags)
+        """The tags that it had when it was found."""
         self._params: dict[str, str] = dict(run.data.params)
+
+    def find_id(self, key: str) -> str | None:
+        """MLflow's id of the run with `key` in the same experiment."""
+        run = self._find(key)
+        return None if run is None else str(run.info.run_id)
+
+    def _find(self, key: str) -> "Run | None":
+        quoted = key.replace("'", "")  # keys are hexadecimal
+        query = f"tags.{RUN_KEY_TAG} = '{quoted}'"
+        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
+        return runs[0] if runs else None
 
     def last_step(self) -> int:
         """The last optimizer step that MLflow has, -1 if it has none."""
-        history = self._client.get_metric_history(self.run_id, STEP_METRIC)
-        return max((metric.step for metric in history), default=-1)
+        return last_step_of(self._client.get_run(self.run_id), STEP_METRIC)
 
     def log_metrics(self, metrics: Iterable[tuple[str, float, int, int]]) -> None:
         """Sends metrics as (name, value, Unix time in ms, step), many in one request."""
@@ -155,11 +183,10 @@ class MlflowRun:
         from mlflow.entities import LoggedModelOutput
 
         entry = redact(entry)
-        name = f"step-{entry['step']:08d}"
-        found = self._client.search_logged_models(
-            [self._experiment_id], f"name = '{name}' AND source_run_id = '{self.run_id}'"
-        )
-        if found:
+        name = checkpoint_name(entry["step"])
+        model_id = self._find_checkpoint(entry["step"])
+        if model_id is not None:  # sent before, or saved again at the same step
+            self._client.set_logged_model_tags(model_id, {PRUNED_TAG: "false"})
             return
         params = {key: to_text(value) for key, value in entry.items()}
         model = self._client.create_logged_model(
@@ -172,6 +199,20 @@ class MlflowRun:
         )
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, entry["step"])])
+
+    def log_pruned(self, step: int) -> None:
+        """Marks the entry of a checkpoint whose folder was deleted, with a tag."""
+        model_id = self._find_checkpoint(step)
+        if model_id is not None:
+            self._client.set_logged_model_tags(model_id, {PRUNED_TAG: "true"})
+
+    def _find_checkpoint(self, step: int) -> str | None:
+        found = self._client.search_logged_models(
+            [self._experiment_id],
+            f"name = '{checkpoint_name(step)}' AND source_run_id = '{self.run_id}'",
+            max_results=1,
+        )
+        return str(found[0].model_id) if found else None
 
     def log_file(self, path: Path, folder: str) -> None:
         """Copies a file to the run's artifacts."""
@@ -196,6 +237,11 @@ class MlflowRun:
         return str(version.version)
 
 
+def checkpoint_name(step: int) -> str:
+    """The name of a checkpoint's entry, and of its folder."""
+    return f"step-{step:08d}"
+
+
 def is_rejection(error: Exception) -> bool:
     """Whether MLflow permanently rejects a request, so that a retry cannot succeed."""
     return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
@@ -214,25 +260,23 @@ def to_text(value: Any) -> str:
 
 def _artifact_location(uri: str) -> str | None:
     """The folder of artifacts: beside the SQLite file; None lets a server choose it."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    database = database_file(uri)
+    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
-def _create_database(uri: str) -> None:
+def _create_database(path: Path) -> None:
     """Creates a new SQLite file with its tables under a temporary name, then renames it.
 
     MLflow takes seconds to create the tables and cannot use a file in which a kill left only some.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    if path.exists():
         return
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         unfinished = Path(folder) / "new.db"
-        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments()
+        MlflowClient(tracking_uri=sqlite_uri(unfinished)).search_experiments()
         with contextlib.suppress(FileExistsError):  # another run created it first
             os.link(unfinished, path)
 

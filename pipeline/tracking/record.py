@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from pipeline.run.config import RunConfig
 from pipeline.tracking import system_metrics
 from pipeline.tracking.event_log import EventLog
-from pipeline.tracking.sender_process import start_sender_process, stop_sender_process
+from pipeline.tracking.kept_files import keep_reports
+from pipeline.tracking.sender_process import SenderProcess, report_unsent
+from pipeline.tracking.tracked_run import tracked_run
 
 END_TIMEOUT_S = 60.0
 """How long the end of a run waits for the tracking server, in seconds."""
@@ -55,40 +57,46 @@ class NodeRecord:
 
 
 class RunRecord(NodeRecord):
-    """The record of rank 0: writes the event log and starts the process that sends it."""
+    """The record of rank 0: writes the event log and keeps the process that sends it."""
 
-    def __init__(self, config: RunConfig, sender_arguments: list[str]) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self._log = EventLog(config.output)
-        self._sender: subprocess.Popen[bytes] | None = None
-        self._sender_arguments = sender_arguments
+        self._sender: SenderProcess | None = None
 
     def start(self, step: int, content: Mapping[str, Any]) -> None:
         """Discards the metrics of later steps, then starts to send to MLflow."""
         self._stop_sender()  # it reads the file that is about to be rewritten
         self._log.discard_after(step)
-        self._log.append("start", {**content, "resumed_from": step})
+        files = keep_reports(self._config.output, content.get("files", []))
+        self._log.append("start", {**content, "files": files, "resumed_from": step})
         if self._config.tracking.enabled:
-            self._sender = start_sender_process(self._sender_arguments)
+            self._sender = SenderProcess(self._config.output)
         super().start(step, content)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the metrics of one optimizer step to the event log."""
         self._log.metrics(step, values)
+        if self._sender is not None:
+            self._sender.watch()
 
     def end(self, state: str) -> None:
         """Records the state and waits until all is sent, at most END_TIMEOUT_S seconds."""
         super().end(state)
         status = STATUS_OF_STATE[state]
         self._log.append("end", {"tags": {"state": state}, "status": status})
+        self._log.report_lost()
+        is_sent = self._sender is not None
         self._stop_sender()
+        if is_sent:
+            report_unsent(tracked_run(self._config))
 
     def _stop_sender(self) -> None:
         if self._sender is not None:
-            stop_sender_process(self._sender, END_TIMEOUT_S)
+            self._sender.stop(END_TIMEOUT_S)
             self._sender = None
 
 
-def open_record(config: RunConfig, rank: int, sender_arguments: list[str]) -> Record:
-    """The record for this rank; `sender_arguments` are the CONFIG.yaml and overrides of the run."""
-    return RunRecord(config, sender_arguments) if rank == 0 else NodeRecord(config)
+def open_record(config: RunConfig, rank: int) -> Record:
+    """The record for this rank."""
+    return RunRecord(config) if rank == 0 else NodeRecord(config)

@@ -1,31 +1,38 @@
 """Sends a run's event log to MLflow, continuing where the last sender stopped.
 
-The event log has a key, by which its run is found in MLflow, so that all restarts of a run are one
-MLflow run. Metrics carry the optimizer step: the sender asks MLflow for the last step that it has
-and sends later ones only. So no step is sent twice, neither after a restart of training nor after a
-sender died between sending and writing its state. Only one process at a time sends the events of a
-run (a lock in the run's folder).
+The run's folder has an id, by which its run is found in MLflow, so that all restarts of a run are
+one MLflow run, and a copy of the folder is a different one. Metrics carry the optimizer step: the
+sender asks MLflow for the last step that it has and sends later ones only. So no step is sent
+twice, neither after a restart of training nor after a sender died between sending and writing its
+state. Only one process at a time sends the events of a run (a lock in the run's folder).
 """
 
 import fcntl
-import json
 import logging
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.dataset.atomic import write_atomic
-from pipeline.run.config import RunConfig
-from pipeline.tracking.event_log import LOG_NAME, read_events
-from pipeline.tracking.mlflow_run import MlflowRun, is_rejection
+from pipeline.run.folder_identity import FolderIdentity, identify, separate
+from pipeline.tracking.checkpoint_record import CHECKPOINTS_NAME, PRUNED_KEY, is_entry
+from pipeline.tracking.event_log import LOG_NAME, is_event, read_events
+from pipeline.tracking.json_lines import read_objects
+from pipeline.tracking.kept_files import open_kept
+from pipeline.tracking.mlflow_run import MlflowRun, checkpoint_name, is_rejection
+from pipeline.tracking.sent import Position, ServerState, position_at, read_sent, write_sent
+from pipeline.tracking.tracked_run import TrackedRun
 
-STATE_NAME = "tracking.json"
 LOCK_NAME = "tracking.lock"
-CHECKPOINTS_NAME = "checkpoints.jsonl"
+OWNER_TAG = "folder_owner"
 SYSTEM_FOLDER = "system"
 PLOTS_FOLDER = "plots"
 MAX_PENDING_METRICS = 5000
 """Metric values that are collected before they are sent."""
+STATE_INTERVAL_S = 5.0
+"""How often it is recorded how many metrics were sent."""
 
 MetricValue = tuple[str, float, int, int]
 """(name, value, Unix time in ms, optimizer step)"""
@@ -37,112 +44,140 @@ class AnotherSender(Exception):
     """Another process is sending the events of the same run."""
 
 
-def tracking_uri(config: RunConfig) -> str:
-    """The tracking URI: the configured one, or a SQLite file beside the run's folder."""
-    return config.tracking.uri or f"sqlite:///{config.output.resolve().parent / 'mlflow.db'}"
-
-
-def run_id_of(folder: Path) -> str | None:
-    """MLflow's id of the run in `folder`, None as long as MLflow was never reached."""
-    return _read_state(folder).get("run_id")
-
-
 class Sender:
     """Sends the events of one run, continuing where the last sender stopped.
 
     After a failure, metrics are sent again from the last step that MLflow has. All other events are
-    counted; the state file holds how many were sent.
+    counted; the state file holds how many were sent. `alive` is called after each request.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._log = config.output / LOG_NAME
-        self._offset = 0
-        self._num_read = 0
-        """Events other than metrics that were read so far."""
+    def __init__(self, tracked: TrackedRun, alive: Callable[[], None] = lambda: None) -> None:
+        self._tracked = tracked
+        self._folder = tracked.folder
+        self._log = tracked.folder / LOG_NAME
+        self._alive = alive
+        self._position = Position()
         self._run: MlflowRun | None = None
         self._last_step = -1
-        self._state: dict[str, Any] = {}
-        self._ended = False
+        self._state = ServerState()
+        self._state_is_written = True
+        self._written_at = 0.0
         self._lock: IO[bytes] | None = None
 
     def send_pending(self) -> int:
         """Sends all new events and returns their number.
 
-        Raises AnotherSender while another process sends the events of this run, and what MLflow
-        raises if it cannot be reached.
+        Raises AnotherSender while another process sends the events of this run, UserError for a
+        database that cannot be used, and what MLflow raises if it cannot be reached.
         """
         self._take_lock()
         run = self._run or self._connect()
-        num_sent = 0
-        pending: list[MetricValue] = []
-        end_of_pending = self._offset
-        for event, end_offset in read_events(self._log, self._offset):
-            if event["kind"] == "metrics":
-                if event["step"] > self._last_step:
-                    num_sent += 1
-                    self._last_step = event["step"]
-                    pending += _metric_values(event)
-                end_of_pending = end_offset
-                if len(pending) < MAX_PENDING_METRICS:
-                    continue
-            self._send_metrics(run, pending)
-            pending = []
-            self._offset = end_of_pending
-            if event["kind"] != "metrics":
-                num_sent += self._send_event(run, event)
-                self._offset = end_of_pending = end_offset
-        self._send_metrics(run, pending)
-        self._offset = end_of_pending
+        if not self._position.is_in(self._log):  # rewritten by a start, which removed metrics
+            self._position = Position()
+        num_sent = self._send_events(run)
         self._send_checkpoints(run)
         self._send_system_metrics(run)
-        if self._ended:
-            self._send("the plots", _send_plots, run, self._config)
-            self._ended = False
+        if self._state.plots_due:
+            self._send("the plots", _send_plots, run, self._folder)
+            self._update(plots_due=False)
+        if time.monotonic() - self._written_at > STATE_INTERVAL_S:
+            self._write_state()
         return num_sent
+
+    def close(self) -> None:
+        """Records what was sent and releases the lock."""
+        if self._run is not None:
+            self._write_state()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _take_lock(self) -> None:
         """Keeps other processes from sending for as long as this one lives."""
         if self._lock is not None:
             return
-        lock = (self._config.output / LOCK_NAME).open("ab")
+        lock = (self._folder / LOCK_NAME).open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise AnotherSender(
-                f"{self._config.output / LOCK_NAME}: another process is sending the events"
+                f"{self._folder / LOCK_NAME}: another process is sending the events"
             ) from None
         except OSError as error:
             logger.warning("tracking: %s cannot be locked (%s)", lock.name, error.strerror)
         self._lock = lock
 
-    def close(self) -> None:
-        """Releases the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
     def _connect(self) -> MlflowRun:
-        created, _ = next(read_events(self._log))
-        run = MlflowRun(
-            tracking_uri(self._config),
-            self._config.tracking.experiment,
-            created["key"],
-            self._config.name,
-            created["time_ms"],
-        )
+        identity = identify(self._folder)
+        run = self._open_run(identity)
+        if run.tags.get(OWNER_TAG, identity.owner) != identity.owner:
+            logger.warning(
+                "tracking: MLflow's run %s belongs to a different folder of which %s is a copy: "
+                "this one is a new run with that one as its parent",
+                *(run.run_id, self._folder),
+            )
+            identity = separate(self._folder, identity)
+            run = self._open_run(identity)
+        if run.is_new:
+            run.log_tags(_parent_tags(run, identity))
+        elif OWNER_TAG not in run.tags:
+            run.log_tags({OWNER_TAG: identity.owner})
+        self._sent = read_sent(self._folder, identity)
+        self._state = self._sent.of(self._tracked.server, run.run_id)
+        self._position = self._state.position
         self._last_step = run.last_step()
-        self._state = {
-            "sent_notes": 0,  # events other than metrics
-            "checkpoints": 0,
-            "system": {},
-            **_read_state(self._config.output),
-            "run_id": run.run_id,
-        }
+        self._state_is_written = False
         self._write_state()
         self._run = run
         return run
+
+    def _open_run(self, identity: FolderIdentity) -> MlflowRun:
+        first = next(read_events(self._log), None)
+        return MlflowRun(
+            self._tracked.uri,
+            self._tracked.experiment,
+            identity.id,
+            self._tracked.name,
+            first[0]["time_ms"] if first else None,
+            {OWNER_TAG: identity.owner},
+        )
+
+    def _send_events(self, run: MlflowRun) -> int:
+        num_sent = 0
+        pending: list[MetricValue] = []
+        start = end = self._position.offset
+        num_notes = self._position.num_notes
+        for event, next_end in read_events(self._log, self._position.offset):
+            is_metrics = event["kind"] == "metrics"
+            if pending and (not is_metrics or len(pending) >= MAX_PENDING_METRICS):
+                self._send_metrics(run, pending)
+                pending = []
+                self._reached(start, end, num_notes)
+            if is_metrics and event["step"] > self._last_step:
+                num_sent += 1
+                self._last_step = event["step"]
+                pending += _metric_values(event)
+            elif not is_metrics:
+                if num_notes >= self._state.num_notes:
+                    self._send_note(run, event)
+                    num_sent += 1
+                num_notes += 1
+                self._reached(end, next_end, num_notes)
+            start, end = end, next_end
+        self._send_metrics(run, pending)
+        self._reached(start, end, num_notes)
+        return num_sent
+
+    def _reached(self, start: int, offset: int, num_notes: int) -> None:
+        """All of the log before byte `offset` is sent; its last line is from byte `start` on."""
+        if offset == self._position.offset:
+            return
+        self._position = position_at(self._log, start, offset, num_notes)
+        has_notes = num_notes > self._state.num_notes
+        self._update(position=self._position, num_notes=max(num_notes, self._state.num_notes))
+        if has_notes:
+            self._write_state()
 
     def _send_metrics(self, run: MlflowRun, values: list[MetricValue]) -> None:
         if not values:
@@ -153,28 +188,18 @@ class Sender:
             self._last_step = min(step for *_, step in values) - 1  # they are sent again
             raise
 
-    def _send_event(self, run: MlflowRun, event: Mapping[str, Any]) -> int:
-        """Sends an event other than metrics, unless it was sent; the number of events sent."""
-        self._num_read += 1
-        if self._num_read <= self._state["sent_notes"]:
-            return 0
-        try:
-            self._send("parameters", run.log_params, event.get("params", {}))
-            self._send("tags", run.log_tags, event.get("tags", {}))
-            self._send("data sets", run.log_datasets, event.get("datasets", []))
-            self._send("the step that training resumed from", self._delete_repeated, run, event)
-            for path in map(Path, event.get("files", [])):
-                if path.exists():
-                    self._send(str(path), run.log_file, path, "data_report")
-            if "status" in event:
-                self._send("the status", run.set_status, event["status"], event["time_ms"])
-        except Exception:
-            self._num_read -= 1
-            raise
-        self._ended = event["kind"] == "end"
-        self._state["sent_notes"] = self._num_read
-        self._write_state()
-        return 1
+    def _send_note(self, run: MlflowRun, event: Mapping[str, Any]) -> None:
+        """Sends an event other than metrics."""
+        self._send("parameters", run.log_params, event.get("params", {}))
+        self._send("tags", run.log_tags, event.get("tags", {}))
+        self._send("data sets", run.log_datasets, event.get("datasets", []))
+        self._send("the step that training resumed from", self._delete_repeated, run, event)
+        for name in event.get("files", []):
+            self._send(str(name), _send_kept_file, run, self._folder, str(name))
+        if "status" in event:
+            self._send("the status", run.set_status, event["status"], event["time_ms"])
+        if event["kind"] == "end":
+            self._update(plots_due=True)
 
     def _delete_repeated(self, run: MlflowRun, event: Mapping[str, Any]) -> None:
         """Deletes the metrics of steps that training repeats after it resumed or rolled back."""
@@ -183,24 +208,37 @@ class Sender:
             self._last_step = step
 
     def _send_checkpoints(self, run: MlflowRun) -> None:
-        path = self._config.output / CHECKPOINTS_NAME
+        path = self._folder / CHECKPOINTS_NAME
         if not path.exists():
             return
-        entries = [entry for entry, _ in read_events(path)]
-        for entry in entries[self._state["checkpoints"] :]:
-            self._send(f"the checkpoint of step {entry['step']}", run.log_checkpoint, entry)
-            self._state["checkpoints"] += 1
-            self._write_state()
+        for entry, end in read_objects(path, self._state.checkpoints_offset, is_entry):
+            step = entry["step"]
+            if entry.get(PRUNED_KEY):
+                self._send(f"that checkpoint {step} is deleted", run.log_pruned, step)
+            else:
+                here = self._folder / "checkpoints" / checkpoint_name(step)
+                place = {"path": str(here.resolve())} if here.exists() else {}
+                self._send(f"the checkpoint of step {step}", run.log_checkpoint, entry | place)
+            self._update(checkpoints_offset=end)
+        self._write_state()
 
     def _send_system_metrics(self, run: MlflowRun) -> None:
-        offsets = self._state["system"]
-        for path in sorted((self._config.output / SYSTEM_FOLDER).glob("*.jsonl")):
-            events = list(read_events(path, offsets.get(path.name, 0)))
-            if events:
-                values = [value for event, _ in events for value in _metric_values(event)]
+        for path in sorted((self._folder / SYSTEM_FOLDER).glob("*.jsonl")):
+            offset = self._state.system.get(path.name, 0)
+            if path.stat().st_size <= offset:
+                continue
+            values: list[MetricValue] = []
+            end = offset
+            for event, end in read_objects(path, offset, is_event):
+                values += _metric_values(event)
+                if len(values) >= MAX_PENDING_METRICS:
+                    self._send("system metrics", run.log_metrics, values)
+                    values = []
+                    self._update(system={**self._state.system, path.name: end})
+            if values:
                 self._send("system metrics", run.log_metrics, values)
-                offsets[path.name] = events[-1][1]
-                self._write_state()
+            self._update(system={**self._state.system, path.name: end})
+            self._write_state()
 
     def _send(self, what: str, function: Callable[..., None], *arguments: Any) -> None:
         """Calls `function`. What MLflow permanently rejects is logged and skipped."""
@@ -213,25 +251,51 @@ class Sender:
                 "tracking: MLflow permanently rejected %s (%s); it stays in %s",
                 what,
                 error,
-                self._config.output,
+                self._folder,
             )
+        finally:
+            self._alive()
+
+    def _update(self, **changes: Any) -> None:
+        self._state = self._state.model_copy(update=changes)
+        self._state_is_written = False
 
     def _write_state(self) -> None:
-        write_atomic(self._config.output / STATE_NAME, json.dumps(self._state))
+        if self._state_is_written:
+            return
+        self._sent = write_sent(self._folder, self._sent, self._tracked.server, self._state)
+        self._state_is_written = True
+        self._written_at = time.monotonic()
 
 
 def _metric_values(event: Mapping[str, Any]) -> list[MetricValue]:
     return [(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
 
 
-def _send_plots(run: MlflowRun, config: RunConfig) -> None:
+def _parent_tags(run: MlflowRun, identity: FolderIdentity) -> dict[str, str]:
+    """Tags of a copied folder's run: MLflow's id of the parent, if it has that, and its folder."""
+    parent = identity.parent
+    if parent is None:
+        return {}
+    run_id = parent.run_id or (run.find_id(parent.id) if parent.id else None)
+    tags = {"parent_run": run_id or parent.id, "parent_folder": parent.path}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _send_kept_file(run: MlflowRun, folder: Path, name: str) -> None:
+    stream = open_kept(folder, name)
+    if stream is None:
+        return
+    with stream, tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / name
+        with copy.open("xb") as target:
+            shutil.copyfileobj(stream, target)
+        run.log_file(copy, "data_report")
+
+
+def _send_plots(run: MlflowRun, folder: Path) -> None:
     from pipeline.tracking.plots import draw_curves
 
-    for path in draw_curves(config.output, config.output / PLOTS_FOLDER):
-        run.log_file(path, PLOTS_FOLDER)
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / STATE_NAME
-    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return state
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in draw_curves(folder, Path(temporary)):
+            run.log_file(path, PLOTS_FOLDER)

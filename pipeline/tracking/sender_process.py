@@ -1,125 +1,168 @@
-"""The process beside training that sends the run's event log to MLflow.
+"""Keeps a process beside training that sends the run's event log to MLflow.
 
-Training starts it and does not wait for it before the end of the run. What it could not send, the
-next start sends, or ``python -m pipeline.tracking sync CONFIG.yaml``.
+Training starts it and does not wait for it before the end of the run. One that was killed or is
+stuck is replaced. What it could not send is reported at the end; the next start sends it, or
+``python -m pipeline.tracking sync CONFIG.yaml``.
 """
 
 import contextlib
-import json
 import logging
 import os
-import select
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from configs.redact import redact
-from pipeline.launch.signals import ignore_stop_signals
-from pipeline.run.config import RunConfig
-from pipeline.tracking.event_log import LOG_NAME, EventLog, read_events
-from pipeline.tracking.lineage import new_checkpoints
-from pipeline.tracking.sender import CHECKPOINTS_NAME, AnotherSender, Sender, tracking_uri
+from pipeline.tracking.tracked_run import TrackedRun
+from pipeline.tracking.unsent import count_unsent
 
-POLL_S = 0.5
-MAX_RETRY_INTERVAL_S = 60.0
+PATIENCE_S = 240.0
+"""A process that has not told that it lives for so long is stuck. A request takes up to 40 s."""
+FIRST_DELAY_S = 1.0
+MAX_DELAY_S = 60.0
+"""Between the end of a process that training did not ask for and the next one."""
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""Few retries of a request: `follow` itself tries again, with all events that came meanwhile."""
-NICENESS = 10
-"""Training has priority on the processors, above all while both processes start."""
+"""Few retries of a request: the process itself tries again, with all events that came meanwhile."""
+SYNC_TIMEOUT_S = 60.0
+MAIN_FILE = Path(__file__).resolve().with_name("__main__.py")
 
 logger = logging.getLogger(__name__)
 
 
-def start_sender_process(arguments: list[str]) -> "subprocess.Popen[bytes]":
-    """Starts a process that sends the run's events to MLflow until its standard input is closed.
+class SenderProcess:
+    """The process that sends the events of the run in `folder` until `stop`."""
 
-    `arguments` are the CONFIG.yaml and overrides of the run.
-    """
+    def __init__(self, folder: Path, patience_s: float = PATIENCE_S) -> None:
+        self._folder = folder
+        self._patience_s = patience_s
+        self._delay_s = FIRST_DELAY_S
+        self._start_at: float | None = None
+        """When to start the next process, on the monotonic clock; None while one runs."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._alive_fd = -1
+        self._alive_at = 0.0
+        self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process, None where none runs."""
+        return None if self._process is None else self._process.pid
+
+    def watch(self) -> None:
+        """Replaces the process if it has ended or is stuck. Takes microseconds otherwise."""
+        now = time.monotonic()
+        if self._process is None:
+            if self._start_at is not None and now >= self._start_at:
+                self._start()
+            return
+        code = self._process.poll()
+        if code is not None:
+            self._close()
+            self._start_later(f"ended (exit code {code})")
+        elif self._has_told():
+            self._alive_at = now
+        elif now - self._alive_at > self._patience_s:
+            self._kill()
+            self._start_later(f"did nothing for {self._patience_s:.0f} s and was killed")
+            self._patience_s *= 2  # a slow server is not a stuck process
+
+    def stop(self, timeout_s: float) -> int:
+        """Lets the process send what is left, for at most `timeout_s` seconds; its exit code."""
+        if self._process is None or self._process.poll() is not None:
+            self._close()
+            self._start()
+        process = self._process
+        if process is None:
+            return -1
+        assert process.stdin is not None
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)  # it may have been suspended
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        self._close()
+        return process.returncode
+
+    def _start(self) -> None:
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(read_fd, False)
+        arguments = ["follow", str(self._folder), "--alive-fd", str(write_fd)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, str(MAIN_FILE), *arguments],
+                stdin=subprocess.PIPE,
+                env=sender_environment(),
+                start_new_session=True,
+                pass_fds=(write_fd,),
+            )
+        except OSError as error:  # no memory or process to spare
+            os.close(read_fd)
+            self._start_later(f"cannot be started ({error.strerror})")
+            return
+        finally:
+            os.close(write_fd)
+        self._alive_fd, self._alive_at, self._start_at = read_fd, time.monotonic(), None
+
+    def _start_later(self, reason: str) -> None:
+        logger.warning(
+            "tracking: the process that sends the record to MLflow %s; it is started again in "
+            "%.0f s, training continues and nothing is lost",
+            *(reason, self._delay_s),
+        )
+        self._start_at = time.monotonic() + self._delay_s
+        self._delay_s = min(MAX_DELAY_S, 2 * self._delay_s)
+
+    def _has_told(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self._alive_fd, 1 << 16))
+        return False
+
+    def _kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self._alive_fd >= 0:
+            os.close(self._alive_fd)
+            self._alive_fd = -1
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process = None
+
+
+def sender_environment() -> dict[str, str]:
+    """The environment of a process that sends; it is no rank."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     for name, value in HTTP_SETTINGS.items():
         environment.setdefault(name, value)
-    main_file = Path(__file__).resolve().with_name("__main__.py")
-    return subprocess.Popen(
-        [sys.executable, str(main_file), "follow", *arguments],
-        stdin=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
+    return environment
 
 
-def stop_sender_process(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
-    """Lets the process send what is left, for at most `timeout_s` seconds, then kills it."""
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def report_unsent(tracked: TrackedRun) -> bool:
+    """Whether part of the record was not sent, which is logged."""
+    unsent = count_unsent(tracked)
+    if unsent:
+        logger.warning(
+            "tracking: %s not sent to %s; kept in %s: the next start of the run sends them, or "
+            "`python -m pipeline.tracking sync %s`",
+            *(unsent, tracked.server, tracked.folder, tracked.folder),
+        )
+    return bool(unsent)
 
 
-def record_checkpoints(config: RunConfig) -> None:
-    """Records checkpoints that are new since the last call, before retention deletes them."""
-    path = config.output / CHECKPOINTS_NAME
-    recorded = [entry["step"] for entry, _ in read_events(path)] if path.exists() else []
-    entries = list(new_checkpoints(config, max(recorded, default=0)))
-    if entries:
-        with path.open("ab") as stream:
-            stream.write("".join(json.dumps(redact(entry)) + "\n" for entry in entries).encode())
-
-
-def record_failure(config: RunConfig) -> None:
-    """Records that the run failed, if training ended without recording its end."""
-    kinds = [event["kind"] for event, _ in read_events(config.output / LOG_NAME)]
-    if [kind for kind in kinds if kind != "metrics"][-1] != "end":
-        content = {"tags": {"state": "failed"}, "status": "FAILED"}
-        EventLog(config.output).append("end", content)
-
-
-def follow(config: RunConfig) -> None:
-    """Sends events as they are recorded until standard input ends; retries if MLflow is down."""
-    ignore_stop_signals()
-    os.nice(NICENESS)
-    sender = Sender(config)
-    interval_s = POLL_S
-    stop_requested = False
-    while True:
-        record_checkpoints(config)
-        if stop_requested:
-            record_failure(config)
-        try:
-            sender.send_pending()
-            interval_s = POLL_S
-            if stop_requested:
-                return
-        except AnotherSender:  # a sync, or the sender process of the previous try: it ends soon
-            interval_s = POLL_S
-        except Exception as error:
-            if stop_requested or interval_s == POLL_S:
-                _log_not_sent(config, error)
-            if stop_requested:
-                return
-            interval_s = min(MAX_RETRY_INTERVAL_S, interval_s * 2)
-        stop_requested = _wait_for_stop(interval_s, stop_requested)
-
-
-def _wait_for_stop(timeout_s: float, stop_requested: bool) -> bool:
-    """Waits `timeout_s` seconds; True as soon as standard input has ended: training is over."""
-    if stop_requested:
-        time.sleep(timeout_s)
-        return True
-    readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
-    return bool(readable)
-
-
-def _log_not_sent(config: RunConfig, error: Exception) -> None:
-    logger.warning(
-        "tracking: %s cannot be reached (%s: %s); training continues, all events are kept in %s "
-        "and sent later",
-        tracking_uri(config),
-        type(error).__name__,
-        error,
-        config.output / LOG_NAME,
-    )
+def send_rest(tracked: TrackedRun, timeout_s: float = SYNC_TIMEOUT_S) -> None:
+    """Sends what is left of a run that does not train, in a process of its own; never raises."""
+    if not count_unsent(tracked):
+        return
+    logger.info("tracking: sending what is left of the record to %s", tracked.server)
+    command_line = [sys.executable, str(MAIN_FILE), "sync", str(tracked.folder)]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command_line, check=False, timeout=timeout_s, env=sender_environment())
+    report_unsent(tracked)

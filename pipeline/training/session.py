@@ -85,15 +85,14 @@ class Session:
 def open_session(
     config: RunConfig,
     launch: Launch,
-    sender_arguments: list[str],
     profile: ProfiledSteps | None,
     data: Mapping[str, str],
 ) -> Iterator[Session]:
     """The process group of `launch` and what is kept over the whole launch; a collective.
 
-    `sender_arguments` are the config file and overrides of the run, `data` fingerprints of what it
-    is trained on. The process group ends with the block, unless by an error (`process_group`).
-    Raises UserError if the ranks differ in anything that decides what they compute.
+    `data`: fingerprints of what it is trained on. The process group ends with the block, unless by
+    an error (`process_group`). Raises UserError if the ranks differ in anything that decides what
+    they compute.
     """
     with process_group(launch):
         check_equal_ranks(config, data)
@@ -101,7 +100,7 @@ def open_session(
         yield Session(
             config,
             grid,
-            record=open_record(config, grid.rank, sender_arguments),
+            record=open_record(config, grid.rank),
             meter=StepMeter(grid.device, config.precision),
             stop=StopAgreement(StopRequest(), launch_store(), grid.rank, grid.world_size),
             profile=profile,

@@ -110,7 +110,7 @@ def pretrain(config: TrainConfig, profile: ProfiledSteps | None = None) -> None:
     if rank == 0:
         run_folder.claim(config, plan.data_fingerprint)
     dist.barrier()
-    train(plan, Launch(rank, rank, world_size, world_size), [], profile)
+    train(plan, Launch(rank, rank, world_size, world_size), profile)
 
 
 def final_state(config: RunConfig) -> dict[str, torch.Tensor]:

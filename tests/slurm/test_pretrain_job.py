@@ -12,7 +12,7 @@ import pytest
 from pipeline.checkpoint.manifest import find_checkpoint, newest_step
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder, is_done
-from pipeline.tracking.sender import run_id_of
+from pipeline.tracking.sent import run_id_of
 from tests.gloo import run_ranks
 from tests.pipeline.training_run import (
     assert_same_bits,

@@ -100,4 +100,4 @@ def run_finetuning(config: FinetuneConfig) -> None:
     if rank == 0:
         run_folder.claim(config, plan.data_fingerprint)
     dist.barrier()
-    finetune(plan, Launch(rank, rank, world_size, world_size), [])
+    finetune(plan, Launch(rank, rank, world_size, world_size))

@@ -24,8 +24,10 @@ from pipeline.pretraining.export import export
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
-from pipeline.tracking.sender import Sender, run_id_of
-from pipeline.tracking.sender_process import record_checkpoints
+from pipeline.tracking.checkpoint_record import CheckpointRecord
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.sent import run_id_of
+from pipeline.tracking.tracked_run import tracked_run
 from tests.gloo import run_ranks
 from tests.pipeline.training_run import make_config, make_rows, pretrain
 
@@ -67,8 +69,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
         update={"tracking": config.tracking.model_copy(update={"enabled": False})}
     )
     run_ranks(pretrain, 1, untracked)
-    record_checkpoints(config)
-    Sender(config).send_pending()
+    CheckpointRecord(config.output).update()
+    Sender(tracked_run(config)).send_pending()
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
     run_ranks(export, 1, config, checkpoint, config.output / "hf")

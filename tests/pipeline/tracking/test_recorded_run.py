@@ -20,10 +20,12 @@ from pipeline.export import export_run
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
+from pipeline.tracking.checkpoint_record import CheckpointRecord
 from pipeline.tracking.event_log import LOG_NAME, EventLog, read_events
-from pipeline.tracking.sender import Sender, run_id_of
-from pipeline.tracking.sender_process import record_checkpoints
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.sent import run_id_of
 from pipeline.tracking.system_metrics import last_step, start_sampler, stop_sampler
+from pipeline.tracking.tracked_run import tracked_run
 from tests.gloo import run_ranks
 from tests.pipeline.training_run import make_config, make_rows, pretrain
 
@@ -41,7 +43,7 @@ def train_with_secrets(config: TrainConfig) -> None:
 
 def send(config: TrainConfig) -> None:
     """Sends all new events and releases the lock."""
-    sender = Sender(config)
+    sender = Sender(tracked_run(config))
     try:
         sender.send_pending()
     finally:
@@ -65,7 +67,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     )
     training = config.model_copy(update={"tracking": make_config(folder, folder).tracking})
     run_ranks(train_with_secrets, 1, training)
-    record_checkpoints(config)
+    CheckpointRecord(config.output).update()
     send(config)
     return config
 

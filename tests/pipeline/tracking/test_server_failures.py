@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 
 from pipeline.launch.environment import free_port
 from pipeline.run.config import TrainConfig
+from pipeline.run.run_folder import claim
 from pipeline.tracking import sender_process
 from pipeline.tracking.event_log import EventLog
-from pipeline.tracking.sender import Sender, run_id_of
-from pipeline.tracking.sender_process import start_sender_process, stop_sender_process
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.sender_process import SenderProcess
+from pipeline.tracking.sent import run_id_of
+from pipeline.tracking.tracked_run import tracked_run
 from tests.pipeline.training_run import make_config
 
 
@@ -85,10 +87,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Does nothing."""
 
 
-Run = tuple[TrainConfig, list[str]]
-"""A config and the command-line arguments that load it."""
-
-
 @pytest.fixture(scope="module")
 def backend_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A real MLflow server."""
@@ -127,14 +125,13 @@ def proxy(backend_port: int) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def run(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A config whose run is tracked through the proxy, and the arguments that load it."""
+def config(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A config whose run is tracked through the proxy."""
     for name, value in sender_process.HTTP_SETTINGS.items():
         monkeypatch.setenv(name, value)
     config = make_config(tmp_path / "rows", tmp_path / "run", tracking={"uri": proxy.uri})
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    return config, [str(path)]
+    claim(config, "rows")
+    return config
 
 
 def steps_at_server(config: TrainConfig, proxy: Proxy) -> list[int]:
@@ -146,11 +143,10 @@ def steps_at_server(config: TrainConfig, proxy: Proxy) -> list[int]:
 
 @pytest.mark.parametrize("mode", ["error", "no_answer", "slow"])
 def test_a_failure_in_the_middle_loses_and_repeats_nothing(
-    run: Run, proxy: Proxy, mode: str
+    config: TrainConfig, proxy: Proxy, mode: str
 ) -> None:
-    config, _ = run
     log = EventLog(config.output)
-    sender = Sender(config)
+    sender = Sender(tracked_run(config))
     for step in range(1, 61):
         log.metrics(step, {"loss": float(step), "accuracy": 0.5})
         proxy.mode = mode if 20 <= step < 40 else "up"
@@ -163,11 +159,12 @@ def test_a_failure_in_the_middle_loses_and_repeats_nothing(
     assert steps_at_server(config, proxy) == list(range(1, 61))
 
 
-def test_a_server_that_starts_late_gets_everything_in_order(run: Run, proxy: Proxy) -> None:
-    config, arguments = run
+def test_a_server_that_starts_late_gets_everything_in_order(
+    config: TrainConfig, proxy: Proxy
+) -> None:
     proxy.mode = "error"
     log = EventLog(config.output)
-    process = start_sender_process(arguments)
+    process = SenderProcess(config.output)
     for step in range(1, 201):
         log.metrics(step, {"loss": float(step)})
     deadline = time.monotonic() + 60
@@ -175,43 +172,45 @@ def test_a_server_that_starts_late_gets_everything_in_order(run: Run, proxy: Pro
         time.sleep(0.05)
     proxy.mode = "up"
     log.append("end", {"tags": {"state": "finished"}, "status": "FINISHED"})
-    stop_sender_process(process, timeout_s=60)
-    Sender(config).send_pending()  # what `sync` does, if the process could not send all
+    process.stop(timeout_s=60)
+    Sender(
+        tracked_run(config)
+    ).send_pending()  # what `sync` does, if the process could not send all
     assert steps_at_server(config, proxy) == list(range(1, 201))
 
 
-def test_training_waits_for_no_answer_and_its_end_a_limited_time(run: Run, proxy: Proxy) -> None:
-    config, arguments = run
+def test_training_waits_for_no_answer_and_its_end_a_limited_time(
+    config: TrainConfig, proxy: Proxy
+) -> None:
     log = EventLog(config.output)
     log.metrics(1, {"loss": 1.0})
     proxy.mode = "held"
-    process = start_sender_process(arguments)
+    process = SenderProcess(config.output)
     deadline = time.monotonic() + 100
     while proxy.num_failed == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
     for step in range(2, 201):  # while the sender process waits for its answer
         log.metrics(step, {"loss": float(step)})
-    stop_sender_process(process, timeout_s=1.0)
-    assert process.returncode == -signal.SIGKILL, "it would have waited for the answer"
+    code = process.stop(timeout_s=1.0)
+    assert code == -signal.SIGKILL, "it would have waited for the answer"
     assert proxy.mode == "held"
     proxy.mode = "up"
-    Sender(config).send_pending()
+    Sender(tracked_run(config)).send_pending()
     assert steps_at_server(config, proxy) == list(range(1, 201))
 
 
 def test_repeated_steps_are_not_sent_twice_to_a_server_and_a_tag_names_them(
-    run: Run, proxy: Proxy
+    config: TrainConfig, proxy: Proxy
 ) -> None:
-    config, _ = run
     log = EventLog(config.output)
     for step in range(1, 6):
         log.metrics(step, {"loss": float(step)})
-    Sender(config).send_pending()
+    Sender(tracked_run(config)).send_pending()
     log.discard_after(3)
     log.append("start", {"resumed_from": 3})
     for step in range(4, 8):
         log.metrics(step, {"loss": 10.0 * step})
-    Sender(config).send_pending()
+    Sender(tracked_run(config)).send_pending()
     assert steps_at_server(config, proxy) == list(range(1, 8))
     tags = MlflowClient(tracking_uri=proxy.uri).get_run(run_id_of(config.output)).data.tags
     assert tags["replaced_after.3"] == "steps 4 to 5"
