@@ -59,8 +59,11 @@ def start_of_run(config: FinetuneConfig, check_hashes: bool) -> Start:
 
 
 def record_start(config: FinetuneConfig, start: Start) -> None:
-    """Writes down what the run starts from, for its later starts; rank 0 calls it."""
-    if start.has_weights:
+    """Writes down what the run starts from, for its later starts; rank 0 calls it.
+
+    Not for a run of version 0.1.0 that has checkpoints: its base may have been trained on since.
+    """
+    if start.has_weights and _own_checkpoint(checkpoints_folder(config)) is None:
         record = StartRecord(
             path=str(config.start.path),
             description=start.description,

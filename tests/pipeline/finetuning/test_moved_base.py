@@ -10,6 +10,7 @@ import pytest
 
 from configs.load import UserError
 from pipeline.checkpoint.manifest import find_checkpoint, list_checkpoints
+from pipeline.export import export_run
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.export import export_tasks
 from pipeline.finetuning.own_start import START_NAME
@@ -151,25 +152,52 @@ def test_a_dev_file_is_added_and_files_move_in_mid_run(
         run_folder.check_claim(second, fingerprint)
 
 
-def test_rows_of_the_same_tokenizer_in_a_different_file(
-    pretrained: TrainConfig, tmp_path: Path
-) -> None:
-    """Other programs write the same tokenizer with other spaces, flags and post-processors."""
-    tree = json.loads((pretrained.data.path / "tokenizer.json").read_bytes())
+def rewritten(tokenizer: Path, swap: bool = False) -> str:
+    """The same tokenizer as another program may write it; with `swap`, two tokens change places."""
+    tree = json.loads(tokenizer.read_bytes())
     tree["truncation"] = {
         **{"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
     }
-    same, different = tmp_path / "same.json", tmp_path / "different.json"
-    same.write_text(json.dumps(tree, indent=3))
-    vocabulary = tree["model"]["vocab"]
-    first, second = sorted(token for token, number in vocabulary.items() if 4 < number < 40)[:2]
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    different.write_text(json.dumps(tree))
+    if swap:
+        vocabulary = tree["model"]["vocab"]
+        first, second = sorted(token for token, number in vocabulary.items() if 4 < number < 40)[:2]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    return json.dumps(tree, indent=3)
 
-    def config_with(tokenizer: Path) -> FinetuneConfig:
-        start = {"type": "run", "path": str(pretrained.output), "tokenizer": str(tokenizer)}
+
+def test_the_tokenizer_of_a_start_in_a_different_file(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    own = pretrained.data.path / "tokenizer.json"
+
+    def config_with(tokenizer: str) -> FinetuneConfig:
+        path = tmp_path / "tokenizer.json"
+        path.write_text(tokenizer)
+        start = {"type": "run", "path": str(pretrained.output), "tokenizer": str(path)}
         return make_finetune_config(pretrained, tmp_path / "run", start=start)
 
-    assert plan_finetuning(config_with(same), 1, is_first=True).mlm is not None
+    assert plan_finetuning(config_with(rewritten(own)), 1, is_first=True).mlm is not None
     with pytest.raises(UserError, match="not the tokenizer that"):
-        plan_finetuning(config_with(different), 1, is_first=True)
+        plan_finetuning(config_with(rewritten(own, swap=True)), 1, is_first=True)
+
+
+def test_rows_of_a_hugging_face_folders_tokenizer(pretrained: TrainConfig, tmp_path: Path) -> None:
+    checkpoint, problems = find_checkpoint(checkpoints_folder(pretrained))
+    assert checkpoint is not None, problems
+    folder = tmp_path / "hf"
+    run_ranks(export_run, 1, pretrained, checkpoint, folder)
+    start = {"type": "hugging_face", "path": str(folder)}
+    config = make_finetune_config(pretrained, tmp_path / "run", start=start)
+    tokenizer = folder / "tokenizer.json"
+    same, different = rewritten(tokenizer), rewritten(tokenizer, swap=True)
+    tokenizer.write_text(same)
+    assert plan_finetuning(config, 1, is_first=True).mlm is not None
+    run_ranks(functools.partial(stopped_after, config, 2), 1)
+    shutil.rmtree(folder)
+    run_ranks(run_finetuning, 1, config)
+    assert is_done(config)
+    run_ranks(export_run, 1, pretrained, checkpoint, folder)
+    tokenizer.write_text(different)
+    fresh = make_finetune_config(pretrained, tmp_path / "fresh", start=start)
+    with pytest.raises(UserError, match="made with a different tokenizer"):
+        plan_finetuning(fresh, 1, is_first=True)
