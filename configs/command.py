@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from configs import log
 from configs.load import UserError
 from configs.redact import redact
+from configs.terminal import visible
 
 EXIT_USER_ERROR = 2
 """The exit code for an error that the user can fix, so that trying again is of no use."""
@@ -160,5 +161,5 @@ def _report(message: str) -> int:
     """
     rank = os.environ.get("RANK", "0")
     prefix = "error" if rank == "0" else f"error (rank {rank})"
-    print(redact(f"{prefix}: {message}"), file=sys.stderr, flush=True)
+    print(visible(redact(f"{prefix}: {message}")), file=sys.stderr, flush=True)
     return EXIT_USER_ERROR

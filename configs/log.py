@@ -14,13 +14,15 @@ import os
 import sys
 
 from configs.redact import redact
+from configs.terminal import visible
 
 LOGGERS = ("configs", "data_prep", "model", "pipeline", "benchmarks", "__main__")
 """The packages of this project, and the file that Python was started with."""
 
 
 class _LineFormatter(logging.Formatter):
-    """``TIME rank R LEVEL MESSAGE``, without credentials; further lines are indented.
+    """``TIME rank R LEVEL MESSAGE``, without credentials and control characters; further lines are
+    indented.
 
     Without `rank` (a process that no launcher started) the line has no ``rank R``.
     """
@@ -33,7 +35,7 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line for a message of one line; a traceback follows on further lines."""
-        return redact(super().format(record)).replace("\n", "\n  ")
+        return visible(redact(super().format(record))).replace("\n", "\n  ")
 
 
 def configure(rank: int | None = None) -> None:
