@@ -1,11 +1,13 @@
 """Writes files whole or not at all, also if the process or the machine stops at any moment.
 
 A file is written under a temporary name in its own folder, flushed to disk and renamed, and the
-folder is flushed too. Nothing reads a file with the suffix ``.partial-PID``.
+folder is flushed too. Nothing reads a file with the suffix ``.partial-PID-RANDOM``. It is made
+exclusively, so that a file or link that somebody else put there is neither followed nor written.
 """
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +26,11 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     An exception inside the block removes the temporary file and leaves `path` as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
+    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+    # The mode is that of `open`: what the umask leaves.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with open(partial, "wb") as file:
+        with open(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
