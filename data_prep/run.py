@@ -5,15 +5,18 @@ A run that was interrupted resumes where it stopped; finished work is not repeat
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from configs import command
+from configs import command, folder_lock
 from configs.load import load
+from configs.terminal import visible
 from data_prep.config import DataConfig
 from data_prep.dry_run import describe
 from data_prep.engine.execution import StageRunner, restart_from
+from data_prep.engine.interrupts import Stopped, end_at_once, stops_at_signals
 from data_prep.engine.progress import ProgressReporter
 from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
@@ -25,8 +28,8 @@ from data_prep.tokenization.tokenizer import TokenizerStage
 logger = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Runs data preparation as the command line says."""
+def main() -> int:
+    """Runs data preparation as the command line says; returns the exit code."""
     names = [entry.name for entry in STAGES]
     parser = command.parser(__doc__ or "")
     parser.add_argument(
@@ -51,11 +54,22 @@ def main() -> None:
         )
     config = load(arguments.config, DataConfig, overrides)
     if arguments.dry_run:
-        print(describe(config))
-        return
-    if arguments.restart_from:
-        restart_from(config.work, names_from(arguments.restart_from))
-    prepare(config)
+        print(visible(describe(config)))
+        return 0
+    lock = None
+    try:
+        with stops_at_signals():
+            lock = folder_lock.hold(config.work)
+            if arguments.restart_from:
+                restart_from(config.work, names_from(arguments.restart_from))
+            prepare(config)
+    except Stopped as stop:
+        logger.info("%s: finished parts are kept, and the same command resumes", stop)
+        sys.stdout.flush()
+        if lock is not None:
+            lock.release()
+        end_at_once(stop.exit_code)
+    return 0
 
 
 def prepare(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs.load import UserError
+from configs.terminal import visible_name
 from data_prep.dataset.atomic import write_atomic
 from data_prep.documents.config import SourceConfig
 from data_prep.documents.files import Documents, PieceWriter, documents_in
@@ -209,7 +210,8 @@ def _documents(
                 if not bad.is_too_long(document.text, span.file.path, document.offset):
                     yield document
         except Exception as error:  # an unexpected one, of a parser
-            error.add_note(f"while reading {span.file.path}, [{span.start}, {span.end})")
+            path = visible_name(span.file.path)
+            error.add_note(f"while reading {path}, [{span.start}, {span.end})")
             raise
 
 
@@ -257,7 +259,10 @@ def check_bad_share(ingested: StageResult[IngestPart], max_share: float) -> None
         total = num_bad + good[source]
         share = num_bad / max(total, 1)
         if share > max_share:
-            shown = [f"  {e['file']}:{e['offset']}: {e['reason']}" for e in examples[source][:5]]
+            shown = [
+                f"  {visible_name(e['file'])}:{e['offset']}: {e['reason']}"
+                for e in examples[source][:5]
+            ]
             raise UserError(
                 f"source {source!r}: {num_bad:,} of {total:,} records ({share:.1%}) cannot be "
                 f"read, more than max_bad_share ({max_share:.1%}):\n"

@@ -14,6 +14,7 @@ import signal
 import warnings
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
@@ -23,6 +24,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from configs.load import Config, UserError
+from data_prep.engine.interrupts import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class LocalEngineConfig(Config):
         no_spilling = {f"distributed.worker.memory.{key}": False for key in ("target", "spill")}
         # Ctrl-C reaches every process of a terminal's job. This process ends the workers; they
         # inherit from its threads that the signal is blocked.
+        resource_tracker.ensure_running()  # starting it later would unblock the signal
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with dask_settings(no_spilling):
@@ -257,7 +260,14 @@ class DaskEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, Stopped):
+            return  # closing can take long; the caller ends the workers with this process
         if self._client is not None:
             cluster = self._client.cluster
             self._client.close()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from configs.load import UserError
+from configs.terminal import visible_name
 
 BadRecordPolicy = Literal["skip", "stop"]
 BATCH_CHARACTERS = 250_000
@@ -53,7 +54,7 @@ class BadRecords:
         """
         if self.policy == "stop":
             raise UserError(
-                f"{file_path}: {reason} at offset {offset}"
+                f"{visible_name(file_path)}: {reason} at offset {offset}"
                 + (f" ({detail})" if detail else "")
                 + "; fix the file, or set on_bad_record: skip to count such records and continue"
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from configs.load import UserError
+from configs.terminal import visible_name
 
 _FILE_BUFFER_BYTES, _URL_BUFFER_BYTES = 1 << 17, 1 << 20
 
@@ -67,26 +68,37 @@ def list_files(patterns: Sequence[str], where: str) -> list[SourceFile]:
 
 
 def _list_local(pattern: str, where: str) -> list[SourceFile]:
-    root = pattern
-    while glob.has_magic(root):
-        root = os.path.dirname(root)
+    root, inner = _split(pattern)
     if os.path.isdir(pattern):
         raise UserError(f"{where}: {pattern!r} is a folder; write a pattern such as {pattern}/*")
-    base = os.path.dirname(pattern) if root == pattern else root
+    base = root if inner else os.path.dirname(pattern)
     files = []
     try:
-        _check_folders(root, os.path.relpath(pattern, root or ".").split(os.sep))
-        for path in glob.glob(pattern, recursive=True):
+        _check_folders(root, inner)
+        for path in glob.glob(os.path.join(glob.escape(root), *inner), recursive=True):
             status = os.stat(path)
             if stat.S_ISREG(status.st_mode):
                 name = os.path.relpath(path, base or ".")
                 files.append(SourceFile(path, name, status.st_size, str(status.st_mtime_ns)))
     except OSError as error:
         raise UserError(
-            f"{where}: {error.filename or pattern} cannot be read: {error.strerror}; check that it "
-            "is mounted, its owner and its permissions"
+            f"{where}: {visible_name(error.filename or pattern)} cannot be read: "
+            f"{error.strerror}; check that it is mounted, its owner and its permissions"
         ) from None
     return files
+
+
+def _split(pattern: str) -> tuple[str, list[str]]:
+    """(the longest start of `pattern` that holds no wildcard, the rest as names).
+
+    A folder or file whose name happens to hold brackets, ``*`` or ``?`` is no wildcard.
+    """
+    names = pattern.split(os.sep)
+    for number, name in enumerate(names):
+        root = os.sep.join(names[: number + 1])
+        if glob.has_magic(name) and not os.path.lexists(root):
+            return os.sep.join(names[:number]) or os.sep * (number > 0), names[number:]
+    return pattern, []
 
 
 def _check_folders(root: str, names: Sequence[str]) -> None:
@@ -178,15 +190,15 @@ def _check_unchanged(file: SourceFile) -> None:
         now = (status.st_size, str(status.st_mtime_ns))
     if now != (file.num_bytes, file.modified):
         raise UserError(
-            f"{file.path}: changed since the plan was made (then {file.num_bytes:,} bytes, now "
-            f"{now[0]:,}); restore the old file, or run again with '--restart-from ingest'"
+            f"{visible_name(file.path)}: changed since the plan was made (then {file.num_bytes:,} "
+            f"bytes, now {now[0]:,}); restore the old file, or run again with '--restart-from ingest'"
         )
 
 
 def _gone(file: SourceFile) -> str:
     return (
-        f"{file.path}: disappeared since the plan was made; restore it, or run again with "
-        "'--restart-from ingest'"
+        f"{visible_name(file.path)}: disappeared since the plan was made; restore it, or run again "
+        "with '--restart-from ingest'"
     )
 
 
