@@ -73,8 +73,8 @@ class StopAgreement:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """In this block a stop signal of any rank is noticed."""
-        if self._world_size == 1:
+        """In this block a stop signal of any rank is noticed; there may be several blocks."""
+        if self._world_size == 1 or self._last is not None:
             yield
             return
         end = threading.Event()

@@ -83,6 +83,32 @@ def test_no_rank_leaves_peers_in_a_collective() -> None:
     assert first == second
 
 
+def leave_after_a_rollback() -> int:
+    """A run that rolls back makes a second block; rank 1 ends the first before it has agreed."""
+    rank = dist.get_rank()
+    agreement = StopAgreement(StopRequest(), launch_store(), rank, dist.get_world_size())
+    num_started = 0
+    with agreement.watching():
+        for _ in range(20):
+            assert not agreement.leaves_step()
+            num_started += 1
+        if rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+    dist.barrier()
+    with agreement.watching():
+        while not agreement.leaves_step():
+            num_started += 1
+            time.sleep(0.01 * rank)
+            dist.all_reduce(torch.ones(1))
+    return num_started
+
+
+def test_a_stop_is_agreed_on_across_a_rollback() -> None:
+    first, second = run_ranks(leave_after_a_rollback, 2)
+    assert first == second >= 20
+
+
 def agree_without_rank_1() -> None:
     agreement = StopAgreement(StopRequest(), launch_store(), dist.get_rank(), 2)
     if dist.get_rank() == 1:
