@@ -191,7 +191,8 @@ def _check_unchanged(file: SourceFile) -> None:
     if now != (file.num_bytes, file.modified):
         raise UserError(
             f"{visible_name(file.path)}: changed since the plan was made (then {file.num_bytes:,} "
-            f"bytes, now {now[0]:,}); restore the old file, or run again with '--restart-from ingest'"
+            f"bytes, now {now[0]:,}); restore the old file, or run again with "
+            "'--restart-from ingest'"
         )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,11 @@ def test_two_nodes_with_a_killed_worker_make_the_same_bytes(
     path = data_config(tmp_path, made)
     job = submit(cluster, "data_prep.sh", tmp_path / "log", "--nodes=2", arguments=(path,))
     job.wait_until(lambda: len(worker_processes(job.job_id)) >= 2, "two workers")
+    folder = ROOT / f".dask-{job.job_id}"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for name in ("cert.pem", "key.pem", "scheduler.json"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+    assert json.loads((folder / "scheduler.json").read_text())["address"].startswith("tls://")
     ingested = tmp_path / "work"
     job.wait_until(lambda: any(ingested.rglob("*.parquet")), "the first part")
     os.kill(worker_processes(job.job_id)[0], signal.SIGKILL)
