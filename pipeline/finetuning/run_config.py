@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.credentials import credentials_in
 from configs.load import read_tree, validate
 from pipeline.finetuning.config import FinetuneConfig, is_finetuning
 from pipeline.run.config import RunConfig, TrainConfig
@@ -11,8 +12,9 @@ from pipeline.run.config import RunConfig, TrainConfig
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config in `path`: of a fine-tuning run if it has `tasks`, else of a pretraining run.
 
-    Raises ConfigError with the name of the file and the dotted path of every invalid key.
+    Raises ConfigError with the name of the file and the dotted path of every invalid key, and of
+    every URL that holds credentials.
     """
     tree = read_tree(path, overrides)
     schema = FinetuneConfig if is_finetuning(tree) else TrainConfig
-    return validate(tree, schema, origin=str(path))
+    return validate(tree, schema, origin=str(path), errors=tuple(credentials_in(tree)))

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
+from configs.load import ConfigError
+from pipeline.finetuning.run_config import load_run
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.origin import describe_origin
@@ -53,3 +57,12 @@ def test_checkpoints_hold_no_credentials(tmp_path: Path) -> None:
     )
     assert SECRET not in str(origin)
     assert origin.config["tracking"]["uri"] == "https://***@host/mlflow?token=***"
+
+
+@pytest.mark.parametrize("tasks", ["", "tasks: {}\n"])
+def test_commands_for_every_kind_of_run_refuse_them(tmp_path: Path, tasks: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"tracking: {{uri: 'https://me:{SECRET}@host/mlflow'}}\n{tasks}")
+    with pytest.raises(ConfigError, match=r"tracking\.uri.*MLFLOW_TRACKING") as error:
+        load_run(path)
+    assert SECRET not in str(error.value)
