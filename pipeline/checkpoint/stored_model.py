@@ -3,6 +3,7 @@
 from pydantic import ValidationError
 
 from configs.load import UserError
+from data_prep.dataset.files import first_error
 from model.config import ModelConfig
 from model.size import count_parameters
 from pipeline.checkpoint.manifest import Checkpoint
@@ -22,7 +23,8 @@ def stored_model(checkpoint: Checkpoint) -> ModelConfig:
     try:
         model = ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights()
     except (ValidationError, KeyError, TypeError) as error:
-        raise UserError(f"{checkpoint.path}: its model cannot be read: {error}") from None
+        what = first_error(error) if isinstance(error, ValidationError) else repr(error)
+        raise UserError(f"{checkpoint.path}: its model cannot be read: {what}") from None
     wanted = count_parameters(model, manifest.vocab_size)
     found = num_weights(manifest.parameters)
     if wanted > SLACK * found:

@@ -159,7 +159,7 @@ def test_files_that_are_not_regular_or_lie_outside_are_refused(
     [
         ({"num_layers": 10**9}, "num_layers"),
         ({"num_layers": 5000}, "describes a model of .* weights, but it holds"),
-        ({"hidden_size": 10**6, "num_attention_heads": 1}, "describes a model of"),
+        ({"hidden_size": 10**5, "num_attention_heads": 1}, "describes a model of"),
         ({"hidden_size": 10**12, "num_attention_heads": 1}, "hidden_size"),
         ({"type_vocab_size": 10**15}, "type_vocab_size"),
         ({"num_layers": -1}, "num_layers"),
