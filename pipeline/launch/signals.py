@@ -9,8 +9,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopRequest:
     """Remembers the first stop signal of this rank.
 
-    In every optimizer step, ranks exchange whether one of them has received a signal. They then
-    finish the step, save, and exit with code 0.
+    At the end of every optimizer step ranks exchange whether one of them has received a signal;
+    `pipeline.launch.stop_agreement` lets them leave a step before its end. They then save, and exit
+    with code 0.
     """
 
     def __init__(self) -> None:
