@@ -28,7 +28,13 @@ from typing import Any, BinaryIO
 from configs.redact import redact
 from data_prep.dataset.atomic import open_atomic
 from pipeline.run.folder_identity import identify
-from pipeline.tracking.json_lines import append_lines, copy_bytes, open_regular, read_objects
+from pipeline.tracking.json_lines import (
+    append_lines,
+    copy_bytes,
+    open_regular,
+    parse_line,
+    read_objects,
+)
 
 LOG_NAME = "events.jsonl"
 
@@ -149,11 +155,7 @@ def _copy_kept(stream: BinaryIO, target: BinaryIO, step: int) -> None:
     for line in stream:
         if not line.endswith(b"\n"):
             return
-        try:
-            event = json.loads(line)
-        except ValueError:  # it stays, and is reported when it is read
-            event = None
-        if not _is_after(event, step):
+        if not _is_after(parse_line(line), step):  # unreadable ones stay, and are reported
             target.write(line)
 
 

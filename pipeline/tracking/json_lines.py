@@ -62,7 +62,7 @@ def _repair_end(file: int, path: Path) -> None:
         return
     end = _last_line_end(file, size)
     tail = os.pread(file, MAX_LINE_BYTES, end)
-    if size - end <= MAX_LINE_BYTES and isinstance(_parse(tail), dict):
+    if size - end <= MAX_LINE_BYTES and isinstance(parse_line(tail), dict):
         os.write(file, b"\n")
         logger.warning("%s: the last line had no line end: added", path)
         return
@@ -95,7 +95,7 @@ def read_objects(
         stream.seek(offset)
         while line := stream.readline(MAX_LINE_BYTES):
             start, offset = offset, offset + len(line)
-            value = _parse(line) if line.endswith(b"\n") else None
+            value = parse_line(line) if line.endswith(b"\n") else None
             while not line.endswith(b"\n"):
                 line = stream.readline(MAX_LINE_BYTES)
                 if not line:
@@ -114,7 +114,8 @@ def copy_bytes(source: BinaryIO, target: BinaryIO, num_bytes: int) -> None:
         num_bytes -= len(chunk)
 
 
-def _parse(line: bytes) -> Any:
+def parse_line(line: bytes) -> Any:
+    """The JSON value in a line, None where it holds none."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
