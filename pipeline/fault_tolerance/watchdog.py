@@ -12,8 +12,8 @@ class Watchdog:
     """Ends the process with code 1 and all stacks on stderr when `alive` is not called in time.
 
     A timer in the interpreter's C code does it, so a process that is stuck in a collective or holds
-    the interpreter lock ends too. Its peers then fail in their collectives, or end the same way. The
-    timer is monotonic where Python was built with `sem_clockwait` (glibc 2.30 or newer).
+    the interpreter lock ends too. Its peers then fail in their collectives, or end the same way.
+    The timer is monotonic where Python was built with `sem_clockwait` (glibc 2.30 or newer).
     """
 
     def __init__(self, timeout_s: float) -> None:
