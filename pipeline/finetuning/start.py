@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from configs.load import UserError, fingerprint, validate
 from data_prep.dataset.manifest import file_sha256
-from data_prep.dataset.tokenizer import load_tokenizer, same_tokenizer
+from data_prep.dataset.tokenizer import load_tokenizer, same_tokenizer, special_tokens
 from model.config import ModelConfig
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, shard_tensor
@@ -29,6 +29,7 @@ from pipeline.checkpoint.tokenizer import tokenizer_of
 from pipeline.data.config import DataConfig
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FromHuggingFace, FromRun, StartConfig
+from pipeline.hugging_face.vocabulary import has_vocabulary, read_vocabulary, vocabulary_errors
 
 PRETRAINED = ("encoder.", "head.")
 """Parameters that are taken from the start; pooler and task heads start at random."""
@@ -177,6 +178,7 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
 
     hf = read_hf_folder(config.path, config.leave_out)
     tokenizer = config.tokenizer or config.path / "tokenizer.json"
+    _check_vocabulary(config.path, tokenizer, hf.special_ids)
     return Start(
         hf.config,
         hf.vocab_size,
@@ -186,6 +188,15 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
         fingerprint=_hugging_face_fingerprint(config.path),
         tensors=hf.state,
     )
+
+
+def _check_vocabulary(folder: Path, tokenizer: Path, special_ids: Mapping[str, int]) -> None:
+    """Raises UserError for a tokenizer whose ids are not those that the folder's model knows."""
+    rows = load_tokenizer(tokenizer)
+    theirs = read_vocabulary(folder, None if has_vocabulary(folder) else tokenizer)
+    errors = list(vocabulary_errors(theirs, rows, special_tokens(rows), special_ids))
+    if errors and rows.get_vocab_size() == len(theirs.ids):
+        raise UserError(f"{tokenizer}: not the tokenizer of {folder}:\n  " + "\n  ".join(errors))
 
 
 def _hugging_face_fingerprint(folder: Path) -> str:

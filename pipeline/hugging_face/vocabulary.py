@@ -52,9 +52,14 @@ def read_vocabulary(folder: Path, tokenizer: Path | None = None) -> FolderVocabu
     except Exception as error:  # the tokenizers library raises bare Exception
         raise UserError(f"{file}: cannot be read: {error}") from None
     raise UserError(
-        f"{folder}: no tokenizer.json, vocab.json or vocab.txt to compare with the data set's "
-        "vocabulary; name the model's tokenizer.json by --tokenizer FILE"
+        f"{folder}: no tokenizer.json, vocab.json or vocab.txt to compare with the "
+        "vocabulary of the rows; name the model's tokenizer.json by --tokenizer FILE"
     )
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether `read_vocabulary` finds one in the folder itself."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt"))
 
 
 def vocabulary_errors(
@@ -81,7 +86,7 @@ def vocabulary_errors(
         if ours.get(token) != theirs.ids.get(token)
     ):
         shown = "; ".join(
-            f"{token!r} is {_id_text(ours, token)} in the data set, {_id_text(theirs.ids, token)} "
+            f"{token!r} is {_id_text(ours, token)} for the rows, {_id_text(theirs.ids, token)} "
             "in the folder"
             for _, token in different[:MAX_SHOWN]
         )
@@ -99,7 +104,7 @@ def _split_differently(ours: Tokenizer, theirs: Tokenizer) -> Iterator[str]:
     for text in PROBES:
         mine, its = (t.encode(text, add_special_tokens=False).tokens for t in (ours, theirs))
         if mine != its:
-            yield f"{text!r} is {mine} by the data set's tokenizer, {its} by the folder's"
+            yield f"{text!r} is {mine} by the rows' tokenizer, {its} by the folder's"
             return
 
 
@@ -132,5 +137,5 @@ def _id_text(ids: Mapping[str, int], token: str) -> str:
 def _first_difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     for number, (mine, its) in enumerate(zip(ours, theirs, strict=False)):
         if mine != its:
-            return f"{number}, {mine!r} in the data set, {its!r} in the folder"
-    return f"{min(len(ours), len(theirs))}, of {len(ours)} in the data set, {len(theirs)}"
+            return f"{number}, {mine!r} for the rows, {its!r} in the folder"
+    return f"{min(len(ours), len(theirs))}, {len(ours)} for the rows, {len(theirs)} in the folder"

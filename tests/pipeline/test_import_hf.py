@@ -204,3 +204,18 @@ def test_the_config_that_a_folder_needs_is_written(tmp_path: Path) -> None:
     assert model_tree(None, hf)["hidden_size"] == 32
     with pytest.raises(UserError, match="exists already"):
         write_config({**base, "model": model_tree(None, hf)}, tmp_path / "new.yaml")
+
+
+def test_a_run_on_rows_behind_a_url_starts_from_imported_weights(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(VOCAB_SIZE)
+    make_rows(tmp_path / "store", tokenizer=tokenizer)
+    tiny_folder(tmp_path / "hf", tokenizer, **SAME_SIZES)
+    data = {
+        "path": str(tmp_path / "cache"),
+        "url": f"file://{tmp_path / 'store'}",
+        "shuffle_unit": "shard",
+        "workers": 0,
+    }
+    config = make_config(tmp_path / "cache", tmp_path / "run", model=MODEL, data=data)
+    write_step_0(config, tmp_path / "hf")
+    assert not list((tmp_path / "cache").rglob("*.tar"))

@@ -9,9 +9,14 @@ import torch
 
 from configs.load import UserError
 from model.config import ModelConfig
-from pipeline.checkpoint.manifest import CheckpointManifest, find_checkpoint
+from pipeline.checkpoint.manifest import (
+    CheckpointManifest,
+    find_checkpoint,
+    manifest_json,
+    read_manifest,
+)
 from pipeline.checkpoint.reader import TensorReader
-from pipeline.finetuning.config import FinetuneConfig, FromRun
+from pipeline.finetuning.config import FinetuneConfig, FromHuggingFace, FromRun
 from pipeline.finetuning.start import read_start
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
@@ -23,6 +28,7 @@ from tests.pipeline.finetuning.finetune_run import (
     make_tasks,
     run_finetuning,
 )
+from tests.pipeline.hugging_face.folders import change_config, tiny_folder, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +129,37 @@ def test_a_damaged_tokenizer_is_a_damaged_checkpoint(
     for check_hashes in (True, False):
         with pytest.raises(UserError, match=r"tokenizer\.json: .*sha256"):
             read_start(FromRun(path=tmp_path / "run"), check_hashes=check_hashes)
+
+
+def test_the_tokenizer_of_an_older_run_comes_from_its_url(
+    pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(pretrained.output, tmp_path / "run")
+    (step,) = (tmp_path / "run" / "checkpoints").iterdir()
+    drop_tokenizer(step)
+    manifest = read_manifest(step)
+    data = {
+        "path": str(tmp_path / "cache"),
+        "url": f"file://{pretrained.data.path}",
+        "shuffle_unit": "shard",
+    }
+    changed = manifest.model_copy(update={"config": {**manifest.config, "data": data}})
+    (step / "manifest.json").write_text(manifest_json(changed))
+    start = read_start(FromRun(path=tmp_path / "run"), check_hashes=True)
+    assert start.tokenizer == tmp_path / "cache" / "tokenizer.json"
+
+
+def test_a_tokenizer_that_is_not_the_folders_is_refused(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "hf", tiny_tokenizer(99))
+    tiny_tokenizer(99, a7=9, a9=7).save(str(tmp_path / "permuted.json"))
+    start = FromHuggingFace(path=folder, tokenizer=tmp_path / "permuted.json")
+    with pytest.raises(UserError, match="'a7' is 9 for the rows, 7 in the folder"):
+        read_start(start, check_hashes=True)
+    (folder / "tokenizer.json").unlink()
+    assert read_start(start, check_hashes=True).vocab_size == 99
+    change_config(folder, eos_token_id=3)
+    with pytest.raises(UserError, match=r"eos_token_id of the folder's config\.json is 3"):
+        read_start(start, check_hashes=True)
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from tests.pipeline.training_run import VOCAB_SIZE, make_config, make_rows
         (
             tiny_tokenizer(VOCAB_SIZE, a7=9, a9=7),
             {},
-            "2 tokens have different ids, the first: 'a7' is 7 in the data set, 9 in the folder; "
-            "'a9' is 9 in the data set, 7 in the folder",
+            "2 tokens have different ids, the first: 'a7' is 7 for the rows, 9 in the folder; "
+            "'a9' is 9 for the rows, 7 in the folder",
         ),
-        (tiny_tokenizer(VOCAB_SIZE, new=9), {}, "'a9' is 9 in the data set, missing in the folder"),
+        (tiny_tokenizer(VOCAB_SIZE, new=9), {}, "'a9' is 9 for the rows, missing in the folder"),
         (
             tiny_tokenizer(VOCAB_SIZE),
             {"eos_token_id": 3},
@@ -62,7 +62,7 @@ def test_merges_and_normalizers_are_compared(tmp_path: Path) -> None:
     assert not errors_of(rows, rows, tmp_path)
     other = tiny_tokenizer(20, [("b", "c"), ("a", "b"), ("ab", "c")], **letters)
     (error,) = errors_of(other, rows, tmp_path)
-    assert "number 0, 'a b' in the data set, 'b c' in the folder" in error
+    assert "number 0, 'a b' for the rows, 'b c' in the folder" in error
     lower = tiny_tokenizer(20, [("a", "b"), ("b", "c"), ("ab", "c")], **letters)
     lower.normalizer = normalizers.Replace("T", "a")
     (error,) = errors_of(lower, rows, tmp_path)

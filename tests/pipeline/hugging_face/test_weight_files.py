@@ -50,8 +50,8 @@ def test_a_snapshot_of_the_hubs_cache_is_read(tmp_path: Path) -> None:
 
 def test_odd_numbers_in_a_config_are_named(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path)
-    change_config(folder, num_hidden_layers=10**9)
-    with pytest.raises(UserError, match=r"says 1,000,000,000 layers, but there are only \d+ tenso"):
+    change_config(folder, num_hidden_layers=10**4)
+    with pytest.raises(UserError, match=r"says 10,000 layers, but there are only \d+ tenso"):
         read_hf_folder(folder)
     for key, value in (
         ("max_position_embeddings", "40"),
