@@ -101,8 +101,10 @@ class StepMeter:
             logger.info(stragglers)
 
 
-def log_skipped_step(step: int, result: StepResult, rows: RowWindow) -> None:
-    """Logs why the step on `rows` changed no weight."""
+def log_if_skipped(step: int, result: StepResult, rows: RowWindow) -> None:
+    """Logs why the step on `rows` changed no weight, if it did not."""
+    if not result.skipped:
+        return
     if result.overflowed:
         reason = f"overflow at loss scale {result.loss_scale:.0f}, which is halved"
     else:

@@ -1,13 +1,16 @@
 """The training loop of fine-tuning: everything that happens to a step, in the order it happens."""
 
+from model.parallel.grid import Grid
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
+from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
-from pipeline.engine.throughput import StepMeter, log_skipped_step
+from pipeline.engine.throughput import StepMeter, log_if_skipped
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.engine import build_finetune_engine
 from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout, mean_error
 from pipeline.finetuning.own_start import record_start
@@ -46,23 +49,18 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step)
     start = start_progress(checkpoint, session.skipped)
     last_row = run_steps(plan).end_row(start.skipped)
-    saver = Saver(
-        run_folder.checkpoints_folder(config), config.checkpoint, grid, plan.start.tokenizer
-    )
+    saver = _saver(plan, grid)
     heldout = load_mlm_heldout(plan)
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     step, consumed_rows, dev_error = start.step, start.consumed_rows, start.score
     saved_step, instability = start.step, None
-
     with session.running() as (watchdog, profiler):
         meter.start_step()
         for batch in batches.steps_from(consumed_rows, start.skipped):
             watchdog.alive()
             meter.data_arrived()
-            learning_rate = config.schedule.learning_rate(
-                config.optimizer.lr, batch.rows.end_row, config.end_row
-            )
+            learning_rate = _learning_rate(config, batch)
             try:
                 with profiler.step(step + 1):
                     result = finetuning_step(
@@ -75,15 +73,14 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
             consumed_rows = batch.rows.end_row
             is_last, dev_error = consumed_rows == last_row, None
             values = _step_values(plan, batch, learning_rate, result, meter)
-            if result.skipped:
-                log_skipped_step(step, result, batch.rows)
+            log_if_skipped(step, result, batch.rows)
             instability = watch.observe(result.loss, result.is_finite, batch.rows)
             if instability is not None:
                 break
             if step % config.log_every_steps == 0 or is_last:
-                losses = "  ".join(f"{name} {loss:.3f}" for name, loss in result.losses.items())
-                rows_left = last_row - consumed_rows
-                meter.log_progress(step, config.steps, rows_left, losses, values)
+                meter.log_progress(
+                    step, config.steps, last_row - consumed_rows, _losses(result), values
+                )
             if step % config.evaluate_every_steps == 0 or is_last:
                 scores = evaluate(plan, engine, batches, heldout)
                 dev_error = mean_error(plan, scores)
@@ -91,20 +88,38 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
             session.record.metrics(step, values)
             if step % config.checkpoint.every_steps == 0 or is_last:
                 at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
-                saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
-                saved_step = step
+                saved_step = _save(plan, engine, saver, at)
             saver.report_errors()
             if result.stop_requested:
                 break
             meter.start_step()
         if instability is None and step > saved_step:  # a signal between two saves
             at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
-            saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
+            _save(plan, engine, saver, at)
     saver.finish()
     engine.close()
     if instability is None:
         session.end(step, config.end_row, is_finished=consumed_rows >= last_row)
     return instability
+
+
+def _saver(plan: FinetunePlan, grid: Grid) -> Saver:
+    folder = run_folder.checkpoints_folder(plan.config)
+    return Saver(folder, plan.config.checkpoint, grid, plan.start.tokenizer)
+
+
+def _save(plan: FinetunePlan, engine: Engine, saver: Saver, at: Progress) -> int:
+    """Starts to save the state at `at`, and returns its step."""
+    saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
+    return at.step
+
+
+def _learning_rate(config: FinetuneConfig, batch: FinetuneStep) -> float:
+    return config.schedule.learning_rate(config.optimizer.lr, batch.rows.end_row, config.end_row)
+
+
+def _losses(result: StepResult) -> str:
+    return "  ".join(f"{name} {loss:.3f}" for name, loss in result.losses.items())
 
 
 def _step_values(

@@ -8,12 +8,12 @@ from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.data.loader import StepBatch
-from pipeline.data.position import RowWindow
+from pipeline.data.position import RowWindow, Segment
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.evaluation import heldout_scores
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
-from pipeline.engine.throughput import StepMeter, log_skipped_step
+from pipeline.engine.throughput import StepMeter, log_if_skipped
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
@@ -58,7 +58,6 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.score
     saved_step, instability = start.step, None
-
     loading = run_batches(plan, segments, start.skipped, grid.dp_rank, consumed_rows)
     with closing(loading) as batches, session.running() as (watchdog, profiler):
         meter.start_step()
@@ -78,15 +77,12 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
             consumed_rows = batch.consumed_rows
             is_last, heldout_loss = consumed_rows == last_row, None
             values = _step_values(plan, batch, learning_rate, result, meter)
-            if result.skipped:
-                log_skipped_step(step, result, rows)
+            log_if_skipped(step, result, rows)
             instability = watch.observe(result.loss, result.is_finite, rows)
             if instability is not None:
                 break
             if step % config.log_every_steps == 0 or is_last:
-                rows_left = plan.phases[batch.phase].steps.total_rows - batch.step.end_row
-                total_steps, loss = plan.steps.total_steps, f"{result.loss:.3f}"
-                meter.log_progress(step, total_steps, rows_left, loss, values)
+                _log_progress(plan, batch, meter, step, values)
             if step % config.evaluation.every_steps == 0 or is_last:
                 scores = _evaluate(engine, plan.phases[batch.phase], heldouts[batch.phase])
                 heldout_loss = scores.get("heldout_loss")
@@ -94,15 +90,14 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
             session.record.metrics(step, values)
             if step % config.checkpoint.every_steps == 0 or is_last:
                 at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
-                saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
-                saved_step = step
+                saved_step = _save(plan, engine, saver, segments, at)
             saver.report_errors()
             if result.stop_requested:
                 break
             meter.start_step()
         if instability is None and step > saved_step:  # a signal between two saves
             at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
-            saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
+            _save(plan, engine, saver, segments, at)
     saver.finish()
     engine.close()
     if instability is None:
@@ -126,6 +121,21 @@ def _step_values(
     values |= {"learning_rate": learning_rate, "rows": batch.consumed_rows}
     flops = phase.training_flops(plan.config.model, rows, int(values["masked_tokens"]))
     return values | meter.step_finished(result, rows, rows * phase.manifest.row_tokens, flops)
+
+
+def _log_progress(
+    plan: RunPlan, batch: StepBatch, meter: StepMeter, step: int, values: dict[str, float]
+) -> None:
+    rows_left = plan.phases[batch.phase].steps.total_rows - batch.step.end_row
+    meter.log_progress(step, plan.steps.total_steps, rows_left, f"{values['loss']:.3f}", values)
+
+
+def _save(
+    plan: RunPlan, engine: Engine, saver: Saver, segments: tuple[Segment, ...], at: Progress
+) -> int:
+    """Starts to save the state at `at`, and returns its step."""
+    saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
+    return at.step
 
 
 def _load_heldout(plan: RunPlan, phase: PhasePlan) -> HeldoutRows:
