@@ -18,9 +18,9 @@ import yaml
 from data_prep.tokenization.train import train_tokenizer
 from model.dropout import dropout, keep_mask
 from pipeline.checkpoint.manifest import Checkpoint, checkpoint_folder, find_checkpoint
+from pipeline.export import export_run
 from pipeline.hugging_face.folder import PARITY_NAME
 from pipeline.launch.environment import free_port
-from pipeline.pretraining.export import export
 from pipeline.run.config import TrainConfig
 from pipeline.run.memory import OVERHEAD_GB, estimate_memory
 from pipeline.run.plan import plan_run
@@ -341,7 +341,9 @@ def test_the_commands_train_export_and_replay_on_the_gpu(tmp_path: Path) -> None
     command("-m", "pipeline.export", str(path))
     parity = json.loads((config.output / "hf" / PARITY_NAME).read_text())
     assert parity["largest_logit_difference"] < 1e-5
-    (difference,) = run_ranks(export, 1, config, newest(config), tmp_path / "hf-on-cpu")
+    on_cpu = tmp_path / "hf-on-cpu"
+    (differences,) = run_ranks(export_run, 1, config, newest(config), on_cpu)
+    difference = differences[on_cpu]
     assert difference < 1e-5
     shown = command("-m", "pipeline.replay", str(path), "--step", "20")
     losses = [

@@ -19,8 +19,8 @@ import pytest
 
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.export import export_run
 from pipeline.launch.environment import free_port
-from pipeline.pretraining.export import export
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
@@ -73,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     Sender(tracked_run(config)).send_pending()
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
-    run_ranks(export, 1, config, checkpoint, config.output / "hf")
+    run_ranks(export_run, 1, config, checkpoint, config.output / "hf")
     register(config, "tiny-roberta")
     return config
 
