@@ -249,9 +249,7 @@ class Sender:
                 raise
             logger.warning(
                 "tracking: MLflow permanently rejected %s (%s); it stays in %s",
-                what,
-                error,
-                self._folder,
+                *(what, error, self._folder),
             )
         finally:
             self._alive()
