@@ -60,6 +60,7 @@ def main() -> int:
                 config = write_config(folder, f"{kind}-{runs}", steps)
                 path = folder / f"{kind}-{runs}.yaml"
                 killed += kill_until_done(config, path, kind, arguments.kills - killed, generate)
+                start(path).finish()  # a finished run sends what was not sent yet
                 problems = list(compare(whole, config))
                 same &= not problems
                 result = f"DIFFERENT: {problems}" if problems else "the same bits, each step once"
