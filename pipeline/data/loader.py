@@ -198,7 +198,13 @@ def load_batches(
             tokens, positions, labels = map(torch.from_numpy, arrays)
             yield StepBatch(tokens, positions, labels, *rest)
     finally:
+        workers = list(getattr(batches, "_workers", ()))
         del batches  # ends the workers, also when the traceback of an error keeps this frame alive
+        for worker in workers:
+            # One that waits for a lock which a killed worker held never ends by itself, and ignores
+            # the signal that torch sends it; this process would wait for it at its own end.
+            worker.kill()
+            worker.join()
 
 
 _Packed = tuple[tuple[NDArray[np.integer], ...], tuple[Any, ...]]
