@@ -26,10 +26,10 @@ from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.signatures import FileRun
 from data_prep.dedup.verdicts import clusters_stage, verdicts_stage
 from data_prep.documents.files import DocumentFile
+from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import run_stage
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.stage import PartT, Stage, StageResult
-from data_prep.engine.workers import SerialEngine
 
 _PART_DOCUMENTS = 100_000
 _COPIES = 0.2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs import command
 from configs.load import UserError
-from data_prep.engine.workers import CERTIFICATE_FILE, KEY_FILE, new_scheduler_key
+from data_prep.engine.workers import new_scheduler_key
 
 
 def main() -> None:
@@ -31,8 +31,7 @@ def write_scheduler_key(folder: Path) -> None:
         raise UserError(f"{folder}: exists already; name a folder that does not") from None
     except FileNotFoundError:
         raise UserError(f"{folder}: its parent folder does not exist") from None
-    made = new_scheduler_key()
-    for name, text in ((CERTIFICATE_FILE, made.certificate), (KEY_FILE, made.key)):
+    for name, text in new_scheduler_key().items():
         descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(text)

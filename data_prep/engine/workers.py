@@ -17,14 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from pydantic import Field
 
 from configs.load import Config, UserError
+from data_prep.engine.engine import Engine, SerialEngine
 from data_prep.engine.interrupts import Stopped
+
+START_ATTEMPTS = 3
+"""How often worker processes are started where one of them dies before it is ready."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,23 @@ class LocalEngineConfig(Config):
         return DaskEngine(self._start)
 
     def _start(self) -> Any:
+        """A client of new workers; UserError where they do not start, as often as it is tried."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                return self._start_once()
+            except (RuntimeError, OSError) as error:  # a cluster that fails has closed itself
+                reason = " ".join(str(error).split()) or type(error).__name__
+                logger.warning(
+                    "the worker processes did not start (attempt %d of %d): %s",
+                    *(attempt, START_ATTEMPTS, reason),
+                )
+        raise UserError(
+            f"the worker processes did not start in {START_ATTEMPTS} attempts, the last error: "
+            f"{reason}. A worker that is killed while it starts usually lacks memory: lower "
+            "engine.workers, or set engine.type to serial; the same command resumes"
+        )
+
+    def _start_once(self) -> Any:
         from dask.config import set as dask_settings
         from distributed import Client, LocalCluster
         from distributed.security import Security
@@ -78,7 +99,11 @@ class LocalEngineConfig(Config):
                     worker_dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                 )
-                return Client(cluster, security=security, set_as_default=False)
+                try:
+                    return Client(cluster, security=security, set_as_default=False)
+                except BaseException:
+                    cluster.close()
+                    raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
@@ -139,69 +164,20 @@ class SchedulerEngineConfig(Config):
 CERTIFICATE_FILE, KEY_FILE = "cert.pem", "key.pem"
 
 
-class SchedulerKey(NamedTuple):
-    """A key of one scheduler, its workers and its clients, as PEM texts."""
+def new_scheduler_key() -> dict[str, str]:
+    """A new key of one scheduler, its workers and its clients: PEM texts by file name.
 
-    certificate: str
-    """Signed with the key itself, so that it is its own authority."""
-    key: str
-
-
-def new_scheduler_key() -> SchedulerKey:
-    """A new key, which nobody else has."""
+    The certificate is signed with the key itself, so that it is its own authority.
+    """
     from distributed.security import Security
 
     security: Any = Security.temporary()
-    return SchedulerKey(security.tls_ca_file, security.tls_scheduler_key)
+    return {CERTIFICATE_FILE: security.tls_ca_file, KEY_FILE: security.tls_scheduler_key}
 
 
 EngineConfig = Annotated[
     SerialEngineConfig | LocalEngineConfig | SchedulerEngineConfig, Field(discriminator="type")
 ]
-
-
-class Engine(Protocol):
-    """Where parts are run. Use it in a ``with`` block."""
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
-        names: Sequence[str],
-        shared: Sequence[Any] = (),
-    ) -> Iterator[Any]:
-        """The results of ``function(*shared, *call)`` for all calls, as they come in; `names` of
-        the calls are for people. Each process receives `shared` once."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-
-class SerialEngine:
-    """Runs the calls in this process."""
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
-        names: Sequence[str],
-        shared: Sequence[Any] = (),
-    ) -> Iterator[Any]:
-        """The results, in the order of the calls."""
-        for call in calls:
-            yield function(*shared, *call)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class DaskEngine:

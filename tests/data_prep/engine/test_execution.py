@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from configs.load import UserError
+from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import restart_from, run_stage
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
-from data_prep.engine.workers import SerialEngine
 
 
 @dataclass(frozen=True, kw_only=True)

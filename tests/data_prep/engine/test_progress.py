@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import run_stage
 from data_prep.engine.progress import BATCH_INTERVAL_S, ProgressReporter, StageProgress
 from data_prep.engine.stage import Part, PartOutput, Stage
-from data_prep.engine.workers import SerialEngine
 
 
 class Clock:

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,3 +178,37 @@ def test_a_part_that_kills_its_workers_is_named() -> None:
         pytest.raises(UserError, match=r"^ingest/books-03: this part killed its worker process 4"),
     ):
         list(engine.run(os._exit, [(1,)], ["ingest/books-03"]))
+
+
+def kill_a_starting_worker() -> None:
+    """Kills the first process that multiprocessing spawns for a worker, as soon as it exists."""
+    me, deadline = psutil.Process(), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in me.children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                return
+        time.sleep(0.005)
+
+
+def test_a_worker_killed_while_it_starts_is_started_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killer = threading.Thread(target=kill_a_starting_worker)
+    killer.start()
+    with LocalEngineConfig(workers=1).build() as engine:
+        assert list(engine.run(abs, [(-1,)], ["one"])) == [1]
+    killer.join()
+    assert "did not start (attempt 1 of 3)" in caplog.text
+
+
+def test_workers_that_never_start_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    with (
+        LocalEngineConfig(workers=1).build() as engine,
+        pytest.raises(UserError, match=r"^the worker processes did not start in 3 .*Nanny failed"),
+    ):
+        list(engine.run(abs, [(-1,)], ["one"]))

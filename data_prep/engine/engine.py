@@ -1,0 +1,49 @@
+"""What runs the parts of a stage, and the engine that needs no workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+class Engine(Protocol):
+    """Where parts are run. Use it in a ``with`` block."""
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+        shared: Sequence[Any] = (),
+    ) -> Iterator[Any]:
+        """The results of ``function(*shared, *call)`` for all calls, as they come in; `names` of
+        the calls are for people. Each process receives `shared` once."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class SerialEngine:
+    """Runs the calls in this process."""
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+        shared: Sequence[Any] = (),
+    ) -> Iterator[Any]:
+        """The results, in the order of the calls."""
+        for call in calls:
+            yield function(*shared, *call)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
