@@ -172,6 +172,16 @@ def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str)
             f"model.max_row_tokens {config.model.max_row_tokens} is less than the rows of "
             f"{manifest.row_tokens} tokens in {path} ({where}data.path)"
         )
+    special = manifest.special_tokens
+    ids = {"model.pad_token_id": (config.model.pad_token_id, special.pad)}
+    if config.model.packed_rows.type != "across" or config.model.visibility.type != "all":
+        ids["model.begin_token_id"] = (config.model.begin_token_id, special.bos)
+    for key, (given, in_rows) in ids.items():
+        if given != in_rows:
+            raise ConfigError(
+                f"{key} is {given}, but {in_rows} in the rows of {path} ({where}data.path): set "
+                f"{key} to {in_rows}"
+            )
 
 
 def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:

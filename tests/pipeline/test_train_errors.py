@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.load import ConfigError
 from data_prep.dataset.manifest import read_manifest
+from pipeline.run.plan import plan_run
 from tests.forked import ForkedProcess, run_script
 from tests.pipeline.training_run import make_config, make_rows
 
@@ -40,6 +42,7 @@ def start(folder: Path, rows: Path, *overrides: str) -> subprocess.CompletedProc
         ("parallel.tensor=8", "parallel.tensor 8 does not divide the 1 ranks of this launch"),
         ("model.num_attention_heads=5", "hidden_size 32 is not divisible by num_attention_heads 5"),
         ("model.max_row_tokens=16", "model.max_row_tokens 16 is less than the rows of 32 tokens"),
+        ("model.pad_token_id=3", "model.pad_token_id is 3, but 1 in the rows of"),
         ("total_rows=3", "total_rows 3 is less than one optimizer step"),
         ("schedule.warmup_rows=999", "schedule.warmup_rows 999 is longer than the schedule"),
         ("data.weights={a: 1, c: 1}", "unknown sources ['c'], sources without a weight ['b']"),
@@ -54,12 +57,21 @@ def test_errors_in_the_config(rows: Path, tmp_path: Path, override: str, message
 
 
 def test_too_few_heads_for_the_tensor_parallel_size() -> None:
-    from configs.load import ConfigError
-    from pipeline.run.plan import plan_run
-
     config = make_config(Path("rows"), Path("run"), parallel={"tensor": 8})
     with pytest.raises(ConfigError, match="num_attention_heads 4 is not divisible by"):
         plan_run(config, world_size=8)
+
+
+def test_the_start_of_documents_is_that_of_the_rows_where_it_is_used(rows: Path) -> None:
+    def plan(**model: object) -> None:
+        sizes = make_config(rows, Path("run")).model.model_dump(exclude_unset=True)
+        config = make_config(rows, Path("run"), model={**sizes, "begin_token_id": 2, **model})
+        plan_run(config, world_size=1)
+
+    plan()
+    for used in ({"packed_rows": {"type": "inside"}}, {"visibility": {"type": "random_keys"}}):
+        with pytest.raises(ConfigError, match=r"begin_token_id is 2, but 0 in the rows of"):
+            plan(**used)
 
 
 def test_damaged_and_missing_shards_are_all_named(rows: Path, tmp_path: Path) -> None:
