@@ -30,6 +30,13 @@ def forbidden_changes(before: RunConfig, now: RunConfig, consumed_rows: int) -> 
     lines = [str(found) for found in differences(before.identity(), now.identity())]
     if isinstance(before, TrainConfig) and isinstance(now, TrainConfig):
         lines += _stream_changes(before, now, consumed_rows)
+    elif now.end_row < consumed_rows:
+        lines += [
+            f"{found} (the newest checkpoint is after {consumed_rows:,} rows, {now.end_row:,} are "
+            "asked for)"
+            for found in differences(before, now)
+            if found.path == "steps"
+        ]
     return lines
 
 

@@ -33,7 +33,7 @@ BY_POSITION = {
         *("total_rows", "batch.warmup", "then.*.total_rows", "then.*.batch.global_rows"),
         *("then.*.batch.warmup", "then.*.data.shuffle_unit"),
     },
-    FinetuneConfig: set[str](),
+    FinetuneConfig: {"steps"},
 }
 """May change in a phase that has not started, and where the steps that were taken stay the same."""
 ANY_RUN = {
@@ -51,7 +51,7 @@ MAY_CHANGE = {
     },
     FinetuneConfig: {
         *ANY_RUN,
-        *("steps", "micro_rows", "evaluate_every_steps", "start.path", "start.tokenizer"),
+        *("micro_rows", "evaluate_every_steps", "start.path", "start.tokenizer"),
         *("tasks.*.train", "tasks.*.dev", "mlm.heldout_rows_per_source"),
         *(f"mlm.data.{key}" for key in DATA),
     },
@@ -246,6 +246,14 @@ def test_what_may_change_until_its_rows_were_taken(
     for position in (NOT_STARTED, IN_WARMUP, IN_PHASE_0, IN_PHASE_1, AT_THE_END):
         expected = keys if position in refused_at else []
         assert refused(changes, position) == expected, position
+
+
+@pytest.mark.parametrize(("steps", "is_refused"), [(3, True), (4, False), (9, False), (11, False)])
+def test_fewer_steps_of_finetuning_than_were_taken(steps: int, is_refused: bool) -> None:
+    before = validate(FINETUNING, FinetuneConfig, "test")
+    now = validate({**FINETUNING, "steps": steps}, FinetuneConfig, "test")
+    lines = forbidden_changes(before, now, 4 * before.rows_per_step)
+    assert [line.partition(":")[0] for line in lines] == ["steps"] * is_refused
 
 
 def test_at_the_exact_end_of_a_phase_it_may_grow_or_the_next_one_may_change() -> None:
