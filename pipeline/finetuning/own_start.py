@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from configs.load import Config, UserError
 from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.files import first_error, read_json
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint, list_checkpoints, read_manifest
 from pipeline.checkpoint.tokenizer import tokenizer_of
@@ -85,12 +86,12 @@ def _own_checkpoint(folder: Path) -> Checkpoint | None:
 def _read_record(config: FinetuneConfig) -> StartRecord | None:
     path = config.output / START_NAME
     try:
-        return StartRecord.model_validate_json(path.read_bytes())
+        return StartRecord.model_validate(read_json(path))
     except FileNotFoundError:
         logger.info("%s: does not say what it started from (version 0.1.0)", config.output)
         return None
     except ValidationError as error:
-        raise UserError(f"{path}: damaged: {error}") from None
+        raise UserError(f"{path}: damaged: {first_error(error)}") from None
 
 
 def _check_moved_start(config: FinetuneConfig, record: StartRecord) -> None:

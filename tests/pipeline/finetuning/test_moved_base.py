@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,19 @@ def test_a_run_without_its_start_on_record_is_resumed(
     shutil.rmtree(tmp_path / "base")
     run_ranks(run_finetuning, 1, stopped)
     assert_same_bits(final_state(whole), final_state(stopped))
+
+
+def test_a_record_of_the_start_that_is_no_regular_file_or_damaged(
+    stopped: FinetuneConfig,
+) -> None:
+    path = stopped.output / START_NAME
+    path.write_text('{"path": 1}')
+    with pytest.raises(UserError, match=r"start.json: damaged: path"):
+        plan_finetuning(stopped, 1, is_first=True)
+    path.unlink()
+    os.mkfifo(path)  # nobody writes to it: opening it would wait forever
+    with pytest.raises(UserError, match=r"start.json: not a regular file"):
+        plan_finetuning(stopped, 1, is_first=True)
 
 
 def test_every_task_is_fine_tuned_from_a_fine_tuned_run(
