@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from configs import command
+from configs import command, folder_lock
 from configs.load import UserError, load, read_tree, validate
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.tokenizer import load_tokenizer
@@ -85,8 +85,12 @@ def main() -> None:
     config = load(arguments.config, TrainConfig, arguments.overrides)
     plan = plan_run(config, world_size=config.parallel.tensor)
     vocabulary = read_vocabulary(arguments.folder, arguments.tokenizer)
-    with single_rank_grid() as grid:
-        path = start_run(plan, hf, vocabulary, grid)
+    lock = folder_lock.hold(config.output)
+    try:
+        with single_rank_grid() as grid:
+            path = start_run(plan, hf, vocabulary, grid)
+    finally:
+        lock.release()
     head = "" if hf.has_head else "; it has no masked-language-model head, which starts at random"
     logger.info(
         "%s: step 0 of the run, from %s (%s layout)%s",

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import yaml
 from safetensors.torch import load_file, save_file
 
+from configs import folder_lock
 from configs.load import UserError, load
 from model.parallel.grid import make_grid
+from pipeline import import_hf
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.hugging_face.vocabulary import read_vocabulary
 from pipeline.hugging_face.weights import build_from_hf, read_hf_folder
@@ -167,6 +170,20 @@ def test_a_model_that_differs_from_the_config_is_an_error(tmp_path: Path) -> Non
     message = str(error.value)
     assert "model.ffn_hidden_size is 128, the folder's is 64" in message
     assert "vocabulary has 131 ids, the folder's 99" in message
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer(VOCAB_SIZE)
+    make_rows(tmp_path / "data", tokenizer=tokenizer)
+    config = make_config(tmp_path / "data", tmp_path / "run", model=MODEL)
+    folder = tiny_folder(tmp_path / "hf", tokenizer, **SAME_SIZES)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    monkeypatch.setattr("sys.argv", ["import_hf", f"{tmp_path}/run.yaml", "--from", str(folder)])
+    lock = folder_lock.hold(config.output)
+    with pytest.raises(UserError, match="is in use by"):
+        import_hf.main()
+    lock.release()
+    assert not checkpoints_folder(config).exists()
 
 
 def test_a_run_of_several_phases_starts_from_imported_weights(tmp_path: Path) -> None:
