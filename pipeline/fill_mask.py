@@ -7,6 +7,7 @@ import torch
 
 from configs import command
 from configs.load import UserError
+from configs.terminal import visible
 from pipeline.hugging_face.folder import load_exported
 
 CANDIDATES = 5
@@ -22,7 +23,7 @@ def main() -> None:
     if tokenizer.mask_token_id is None:
         raise UserError(f"{arguments.folder}: its tokenizer has no mask token")
     for sentence in arguments.sentences:
-        print(sentence)
+        print(visible(sentence))
         for candidates in fill(tokenizer, model, sentence):
             print("    " + "  ".join(f"{text!r} {share:.0%}" for text, share in candidates))
 

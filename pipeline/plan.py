@@ -1,6 +1,7 @@
 """The plan of a run: phases, steps, batch sizes, memory, and whether they fit the ranks."""
 
 from configs import command
+from configs.terminal import visible
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
 from pipeline.run import run_folder
@@ -37,7 +38,7 @@ def main() -> None:
         plan = plan_finetuning(config, ranks, is_first=False)
         changes = run_folder.check_claim(config, plan.data_fingerprint)
         for line in [*plan.summary_lines(0), *changes]:
-            print(line)
+            print(visible(line))
         return
     assert isinstance(config, TrainConfig)
     for line in report(
@@ -47,7 +48,7 @@ def main() -> None:
         gpu_memory_gb=arguments.gpu_memory_gb,
         tokens_per_s=arguments.tokens_per_s,
     ):
-        print(line)
+        print(visible(line))
 
 
 if __name__ == "__main__":

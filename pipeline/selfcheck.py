@@ -16,6 +16,7 @@ from torch import Tensor
 
 from configs import command
 from configs.load import load
+from configs.terminal import visible
 from data_prep.dataset.manifest import MANIFEST_NAME
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig, RowsToMask
@@ -77,7 +78,7 @@ def main() -> int:
     )
     problems = compare_with_one_rank(config, vocab_size, arguments.steps)
     for problem in problems:
-        print(f"DIFFERENT {problem}")
+        print(visible(f"DIFFERENT {problem}"))
     if not problems:
         print(f"equal: losses, norms, gradients and weights within {TOLERANCE:.0e} (relative)")
     return 1 if problems else 0
