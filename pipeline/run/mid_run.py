@@ -82,7 +82,7 @@ def _phases(config: TrainConfig) -> Iterator[tuple[str, PhaseConfig, int]]:
 
 
 def _is_started(start_row: int, consumed_rows: int) -> bool:
-    """Whether the phase that starts at `start_row` has begun; the first one is the run itself."""
+    """Whether the phase that starts at `start_row` has started; the first one is the run itself."""
     return start_row == 0 or start_row < consumed_rows
 
 
