@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 
-class Engine(Protocol):
-    """Where parts are run. Use it in a ``with`` block."""
+class PartRunner(Protocol):
+    """Runs calls somewhere, in any order."""
 
     def run(
         self,
@@ -17,6 +17,10 @@ class Engine(Protocol):
     ) -> Iterator[Any]:
         """The results of ``function(*shared, *call)`` for all calls, as they come in; `names` of
         the calls are for people. Each process receives `shared` once."""
+
+
+class Engine(PartRunner, Protocol):
+    """Where parts are run. Use it in a ``with`` block."""
 
     def __enter__(self) -> Self: ...
 

@@ -18,12 +18,13 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from configs.load import UserError
+from data_prep.engine.engine import PartRunner
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.records import StageFolder, damaged_files, describe_file, write_record
 from data_prep.engine.stage import Part, PartT, Record, Stage, StageResult
@@ -34,20 +35,6 @@ _MAX_TRIES = 3
 _COMPARED_AT_ONCE_BYTES, _COMPARED_AT_ONCE_PARTS = 1 << 28, 256
 _COMPARED_IN_THIS_PROCESS_BYTES = 1 << 24
 _REPORTED_COMPARISON_S = 10.0
-
-
-class PartRunner(Protocol):
-    """Runs calls somewhere (the engine does it in worker processes), in any order."""
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
-        names: Sequence[str],
-        shared: Sequence[Any] = (),
-    ) -> Iterator[Any]:
-        """The results of ``function(*shared, *call)`` as they come in; `names` of the calls are for
-        people."""
 
 
 @dataclass(frozen=True)
