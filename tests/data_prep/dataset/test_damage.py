@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +15,10 @@ from configs.load import UserError, fingerprint
 from data_prep.dataset.manifest import Manifest, read_manifest, write_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.verify import verify_shards
+from tests import damage
+from tests.damage import Tree, changed_bytes
 from tests.data_prep.dataset.test_shards import BLOCK_ROWS, ROW_TOKENS, make_data_set
 
-Tree = dict[str, Any]
 ALL_ROWS = np.arange(45)
 
 
@@ -45,14 +45,8 @@ def test_of_300_manifests_with_a_changed_byte_all_are_refused_or_equal(tmp_path:
     manifest, _ = make_data_set(tmp_path)
     path = tmp_path / "manifest.json"
     content = path.read_bytes()
-    digits = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
-    generator = random.Random(3)
     harmless = 0
-    for trial in range(300):
-        damaged = bytearray(content)
-        place = generator.choice(digits) if trial % 3 else generator.randrange(len(content))
-        choices = b"0123456789" if trial % 3 else bytes(range(256))
-        damaged[place] = generator.choice([byte for byte in choices if byte != content[place]])
+    for damaged in changed_bytes(content, seed=3):
         path.write_bytes(damaged)
         with contextlib.suppress(UserError):
             assert read_manifest(tmp_path) == manifest  # white space, at most
@@ -62,14 +56,7 @@ def test_of_300_manifests_with_a_changed_byte_all_are_refused_or_equal(tmp_path:
 
 def set_in(*keys: str | int, value: object) -> Callable[[Tree], None]:
     """A change of one value of a source."""
-
-    def change(tree: Tree) -> None:
-        target: Any = source_of(tree)
-        for key in keys[:-1]:
-            target = target[key]
-        target[keys[-1]] = value
-
-    return change
+    return damage.set_in("splits", "train", "books", *keys, value=value)
 
 
 def top(key: str, value: object) -> Callable[[Tree], None]:

@@ -3,10 +3,8 @@
 import contextlib
 import json
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,9 +19,8 @@ from pipeline.checkpoint.manifest import (
 )
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.checkpoint.stored_model import stored_model
+from tests.damage import Tree, changed_bytes, set_in
 from tests.pipeline.checkpoint.saving import save
-
-Tree = dict[str, Any]
 
 
 @pytest.fixture
@@ -43,29 +40,13 @@ def test_of_300_manifests_with_a_changed_byte_all_are_refused_or_equal(path: Pat
     manifest = read_manifest(path)
     file = path / MANIFEST_NAME
     content = file.read_bytes()
-    digits = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
-    generator = random.Random(6)
     harmless = 0
-    for trial in range(300):
-        damaged = bytearray(content)
-        place = generator.choice(digits) if trial % 3 else generator.randrange(len(content))
-        choices = b"0123456789" if trial % 3 else bytes(range(256))
-        damaged[place] = generator.choice([byte for byte in choices if byte != content[place]])
+    for damaged in changed_bytes(content, seed=6):
         file.write_bytes(damaged)
         with contextlib.suppress(UserError):
             assert read_manifest(path) == manifest  # white space, at most
             harmless += 1
     assert harmless < 10
-
-
-def set_in(*keys: str | int, value: object) -> Callable[[Tree], None]:
-    def change(tree: Tree) -> None:
-        target: Any = tree
-        for key in keys[:-1]:
-            target = target[key]
-        target[keys[-1]] = value
-
-    return change
 
 
 def second_file_is_the_first(tree: Tree) -> None:

@@ -29,15 +29,9 @@ from tests.pipeline.finetuning.finetune_run import (
     ANIMALS,
     TASKS,
     make_finetune_config,
-    make_pretrained,
     make_tasks,
     run_finetuning,
 )
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    return make_pretrained(tmp_path_factory.mktemp("pretrained"))
 
 
 @pytest.fixture(scope="module")

@@ -26,17 +26,11 @@ from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.finetuning.finetune_run import (
     make_finetune_config,
-    make_pretrained,
     run_finetuning,
 )
 from tests.pipeline.training_run import assert_same_bits, final_state, metrics
 
 HEADS = ["animal", "length", "tags", "where", "next", "mlm"]
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    return make_pretrained(tmp_path_factory.mktemp("pretrained"))
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,11 @@ from tests.gloo import run_ranks
 from tests.pipeline.finetuning.finetune_run import (
     TASKS,
     make_finetune_config,
-    make_pretrained,
     make_tasks,
     run_finetuning,
 )
 from tests.pipeline.finetuning.test_finetune import stopped_after
 from tests.pipeline.training_run import assert_same_bits, final_state, metrics
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    return make_pretrained(tmp_path_factory.mktemp("pretrained"))
 
 
 @pytest.fixture(scope="module")

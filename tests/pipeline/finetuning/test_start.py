@@ -24,16 +24,10 @@ from tests.gloo import run_ranks
 from tests.pipeline.checkpoint.saving import drop_tokenizer
 from tests.pipeline.finetuning.finetune_run import (
     make_finetune_config,
-    make_pretrained,
     make_tasks,
     run_finetuning,
 )
 from tests.pipeline.hugging_face.folders import change_config, tiny_folder, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    return make_pretrained(tmp_path_factory.mktemp("pretrained"))
 
 
 @pytest.fixture(scope="module")
