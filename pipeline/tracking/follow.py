@@ -34,11 +34,11 @@ def follow(tracked: TrackedRun, alive_fd: int | None = None) -> None:
     os.nice(NICENESS)
     alive = _Alive(alive_fd)
     checkpoints = CheckpointRecord(tracked.folder)
-    sender = Sender(tracked, alive.tell)
+    sender = Sender(tracked, alive.signal)
     interval_s = POLL_S
     stop_requested = False
     while True:
-        alive.tell()
+        alive.signal()
         checkpoints.update()
         if stop_requested:
             record_failure(tracked)
@@ -71,14 +71,14 @@ def record_failure(tracked: TrackedRun) -> None:
 
 
 class _Alive:
-    """Tells the process at the other end of a pipe that this one is not stuck."""
+    """Signals through a pipe that this process is not stuck."""
 
     def __init__(self, file: int | None) -> None:
         self._file = file
         if file is not None:
             os.set_blocking(file, False)
 
-    def tell(self) -> None:
+    def signal(self) -> None:
         """Writes a byte, unless nobody reads."""
         if self._file is not None:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):

@@ -18,7 +18,7 @@ from pipeline.tracking.tracked_run import TrackedRun
 from pipeline.tracking.unsent import count_unsent
 
 PATIENCE_S = 240.0
-"""A process that has not told that it lives for so long is stuck. A request takes up to 40 s."""
+"""A process without a sign of life for so long is stuck. A request takes up to 40 s."""
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
 """Between the end of a process that training did not ask for and the next one."""
