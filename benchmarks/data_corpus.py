@@ -61,20 +61,20 @@ def books(folder: Path) -> Texts:
 def python_docs(folder: Path) -> Texts:
     """Python's documentation strings, topics and manual."""
     yield from python_documentation()
-    yield from _files(_debian("python3.11-doc", folder), ("*.html",), text_of_html)
+    yield from _files(debian_package("python3.11-doc", folder), ("*.html",), text_of_html)
 
 
 def kernel(folder: Path) -> Texts:
     """The Linux kernel's documentation, from its HTML pages."""
-    yield from _files(_debian("linux-doc-6.1", folder), ("*.html",), text_of_html)
+    yield from _files(debian_package("linux-doc-6.1", folder), ("*.html",), text_of_html)
 
 
 def manuals(folder: Path) -> Texts:
     """Manuals of Perl, Vim, PostgreSQL, FreeBSD and Debian; the King James Bible."""
     for package in ("perl-doc", "vim-doc", "freebsd-manpages", "debian-reference-en"):
-        yield from _files(_debian(package, folder), ("*.pod", "*.txt", "*.txt.gz", "*.gz"))
-    yield from _files(_debian("postgresql-doc-15", folder), ("*.html",), text_of_html)
-    yield from _files(_debian("debian-handbook", folder), ("*.html",), text_of_html)
+        yield from _files(debian_package(package, folder), ("*.pod", "*.txt", "*.txt.gz", "*.gz"))
+    yield from _files(debian_package("postgresql-doc-15", folder), ("*.html",), text_of_html)
+    yield from _files(debian_package("debian-handbook", folder), ("*.html",), text_of_html)
 
 
 def licences(folder: Path) -> Texts:
@@ -117,7 +117,7 @@ def _pip(requirement: str, folder: Path) -> Path:
     return path
 
 
-def _debian(package: str, folder: Path) -> Path:
+def debian_package(package: str, folder: Path) -> Path:
     """The unpacked files of a Debian package."""
     target = folder / package
     target.mkdir()

@@ -2,11 +2,11 @@
 
 ``python -m benchmarks.data_dedup CORPUS.jsonl ... [--mb 60] [--peer NAME=PYTHON ...]``
 
-Copies a third of real documents with random edits (words replaced, dropped, inserted), so that the
-true Jaccard similarity of every planted pair is known. Prints a table; the time of this system is
-the best of three runs. A peer runs in an interpreter that has it installed:
-``--peer daft=/path/to/python`` (PyPI: daft, datasketch, datatrove with spacy, tokenizers,
-"xxhash<4" and orjson).
+Copies a third of real documents with random edits (words, or characters in scripts without spaces,
+replaced, dropped, inserted), so that the true Jaccard similarity of every planted pair is known.
+Prints a table; the time of this system is the best of three runs. A peer runs in an interpreter
+that has it installed: ``--peer daft=/path/to/python`` (PyPI: daft, datasketch, datatrove with
+spacy, tokenizers, "xxhash<4" and orjson).
 """
 
 import json
@@ -77,7 +77,9 @@ def read_texts(paths: Sequence[Path], num_bytes: float) -> list[bytes]:
         with open(path, "rb") as file:
             for line in file:
                 text = json.loads(line)["text"].encode()
-                if 50 <= text.count(b" ") <= 20_000 and taken < num_bytes / len(paths):
+                if 50 <= TextBatch([text]).word_counts[0] <= 20_000 and taken < num_bytes / len(
+                    paths
+                ):
                     texts[text] = None
                     taken += len(text)
     return list(texts)
@@ -110,18 +112,26 @@ def plant(texts: list[bytes], seed: int = 0) -> tuple[list[bytes], dict[tuple[in
 
 
 def edited(text: bytes, generate: random.Random, rate: float) -> bytes:
-    """`text` with about `rate` of its words replaced, dropped or followed by another word."""
-    words = text.split(b" ")
+    """`text` with about `rate` of its words replaced, dropped or followed by another word; of its
+    characters in scripts without spaces."""
+    joint = b" " if has_spaces(text) else b""
+    words = text.split(b" ") if joint else [character.encode() for character in text.decode()]
     for _ in range(int(rate * len(words)) + 1):
         at = generate.randrange(len(words))
         other = words[generate.randrange(len(words))]
-        words[at] = generate.choice([other, b"", words[at] + b" " + other])
-    return b" ".join(words)
+        words[at] = generate.choice([other, b"", words[at] + joint + other])
+    return joint.join(words)
+
+
+def has_spaces(text: bytes) -> bool:
+    """Whether most words of a text are between spaces."""
+    batch = TextBatch([text])
+    return bool(2 * batch.spaced_word_counts[0] >= batch.word_counts[0])
 
 
 def jaccard(left: bytes, right: bytes) -> float:
-    """True similarity of the sets of word 5-grams."""
-    sets = [set(TextBatch([text]).ngram_hashes(5)[0].tolist()) for text in (left, right)]
+    """True similarity of the sets of 5-grams of words, of characters in scripts without spaces."""
+    sets = [set(TextBatch([text]).token_ngrams(5)[0].tolist()) for text in (left, right)]
     return len(sets[0] & sets[1]) / max(len(sets[0] | sets[1]), 1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.config import DataConfig
 from data_prep.dedup import candidates, decontaminate, lines, repeated_ids, signatures, verdicts
-from data_prep.documents import ingest
+from data_prep.documents import ingest, losses
 from data_prep.engine.stage import Stage
 from data_prep.packing import layout, rows, streams
 from data_prep.preparation import Preparation
@@ -33,6 +33,7 @@ def build_ingest(run: Preparation) -> ingest.IngestStage:
 
 def _check_ingested(run: Preparation) -> None:
     ingest.check_bad_share(run.result(ingest.IngestStage), run.config.max_bad_share)
+    losses.check_losses(run.result(ingest.IngestStage))
 
 
 def _ids(run: Preparation) -> repeated_ids.IdsStage:

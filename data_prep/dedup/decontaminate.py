@@ -55,7 +55,7 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
     """Hashes the word n-grams of the evaluation texts and of the held-out documents."""
 
     name = "excluded_ngrams"
-    version = 1
+    version = 2
     output = "arrays"
 
     rules: DecontaminateConfig
@@ -78,7 +78,7 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
             heldout &= self.selection.kept(part.file)
             batches = self.selection.chosen_texts(part.file, heldout)
         words = self.rules.ngram_words
-        found = [TextBatch(texts).ngram_hashes(words)[0] for texts in batches if texts]
+        found = [TextBatch(texts).word_ngrams(words)[0] for texts in batches if texts]
         ngrams = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
         save_array(folder / f"{part.name}.ngrams.npy", ngrams)
         record = {"ngrams": len(ngrams), "bad": dict(sorted(bad.counts.items()))}
@@ -174,7 +174,7 @@ class OverlapStage(Stage[DocumentFile]):
     """Finds the training documents of which too many n-grams are in the table."""
 
     name = "overlap"
-    version = 1
+    version = 2
     output = "a flag per document"
 
     rules: DecontaminateConfig
@@ -200,8 +200,8 @@ class OverlapStage(Stage[DocumentFile]):
         dropped_bytes = 0
         for at, texts in read_texts(self.selection.path(part), trained):
             batch = TextBatch(texts)
-            hashes, first = batch.ngram_hashes(self.rules.ngram_words)
-            text = batch.word_text[first]
+            hashes, first, _ = batch.word_ngrams(self.rules.ngram_words)
+            text = batch.token_text[first]
             found, _ = excluded.find(hashes)
             total = np.bincount(text, minlength=len(texts))
             share = np.bincount(text[found], minlength=len(texts)) / np.maximum(total, 1)

@@ -39,7 +39,7 @@ class LineCountsStage(Stage[DocumentFile]):
     """Hashes the lines of all documents, with the number of their documents and the first one."""
 
     name = "line_counts"
-    version = 1
+    version = 2
     output = "arrays"
 
     documents: Path
@@ -198,7 +198,7 @@ class CleanStage(Stage[DocumentFile]):
     """Removes the repeated lines, and the documents that become too short."""
 
     name = "clean"
-    version = 2
+    version = 3
     output = "documents (Parquet)"
 
     rules: LineDedupConfig

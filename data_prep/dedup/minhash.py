@@ -22,16 +22,17 @@ Signatures = U64
 """[14, D]: a column is a text, a row a band, whose eight bytes are one integer."""
 
 
-def signatures(batch: TextBatch, ngram_words: int, fallback: U64) -> Signatures:
-    """The signature of each text's set of word n-grams: [14, D].
+def signatures(batch: TextBatch, ngram_words: int, text_hashes: U64) -> Signatures:
+    """The signature of each text's set of n-grams of words, or of characters in scripts without
+    spaces: [14, D].
 
-    A text of fewer words than `ngram_words` has one item, its words; one without words has the
-    item `fallback` ([D]), so that it resembles only its equal.
+    A text of fewer than `ngram_words` has one item, its hash of `text_hashes` ([D]), so that it
+    resembles only its equal.
     """
-    hashes, first = batch.ngram_hashes(ngram_words)
-    bounds = np.searchsorted(first, batch.first_words)
+    hashes, first = batch.token_ngrams(ngram_words)
+    bounds = np.searchsorted(first, batch.first_tokens)
     short = np.flatnonzero(np.diff(bounds) == 0)
-    items = np.insert(hashes, bounds[short], _short_items(batch, short, fallback))
+    items = np.insert(hashes, bounds[short], text_hashes[short])
     offsets = bounds + np.searchsorted(short, np.arange(len(bounds)))
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         items, offsets.astype(np.uint64), NUM_HASHES, _SEED
@@ -41,15 +42,6 @@ def signatures(batch: TextBatch, ngram_words: int, fallback: U64) -> Signatures:
     rows = np.frombuffer(content, dtype=np.uint32).reshape(len(batch.texts), NUM_HASHES)
     lowest_bytes = rows.astype(np.uint8)  # [D, 112]
     return np.ascontiguousarray(lowest_bytes.view("<u8").T)  # [14, D]
-
-
-def _short_items(batch: TextBatch, texts: npt.NDArray[np.int64], fallback: U64) -> U64:
-    items = fallback[texts].copy()
-    for position, text in enumerate(texts):
-        words = batch.word_hashes[batch.first_words[text] : batch.first_words[text + 1]]
-        if len(words):
-            items[position] = np.bitwise_xor.reduce(words * np.uint64(2 * len(words) + 1))
-    return items
 
 
 def band_keys(signatures: Signatures, band: int) -> U64:

@@ -64,7 +64,7 @@ class SignaturesStage(Stage[FileRun]):
     """
 
     name = "signatures"
-    version = 2
+    version = 3
     output = "arrays"
 
     documents: Path
@@ -93,7 +93,7 @@ class SignaturesStage(Stage[FileRun]):
                 arrays["hashes"][:, here] = hashes
                 arrays["bytes"][here] = batch.lengths
                 if self.ngram_words is not None:
-                    signed = signatures(batch, self.ngram_words, fallback=hashes[0])
+                    signed = signatures(batch, self.ngram_words, hashes[0])
                     arrays["signatures"][:, here] = signed
             start += file.num_documents
         for name, array in arrays.items():
@@ -119,8 +119,8 @@ def word_sequence_hashes(batch: TextBatch) -> U64:
 
     Case and punctuation do not count.
     """
-    content = batch.word_hashes.tobytes()
-    bounds = (batch.first_words * 8).tolist()
+    content = batch.token_hashes.tobytes()
+    bounds = (batch.first_tokens * 8).tolist()
     digests = b"".join(
         [xxhash.xxh3_128_digest(content[start:end]) for start, end in pairwise(bounds)]
     )

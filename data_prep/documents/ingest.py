@@ -59,7 +59,7 @@ class IngestStage(Stage[IngestPart]):
     """Reads the sources; normalises, scrubs and filters the texts."""
 
     name = "ingest"
-    version = 3
+    version = 4
     output = "documents (Parquet), examples of dropped ones"
 
     readers: Mapping[str, ReaderConfig]

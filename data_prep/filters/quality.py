@@ -5,14 +5,19 @@ language.py). To add one, write the function in an obvious file, add its limit t
 and add a line to `drop_reasons`, with the reason under which its drops are counted.
 
 The rules and their default limits are those of Gopher (Rae et al. 2021, "Scaling Language Models",
-section A.1.1 and table A1), on the words of `data_prep.text.batch`, and a language rule.
+section A.1.1 and table A1), on the words of `data_prep.text.batch`, and a language rule. What
+differs between languages is in `data_prep.filters.languages`.
 """
 
-from pydantic import Field
+import logging
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
 
 from configs.load import Config
-from data_prep.filters.language import LanguageConfig, drop_other_languages
-from data_prep.filters.languages import STOP_WORDS, StopWords
+from data_prep.filters.language import DETECTION, LanguageConfig, detected_languages
+from data_prep.filters.languages import LanguageCode, LanguageLimits, StopWords, limits_of
 from data_prep.filters.lines import bullet_line_share, ellipsis_line_share
 from data_prep.filters.repetition import (
     RepetitionConfig,
@@ -20,44 +25,80 @@ from data_prep.filters.repetition import (
     drop_repeated_lines,
     drop_repeated_ngrams,
 )
-from data_prep.filters.verdicts import Reasons, Verdicts
+from data_prep.filters.verdicts import Flags, Reasons, Verdicts
 from data_prep.filters.words import (
-    letter_share,
-    mean_word_bytes,
-    stop_word_count,
-    symbols_per_word,
+    different_stop_words,
+    has_too_many_symbols,
+    mean_word_characters,
 )
 from data_prep.text.batch import TextBatch
 
+logger = logging.getLogger(__name__)
+_OLD_NAMES = {
+    "min_mean_word_bytes": "min_mean_word_characters",
+    "max_mean_word_bytes": "max_mean_word_characters",
+}
+
 
 class FiltersConfig(Config):
-    """Limits outside which a document is dropped."""
+    """Limits outside which a document is dropped.
 
+    In scripts without spaces, two characters of Han count as a word, three of Kana, and four of
+    Thai, Lao, Khmer, Myanmar and the like.
+    """
+
+    document_language: Literal["detect", "unknown"] | LanguageCode = "detect"
+    """The language of the documents, as a two-letter code, whose limits hold where one below is not
+    given. detect: that of each document; unknown: wide limits and no stop words."""
     min_words: int = Field(default=50, ge=0)
     """Fewest words of a text."""
     max_words: int = Field(default=100_000, ge=1)
     """Most words of a text. Note that a whole book may have more."""
-    min_mean_word_bytes: float = 3.0
-    """Least mean length of a text's words, bytes."""
-    max_mean_word_bytes: float = 10.0
-    """Greatest mean length of a text's words, bytes."""
-    min_alphabetic_share: float = Field(default=0.8, ge=0, le=1)
-    """Least share of the words that start with a letter."""
+    min_mean_word_characters: float | None = None
+    """Least mean length of a text's words, characters; null: that of the language (English: 3)."""
+    max_mean_word_characters: float | None = None
+    """Greatest mean length of a text's words, characters; null: that of the language (English:
+    10)."""
+    min_alphabetic_share: float | None = Field(default=None, ge=0, le=1)
+    """Least share of the words that start with a letter; null: that of the language (English: .8).
+    """
     max_symbol_share: float = Field(default=0.1, ge=0)
-    """Greatest number of hash signs, and of ellipses, per word."""
+    """Greatest number of hash signs, and of ellipses, per word; what stands between white space
+    counts as a word here, even without a letter or digit."""
     max_bullet_line_share: float = Field(default=0.9, ge=0, le=1)
     """Greatest share of the lines that start with a bullet."""
     max_ellipsis_line_share: float = Field(default=0.3, ge=0, le=1)
     """Greatest share of the lines that end with an ellipsis."""
     min_stop_words: int = Field(default=2, ge=0)
-    """Fewest occurrences of `stop_words`; 0 turns the rule off."""
-    stop_words: StopWords = STOP_WORDS["en"]
+    """Fewest different `stop_words` of a text; 0 turns the rule off."""
+    stop_words: StopWords | None = None
     """Words that any running text of the language has: a list, or the code of a language, such as
-    en."""
+    en; null: those of the language, no rule where there are none."""
     repetition: RepetitionConfig | None = RepetitionConfig()
     """Limits of self-repetition; null turns the rules off."""
     language: LanguageConfig | None = None
     """Languages to keep; null keeps all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, tree: Any) -> Any:
+        """Keys of version 0.1.0."""
+        if not isinstance(tree, dict):
+            return tree
+        for old in _OLD_NAMES.keys() & tree.keys():
+            logger.warning("filters: %s is now %s, and counts characters", old, _OLD_NAMES[old])
+        return {_OLD_NAMES.get(key, key): value for key, value in tree.items()}
+
+    def of_language(self, code: str) -> LanguageLimits:
+        """The limits for documents in a language, those of the language where none are given."""
+        given = {
+            "stop_words": self.stop_words,
+            "min_mean_word_characters": self.min_mean_word_characters,
+            "max_mean_word_characters": self.max_mean_word_characters,
+            "min_alphabetic_share": self.min_alphabetic_share,
+        }
+        own = {name: value for name, value in given.items() if value is not None}
+        return limits_of(code)._replace(**own)  # type: ignore[arg-type]
 
 
 def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
@@ -67,13 +108,8 @@ def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
     drop("empty", batch.word_counts == 0)
     drop("too few words", batch.word_counts < limits.min_words)
     drop("too many words", batch.word_counts > limits.max_words)
-    drop("words too short", mean_word_bytes(batch) < limits.min_mean_word_bytes)
-    drop("words too long", mean_word_bytes(batch) > limits.max_mean_word_bytes)
-    drop("too few letters", letter_share(batch) < limits.min_alphabetic_share)
-    drop("too many symbols", symbols_per_word(batch) > limits.max_symbol_share)
-    if limits.min_stop_words:
-        num_stop_words = stop_word_count(batch, limits.stop_words)
-        drop("too few stop words", num_stop_words < limits.min_stop_words)
+    languages = _languages(batch, limits, verdicts.undecided)
+    drop_by_words(batch, limits, languages, verdicts)
     drop("mostly bullets", bullet_line_share(batch) > limits.max_bullet_line_share)
     drop("too many cut-off lines", ellipsis_line_share(batch) > limits.max_ellipsis_line_share)
     if limits.repetition is not None:
@@ -81,5 +117,50 @@ def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
         drop_common_ngrams(batch, limits.repetition, verdicts)
         drop_repeated_ngrams(batch, limits.repetition, verdicts)
     if limits.language is not None:
-        drop_other_languages(batch, limits.language, verdicts)
+        if limits.document_language != "detect":
+            numbers = np.flatnonzero(verdicts.undecided).tolist()
+            languages = detected_languages(batch, numbers, limits.language)
+        for number in np.flatnonzero(verdicts.undecided).tolist():
+            if languages[number] not in limits.language.keep:
+                verdicts.reasons[number] = f"language {languages[number]}"
     return verdicts.reasons
+
+
+def drop_by_words(
+    batch: TextBatch, limits: FiltersConfig, languages: dict[int, str], verdicts: Verdicts
+) -> None:
+    """Drops texts by what their words are like, under the limits of the language of each."""
+    mean, letters = mean_word_characters(batch), batch.letter_share()
+    num_texts = len(batch.texts)
+    least, greatest, least_letters = (np.zeros(num_texts) for _ in range(3))
+    few_stop_words = np.zeros(num_texts, dtype=bool)
+    for code in sorted(set(languages.values())):
+        of_language = limits.of_language(code)
+        texts = np.zeros(num_texts, dtype=bool)
+        texts[[number for number, language in languages.items() if language == code]] = True
+        least[texts] = of_language.min_mean_word_characters
+        greatest[texts] = of_language.max_mean_word_characters
+        least_letters[texts] = of_language.min_alphabetic_share
+        few_stop_words |= _has_few_stop_words(batch, of_language.stop_words, limits, texts)
+    verdicts.drop("words too short", mean < least)
+    verdicts.drop("words too long", mean > greatest)
+    verdicts.drop("too few letters", letters < least_letters)
+    verdicts.drop("too many symbols", has_too_many_symbols(batch, limits.max_symbol_share))
+    verdicts.drop("too few stop words", few_stop_words)
+
+
+def _has_few_stop_words(
+    batch: TextBatch, stop_words: tuple[str, ...], limits: FiltersConfig, texts: Flags
+) -> Flags:
+    if not limits.min_stop_words or (not stop_words and limits.stop_words is None):
+        return np.zeros(len(texts), dtype=bool)
+    result: Flags = texts & (different_stop_words(batch, stop_words, texts) < limits.min_stop_words)
+    return result
+
+
+def _languages(batch: TextBatch, limits: FiltersConfig, texts: Flags) -> dict[int, str]:
+    """The language of each of the chosen texts, [D], by its number."""
+    numbers = np.flatnonzero(texts).tolist()
+    if limits.document_language != "detect":
+        return dict.fromkeys(numbers, limits.document_language)
+    return detected_languages(batch, numbers, limits.language or DETECTION)

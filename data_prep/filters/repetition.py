@@ -2,7 +2,7 @@
 
 Rae et al. 2021, "Scaling Language Models", table A1. All texts of a batch are measured at once; an
 n-gram, line or paragraph is *repeated* if the same one occurs earlier in the same text.
-Legend: D documents, W words, G n-grams, L lines or paragraphs of a batch.
+Legend: D documents, T tokens, G n-grams, L lines or paragraphs of a batch.
 """
 
 import numpy as np
@@ -111,10 +111,10 @@ def most_common_ngram_share(
     rest is given as 0.
     """
     share = np.zeros(len(batch.texts))
-    hashes, first, text = _ngrams_of(batch, n, texts)
+    hashes, first, end, text = _ngrams_of(batch, n, texts)
     if not len(first):
         return share
-    size = (batch.word_bytes_before[first + n] - batch.word_bytes_before[first]).astype(np.float64)
+    size = (batch.token_bytes_before[end] - batch.token_bytes_before[first]).astype(np.float64)
     keys = _keyed(hashes, text)
     slots = _slots(keys)
     at_most = np.bincount(slots)[slots]  # how often it occurs, or more where a slot is shared
@@ -138,27 +138,23 @@ def repeated_ngram_share(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_])
     Only the chosen `texts` ([D]) are measured; the share of the rest is given as 0.
     """
     share = np.zeros(len(batch.texts))
-    hashes, first, text = _ngrams_of(batch, n, texts)
-    repeated = first[_repeated(_keyed(hashes, text))]
+    hashes, first, end, text = _ngrams_of(batch, n, texts)
+    repeated = _repeated(_keyed(hashes, text))
     if not len(repeated):
         return share
-    num_words = len(batch.word_text)
-    opened = np.bincount(repeated, minlength=num_words + 1)
-    closed = np.bincount(repeated + n, minlength=num_words + 1)
-    covered = np.cumsum(opened[:-1] - closed[:-1]) > 0  # [W]
-    starts, ends = batch.word_bounds
-    covered_bytes = batch.sum_over_words((ends - starts) * covered)
+    num_tokens = len(batch.token_text)
+    opened = np.bincount(first[repeated], minlength=num_tokens + 1)
+    closed = np.bincount(end[repeated], minlength=num_tokens + 1)
+    covered = np.cumsum(opened[:-1] - closed[:-1]) > 0  # [T]
+    starts, ends = batch.token_bounds
+    covered_bytes = batch.sum_over_tokens((ends - starts) * covered)
     return covered_bytes / np.maximum(batch.word_bytes, 1)
 
 
-def _ngrams_of(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_]) -> tuple[U64, I64, I64]:
-    """(hash, first word, text) of the n-grams of the chosen texts."""
-    hashes, first = batch.ngram_hashes(n)
-    text = batch.word_text[first]
-    if texts.all():
-        return hashes, first, text
-    chosen = np.flatnonzero(texts[text])
-    return hashes[chosen], first[chosen], text[chosen]
+def _ngrams_of(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_]) -> tuple[U64, I64, I64, I64]:
+    """(hash, first token, token after the last, text) of the n-grams of the chosen texts."""
+    hashes, first, end = batch.word_ngrams(n, texts)
+    return hashes, first, end, batch.token_text[first]
 
 
 def _keyed(hashes: U64, text: I64) -> U64:

@@ -1,6 +1,6 @@
 """What the filters measure of a text's words (Gopher's rules, Rae et al. 2021, section A.1.1).
 
-Legend: D documents, W words of a batch.
+Legend: D documents of a batch.
 """
 
 from collections.abc import Sequence
@@ -8,34 +8,71 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.text.batch import I64, TextBatch
+from data_prep.text.batch import I64, U64, TextBatch
 from data_prep.text.normalise import normalise
 
 F64 = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
-def mean_word_bytes(batch: TextBatch) -> F64:
-    """The mean length of each text's words, bytes: [D]."""
-    return batch.word_bytes * _per_word(batch)
+def mean_word_characters(batch: TextBatch) -> F64:
+    """The mean length of each text's words, characters: [D].
+
+    NaN for a text mostly in scripts without spaces, where the length of words is not known.
+    """
+    mean: F64 = batch.spaced_characters / np.maximum(batch.spaced_word_counts, 1)
+    mean[2 * batch.spaced_word_counts < batch.word_counts] = np.nan
+    return mean
 
 
-def letter_share(batch: TextBatch) -> F64:
-    """The share of each text's words that start with a letter: [D]."""
-    return batch.sum_over_words(batch.word_starts_with_letter) * _per_word(batch)
+def has_too_many_symbols(batch: TextBatch, most_per_word: float) -> Flags:
+    """Whether each text has more than `most_per_word` hash signs, or ellipses, per word: [D].
 
-
-def symbols_per_word(batch: TextBatch) -> F64:
-    """The number of hash signs or of ellipses, whichever is greater, per word: [D]."""
+    As in the paper, every piece of text between white space counts as a word, also one of symbols
+    only.
+    """
     hash_signs = batch.count_at(np.flatnonzero(batch.data == ord("#")))
-    return np.maximum(hash_signs, batch.count_at(batch.ellipses)) * _per_word(batch)
+    symbols = np.maximum(hash_signs, batch.count_at(batch.ellipses))
+    result: Flags = symbols > most_per_word * np.maximum(batch.word_counts, 1)
+    for number in np.flatnonzero(result).tolist():  # few: the symbols themselves are not counted
+        pieces = batch.texts[number].split()
+        with_words = np.count_nonzero(TextBatch(pieces).token_counts) if pieces else 0
+        words = int(batch.word_counts[number]) + len(pieces) - with_words
+        result[number] = symbols[number] > most_per_word * max(words, 1)
+    return result
 
 
-def stop_word_count(batch: TextBatch, stop_words: Sequence[str]) -> I64:
-    """The number of words of each text that are stop words: [D]."""
-    stop_word_hashes = TextBatch(normalise([" ".join(stop_words)])).word_hashes
-    return batch.sum_over_words(np.isin(batch.word_hashes, stop_word_hashes))
+def different_stop_words(batch: TextBatch, stop_words: Sequence[str], texts: Flags) -> I64:
+    """How many of the `stop_words` each of the chosen `texts` ([D]) has; 0 for the rest: [D]."""
+    words = normalise(list(stop_words))
+    tokens = TextBatch(words)
+    found = np.zeros((len(batch.texts), len(words)), dtype=bool)
+    single = np.flatnonzero(tokens.token_counts == 1)
+    if len(single):
+        hashes = tokens.token_hashes[tokens.first_tokens[single]]
+        ascending = np.argsort(hashes)
+        chosen = np.flatnonzero(np.repeat(texts, batch.token_counts))
+        likely = _prefixes_of(hashes)[_prefix(batch.token_hashes[chosen])]
+        chosen = chosen[likely]
+        wanted = batch.token_hashes[chosen]
+        place = np.minimum(np.searchsorted(hashes[ascending], wanted), len(single) - 1)
+        same = hashes[ascending][place] == wanted
+        found[batch.token_text[chosen[same]], single[ascending[place[same]]]] = True
+    for column in np.flatnonzero(tokens.token_counts != 1).tolist():  # of several characters
+        for number in np.flatnonzero(texts).tolist():
+            found[number, column] = words[column] in batch.texts[number]
+    return np.where(texts, found.sum(axis=1), 0)
 
 
-def _per_word(batch: TextBatch) -> F64:
-    """The factor that makes a sum over each text's words a mean: [D]."""
-    return 1 / np.maximum(batch.word_counts, 1)
+_PREFIX_BITS = np.uint64(12)
+
+
+def _prefix(hashes: U64) -> U64:
+    return hashes >> (np.uint64(64) - _PREFIX_BITS)
+
+
+def _prefixes_of(hashes: U64) -> Flags:
+    """Whether any of a few hashes has each prefix."""
+    result = np.zeros(1 << int(_PREFIX_BITS), dtype=bool)
+    result[_prefix(hashes)] = True
+    return result

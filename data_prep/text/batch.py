@@ -1,7 +1,9 @@
 """Many texts as one array of bytes, so that numpy finds and hashes all their words at once.
 
-A word is a sequence of ASCII letters, digits and non-ASCII characters, in lower case (ASCII only).
-Legend: D documents, W words, B bytes of the batch.
+A token is a sequence of letters and digits, in lower case (ASCII only), or a single character of a
+script that is written without spaces (`data_prep.text.characters`). All other characters, ASCII or
+not, are punctuation. Where words are counted, a token counts as a word or as a part of one.
+Legend: D documents, T tokens, B bytes of the batch.
 """
 
 from collections.abc import Sequence
@@ -11,21 +13,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.text.characters import (
+    EXTEND,
+    IDEOGRAPH,
+    NOT_WORD,
+    NUMBER,
+    WIDTH_OF_WORD,
+    WIDTHS,
+    kinds_of,
+)
+from data_prep.text.hashes import I64, U64, chain_powers, hashes_of_tokens, mixed
 from data_prep.text.normalise import SEPARATOR
 
-U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
+__all__ = ["I64", "U64", "TextBatch", "mixed"]
 
 _NEWLINE, _RECORD = 10, SEPARATOR[0]
 _TAIL = bytes(16)  # so that eight bytes can be read at any word's end
 _FOLD = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if bytes([byte]).isalnum() or byte >= 128 else 0
     for byte in range(256)
-)
-_LOW_BYTES = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
-_ODD = np.array(
-    [0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93],
-    dtype=np.uint64,
 )
 
 
@@ -47,66 +53,165 @@ class TextBatch:
         return self.ends - self.starts
 
     @cached_property
-    def word_bounds(self) -> tuple[I64, I64]:
-        """First byte of each word, and the byte after its last: [W], [W]."""
-        inside = self._folded != 0
-        edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-        return edges[0::2], edges[1::2]
+    def _characters(self) -> tuple[I64, npt.NDArray[np.uint8], I64]:
+        """(first byte, kind, bytes) of each character that is not ASCII: [C], [C], [C]."""
+        leads = np.flatnonzero(self.data >= 0xC0)
+        return leads, *kinds_of(self.data, leads)
 
     @cached_property
-    def first_words(self) -> I64:
-        """Index of the first word of each text, and finally the number of words: [D + 1]."""
-        starts, _ = self.word_bounds
+    def _kinds(self) -> npt.NDArray[np.uint8] | None:
+        """The kind of the character that starts at each byte, 0 elsewhere: [B]; None for ASCII."""
+        leads, of_characters, _ = self._characters
+        if not len(leads):
+            return None
+        kinds = np.zeros(len(self.data), dtype=np.uint8)
+        kinds[leads] = of_characters
+        return kinds
+
+    @cached_property
+    def token_bounds(self) -> tuple[I64, I64]:
+        """First byte of each token, and the byte after its last: [T], [T]."""
+        inside = self._folded != 0
+        leads, kinds, sizes = self._characters
+        if not len(leads):
+            return _edges(inside)
+        breaking = np.flatnonzero(kinds == NOT_WORD)
+        for offset in range(4):
+            at = leads[breaking[sizes[breaking] > offset]]
+            inside[at + offset] = False
+        extending = np.flatnonzero(kinds == EXTEND)
+        for offset in range(4):
+            at = leads[extending[sizes[extending] > offset]]
+            inside[at + offset] = inside[at - 1]
+        alone = np.flatnonzero(kinds >= IDEOGRAPH)
+        if not len(alone):
+            return _edges(inside)
+        cut = np.zeros(len(inside), dtype=bool)
+        cut[leads[alone]] = True
+        cut[leads[alone] + sizes[alone]] = True
+        cut[leads[extending]] = False
+        starts = inside[1:] & (cut[1:] | ~inside[:-1])
+        ends = inside[:-1] & (cut[1:] | ~inside[1:])
+        return np.flatnonzero(starts) + 1, np.flatnonzero(ends) + 1
+
+    @cached_property
+    def _widths(self) -> I64 | None:
+        """Twelfths of a word that each token counts as: [T]; None if all are whole words."""
+        if self._kinds is None or not (self._kinds >= IDEOGRAPH).any():
+            return None
+        starts, _ = self.token_bounds
+        widths: I64 = WIDTHS[self._kinds[starts]]
+        return widths
+
+    @cached_property
+    def _width_before(self) -> I64:
+        """Twelfths of a word before each token, and finally of all tokens: [T + 1]."""
+        if self._widths is None:
+            return np.arange(len(self.token_bounds[0]) + 1) * WIDTH_OF_WORD
+        return np.append(0, np.cumsum(self._widths))
+
+    @cached_property
+    def _token_after(self) -> I64:
+        """The first token after which more twelfths of a word are full than each number of them."""
+        tokens = np.arange(1, len(self._width_before))
+        return np.repeat(tokens, np.diff(self._width_before))
+
+    @cached_property
+    def first_tokens(self) -> I64:
+        """Index of the first token of each text, and finally the number of tokens: [D + 1]."""
+        starts, _ = self.token_bounds
         return np.append(np.searchsorted(starts, self.starts), len(starts))
 
     @property
+    def token_counts(self) -> I64:
+        """Tokens of each text: [D]."""
+        return np.diff(self.first_tokens)
+
+    @cached_property
     def word_counts(self) -> I64:
-        """Words of each text: [D]."""
-        return np.diff(self.first_words)
+        """Words of each text, rounded up: [D]."""
+        return self._words_between(self.first_tokens)
+
+    def _words_between(self, bounds: I64) -> I64:
+        """Words from each of the tokens `bounds` to the next one, rounded up."""
+        return -(-np.diff(self._width_before[bounds]) // WIDTH_OF_WORD)
 
     @cached_property
-    def word_hashes(self) -> U64:
-        """A 64-bit hash of each word: [W].
-
-        Of words longer than 24 bytes, the first 16, the last 8 and the length are hashed.
-        """
-        starts, ends = self.word_bounds
-        lengths = ends - starts
-        eight = np.ndarray((len(self._folded) - 7,), "<u8", self._folded.data, strides=(1,))
-        hashes = (eight[starts] & _LOW_BYTES[np.minimum(lengths, 8)]) * _ODD[0]
-        long = np.flatnonzero(lengths > 8)
-        more = np.minimum(lengths[long] - 8, 8)
-        hashes[long] += (eight[starts[long] + 8] & _LOW_BYTES[more]) * _ODD[1]
-        longer = np.flatnonzero(lengths > 16)
-        hashes[longer] += (eight[ends[longer] - 8] ^ lengths[longer].astype(np.uint64)) * _ODD[2]
-        return mixed(hashes)
+    def token_hashes(self) -> U64:
+        """A 64-bit hash of all bytes of each token: [T]."""
+        return hashes_of_tokens(self._folded, *self.token_bounds)
 
     @cached_property
-    def word_text(self) -> I64:
-        """Index of the text that each word belongs to: [W]."""
-        return np.repeat(np.arange(len(self.texts)), self.word_counts)
+    def _chain(self) -> tuple[U64, U64]:
+        """Powers of the multiplier of `chained`, and the sums from which the hash of any range of
+        tokens follows: [T + 1], [T + 1]."""
+        num = len(self.token_hashes)
+        powers, inverses = chain_powers(num + 1)
+        sums = np.zeros(num + 1, dtype=np.uint64)
+        np.cumsum(self.token_hashes * inverses[:-1], dtype=np.uint64, out=sums[1:])
+        return powers, sums
+
+    def range_hashes(self, first: I64, end: I64) -> U64:
+        """`chained` of the hashes of the tokens in [first, end) of each range: [R]. Empty ranges
+        have hash 0."""
+        powers, sums = self._chain
+        return mixed((sums[end] - sums[first]) * powers[np.maximum(end - 1, 0)])
 
     @cached_property
-    def word_bytes_before(self) -> I64:
-        """Bytes of all words before each word, and finally of all words: [W + 1]."""
-        starts, ends = self.word_bounds
+    def token_text(self) -> I64:
+        """Index of the text that each token belongs to: [T]."""
+        return np.repeat(np.arange(len(self.texts)), self.token_counts)
+
+    @cached_property
+    def _text_end(self) -> I64:
+        """The token after the last one of the text of each token: [T]."""
+        return np.repeat(self.first_tokens[1:], self.token_counts)
+
+    @cached_property
+    def token_bytes_before(self) -> I64:
+        """Bytes of all tokens before each token, and finally of all tokens: [T + 1]."""
+        starts, ends = self.token_bounds
         return np.append(0, np.cumsum(ends - starts))
 
     @cached_property
     def word_bytes(self) -> I64:
         """Bytes of all words of each text: [D]."""
-        return np.diff(self.word_bytes_before[self.first_words])
+        return np.diff(self.token_bytes_before[self.first_tokens])
 
-    @property
-    def word_starts_with_letter(self) -> npt.NDArray[np.bool_]:
-        """Whether each word starts with a letter (any non-ASCII character counts as one): [W]."""
-        starts, _ = self.word_bounds
-        return self._folded[starts] >= ord("a")
+    @cached_property
+    def spaced_word_counts(self) -> I64:
+        """Words of each text in scripts with spaces: [D]."""
+        if self._widths is None:
+            return self.token_counts
+        return self.sum_over_tokens(self._widths == WIDTH_OF_WORD)
 
-    def sum_over_words(self, values: npt.NDArray[Any]) -> I64:
-        """The sum over the words of each text of a value per word: [W] to [D]."""
+    @cached_property
+    def spaced_characters(self) -> I64:
+        """Characters of these words: [D]."""
+        if self._kinds is None:
+            return self.word_bytes
+        starts, ends = self.token_bounds
+        characters = np.append(0, np.cumsum((self.data & 0xC0) != 0x80))
+        lengths = characters[ends] - characters[starts]
+        if self._widths is not None:
+            lengths[self._widths < WIDTH_OF_WORD] = 0
+        return self.sum_over_tokens(lengths)
+
+    def letter_share(self) -> npt.NDArray[np.float64]:
+        """The share of each text's tokens that start with a letter, of any script: [D]."""
+        starts, _ = self.token_bounds
+        letters = self._folded[starts] >= ord("a")
+        if self._kinds is not None:
+            letters &= self._kinds[starts] != NUMBER
+        if self._widths is None:
+            return self.sum_over_tokens(letters) / np.maximum(self.token_counts, 1)
+        widths = np.diff(self._width_before[self.first_tokens])
+        return self.sum_over_tokens(letters * self._widths) / np.maximum(widths, 1)
+
+    def sum_over_tokens(self, values: npt.NDArray[Any]) -> I64:
+        """The sum over the tokens of each text of a value per token: [T] to [D]."""
         sums = np.append(0, np.cumsum(values, dtype=np.int64))
-        return np.diff(sums[self.first_words])
+        return np.diff(sums[self.first_tokens])
 
     def count_at(self, positions: I64) -> I64:
         """How many of the ascending byte `positions` are in each text: [D]."""
@@ -146,42 +251,49 @@ class TextBatch:
         return np.searchsorted(self.starts, positions, side="right") - 1
 
     def unit_hashes(self, starts: I64) -> tuple[U64, I64]:
-        """A hash of the words of each line or paragraph, and their number, by its start: [L], [L].
+        """A hash of the tokens of each line or paragraph, and its words, by its start: [L], [L].
         One without words has hash 0."""
-        word_starts, _ = self.word_bounds
-        first = np.append(np.searchsorted(word_starts, starts), len(word_starts))
-        counts = np.diff(first)
-        position = np.arange(first[0], len(word_starts)) - np.repeat(first[:-1], counts)
-        weighted = self.word_hashes[first[0] :] * (2 * position + 1).astype(np.uint64)
-        sums = np.append(np.uint64(0), np.cumsum(weighted, dtype=np.uint64))
-        bounds = first - first[0]
-        return mixed(sums[bounds[1:]] - sums[bounds[:-1]]), counts
+        token_starts, _ = self.token_bounds
+        first = np.append(np.searchsorted(token_starts, starts), len(token_starts))
+        return self.range_hashes(first[:-1], first[1:]), self._words_between(first)
 
-    def ngram_hashes(self, n: int) -> tuple[U64, I64]:
-        """Hashes of all word n-grams within texts, and the first word of each: [G], [G]."""
-        num = max(len(self.word_hashes) - n + 1, 0)
-        hashes = chained([self.word_hashes[k : k + num] for k in range(n)])
+    def token_ngrams(self, n: int) -> tuple[U64, I64]:
+        """Hashes of all n-grams of tokens within texts, and the first token of each: [G], [G]."""
+        num = max(len(self.token_hashes) - n + 1, 0)
         crosses = np.zeros(num + n, dtype=bool)  # n-grams that cross into the next text
         for k in range(1, n):
-            first = self.first_words[1:-1] - k
+            first = self.first_tokens[1:-1] - k
             crosses[first[first >= 0]] = True
-        crosses = crosses[:num]
-        first = np.flatnonzero(~crosses)
-        return hashes[first], first
+        first = np.flatnonzero(~crosses[:num])
+        return self.range_hashes(first, first + n), first
+
+    def word_ngrams(
+        self, n: int, texts: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[U64, I64, I64]:
+        """Hashes of all word n-grams within the chosen `texts` ([D], None for all), the first token
+        of each and the one after its last: [G], [G], [G].
+
+        An n-gram starts at every token and ends with the first token that makes n words full.
+        """
+        if texts is None or texts.all():
+            if self._widths is None:
+                hashes, first = self.token_ngrams(n)
+                return hashes, first, first + n
+            first = np.arange(len(self.token_text))
+        else:
+            first = np.flatnonzero(np.repeat(texts, self.token_counts))
+        if self._widths is None:
+            end = first + n
+            inside = end <= self._text_end[first]
+            first, end = first[inside], end[inside]
+        else:
+            full = self._width_before[first] + n * WIDTH_OF_WORD
+            inside = full <= self._width_before[self._text_end[first]]
+            first, end = first[inside], self._token_after[full[inside] - 1]
+        return self.range_hashes(first, end), first, end
 
 
-def chained(columns: Sequence[U64]) -> U64:
-    """One hash per row of the hashes in `columns`, which depends on their order."""
-    result = columns[0].copy()
-    for column in columns[1:]:
-        result *= _ODD[3]
-        result += column
-    return mixed(result)
-
-
-def mixed(hashes: U64) -> U64:
-    """Mixes every bit of the input into all bits; changes `hashes` in place."""
-    hashes ^= hashes >> np.uint64(32)
-    hashes *= _ODD[1]
-    hashes ^= hashes >> np.uint64(29)
-    return hashes
+def _edges(inside: npt.NDArray[np.bool_]) -> tuple[I64, I64]:
+    """First position of each run of True, and the position after its last."""
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    return edges[0::2], edges[1::2]

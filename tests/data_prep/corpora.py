@@ -55,6 +55,7 @@ def config_of(folder: Path, **changes: Any) -> DataConfig:
                 }
             },
         },
+        "filters": {"document_language": "en"},  # its words are invented
         "tokenizer": {"type": "train", "vocab_size": 400},
         "pack": {"row_tokens": 32, "block_rows": 8, "shard_mb": 1},
         "heldout_share": 0.1,

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -161,3 +162,37 @@ def test_a_long_document_and_an_empty_file_are_accepted(tmp_path: Path) -> None:
     prepare(forum_config(tmp_path, sources={"forum": {"reader": reader, "filters": filters}}))
     found = decoded_documents(tmp_path) + decoded_documents(tmp_path, "heldout")
     assert sorted(found) == sorted(texts)
+
+
+def test_a_source_without_a_kept_document_is_an_error_that_names_the_filter(
+    tmp_path: Path,
+) -> None:
+    write_forum(tmp_path / "raw", random_texts(20))
+    filters = {"min_words": 5, "stop_words": ["xyz", "zyx"]}
+    with pytest.raises(UserError, match=r"'forum'.* 20 of 20 .*: too few stop words \(20\)"):
+        prepare(forum_config(tmp_path, filters=filters))
+
+
+def test_a_source_that_loses_more_than_half_is_a_warning(tmp_path: Path, logged: list[str]) -> None:
+    write_forum(tmp_path / "raw", random_texts(20) + ["too short"] * 25)
+    prepare(forum_config(tmp_path))
+    assert (
+        "source 'forum': the filters dropped 25 of 45 documents (55.6%): too few words (25)"
+        in logged
+    )
+
+
+@pytest.mark.parametrize("script", [range(0x4E00, 0x4E90), range(0x0E01, 0x0E2F)])
+def test_copied_evaluation_texts_are_found_in_scripts_without_spaces(
+    tmp_path: Path, script: range
+) -> None:
+    generate = random.Random(0)
+    texts = ["".join(map(chr, generate.choices(script, k=400))) for _ in range(40)]
+    write_forum(tmp_path / "raw", [texts[0] + texts[39][100:250], *texts[1:38]])
+    (tmp_path / "evaluation.jsonl").write_text(json.dumps({"text": texts[39]}) + "\n")
+    reader = {"type": "jsonl", "files": [str(tmp_path / "evaluation.jsonl")]}
+    rules = {"evaluation": {"exam": reader}, "heldout": False}
+    prepare(forum_config(tmp_path, decontaminate=rules, heldout_share=0.0))
+    report = json.loads((tmp_path / "rows/report.json").read_text())
+    assert sum(len(text) for text in decoded_documents(tmp_path)) > 0
+    assert all(texts[39][100:250] not in text for text in decoded_documents(tmp_path)), report

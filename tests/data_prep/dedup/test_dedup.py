@@ -67,6 +67,41 @@ def test_planted_near_duplicates_are_found_and_no_others() -> None:
     assert np.mean([truth.get(pair, 0) >= 0.7 for pair in found_set]) > 0.97
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "joint"),
+    [(0x4E00, 0x5600, ""), (0x0E01, 0x0E2E, ""), (0x3041, 0x3096, ""), (0x0430, 0x044F, " ")],
+)
+def test_copies_with_changed_characters_are_found_in_every_script(
+    first: int, last: int, joint: str
+) -> None:
+    generate = random.Random(0)
+    letters = [chr(code) for code in range(first, last)]
+    words = ["".join(generate.choices(letters, k=generate.randint(1, 5))) for _ in range(4000)]
+    texts = [joint.join(generate.choices(words, k=200)) for _ in range(600)]
+    copies, truth = [], {}
+    for number, text in enumerate(texts[:300]):
+        copy = list(text)
+        for _ in range(
+            int(len(text) * generate.choice([0, 0.005, 0.01, 0.02]) / (1 + 4 * bool(joint)))
+        ):
+            copy[generate.randrange(len(copy))] = generate.choice(letters)
+        copies.append("".join(copy))
+        pieces = [(t.split() if joint else list(t)) for t in (text, copies[-1])]
+        truth[number, len(texts) + number] = jaccard(pieces[0], pieces[1])
+    batch = TextBatch(normalise(texts + copies))
+    signed = signatures(batch, 5, word_sequence_hashes(batch)[0])
+    numbers = np.arange(len(texts) + len(copies))
+    found = [
+        near_pairs(band_keys(signed, k), numbers, lambda n: signed[:, n], 0.75)[0]
+        for k in range(28)
+    ]
+    found_set = set(map(tuple, np.concatenate(found, axis=1).T.tolist()))
+    alike = {pair for pair, value in truth.items() if value >= 0.8}
+    assert len(alike) > 200
+    assert len(alike & found_set) / len(alike) >= 0.99
+    assert all(truth.get(pair, 0) > 0.55 for pair in found_set)
+
+
 def test_the_estimate_is_close_to_the_true_similarity() -> None:
     texts, truth = planted(400)
     signed, _ = found_pairs(texts)

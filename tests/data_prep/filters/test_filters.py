@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from fractions import Fraction
+from math import ceil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_prep.filters.language import LanguageConfig
+from data_prep.filters.languages import known_languages
 from data_prep.filters.quality import FiltersConfig, drop_reasons
 from data_prep.filters.repetition import (
     RepetitionConfig,
@@ -19,12 +22,32 @@ from data_prep.filters.repetition import (
 )
 from data_prep.filters.verdicts import KEPT, Verdicts
 from data_prep.text.batch import TextBatch
+from data_prep.text.hashes import chained
 from data_prep.text.normalise import normalise
 
-WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]+")
+ALONE = "\u4e00-\u9fff\u3040-\u30ff\u0e00-\u0e7f"
+TOKEN = re.compile(f"[{ALONE}]|[^\\W_{ALONE}]+")
 texts_of_few_words = st.lists(
     st.lists(
-        st.sampled_from(["a", "bb", "Ccc", "a-b", "ünï", "'", "\n", "\n\n", "x" * 20, "12", "…"]),
+        st.sampled_from(
+            [
+                "a",
+                "bb",
+                "Ccc",
+                "a-b",
+                "ünï",
+                "'",
+                "\n",
+                "\n\n",
+                "x" * 20,
+                "12",
+                "…",
+                "“x”",
+                "中文字",
+                "かな、",
+                "ที่ใน",
+            ]
+        ),
         max_size=40,
     ).map(" ".join),
     min_size=1,
@@ -32,32 +55,65 @@ texts_of_few_words = st.lists(
 )
 
 
-def words_of(text: bytes) -> list[bytes]:
-    return [word.lower() for word in WORD.findall(text)]
+def tokens_of(text: bytes) -> list[bytes]:
+    return [token.encode().lower() for token in TOKEN.findall(text.decode())]
+
+
+def width_of(token: bytes) -> Fraction:
+    first = token.decode()[0]
+    if "\u4e00" <= first <= "\u9fff":
+        return Fraction(1, 2)
+    if "\u3040" <= first <= "\u30ff":
+        return Fraction(1, 3)
+    return Fraction(1, 4) if "\u0e00" <= first <= "\u0e7f" else Fraction(1)
 
 
 def ngrams_of(text: bytes, n: int) -> list[tuple[bytes, ...]]:
-    words = words_of(text)
-    return [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
+    """The n-grams of tokens."""
+    tokens = tokens_of(text)
+    return [tuple(tokens[k : k + n]) for k in range(len(tokens) - n + 1)]
+
+
+def word_ngrams_of(text: bytes, n: int) -> list[tuple[int, int]]:
+    """[start, end) of the tokens of each word n-gram: the shortest of n words and more."""
+    tokens = tokens_of(text)
+    found = []
+    for start in range(len(tokens)):
+        for end in range(start + 1, len(tokens) + 1):
+            if sum(map(width_of, tokens[start:end])) >= n:
+                found.append((start, end))
+                break
+    return found
 
 
 @given(texts_of_few_words)
-def test_words_are_those_of_the_plain_definition(texts: list[str]) -> None:
+def test_tokens_are_those_of_the_plain_definition(texts: list[str]) -> None:
     batch = TextBatch(normalise(texts))
-    assert batch.word_counts.tolist() == [len(words_of(text)) for text in batch.texts]
-    starts, ends = batch.word_bounds
+    assert batch.token_counts.tolist() == [len(tokens_of(text)) for text in batch.texts]
+    starts, ends = batch.token_bounds
     found = [batch.data[s:e].tobytes().lower() for s, e in zip(starts, ends, strict=True)]
-    assert found == [word for text in batch.texts for word in words_of(text)]
-    assert len(set(batch.word_hashes.tolist())) == len(set(found))
+    assert found == [token for text in batch.texts for token in tokens_of(text)]
+    assert len(set(batch.token_hashes.tolist())) == len(set(found))
+    words = [ceil(sum(map(width_of, tokens_of(text)))) for text in batch.texts]
+    assert batch.word_counts.tolist() == words
 
 
 @given(texts_of_few_words, st.integers(1, 5))
 def test_ngrams_never_cross_texts(texts: list[str], n: int) -> None:
     batch = TextBatch(normalise(texts))
-    hashes, first = batch.ngram_hashes(n)
+    hashes, first = batch.token_ngrams(n)
     expected = [(k, gram) for k, text in enumerate(batch.texts) for gram in ngrams_of(text, n)]
-    assert batch.word_text[first].tolist() == [k for k, _ in expected]
+    assert batch.token_text[first].tolist() == [k for k, _ in expected]
     assert len(set(hashes.tolist())) == len({gram for _, gram in expected})
+    np.testing.assert_array_equal(
+        hashes, chained([batch.token_hashes[first + k] for k in range(n)])
+    )
+    hashes, first, end = batch.word_ngrams(n)
+    grams = []
+    for k, text in enumerate(batch.texts):
+        base = int(batch.first_tokens[k])
+        grams += [(base + start, base + stop) for start, stop in word_ngrams_of(text, n)]
+    assert list(zip(first.tolist(), end.tolist(), strict=True)) == grams
 
 
 @settings(max_examples=200)
@@ -68,10 +124,16 @@ def test_repetition_is_that_of_the_plain_definition(texts: list[str], n: int) ->
     repeated = repeated_ngram_share(batch, n, every)
     common = most_common_ngram_share(batch, n, every, ceiling=0.0)
     for k, text in enumerate(batch.texts):
-        words, grams = words_of(text), ngrams_of(text, n)
-        total = max(sum(map(len, words)), 1)
-        covered = {at + j for at, gram in enumerate(grams) if gram in grams[:at] for j in range(n)}
-        assert repeated[k] == pytest.approx(sum(len(words[j]) for j in covered) / total)
+        tokens, bounds = tokens_of(text), word_ngrams_of(text, n)
+        grams = [tuple(tokens[start:end]) for start, end in bounds]
+        total = max(sum(map(len, tokens)), 1)
+        covered = {
+            j
+            for at, (start, end) in enumerate(bounds)
+            if grams[at] in grams[:at]
+            for j in range(start, end)
+        }
+        assert repeated[k] == pytest.approx(sum(len(tokens[j]) for j in covered) / total)
         counts = Counter(grams)
         best = max((c * sum(map(len, g)) for g, c in counts.items() if c > 1), default=0)
         assert common[k] == pytest.approx(best / total)
@@ -83,7 +145,7 @@ def test_repeated_lines_are_those_of_the_plain_definition(texts: list[str]) -> N
     for bounds, mark in ((batch.line_bounds, b"\n"), (batch.paragraph_bounds, b"\n\n")):
         count_share, byte_share = repeated_units(batch, *bounds)
         for k, text in enumerate(batch.texts):
-            units = [(words_of(u), len(u)) for u in text.split(mark) if words_of(u)]
+            units = [(tokens_of(u), len(u)) for u in text.split(mark) if tokens_of(u)]
             again = [
                 size for at, (unit, size) in enumerate(units) if unit in [u for u, _ in units[:at]]
             ]
@@ -122,7 +184,7 @@ ENGLISH = (
     ],
 )
 def test_each_filter_drops_what_it_should(text: str, reason: str) -> None:
-    (found,) = drop_reasons(TextBatch(normalise([text])), FiltersConfig())
+    (found,) = drop_reasons(TextBatch(normalise([text])), FiltersConfig(document_language="en"))
     assert found == reason
 
 
@@ -153,10 +215,78 @@ def test_other_languages_are_dropped_under_their_code() -> None:
 
 
 def test_stop_words_are_a_list_or_those_of_a_language() -> None:
-    assert FiltersConfig.model_validate({"stop_words": "en"}) == FiltersConfig()
+    english = FiltersConfig.model_validate({"stop_words": "en"})
+    assert english.stop_words == ("the", "be", "to", "of", "and", "that", "have", "with")
     assert FiltersConfig.model_validate({"stop_words": ["der", "und"]}).stop_words == ("der", "und")
-    with pytest.raises(ValidationError, match="no stop words of 'xx' are known, only of en"):
+    with pytest.raises(ValidationError, match="no language 'xx' is known"):
         FiltersConfig.model_validate({"stop_words": "xx"})
+
+
+RUSSIAN = (
+    "Комитет собрался во вторник, чтобы обсудить бюджет на следующий год, и было решено построить "
+    "новую библиотеку рядом со старой ратушей. Жители просили об этом с весны, когда сильный дождь "
+    "повредил крышу прежнего здания и его книги, а временное помещение не может вместить всех "
+    "читателей из города и из соседних деревень, которые приезжают к нам по субботам за книгами."
+)
+CHINESE = (
+    "委员会于星期二开会讨论了来年的预算，并决定在旧市政厅旁边建造一座新的图书馆。自春天以来，居民们一直"
+    "要求建造图书馆，当时的大雨损坏了原来建筑物的屋顶和其中的许多书籍。城里和邻近村庄的读者每逢星期六"
+    "都会来借书，而临时的房间已经容纳不下所有的人了。"
+)
+HINDI = (
+    "समिति की बैठक मंगलवार को हुई और उसमें आने वाले वर्ष के बजट पर चर्चा की गई। यह निर्णय लिया गया कि पुराने "
+    "नगर भवन के पास एक नया पुस्तकालय बनाया जाए। निवासी वसंत से ही इसकी माँग कर रहे हैं, जब भारी वर्षा से पुराने "
+    "भवन की छत और उसकी पुस्तकों को हानि हुई थी। आसपास के गाँवों के पाठक भी शनिवार को पुस्तकें लेने के लिए आते हैं।"
+)
+
+
+@pytest.mark.parametrize("text", [ENGLISH, RUSSIAN, CHINESE, HINDI])
+def test_running_text_of_any_language_is_kept(text: str) -> None:
+    assert drop_reasons(TextBatch(normalise([text])), FiltersConfig())[0] == KEPT
+
+
+def test_the_limits_are_those_of_the_language() -> None:
+    limits = FiltersConfig(document_language="ru")
+    assert drop_reasons(TextBatch(normalise([RUSSIAN])), limits)[0] == KEPT
+    assert drop_reasons(TextBatch(normalise([ENGLISH])), limits)[0] == "too few stop words"
+    limits = FiltersConfig(document_language="ru", stop_words=("the", "of"))
+    assert drop_reasons(TextBatch(normalise([ENGLISH])), limits)[0] == KEPT
+    long_words = " ".join(["немногочисленные правительственные"] * 2 + [RUSSIAN])
+    limits = FiltersConfig(max_mean_word_characters=5)
+    assert drop_reasons(TextBatch(normalise([long_words])), limits)[0] == "words too long"
+
+
+def test_different_stop_words_are_counted() -> None:
+    text = "lorem ipsum dolor sit amet consectetur the " * 8
+    limits = FiltersConfig(repetition=None, document_language="en")
+    found = drop_reasons(TextBatch(normalise([text, text + "of"])), limits)
+    assert found.tolist() == ["too few stop words", KEPT]
+
+
+def test_words_of_symbols_count_in_the_symbol_ratio() -> None:
+    words = " ".join(f"word{chr(97 + n)} the of" for n in range(20))
+    limits = FiltersConfig(repetition=None, document_language="en")
+    texts = [words + " #tag" * 8, words + " #tag" * 8 + " | =" * 20]
+    found = drop_reasons(TextBatch(normalise(texts)), limits)
+    assert found.tolist() == ["too many symbols", KEPT]
+
+
+def test_codes_of_languages_are_those_that_the_detector_knows() -> None:
+    from resiliparse.parse.lang import supported_langs
+
+    assert sorted(known_languages()) == sorted(supported_langs())
+    with pytest.raises(ValidationError, match="no language 'zh-cn' is known"):
+        LanguageConfig(keep=("en", "zh-cn"))
+    with pytest.raises(ValidationError, match="no language 'eng' is known"):
+        FiltersConfig(document_language="eng")
+
+
+def test_old_names_of_limits_are_read(logged: list[str]) -> None:
+    limits = FiltersConfig.model_validate({"max_mean_word_bytes": 12})
+    assert limits.max_mean_word_characters == 12
+    assert logged == [
+        "filters: max_mean_word_bytes is now max_mean_word_characters, and counts characters"
+    ]
 
 
 def test_a_text_is_dropped_for_the_first_reason() -> None:
