@@ -112,6 +112,10 @@ class IngestStage(Stage[IngestPart]):
             "bad": dict(sorted(bad.counts.items())),
             "bad_bytes": dict(sorted(bad.num_bytes.items())),
             "bad_examples": bad.examples,
+            "not_read_bytes": dict(sorted(bad.not_read_bytes.items())),
+            "cut_files": dict(sorted(bad.cut_files.items())),
+            "skipped": dict(sorted(bad.skipped.items())),
+            "skipped_bytes": dict(sorted(bad.skipped_bytes.items())),
         }
         return PartOutput(record, [*(f"{p.name}.parquet" for p in pieces.written), examples])
 

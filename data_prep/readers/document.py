@@ -41,6 +41,14 @@ class BadRecords:
     """Number of bad records by reason."""
     num_bytes: Counter[str] = field(default_factory=Counter)
     """Their size as far as it was read, by reason; not known where content is missing."""
+    not_read_bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes of the files that damage keeps from being read, by reason; see `add_damage`."""
+    cut_files: dict[str, str] = field(default_factory=dict)
+    """Files that end too early, with the reason; how much is missing is not known."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Number of intact records that hold no text to train on, by kind; see `skip`."""
+    skipped_bytes: Counter[str] = field(default_factory=Counter)
+    """Their size, by kind."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first bad records: file, offset, reason and detail."""
 
@@ -64,6 +72,31 @@ class BadRecords:
             self.examples.append(
                 {"file": file_path, "offset": offset, "reason": reason, "detail": detail[:200]}
             )
+
+    def add_damage(
+        self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
+    ) -> None:
+        """Counts one place of damage, which keeps `num_bytes` of the file from being read.
+
+        `num_bytes` are bytes as they lie in the file (compressed, if it is), so that they compare
+        with its size. Otherwise like `add`.
+        """
+        self.add(file_path, offset, reason, detail)
+        self.not_read_bytes[reason] += num_bytes
+
+    def add_cut(
+        self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
+    ) -> None:
+        """Counts the end of a file that stops too early: inside a record or a compressed stream, or
+        without its footer. `num_bytes` of what is there cannot be read. Otherwise like `add`."""
+        self.add_damage(file_path, offset, reason, detail, num_bytes)
+        self.cut_files[file_path] = reason
+
+    def skip(self, kind: str, num_bytes: int = 0) -> None:
+        """Counts an intact record that holds no text to train on, such as a redirect or an image;
+        `kind` says what it is, `num_bytes` is its size."""
+        self.skipped[kind] += 1
+        self.skipped_bytes[kind] += num_bytes
 
     def has_too_many(
         self, content: bytes, marks: bytes, most: int, file_path: str, offset: int
