@@ -28,8 +28,8 @@ from data_prep.filters.repetition import (
 from data_prep.filters.verdicts import Flags, Reasons, Verdicts
 from data_prep.filters.words import (
     different_stop_words,
-    has_too_many_symbols,
     mean_word_characters,
+    symbols_per_word,
 )
 from data_prep.text.batch import TextBatch
 
@@ -103,15 +103,20 @@ class FiltersConfig(Config):
 
 def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
     """The reason to drop each text, that of the first filter that drops it, or KEPT: [D]."""
+    return judged(batch, limits).reasons
+
+
+def judged(batch: TextBatch, limits: FiltersConfig) -> Verdicts:
+    """The verdict on each text: that of the first filter that drops it."""
     verdicts = Verdicts(len(batch.texts))
-    drop = verdicts.drop
-    drop("empty", batch.word_counts == 0)
-    drop("too few words", batch.word_counts < limits.min_words)
-    drop("too many words", batch.word_counts > limits.max_words)
+    above, below = verdicts.drop_above, verdicts.drop_below
+    below("empty", batch.word_counts, 1)
+    below("too few words", batch.word_counts, limits.min_words)
+    above("too many words", batch.word_counts, limits.max_words)
     languages = _languages(batch, limits, verdicts.undecided)
     drop_by_words(batch, limits, languages, verdicts)
-    drop("mostly bullets", bullet_line_share(batch) > limits.max_bullet_line_share)
-    drop("too many cut-off lines", ellipsis_line_share(batch) > limits.max_ellipsis_line_share)
+    above("mostly bullets", bullet_line_share(batch), limits.max_bullet_line_share)
+    above("too many cut-off lines", ellipsis_line_share(batch), limits.max_ellipsis_line_share)
     if limits.repetition is not None:
         drop_repeated_lines(batch, limits.repetition, verdicts)
         drop_common_ngrams(batch, limits.repetition, verdicts)
@@ -123,7 +128,7 @@ def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
         for number in np.flatnonzero(verdicts.undecided).tolist():
             if languages[number] not in limits.language.keep:
                 verdicts.reasons[number] = f"language {languages[number]}"
-    return verdicts.reasons
+    return verdicts
 
 
 def drop_by_words(
@@ -133,7 +138,7 @@ def drop_by_words(
     mean, letters = mean_word_characters(batch), batch.letter_share()
     num_texts = len(batch.texts)
     least, greatest, least_letters = (np.zeros(num_texts) for _ in range(3))
-    few_stop_words = np.zeros(num_texts, dtype=bool)
+    stop_words = np.full(num_texts, np.nan)
     for code in sorted(set(languages.values())):
         of_language = limits.of_language(code)
         texts = np.zeros(num_texts, dtype=bool)
@@ -141,21 +146,15 @@ def drop_by_words(
         least[texts] = of_language.min_mean_word_characters
         greatest[texts] = of_language.max_mean_word_characters
         least_letters[texts] = of_language.min_alphabetic_share
-        few_stop_words |= _has_few_stop_words(batch, of_language.stop_words, limits, texts)
-    verdicts.drop("words too short", mean < least)
-    verdicts.drop("words too long", mean > greatest)
-    verdicts.drop("too few letters", letters < least_letters)
-    verdicts.drop("too many symbols", has_too_many_symbols(batch, limits.max_symbol_share))
-    verdicts.drop("too few stop words", few_stop_words)
-
-
-def _has_few_stop_words(
-    batch: TextBatch, stop_words: tuple[str, ...], limits: FiltersConfig, texts: Flags
-) -> Flags:
-    if not limits.min_stop_words or (not stop_words and limits.stop_words is None):
-        return np.zeros(len(texts), dtype=bool)
-    result: Flags = texts & (different_stop_words(batch, stop_words, texts) < limits.min_stop_words)
-    return result
+        words = of_language.stop_words
+        if limits.min_stop_words and (words or limits.stop_words is not None):
+            stop_words[texts] = different_stop_words(batch, words, texts)[texts]
+    verdicts.drop_below("words too short", mean, least)
+    verdicts.drop_above("words too long", mean, greatest)
+    verdicts.drop_below("too few letters", letters, least_letters)
+    symbols = symbols_per_word(batch, limits.max_symbol_share)
+    verdicts.drop_above("too many symbols", symbols, limits.max_symbol_share)
+    verdicts.drop_below("too few stop words", stop_words, limits.min_stop_words)
 
 
 def _languages(batch: TextBatch, limits: FiltersConfig, texts: Flags) -> dict[int, str]:

@@ -45,12 +45,12 @@ class RepetitionConfig(Config):
 def drop_repeated_lines(batch: TextBatch, limits: RepetitionConfig, verdicts: Verdicts) -> None:
     """Drops texts in which too many lines or paragraphs are repeated."""
     lines, line_bytes = repeated_units(batch, *batch.line_bounds)
-    verdicts.drop("repeated lines", lines > limits.max_repeated_line_share)
-    verdicts.drop("repeated lines (bytes)", line_bytes > limits.max_repeated_line_byte_share)
+    verdicts.drop_above("repeated lines", lines, limits.max_repeated_line_share)
+    verdicts.drop_above("repeated lines (bytes)", line_bytes, limits.max_repeated_line_byte_share)
     paragraphs, paragraph_bytes = repeated_units(batch, *batch.paragraph_bounds)
-    verdicts.drop("repeated paragraphs", paragraphs > limits.max_repeated_paragraph_share)
-    too_many_bytes = paragraph_bytes > limits.max_repeated_paragraph_byte_share
-    verdicts.drop("repeated paragraphs (bytes)", too_many_bytes)
+    verdicts.drop_above("repeated paragraphs", paragraphs, limits.max_repeated_paragraph_share)
+    most_bytes = limits.max_repeated_paragraph_byte_share
+    verdicts.drop_above("repeated paragraphs (bytes)", paragraph_bytes, most_bytes)
 
 
 def drop_common_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: Verdicts) -> None:
@@ -64,7 +64,7 @@ def drop_common_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: Ver
         halved = n == 2 and common[-1][0] <= 4
         ceiling = min(value / (1 + (k > 2)) for k, value in common) if halved else limit
         share = most_common_ngram_share(batch, n, suspect & verdicts.undecided, ceiling)
-        verdicts.drop(f"one common {n}-gram", share > limit)
+        verdicts.drop_above(f"one common {n}-gram", share, limit)
         if halved:
             suspect = share > ceiling
 
@@ -77,7 +77,7 @@ def drop_repeated_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: V
     repeated = sorted(limits.max_repeated_ngram_share.items())
     for position, (n, limit) in enumerate(repeated):
         share = repeated_ngram_share(batch, n, suspect & verdicts.undecided)
-        verdicts.drop(f"repeated {n}-grams", share > limit)
+        verdicts.drop_above(f"repeated {n}-grams", share, limit)
         later = [value for _, value in repeated[position + 1 :]]
         suspect &= share > min(later, default=1.0)
         if not suspect.any():

@@ -25,20 +25,20 @@ def mean_word_characters(batch: TextBatch) -> F64:
     return mean
 
 
-def has_too_many_symbols(batch: TextBatch, most_per_word: float) -> Flags:
-    """Whether each text has more than `most_per_word` hash signs, or ellipses, per word: [D].
+def symbols_per_word(batch: TextBatch, most: float) -> F64:
+    """Hash signs, or ellipses if there are more of them, for each word of each text: [D].
 
     As in the paper, every piece of text between white space counts as a word, also one of symbols
-    only.
+    only. Those are counted only where the result may exceed `most`; elsewhere it is an upper bound.
     """
     hash_signs = batch.count_at(np.flatnonzero(batch.data == ord("#")))
     symbols = np.maximum(hash_signs, batch.count_at(batch.ellipses))
-    result: Flags = symbols > most_per_word * np.maximum(batch.word_counts, 1)
-    for number in np.flatnonzero(result).tolist():  # few: the symbols themselves are not counted
+    result: F64 = symbols / np.maximum(batch.word_counts, 1)
+    for number in np.flatnonzero(result > most).tolist():  # few
         pieces = batch.texts[number].split()
         with_words = np.count_nonzero(TextBatch(pieces).token_counts) if pieces else 0
-        words = int(batch.word_counts[number]) + len(pieces) - with_words
-        result[number] = symbols[number] > most_per_word * max(words, 1)
+        words = max(int(batch.word_counts[number]) + len(pieces) - with_words, 1)
+        result[number] = symbols[number] / words
     return result
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from data_prep.filters.language import LanguageConfig
 from data_prep.filters.languages import known_languages
-from data_prep.filters.quality import FiltersConfig, drop_reasons
+from data_prep.filters.quality import FiltersConfig, drop_reasons, judged
 from data_prep.filters.repetition import (
     RepetitionConfig,
     most_common_ngram_share,
@@ -295,3 +295,23 @@ def test_a_text_is_dropped_for_the_first_reason() -> None:
     verdicts.drop("ugly", np.array([True, True, False]))
     assert verdicts.reasons.tolist() == ["short", "ugly", KEPT]
     assert verdicts.undecided.tolist() == [False, False, True]
+
+
+def test_a_dropped_text_has_the_value_and_the_limit() -> None:
+    texts = ["", "one two three", ENGLISH, ENGLISH.replace("e", "eeeeeeeeeeee"), "spam ham " * 60]
+    verdicts = judged(TextBatch(normalise(texts)), FiltersConfig(document_language="en"))
+    assert verdicts.reasons.tolist() == [
+        "empty",
+        "too few words",
+        KEPT,
+        "words too long",
+        "too few stop words",
+    ]
+    assert verdicts.values.tolist()[:2] == [0, 3]
+    assert verdicts.values.tolist()[3] > 10
+    assert verdicts.limits.tolist() == [1, 50, pytest.approx(np.nan, nan_ok=True), 10, 2]
+    limits = FiltersConfig(document_language="en", stop_words=("spam", "ham"))
+    verdicts = judged(TextBatch(normalise(texts[4:])), limits)
+    assert verdicts.reasons.tolist() == ["one common 2-gram"]
+    assert verdicts.values[0] == pytest.approx(1, abs=0.02)
+    assert verdicts.limits[0] == 0.2
