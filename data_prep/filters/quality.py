@@ -2,7 +2,7 @@
 
 A filter is a function that measures all texts of a batch (words.py, lines.py, repetition.py,
 language.py). To add one, write the function in an obvious file, add its limit to `FiltersConfig`,
-and add a line to `drop_reasons`, with the reason under which its drops are counted.
+and add a line to `judged`, with the reason under which its drops are counted.
 
 The rules and their default limits are those of Gopher (Rae et al. 2021, "Scaling Language Models",
 section A.1.1 and table A1), on the words of `data_prep.text.batch`, and a language rule. What
