@@ -6,7 +6,7 @@ job, or is counted under its reason, with its file and offset.
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,19 @@ class Document(NamedTuple):
     """The record's own id where it has one, else ``FILE:OFFSET``."""
     offset: int
     """Where in the file it starts, see `BadRecords.add`."""
+
+
+class UnusedRecord(NamedTuple):
+    """A record, or a place of damage, that gave no document."""
+
+    file_path: str
+    offset: int
+    """As in `BadRecords.add`; -1 where it is not known."""
+    state: Literal["bad", "skipped"]
+    reason: str
+    """The reason, or the kind of what is skipped."""
+    detail: str
+    num_bytes: int
 
 
 @dataclass
@@ -51,6 +64,8 @@ class BadRecords:
     """Their size, by kind."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first bad records: file, offset, reason and detail."""
+    report: Callable[[UnusedRecord], None] | None = None
+    """Receives every bad or skipped record."""
 
     def add(
         self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
@@ -60,18 +75,8 @@ class BadRecords:
         `offset` is the byte (in columnar files the row, in tables the line) at which the record
         starts.
         """
-        if self.policy == "stop":
-            raise UserError(
-                f"{visible_name(file_path)}: {reason} at offset {offset}"
-                + (f" ({detail})" if detail else "")
-                + "; fix the file, or set on_bad_record: skip to count such records and continue"
-            )
-        self.counts[reason] += 1
+        self._count(UnusedRecord(file_path, offset, "bad", reason, detail[:200], num_bytes))
         self.num_bytes[reason] += num_bytes
-        if len(self.examples) < _MAX_EXAMPLES:
-            self.examples.append(
-                {"file": file_path, "offset": offset, "reason": reason, "detail": detail[:200]}
-            )
 
     def add_damage(
         self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
@@ -81,7 +86,7 @@ class BadRecords:
         `num_bytes` are bytes as they lie in the file (compressed, if it is), so that they compare
         with its size. Otherwise like `add`.
         """
-        self.add(file_path, offset, reason, detail)
+        self._count(UnusedRecord(file_path, offset, "bad", reason, detail[:200], num_bytes))
         self.not_read_bytes[reason] += num_bytes
 
     def add_cut(
@@ -92,11 +97,29 @@ class BadRecords:
         self.add_damage(file_path, offset, reason, detail, num_bytes)
         self.cut_files[file_path] = reason
 
-    def skip(self, kind: str, num_bytes: int = 0) -> None:
+    def skip(self, kind: str, num_bytes: int = 0, file_path: str = "", offset: int = -1) -> None:
         """Counts an intact record that holds no text to train on, such as a redirect or an image;
-        `kind` says what it is, `num_bytes` is its size."""
+        `kind` says what it is, `num_bytes` is its size. With its place, it can be found again."""
         self.skipped[kind] += 1
         self.skipped_bytes[kind] += num_bytes
+        if self.report is not None and file_path:
+            self.report(UnusedRecord(file_path, offset, "skipped", kind, "", num_bytes))
+
+    def _count(self, record: UnusedRecord) -> None:
+        path, offset, _, reason, detail, _ = record
+        if self.policy == "stop":
+            raise UserError(
+                f"{visible_name(path)}: {reason} at offset {offset}"
+                + (f" ({detail})" if detail else "")
+                + "; fix the file, or set on_bad_record: skip to count such records and continue"
+            )
+        self.counts[reason] += 1
+        if self.report is not None:
+            self.report(record)
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append(
+                {"file": path, "offset": offset, "reason": reason, "detail": detail}
+            )
 
     def has_too_many(
         self, content: bytes, marks: bytes, most: int, file_path: str, offset: int
