@@ -1,9 +1,10 @@
 """Compressed files, decompressed chunk by chunk from their start."""
 
-import io
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
 
 import zstandard
 
@@ -11,34 +12,45 @@ from data_prep.readers.decompressors import (
     Bzip2Stream,
     Decompressor,
     GzipMember,
-    ZstandardFrame,
+    Lz4Frame,
+    XzStream,
+    ZstandardFrames,
     joined,
 )
+from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
+from data_prep.readers.kinds import MAX_START_BYTES, MEMBER_STARTS, Compression
 
 CHUNK_BYTES = 1 << 15
 """Compressed bytes that are decompressed at once. Spans of compressed files are whole chunks.
 Damage costs the rest of the content of its chunk, hence a small value."""
-READ_ERRORS = (EOFError, zlib.error, zstandard.ZstdError, OSError)
-"""What reading and decompressing raise; bz2 raises a bare OSError for damage, see `is_damage`."""
 DAMAGED_COMPRESSION = "damaged or truncated compression"
 """The reason under which damage of compressed content is counted."""
 
 _MAX_COMPRESSED_SPANS = 8
-_BUFFER_BYTES = 1 << 17
-
-_CODECS: dict[str, tuple[Callable[[], Decompressor], bytes]] = {
-    ".gz": (GzipMember, b"\0"),
-    ".zst": (ZstandardFrame, b""),
-    ".bz2": (Bzip2Stream, b""),
-}
-"""By suffix: the decompressor of a member (in zstandard a frame, in bzip2 a stream), and the bytes
-that may pad it."""
+_SLOW = (Compression.BZIP2, Compression.XZ, Compression.LZMA)
+"""What takes so long to decompress that no part of it is decompressed twice."""
+_LONGEST_PADDING = {Compression.GZIP: b"\0", Compression.XZ: b"\0"}
+"""Bytes that may follow a member."""
 
 
-def is_compressed(name: str) -> bool:
-    """Whether the suffix of `name` is that of gzip, zstandard or bzip2."""
-    return name.endswith(tuple(_CODECS))
+class Damage(Exception):
+    """Damage of a compressed file or an archive; its text says of which kind."""
+
+    def __init__(self, detail: str, lost_bytes: int, is_cut: bool = False) -> None:
+        super().__init__(detail)
+        self.lost_bytes, self.is_cut = lost_bytes, is_cut
+
+    def count(
+        self, bad: BadRecords, path: str, offset: int, reason: str = DAMAGED_COMPRESSION
+    ) -> None:
+        """Counts it: the file ends too early, or bytes of it cannot be read."""
+        add = bad.add_cut if self.is_cut else bad.add_damage
+        add(path, offset, reason, str(self), self.lost_bytes)
+
+
+READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, Damage)
+"""What reading and decompressing raise; bz2 raises a bare OSError for damage, see `is_damage`."""
 
 
 def is_damage(error: BaseException) -> bool:
@@ -53,68 +65,141 @@ class Chunk(NamedTuple):
     raw_at: int
     """Byte of the file at which the raw chunk starts; the size of the file if it is truncated."""
     content: bytes
-    error: Exception | None = None
-    """Damage; this is the last chunk."""
+    error: Damage | None = None
+    """Damage: content is missing here. Chunks that follow are those of a later member."""
 
 
-def chunks_of(stream: BinaryIO, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """The content of a compressed file from its start; the chunks do not depend on who reads."""
-    new_member, padding = _CODECS[name[name.rindex(".") :]]
-    member: Decompressor | None = None
-    raw_at = 0
-    while raw := stream.read(chunk_bytes):
-        if member is not None and member.eof:
-            raw = raw.lstrip(padding)
-        try:
-            while raw:
-                if member is None or member.eof:
-                    member = new_member()
-                for content in joined(member.pieces(raw)):
+def chunks_of(
+    stream: BinaryIO, compression: Compression | None, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """The content of a file from its start; the chunks do not depend on who reads.
+
+    After damage, reading continues at the next member.
+    """
+    if compression is None:
+        raw_at = 0
+        while raw := stream.read(chunk_bytes):
+            yield Chunk(raw_at, raw)
+            raw_at += len(raw)
+    else:
+        yield from _Members(stream, compression, chunk_bytes).chunks()
+
+
+@dataclass
+class _DamageFound:
+    """A damage whose end is not known yet."""
+
+    raw_at: int
+    """The chunk that holds it."""
+    lost_from: int
+    error: Exception
+
+
+class _Members:
+    """The members of a compressed file."""
+
+    def __init__(self, stream: BinaryIO, compression: Compression, chunk_bytes: int) -> None:
+        self._stream, self._chunk_bytes = stream, chunk_bytes
+        self._new_member: Callable[[], Decompressor] = _new_member_of(compression)
+        self._start = MEMBER_STARTS[compression]
+        self._padding = _LONGEST_PADDING.get(compression, b"")
+        self._member: Decompressor | None = None
+        self._damage: _DamageFound | None = None
+        self._before = b""
+        """Of a member that is looked for: the last bytes before the chunk, which may start it."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The content and the damage."""
+        raw_at = 0
+        while raw := self._stream.read(self._chunk_bytes):
+            yield from self._chunk(raw_at, raw)
+            raw_at += len(raw)
+        if self._damage is not None:
+            yield self._end_of_damage(raw_at)
+        elif self._member is not None and not self._member.eof:
+            detail = "the file ends inside a compressed stream"
+            yield Chunk(raw_at, b"", Damage(detail, 0, is_cut=True))
+
+    def _chunk(self, raw_at: int, raw: bytes) -> Iterator[Chunk]:
+        end = raw_at + len(raw)
+        if self._member is not None and self._member.eof:
+            raw = raw.lstrip(self._padding) if self._padding else raw
+        while raw:
+            if self._damage is not None:
+                raw = self._from_next_member(raw)
+                if not raw:
+                    return
+                yield self._end_of_damage(end - len(raw))
+            if self._member is None or self._member.eof:
+                self._member = self._new_member()
+                member_at = end - len(raw)
+            else:
+                member_at = None
+            try:
+                for content in joined(self._member.pieces(raw)):
                     yield Chunk(raw_at, content)
-                raw = member.unused.lstrip(padding) if member.eof else b""
-        except READ_ERRORS as error:
-            yield Chunk(raw_at, b"", error)
-            return
-        raw_at += chunk_bytes
-    if member is not None and not member.eof:
-        yield Chunk(raw_at, b"", EOFError("the file ends inside a compressed stream"))
+            except READ_ERRORS as error:
+                if not is_damage(error):
+                    raise
+                lost_from = raw_at if member_at is None else member_at
+                self._damage = _DamageFound(raw_at, lost_from, error)
+                self._member, self._before = None, b""
+                raw = raw if member_at is None else raw[1:]
+                continue
+            raw = self._member.unused if self._member.eof else b""
+            raw = raw.lstrip(self._padding) if self._padding else raw
+
+    def _end_of_damage(self, end: int) -> Chunk:
+        damage, self._damage = self._damage, None
+        assert damage is not None
+        lost = Damage(str(damage.error), end - damage.lost_from)
+        return Chunk(damage.raw_at, b"", lost)
+
+    def _from_next_member(self, raw: bytes) -> bytes:
+        """What is known of the next member after damage, or nothing."""
+        window = self._before + raw
+        for found in self._start.finditer(window):
+            if _is_readable(self._new_member(), window[found.start() :]):
+                self._before = b""
+                return window[found.start() :]
+        self._before = window[max(0, len(window) - MAX_START_BYTES + 1) :]
+        return b""
 
 
-def decompressed(stream: BinaryIO, name: str) -> IO[bytes]:
-    """The content of a compressed file as a file object; reading it raises `Chunk.error`."""
-    content = _ChunkedContent(chunks_of(stream, name))
-    return cast(IO[bytes], io.BufferedReader(content, _BUFFER_BYTES))
+def _is_readable(member: Decompressor, raw: bytes) -> bool:
+    """Whether `raw` is the start of a member; a magic number also occurs by chance."""
+    try:
+        for _ in member.pieces(raw):
+            pass
+    except READ_ERRORS:
+        return False
+    return True
 
 
-class _ChunkedContent(io.RawIOBase):
-    """Chunks as a file object."""
-
-    def __init__(self, chunks: Iterator[Chunk]) -> None:
-        self._chunks = chunks
-        self._pending = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._pending:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            if chunk.error is not None:
-                raise chunk.error
-            self._pending = memoryview(chunk.content)
-        num_bytes = min(len(buffer), len(self._pending))
-        buffer[:num_bytes] = self._pending[:num_bytes]
-        self._pending = self._pending[num_bytes:]
-        return num_bytes
+def _new_member_of(compression: Compression) -> Callable[[], Decompressor]:
+    match compression:
+        case Compression.GZIP:
+            return GzipMember
+        case Compression.BZIP2:
+            return Bzip2Stream
+        case Compression.XZ:
+            return XzStream
+        case Compression.LZMA:
+            return lambda: XzStream(lzma.FORMAT_ALONE)
+        case Compression.LZ4:
+            return Lz4Frame
+        case Compression.ZSTANDARD:
+            return ZstandardFrames()
 
 
 def compressed_spans(
-    file: SourceFile, part_bytes: int, chunk_bytes: int = CHUNK_BYTES
+    file: SourceFile,
+    compression: Compression | None,
+    part_bytes: int,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> list[Span]:
-    """A .gz or .zst file of lines as at most eight spans of whole raw chunks, none but the last
-    smaller than four times `part_bytes`; a .bz2 file as one span.
+    """A file of lines that is read from its start as at most eight spans of whole raw chunks, none
+    but the last smaller than four times `part_bytes`; a bzip2 or xz file as one span.
 
     Reading a span decompresses everything before it and discards that, so n spans decompress the
     file (n + 1) / 2 times. This is cheap compared with what is done with the documents, but not for
@@ -122,7 +207,7 @@ def compressed_spans(
     eight. A small file is not worth cutting, as other files run in parallel with it. Decompressing
     bzip2 takes half of the total time, too much to repeat.
     """
-    if file.name.endswith(".bz2"):
+    if compression in _SLOW:
         return [Span(file, 0, file.num_bytes)]
     step = max(4 * part_bytes, -(-file.num_bytes // _MAX_COMPRESSED_SPANS))
     return byte_spans(file, -(-step // chunk_bytes) * chunk_bytes)

@@ -175,6 +175,18 @@ def open_file(file: SourceFile) -> Iterator[BinaryIO]:
     _check_unchanged(file)
 
 
+def head_of(file: SourceFile, num_bytes: int) -> bytes:
+    """The first `num_bytes` of `file`; raises UserError if it has disappeared or changed."""
+    if "://" in file.path:
+        file_system, path = _file_system_of(file.path)
+        try:
+            return bytes(file_system.cat_file(path, start=0, end=min(num_bytes, file.num_bytes)))
+        except FileNotFoundError:
+            raise UserError(_gone(file)) from None
+    with open_file(file) as stream:
+        return stream.read(num_bytes)
+
+
 def _check_unchanged(file: SourceFile) -> None:
     if "://" in file.path:
         file_system, path = _file_system_of(file.path)

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import orjson
 
+from data_prep.readers.content import open_content
 from data_prep.readers.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import RecordsConfig
 
@@ -40,8 +41,8 @@ class JsonLinesReader:
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents whose lines start in `span`."""
-        with open_file(span.file) as stream:
-            for offset, line in self._files.lines_in(stream, span, bad):
+        with open_content(span.file, self._files.encoding) as content:
+            for offset, line in self._files.lines_in(content, span, bad):
                 if line.strip():
                     document = self._document(line, offset, span.file, bad)
                     if document is not None:

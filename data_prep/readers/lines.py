@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import BinaryIO
 
-from data_prep.readers.compression import (
-    CHUNK_BYTES,
-    DAMAGED_COMPRESSION,
-    Chunk,
-    chunks_of,
-    compressed_spans,
-    is_compressed,
-)
+from data_prep.readers.compression import CHUNK_BYTES, Chunk, Damage, compressed_spans
+from data_prep.readers.content import Content, kind_of
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
 
@@ -27,27 +21,28 @@ class LineFiles:
     """Bytes of a compressed file that are decompressed at once."""
     skipped_bytes: int = 1 << 20
     """Most bytes held of a line that is skipped."""
+    encoding: str | None = None
+    """Of the files, see `open_content`."""
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Spans of about `part_bytes`; of a compressed file, see `compressed_spans`."""
-        if is_compressed(file.name):
-            return compressed_spans(file, part_bytes, self.chunk_bytes)
+        """Spans of about `part_bytes`; of a file that is not plain, see `compressed_spans`."""
+        kind = kind_of(file, self.encoding)
+        if not kind.is_plain:
+            return compressed_spans(file, kind.compression, part_bytes, self.chunk_bytes)
         return byte_spans(file, part_bytes)
 
     def lines_in(
-        self, stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool = False
+        self, content: Content, span: Span, bad: BadRecords, run_on: bool = False
     ) -> Iterator[tuple[int, bytes]]:
         """(offset, line with its newline) of every line that starts in `span`.
 
-        With `run_on`, the lines after the span follow, unless the file is compressed. In compressed
-        files, offsets count decompressed bytes, a line starts in the span that holds the raw chunk
-        of its first byte, and everything after damage is one bad record of the span in which the
-        damage appears.
+        With `run_on`, the lines after the span follow, if the file is plain. In other files,
+        offsets count bytes of the content, a line starts in the span that holds the raw chunk of
+        its first byte, and damage is counted by the span in which it is.
         """
-        if is_compressed(span.file.name):
-            chunks = chunks_of(stream, span.file.name, self.chunk_bytes)
-            return _ChunkedLines(span, bad).lines(chunks)
-        return self._plain_lines(stream, span, bad, run_on)
+        if not content.is_plain:
+            return _ChunkedLines(span, bad).lines(content.chunks(self.chunk_bytes))
+        return self._plain_lines(content.raw, span, bad, run_on)
 
     def _plain_lines(
         self, stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool
@@ -119,8 +114,10 @@ class _ChunkedLines:
         for chunk in chunks:
             is_after_span = chunk.raw_at >= self._span.end
             if chunk.error is not None:
-                self._count_damage(chunk, is_after_span)
-                return
+                self._count_damage(chunk.raw_at, chunk.error, is_after_span)
+                if is_after_span:
+                    return
+                continue
             if is_after_span and self._state is not _State.IN_LINE:
                 return
             if not chunk.content:
@@ -138,13 +135,14 @@ class _ChunkedLines:
         if self._state is _State.IN_LINE:
             yield self._offset, b"".join(self._held)
 
-    def _count_damage(self, chunk: Chunk, is_after_span: bool) -> None:
-        """Counts damage in the one span that it belongs to."""
+    def _count_damage(self, raw_at: int, damage: Damage, is_after_span: bool) -> None:
+        """Counts damage in the one span that it belongs to; the line that it interrupts is lost."""
+        self._offset += sum(map(len, self._held))
+        self._state, self._held = _State.BETWEEN_LINES, []
         # A truncated file ends after its last byte: only the last span can count that.
         is_ours = not is_after_span or self._span.end >= self._span.file.num_bytes
-        if chunk.raw_at >= self._span.start and is_ours:
-            offset = self._offset + sum(map(len, self._held))
-            self._bad.add(self._span.file.path, offset, DAMAGED_COMPRESSION, str(chunk.error))
+        if raw_at >= self._span.start and is_ours:
+            damage.count(self._bad, self._span.file.path, self._offset)
 
     def _skip(self, content: bytes) -> None:
         """Takes note of `content` before the span."""

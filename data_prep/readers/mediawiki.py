@@ -5,9 +5,11 @@ from enum import Enum, auto
 from typing import BinaryIO, Literal, NamedTuple
 from xml.etree.ElementTree import ParseError, fromstring
 
-from data_prep.readers.compression import DAMAGED_COMPRESSION, chunks_of, is_compressed
+from data_prep.readers.compression import DAMAGED_COMPRESSION
+from data_prep.readers.content import Content, kind_of, open_content
 from data_prep.readers.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
+from data_prep.readers.files import SourceFile, Span, byte_spans
+from data_prep.readers.kinds import Compression
 from data_prep.readers.reader import FilesConfig
 from data_prep.readers.streams import BZIP2, pieces_from
 from data_prep.readers.wikitext import plain_text
@@ -45,15 +47,16 @@ class MediaWikiReader:
 
         A .gz or .zst file is one span, and so in effect is a .bz2 file of a single stream.
         """
-        if is_compressed(file.name) and not file.name.endswith(".bz2"):
-            return [Span(file, 0, file.num_bytes)]
-        return byte_spans(file, part_bytes)
+        kind = kind_of(file)
+        if kind.is_plain or kind.compression is Compression.BZIP2:
+            return byte_spans(file, part_bytes)
+        return [Span(file, 0, file.num_bytes)]
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The articles, without redirects; the title is the first line."""
         path = span.file.path
-        with open_file(span.file) as stream:
-            for offset, content in _PageScanner(path, bad).pages(_chunks(stream, span, bad)):
+        with open_content(span.file) as opened:
+            for offset, content in _PageScanner(path, bad).pages(_chunks(opened, span, bad)):
                 if bad.has_too_many(content, b"<", _MAX_ELEMENTS, path, offset):
                     continue
                 try:
@@ -93,15 +96,15 @@ class _DumpChunk(NamedTuple):
     """Whether content is missing here."""
 
 
-def _chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
+def _chunks(content: Content, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
     """The content of a span and what follows it; counts damage, and a missing end of the dump, that
     are in the span."""
-    if span.file.name.endswith(".bz2"):
-        yield from _bzip2_chunks(stream, span, bad)
-    elif is_compressed(span.file.name):
-        yield from _whole_chunks(stream, span, bad)
+    if content.is_plain:
+        yield from _plain_chunks(content.raw, span, bad)
+    elif content.compression is Compression.BZIP2 and not content.is_member:
+        yield from _bzip2_chunks(content.raw, span, bad)
     else:
-        yield from _plain_chunks(stream, span, bad)
+        yield from _whole_chunks(content, span, bad)
 
 
 def _plain_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
@@ -133,13 +136,15 @@ def _bzip2_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Du
         yield _DumpChunk(stream_at, piece.content, is_after_span, piece.error is not None)
 
 
-def _whole_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
+def _whole_chunks(opened: Content, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
     position, tail = 0, b""
-    for _, content, error in chunks_of(stream, span.file.name):
+    for _, content, error in opened.chunks():
         if error is not None:
-            bad.add(span.file.path, position, DAMAGED_COMPRESSION, str(error))
+            error.count(bad, span.file.path, position)
             yield _DumpChunk(position, b"", is_damage=True)
-            return
+            if error.is_cut:
+                return
+            continue
         yield _DumpChunk(position, content)
         position += len(content)
         tail = (tail + content)[-_TAIL_BYTES:]

@@ -3,12 +3,13 @@
 import csv
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from configs.load import UserError
 from data_prep.readers.columns import Columns
+from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import RecordsConfig
 
@@ -53,12 +54,12 @@ class TableReader:
         """The documents. Bad records are counted at their line numbers, or at their offsets if
         every line is a record."""
         csv.field_size_limit(min(bad.max_document_bytes, sys.maxsize))  # its default is 128 KB
-        with open_file(span.file) as stream:
+        with open_content(span.file, self._files.encoding) as content:
             if self._quoted_newlines:
-                lines = (line for _, line in self._files.lines_in(stream, span, bad))
+                lines = (line for _, line in self._files.lines_in(content, span, bad))
                 records = self._records(lines, span.file.path, bad)
             else:
-                records = self._records_of_lines(stream, span, bad)
+                records = self._records_of_lines(content, span, bad)
             header: list[str] | None = None
             for place, row in records:
                 if header is None:
@@ -105,21 +106,24 @@ class TableReader:
                 yield decoded.num_lines, row
 
     def _records_of_lines(
-        self, stream: BinaryIO, span: Span, bad: BadRecords
+        self, content: Content, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, list[str]]]:
         """(offset, fields) of the file's header and of every line that starts in the span."""
         path = span.file.path
         whole = Span(span.file, 0, span.file.num_bytes)
         # Damage before the end of the header is counted below, by the span in which it is.
-        lines = self._files.lines_in(stream, whole, BadRecords("skip"))
+        # A member of an archive is read once, by one span.
+        counted = bad if content.is_member else BadRecords("skip")
+        lines = self._files.lines_in(content, whole, counted)
         header_at, header = next((found for found in lines if found[1].strip()), (0, b""))
         if header:
             try:
                 yield header_at, self._fields(header, "utf-8-sig")
             except csv.Error as error:
                 raise UserError(f"{path}: its header line is no record: {error}") from None
-        stream.seek(0)
-        for offset, line in self._files.lines_in(stream, span, bad):
+        if not content.is_member:
+            lines = self._files.lines_in(content, span, bad)
+        for offset, line in lines:
             if offset > header_at and line.strip():
                 try:
                     row = self._fields(line)

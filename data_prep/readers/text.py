@@ -6,9 +6,9 @@ from typing import BinaryIO, Literal
 
 from pydantic import Field
 
-from data_prep.readers.compression import is_compressed
+from data_prep.readers.content import Content, kind_of, open_content
 from data_prep.readers.document import BadRecords, Document, decoded
-from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
+from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import FilesConfig
 
@@ -45,7 +45,7 @@ class TextReader:
         """
         if self._unit == "line":
             return self._files.spans(file, part_bytes)
-        if self._unit == "file" or is_compressed(file.name):
+        if self._unit == "file" or not kind_of(file, self._files.encoding).is_plain:
             return [Span(file, 0, file.num_bytes)]
         align = self._section_bytes if self._unit == "section" else 1
         return byte_spans(file, part_bytes, align)
@@ -53,30 +53,30 @@ class TextReader:
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents that start in `span`."""
         path = span.file.path
-        with open_file(span.file) as stream:
-            for offset, content in self._contents(stream, span, bad):
-                text = decoded(content, path, offset, bad)
+        with open_content(span.file, self._files.encoding) as content:
+            for offset, document in self._contents(content, span, bad):
+                text = decoded(document, path, offset, bad)
                 if text is not None and (text.strip() or self._unit == "file"):
                     yield Document(text, f"{span.file.name}:{offset}", offset)
 
     def _contents(
-        self, stream: BinaryIO, span: Span, bad: BadRecords
+        self, content: Content, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, bytes]]:
         """(offset, bytes) of each document."""
         if self._unit == "file":
             document = _Pieces(bad.max_document_bytes)
-            for _, line in self._files.lines_in(stream, span, bad):
+            for _, line in self._files.lines_in(content, span, bad):
                 document.append(line)
                 if document.is_too_long:
                     break
             yield 0, document.joined()
         elif self._unit == "line":
-            yield from self._files.lines_in(stream, span, bad)
+            yield from self._files.lines_in(content, span, bad)
         else:
-            yield from self._sections(stream, span, bad)
+            yield from self._sections(content, span, bad)
 
     def _sections(
-        self, stream: BinaryIO, span: Span, bad: BadRecords
+        self, content: Content, span: Span, bad: BadRecords
     ) -> Iterator[tuple[int, bytes]]:
         r"""Paragraphs, or groups of paragraphs that start in the same section.
 
@@ -89,12 +89,12 @@ class TextReader:
         skips the rest of the paragraph that it starts in, and gives "three".
         """
         section_bytes = self._section_bytes if self._unit == "section" else 1
-        # Offsets in a compressed file, which is one span, count decompressed bytes.
-        end = sys.maxsize if is_compressed(span.file.name) else span.end
+        # Offsets in a file that is not plain, which is one span, count bytes of the content.
+        end = span.end if content.is_plain else sys.maxsize
         document = _Pieces(bad.max_document_bytes)
         document_at = 0
-        is_after_blank = span.start == 0 or _line_before_is_blank(stream, span.start)
-        for offset, line in self._files.lines_in(stream, span, bad, run_on=True):
+        is_after_blank = span.start == 0 or _line_before_is_blank(content.raw, span.start)
+        for offset, line in self._files.lines_in(content, span, bad, run_on=True):
             is_blank = not line.strip()
             starts_paragraph = is_after_blank and not is_blank
             is_after_blank = is_blank

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Any, Literal
 
-from data_prep.readers.compression import DAMAGED_COMPRESSION, is_compressed, is_damage
+from data_prep.readers.compression import DAMAGED_COMPRESSION, is_damage
+from data_prep.readers.content import kind_of, open_content
 from data_prep.readers.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, byte_spans, open_file
+from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.html import NestedTooDeeplyError, decode, text_of_html
+from data_prep.readers.kinds import Compression
 from data_prep.readers.reader import FilesConfig
 from data_prep.readers.warc_records import MANDATORY_HEADERS, RecordSequence, record_sequences
 
@@ -37,14 +39,15 @@ class WarcReader:
 
         A .gz file of a single member is in effect one span; .zst and .bz2 files are.
         """
-        if is_compressed(file.name) and not file.name.endswith(".gz"):
-            return [Span(file, 0, file.num_bytes)]
-        return byte_spans(file, part_bytes)
+        kind = kind_of(file)
+        if kind.is_plain or kind.compression is Compression.GZIP:
+            return byte_spans(file, part_bytes)
+        return [Span(file, 0, file.num_bytes)]
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The pages; their addresses are the ids."""
-        with open_file(span.file) as stream:
-            for records in record_sequences(stream, span):
+        with open_content(span.file) as content:
+            for records in record_sequences(content, span):
                 yield from _PageScanner(records, span, bad, self._main_content).pages()
                 if records.error is not None:
                     if not is_damage(records.error):

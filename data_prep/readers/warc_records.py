@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
-from data_prep.readers.compression import READ_ERRORS, decompressed, is_compressed
+from data_prep.readers.compression import READ_ERRORS
+from data_prep.readers.content import Content
 from data_prep.readers.files import Span
+from data_prep.readers.kinds import Compression
 from data_prep.readers.streams import WARC_GZIP, Piece, pieces_from
 
 MANDATORY_HEADERS = ("WARC-Type", "WARC-Record-ID", "WARC-Date", "Content-Length")
@@ -51,16 +53,15 @@ class RecordSequence(Protocol):
         the byte of the member's content."""
 
 
-def record_sequences(stream: BinaryIO, span: Span) -> Iterator[RecordSequence]:
+def record_sequences(content: Content, span: Span) -> Iterator[RecordSequence]:
     """The sequences of records that start in `span`: one, and another one after each damage (not in
     .zst and .bz2 files, which are read as a whole)."""
-    if span.file.name.endswith(".gz"):
-        yield from _gzip_sequences(stream, span)
-    elif is_compressed(span.file.name):
-        content = decompressed(stream, span.file.name)
-        yield PlainRecords(content, 0, 1 << 62, can_read_ahead=False)
+    if content.is_plain:
+        yield from _plain_sequences(content.raw, span)
+    elif content.compression is Compression.GZIP and not content.is_member:
+        yield from _gzip_sequences(content.raw, span)
     else:
-        yield from _plain_sequences(stream, span)
+        yield PlainRecords(content.stream(), 0, 1 << 62, can_read_ahead=False)
 
 
 def _gzip_sequences(stream: BinaryIO, span: Span) -> Iterator[RecordSequence]:

@@ -18,6 +18,7 @@ from data_prep.readers.compression import CHUNK_BYTES, compressed_spans
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, list_files
 from data_prep.readers.jsonl import JsonLinesReader, JsonLinesReaderConfig
+from data_prep.readers.kinds import Compression
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import Reader
 from data_prep.readers.table import TableReader, TableReaderConfig
@@ -177,7 +178,7 @@ def test_damage_is_counted_once_and_costs_the_same_wherever_a_file_is_cut(
 
 
 @pytest.mark.parametrize("codec", MEMBERS)
-def test_what_follows_the_last_member_is_damage_unless_it_pads_a_gzip_file(
+def test_what_is_between_members_is_damage_unless_it_pads_a_gzip_file(
     tmp_path: Path, codec: str
 ) -> None:
     path = tmp_path / f"a.txt.{codec}"
@@ -185,8 +186,9 @@ def test_what_follows_the_last_member_is_damage_unless_it_pads_a_gzip_file(
     for rest, is_damage in ((bytes(50), codec != "gz"), (b"\1" * 50, True)):
         path.write_bytes(member + rest + member)
         documents, bad = read(path, "txt", range(0, 200, 20), 20)
-        expected = [("one\n", 0), ("two\n", 4), ("throne\n", 8), ("two\n", 15), ("thr", 19)]
-        assert documents == (expected[:2] if is_damage else expected)
+        joined = [("one\n", 0), ("two\n", 4), ("throne\n", 8), ("two\n", 15), ("thr", 19)]
+        resumed = [("one\n", 0), ("two\n", 4), ("one\n", 11), ("two\n", 15), ("thr", 19)]
+        assert documents == (resumed if is_damage else joined)
         assert [example["reason"] for example in bad] == [DAMAGE] * is_damage
 
 
@@ -194,7 +196,9 @@ def test_what_follows_the_last_member_is_damage_unless_it_pads_a_gzip_file(
 def test_spans_of_a_compressed_file_are_few_and_made_of_chunks(
     num_bytes: int, part_bytes: int
 ) -> None:
-    spans = compressed_spans(SourceFile("a.gz", "a.gz", num_bytes, ""), part_bytes)
+    spans = compressed_spans(
+        SourceFile("a.gz", "a.gz", num_bytes, ""), Compression.GZIP, part_bytes
+    )
     assert len(spans) <= 8
     assert [spans[0].start, spans[-1].end] == [0, num_bytes]
     assert all(a.end == b.start and b.start % CHUNK_BYTES == 0 for a, b in pairwise(spans))

@@ -1,0 +1,113 @@
+"""The content of a file: decompressed, and in UTF-8, whatever its own encoding is.
+
+Readers open files by `open_content`. Where `Content.is_plain`, the bytes of the file are the
+content, and can be read from any byte. Otherwise the content is read from its start by one reader:
+the file is compressed, a member of an archive, or not in UTF-8.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any, BinaryIO, cast
+
+from data_prep.readers.compression import CHUNK_BYTES, Chunk, chunks_of
+from data_prep.readers.encodings import is_utf_8, transcoded
+from data_prep.readers.files import SourceFile, head_of, open_file
+from data_prep.readers.kinds import HEAD_BYTES, Compression, compression_by, encoding_by
+
+_BUFFER_BYTES = 1 << 17
+
+
+@dataclass(frozen=True)
+class MemberFile(SourceFile):
+    """A member of an archive that is being read: it can be opened once, before the next one."""
+
+    stream: BinaryIO = field(kw_only=True, compare=False, repr=False)
+    """Its bytes, from their start."""
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What is known of the content of a file from its first bytes."""
+
+    compression: Compression | None
+    is_plain: bool
+    """See `Content.is_plain`."""
+
+
+def kind_of(file: SourceFile, encoding: str | None = None) -> FileKind:
+    """The kind of a file that lies by itself, for its spans."""
+    return _kind_by(head_of(file, HEAD_BYTES), file, encoding)
+
+
+def _kind_by(head: bytes, file: SourceFile, encoding: str | None) -> FileKind:
+    compression = compression_by(head, file.name)
+    encoding = encoding or encoding_by(head)
+    is_plain = compression is None and not isinstance(file, MemberFile) and is_utf_8(encoding)
+    return FileKind(compression, is_plain)
+
+
+class Content:
+    """The content of an open file."""
+
+    def __init__(
+        self, file: SourceFile, raw: BinaryIO, head: bytes, encoding: str | None = None
+    ) -> None:
+        self.file = file
+        self.raw = raw
+        """The bytes of the file. They can be sought, unless the file is a member of an archive."""
+        kind = _kind_by(head, file, encoding)
+        self.compression, self.is_plain = kind.compression, kind.is_plain
+        self.is_member = isinstance(file, MemberFile)
+        self._encoding = encoding
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+        """The content from its start; the chunks do not depend on who reads."""
+        if not self.is_member:
+            self.raw.seek(0)
+        return transcoded(chunks_of(self.raw, self.compression, chunk_bytes), self._encoding)
+
+    def stream(self) -> IO[bytes]:
+        """The content from its start as a file object; reading it raises `Chunk.error`."""
+        return cast(IO[bytes], io.BufferedReader(_ChunkedContent(self.chunks()), _BUFFER_BYTES))
+
+
+@contextmanager
+def open_content(file: SourceFile, encoding: str | None = None) -> Iterator[Content]:
+    """The content of `file`, in UTF-8; raises UserError if it has changed since it was listed.
+
+    `encoding` is that of the file; without it, a byte order mark decides, or else it is UTF-8.
+    """
+    if isinstance(file, MemberFile):
+        raw = io.BufferedReader(cast(io.RawIOBase, file.stream), max(_BUFFER_BYTES, HEAD_BYTES))
+        yield Content(file, cast(BinaryIO, raw), raw.peek(HEAD_BYTES)[:HEAD_BYTES], encoding)
+        return
+    with open_file(file) as stream:
+        head = stream.read(HEAD_BYTES)
+        stream.seek(0)
+        yield Content(file, stream, head, encoding)
+
+
+class _ChunkedContent(io.RawIOBase):
+    """Chunks as a file object."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._pending = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            if chunk.error is not None:
+                raise chunk.error
+            self._pending = memoryview(chunk.content)
+        num_bytes = min(len(buffer), len(self._pending))
+        buffer[:num_bytes] = self._pending[:num_bytes]
+        self._pending = self._pending[num_bytes:]
+        return num_bytes
