@@ -32,7 +32,7 @@ def build_ingest(run: Preparation) -> ingest.IngestStage:
 
 
 def _check_ingested(run: Preparation) -> None:
-    ingest.check_bad_share(run.result(ingest.IngestStage), run.config.max_bad_share)
+    losses.check_bad_share(run.result(ingest.IngestStage), run.config.max_bad_share)
     losses.check_losses(run.result(ingest.IngestStage))
 
 

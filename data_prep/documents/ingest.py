@@ -14,10 +14,12 @@ import numpy as np
 from configs.load import UserError
 from configs.terminal import visible_name
 from data_prep.dataset.atomic import write_atomic
+from data_prep.documents import ledger
 from data_prep.documents.config import SourceConfig
 from data_prep.documents.files import Documents, PieceWriter, documents_in
-from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
-from data_prep.filters.quality import FiltersConfig, drop_reasons
+from data_prep.documents.tally import Tally
+from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.filters.quality import FiltersConfig, judged
 from data_prep.filters.verdicts import KEPT
 from data_prep.readers import ReaderConfig
 from data_prep.readers.document import (
@@ -33,8 +35,6 @@ from data_prep.text.normalise import normalise
 from data_prep.text.scrub import ScrubConfig, scrubbed
 
 _FILES_AT_ONCE = 16
-_EXAMPLES_PER_REASON = 3
-_EXAMPLE_BYTES = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class IngestStage(Stage[IngestPart]):
     """Reads the sources; normalises, scrubs and filters the texts."""
 
     name = "ingest"
-    version = 4
-    output = "documents (Parquet), examples of dropped ones"
+    version = 5
+    output = "documents and a ledger of all records (Parquet), examples of dropped ones"
 
     readers: Mapping[str, ReaderConfig]
     """By source; the order of the sources decides which of two duplicates is kept."""
@@ -89,35 +89,34 @@ class IngestStage(Stage[IngestPart]):
         }
 
     def run_part(self, folder: Path, part: IngestPart) -> PartOutput:
-        """Writes PART.NNNN.parquet (text, id) and PART.dropped.jsonl (examples)."""
-        bad = BadRecords(self.on_bad_record, self.max_document_bytes)
-        tally = _Tally()
+        """Writes PART.NNNN.parquet (text, id), PART.ledger (what became of each record)
+        and PART.dropped.jsonl (examples)."""
+        ledger_name, examples = f"{part.name}{ledger.SUFFIX}", f"{part.name}.dropped.jsonl"
         scrubs: Counter[str] = Counter()
-        documents = _documents(self.readers[part.source], part.spans, bad)
-        with PieceWriter(folder, part.name, part.piece_bytes) as pieces:
+        with (
+            PieceWriter(folder, part.name, part.piece_bytes) as pieces,
+            ledger.LedgerWriter(folder / ledger_name, part.spans) as rows,
+        ):
+            bad = BadRecords(self.on_bad_record, self.max_document_bytes, report=rows.add_unused)
+            tally = Tally(bad)
+            documents = _documents(self.readers[part.source], part.spans, bad, tally, rows)
             for batch in in_batches(documents, self.batch_characters):
                 texts = normalise([document.text for document in batch])
                 texts = scrubbed(texts, self.scrub, scrubs)
-                reasons = drop_reasons(TextBatch(texts), self.filters[part.source])
-                tally.add(batch, texts, reasons)
-                kept = np.flatnonzero(reasons == KEPT).tolist()
+                verdicts = judged(TextBatch(texts), self.filters[part.source])
+                tally.add(batch, texts, verdicts.reasons)
+                rows.add(batch, texts, verdicts)
+                kept = np.flatnonzero(verdicts.reasons == KEPT).tolist()
                 pieces.write([texts[k] for k in kept], [batch[k].id for k in kept])
-        examples = f"{part.name}.dropped.jsonl"
         write_atomic(folder / examples, "".join(json.dumps(e) + "\n" for e in tally.examples))
         record = {
             "source": part.source,
             **tally.record(),
             "pieces": [piece._asdict() for piece in pieces.written],
             "scrubbed": dict(sorted(scrubs.items())),
-            "bad": dict(sorted(bad.counts.items())),
-            "bad_bytes": dict(sorted(bad.num_bytes.items())),
-            "bad_examples": bad.examples,
-            "not_read_bytes": dict(sorted(bad.not_read_bytes.items())),
-            "cut_files": dict(sorted(bad.cut_files.items())),
-            "skipped": dict(sorted(bad.skipped.items())),
-            "skipped_bytes": dict(sorted(bad.skipped_bytes.items())),
         }
-        return PartOutput(record, [*(f"{p.name}.parquet" for p in pieces.written), examples])
+        files = [*(f"{piece.name}.parquet" for piece in pieces.written), ledger_name, examples]
+        return PartOutput(record, files)
 
 
 def ingest_stage(
@@ -205,74 +204,23 @@ def ingested_documents(ingested: StageResult[IngestPart]) -> Documents:
 
 
 def _documents(
-    reader_config: ReaderConfig, spans: Sequence[Span], bad: BadRecords
+    reader_config: ReaderConfig,
+    spans: Sequence[Span],
+    bad: BadRecords,
+    tally: Tally,
+    rows: ledger.LedgerWriter,
 ) -> Iterator[Document]:
+    """The documents of a part; what they are read from is noted in its tally and its ledger."""
     reader = reader_config.build()
-    for span in spans:
+    num_read = 0
+    for number, span in enumerate(spans):
+        rows.start_span(number, num_read)
         try:
-            for document in reader.read(span, bad):
+            for document in tally.in_span(span, reader.read(span, bad)):
                 if not bad.is_too_long(document.text, span.file.path, document.offset):
+                    num_read += 1
                     yield document
         except Exception as error:  # an unexpected one, of a parser
             path = visible_name(span.file.path)
             error.add_note(f"while reading {path}, [{span.start}, {span.end})")
             raise
-
-
-class _Tally:
-    """Counts of one part."""
-
-    def __init__(self) -> None:
-        self._read = self._read_bytes = 0
-        self._dropped: Counter[str] = Counter()
-        self._dropped_bytes: Counter[str] = Counter()
-        self.examples: list[dict[str, Any]] = []
-
-    def add(self, batch: Sequence[Document], texts: Sequence[bytes], reasons: Any) -> None:
-        self._read += len(batch)
-        self._read_bytes += sum(len(text) for text in texts)
-        for k in np.flatnonzero(reasons != KEPT).tolist():
-            reason = str(reasons[k])
-            if self._dropped[reason] < _EXAMPLES_PER_REASON:
-                text = texts[k][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
-                self.examples.append({"reason": reason, "id": batch[k].id, "text": text})
-            self._dropped[reason] += 1
-            self._dropped_bytes[reason] += len(texts[k])
-
-    def record(self) -> Record:
-        return {
-            "documents_read": self._read,
-            "bytes_read": self._read_bytes,
-            "documents": self._read - self._dropped.total(),
-            "bytes": self._read_bytes - self._dropped_bytes.total(),
-            "dropped": dict(sorted(self._dropped.items())),
-            "dropped_bytes": dict(sorted(self._dropped_bytes.items())),
-        }
-
-
-def check_bad_share(ingested: StageResult[IngestPart], max_share: float) -> None:
-    """UserError when a source has no documents, or more bad records than `max_share` of all."""
-    good: Counter[str] = Counter()
-    bad: Counter[str] = Counter()
-    examples: dict[str, list[Any]] = {}
-    for part, record in ingested.with_records():
-        good[part.source] += record["documents_read"]
-        bad[part.source] += sum(record["bad"].values())
-        examples.setdefault(part.source, []).extend(record["bad_examples"])
-    for source, num_bad in bad.items():
-        total = num_bad + good[source]
-        share = num_bad / max(total, 1)
-        if share > max_share:
-            shown = [
-                f"  {visible_name(e['file'])}:{e['offset']}: {e['reason']}"
-                for e in examples[source][:5]
-            ]
-            raise UserError(
-                f"source {source!r}: {num_bad:,} of {total:,} records ({share:.1%}) cannot be "
-                f"read, more than max_bad_share ({max_share:.1%}):\n"
-                + "\n".join(shown)
-                + "\nfix the files, or raise max_bad_share"
-            )
-    for source in good:
-        if not good[source]:
-            raise UserError(f"source {source!r}: its files contain no documents")

@@ -1,15 +1,158 @@
-"""What the filters took of each source: an error where nothing is left, a warning where much is."""
+"""What is lost of each source: an error where it is too much, a warning where it is much.
+
+Bytes that cannot be read are counted in bytes of the source's files, so that they compare with the
+size of these files: bytes of damage, the estimated part of the files that bad records take, and
+what files that end too early lack.
+"""
 
 import logging
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from configs.load import UserError
+from configs.terminal import visible_name
 from data_prep.documents.ingest import IngestPart
-from data_prep.engine.stage import StageResult
+from data_prep.engine.stage import Record, StageResult
 
 logger = logging.getLogger(__name__)
-_SHOWN_REASONS = 3
+_SHOWN_REASONS, _SHOWN_RECORDS, _SHOWN_FILES = 3, 5, 20
 _LARGE_SHARE = 0.5
+
+
+@dataclass
+class SourceLosses:
+    """What of a source could not be read."""
+
+    num_records: int = 0
+    """Documents and bad records."""
+    num_bad: int = 0
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    """Size of each file, by its path."""
+    bad_file_bytes: int = 0
+    """About how many bytes of the files are in bad records."""
+    not_read_bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes of the files that damage keeps from being read, by reason."""
+    cut_files: dict[str, str] = field(default_factory=dict)
+    """Files that end too early, with the reason."""
+    examples: list[Mapping[str, Any]] = field(default_factory=list)
+    """The first bad records."""
+
+    def add(self, part: IngestPart, record: Record) -> None:
+        """Adds a part of the source. Records of older versions lack most counts."""
+        num_bad = sum(record["bad"].values())
+        self.num_records += record["documents_read"] + num_bad
+        self.num_bad += num_bad
+        self.file_bytes.update((span.file.path, span.file.num_bytes) for span in part.spans)
+        self.bad_file_bytes += record.get("bad_file_bytes", 0)
+        self.not_read_bytes.update(record.get("not_read_bytes", {}))
+        self.cut_files.update(record.get("cut_files", {}))
+        self.examples += record["bad_examples"]
+
+    @property
+    def missing_bytes(self) -> dict[str, int | None]:
+        """About how much each cut file lacks: the mean size of the intact files minus its own.
+
+        None where no other file gives a size.
+        """
+        intact = [size for path, size in self.file_bytes.items() if path not in self.cut_files]
+        mean = sum(intact) / len(intact) if sum(intact) else None
+        return {
+            path: None
+            if mean is None or path not in self.file_bytes
+            else max(round(mean - self.file_bytes[path]), 0)
+            for path in self.cut_files
+        }
+
+    @property
+    def lost_bytes(self) -> int:
+        """Bytes that are damaged, in bad records or, by estimate, missing."""
+        missing = sum(size or 0 for size in self.missing_bytes.values())
+        return self.not_read_bytes.total() + self.bad_file_bytes + missing
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the files and, by estimate, of what cut files lack."""
+        missing = sum(size or 0 for size in self.missing_bytes.values())
+        return sum(self.file_bytes.values()) + missing
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything is not read or missing, besides bad records."""
+        return bool(self.cut_files or self.not_read_bytes.total())
+
+
+def losses_of(ingested: StageResult[IngestPart]) -> dict[str, SourceLosses]:
+    """The losses of each source."""
+    losses: dict[str, SourceLosses] = {}
+    for part, record in ingested.with_records():
+        losses.setdefault(part.source, SourceLosses()).add(part, record)
+    return losses
+
+
+def check_bad_share(ingested: StageResult[IngestPart], max_share: float) -> None:
+    """UserError when a source has no documents, or when more than `max_share` of its records or of
+    the bytes of its files cannot be used; logs a warning where files are damaged or cut."""
+    losses = losses_of(ingested)
+    advice = "fix the files, or raise max_bad_share"
+    for source, lost in losses.items():
+        share = lost.num_bad / max(lost.num_records, 1)
+        if share > max_share:
+            shown = "\n".join(_examples(lost))
+            raise UserError(
+                f"source {source!r}: {lost.num_bad:,} of {lost.num_records:,} records "
+                f"({share:.1%}) cannot be read, more than max_bad_share ({max_share:.1%}):\n"
+                f"{shown}\n{advice}"
+            )
+        message = f"source {source!r}: {_bytes_message(lost)}"
+        if lost.lost_bytes > max_share * lost.total_bytes:
+            shown = "\n".join(_damaged_files(lost)) or "\n".join(_examples(lost))
+            raise UserError(
+                f"{message}, more than max_bad_share ({max_share:.1%}):\n{shown}\n{advice}"
+            )
+        if lost.is_damaged:
+            logger.warning("%s:\n%s", message, "\n".join(_damaged_files(lost)))
+    for source, lost in losses.items():
+        if lost.num_records == lost.num_bad:
+            raise UserError(f"source {source!r}: its files contain no documents")
+
+
+def _bytes_message(lost: SourceLosses) -> str:
+    missing = lost.missing_bytes
+    total = lost.total_bytes
+    words = [f"{lost.not_read_bytes.total():,} bytes are not read because of damage"]
+    if lost.bad_file_bytes:
+        words.append(f"about {lost.bad_file_bytes:,} are in bad records")
+    if any(missing.values()):
+        estimate = sum(size or 0 for size in missing.values())
+        words.append(f"about {estimate:,} are missing in cut files, by the size of the others")
+    share = lost.lost_bytes / max(total, 1)
+    unknown = sum(size is None for size in missing.values())
+    if unknown:
+        words.append(f"how much is missing in {unknown} cut file(s) is not known")
+    return f"about {share:.2%} of its {total:,} bytes are lost: {', '.join(words)}"
+
+
+def _examples(lost: SourceLosses) -> Iterator[str]:
+    for example in lost.examples[:_SHOWN_RECORDS]:
+        yield f"  {visible_name(example['file'])}:{example['offset']}: {example['reason']}"
+
+
+def _damaged_files(lost: SourceLosses) -> Iterator[str]:
+    """The cut files, then what else is damaged; a line each."""
+    missing = lost.missing_bytes
+    for path, reason in list(lost.cut_files.items())[:_SHOWN_FILES]:
+        size = f"{lost.file_bytes[path]:,} bytes" if path in lost.file_bytes else "size not known"
+        estimate = missing[path]
+        lacks = f", about {estimate:,} missing" if estimate else ""
+        yield f"  {visible_name(path)}: {reason} ({size}{lacks})"
+    if len(lost.cut_files) > _SHOWN_FILES:
+        yield f"  and {len(lost.cut_files) - _SHOWN_FILES} more"
+    reasons = lost.not_read_bytes.keys()
+    shown = [e for e in lost.examples if e["reason"] in reasons and e["file"] not in lost.cut_files]
+    for example in shown[:_SHOWN_RECORDS]:
+        yield f"  {visible_name(example['file'])}:{example['offset']}: {example['reason']}"
 
 
 def check_losses(ingested: StageResult[IngestPart]) -> None:

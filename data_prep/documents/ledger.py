@@ -1,0 +1,163 @@
+"""The ledger of the first stage: a row for every record of the sources, and what became of it.
+
+One Parquet file for each part. A record that gave a document is *kept* or *dropped* (by the
+filters), one that gave none is *bad* or *skipped*. The kept documents are in the order of the files
+of documents, so that their rows here say where in the source each of them was.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.dataset.atomic import open_atomic
+from data_prep.filters.verdicts import KEPT, Verdicts
+from data_prep.readers.document import Document, UnusedRecord
+from data_prep.readers.files import Span
+
+SUFFIX = ".ledger"
+"""Of a Parquet file: not .parquet, which the files of documents have."""
+STATES = ("kept", "dropped", "bad", "skipped")
+_WORD = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("span", pa.int32()),  # number of the span in the part's plan
+        ("offset", pa.int64()),  # see `BadRecords.add`
+        ("state", _WORD),  # of STATES
+        ("reason", _WORD),  # null where kept
+        ("value", pa.float32()),  # what the filter measured; null if it is no number
+        ("limit", pa.float32()),
+        ("num_bytes", pa.int32()),  # of a dropped text or a record without a document
+        ("id", pa.string()),  # of a dropped document, null if it is FILE:OFFSET
+        ("detail", pa.string()),  # of a bad record; its file, if that is a member of an archive
+    ]
+)
+_COLUMN_ENCODINGS = {"span": "DELTA_BINARY_PACKED", "offset": "DELTA_BINARY_PACKED"}
+_DICTIONARIES = ["state", "reason", "limit"]
+_GROUP_ROWS = 100_000
+
+
+class LedgerWriter:
+    """Writes the ledger of a part; the file appears when the block ends without error."""
+
+    def __init__(self, path: Path, spans: Sequence[Span]) -> None:
+        self._path, self._spans = path, spans
+        self._open = ExitStack()
+        self._num_judged = 0
+        self._starts: list[int] = []
+        """Number of the first document of each span."""
+        self._numbers: list[int] = []
+        """Number of each of these spans."""
+        self._judged: list[pa.RecordBatch] = []
+        self._unused: list[UnusedRecord] = []
+        self._unused_spans: list[int] = []
+
+    def __enter__(self) -> Self:
+        file = self._open.enter_context(open_atomic(self._path))
+        writer = pq.ParquetWriter(
+            file,
+            SCHEMA,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=_DICTIONARIES,
+            column_encoding=_COLUMN_ENCODINGS,
+            write_statistics=["offset", "span"],
+            store_schema=False,
+        )
+        self._writer = self._open.enter_context(writer)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._write_judged()
+            self._write_unused()
+        self._open.__exit__(*error)
+
+    def start_span(self, number: int, num_read: int) -> None:
+        """The documents after the first `num_read` of the part are of span `number`."""
+        self._starts.append(num_read)
+        self._numbers.append(number)
+
+    def add_unused(self, record: UnusedRecord) -> None:
+        """Adds a record of the current span that gave no document, see `BadRecords.report`."""
+        self._unused.append(record)
+        self._unused_spans.append(self._numbers[-1] if self._numbers else 0)
+        if len(self._unused) >= _GROUP_ROWS:
+            self._write_unused()
+
+    def add(
+        self, documents: Sequence[Document], texts: Sequence[bytes], verdicts: Verdicts
+    ) -> None:
+        """Adds the next documents, with their final texts and the verdicts of the filters."""
+        if not documents:
+            return
+        numbers = np.arange(self._num_judged, self._num_judged + len(documents))
+        self._num_judged += len(documents)
+        place = np.searchsorted(self._starts, numbers, side="right") - 1
+        span = np.array(self._numbers, dtype=np.int32)[place]
+        kept = verdicts.reasons == KEPT
+        ids: list[str | None] = [None] * len(documents)
+        for k in np.flatnonzero(~kept).tolist():
+            document = documents[k]
+            if document.id != f"{self._spans[span[k]].file.name}:{document.offset}":
+                ids[k] = document.id.encode("utf-8", "replace").decode()
+        columns = [
+            pa.array(span),
+            pa.array([document.offset for document in documents], pa.int64()),
+            _words(np.where(kept, STATES[0], STATES[1]).tolist()),
+            _words([reason or None for reason in verdicts.reasons.tolist()]),
+            _numbers(verdicts.values),
+            _numbers(verdicts.limits),
+            pa.array(np.array([len(t) for t in texts], dtype=np.int32), mask=kept),
+            pa.array(ids, pa.string()),
+            pa.nulls(len(documents), pa.string()),
+        ]
+        self._judged.append(pa.record_batch(columns, schema=SCHEMA))
+        if sum(batch.num_rows for batch in self._judged) >= _GROUP_ROWS:
+            self._write_judged()
+
+    def _write_judged(self) -> None:
+        if self._judged:
+            self._writer.write_table(pa.Table.from_batches(self._judged).unify_dictionaries())
+            self._judged = []
+
+    def _write_unused(self) -> None:
+        records, spans = self._unused, self._unused_spans
+        if not records:
+            return
+        details = []
+        for record, span in zip(records, spans, strict=True):
+            path = record.file_path
+            where = [path] if path != self._spans[span].file.path else []
+            details.append(": ".join([*where, *([record.detail] if record.detail else [])]) or None)
+        columns = [
+            pa.array(spans, pa.int32()),
+            pa.array([record.offset for record in records], pa.int64()),
+            _words([record.state for record in records]),
+            _words([record.reason for record in records]),
+            pa.nulls(len(records), pa.float32()),
+            pa.nulls(len(records), pa.float32()),
+            pa.array([min(r.num_bytes, (1 << 31) - 1) for r in records], pa.int32()),
+            pa.nulls(len(records), pa.string()),
+            pa.array([_valid(detail) for detail in details], pa.string()),
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        self._unused, self._unused_spans = [], []
+
+
+def _words(words: Sequence[str | None]) -> Any:
+    return pa.array([_valid(word) for word in words], pa.string()).dictionary_encode()
+
+
+def _valid(text: str | None) -> str | None:
+    """`text` without halves of surrogate pairs, which a file's name may hold."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> Any:
+    return pa.array(values.astype(np.float32), mask=np.isnan(values))

@@ -1,0 +1,107 @@
+"""Counts of one part of the first stage: documents and bytes read, kept, dropped and not usable."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep.engine.stage import Record
+from data_prep.filters.verdicts import KEPT, Reasons
+from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.files import Span
+
+_EXAMPLES_PER_REASON = 3
+_EXAMPLE_BYTES = 400
+_COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
+_LEAST_RATIO = 3
+"""By which text is compressed, at least."""
+
+
+class Tally:
+    """Counts of one part."""
+
+    def __init__(self, bad: BadRecords) -> None:
+        """`bad` counts the records of the same part that give no document."""
+        self._bad = bad
+        self._read = self._read_bytes = 0
+        self._dropped: Counter[str] = Counter()
+        self._dropped_bytes: Counter[str] = Counter()
+        self._characters = 0
+        self._spans_with_bad: list[_SpanContent] = []
+        self.examples: list[dict[str, Any]] = []
+
+    def add(self, batch: Sequence[Document], texts: Sequence[bytes], reasons: Reasons) -> None:
+        """Counts a batch of documents; `reasons` are those to drop them, or KEPT."""
+        self._read += len(batch)
+        self._read_bytes += sum(len(text) for text in texts)
+        for k in np.flatnonzero(reasons != KEPT).tolist():
+            reason = str(reasons[k])
+            if self._dropped[reason] < _EXAMPLES_PER_REASON:
+                text = texts[k][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
+                self.examples.append({"reason": reason, "id": batch[k].id, "text": text})
+            self._dropped[reason] += 1
+            self._dropped_bytes[reason] += len(texts[k])
+
+    def in_span(self, span: Span, documents: Iterable[Document]) -> Iterator[Document]:
+        """The documents of a span that is being read; counts what else it holds."""
+        bad_before = self._bad.num_bytes.total()
+        characters = first = last = 0
+        for number, document in enumerate(documents):
+            characters += len(document.text)
+            last = document.offset
+            first = last if number == 0 else first
+            yield document
+        self._characters += characters
+        bad_bytes = self._bad.num_bytes.total() - bad_before
+        if bad_bytes:
+            self._spans_with_bad.append(_SpanContent(span, bad_bytes, characters, last - first))
+
+    def record(self) -> Record:
+        """The counts for the record of the part."""
+        bad = self._bad
+        return {
+            "documents_read": self._read,
+            "bytes_read": self._read_bytes,
+            "documents": self._read - self._dropped.total(),
+            "bytes": self._read_bytes - self._dropped_bytes.total(),
+            "dropped": dict(sorted(self._dropped.items())),
+            "dropped_bytes": dict(sorted(self._dropped_bytes.items())),
+            "bad": dict(sorted(bad.counts.items())),
+            "bad_bytes": dict(sorted(bad.num_bytes.items())),
+            "bad_file_bytes": self._bad_file_bytes(),
+            "bad_examples": bad.examples,
+            "not_read_bytes": dict(sorted(bad.not_read_bytes.items())),
+            "cut_files": dict(sorted(bad.cut_files.items())),
+            "skipped": dict(sorted(bad.skipped.items())),
+            "skipped_bytes": dict(sorted(bad.skipped_bytes.items())),
+        }
+
+    def _bad_file_bytes(self) -> int:
+        """About how many bytes of the files are in bad records."""
+        per_character = self._read_bytes / max(self._characters, 1)
+        shares = ((c.span.num_bytes, c.bad_share(per_character)) for c in self._spans_with_bad)
+        return round(sum(num_bytes * share for num_bytes, share in shares))
+
+
+class _SpanContent(NamedTuple):
+    """A span with bad records."""
+
+    span: Span
+    bad_bytes: int
+    characters: int
+    """Of its documents."""
+    distance: int
+    """Between the first and the last document."""
+
+    def bad_share(self, bytes_per_character: float) -> float:
+        """The share of its content that is in bad records: in a compressed file, their bytes do not
+        compare with those of the file."""
+        seen = self.bad_bytes + self.characters * bytes_per_character
+        if self.span.group_bytes is not None:  # columns: only the texts compare with a text
+            content = seen
+        elif self.span.file.name.endswith(_COMPRESSED):
+            content = max(seen, self.distance, _LEAST_RATIO * self.span.num_bytes)
+        else:
+            content = self.span.num_bytes
+        return min(self.bad_bytes / max(content, 1), 1)
