@@ -8,12 +8,12 @@ import numpy as np
 
 from data_prep.engine.stage import Record
 from data_prep.filters.verdicts import KEPT, Reasons
+from data_prep.readers.content import kind_of
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import Span
 
 _EXAMPLES_PER_REASON = 3
 _EXAMPLE_BYTES = 400
-_COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 _LEAST_RATIO = 3
 """By which text is compressed, at least."""
 
@@ -100,8 +100,8 @@ class _SpanContent(NamedTuple):
         seen = self.bad_bytes + self.characters * bytes_per_character
         if self.span.group_bytes is not None:  # columns: only the texts compare with a text
             content = seen
-        elif self.span.file.name.endswith(_COMPRESSED):
-            content = max(seen, self.distance, _LEAST_RATIO * self.span.num_bytes)
-        else:
+        elif kind_of(self.span.file).compression is None:
             content = self.span.num_bytes
+        else:
+            content = max(seen, self.distance, _LEAST_RATIO * self.span.num_bytes)
         return min(self.bad_bytes / max(content, 1), 1)
