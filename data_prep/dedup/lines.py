@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import LineDedupConfig
 from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts, in_range
 from data_prep.dedup.hash_table import HashTable, write_hash_table
 from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.removed_lines import (
+    REMOVED_SUFFIX,
+    removed_rows,
+    without_lines,
+    write_removed,
+)
 from data_prep.documents.files import (
     DocumentFile,
     Documents,
@@ -29,7 +36,6 @@ from data_prep.documents.files import (
 )
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.text.batch import I64, U64, TextBatch
-from data_prep.text.normalise import SEPARATOR, plain_white_space
 
 ONLY_REPEATED = "only repeated lines"
 
@@ -198,8 +204,8 @@ class CleanStage(Stage[DocumentFile]):
     """Removes the repeated lines, and the documents that become too short."""
 
     name = "clean"
-    version = 3
-    output = "documents (Parquet)"
+    version = 4
+    output = "documents, and what was removed of them (Parquet)"
 
     rules: LineDedupConfig
     min_words: Mapping[str, int]
@@ -214,28 +220,34 @@ class CleanStage(Stage[DocumentFile]):
         return {"rules": self.rules.model_dump(mode="json"), "min_words": dict(self.min_words)}
 
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
-        """Writes PART.parquet like the first stage."""
+        """Writes PART.parquet like the first stage, and PART.removed: the documents with removed
+        lines (Parquet)."""
         repeats = HashTable(self.tables, part.source)
-        document = part.first
+        number = 0
         tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
         dropped = dropped_bytes = 0
         name = f"{part.name}.parquet"
+        changes: list[pa.Table] = []
         with documents_file(folder / name) as writer:
             for texts, ids in read_documents(self.documents / name):
                 batch = TextBatch(texts)
-                starts, ends = _to_remove(batch, self.rules, repeats, document)
-                document += len(texts)
-                cleaned = _without_lines(batch, starts, ends)
+                starts, ends, of = _to_remove(batch, self.rules, repeats, part.first + number)
+                cleaned = without_lines(batch, starts, ends)
                 words = TextBatch(cleaned).word_counts
                 keep = (words >= self.min_words[part.source]) & (words > 0)
                 kept = np.flatnonzero(keep).tolist()
                 write_documents(writer, [cleaned[k] for k in kept], [ids[k] for k in kept])
+                lengths = np.array([len(text) for text in cleaned], dtype=np.int64)
+                changes.append(removed_rows(number, batch, of, lengths, words, keep))
                 tally["documents"] += len(kept)
-                tally["bytes"] += sum(len(cleaned[k]) for k in kept)
+                tally["bytes"] += int(lengths[keep].sum())
                 tally["removed_lines"] += len(starts)
-                tally["removed_bytes"] += int((ends - starts).sum())
+                tally["removed_bytes"] += int((batch.lengths - lengths).sum())
                 dropped += len(texts) - len(kept)
-                dropped_bytes += sum(len(cleaned[k]) for k in np.flatnonzero(~keep).tolist())
+                dropped_bytes += int(lengths[~keep].sum())
+                number += len(texts)
+        removed = f"{part.name}{REMOVED_SUFFIX}"
+        write_removed(folder / removed, changes)
         record: Record = {
             "source": part.source,
             "name": part.name,
@@ -243,7 +255,7 @@ class CleanStage(Stage[DocumentFile]):
             "dropped": {ONLY_REPEATED: dropped} if dropped else {},
             "dropped_bytes": {ONLY_REPEATED: dropped_bytes} if dropped else {},
         }
-        return PartOutput(record, [name])
+        return PartOutput(record, [name, removed])
 
 
 def clean_stage(
@@ -270,24 +282,12 @@ def cleaned_documents(cleaned: StageResult[DocumentFile]) -> Documents:
 
 def _to_remove(
     batch: TextBatch, rules: LineDedupConfig, repeats: HashTable, first_document: int
-) -> tuple[I64, I64]:
-    """(start, end) of the lines to remove from a batch."""
+) -> tuple[I64, I64, I64]:
+    """(start, end, text) of the lines to remove from a batch."""
     hashes, starts, ends, text = lines_of(batch, rules.unit, rules.min_words)
     remove, place = repeats.find(hashes)
     if rules.keep_first:
         assert repeats.values is not None
         numbers = (text[remove] + first_document).astype(np.uint64)
         remove = remove[repeats.values[place] != numbers]
-    return starts[remove], ends[remove]
-
-
-def _without_lines(batch: TextBatch, starts: I64, ends: I64) -> list[bytes]:
-    if not len(starts):
-        return list(batch.texts)
-    change = np.zeros(len(batch.data) + 1, dtype=np.int32)
-    change[starts] += 1
-    change[ends] -= 1
-    keep = np.cumsum(change[:-1]) == 0
-    last = int(batch.ends[-1])
-    joined = plain_white_space(batch.data[1:last][keep[1:last]].tobytes())
-    return [text.strip(b" \n") for text in joined.split(SEPARATOR)]
+    return starts[remove], ends[remove], text[remove]
