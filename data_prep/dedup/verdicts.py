@@ -25,6 +25,8 @@ from data_prep.text.batch import I64
 
 CODES = "verdicts.codes.npy"
 """File of the verdict on each document."""
+KEPT_FOR = "verdicts.kept_for.npy"
+"""File of the duplicates, ascending, each with the document that is kept for it."""
 KEEP, EXACT, NEAR = 0, 1, 2
 """Verdicts on a document: kept, exact or near duplicate of an earlier one."""
 _EXAMPLE_PAIRS = 30
@@ -72,8 +74,8 @@ class VerdictsStage(Stage[Part]):
     """Joins all pairs; of each cluster the document with the lowest number is kept."""
 
     name = "verdicts"
-    version = 2
-    output = "a byte per document"
+    version = 3
+    output = "a byte per document, two numbers per duplicate"
 
     sources: Sequence[str]
     exact_pairs: Sequence[Path]
@@ -93,7 +95,8 @@ class VerdictsStage(Stage[Part]):
         return {"sources": list(self.sources)}
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
-        """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; statistics in the record."""
+        """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; verdicts.kept_for.npy
+        [2, duplicates]: their numbers and those of the kept documents; statistics in the record."""
         counts = np.array([run.num_documents for run in self.runs], dtype=np.int64)
         num_documents = int(counts.sum())
         codes = np.zeros(num_documents, dtype=np.uint8)
@@ -106,13 +109,14 @@ class VerdictsStage(Stage[Part]):
             for found, _ in duplicates(labels, self.limits.labels):
                 codes[found[codes[found] == KEEP]] = NEAR
             save_array(folder / CODES, codes)
+            _save_kept_for(folder / KEPT_FOR, labels, int((codes != KEEP).sum()), self.limits)
             of_run = [self.sources.index(run.source) for run in self.runs]
             documents_of = np.bincount(of_run, counts, len(self.sources)).astype(np.int64)
             record = {
                 "sources": self._counts_by_source(codes),
                 **_statistics(labels, codes, np.cumsum(documents_of), self.limits.labels),
             }
-        return PartOutput(record, [CODES])
+        return PartOutput(record, [CODES, KEPT_FOR])
 
     def _counts_by_source(self, codes: npt.NDArray[np.uint8]) -> dict[str, dict[str, int]]:
         """Documents and bytes of each source, by verdict."""
@@ -152,6 +156,21 @@ def verdicts_stage(
         runs=signed.parts,
         limits=limits,
     )
+
+
+def _save_kept_for(path: Path, labels: Labels, num_duplicates: int, limits: DedupLimits) -> None:
+    """Writes the duplicates with the documents kept for them, a few at a time."""
+    narrow = np.dtype(number_type(len(labels)))
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        file.truncate(max(2 * num_duplicates, 1) * narrow.itemsize)
+        mapped = np.memmap(file, narrow, mode="r+")
+        pairs = np.asarray(mapped)[: 2 * num_duplicates].reshape(2, num_duplicates)
+        at = 0
+        for found, kept in duplicates(labels, limits.labels):
+            pairs[:, at : at + len(found)] = found, kept
+            at += len(found)
+        assert at == num_duplicates
+        save_array(path, pairs)
 
 
 def _pairs_in(files: Sequence[Path], at_once: int) -> Iterator[I64]:
