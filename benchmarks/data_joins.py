@@ -89,7 +89,12 @@ def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
         np.save(target / f"{name}.bytes.npy", np.full(count, DOCUMENT_BYTES, np.uint32))
         size = DOCUMENT_BYTES * count
         file = DocumentFile(
-            name=name, num_bytes=size, source="made", num_documents=count, first=first
+            name=name,
+            num_bytes=size,
+            source="made",
+            num_documents=count,
+            first=first,
+            content=name,
         )
         parts.append(FileRun(name=name, num_bytes=size, source="made", files=[file]))
         records.append({"documents": count})

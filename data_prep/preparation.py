@@ -71,7 +71,10 @@ class Preparation:
     def selection(self) -> Selection:
         """The documents without duplicates and, if asked for, contaminated ones."""
         overlap = self.result_if_any(decontaminate.OverlapStage)
-        return replace(self.deduplicated, overlap=overlap.folder if overlap else None)
+        if overlap is None:
+            return self.deduplicated
+        hashes = overlap.contents(lambda file: file.name)
+        return replace(self.deduplicated, overlap=overlap.folder, overlap_hashes=hashes)
 
     @property
     def selection_inputs(self) -> dict[str, str]:

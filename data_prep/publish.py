@@ -12,10 +12,16 @@ from data_prep.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
+from data_prep.finished import write_request
 from data_prep.packing.rows import RowsStage, manifest_of
 from data_prep.preparation import Preparation
 from data_prep.report.data import write_report
 from data_prep.tokenization.tokenizer import TOKENIZER_FILE, TokenizerStage
+
+
+def withdraw(output: Path) -> None:
+    """Removes the manifest of `output`: its rows are going to be made again."""
+    (output / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 def withdraw_if_different(output: Path, stage: RowsStage) -> None:
@@ -28,7 +34,7 @@ def withdraw_if_different(output: Path, stage: RowsStage) -> None:
     except UserError:  # damaged, or of a different version: it does not describe these rows
         is_same = False
     if not is_same:
-        path.unlink()
+        withdraw(output)
 
 
 def is_published(output: Path) -> bool:
@@ -50,6 +56,7 @@ def publish(run: Preparation) -> None:
         run.fingerprints,
     )
     write_report(output, run.report_inputs(), manifest)
+    write_request(run.config, manifest)
     write_manifest(output, manifest)
     _remove_leftovers(output / "shards", {Path(path).name for path in _shard_paths(manifest)})
 

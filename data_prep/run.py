@@ -18,10 +18,11 @@ from data_prep.dry_run import describe
 from data_prep.engine.execution import StageRunner, restart_from
 from data_prep.engine.interrupts import Stopped, end_at_once, stops_at_signals
 from data_prep.engine.progress import ProgressReporter
+from data_prep.finished import is_finished_without_work
 from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
 from data_prep.preparation import Preparation
-from data_prep.publish import is_published, publish, withdraw_if_different
+from data_prep.publish import is_published, publish, withdraw, withdraw_if_different
 from data_prep.stages import READ_FOR_REPORT, STAGES, names_from
 from data_prep.tokenization.tokenizer import TokenizerStage
 
@@ -61,7 +62,7 @@ def main() -> int:
         with stops_at_signals():
             lock = folder_lock.hold(config.work)
             if arguments.restart_from:
-                restart_from(config.work, names_from(arguments.restart_from))
+                restart(config, arguments.restart_from)
             prepare(config)
     except Stopped as stop:
         logger.info("%s: finished parts are kept, and the same command resumes", stop)
@@ -70,6 +71,12 @@ def main() -> int:
             lock.release()
         end_at_once(stop.exit_code)
     return 0
+
+
+def restart(config: DataConfig, stage: str) -> None:
+    """Removes the work of `stage` and all later ones, and the manifest of what they made."""
+    withdraw(config.output)
+    restart_from(config.work, names_from(stage))
 
 
 def prepare(
@@ -83,6 +90,9 @@ def prepare(
     measure it so). Raises UserError for an error that the user can fix.
     """
     started_at = time.monotonic()
+    if is_finished_without_work(config):
+        logger.info("%s: finished before and whole, nothing to do", config.output)
+        return
     run = Preparation(config, limits)
     num_parts_run = 0
     with config.engine.build() as engine:

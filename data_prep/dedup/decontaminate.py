@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.load import fingerprint
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import DecontaminateConfig
 from data_prep.dedup.hash_ranges import in_range
@@ -18,7 +19,7 @@ from data_prep.dedup.hash_table import HashTable, write_hash_table
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.selection import Selection
 from data_prep.documents.files import DocumentFile, read_texts
-from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.readers import ReaderConfig
 from data_prep.readers.document import BadRecordPolicy, BadRecords, in_batches
 from data_prep.readers.files import Span, list_files
@@ -67,6 +68,25 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
     def settings(self) -> Mapping[str, Any]:
         rules = self.rules.model_dump(mode="json", exclude={"evaluation", "max_share"})
         return {"rules": rules, "heldout_share": self.heldout_share}
+
+    @property
+    def own_inputs(self) -> Mapping[str, str]:
+        return {key: value for key, value in self.inputs.items() if key != "verdicts"}
+
+    def inputs_for(self, part: EvaluationPart | HeldoutPart) -> Mapping[str, str]:
+        if isinstance(part, EvaluationPart):
+            return {}  # the part's plan names its file
+        return self.selection.inputs_for(part.file)
+
+    def result_fingerprint(self, records: Sequence[Record]) -> str:
+        """The plan knows the evaluation files by their sizes; what they hold is added here."""
+        hashes = [
+            entry["xxh3_128"]
+            for part, record in zip(self.parts, records, strict=True)
+            if isinstance(part, EvaluationPart)
+            for entry in record["outputs"].values()
+        ]
+        return fingerprint([self.content_fingerprint, hashes])
 
     def run_part(self, folder: Path, part: EvaluationPart | HeldoutPart) -> PartOutput:
         """Writes PART.ngrams.npy [n]: hashes of word n-grams, ascending."""
@@ -182,6 +202,8 @@ class OverlapStage(Stage[DocumentFile]):
     selection: Selection
     table_folder: Path
     table_name: str
+    table_content: str
+    """A hash of the table."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -190,6 +212,9 @@ class OverlapStage(Stage[DocumentFile]):
             "max_share": self.rules.max_share,
             "heldout_share": self.heldout_share,
         }
+
+    def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
+        return {**self.selection.inputs_for(part), "table": self.table_content}
 
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
         """Writes PART.overlap.npy [D]: whether each document is dropped."""
@@ -228,4 +253,5 @@ def overlap_stage(
         selection=selection,
         table_folder=exclusion.folder,
         table_name=exclusion.parts[0].name,
+        table_content=exclusion.contents(lambda part: part.name)[exclusion.parts[0].name],
     )

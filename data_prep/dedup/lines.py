@@ -57,6 +57,9 @@ class LineCountsStage(Stage[DocumentFile]):
     def settings(self) -> Mapping[str, Any]:
         return {"unit": self.unit, "min_words": self.min_words}
 
+    def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
+        return {"documents": part.content, "first": str(part.first)}
+
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
         """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document."""
         document = part.first
@@ -114,10 +117,15 @@ class LineRepeatsStage(Stage[HashRangePart]):
     max_documents: int
     lines: Mapping[str, Sequence[Path]]
     """Files of the hashes of lines, by source."""
+    contents: Mapping[str, str]
+    """A hash of these files, by source."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
         return {"max_documents": self.max_documents}
+
+    def inputs_for(self, part: HashRangePart) -> Mapping[str, str]:
+        return {part.source: self.contents[part.source]}
 
     def run_part(self, folder: Path, part: HashRangePart) -> PartOutput:
         """Writes PART.repeats.npy [2, lines]: hash (ascending), first document."""
@@ -151,6 +159,7 @@ def line_repeats_stage(
         inputs={"lines": counted.content_fingerprint},
         max_documents=config.max_documents,
         lines=files,
+        contents=counted.contents(lambda part: part.source),
     )
 
 
@@ -174,6 +183,12 @@ class LineTableStage(Stage[LineTablePart]):
     version = 1
     output = "hash tables"
 
+    contents: Mapping[str, str]
+    """A hash of the repeated lines, by source."""
+
+    def inputs_for(self, part: LineTablePart) -> Mapping[str, str]:
+        return {part.name: self.contents[part.name]}
+
     def run_part(self, folder: Path, part: LineTablePart) -> PartOutput:
         """Writes the table PART: the repeated lines with the first document of each."""
         pieces = (np.load(path) for path in part.files)
@@ -196,7 +211,11 @@ def line_table_stage(repeated: StageResult[HashRangePart]) -> LineTableStage:
         )
         for source, paths in files.items()
     ]
-    return LineTableStage(parts=parts, inputs={"repeats": repeated.content_fingerprint})
+    return LineTableStage(
+        parts=parts,
+        inputs={"repeats": repeated.content_fingerprint},
+        contents=repeated.contents(lambda part: part.source),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +225,7 @@ class CleanStage(Stage[DocumentFile]):
     name = "clean"
     version = 4
     output = "documents, and what was removed of them (Parquet)"
+    source_settings = frozenset({"min_words"})
 
     rules: LineDedupConfig
     min_words: Mapping[str, int]
@@ -214,10 +234,19 @@ class CleanStage(Stage[DocumentFile]):
     """Folder of the documents' files."""
     tables: Path
     """Folder of the tables of repeated lines."""
+    table_contents: Mapping[str, str]
+    """A hash of each source's table."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
         return {"rules": self.rules.model_dump(mode="json"), "min_words": dict(self.min_words)}
+
+    def settings_for(self, part: DocumentFile) -> Mapping[str, Any]:
+        return {**self.settings, "min_words": self.min_words[part.source]}
+
+    def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
+        table = self.table_contents[part.source]
+        return {"documents": part.content, "first": str(part.first), "table": table}
 
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
         """Writes PART.parquet like the first stage, and PART.removed: the documents with removed
@@ -272,12 +301,13 @@ def clean_stage(
         min_words=min_words,
         documents=documents.folder,
         tables=tables.folder,
+        table_contents=tables.contents(lambda part: part.name),
     )
 
 
 def cleaned_documents(cleaned: StageResult[DocumentFile]) -> Documents:
     """The documents without the repeated lines."""
-    return documents_in(cleaned.folder, cleaned.records, cleaned.content_fingerprint)
+    return documents_in(CleanStage.name, cleaned, cleaned.records)
 
 
 def _to_remove(

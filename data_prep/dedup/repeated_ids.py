@@ -6,7 +6,7 @@ others.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,9 @@ class IdsStage(Stage[FileRun]):
 
     documents: Path
     """Folder of the documents' files."""
+
+    def inputs_for(self, part: FileRun) -> Mapping[str, str]:
+        return {file.name: file.content for file in part.files}
 
     def run_part(self, folder: Path, part: FileRun) -> PartOutput:
         """Writes PART.ids.npy [D]: the hash of each document's id."""
@@ -74,6 +77,11 @@ class RepeatedIdsStage(Stage[HashRangePart]):
     """The documents, each run with the file of its hashes."""
     documents: Path
     """Folder of the documents' files."""
+    contents: Mapping[str, str]
+    """A hash of the hashes of ids, by source."""
+
+    def inputs_for(self, part: HashRangePart) -> Mapping[str, str]:
+        return {part.source: self.contents[part.source]}
 
     def run_part(self, folder: Path, part: HashRangePart) -> PartOutput:
         """Counts repeated ids and names some; writes no file."""
@@ -125,6 +133,7 @@ def repeated_ids_stage(
         parts=hash_range_parts(counts, limits.join_ids, bytes_each=8),
         inputs={"ids": hashed.content_fingerprint},
         runs=list(zip(hashed.parts, hashed.files(".ids.npy"), strict=True)),
+        contents=hashed.contents(lambda run: run.source),
         documents=documents.folder,
     )
 

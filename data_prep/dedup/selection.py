@@ -1,7 +1,7 @@
 """Which documents a run keeps, holds out or samples: verdicts, and choices by hash."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +54,17 @@ class Selection:
     """Bytes of kept documents, by source."""
     fingerprint: str
     """Content fingerprint of the verdicts."""
+    verdict_hashes: Mapping[str, str]
+    """A hash of the verdicts on the documents of each file."""
     overlap: Path | None = None
     """Folder of the overlap stage, after decontamination."""
+    overlap_hashes: Mapping[str, str] = field(default_factory=dict)
+    """A hash of what that stage found in each file."""
+
+    def inputs_for(self, file: DocumentFile) -> dict[str, str]:
+        """What decides the texts of a file that are kept, by content."""
+        inputs = {"documents": file.content, "verdicts": self.verdict_hashes[file.name]}
+        return {**inputs, "overlap": self.overlap_hashes.get(file.name, "")}
 
     def path(self, file: DocumentFile) -> Path:
         """The Parquet file."""
@@ -103,4 +112,5 @@ def select(
         hashes_at=hashes_at,
         kept_bytes={name: entry["kept_bytes"] for name, entry in sources.items()},
         fingerprint=verdicts.content_fingerprint,
+        verdict_hashes=verdicts.records[0]["files"],
     )

@@ -36,8 +36,12 @@ class FileRun(Part):
 
 
 def file_runs(documents: Documents, most: int) -> Iterator[FileRun]:
-    """The files of documents in about `most` runs or fewer."""
-    least_bytes = sum(file.num_bytes for file in documents.files) / most
+    """The files of documents in about `most` runs or fewer.
+
+    The size of a run is a power of two, so that most runs stay the same when documents are added.
+    """
+    total = sum(file.num_bytes for file in documents.files)
+    least_bytes = 1 << max(-(-total // most) - 1, 0).bit_length()
     for source, files in groupby(documents.files, lambda file: file.source):
         number = num_bytes = 0
         run: list[DocumentFile] = []
@@ -76,6 +80,9 @@ class SignaturesStage(Stage[FileRun]):
     def settings(self) -> Mapping[str, Any]:
         return {"ngram_words": self.ngram_words}
 
+    def inputs_for(self, part: FileRun) -> Mapping[str, str]:
+        return {file.name: file.content for file in part.files}
+
     def run_part(self, folder: Path, part: FileRun) -> PartOutput:
         """Writes PART.signatures.npy [14, D], PART.hashes.npy [2, D], PART.bytes.npy [D]."""
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -108,7 +115,7 @@ def signatures_stage(
     """A part for each run of files."""
     return SignaturesStage(
         parts=list(file_runs(documents, limits.signature_parts)),
-        inputs={"ingest": documents.content_fingerprint},
+        inputs={documents.stage: documents.content_fingerprint},
         documents=documents.folder,
         ngram_words=config.near.ngram_words if config.near else None,
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.candidates import LABELS, PairsPart
@@ -76,6 +77,7 @@ class VerdictsStage(Stage[Part]):
     name = "verdicts"
     version = 3
     output = "a byte per document, two numbers per duplicate"
+    source_settings = frozenset({"sources"})
 
     sources: Sequence[str]
     exact_pairs: Sequence[Path]
@@ -114,9 +116,20 @@ class VerdictsStage(Stage[Part]):
             documents_of = np.bincount(of_run, counts, len(self.sources)).astype(np.int64)
             record = {
                 "sources": self._counts_by_source(codes),
+                "files": self._hashes_by_file(codes),
                 **_statistics(labels, codes, np.cumsum(documents_of), self.limits.labels),
             }
         return PartOutput(record, [CODES, KEPT_FOR])
+
+    def _hashes_by_file(self, codes: npt.NDArray[np.uint8]) -> dict[str, str]:
+        """A hash of the verdicts on each file's documents, which later stages depend on."""
+        files = [file for run in self.runs for file in run.files]
+        return {
+            file.name: xxhash.xxh3_128_hexdigest(
+                codes[file.first : file.first + file.num_documents].tobytes()
+            )
+            for file in files
+        }
 
     def _counts_by_source(self, codes: npt.NDArray[np.uint8]) -> dict[str, dict[str, int]]:
         """Documents and bytes of each source, by verdict."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dataset.atomic import open_atomic
-from data_prep.engine.stage import Part, Record
+from data_prep.engine.stage import Part, Record, StageResult
 
 _SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
 
@@ -81,6 +81,8 @@ class DocumentFile(Part):
     num_documents: int
     first: int
     """Number of its first document, among all documents of the run."""
+    content: str
+    """Hash of the file."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,19 @@ class Documents:
 
     folder: Path
     files: Sequence[DocumentFile]
+    stage: str
+    """Name of the stage."""
     content_fingerprint: str
-    """Of the stage."""
+    """Of the stage's result."""
 
     def path(self, name: str) -> Path:
         """The path of a file of documents."""
         return self.folder / f"{name}.parquet"
 
 
-def documents_in(folder: Path, records: Iterable[Record], content_fingerprint: str) -> Documents:
-    """The documents that `records` (name, source, documents, bytes of each file) describe."""
+def documents_in(stage: str, result: StageResult[Any], records: Iterable[Record]) -> Documents:
+    """The documents that `stage` wrote; `records` has for each file its name, source, documents and
+    bytes, and the outputs of its part."""
     files = []
     first = 0
     for record in records:
@@ -109,10 +114,11 @@ def documents_in(folder: Path, records: Iterable[Record], content_fingerprint: s
                 source=record["source"],
                 num_documents=record["documents"],
                 first=first,
+                content=record["outputs"][f"{record['name']}.parquet"]["xxh3_128"],
             )
         )
         first += record["documents"]
-    return Documents(folder, files, content_fingerprint)
+    return Documents(result.folder, files, stage, result.content_fingerprint)
 
 
 class Piece(NamedTuple):

@@ -11,14 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import UserError
+from configs.load import UserError, fingerprint
 from configs.terminal import visible_name
 from data_prep.dataset.atomic import write_atomic
 from data_prep.documents import ledger
 from data_prep.documents.config import SourceConfig
+from data_prep.documents.content import as_text, hash_of, total
 from data_prep.documents.files import Documents, PieceWriter, documents_in
+from data_prep.documents.planned_files import (
+    additions,
+    has_same_or_more_files,
+    plan_differences,
+)
 from data_prep.documents.tally import Tally
-from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.filters.quality import FiltersConfig, judged
 from data_prep.filters.verdicts import KEPT
 from data_prep.readers import ReaderConfig
@@ -61,6 +67,7 @@ class IngestStage(Stage[IngestPart]):
     name = "ingest"
     version = 5
     output = "documents and a ledger of all records (Parquet), examples of dropped ones"
+    source_settings = frozenset({"order", "sources"})
 
     readers: Mapping[str, ReaderConfig]
     """By source; the order of the sources decides which of two duplicates is kept."""
@@ -88,10 +95,34 @@ class IngestStage(Stage[IngestPart]):
             "max_document_bytes": self.max_document_bytes,
         }
 
+    def settings_for(self, part: IngestPart) -> Mapping[str, Any]:
+        settings = {key: value for key, value in self.settings.items() if key != "order"}
+        return {**settings, "sources": {part.source: settings["sources"][part.source]}}
+
+    def inputs_for(self, part: IngestPart) -> Mapping[str, str]:
+        return {}  # the part's plan names its files
+
+    def extends(self, old: Mapping[str, Any]) -> bool:
+        """Whether only sources or files were added."""
+        return self.extends_settings(old) and has_same_or_more_files(old, self.plan())
+
+    def additions(self, old: Mapping[str, Any]) -> Iterator[str]:
+        return additions(old, self.plan())
+
+    def differences(self, old: Mapping[str, Any]) -> Iterator[str]:
+        return plan_differences(old, self.plan())
+
+    def result_fingerprint(self, records: Sequence[Record]) -> str:
+        """The plan knows the files by their sizes; what was read of them is added here."""
+        return fingerprint(
+            [self.content_fingerprint, total(record["content"] for record in records)]
+        )
+
     def run_part(self, folder: Path, part: IngestPart) -> PartOutput:
         """Writes PART.NNNN.parquet (text, id), PART.ledger (what became of each record)
         and PART.dropped.jsonl (examples)."""
         ledger_name, examples = f"{part.name}{ledger.SUFFIX}", f"{part.name}.dropped.jsonl"
+        content = 0
         scrubs: Counter[str] = Counter()
         with (
             PieceWriter(folder, part.name, part.piece_bytes) as pieces,
@@ -107,11 +138,13 @@ class IngestStage(Stage[IngestPart]):
                 tally.add(batch, texts, verdicts.reasons)
                 rows.add(batch, texts, verdicts)
                 kept = np.flatnonzero(verdicts.reasons == KEPT).tolist()
+                content += sum(hash_of(batch[k], texts[k]) for k in kept)
                 pieces.write([texts[k] for k in kept], [batch[k].id for k in kept])
         write_atomic(folder / examples, "".join(json.dumps(e) + "\n" for e in tally.examples))
         record = {
             "source": part.source,
             **tally.record(),
+            "content": as_text(content),
             "pieces": [piece._asdict() for piece in pieces.written],
             "scrubbed": dict(sorted(scrubs.items())),
         }
@@ -196,11 +229,11 @@ def ingested_documents(ingested: StageResult[IngestPart]) -> Documents:
     `part_mb`, so that later parts all need about the same memory and time.
     """
     records = [
-        {**piece, "source": part.source}
+        {**piece, "source": part.source, "outputs": record["outputs"]}
         for part, record in ingested.with_records()
         for piece in record["pieces"]
     ]
-    return documents_in(ingested.folder, records, ingested.content_fingerprint)
+    return documents_in(IngestStage.name, ingested, records)
 
 
 def _documents(

@@ -63,9 +63,9 @@ class StageRunner:
         `reads` names the earlier stages whose outputs it reads. Raises UserError when the folder
         holds work under a different plan.
         """
-        folder = StageFolder(self._work / stage.name, stage.name, stage.plan())
-        folder.freeze(stage.parts)
-        known = folder.records(stage.parts, _outputs_of(stage, folder))
+        folder = StageFolder(self._work / stage.name, stage)
+        folder.freeze()
+        known = folder.records(_outputs_of(stage, folder))
         missing = [part for part in stage.parts if part.name not in known]
         if len(missing) == len(stage.parts):
             self._compared.add(stage.name)
@@ -74,11 +74,12 @@ class StageRunner:
             known = self._run_parts(_Finished(stage, folder, reads, known), missing)
             folder.finish([known[part.name] for part in stage.parts])
         self._finished[stage.name] = _Finished(stage, folder, reads, known)
+        records = [known[part.name] for part in stage.parts]
         return StageResult(
             folder=folder.path,
             parts=stage.parts,
-            records=[known[part.name] for part in stage.parts],
-            content_fingerprint=stage.content_fingerprint,
+            records=records,
+            content_fingerprint=stage.result_fingerprint(records),
             num_parts_run=len(missing),
         )
 
@@ -123,15 +124,13 @@ class StageRunner:
         stage, folder = entry.stage, entry.folder
         outputs = _outputs_of(stage, folder)
         outputs.mkdir(parents=True, exist_ok=True)
-        for path in folder.path.glob("stage-*.pickle"):  # of an older version
-            path.unlink()
         if not parts:
             return {}
         part_of = {part.name: part for part in parts}
         # A stage knows every part of earlier stages: sent with each call, it would make the time
         # grow with the square of the number of parts. So each process receives it once.
-        shared = (replace(stage, parts=()), str(folder.path), folder.plan_fingerprint, str(outputs))
-        calls = [(part,) for part in parts]
+        shared = (replace(stage, parts=()), str(folder.path), str(outputs))
+        calls = [(part, folder.keys[part.name]) for part in parts]
         names = [f"{stage.name}/{name}" for name in part_of]
         records: dict[str, Record] = {}
         with self._reporter.stage(stage, parts) as progress:
@@ -205,7 +204,7 @@ def restart_from(work: Path, names: Iterable[str]) -> None:
 
 
 def run_part(
-    stage: Stage[Any], folder: str, plan_fingerprint: str, outputs: str, part: Part
+    stage: Stage[Any], folder: str, outputs: str, part: Part, key: str
 ) -> tuple[str, Record]:
     """Runs one part and writes its record, after its outputs are on disk; (its name, the record).
 
@@ -215,7 +214,7 @@ def run_part(
     assert all(name.startswith(f"{part.name}.") for name in names), names
     entries = {name: describe_file(Path(outputs) / name) for name in names}
     record = json.loads(json.dumps({**counts, "outputs": entries}))
-    write_record(Path(folder), plan_fingerprint, part.name, record)
+    write_record(Path(folder), key, part.name, record)
     return part.name, record
 
 

@@ -7,21 +7,23 @@ The folder of a stage under the work folder holds::
     PART.record.json     counts and hashes of those outputs, written after them
     done.json            the fingerprint of the plan and all records, written last
 
-Records carry a checksum of their own and the fingerprint of their plan: one that is damaged, or of
-another plan, counts as missing, so that its part is run again.
+Records carry a checksum of their own and the key of their part, see `Stage.part_key`: one that is
+damaged, or of another key, counts as missing, so that its part is run again.
 """
 
+import glob
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from configs.load import UserError, fingerprint
+from configs.terminal import visible
 from data_prep.dataset.atomic import write_atomic
-from data_prep.engine.stage import Part, Record
+from data_prep.engine.stage import Part, Record, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -32,75 +34,86 @@ _CHECKSUM = "sha256"
 class StageFolder:
     """The plan and the records of one stage."""
 
-    def __init__(self, path: Path, name: str, plan: Mapping[str, Any]) -> None:
-        self.path, self._name = path, name
-        self._plan = json.loads(json.dumps(plan))
-        self.plan_fingerprint = fingerprint(self._plan)
+    def __init__(self, path: Path, stage: Stage[Any]) -> None:
+        self.path, self._stage = path, stage
+        self._plan = json.loads(json.dumps(stage.plan()))
+        self.keys = {part.name: stage.part_key(part) for part in stage.parts}
+        """By the names of the parts."""
+        self._fingerprint = fingerprint({"plan": self._plan, "keys": self.keys})
 
     @property
     def is_done(self) -> bool:
         """Whether the stage is finished under this plan."""
-        done = _read_checked(self.path / "done.json")
-        return done is not None and done.get("plan") == self.plan_fingerprint
+        return self._done() is not None
 
-    def freeze(self, parts: Sequence[Part]) -> None:
+    def _done(self) -> dict[str, Any] | None:
+        done = _read_checked(self.path / "done.json")
+        return done if done is not None and done.get("plan") == self._fingerprint else None
+
+    def freeze(self) -> None:
         """Writes the plan, or checks it against the one that was frozen before.
 
-        A damaged plan is written again if there are records of the same plan. Raises UserError if
-        the folder holds work under a different plan.
+        A plan that this one extends is replaced, see `Stage.extends`; so is a damaged one, as the
+        records name what their parts did. Raises UserError if the folder holds work under a
+        different plan.
         """
         path = self.path / "plan.json"
         if not path.exists():
             self._write_plan()
             return
-        try:
-            old = json.loads(path.read_bytes())
-        except ValueError:
-            old = None
-        if old == self._plan:
-            return
-        if self.is_done or any(self._record_of(part.name) is not None for part in parts):
-            logger.warning("%s: damaged; written again", path)
+        old = _read_checked(path, also_without_checksum=True)
+        if old is None:
             self._write_plan()
-            return
-        lines = list(_differences(old, self._plan))
-        if len(lines) > _MAX_DIFFERENCES_SHOWN:
-            rest = len(lines) - _MAX_DIFFERENCES_SHOWN
-            lines = [*lines[:_MAX_DIFFERENCES_SHOWN], f"and {rest} more"]
-        raise UserError(
-            f"{self.path}: the stage {self._name!r} was started under a different plan:\n"
-            + "\n".join(f"  {line}" for line in lines)
-            + f"\nrun again with '--restart-from {self._name}' to repeat this stage and all later "
-            "ones, or restore the previous settings and files"
-        )
+        elif old != self._plan:
+            if not self._stage.extends(old):
+                raise UserError(self._refusal(old))
+            for line in self._stage.additions(old):
+                logger.info("%s: %s", self._stage.name, line)
+            self._remove_parts(old["parts"].keys() - self.keys.keys())
+            self._write_plan()
 
     def _write_plan(self) -> None:
-        write_atomic(self.path / "plan.json", json.dumps(self._plan, indent=1, sort_keys=True))
+        _write_checked(self.path / "plan.json", self._plan, indent=1)
 
-    def records(self, parts: Sequence[Part], outputs: Path) -> dict[str, Record]:
+    def _refusal(self, old: Mapping[str, Any]) -> str:
+        name = self._stage.name
+        lines = [visible(line) for line in self._stage.differences(old)]
+        if len(lines) > _MAX_DIFFERENCES_SHOWN:
+            rest = len(lines) - _MAX_DIFFERENCES_SHOWN
+            lines = [*lines[:_MAX_DIFFERENCES_SHOWN], f"and {rest:,} more"]
+        return (
+            f"{self.path}: the stage {name!r} was started under a different plan:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + f"\nrun again with '--restart-from {name}' to repeat this stage and all later ones, "
+            "or restore the previous settings and files"
+        )
+
+    def _remove_parts(self, names: Iterable[str]) -> None:
+        """Removes what is left of parts that the plan no longer has."""
+        for name in names:
+            for path in self.path.glob(f"{glob.escape(name)}.*"):
+                path.unlink()
+
+    def records(self, outputs: Path) -> dict[str, Record]:
         """Records of the parts whose outputs all exist in `outputs` with the recorded sizes."""
         records: dict[str, Record] = {}
-        done = _read_checked(self.path / "done.json")
-        if done is not None and done.get("plan") == self.plan_fingerprint:
-            records = {
-                part.name: record for part, record in zip(parts, done["records"], strict=True)
-            }
-        for part in parts:
-            if part.name not in records:
-                record = self._record_of(part.name, also_without_checksum=True)
+        done = self._done()
+        if done is not None:
+            records = dict(zip(self.keys, done["records"], strict=True))
+        for name in self.keys:
+            if name not in records:
+                record = self._record_of(name)
                 if record is not None:
-                    records[part.name] = record
+                    records[name] = record
         return {name: record for name, record in records.items() if _outputs_exist(outputs, record)}
 
-    def _record_of(self, name: str, also_without_checksum: bool = False) -> Record | None:
-        """The record of a part; None if there is none, or it is damaged or of another plan."""
+    def _record_of(self, name: str) -> Record | None:
+        """The record of a part; None if there is none, or it is damaged or of another key."""
         content = _read_checked(self.path / f"{name}.record.json")
-        if content is None:
+        if content is None or content.get("key") != self.keys[name]:
             return None
-        if _CHECKSUM not in content:  # written before records had checksums
-            return content if also_without_checksum and "outputs" in content else None
         record: Record = content["record"]
-        return record if content["plan"] == self.plan_fingerprint else None
+        return record
 
     def discard(self, parts: Sequence[Part]) -> None:
         """Removes the records of `parts`: their outputs count as not written."""
@@ -114,22 +127,24 @@ class StageFolder:
 
     def finish(self, records: Sequence[Record]) -> None:
         """Marks the stage as done; `records` are those of all parts in their order."""
-        done = {"plan": self.plan_fingerprint, "records": list(records)}
+        done = {"plan": self._fingerprint, "records": list(records)}
         _write_checked(self.path / "done.json", done)
 
 
-def write_record(folder: Path, plan_fingerprint: str, name: str, record: Record) -> None:
-    """Writes the record of a part whose outputs are on disk."""
-    content = {"plan": plan_fingerprint, "record": record}
+def write_record(folder: Path, key: str, name: str, record: Record) -> None:
+    """Writes the record of a part whose outputs are on disk; `key` is that of the part."""
+    content = {"key": key, "record": record}
     _write_checked(folder / f"{name}.record.json", content)
 
 
-def _write_checked(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps({**content, _CHECKSUM: fingerprint(content)}))
+def _write_checked(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    checked = {**content, _CHECKSUM: fingerprint(content)}
+    write_atomic(path, json.dumps(checked, indent=indent, sort_keys=indent is not None))
 
 
-def _read_checked(path: Path) -> dict[str, Any] | None:
-    """A file that `_write_checked` wrote; None, with a log line, if it is damaged."""
+def _read_checked(path: Path, also_without_checksum: bool = False) -> dict[str, Any] | None:
+    """A file that `_write_checked` wrote, without its checksum; None if there is none or, with a
+    log line, it is damaged."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -137,11 +152,8 @@ def _read_checked(path: Path) -> dict[str, Any] | None:
     except ValueError:
         content = None
     if isinstance(content, dict):
-        rest = {key: value for key, value in content.items() if key != _CHECKSUM}
-        is_of_today = {"plan", "record"} <= rest.keys()
-        if content.get(_CHECKSUM) == fingerprint(rest):
-            return content
-        if _CHECKSUM not in content and not is_of_today:
+        checksum = content.pop(_CHECKSUM, None)
+        if checksum == fingerprint(content) or (checksum is None and also_without_checksum):
             return content
     logger.warning("%s: damaged; what it records is done again", path)
     return None
@@ -178,22 +190,3 @@ def _outputs_exist(folder: Path, record: Record) -> bool:
         except FileNotFoundError:
             return False
     return True
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            where = f"{path}.{key}" if path else key
-            if key not in old:
-                yield f"{where}: added"
-            elif key not in new:
-                yield f"{where}: removed"
-            else:
-                yield from _differences(old[key], new[key], where)
-    elif old != new:
-        yield f"{path or 'plan.json'}: was {_shorten(old)}, now {_shorten(new)}"
-
-
-def _shorten(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

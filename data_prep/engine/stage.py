@@ -6,13 +6,15 @@ subclass `Stage` (and `Part`, where a part has facts of its own) and list it in
 """
 
 import inspect
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from configs.load import fingerprint
+from data_prep.engine.plan_changes import differences, grew
 
 Record = dict[str, Any]
 """What is recorded of a finished part, as JSON values: its counts and ``outputs``, its files."""
@@ -45,6 +47,7 @@ class PartOutput(NamedTuple):
 
 
 PartT = TypeVar("PartT", bound=Part)
+GroupT = TypeVar("GroupT")
 PartT_co = TypeVar("PartT_co", bound=Part, covariant=True)
 
 
@@ -61,6 +64,9 @@ class Stage(ABC, Generic[PartT]):
     """Raised when the code gives different results for the same input."""
     output: ClassVar[str]
     """What it writes, in words, for the docs."""
+
+    source_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that list the sources: adding a source makes these longer, see `extends`."""
 
     parts: Sequence[PartT]
     inputs: Mapping[str, str]
@@ -84,9 +90,83 @@ class Stage(ABC, Generic[PartT]):
         """
 
     @property
+    def own_inputs(self) -> Mapping[str, str]:
+        """Those of `inputs` that users choose; the rest follows from earlier stages."""
+        return {}
+
+    def settings_for(self, part: PartT) -> Mapping[str, Any]:
+        """Those of `settings` that the outputs of one part depend on."""
+        return self.settings
+
+    def inputs_for(self, part: PartT) -> Mapping[str, str]:
+        """What the outputs of one part depend on besides its settings and plan, by content.
+
+        A stage whose parts each read the outputs of few others names the hashes of those here, so
+        that the part is still valid when other sources are added. The hashes come from records.
+        """
+        return self.inputs
+
+    def part_key(self, part: PartT) -> str:
+        """Names the outputs of a part: they are valid as long as this is the same."""
+        return fingerprint(
+            {
+                "stage": self.name,
+                "version": self.version,
+                "settings": dict(self.settings_for(part)),
+                "inputs": dict(self.inputs_for(part)),
+                "part": {part.name: part.plan()},
+            }
+        )
+
+    def extends(self, old: Mapping[str, Any]) -> bool:
+        """Whether this stage does what the frozen plan `old` said, for more sources or files.
+
+        If so, parts of the old plan that still have the same `part_key` are taken over. If not,
+        users changed something, and have to confirm that the work is to be repeated. What follows
+        from earlier stages was confirmed there.
+        """
+        inputs = old.get("inputs", {})
+        return (
+            self.extends_settings(old)
+            and inputs.keys() == self.inputs.keys()
+            and all(inputs[key] == value for key, value in self.own_inputs.items())
+        )
+
+    def extends_settings(self, old: Mapping[str, Any]) -> bool:
+        """Whether the settings are those of the plan `old`, maybe with more sources."""
+        settings = json.loads(json.dumps(dict(self.settings)))
+        before = old.get("settings", {})
+        return (
+            old.get("stage") == self.name
+            and old.get("version") == self.version
+            and settings.keys() == before.keys()
+            and all(
+                grew(value, settings[key])
+                if key in self.source_settings
+                else settings[key] == value
+                for key, value in before.items()
+            )
+        )
+
+    def additions(self, old: Mapping[str, Any]) -> Iterator[str]:
+        """What this plan has and the plan `old`, which it extends, has not, as lines to log."""
+        return iter(())
+
+    def differences(self, old: Mapping[str, Any]) -> Iterator[str]:
+        """How the plan differs from the plan `old`, as lines of a message."""
+        return differences(old, json.loads(json.dumps(self.plan())))
+
+    @property
     def content_fingerprint(self) -> str:
-        """Names the result: the same whatever the part boundaries and the number of workers."""
+        """Names what the plan makes: the same whatever the part boundaries and number of workers.
+
+        See `result_fingerprint` for what was made.
+        """
         return fingerprint(self._content())
+
+    def result_fingerprint(self, records: Sequence[Record]) -> str:
+        """Names the result. A stage that reads files from outside adds a hash of their content."""
+        return self.content_fingerprint
 
     def plan(self) -> dict[str, Any]:
         """The frozen plan as JSON values."""
@@ -125,6 +205,17 @@ class StageResult(Generic[PartT_co]):
     def total(self, key: str) -> int:
         """The sum of a count over all parts."""
         return sum(record[key] for record in self.records)
+
+    def contents(
+        self, group_of: Callable[[PartT_co], GroupT], infix: str = ""
+    ) -> dict[GroupT, str]:
+        """A hash of the outputs of each group of parts; only of those with `infix` in the name."""
+        hashes: dict[GroupT, list[str]] = {}
+        for part, record in self.with_records():
+            hashes.setdefault(group_of(part), []).extend(
+                entry["xxh3_128"] for name, entry in record["outputs"].items() if infix in name
+            )
+        return {group: fingerprint(values) for group, values in hashes.items()}
 
     def files(self, suffix: str) -> list[Path]:
         """The file with this suffix of each part."""

@@ -52,6 +52,9 @@ class LayoutStage(Stage[LayoutPart]):
     def settings(self) -> Mapping[str, Any]:
         return {"mode": self.mode, "row_tokens": self.row_tokens, "buffer": BUFFER_DOCUMENTS}
 
+    def inputs_for(self, part: LayoutPart) -> Mapping[str, str]:
+        return {"stream": self.streams.contents[part.split, part.source]}
+
     def run_part(self, folder: Path, part: LayoutPart) -> PartOutput:
         """Writes PART.placements.npy [4, pieces]."""
         stream = self.streams.open(part.split, part.source)

@@ -69,6 +69,8 @@ class RowsStage(Stage[ShardPart]):
     """Folder of the layout stage."""
     buffers: Mapping[tuple[Split, str], Sequence[Buffer]]
     """By split and source."""
+    layouts: Mapping[tuple[Split, str], str]
+    """A hash of the placements, by split and source."""
     data_set: Path
     """Folder of the data set."""
 
@@ -82,6 +84,10 @@ class RowsStage(Stage[ShardPart]):
     @property
     def output_folder(self) -> Path:
         return self.data_set / "shards"
+
+    def inputs_for(self, part: ShardPart) -> Mapping[str, str]:
+        key = part.split, part.source
+        return {"stream": self.streams.contents[key], "layout": self.layouts.get(key, "")}
 
     def run_part(self, folder: Path, part: ShardPart) -> PartOutput:
         """Writes one shard, PART.tar."""
@@ -150,6 +156,7 @@ def rows_stage(
         streams=streams,
         layout=layout.folder,
         buffers=buffers,
+        layouts=layout.contents(lambda placed: (placed.split, placed.source)),
         data_set=data_set,
     )
 

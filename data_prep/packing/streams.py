@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from configs.load import fingerprint
 from data_prep.dataset.atomic import save_array
 from data_prep.dataset.manifest import SPLITS, Split
 from data_prep.documents.files import DocumentFile
@@ -27,6 +28,8 @@ class Streams:
     dtype: Literal["uint16", "uint32"]
     sources: Mapping[tuple[Split, str], Sequence[Segment]]
     """By split and source."""
+    contents: Mapping[tuple[Split, str], str]
+    """A hash of the files of each of the streams that rows are cut from."""
     order: Path | None = None
     """Folder of the interleave stage, if there is one."""
     mixed: Mapping[Split, Sequence[Segment]] = field(default_factory=dict)
@@ -74,7 +77,9 @@ def source_streams(
             documents, tokens = record[f"{split}_documents"], record[f"{split}_tokens"]
             segment = Segment(f"{part.name}.{split}", documents, tokens)
             segments[split, part.source].append(segment)
-    return Streams(encoded.folder, dtype, segments)
+    of_split = {split: encoded.contents(lambda p: p.source, f".{split}.") for split in SPLITS}
+    contents = {(split, source): of_split[split].get(source, "") for split, source in segments}
+    return Streams(encoded.folder, dtype, segments, contents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +169,14 @@ def mixed_streams(streams: Streams, interleaved: StageResult[InterleavePart]) ->
     mixed: dict[Split, list[Segment]] = {split: [] for split in SPLITS}
     for part, record in interleaved.with_records():
         mixed[part.split].append(Segment(part.name, record["documents"], record["tokens"]))
-    return replace(streams, order=interleaved.folder, mixed=mixed)
+    orders = interleaved.contents(lambda part: part.split)
+    contents = {
+        (split, MIXED): fingerprint(
+            [orders.get(split), [v for (of, _), v in streams.contents.items() if of == split]]
+        )
+        for split in SPLITS
+    }
+    return replace(streams, contents=contents, order=interleaved.folder, mixed=mixed)
 
 
 def first_in_range(count: int, number: int, num_ranges: int) -> int:

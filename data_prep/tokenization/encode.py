@@ -44,6 +44,9 @@ class EncodeStage(Stage[DocumentFile]):
     def settings(self) -> Mapping[str, Any]:
         return {"heldout_share": self.heldout_share}
 
+    def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
+        return {**self.selection.inputs_for(part), "tokenizer_file": self.tokenizer.sha256}
+
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
         """Writes, for each split, PART.SPLIT.ids (each document's ids, then ``</s>``) and
         PART.SPLIT.lengths.npy [documents], without the separators."""

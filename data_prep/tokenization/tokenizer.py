@@ -24,6 +24,7 @@ class TokenizerStage(Stage[Part]):
     name = "tokenizer"
     version = 1
     output = "`tokenizer.json`"
+    source_settings = frozenset({"weights"})
 
     config: TokenizerConfig
     selection: Selection
@@ -35,6 +36,10 @@ class TokenizerStage(Stage[Part]):
         if isinstance(self.config, TrainTokenizerConfig):
             settings["heldout_share"] = self.heldout_share
         return settings
+
+    @property
+    def own_inputs(self) -> Mapping[str, str]:
+        return {} if isinstance(self.config, TrainTokenizerConfig) else self.inputs
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes tokenizer.json, its name preceded by the part's."""

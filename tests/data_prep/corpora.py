@@ -65,11 +65,11 @@ def config_of(folder: Path, **changes: Any) -> DataConfig:
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
-    """The sha256 of every file of a data set but the report."""
+    """The sha256 of every file of a data set but those that depend on its folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith("report")
+        if path.is_file() and not path.name.startswith(("report", "request"))
     }
 
 

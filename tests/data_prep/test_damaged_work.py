@@ -12,7 +12,8 @@ import pytest
 
 from configs.load import UserError
 from data_prep.engine.execution import restart_from
-from data_prep.run import prepare
+from data_prep.engine.records import write_record
+from data_prep.run import prepare, restart
 from data_prep.stages import STAGES, names_from
 from data_prep.tokenization.tokenizer import TOKENIZER_FILE
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
@@ -49,7 +50,16 @@ def files_in(folder: Path) -> list[Path]:
 
 def test_no_file_in_a_work_folder_is_a_pickle(made: Path) -> None:
     suffixes = {path.suffix for path in files_in(made / "work")}
-    assert suffixes <= {".json", ".jsonl", ".npy", ".ids", ".parquet", ".u64"}
+    assert suffixes <= {
+        ".json",
+        ".jsonl",
+        ".npy",
+        ".ids",
+        ".parquet",
+        ".ledger",
+        ".removed",
+        ".u64",
+    }
     for path in (made / "work").rglob("*.npy"):
         np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -160,11 +170,12 @@ def test_a_part_that_cannot_be_made_again_is_named(made: Path, tmp_path: Path) -
     (ingested,) = (tmp_path / "work/ingest").glob("books-*.parquet")
     flip(ingested)
     record = next((tmp_path / "work/ingest").glob("books-*.record.json"))
-    content = json.loads(record.read_text())["record"]
-    content["outputs"][ingested.name]["xxh3_128"] = "0" * 32
+    content = json.loads(record.read_text())
+    content["record"]["outputs"][ingested.name]["xxh3_128"] = "0" * 32
     (tmp_path / "work/ingest/done.json").unlink()
-    record.write_text(json.dumps(content))  # as an older version wrote it, without checksum
-    restart_from(tmp_path / "work", names_from("encode"))
+    part_name = record.name.removesuffix(".record.json")
+    write_record(record.parent, content["key"], part_name, content["record"])
+    restart(config, "encode")
     shutil.rmtree(tmp_path / "rows")
     with pytest.raises(UserError, match=r"ingest/books-000000\.\*: was damaged.*\n?.*--restart"):
         prepare(config)

@@ -21,10 +21,9 @@ from data_prep.dataset.tokenizer import load_tokenizer
 from data_prep.dataset.verify import verify_shards
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dry_run import describe
-from data_prep.engine.execution import restart_from
 from data_prep.engine.workers import LocalEngineConfig
 from data_prep.limits import Limits
-from data_prep.run import prepare
+from data_prep.run import prepare, restart
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 
 
@@ -86,7 +85,7 @@ def test_rows_do_not_depend_on_parts_or_workers(made: Path, tmp_path: Path, mode
     pack = {"row_tokens": 32, "block_rows": 8, "shard_mb": 1, "mode": mode}
     prepare(config_of(tmp_path, pack=pack))
     whole = hashes_of(tmp_path / "rows")
-    restart_from(tmp_path / "work", [path.name for path in (tmp_path / "work").iterdir()])
+    restart(config_of(tmp_path), "ingest")
     prepare(config_of(tmp_path, pack=pack, part_mb=0.009))
     assert len(list((tmp_path / "work/ingest").glob("forum-*.parquet"))) > 10
     assert hashes_of(tmp_path / "rows") == whole
@@ -144,7 +143,7 @@ def test_documents_of_a_file_that_cannot_be_cut_are_written_to_several_files(
     sources = config_of(tmp_path).model_dump(mode="json")["sources"] | {"forum": {"reader": reader}}
     prepare(config_of(tmp_path, sources=sources), limits)
     whole = hashes_of(tmp_path / "rows")
-    restart_from(tmp_path / "work", [path.name for path in (tmp_path / "work").iterdir()])
+    restart(config_of(tmp_path), "ingest")
     prepare(config_of(tmp_path, sources=sources, part_mb=len(packed) / 1e6), limits)
     pieces = sorted((tmp_path / "work/ingest").glob("forum-000000.*.parquet"))
     assert len(pieces) > 2
@@ -200,7 +199,8 @@ def test_different_settings_are_refused_without_restart_from(made: Path, tmp_pat
     with pytest.raises(UserError, match=r"row_tokens: was 32, now 64(.|\n)*--restart-from layout"):
         prepare(changed)
     assert hashes_of(tmp_path / "rows") == before
-    restart_from(tmp_path / "work", ["layout", "rows"])
+    restart(changed, "layout")
+    assert not (tmp_path / "rows/manifest.json").exists()
     prepare(changed)
     assert read_manifest(tmp_path / "rows").row_tokens == 64
 

@@ -15,7 +15,6 @@ from data_prep.dataset.manifest import SPLITS, Split, read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
 from data_prep.dataset.verify import verify_shards
-from data_prep.engine.execution import restart_from
 from data_prep.limits import Limits
 from data_prep.packing.id_stream import Segment
 from data_prep.packing.streams import (
@@ -25,7 +24,7 @@ from data_prep.packing.streams import (
     Streams,
     first_in_range,
 )
-from data_prep.run import prepare
+from data_prep.run import prepare, restart
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 
 
@@ -64,7 +63,7 @@ def write_streams(folder: Path, lengths: list[list[list[int]]]) -> tuple[Streams
         total = 2 * max(len(of_source), 1)
         documents += [((2 * n + 1) / total, source, d) for n, d in enumerate(of_source)]
     in_order = sorted(documents, key=lambda entry: entry[:2])
-    return Streams(folder, "uint16", sources), [document for _, _, document in in_order]
+    return Streams(folder, "uint16", sources, {}), [document for _, _, document in in_order]
 
 
 @settings(max_examples=80)
@@ -145,7 +144,7 @@ def test_mixed_rows_hold_the_same_documents_whatever_the_parts(
     if mode == "full_sentences":
         assert texts_of(tmp_path, [MIXED]) == texts_of(raw, ["books", "forum"])
     whole = hashes_of(tmp_path / "rows")
-    restart_from(tmp_path / "work", [path.name for path in (tmp_path / "work").iterdir()])
+    restart(config_of(tmp_path), "ingest")
     prepare(config_of(tmp_path, pack=pack, part_mb=0.009), limits)
     assert hashes_of(tmp_path / "rows") == whole
     packed = json.loads((tmp_path / "rows/report.json").read_text())["packed"]
