@@ -23,6 +23,7 @@ from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
 from data_prep.preparation import Preparation
 from data_prep.publish import is_published, publish, withdraw, withdraw_if_different
+from data_prep.report.terminal import end_of_run, stage_line
 from data_prep.stages import READ_FOR_REPORT, STAGES, names_from
 from data_prep.tokenization.tokenizer import TokenizerStage
 
@@ -64,6 +65,7 @@ def main() -> int:
             if arguments.restart_from:
                 restart(config, arguments.restart_from)
             prepare(config)
+            print(end_of_run(config.output), flush=True)
     except Stopped as stop:
         logger.info("%s: finished parts are kept, and the same command resumes", stop)
         sys.stdout.flush()
@@ -103,8 +105,13 @@ def prepare(
             stage = entry.build(run)
             if isinstance(stage, RowsStage):
                 withdraw_if_different(config.output, stage)
+            stage_started_at = time.monotonic()
             with around_stage(stage.name):
                 result = stages.run(stage, entry.reads_in(run))
+            if result.num_parts_run and not sys.stdout.isatty():
+                seconds = time.monotonic() - stage_started_at
+                did = stage_line(stage.name, result.records)
+                logger.info("%s: %s, %.1f s", stage.name, did, seconds)
             run.add(stage, result)
             entry.check(run)
             num_parts_run += result.num_parts_run

@@ -17,6 +17,7 @@ from data_prep.dedup.signatures import FileRun
 from data_prep.documents.files import DocumentFile, Documents, document_ids, read_texts
 from data_prep.documents.ingest import IngestPart
 from data_prep.engine.stage import Part, Record, StageResult
+from data_prep.report.accounts import accounts
 from data_prep.report.page import LENGTH_LABELS, Tree, render
 
 _EXAMPLE_BYTES = 300
@@ -51,6 +52,15 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
     """Everything that the page shows, as JSON values."""
     verdicts = inputs.verdicts.records[0]
     return {
+        "accounts": accounts(
+            inputs.sources,
+            ingested=inputs.ingested,
+            repeated_ids=inputs.repeated_ids,
+            cleaned=inputs.cleaned,
+            verdicts=inputs.verdicts,
+            overlap=inputs.overlap,
+            encoded=inputs.encoded,
+        ),
         "sources": {name: _source_data(name, inputs, manifest) for name in inputs.sources},
         "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},
         "cluster_sizes": verdicts["cluster_sizes"],

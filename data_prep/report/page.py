@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
 from data_prep.report.charts import bars, histogram
 
 Tree = dict[str, Any]
@@ -17,7 +18,7 @@ LENGTH_LABELS += ["1M", "≥2M"]
 
 def render(data: Tree) -> str:
     """The page, without external files."""
-    sources = data["sources"]
+    sources, accounts = data["sources"], data["accounts"]
     parts = [
         "<h1>Data preparation</h1>",
         f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
@@ -25,9 +26,13 @@ def render(data: Tree) -> str:
         "<h2>Sources through the stages</h2>",
         _stages_table(sources),
         "<h3>Bytes kept and dropped, MB</h3>",
-        bars({name: _megabytes(source) for name, source in sources.items()}, " MB"),
+        bars({name: _megabytes(account) for name, account in accounts.items()}, " MB"),
+        "<h2>What became of the records</h2>",
+        "<p>Documents and bytes of text add up: those read are those kept and those dropped. Bad "
+        "and skipped records gave no document.</p>",
+        _accounts_table(accounts),
         "<h2>Dropped documents by reason</h2>",
-        bars(_by_reason(sources)),
+        bars(_by_reason(accounts)),
         *_duplicates(data),
         "<h2>Lengths of documents after the filters</h2>",
         histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
@@ -124,30 +129,54 @@ def _row_counts(packed: Mapping[str, Tree]) -> list[list[str]]:
     ]
 
 
-def _megabytes(source: Tree) -> dict[str, float]:
-    return {
-        "kept": (source["kept_bytes"] - source["contaminated_bytes"]) / 1e6,
-        "exact duplicates": source["exact_bytes"] / 1e6,
-        "near duplicates": source["near_bytes"] / 1e6,
-        "contaminated": source["contaminated_bytes"] / 1e6,
-        "filtered": (source["read_bytes"] - source["filtered_bytes"]) / 1e6,
-    }
+def _accounts_table(accounts: Mapping[str, Tree]) -> str:
+    """The rows of the table that a run prints at its end."""
+    rows = []
+    for name, account in accounts.items():
+        of_files = f"of {account['file_bytes'] / 1e6:,.2f} MB of files"
+        lines = [
+            ("read", account["read"]),
+            ("kept", account["kept"]),
+            *((f"dropped: {reason}", a) for reason, a in account["dropped"].items()),
+            *((f"bad record: {reason}", a) for reason, a in account["bad"].items()),
+            *((f"skipped record: {kind}", a) for kind, a in account["skipped"].items()),
+        ]
+        rows += [[name, what, *_amount(a["documents"], a["bytes"])] for what, a in lines]
+        for what, num_bytes in (
+            (f"not read because of damage, {of_files}", account["not_read_bytes"]),
+            (f"missing in {account['cut_files']} cut file(s), about", account["missing_bytes"]),
+        ):
+            if num_bytes:
+                rows.append([name, what, "", _amount(0, num_bytes)[1]])
+        if account["missing_bytes"] is None:
+            rows.append([name, f"missing in {account['cut_files']} cut file(s): unknown", "", ""])
+    return _table(["source", "", "records", "MB"], rows)
 
 
-def _by_reason(sources: Mapping[str, Tree]) -> dict[str, dict[str, int]]:
+def _megabytes(account: Tree) -> dict[str, float]:
+    """MB kept and dropped; what the filters dropped is together."""
+    later = (EXACT, NEAR, CONTAMINATED, REMOVED_LINES, UNKNOWN)
+    amounts = {"kept": account["kept"]["bytes"]}
+    filtered = 0
+    for reason, amount in account["dropped"].items():
+        if reason in later:
+            amounts[reason] = amount["bytes"]
+        else:
+            filtered += amount["bytes"]
+    return {name: num_bytes / 1e6 for name, num_bytes in {**amounts, "filtered": filtered}.items()}
+
+
+def _by_reason(accounts: Mapping[str, Tree]) -> dict[str, dict[str, int]]:
     """Documents by reason, then source; the most frequent reason first, rare ones together."""
     reasons: dict[str, dict[str, int]] = {}
-    for name, source in sources.items():
-        counts = {
-            **source["dropped"],
-            **{f"bad record: {reason}": n for reason, n in source["bad"].items()},
-            "exact duplicate": source["exact_documents"],
-            "near duplicate": source["near_documents"],
-            "overlaps evaluation text": source["contaminated_documents"],
+    for name, account in accounts.items():
+        amounts = {
+            **account["dropped"],
+            **{f"bad record: {reason}": amount for reason, amount in account["bad"].items()},
         }
-        for reason, count in counts.items():
-            if count:
-                reasons.setdefault(reason, {})[name] = count
+        for reason, amount in amounts.items():
+            if amount["documents"]:
+                reasons.setdefault(reason, {})[name] = amount["documents"]
     ranked = sorted(reasons.items(), key=lambda item: -sum(item[1].values()))
     shown, rest = dict(ranked[:_MOST_REASONS]), ranked[_MOST_REASONS:]
     if rest:

@@ -1,0 +1,159 @@
+"""What was read, kept and dropped, for a terminal and for logs: a table at the end of a run, and a
+line for each stage."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unicodedata import east_asian_width
+
+from configs.terminal import visible_name
+from data_prep.engine.stage import Record
+from data_prep.report.accounts import Account, Amount
+
+WIDTH = 100
+"""Most columns of a line."""
+_LABEL, _MOST_REASONS = 58, 12
+_HEAD = f"{'':<{_LABEL}}{'documents':>14}{'MB':>14}{'share':>10}"
+
+
+def end_of_run(output: Path) -> str:
+    """The table of a finished data set, from its report.json; says so where there is none."""
+    path = output / "report.json"
+    try:
+        sources = json.loads(path.read_bytes())["accounts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{visible_name(path)}: no account of the sources (made by an older version)"
+    return "\n".join(table(sources))
+
+
+def table(sources: Mapping[str, Account]) -> Iterator[str]:
+    """The lines of the table; shares are of the documents read."""
+    yield _HEAD
+    for name, account in sources.items():
+        read = account["read"]
+        yield _line(name, read, read)
+        yield _line("  kept", account["kept"], read)
+        yield from _lines("dropped: ", account["dropped"], read)
+        yield from _lines("bad record: ", account["bad"])
+        yield from _lines("skipped record: ", account["skipped"])
+        yield from _notes(account)
+
+
+def _lines(prefix: str, amounts: Mapping[str, Amount], read: Amount | None = None) -> Iterator[str]:
+    ranked = list(amounts.items())
+    for reason, amount in ranked[:_MOST_REASONS]:
+        yield _line(f"  {prefix}{reason}", amount, read)
+    rest = [amount for _, amount in ranked[_MOST_REASONS:]]
+    if rest:
+        total = {key: sum(amount[key] for amount in rest) for key in ("documents", "bytes")}
+        yield _line(f"  {prefix}{len(rest)} rarer reasons", total, read)
+
+
+def _line(label: str, amount: Amount, read: Amount | None) -> str:
+    share = ""
+    if read is not None and read["documents"]:
+        share = f"{amount['documents'] / read['documents']:.1%}"
+    documents, megabytes = f"{amount['documents']:,}", f"{amount['bytes'] / 1e6:,.2f}"
+    return f"{_fitted(label)}{documents:>14}{megabytes:>14}{share:>10}".rstrip()
+
+
+def _notes(account: Account) -> Iterator[str]:
+    """What is not an amount of records."""
+    of_files = f" of {account['file_bytes'] / 1e6:,.2f} MB of files"
+    if account["not_read_bytes"]:
+        size = f"{account['not_read_bytes']:,} bytes"
+        yield f"  not read because of damage: {size}{of_files}"
+    if account["cut_files"]:
+        missing = account["missing_bytes"]
+        lacks = "not known" if missing is None else f"about {missing:,} bytes{of_files}"
+        yield f"  {account['cut_files']:,} file(s) cut short; missing: {lacks}"
+    if account["repeated_ids"]:
+        yield f"  {account['repeated_ids']:,} documents have the id of an earlier one"
+    if account["without_tokens"]:
+        yield f"  {account['without_tokens']:,} kept documents have no token, and are in no row"
+
+
+def _fitted(label: str) -> str:
+    """`label` in exactly _LABEL columns, without control characters."""
+    label = visible_name(label)
+    while _columns(label) > _LABEL - 1:
+        label = label.removesuffix("…")[:-1] + "…"
+    return label + " " * (_LABEL - _columns(label))
+
+
+def _columns(text: str) -> int:
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def stage_line(name: str, records: Iterable[Record]) -> str:
+    """What a finished stage did, with its counts, from the records of its parts."""
+    totals: Counter[str] = Counter()
+    num_parts = 0
+    for record in records:
+        num_parts += 1
+        for key, value in record.items():
+            if isinstance(value, dict):
+                totals[key] += sum(count for _, count in _counts(value))
+        for key, count in _counts(record):
+            totals[key] += count
+    words = _STAGES[name](totals) if name in _STAGES else ""
+    return ", ".join([*([words] if words else []), f"{num_parts:,} part(s)"])
+
+
+def _counts(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The counts at any depth of a record, each with its own key."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif isinstance(value, int):
+            yield key, value
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _ingest(totals: Counter[str]) -> str:
+    words = (
+        f"{totals['documents_read']:,} documents ({_mb(totals['bytes_read'])}) read, "
+        f"{totals['documents']:,} ({_mb(totals['bytes'])}) kept by the filters, "
+        f"{totals['bad']:,} bad records"
+    )
+    if totals["skipped"]:
+        words += f", {totals['skipped']:,} skipped"
+    if totals["not_read_bytes"]:
+        words += f", {totals['not_read_bytes']:,} bytes not read because of damage"
+    return words
+
+
+_STAGES: dict[str, Callable[[Counter[str]], str]] = {
+    "ingest": _ingest,
+    "ids": lambda n: f"{n['documents']:,} ids",
+    "repeated_ids": lambda n: f"{n['repeated']:,} documents have the id of an earlier one",
+    "line_counts": lambda n: f"{n['lines']:,} different lines, file by file",
+    "line_repeats": lambda n: f"{n['repeated_lines']:,} lines in too many documents",
+    "clean": lambda n: (
+        f"{n['removed_lines']:,} lines ({_mb(n['removed_bytes'])}) removed, "
+        f"{n['dropped']:,} documents dropped"
+    ),
+    "signatures": lambda n: f"{n['documents']:,} documents",
+    "first_pairs": lambda n: f"{n['candidates']:,} pairs compared, {n['pairs']:,} joined",
+    "clusters": lambda n: f"{n['joined']:,} duplicates joined",
+    "pairs": lambda n: f"{n['candidates']:,} pairs compared, {n['pairs']:,} joined",
+    "verdicts": lambda n: (
+        f"{n['kept_documents']:,} documents kept, {n['exact_documents']:,} exact and "
+        f"{n['near_documents']:,} near duplicates dropped"
+    ),
+    "excluded_ngrams": lambda n: f"{n['ngrams']:,} n-grams",
+    "exclusion": lambda n: f"{n['ngrams']:,} different n-grams",
+    "overlap": lambda n: f"{n['documents']:,} documents ({_mb(n['bytes'])}) dropped",
+    "encode": lambda n: (
+        f"{n['train_documents']:,} documents with {n['train_tokens']:,} tokens to train on, "
+        f"{n['heldout_documents']:,} with {n['heldout_tokens']:,} held out"
+    ),
+    "interleave": lambda n: f"{n['documents']:,} documents",
+    "layout": lambda n: f"{n['pieces']:,} pieces in {n['rows']:,} rows" if n["rows"] else "",
+    "rows": lambda n: f"{n['rows']:,} rows, {_mb(n['bytes'])}",
+}
