@@ -4,7 +4,7 @@ To add a stage, write a `Stage` (`data_prep.engine.stage`) in its package, and h
 builds it and an entry in `STAGES`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from data_prep.preparation import Preparation
 from data_prep.tokenization import encode, tokenizer
 
 
-def build_ingest(run: Preparation) -> ingest.IngestStage:
-    """The first stage, which needs no other."""
+def build_ingest(run: Preparation, plan: Mapping[str, Any] | None = None) -> ingest.IngestStage:
+    """The first stage, which needs no other; for the files that exist, or those of a `plan`."""
     config = run.config
     return ingest.ingest_stage(
         config.sources,
@@ -28,6 +28,7 @@ def build_ingest(run: Preparation) -> ingest.IngestStage:
         on_bad_record=config.on_bad_record,
         part_bytes=int(config.part_mb * 1_000_000),
         batch_characters=run.limits.batch_characters,
+        plan=plan,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import chain
@@ -161,14 +161,16 @@ def ingest_stage(
     on_bad_record: BadRecordPolicy,
     part_bytes: int,
     batch_characters: int = BATCH_CHARACTERS,
+    plan: Mapping[str, Any] | None = None,
 ) -> IngestStage:
-    """The stage for the files that exist now, cut into parts of about `part_bytes`.
+    """The stage for the files that exist now, cut into parts of about `part_bytes`; or for the
+    files and parts of a frozen `plan`.
 
     `filters` are the limits of each source. UserError for sources without files.
     """
-    parts: list[IngestPart] = []
-    inputs: dict[str, str] = {}
-    for name, files in _files_of(sources).items():
+    parts = list(_parts_in(plan, sources)) if plan else []
+    inputs: dict[str, str] = dict(plan["inputs"]) if plan else {}
+    for name, files in ({} if plan else _files_of(sources)).items():
         inputs.update((f"{name}/{file.name}", f"{file.num_bytes} bytes") for file in files)
         parts += _parts_of(name, sources[name].reader, files, part_bytes)
     return IngestStage(
@@ -220,6 +222,17 @@ def _parts_of(
             spans=spans,
             piece_bytes=part_bytes,
         )
+
+
+def _parts_in(plan: Mapping[str, Any], sources: Iterable[str]) -> Iterator[IngestPart]:
+    """The parts of a frozen plan, in the order of the sources."""
+    for source in sources:
+        for name, part in sorted(plan["parts"].items()):
+            if part["source"] == source:
+                spans = [Span(SourceFile(*file), a, b) for *file, a, b in part["spans"]]
+                yield IngestPart(
+                    name=name, source=source, spans=spans, piece_bytes=part["piece_bytes"]
+                )
 
 
 def ingested_documents(ingested: StageResult[IngestPart]) -> Documents:
