@@ -4,7 +4,8 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from itertools import starmap
+from typing import NamedTuple
 
 import zstandard
 
@@ -19,7 +20,7 @@ from data_prep.readers.decompressors import (
 )
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
-from data_prep.readers.kinds import MAX_START_BYTES, MEMBER_STARTS, Compression
+from data_prep.readers.kinds import MAX_START_BYTES, RESUME_STARTS, Compression
 
 CHUNK_BYTES = 1 << 15
 """Compressed bytes that are decompressed at once. Spans of compressed files are whole chunks.
@@ -30,23 +31,32 @@ DAMAGED_COMPRESSION = "damaged or truncated compression"
 _MAX_COMPRESSED_SPANS = 8
 _SLOW = (Compression.BZIP2, Compression.XZ, Compression.LZMA)
 """What takes so long to decompress that no part of it is decompressed twice."""
-_LONGEST_PADDING = {Compression.GZIP: b"\0", Compression.XZ: b"\0"}
+_PADDING = {Compression.GZIP: b"\0", Compression.XZ: b"\0"}
 """Bytes that may follow a member."""
 
 
 class Damage(Exception):
     """Damage of a compressed file or an archive; its text says of which kind."""
 
-    def __init__(self, detail: str, lost_bytes: int, is_cut: bool = False) -> None:
-        super().__init__(detail)
-        self.lost_bytes, self.is_cut = lost_bytes, is_cut
-
-    def count(
-        self, bad: BadRecords, path: str, offset: int, reason: str = DAMAGED_COMPRESSION
+    def __init__(
+        self,
+        detail: str,
+        lost_bytes: int,
+        is_cut: bool = False,
+        reason: str = DAMAGED_COMPRESSION,
     ) -> None:
-        """Counts it: the file ends too early, or bytes of it cannot be read."""
+        super().__init__(detail)
+        self.reason = reason
+        self.lost_bytes, self.is_cut = lost_bytes, is_cut
+        self._is_counted = False
+
+    def count(self, bad: BadRecords, path: str, offset: int) -> None:
+        """Counts it, once: the file ends too early, or bytes of it cannot be read."""
+        if self._is_counted:
+            return
+        self._is_counted = True
         add = bad.add_cut if self.is_cut else bad.add_damage
-        add(path, offset, reason, str(self), self.lost_bytes)
+        add(path, offset, self.reason, str(self), self.lost_bytes)
 
 
 READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, Damage)
@@ -70,19 +80,44 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(
-    stream: BinaryIO, compression: Compression | None, chunk_bytes: int = CHUNK_BYTES
+    read: Callable[[int], bytes], compression: Compression | None, chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[Chunk]:
     """The content of a file from its start; the chunks do not depend on who reads.
 
+    `read` gives the next bytes of the file, up to a number.
+
     After damage, reading continues at the next member.
     """
+    raw = _RawChunks(read, chunk_bytes)
     if compression is None:
-        raw_at = 0
-        while raw := stream.read(chunk_bytes):
-            yield Chunk(raw_at, raw)
-            raw_at += len(raw)
+        yield from starmap(Chunk, raw)
     else:
-        yield from _Members(stream, compression, chunk_bytes).chunks()
+        yield from _Members(raw, compression).chunks()
+    if raw.damage is not None:
+        yield Chunk(raw.position, b"", raw.damage)
+
+
+class _RawChunks:
+    """(byte at which it starts, raw chunk) of a file; reading a member of an archive raises
+    `Damage` where that archive is damaged."""
+
+    def __init__(self, read: Callable[[int], bytes], chunk_bytes: int) -> None:
+        self._read, self._chunk_bytes = read, chunk_bytes
+        self.position = 0
+        """Bytes read so far."""
+        self.damage: Damage | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        while True:
+            try:
+                raw = self._read(self._chunk_bytes)
+            except Damage as damage:
+                self.damage = damage
+                return
+            if not raw:
+                return
+            at, self.position = self.position, self.position + len(raw)
+            yield at, raw
 
 
 @dataclass
@@ -98,11 +133,11 @@ class _DamageFound:
 class _Members:
     """The members of a compressed file."""
 
-    def __init__(self, stream: BinaryIO, compression: Compression, chunk_bytes: int) -> None:
-        self._stream, self._chunk_bytes = stream, chunk_bytes
-        self._new_member: Callable[[], Decompressor] = _new_member_of(compression)
-        self._start = MEMBER_STARTS[compression]
-        self._padding = _LONGEST_PADDING.get(compression, b"")
+    def __init__(self, raw: _RawChunks, compression: Compression) -> None:
+        self._raw = raw
+        self._new_member: Callable[[], Decompressor] = new_member_of(compression)
+        self._start = RESUME_STARTS[compression]
+        self._padding = _PADDING.get(compression, b"")
         self._member: Decompressor | None = None
         self._damage: _DamageFound | None = None
         self._before = b""
@@ -110,15 +145,13 @@ class _Members:
 
     def chunks(self) -> Iterator[Chunk]:
         """The content and the damage."""
-        raw_at = 0
-        while raw := self._stream.read(self._chunk_bytes):
+        for raw_at, raw in self._raw:
             yield from self._chunk(raw_at, raw)
-            raw_at += len(raw)
         if self._damage is not None:
-            yield self._end_of_damage(raw_at)
-        elif self._member is not None and not self._member.eof:
+            yield self._end_of_damage(self._raw.position)
+        elif self._member is not None and not self._member.eof and self._raw.damage is None:
             detail = "the file ends inside a compressed stream"
-            yield Chunk(raw_at, b"", Damage(detail, 0, is_cut=True))
+            yield Chunk(self._raw.position, b"", Damage(detail, 0, is_cut=True))
 
     def _chunk(self, raw_at: int, raw: bytes) -> Iterator[Chunk]:
         end = raw_at + len(raw)
@@ -176,7 +209,8 @@ def _is_readable(member: Decompressor, raw: bytes) -> bool:
     return True
 
 
-def _new_member_of(compression: Compression) -> Callable[[], Decompressor]:
+def new_member_of(compression: Compression) -> Callable[[], Decompressor]:
+    """Makes the decompressors of the members of one file, one after another."""
     match compression:
         case Compression.GZIP:
             return GzipMember

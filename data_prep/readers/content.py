@@ -7,11 +7,11 @@ the file is compressed, a member of an archive, or not in UTF-8.
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from data_prep.readers.compression import CHUNK_BYTES, Chunk, chunks_of
+from data_prep.readers.compression import CHUNK_BYTES, Chunk, Damage, chunks_of
 from data_prep.readers.encodings import is_utf_8, transcoded
 from data_prep.readers.files import SourceFile, head_of, open_file
 from data_prep.readers.kinds import HEAD_BYTES, Compression, compression_by, encoding_by
@@ -23,8 +23,8 @@ _BUFFER_BYTES = 1 << 17
 class MemberFile(SourceFile):
     """A member of an archive that is being read: it can be opened once, before the next one."""
 
-    stream: BinaryIO = field(kw_only=True, compare=False, repr=False)
-    """Its bytes, from their start."""
+    stream: io.BufferedReader = field(kw_only=True, compare=False, repr=False)
+    """Its bytes, from their start; its buffer holds `HEAD_BYTES`."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,18 @@ class Content:
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """The content from its start; the chunks do not depend on who reads."""
-        if not self.is_member:
+        read = self.raw.read
+        if isinstance(self.file, MemberFile):
+            read = self.file.stream.read1  # what precedes damage of the archive is not lost
+        else:
             self.raw.seek(0)
-        return transcoded(chunks_of(self.raw, self.compression, chunk_bytes), self._encoding)
+        return transcoded(chunks_of(read, self.compression, chunk_bytes), self._encoding)
 
-    def stream(self) -> IO[bytes]:
-        """The content from its start as a file object; reading it raises `Chunk.error`."""
-        return cast(IO[bytes], io.BufferedReader(_ChunkedContent(self.chunks()), _BUFFER_BYTES))
+    def stream(self) -> io.BufferedReader:
+        """The content from its start as a file object, up to the first damage, which reading it
+        raises (`Damage`)."""
+        raw = _ChunkedContent(self.chunks(), self.file.num_bytes)
+        return io.BufferedReader(raw, _BUFFER_BYTES)
 
 
 @contextmanager
@@ -80,8 +85,8 @@ def open_content(file: SourceFile, encoding: str | None = None) -> Iterator[Cont
     `encoding` is that of the file; without it, a byte order mark decides, or else it is UTF-8.
     """
     if isinstance(file, MemberFile):
-        raw = io.BufferedReader(cast(io.RawIOBase, file.stream), max(_BUFFER_BYTES, HEAD_BYTES))
-        yield Content(file, cast(BinaryIO, raw), raw.peek(HEAD_BYTES)[:HEAD_BYTES], encoding)
+        head = head_of_member(file.stream)
+        yield Content(file, cast(BinaryIO, file.stream), head, encoding)
         return
     with open_file(file) as stream:
         head = stream.read(HEAD_BYTES)
@@ -89,23 +94,47 @@ def open_content(file: SourceFile, encoding: str | None = None) -> Iterator[Cont
         yield Content(file, stream, head, encoding)
 
 
+def head_of_member(stream: io.BufferedReader) -> bytes:
+    """The next bytes of a stream, without reading them; none where it is damaged."""
+    try:
+        return stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+    except Damage:
+        return b""
+
+
+def head_of_content(content: Content) -> bytes:
+    """The first bytes of a content, as far as they are not damaged; of a member of an archive, its
+    content cannot be read again."""
+    stream, head = content.stream(), b""
+    with suppress(Damage):  # it is counted when the file is read
+        while len(head) < HEAD_BYTES and (piece := stream.read1(HEAD_BYTES - len(head))):
+            head += piece
+    return head
+
+
 class _ChunkedContent(io.RawIOBase):
     """Chunks as a file object."""
 
-    def __init__(self, chunks: Iterator[Chunk]) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Iterator[Chunk], file_bytes: int) -> None:
+        self._chunks, self._file_bytes = chunks, file_bytes
         self._pending = memoryview(b"")
+        self._damage: Damage | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._pending:
+            if self._damage is not None:
+                raise self._damage
             chunk = next(self._chunks, None)
             if chunk is None:
                 return 0
             if chunk.error is not None:
-                raise chunk.error
+                lost_bytes = chunk.error.lost_bytes and self._file_bytes - chunk.raw_at
+                error = chunk.error
+                self._damage = Damage(str(error), lost_bytes, error.is_cut, error.reason)
+                continue
             self._pending = memoryview(chunk.content)
         num_bytes = min(len(buffer), len(self._pending))
         buffer[:num_bytes] = self._pending[:num_bytes]

@@ -42,11 +42,24 @@ class Decompressor(Protocol):
         be exhausted before the next call."""
 
 
+class StoredContent:
+    """What is not compressed; it has no end of its own."""
+
+    eof = False
+    unused = b""
+
+    def pieces(self, raw: bytes) -> Iterator[bytes]:
+        """See `Decompressor`."""
+        yield raw
+
+
 class GzipMember:
     """A gzip member."""
 
+    _WINDOW_BITS = 31
+
     def __init__(self) -> None:
-        self._inner = zlib.decompressobj(31)
+        self._inner = zlib.decompressobj(self._WINDOW_BITS)
 
     @property
     def eof(self) -> bool:
@@ -66,6 +79,12 @@ class GzipMember:
             raw = self._inner.unconsumed_tail
             if self._inner.eof or (not raw and len(content) < _STEP_BYTES):
                 return
+
+
+class DeflateStream(GzipMember):
+    """A deflate stream, without the header of gzip."""
+
+    _WINDOW_BITS = -15
 
 
 class Bzip2Stream:

@@ -41,6 +41,8 @@ class Span:
     end: int
     group_bytes: int | None = None
     """Size in bytes, if `start` and `end` do not count bytes."""
+    archive: str | None = None
+    """The kind of archive, if the file is one and its members are read."""
 
     @property
     def num_bytes(self) -> int:

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import orjson
 
+from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.content import open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.lines import LineFiles
-from data_prep.readers.reader import RecordsConfig
+from data_prep.readers.reader import Reader, RecordsConfig
 
 _MAX_VALUES = 4_000_000
 """Commas, braces and brackets of a line, those in texts included. As objects these values take half
@@ -22,9 +23,9 @@ class JsonLinesReaderConfig(RecordsConfig):
 
     type: Literal["jsonl"]
 
-    def build(self) -> "JsonLinesReader":
+    def build(self) -> Reader:
         """The reader."""
-        return JsonLinesReader(self)
+        return ArchiveReader(JsonLinesReader(self), self)
 
 
 class JsonLinesReader:

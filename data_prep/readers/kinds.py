@@ -2,10 +2,19 @@
 
 import codecs
 import re
+import tarfile
 from enum import StrEnum
 
+TAR_BLOCK_BYTES = tarfile.BLOCKSIZE
 HEAD_BYTES = 1 << 12
 """First bytes of a file that show what it is."""
+
+
+class Archive(StrEnum):
+    """A file that holds files."""
+
+    ZIP = "zip"
+    TAR = "tar"
 
 
 class Compression(StrEnum):
@@ -29,6 +38,13 @@ MEMBER_STARTS: dict[Compression, re.Pattern[bytes]] = {
     Compression.ZSTANDARD: re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
 }
 """First bytes of a member."""
+RESUME_STARTS = MEMBER_STARTS | {
+    Compression.GZIP: re.compile(
+        rb"\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x04][\x00-\x0d\xff]", re.DOTALL
+    ),
+    Compression.ZSTANDARD: re.compile(rb"\x28\xb5\x2f\xfd"),
+}
+"""What shows a member in a damaged file, where short patterns occur by chance."""
 MAX_START_BYTES = 13
 """Most bytes that these patterns look at."""
 _BY_SUFFIX = {
@@ -69,8 +85,23 @@ def compression_by(head: bytes, name: str = "") -> Compression | None:
     if not head or suffix not in _BY_SUFFIX:
         return None
     compression, usual_start = _BY_SUFFIX[suffix]
-    start = head[: len(usual_start)]
-    return compression if usual_start.startswith(start) or not _is_text(head) else None
+    first = head[: len(usual_start)]
+    return compression if usual_start.startswith(first) or not _is_text(head) else None
+
+
+def archive_by(head: bytes, name: str = "") -> Archive | None:
+    """The kind of the archive that starts with `head`, decompressed; None if it is none."""
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return Archive.ZIP
+    block = head[:TAR_BLOCK_BYTES]
+    if len(block) < TAR_BLOCK_BYTES:
+        return None
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return Archive.TAR
+    except tarfile.HeaderError:
+        is_named_so = re.search(r"\.(tar(\.\w+)?|tgz)$", name, re.IGNORECASE) is not None
+        return Archive.TAR if is_named_so and not _is_text(head) else None
 
 
 def encoding_by(head: bytes) -> str | None:

@@ -5,12 +5,13 @@ from enum import Enum, auto
 from typing import BinaryIO, Literal, NamedTuple
 from xml.etree.ElementTree import ParseError, fromstring
 
+from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.compression import DAMAGED_COMPRESSION
 from data_prep.readers.content import Content, kind_of, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.kinds import Compression
-from data_prep.readers.reader import FilesConfig
+from data_prep.readers.reader import FilesConfig, Reader
 from data_prep.readers.streams import BZIP2, pieces_from
 from data_prep.readers.wikitext import plain_text
 
@@ -31,9 +32,9 @@ class MediaWikiReaderConfig(FilesConfig):
     namespaces: tuple[int, ...] = (0,)
     """Numbers of the namespaces to read; 0 holds the articles."""
 
-    def build(self) -> "MediaWikiReader":
+    def build(self) -> Reader:
         """The reader."""
-        return MediaWikiReader(self)
+        return ArchiveReader(MediaWikiReader(self), self)
 
 
 class MediaWikiReader:

@@ -31,6 +31,8 @@ class FilesConfig(Config):
     """Name of the format."""
     files: tuple[str, ...] = Field(min_length=1)
     """Paths, globs or URLs."""
+    members: tuple[str, ...] = ("*",)
+    """Of archives (zip, tar), which members are read: globs, in which ``*`` matches ``/`` too."""
 
     @abstractmethod
     def build(self) -> Reader:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 from configs.load import UserError
+from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.columns import Columns
 from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.lines import LineFiles
-from data_prep.readers.reader import RecordsConfig
+from data_prep.readers.reader import Reader, RecordsConfig
 
 _MAX_FIELDS = 4_000_000
 """Of a record: each is an object, even if it is empty."""
@@ -30,9 +31,9 @@ class TableReaderConfig(RecordsConfig):
     line inside quotes from a record, so such a file is one part; with false, every line is a
     record, and a large file is cut into parts."""
 
-    def build(self) -> "TableReader":
+    def build(self) -> Reader:
         """The reader."""
-        return TableReader(self)
+        return ArchiveReader(TableReader(self), self)
 
 
 class TableReader:

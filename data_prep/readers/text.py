@@ -6,11 +6,12 @@ from typing import BinaryIO, Literal
 
 from pydantic import Field
 
+from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.content import Content, kind_of, open_content
 from data_prep.readers.document import BadRecords, Document, decoded
 from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.lines import LineFiles
-from data_prep.readers.reader import FilesConfig
+from data_prep.readers.reader import FilesConfig, Reader
 
 _LOOK_BACK_BYTES = 1 << 16
 
@@ -25,9 +26,9 @@ class TextReaderConfig(FilesConfig):
     section_bytes: int = Field(default=8192, ge=256)
     """Length of a section, bytes."""
 
-    def build(self) -> "TextReader":
+    def build(self) -> Reader:
         """The reader."""
-        return TextReader(self)
+        return ArchiveReader(TextReader(self), self)
 
 
 class TextReader:

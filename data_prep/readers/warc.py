@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Any, Literal
 
+from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.compression import DAMAGED_COMPRESSION, is_damage
 from data_prep.readers.content import kind_of, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.html import NestedTooDeeplyError, decode, text_of_html
 from data_prep.readers.kinds import Compression
-from data_prep.readers.reader import FilesConfig
+from data_prep.readers.reader import FilesConfig, Reader
 from data_prep.readers.warc_records import MANDATORY_HEADERS, RecordSequence, record_sequences
 
 _DAMAGED = "damaged WARC record"
@@ -23,9 +24,9 @@ class WarcReaderConfig(FilesConfig):
     main_content: bool = True
     """Of an HTML page, keep the main content only: no navigation, headers and footers."""
 
-    def build(self) -> "WarcReader":
+    def build(self) -> Reader:
         """The reader."""
-        return WarcReader(self)
+        return ArchiveReader(WarcReader(self), self)
 
 
 class WarcReader:
