@@ -55,7 +55,9 @@ class IngestPart(Part):
     def plan(self) -> dict[str, Any]:
         return {
             "source": self.source,
-            "spans": [[*astuple(span.file), span.start, span.end] for span in self.spans],
+            "spans": [
+                [*astuple(span.file), span.start, span.end, span.archive] for span in self.spans
+            ],
             "piece_bytes": self.piece_bytes,
         }
 
@@ -229,7 +231,10 @@ def _parts_in(plan: Mapping[str, Any], sources: Iterable[str]) -> Iterator[Inges
     for source in sources:
         for name, part in sorted(plan["parts"].items()):
             if part["source"] == source:
-                spans = [Span(SourceFile(*file), a, b) for *file, a, b in part["spans"]]
+                spans = [
+                    Span(SourceFile(*file), a, b, archive=archive)
+                    for *file, a, b, archive in part["spans"]
+                ]
                 yield IngestPart(
                     name=name, source=source, spans=spans, piece_bytes=part["piece_bytes"]
                 )
