@@ -6,15 +6,17 @@ of. While these are the same and the shards are whole, nothing has to be done ag
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import astuple
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from configs.load import UserError, fingerprint
 from data_prep.config import DataConfig
 from data_prep.dataset.atomic import write_atomic
-from data_prep.dataset.manifest import Manifest, read_manifest
+from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
 from data_prep.dataset.verify import verify_shards
+from data_prep.documents.ingest import IngestStage
+from data_prep.preparation import Preparation
 from data_prep.readers.files import SourceFile, list_files
 from data_prep.stages import STAGES
 from data_prep.tokenization.config import TrainTokenizerConfig
@@ -25,10 +27,20 @@ REQUEST_NAME = "request.json"
 _WITHOUT_EFFECT = {"output", "work", "engine", "part_mb"}
 
 
-def write_request(config: DataConfig, manifest: Manifest) -> None:
-    """Writes what the rows of `manifest` were made of."""
-    request = {"manifest": manifest.fingerprint, "request": _request_of(config)}
-    write_atomic(config.output / REQUEST_NAME, json.dumps(request) + "\n")
+def write_request(run: Preparation) -> None:
+    """Writes what the rows were made of, once the run is finished."""
+    config = run.config
+    files = (
+        (part.source, span.file) for part in run.result(IngestStage).parts for span in part.spans
+    )
+    request = {
+        "manifest": read_manifest(config.output).fingerprint,
+        "request": _request_of(config, files),
+    }
+    path = config.output / REQUEST_NAME
+    content = json.dumps(request) + "\n"
+    if not path.exists() or path.read_text() != content:
+        write_atomic(path, content)
 
 
 def is_finished_without_work(config: DataConfig) -> bool:
@@ -41,7 +53,8 @@ def is_finished_without_work(config: DataConfig) -> bool:
     try:
         manifest = read_manifest(config.output)
         request = json.loads((config.output / REQUEST_NAME).read_bytes())
-        if request != {"manifest": manifest.fingerprint, "request": _request_of(config)}:
+        wanted = _request_of(config, _source_files(config))
+        if request != {"manifest": manifest.fingerprint, "request": wanted}:
             logger.warning(
                 "%s holds rows of other settings or files, which are going to be replaced",
                 config.output,
@@ -51,25 +64,36 @@ def is_finished_without_work(config: DataConfig) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     except UserError as error:
-        if config.output.exists():
+        if (config.output / MANIFEST_NAME).exists():
             logger.warning("%s", error)
         return False
     return True
 
 
-def _request_of(config: DataConfig) -> str:
+def _request_of(config: DataConfig, files: Iterable[tuple[str, SourceFile]]) -> str:
+    """A hash of the settings that matter and of all files, by source, with sizes and times."""
     settings = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-    return fingerprint([settings, [astuple(file) for file in _input_files(config)]])
+    known = {
+        (source, file.path, file.num_bytes, file.modified)
+        for source, file in chain(files, _other_files(config))
+    }
+    return fingerprint([settings, sorted(known)])
 
 
-def _input_files(config: DataConfig) -> Iterator[SourceFile]:
-    """All files that the config names, with their sizes and times."""
+def _source_files(config: DataConfig) -> Iterator[tuple[str, SourceFile]]:
     for name, source in config.sources.items():
-        yield from list_files(source.reader.files, f"sources.{name}.reader.files")
+        for file in list_files(source.reader.files, f"sources.{name}.reader.files"):
+            yield name, file
+
+
+def _other_files(config: DataConfig) -> Iterator[tuple[str, SourceFile]]:
+    """Evaluation texts and tokenizer files."""
     if config.decontaminate is not None:
         for name, reader in config.decontaminate.evaluation.items():
-            yield from list_files(reader.files, f"decontaminate.evaluation.{name}.files")
+            for file in list_files(reader.files, f"decontaminate.evaluation.{name}.files"):
+                yield f"evaluation/{name}", file
     if not isinstance(config.tokenizer, TrainTokenizerConfig):
         for key, path in config.tokenizer.model_dump(exclude={"type"}).items():
-            if isinstance(path, str | Path):
-                yield from list_files([str(path)], f"tokenizer.{key}")
+            if isinstance(path, str | Path) and Path(path).is_file():
+                for file in list_files([str(path)], f"tokenizer.{key}"):
+                    yield f"tokenizer/{key}", file

@@ -12,7 +12,6 @@ from data_prep.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from data_prep.finished import write_request
 from data_prep.packing.rows import RowsStage, manifest_of
 from data_prep.preparation import Preparation
 from data_prep.report.data import write_report
@@ -56,7 +55,6 @@ def publish(run: Preparation) -> None:
         run.fingerprints,
     )
     write_report(output, run.report_inputs(), manifest)
-    write_request(run.config, manifest)
     write_manifest(output, manifest)
     _remove_leftovers(output / "shards", {Path(path).name for path in _shard_paths(manifest)})
 

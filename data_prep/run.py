@@ -18,7 +18,7 @@ from data_prep.dry_run import describe
 from data_prep.engine.execution import StageRunner, restart_from
 from data_prep.engine.interrupts import Stopped, end_at_once, stops_at_signals
 from data_prep.engine.progress import ProgressReporter
-from data_prep.finished import is_finished_without_work
+from data_prep.finished import is_finished_without_work, write_request
 from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
 from data_prep.preparation import Preparation
@@ -120,6 +120,7 @@ def prepare(
         if not is_published(config.output):
             stages.check(stage.name for stage in READ_FOR_REPORT if run.has(stage))
             publish(run)
+        write_request(run)
     seconds = time.monotonic() - started_at
     if num_parts_run:
         logger.info("finished in %.1f s: %s", seconds, config.output / "report.html")
