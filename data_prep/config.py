@@ -43,7 +43,8 @@ class DataConfig(Config):
     """Share of the documents, and at least one per part, that the reference tokenizer encodes too;
     a difference stops the job."""
     encoder: Literal["fast", "reference"] = "fast"
-    """fast: gigatoken; reference: tokenizers, tens of times slower, with the same ids."""
+    """fast: gigatoken, where it gives the ids of the library tokenizers (it is tried before the
+    work; a notice says where it does not); reference: tokenizers, tens of times slower."""
     on_bad_record: BadRecordPolicy = "skip"
     """Whether a record that cannot be read is counted and skipped, or stops the job."""
     max_document_mb: float = Field(default=32, gt=0, le=64)

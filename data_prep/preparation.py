@@ -6,7 +6,6 @@ from typing import Any
 
 from data_prep.config import DataConfig
 from data_prep.dataset.manifest import SpecialTokens, narrowest_dtype
-from data_prep.dataset.tokenizer import load_tokenizer, special_tokens
 from data_prep.dedup import candidates, decontaminate, lines, repeated_ids, signatures, verdicts
 from data_prep.dedup.selection import Selection, select
 from data_prep.documents import ingest
@@ -87,13 +86,18 @@ class Preparation:
     @cached_property
     def special_tokens(self) -> SpecialTokens:
         """The ids of the tokenizer's special tokens."""
-        folder = self.result(tokenizer.TokenizerStage).folder
-        return special_tokens(load_tokenizer(folder / tokenizer.TOKENIZER_FILE))
+        return tokenizer.tokenizer_contents(self.result(tokenizer.TokenizerStage)).special
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the vocabulary, those without a token included."""
+        size: int = self.result(tokenizer.TokenizerStage).records[0]["vocab_size"]
+        return size
 
     @cached_property
     def source_streams(self) -> streams.Streams:
         """The encoded documents of each source."""
-        dtype = narrowest_dtype(self.special_tokens.mask + 1)
+        dtype = narrowest_dtype(self.vocab_size)
         encoded = self.result(encode.EncodeStage)
         return streams.source_streams(encoded, list(self.config.sources), dtype)
 

@@ -51,6 +51,7 @@ def publish(run: Preparation) -> None:
         run.config.pack,
         run.streams,
         run.special_tokens,
+        run.vocab_size,
         TokenizerFile(path="tokenizer.json", sha256=file_sha256(output / "tokenizer.json")),
         run.fingerprints,
     )

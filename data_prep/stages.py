@@ -128,9 +128,15 @@ def _overlap(run: Preparation) -> decontaminate.OverlapStage:
 
 
 def _tokenizer(run: Preparation) -> tokenizer.TokenizerStage:
+    config, inputs = run.config, run.selection_inputs
     return tokenizer.tokenizer_stage(
-        run.config.tokenizer, run.selection, run.selection_inputs, run.config.heldout_share
+        config.tokenizer, run.selection, inputs, config.heldout_share, config.encoder
     )
+
+
+def _check_tokenizer(run: Preparation) -> None:
+    if not (run.config.work / encode.EncodeStage.name / "done.json").exists():
+        tokenizer.log_notices(run.config.encoder, run.result(tokenizer.TokenizerStage))
 
 
 def _encode(run: Preparation) -> encode.EncodeStage:
@@ -142,6 +148,10 @@ def _encode(run: Preparation) -> encode.EncodeStage:
         checked_share=run.config.checked_share,
         encoder=run.config.encoder,
     )
+
+
+def _check_encoded(run: Preparation) -> None:
+    encode.warn_of_unknown_text(run.result(encode.EncodeStage))
 
 
 def _interleave(run: Preparation) -> streams.InterleaveStage:
@@ -259,8 +269,13 @@ STAGES = (
         [*DEDUPLICATED, decontaminate.ExclusionStage],
         DECONTAMINATE,
     ),
-    StageEntry(tokenizer.TokenizerStage, _tokenizer, SELECTED),
-    StageEntry(encode.EncodeStage, _encode, [*SELECTED, tokenizer.TokenizerStage]),
+    StageEntry(tokenizer.TokenizerStage, _tokenizer, SELECTED, check=_check_tokenizer),
+    StageEntry(
+        encode.EncodeStage,
+        _encode,
+        [*SELECTED, tokenizer.TokenizerStage],
+        check=_check_encoded,
+    ),
     StageEntry(streams.InterleaveStage, _interleave, [encode.EncodeStage], MIXED),
     StageEntry(layout.LayoutStage, _layout, STREAMED),
     StageEntry(rows.RowsStage, _rows, [*STREAMED, layout.LayoutStage]),

@@ -32,6 +32,7 @@ ADVICE = "restore it from a copy, or delete it and run data preparation again"
 
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 53)]
+TokenId = Annotated[int, Field(ge=0, le=1 << 32)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 BlockSums = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})*\z")]
 
@@ -101,18 +102,42 @@ class SourceRows(Config):
 
 
 class SpecialTokens(Config):
-    """Ids of the five special tokens."""
+    """Ids of the special tokens."""
 
-    bos: int
-    """Start of a row or piece, ``<s>``."""
-    pad: int
-    """Padding, ``<pad>``."""
-    eos: int
-    """End of a row or piece and separator, ``</s>``."""
-    unk: int
-    """Unknown, ``<unk>``; a byte-level tokenizer never produces it."""
-    mask: int
-    """``<mask>``; always vocab_size - 1."""
+    bos: TokenId
+    """Start of a row or piece: ``<s>``, ``[CLS]``."""
+    pad: TokenId
+    """Padding."""
+    eos: TokenId
+    """End of a row or piece and separator: ``</s>``, ``[SEP]``."""
+    unk: TokenId | None = None
+    """Unknown; None for a tokenizer without one. A byte-level tokenizer never produces it."""
+    mask: TokenId
+    """``<mask>``, ``[MASK]``."""
+    others: tuple[tuple[TokenId, TokenId], ...] | None = None
+    """Ranges [first, end) of all other ids that are no ordinary tokens: further special tokens,
+    unused tokens, and ids without a token. None: there are none."""
+
+    def errors(self, vocab_size: int) -> Iterator[str]:
+        """What is wrong with the ids in a vocabulary of `vocab_size` ids."""
+        ids = {key: value for key, value in self if isinstance(value, int)}
+        for key, number in ids.items():
+            if number >= vocab_size:
+                yield f"{key} {number} is not in a vocabulary of {vocab_size}"
+            if key in ("pad", "mask") and list(ids.values()).count(number) > 1:
+                yield f"the id of {key}, {number}, is that of a different special token too"
+        end = 0
+        for first, after in self.others or ():
+            if not end <= first < after <= vocab_size:
+                yield f"special_tokens.others: [{first}, {after}) is out of place"
+            end = after
+        num_others = sum(after - first for first, after in self.others or ())
+        if len(set(ids.values())) + num_others >= vocab_size:
+            yield f"a vocabulary of {vocab_size} has no ordinary token beside the special ones"
+
+    def tree(self) -> dict[str, object]:
+        """As JSON values; optional fields that are not given are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class TokenizerFile(Config):
@@ -133,7 +158,8 @@ class Manifest(Config):
     row_tokens: Annotated[int, Field(gt=0, le=1 << 24)]
     """Ids in every row."""
     vocab_size: Annotated[int, Field(gt=0, le=1 << 32)]
-    """Size of the vocabulary; ordinary tokens are the ids 4 .. vocab_size - 2."""
+    """Size of the vocabulary: the highest id + 1. Ordinary tokens are all ids but those that
+    `special_tokens` names."""
     dtype: Literal["uint16", "uint32"]
     """Type of the ids on disk."""
     packing: Literal["full_sentences", "doc_sentences", "best_fit"]
@@ -153,9 +179,7 @@ class Manifest(Config):
         errors = []
         if self.vocab_size > 1 << (8 * id_bytes):
             errors.append(f"a vocabulary of {self.vocab_size} does not fit {self.dtype}")
-        special = self.special_tokens
-        if special != SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=self.vocab_size - 1):
-            errors.append("the ids of the special tokens are not RoBERTa's")
+        errors += self.special_tokens.errors(self.vocab_size)
         for split, sources in self.splits.items():
             for name, source in sources.items():
                 found = source.errors(self.row_tokens, id_bytes)
@@ -173,6 +197,7 @@ class Manifest(Config):
         The checksums of blocks are left out, so that it is that of version 0.1.0.
         """
         tree = self.model_dump(mode="json")
+        tree["special_tokens"] = self.special_tokens.tree()  # without fields added later
         for sources in tree["splits"].values():
             for source in sources.values():
                 for shard in source["shards"]:

@@ -1,10 +1,11 @@
-"""Byte-level BPE tokenizers with RoBERTa's five special tokens under RoBERTa's ids.
+"""Reads a tokenizer.json of any kind that the library `tokenizers` loads.
 
-``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, and ``<mask>`` last; every id between is an
-ordinary token. The name of a special token in a text is encoded as text, never as the token.
+Truncation, padding and dropout inside the file are switched off: they are for a model's requests
+and would cut, lengthen or change texts.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +16,130 @@ from data_prep.dataset.files import read_regular
 from data_prep.dataset.manifest import SpecialTokens
 
 FIRST_SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+"""The ids 0 to 3 of RoBERTa."""
 MASK_TOKEN = "<mask>"
+"""The last id of RoBERTa."""
+
+_HIDDEN = "\ufdd0\ufdef{}\ufdef\ufdd0"
+"""The name under which a special token is hidden from texts: noncharacters, which no text holds."""
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json; UserError if it lacks RoBERTa's special tokens."""
+    """The tokenizer in a tokenizer.json, without truncation, padding and dropout.
+
+    The names of its special tokens in a text are text; see `text_tokenizer` for tokenizers whose
+    model knows these names too. UserError for a file that cannot be read.
+    """
+    return _tokenizer(_read(path), path)
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The content of a tokenizer.json; UserError for a file that cannot be read."""
     try:
-        tokenizer = Tokenizer.from_str(read_regular(path).decode())
+        tree = json.loads(_read(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not a tokenizer.json: {error}") from None
+    if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
+        raise UserError(f"{path}: not a tokenizer.json: it has no model")
+    return tree
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return read_regular(path).decode()
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a tokenizer.json: {error}") from None
+
+
+def _tokenizer(text: str, path: str | Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception for a file it cannot read
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
-    special_tokens(tokenizer, str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
-def special_tokens(tokenizer: Tokenizer, name: str = "tokenizer") -> SpecialTokens:
-    """The ids of the special tokens; UserError if they are not RoBERTa's. `name` is for errors."""
-    last = tokenizer.get_vocab_size() - 1
-    wanted = {token: number for number, token in enumerate(FIRST_SPECIAL_TOKENS)}
-    wanted[MASK_TOKEN] = last
-    wrong = [
-        f"{token} is {tokenizer.token_to_id(token)}, not {number}"
-        for token, number in wanted.items()
-        if tokenizer.token_to_id(token) != number
-    ]
-    if wrong:
-        raise UserError(
-            f"{name}: special tokens must have RoBERTa's ids (and {MASK_TOKEN} the last one), but "
-            + "; ".join(wrong)
-        )
-    return SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=last)
+def switched_off(tree: Mapping[str, Any]) -> list[str]:
+    """The settings of a tokenizer.json that `load_tokenizer` switches off, in words."""
+    found = [key for key in ("truncation", "padding") if tree.get(key)]
+    return found + ["dropout"] * bool(tree["model"].get("dropout"))
+
+
+def num_ids(tokenizer: Tokenizer) -> int:
+    """The highest id + 1, which is more than the number of tokens where ids have no token."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def text_tokenizer(path: str | Path, special: SpecialTokens) -> Tokenizer:
+    """The same tokenizer for texts: it never finds a special token in one.
+
+    Unigram and WordLevel models, among others, know the names of special tokens as pieces of text.
+    Here these tokens have names that no text contains, and their ids.
+    """
+    tree = read_tree(path)
+    vocabulary = load_tokenizer(path).get_vocab(with_added_tokens=True)
+    ids = {special.bos, special.pad, special.eos, special.unk, special.mask}
+    hidden = {token for token, number in vocabulary.items() if number in ids}
+    hidden |= {t["content"] for t in tree.get("added_tokens") or () if t.get("special")}
+    model = tree["model"]
+    for added in tree.get("added_tokens") or ():
+        if added["content"] in hidden:
+            added.update(content=_HIDDEN.format(added["content"]), normalized=False, special=True)
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {_name(token, hidden): n for token, n in model["vocab"].items()}
+    else:  # Unigram's: pieces with their scores
+        model["vocab"] = [[_name(token, hidden), score] for token, score in model["vocab"]]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = _name(model["unk_token"], hidden)
+    if model.get("merges"):
+        model["merges"] = [merge for merge in model["merges"] if not hidden & _parts(merge)]
+    return _tokenizer(json.dumps(tree), path)
+
+
+def _name(token: str, hidden: set[str]) -> str:
+    return _HIDDEN.format(token) if token in hidden else token
+
+
+def _parts(merge: str | list[str]) -> set[str]:
+    """The two tokens of a merge and what they become."""
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    return {*pair, "".join(pair)}
 
 
 def same_tokenizer(first: str | Path, second: str | Path) -> bool:
     """Whether two tokenizer.json give every text the same ids, whatever else the files say.
 
-    Compared are the vocabulary with the special tokens and the merges: a file that another program
-    wrote, or that was written again, differs in its bytes. Raises UserError for other files.
+    Compared are the vocabulary, the model, and what is done to a text before it: a file that
+    another program wrote, or that was written again, differs in its bytes. Raises UserError for
+    other files.
     """
     return _content(first) == _content(second)
 
 
-def _content(path: str | Path) -> tuple[dict[str, int], Any]:
+def _content(path: str | Path) -> tuple[Any, ...]:
     tokenizer = load_tokenizer(path)
-    merges = json.loads(tokenizer.to_str())["model"].get("merges")
-    return tokenizer.get_vocab(with_added_tokens=True), merges
+    tree = json.loads(tokenizer.to_str())
+    text_tokens = [
+        {key: value for key, value in token.items() if key != "id"}
+        for token in tree["added_tokens"]
+        if not token["special"]
+    ]
+    before = [_without_offsets(tree[key]) for key in ("normalizer", "pre_tokenizer")]
+    model = {key: value for key, value in tree["model"].items() if key != "vocab"}
+    if isinstance(tree["model"]["vocab"], list):
+        model["scores"] = [score for _, score in tree["model"]["vocab"]]
+    return tokenizer.get_vocab(with_added_tokens=True), model, before, text_tokens
+
+
+def _without_offsets(part: Any) -> Any:
+    """A part of the tree without what only changes the places of tokens in the text."""
+    if isinstance(part, dict):
+        return {k: _without_offsets(v) for k, v in part.items() if k != "trim_offsets"}
+    return [_without_offsets(item) for item in part] if isinstance(part, list) else part

@@ -78,7 +78,7 @@ class RowsStage(Stage[ShardPart]):
     def settings(self) -> Mapping[str, Any]:
         return {
             **self.config.model_dump(mode="json", exclude={"mixed"}),
-            "special": self.special.model_dump(),
+            "special": self.special.tree(),
         }
 
     @property
@@ -217,6 +217,7 @@ def manifest_of(
     config: PackConfig,
     streams: Streams,
     special: SpecialTokens,
+    vocab_size: int,
     tokenizer: TokenizerFile,
     stages: Mapping[str, str],
 ) -> Manifest:
@@ -238,7 +239,7 @@ def manifest_of(
     return Manifest(
         format_version=1,
         row_tokens=config.row_tokens,
-        vocab_size=special.mask + 1,
+        vocab_size=vocab_size,
         dtype=streams.dtype,
         packing=config.mode,
         tokenizer=tokenizer,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.load import Config
+from data_prep.dataset.special_tokens import ROLES, Role
 from data_prep.documents.config import SourceName
 
 
@@ -20,12 +21,36 @@ class TrainTokenizerConfig(Config):
     """Relative share of each source in the sample; by default, its share of the bytes."""
 
 
+class SpecialTokenNames(Config):
+    """Which tokens of a tokenizer are special, where it does not say so itself."""
+
+    bos: str | None = None
+    """Token before every row or piece, for example [CLS]."""
+    pad: str | None = None
+    """Padding."""
+    eos: str | None = None
+    """Token after every row or piece and between documents, for example [SEP]."""
+    unk: str | None = None
+    """Token for unknown text."""
+    mask: str | None = None
+    """Mask; a token that no text needs may become it."""
+
+    def by_role(self) -> dict[Role, str | None]:
+        """The names by role."""
+        return {role: getattr(self, role) for role in ROLES}
+
+
 class TokenizerFromFileConfig(Config):
-    """Takes over a tokenizer.json with RoBERTa's special tokens."""
+    """Takes over a tokenizer.json of any kind: BPE, WordPiece, Unigram, WordLevel."""
 
     type: Literal["file"]
     path: str
     """The tokenizer.json."""
+    special_tokens: SpecialTokenNames = SpecialTokenNames()
+    """Names of special tokens; by default those of the file's post-processor, of the files
+    special_tokens_map.json and tokenizer_config.json beside it, and well-known names."""
+    vocab_size: int | None = Field(default=None, ge=2)
+    """Ids of the model, if it has more than the tokenizer (a padded vocabulary)."""
 
 
 class TokenizerFromVocabularyConfig(Config):

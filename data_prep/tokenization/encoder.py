@@ -1,6 +1,8 @@
-"""The two encoders of texts: gigatoken, and `tokenizers` as the reference."""
+"""The two encoders of texts: gigatoken, and the library `tokenizers` as the reference."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,46 +12,50 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from data_prep.dataset.manifest import narrowest_dtype
-from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.dataset.manifest import SpecialTokens, narrowest_dtype
+from data_prep.dataset.tokenizer import text_tokenizer
+
+EncoderKind = Literal["fast", "reference"]
 
 _RENEW_ENCODER_BYTES = 256_000_000  # gigatoken 0.10.0 caches words without bound
 _CHECKED_BYTES = 1 << 14
 """Bytes of a checked document that are encoded both ways: a long one would take minutes."""
+_BATCH_BYTES = 1 << 20
+"""Text that `tokenizers` encodes in one call, which holds some hundred bytes for each token."""
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 @dataclass(frozen=True)
 class TokenizerContents:
-    """A tokenizer file, identified by its content."""
+    """A tokenizer file, identified by its content, and what its ids mean."""
 
     sha256: str
     path: Path = field(compare=False)
+    special: SpecialTokens
+    vocab_size: int
 
 
 @lru_cache(maxsize=1)
-def encoder_of(tokenizer: TokenizerContents, kind: Literal["fast", "reference"]) -> "Encoder":
+def encoder_of(tokenizer: TokenizerContents, kind: EncoderKind) -> "Encoder":
     """The encoder of a tokenizer. Building one takes a quarter of a second, so a worker keeps it
     from part to part."""
-    return Encoder(tokenizer.path, kind)
+    return Encoder(tokenizer, kind)
 
 
 class Encoder:
     """Encodes batches of texts; special tokens in the text are text."""
 
-    def __init__(self, path: Path, kind: Literal["fast", "reference"]) -> None:
-        self._kind = kind
-        self._reference = load_tokenizer(path)
-        tree = orjson.loads(path.read_bytes())
-        tree["added_tokens"], tree["post_processor"] = [], None
-        self._json = orjson.dumps(tree)
-        self.dtype = np.dtype(narrowest_dtype(self._reference.get_vocab_size())).newbyteorder("<")
-        self._separator = self._reference.token_to_id("</s>")
+    def __init__(self, tokenizer: TokenizerContents, kind: EncoderKind) -> None:
+        self.kind = kind
+        self._reference = text_tokenizer(tokenizer.path, tokenizer.special)
+        self._json = fast_json(tokenizer.path) if kind == "fast" else b""
+        self.dtype = np.dtype(narrowest_dtype(tokenizer.vocab_size)).newbyteorder("<")
+        self._separator = tokenizer.special.eos
         self._left_bytes = 0
 
     def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint32]]:
         """The ids of all texts, each followed by a separator, and the lengths without it."""
-        encode = self._fast_ids if self._kind == "fast" else self._reference_ids
-        ids = [encode(text) for text in texts]
+        ids = self._ids(texts)
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         ends = np.cumsum(lengths + 1)
         result = np.full(ends[-1], self._separator, dtype=self.dtype)
@@ -61,11 +67,13 @@ class Encoder:
         """Whether both encoders give the same ids for `text`, or for the start of a long one."""
         if len(text) > _CHECKED_BYTES:
             text = text[:_CHECKED_BYTES].decode("utf-8", "ignore").encode()
-        return bool(np.array_equal(self._fast_ids(text), self._reference_ids(text)))
+        (expected,) = reference_ids(self._reference, [text])
+        return bool(np.array_equal(self._fast_ids(text), expected))
 
-    def _reference_ids(self, text: bytes) -> npt.NDArray[np.uint32]:
-        (encoding,) = self._reference.encode_batch_fast([text.decode()], add_special_tokens=False)
-        return np.array(encoding.ids, dtype=np.uint32)
+    def _ids(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
+        if self.kind == "fast":
+            return [self._fast_ids(text) for text in texts]
+        return reference_ids(self._reference, texts)
 
     def _fast_ids(self, text: bytes) -> npt.NDArray[np.uint32]:
         if self._left_bytes <= 0:
@@ -76,3 +84,52 @@ class Encoder:
         self._left_bytes -= len(text)
         ids: npt.NDArray[np.uint32] = self._fast.encode(text)
         return ids
+
+
+def fast_json(path: Path) -> bytes:
+    """What gigatoken reads of a tokenizer.json: without the tokens that are no text."""
+    tree = orjson.loads(path.read_bytes())
+    tree["added_tokens"], tree["post_processor"] = [], None
+    return orjson.dumps(tree)
+
+
+def reference_ids(tokenizer: Any, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
+    """The ids of each text by the library `tokenizers`, on one thread."""
+    found: list[npt.NDArray[np.uint32]] = []
+    with _one_thread():
+        for batch in _batches(texts):
+            encodings = tokenizer.encode_batch_fast(
+                [text.decode() for text in batch], add_special_tokens=False
+            )
+            found += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+    return found
+
+
+def _batches(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    num_bytes = 0
+    for text in texts:
+        if batch and num_bytes + len(text) > _BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(text)
+        num_bytes += len(text)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps `tokenizers` from taking all cores: every worker process has one thread.
+
+    The library reads the variable at every call; the training of a tokenizer takes all cores.
+    """
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before

@@ -1,20 +1,39 @@
 """The stage that makes the tokenizer of a run."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.load import UserError
+import numpy as np
+from tokenizers import Tokenizer
+
+from configs.load import UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
-from data_prep.dataset.manifest import file_sha256
-from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.dataset.manifest import SpecialTokens, file_sha256
+from data_prep.dataset.special_tokens import find_special_tokens
+from data_prep.dataset.tokenizer import num_ids
 from data_prep.dedup.selection import SAMPLE, Selection, chosen
-from data_prep.engine.stage import Part, PartOutput, Stage
-from data_prep.tokenization.config import TokenizerConfig, TrainTokenizerConfig
+from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.tokenization.config import (
+    TokenizerConfig,
+    TokenizerFromFileConfig,
+    TokenizerFromVocabularyConfig,
+    TrainTokenizerConfig,
+)
+from data_prep.tokenization.encoder import EncoderKind, TokenizerContents
+from data_prep.tokenization.existing import PreparedTokenizer, prepared_from_file
+from data_prep.tokenization.fast_encoder import REFERENCE_SPEED, fast_encoder_problem
 from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
 
+logger = logging.getLogger(__name__)
+
 TOKENIZER_FILE = "tokenizer.tokenizer.json"
+_TRIED_DOCUMENTS = 20
+"""Documents of each source that both encoders are tried on."""
+_TRIED_BYTES = 1 << 13
+"""Of such a document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +48,13 @@ class TokenizerStage(Stage[Part]):
     config: TokenizerConfig
     selection: Selection
     heldout_share: float
+    encoder: EncoderKind
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        settings = self.config.model_dump(mode="json", exclude={"path", "vocab", "merges"})
+        settings = self.config.model_dump(
+            mode="json", exclude={"path", "vocab", "merges", "special_tokens"}, exclude_none=True
+        )
         if isinstance(self.config, TrainTokenizerConfig):
             settings["heldout_share"] = self.heldout_share
         return settings
@@ -44,13 +66,33 @@ class TokenizerStage(Stage[Part]):
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes tokenizer.json, its name preceded by the part's."""
         if isinstance(self.config, TrainTokenizerConfig):
-            tokenizer = train_tokenizer(self._sample(self.config), self.config.vocab_size)
-        elif self.config.type == "file":
-            tokenizer = load_tokenizer(self.config.path)
+            trained = train_tokenizer(self._sample(self.config), self.config.vocab_size)
+            prepared = _prepared(trained)
         else:
-            tokenizer = tokenizer_from_vocabulary(self.config.vocab, self.config.merges)
-        write_atomic(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True) + "\n")
-        return PartOutput({"vocab_size": tokenizer.get_vocab_size()}, [TOKENIZER_FILE])
+            prepared = existing_tokenizer(self.config)
+        path = folder / TOKENIZER_FILE
+        write_atomic(path, prepared.tokenizer.to_str(pretty=True) + "\n")
+        counts: dict[str, Any] = {
+            "vocab_size": prepared.vocab_size,
+            "special_tokens": prepared.special.tree(),
+            "notices": prepared.notices,
+        }
+        if self.encoder == "fast":
+            counts["fast_problem"] = fast_encoder_problem(path, prepared.special, self._tried())
+        return PartOutput(counts, [TOKENIZER_FILE])
+
+    def _tried(self) -> Iterator[bytes]:
+        """The starts of some documents of every source, to try the encoders on."""
+        seen: set[str] = set()
+        for file in self.selection.files:
+            flags = self.selection.kept(file)
+            if file.source in seen or not flags.any():
+                continue
+            seen.add(file.source)
+            flags &= np.cumsum(flags) <= _TRIED_DOCUMENTS
+            for texts in self.selection.chosen_texts(file, flags):
+                for text in texts:
+                    yield text[:_TRIED_BYTES].decode("utf-8", "ignore").encode()
 
     def _sample(self, config: TrainTokenizerConfig) -> Iterator[str]:
         """Training documents of all sources, each source by its weight."""
@@ -67,23 +109,96 @@ class TokenizerStage(Stage[Part]):
 
 
 def tokenizer_stage(
-    config: TokenizerConfig, selection: Selection, inputs: Mapping[str, str], heldout_share: float
+    config: TokenizerConfig,
+    selection: Selection,
+    inputs: Mapping[str, str],
+    heldout_share: float,
+    encoder: EncoderKind,
 ) -> TokenizerStage:
     """A single part.
 
     `inputs` are the content fingerprints of the stages that decide which documents there are.
-    UserError for a tokenizer file that does not exist.
+    UserError for a tokenizer file that does not exist or cannot be used.
     """
     if not isinstance(config, TrainTokenizerConfig):
-        inputs = {}
-        for key, path in config.model_dump(exclude={"type"}).items():
-            if not Path(path).is_file():
-                raise UserError(f"tokenizer.{key}: {path}: no such file")
-            inputs[key] = file_sha256(Path(path))
+        prepared = existing_tokenizer(config)
+        inputs = {key: file_sha256(path) for key, path in _files_of(config).items()}
+        if prepared.special != roberta_places(prepared.vocab_size):
+            # They may be given by the config or by files beside the tokenizer.
+            inputs["special_tokens"] = fingerprint(prepared.special.tree())
     return TokenizerStage(
         parts=[Part(name="tokenizer")],
         inputs=inputs,
         config=config,
         selection=selection,
         heldout_share=heldout_share,
+        encoder=encoder,
     )
+
+
+def existing_tokenizer(
+    config: TokenizerFromFileConfig | TokenizerFromVocabularyConfig,
+) -> PreparedTokenizer:
+    """The tokenizer that a config names; UserError for files that are missing or cannot be used."""
+    for key, path in _files_of(config).items():
+        if not path.is_file():
+            raise UserError(f"tokenizer.{key}: {path}: no such file")
+    if isinstance(config, TokenizerFromFileConfig):
+        return prepared_from_file(config)
+    return _prepared(tokenizer_from_vocabulary(config.vocab, config.merges))
+
+
+def roberta_places(vocab_size: int) -> SpecialTokens:
+    """The special tokens of tokenizers that are trained here."""
+    return SpecialTokens(bos=0, pad=1, eos=2, unk=3, mask=vocab_size - 1)
+
+
+def tokenizer_contents(result: StageResult[Part]) -> TokenizerContents:
+    """The tokenizer that a finished stage made."""
+    path = result.folder / TOKENIZER_FILE
+    (record,) = result.records
+    vocab_size = record["vocab_size"]
+    special = roberta_places(vocab_size)  # the only ones of older records
+    if "special_tokens" in record:
+        special = SpecialTokens.model_validate(record["special_tokens"])
+    return TokenizerContents(file_sha256(path), path, special, vocab_size)
+
+
+def chosen_encoder(wanted: EncoderKind, result: StageResult[Part]) -> EncoderKind:
+    """The encoder that gives right ids with the tokenizer of a finished stage."""
+    return "reference" if wanted == "reference" or _fast_problem(result) else "fast"
+
+
+def _fast_problem(result: StageResult[Part]) -> str | None:
+    (record,) = result.records
+    if "fast_problem" in record:
+        problem: str | None = record["fast_problem"]
+        return problem
+    # An older record, or the config asked for the reference encoder then.
+    contents = tokenizer_contents(result)
+    return fast_encoder_problem(contents.path, contents.special)
+
+
+def log_notices(wanted: EncoderKind, result: StageResult[Part]) -> None:
+    """Logs what the user should know of the tokenizer of a finished stage."""
+    for notice in result.records[0].get("notices", []):
+        logger.warning("%s", notice)
+    if wanted == "fast" and (problem := _fast_problem(result)):
+        logger.warning(
+            "encoder: the library tokenizers encodes in place of gigatoken: %s; that is %s",
+            *(problem, REFERENCE_SPEED),
+        )
+
+
+def _prepared(tokenizer: Tokenizer) -> PreparedTokenizer:
+    """Of a tokenizer with RoBERTa's special tokens."""
+    size = num_ids(tokenizer)
+    return PreparedTokenizer(tokenizer, find_special_tokens(tokenizer, "tokenizer"), size)
+
+
+def _files_of(
+    config: TokenizerFromFileConfig | TokenizerFromVocabularyConfig,
+) -> dict[str, Path]:
+    if isinstance(config, TokenizerFromFileConfig):
+        return {"path": Path(config.path)}
+    return {"vocab": Path(config.vocab), "merges": Path(config.merges)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from configs.load import UserError
-from data_prep.dataset.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN, special_tokens
+from data_prep.dataset.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN
 
 _MIN_FREQUENCY = 2
 
@@ -64,9 +64,24 @@ def tokenizer_from_vocabulary(vocab_path: str | Path, merges_path: str | Path) -
         vocabulary = {token: number for number, token in enumerate(ordered)}
     else:
         vocabulary = {token: n for token, n in vocabulary.items() if token != MASK_TOKEN}
-    tokenizer = _build(vocabulary, merges)
-    special_tokens(tokenizer, str(vocab_path))
-    return tokenizer
+    _check_places(vocabulary, vocab_path)
+    return _build(vocabulary, merges)
+
+
+def _check_places(vocabulary: dict[str, int], path: str | Path) -> None:
+    """Raises UserError for a vocabulary without RoBERTa's special tokens at RoBERTa's ids."""
+    wrong = [
+        f"{token} is {vocabulary.get(token)}, not {number}"
+        for number, token in enumerate(FIRST_SPECIAL_TOKENS)
+        if vocabulary.get(token) != number
+    ]
+    if max(vocabulary.values()) != len(vocabulary) - 1:
+        wrong.append("ids without a token")
+    if wrong:
+        raise UserError(
+            f"{path}: not the layout of RoBERTa: {'; '.join(wrong)}; use its tokenizer.json with "
+            "tokenizer.type: file"
+        )
 
 
 def _build(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:

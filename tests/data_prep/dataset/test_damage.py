@@ -93,7 +93,7 @@ def shard_twice(tree: Tree) -> None:
         (top("row_tokens", 10**12), "less than or equal"),
         (top("row_tokens", 10**6), "inside of the block before"),
         (top("vocab_size", 70_000), "does not fit uint16"),
-        (top("vocab_size", 999), "special tokens"),
+        (top("vocab_size", 999), "mask 999 is not in a vocabulary of 999"),
         (top("tokenizer", {"path": "../tokenizer.json", "sha256": "0" * 64}), "inside the folder"),
     ],
 )
