@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from configs.load import ConfigError
 from model.options import PretrainedVectors
 
+SPACE = "\u2581"
+"""SentencePiece's mark of a space."""
+
 
 @dataclass(frozen=True)
 class WordVectors:
@@ -66,13 +69,14 @@ def _places_by_word(vocabulary: Sequence[str]) -> Mapping[str, list[tuple[int, b
     """By word: the ids of its tokens, and whether the word is the token's text as it stands."""
     decode = {symbol: byte for byte, symbol in byte_symbols().items()}
     is_word_piece = any(token.startswith("##") and len(token) > 2 for token in vocabulary)
+    is_sentence_piece = any(token.startswith(SPACE) for token in vocabulary)
     places: dict[str, list[tuple[int, bool]]] = {}
     for token_id, token in enumerate(vocabulary):
-        if not is_word_piece and all(symbol in decode for symbol in token):
+        if not (is_word_piece or is_sentence_piece) and all(symbol in decode for symbol in token):
             text = bytes(decode[symbol] for symbol in token).decode("utf-8", errors="replace")
         else:
             text = token
-        word = text.removeprefix("##").strip()
+        word = text.removeprefix("##").removeprefix(SPACE).strip()
         if not word or "\ufffd" in word:
             continue
         places.setdefault(word, []).append((token_id, True))

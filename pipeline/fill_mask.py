@@ -17,7 +17,12 @@ def main() -> None:
     """Prints the most likely tokens for every mask of every sentence."""
     parser = command.plain_parser("Fill the masks in sentences.")
     parser.add_argument("folder", type=Path, help="a Hugging Face folder (RUN/hf)")
-    parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
+    parser.add_argument(
+        "sentences",
+        nargs="+",
+        metavar="SENTENCE",
+        help="text with the tokenizer's mask (<mask>, [MASK]) in it",
+    )
     arguments = parser.parse_args()
     tokenizer, model = load_exported(arguments.folder)
     if tokenizer.mask_token_id is None:

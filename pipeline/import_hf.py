@@ -140,6 +140,7 @@ def start_run(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary, grid: Gr
         vocab_size=plan.vocab_size,
         data_fingerprint=plan.data_fingerprint,
         tokenizer_sha256=plan.tokenizer_sha256,
+        special_tokens=plan.special_tokens,
     )
     segments = (Segment(phase=0, start_row=0, weights=config.data.weights),)
     manifest = build_manifest(
@@ -179,8 +180,12 @@ def check_same_model(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary) -
         errors.append("(--write-config NEW.yaml writes the config that the folder needs)")
     vocabularies = []
     if plan.vocab_size != hf.vocab_size:
+        hint = ""
+        if plan.vocab_size < hf.vocab_size:
+            hint = f" (if the folder's is padded, set tokenizer.vocab_size to {hf.vocab_size})"
         vocabularies.append(
             f"the data set's vocabulary has {plan.vocab_size} ids, the folder's {hf.vocab_size}"
+            + hint
         )
     else:
         rows, special = load_tokenizer(plan.tokenizer), plan.phases[0].manifest.special_tokens

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from configs import command
 from configs.load import UserError, load
-from data_prep.dataset.tokenizer import MASK_TOKEN, load_tokenizer
+from data_prep.dataset.tokenizer import load_tokenizer
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.objectives import MaskedRows
 from model.parallel.grid import single_rank_grid
@@ -187,6 +187,7 @@ def _replay_row(
     loss = loss_sum / count.clamp(min=1)
     loss.backward()
     squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]
+    mask = str(tokenizer.id_to_token(stream.manifest.special_tokens.mask))
     shown = tokenizer.decode(masked.tokens[number].tolist(), skip_special_tokens=False)
     answers = [int(label) for label in masked.labels[number] if label >= 0]
     return ReplayedRow(
@@ -195,7 +196,7 @@ def _replay_row(
         row=int(address.row[number]),
         loss=float(loss),
         gradient_norm=float(torch.stack(squares).sum().sqrt()),
-        text=shown.replace(MASK_TOKEN, f" {MASK_TOKEN}"),
+        text=shown.replace(mask, f" {mask}"),
         answers=[tokenizer.decode([answer]) for answer in answers],
     )
 

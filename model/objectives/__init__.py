@@ -13,6 +13,7 @@ from model.objectives.mlm import MaskedLanguageModelConfig
 from model.objectives.published import PublishedMaskingConfig
 from model.objectives.span import SpanMaskingConfig
 from model.objectives.static import StaticMaskingConfig
+from model.objectives.vocabulary import SpecialIds
 from model.objectives.whole_word import WholeWordMaskingConfig
 from model.objectives.words import word_starts_of
 
@@ -32,5 +33,6 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "RowsToMask",
+    "SpecialIds",
     "word_starts_of",
 ]

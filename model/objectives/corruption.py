@@ -42,10 +42,9 @@ def corrupt(
     original = np.take_along_axis(rows, positions, axis=1).astype(np.int64)
     action = (words >> np.uint64(32)).astype(np.int64)
     low = words & np.uint64(0xFFFFFFFF)
-    random_ids = ((low * np.uint64(special.num_ordinary)) >> np.uint64(32)).astype(np.int64)
     mask_below = round(corruption.mask * 2**32)
     random_below = round((corruption.mask + corruption.random) * 2**32)
-    new_ids = np.where(action < random_below, random_ids + special.first_ordinary, original)
+    new_ids = np.where(action < random_below, special.random_ids(low), original)
     new_ids[action < mask_below] = special.mask
     tokens = rows.copy()
     row_index = np.broadcast_to(np.arange(len(rows))[:, None], positions.shape)

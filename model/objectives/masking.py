@@ -52,8 +52,8 @@ class RowsToMask:
         return rate_at(mask_rate, self.progress)
 
     def ordinary(self, special: SpecialIds) -> NDArray[np.bool_]:
-        """[n, R] which tokens are none of the five special ones."""
-        return (self.rows > special.unknown) & (self.rows < special.mask)
+        """[n, R] which tokens are no special ones."""
+        return special.are_ordinary(self.rows)
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,22 @@ class MaskingConfig(Config):
         """The masked rows of `batch`, whose ids are all in the vocabulary."""
         raise NotImplementedError
 
-    def build(self, vocab_size: int, word_starts: NDArray[np.bool_] | None = None) -> "Objective":
-        """The objective for a vocabulary of `vocab_size` ids in RoBERTa's layout.
+    def build(
+        self, vocabulary: SpecialIds | int, word_starts: NDArray[np.bool_] | None = None
+    ) -> "Objective":
+        """The objective for a vocabulary; a number is its size, in RoBERTa's layout.
 
         `word_starts` [V] says which tokens start a word. Raises ConfigError if it is needed and
         missing, or of a different length.
         """
-        if self.READS_WORDS and (word_starts is None or word_starts.shape != (vocab_size,)):
+        special = SpecialIds.of(vocabulary) if isinstance(vocabulary, int) else vocabulary
+        size = special.vocab_size
+        if self.READS_WORDS and (word_starts is None or word_starts.shape != (size,)):
             raise ConfigError(
                 f"objective {getattr(self, 'type', type(self).__name__)} needs to know which of "
-                f"the {vocab_size} tokens start a word: give the tokenizer's vocabulary"
+                f"the {size} tokens start a word: give the tokenizer's vocabulary"
             )
-        return Objective(self, Vocabulary(SpecialIds.of(vocab_size), word_starts))
+        return Objective(self, Vocabulary(special, word_starts))
 
     def masked(
         self,
@@ -134,9 +138,10 @@ class Objective:
 
 def check_ids(rows: NDArray[np.unsignedinteger], special: SpecialIds) -> None:
     """Raises ValueError that names the first row with an id outside of the vocabulary."""
-    if rows.size and int(rows.max()) > special.mask:
-        bad = int(np.argmax((rows > special.mask).any(axis=1)))
+    last = special.vocab_size - 1
+    if rows.size and int(rows.max()) > last:
+        bad = int(np.argmax((rows > last).any(axis=1)))
         raise ValueError(
             f"row {bad} of the batch holds the id {int(rows[bad].max())}, but the vocabulary ends "
-            f"at {special.mask}: the rows were made with a different tokenizer"
+            f"at {last}: the rows were made with a different tokenizer"
         )

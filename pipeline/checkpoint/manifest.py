@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from configs.load import Config, UserError
 from data_prep.dataset.files import first_error, parse_json, read_regular
+from data_prep.dataset.manifest import SpecialTokens
 from data_prep.dataset.verify import file_problem
 from pipeline.checkpoint.records import (
     Count,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-ADDED_FIELDS = ("dev_error", "network", "tokenizer")
+ADDED_FIELDS = ("dev_error", "network", "special_tokens", "tokenizer")
 """Optional fields that were added to version 1; left out of the file where they are None."""
 
 
@@ -75,6 +76,8 @@ class CheckpointManifest(Config):
     """Fingerprint of the data set's manifest."""
     tokenizer_sha256: str
     """Hash of the tokenizer that made the data."""
+    special_tokens: SpecialTokens | None = None
+    """Ids of that tokenizer's special tokens; None up to version 0.1.0: RoBERTa's."""
     tracking_run_id: str | None = None
     """MLflow's id of the run."""
     heldout_loss: float | None = None
@@ -137,6 +140,7 @@ class Origin:
     versions: dict[str, str]
     state_keys: tuple[str, ...]
     network: dict[str, Any] | None = None
+    special_tokens: SpecialTokens | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ def build_manifest(
         vocab_size=origin.vocab_size,
         data_fingerprint=origin.data_fingerprint,
         tokenizer_sha256=origin.tokenizer_sha256,
+        special_tokens=origin.special_tokens,
         tracking_run_id=tracking_run_id,
         heldout_loss=heldout_loss,
         dev_error=dev_error,

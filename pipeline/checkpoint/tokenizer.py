@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.load import UserError
-from data_prep.dataset.manifest import file_sha256
+from data_prep.dataset.manifest import SpecialTokens, file_sha256
+from data_prep.dataset.special_tokens import find_special_tokens
+from data_prep.dataset.tokenizer import load_tokenizer
 from pipeline.checkpoint.manifest import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -39,3 +41,10 @@ def check_tokenizer(path: Path, sha256: str, owner: str) -> None:
         raise UserError(f"{path}: no such tokenizer file; {owner} needs it")
     if file_sha256(path) != sha256:
         raise UserError(f"{path}: not the tokenizer that {owner} was made with: its sha256 differs")
+
+
+def special_tokens_of(checkpoint: Checkpoint, tokenizer: Path) -> SpecialTokens:
+    """The ids of the special tokens of a checkpoint's model, whose tokenizer is `tokenizer`."""
+    if checkpoint.manifest.special_tokens is not None:
+        return checkpoint.manifest.special_tokens
+    return find_special_tokens(load_tokenizer(tokenizer), tokenizer)

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dataset.manifest import Manifest
-from model.objectives import MaskedRows, ObjectiveConfig, RowsToMask
-from model.objectives.vocabulary import NUM_LEADING_SPECIAL_IDS
+from model.objectives import MaskedRows, ObjectiveConfig, RowsToMask, SpecialIds
 from pipeline.data.config import DataConfig
-from pipeline.data.loader import build_objective
+from pipeline.data.loader import build_objective, special_ids
 from pipeline.data.shard_cache import row_reader
 
 HELDOUT_SEED = 0
@@ -116,18 +115,22 @@ def load_heldout(
         return HeldoutRows({}, float("nan"))
     labels = np.concatenate([rows.labels.ravel() for rows in masked.values()])
     labels = labels[labels >= 0]
-    loss = unigram_loss(np.concatenate(plain), labels) if len(labels) else math.nan
+    loss = math.nan
+    if len(labels):
+        loss = unigram_loss(np.concatenate(plain), labels, special_ids(manifest))
     return HeldoutRows(masked, loss)
 
 
-def unigram_loss(rows: NDArray[np.unsignedinteger], labels: NDArray[np.int64]) -> float:
+def unigram_loss(
+    rows: NDArray[np.unsignedinteger], labels: NDArray[np.int64], special: SpecialIds
+) -> float:
     """Mean of -ln p(label), p being the frequency of each ordinary token in `rows`.
 
     The frequencies are those of the scored rows, without special tokens: no unigram model fitted to
     different text does better on them, except by chance of which tokens are masked.
     """
-    counts = np.bincount(rows.ravel()).astype(np.float64)  # packed rows hold no <mask>
-    counts[:NUM_LEADING_SPECIAL_IDS] = 0
+    counts = np.bincount(rows.ravel(), minlength=special.vocab_size).astype(np.float64)
+    counts[~special.is_ordinary] = 0
     return float(-np.log(counts[labels] / counts.sum()).mean())
 
 

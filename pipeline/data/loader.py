@@ -24,8 +24,15 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from configs.load import UserError
 from data_prep.dataset.manifest import Manifest, Shard
 from data_prep.dataset.row_reader import RowReader
-from data_prep.dataset.tokenizer import load_tokenizer
-from model.objectives import MaskedRows, Objective, ObjectiveConfig, RowsToMask, word_starts_of
+from data_prep.dataset.tokenizer import load_tokenizer, read_tree
+from model.objectives import (
+    MaskedRows,
+    Objective,
+    ObjectiveConfig,
+    RowsToMask,
+    SpecialIds,
+    word_starts_of,
+)
 from pipeline.data.config import DataConfig
 from pipeline.data.order import RowOrder
 from pipeline.data.position import PhaseSteps, RowWindow, StepRange
@@ -143,14 +150,29 @@ def build_objective(config: ObjectiveConfig, data: DataConfig, manifest: Manifes
     """The objective on the vocabulary of a data set, whose tokenizer decides what a word is."""
     word_starts = None
     if config.READS_WORDS:
-        word_starts = word_starts_of(read_vocabulary(data, manifest))
-    return config.build(manifest.vocab_size, word_starts)
+        model_type = read_tree(data.path / manifest.tokenizer.path)["model"].get("type", "")
+        word_starts = word_starts_of(read_vocabulary(data, manifest), model_type)
+    return config.build(special_ids(manifest), word_starts)
+
+
+def special_ids(manifest: Manifest) -> SpecialIds:
+    """The special ids of a data set, as objectives know them."""
+    special = manifest.special_tokens
+    return SpecialIds(
+        begin=special.bos,
+        pad=special.pad,
+        end=special.eos,
+        unknown=special.unk,
+        mask=special.mask,
+        vocab_size=manifest.vocab_size,
+        others=special.others or (),
+    )
 
 
 def read_vocabulary(data: DataConfig, manifest: Manifest) -> list[str]:
-    """The text of every token of a data set's tokenizer, by id."""
+    """The text of every token of a data set's tokenizer, by id; empty for ids without a token."""
     tokenizer = load_tokenizer(data.path / manifest.tokenizer.path)
-    return [str(tokenizer.id_to_token(number)) for number in range(manifest.vocab_size)]
+    return [tokenizer.id_to_token(number) or "" for number in range(manifest.vocab_size)]
 
 
 @dataclass(frozen=True)

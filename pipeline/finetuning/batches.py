@@ -46,13 +46,16 @@ class MicroBatch:
     """Positions and labels, int64 [B, K]; None where there is no masked language modelling."""
     dropout_key: int | None
     """A function of (seed, position of its first row in the run); None: no dropout."""
+    segments: Tensor | None = None
+    """Segment ids, int64 [B, S]; None: all 0."""
 
     def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
         """By head, (loss sum, number of labels, number predicted right) of `model` on the rows."""
         targets = {name: value.to(device) for name, value in self.targets.items()}
         masked = self.masked and tuple(value.to(device) for value in self.masked)
+        segments = None if self.segments is None else self.segments.to(device)
         results: dict[str, LossAndCounts] = model(
-            self.tokens.to(device), targets, masked, self.dropout_key
+            self.tokens.to(device), targets, masked, self.dropout_key, segments
         )
         return results
 
@@ -158,8 +161,22 @@ class FinetuneBatches:
             nothing = torch.zeros((len(rows), 1), dtype=torch.int64)
             masked = (nothing, nothing + UNUSED)
         return MicroBatch(
-            torch.from_numpy(tokens), self._all_targets(targets, *tokens.shape), masked, key
+            torch.from_numpy(tokens),
+            self._all_targets(targets, *tokens.shape),
+            masked,
+            key,
+            self._segments(examples, width),
         )
+
+    def _segments(self, examples: Sequence[Example], width: int) -> Tensor | None:
+        """[B, S] the segment ids of the rows; None where all are 0 or the model has no others."""
+        rows = [row for example in examples for row in example.segments]
+        if self._plan.model.type_vocab_size < 2 or not any(row.any() for row in rows):
+            return None
+        segments = np.zeros((len(rows), width), dtype=np.int64)
+        for number, row in enumerate(rows):
+            segments[number, : len(row)] = row
+        return torch.from_numpy(segments)
 
     def dev_batches(self, name: str) -> Iterator[tuple[list[int], MicroBatch, bool]]:
         """(numbers of examples, micro-batch, whether it counts) for this rank to evaluate."""

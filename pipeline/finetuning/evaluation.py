@@ -51,7 +51,8 @@ def dev_scores(
     rows = plan.config.tasks[name].rows_per_example
     with torch.no_grad():
         for numbers, batch, counts in batches.dev_batches(name):
-            scores = engine.model(batch.tokens.to(grid.device), None)[name]
+            segments = None if batch.segments is None else batch.segments.to(grid.device)
+            scores = engine.model(batch.tokens.to(grid.device), None, segments=segments)[name]
             by_row = scores.double().cpu().numpy()
             for place, number in enumerate(numbers if counts else []):
                 one = by_row[place * rows : (place + 1) * rows]

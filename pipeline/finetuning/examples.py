@@ -1,6 +1,7 @@
 """Lines of JSON -> examples of token ids; every bad line is reported with its file and number.
 
-A row is ``<s> text </s>``, or ``<s> text </s></s> second text </s>`` as RoBERTa joins two.
+What stands around one text and between two is decided by the tokenizer's post-processor:
+``<s> text </s></s> second text </s>`` in RoBERTa, ``[CLS] text [SEP] second text [SEP]`` in BERT.
 """
 
 import json
@@ -16,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Encoding
 
 from configs.load import UserError
-from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.dataset.manifest import SpecialTokens
+from data_prep.dataset.tokenizer import text_tokenizer
 
 MAX_SHOWN_ERRORS = 10
 Ids = NDArray[np.int64]
@@ -54,6 +56,8 @@ class Example:
     """The line of the file that it is from, counting from 1."""
     window: Window | None = None
     """Of a question whose answer is in a text."""
+    segments: tuple[Ids, ...] = ()
+    """Segment ids (token types) of its rows, as the tokenizer gives them; without: all 0."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class ExampleFile:
 class RowEncoder:
     """Texts -> rows of at most `max_row_tokens` tokens, with their special tokens."""
 
-    def __init__(self, tokenizer_file: Path, max_row_tokens: int) -> None:
-        self._tokenizer = load_tokenizer(tokenizer_file)
+    def __init__(self, tokenizer_file: Path, special: SpecialTokens, max_row_tokens: int) -> None:
+        self._tokenizer = text_tokenizer(tokenizer_file, special)
         self.max_row_tokens = max_row_tokens
         self.num_cut = 0
         """Rows truncated so far."""

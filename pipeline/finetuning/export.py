@@ -19,7 +19,12 @@ from pipeline.finetuning.start import read_start
 from pipeline.finetuning.tasks.task import TaskConfig
 from pipeline.hugging_face.compared_rows import compared_rows
 from pipeline.hugging_face.comparison import largest_difference
-from pipeline.hugging_face.folder import ExportSource, is_exported, load_auto_model
+from pipeline.hugging_face.folder import (
+    ExportedTokenizer,
+    ExportSource,
+    is_exported,
+    load_auto_model,
+)
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.run.trained_model import TrainedModel, read_trained
 
@@ -63,8 +68,7 @@ def _export_task(
             "architectures": [family.task_class(head)],
             **task.exported_settings(),
         },
-        tokenizer=trained.tokenizer,
-        max_row_tokens=trained.model.max_row_tokens,
+        tokenizer=ExportedTokenizer.of(trained.tokenizer, trained.special, trained.model),
         source=ExportSource.of(trained.checkpoint),
         quantity="score",
         compare=partial(_largest_difference, trained, name),

@@ -15,7 +15,7 @@ from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import first_error, read_json
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint, list_checkpoints, read_manifest
-from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.tokenizer import special_tokens_of, tokenizer_of
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.start import Start, read_start, weights_in
 from pipeline.run.run_folder import checkpoints_folder
@@ -49,11 +49,13 @@ def start_of_run(config: FinetuneConfig, check_hashes: bool) -> Start:
         return read_start(config.start, check_hashes)
     if record is not None and check_hashes:
         _check_moved_start(config, record)
+    tokenizer = tokenizer_of(checkpoint, lambda: _tokenizer_of_base(config))
     return Start(
         ModelConfig.from_stored(manifest.model_config_tree).for_loaded_weights(),
         manifest.vocab_size,
-        tokenizer_of(checkpoint, lambda: _tokenizer_of_base(config)),
+        tokenizer,
         manifest.tokenizer_sha256,
+        special_tokens_of(checkpoint, tokenizer),
         description=record.description if record else f"{config.start.path}",
         fingerprint=record.fingerprint if record else "unknown",
     )

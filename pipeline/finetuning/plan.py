@@ -55,6 +55,7 @@ class FinetunePlan:
             vocab_size=self.start.vocab_size,
             data_fingerprint=self.data_fingerprint,
             tokenizer_sha256=self.start.tokenizer_sha256,
+            special_tokens=self.start.special,
             network=self.model.model_dump(mode="json"),
         )
 
@@ -99,7 +100,7 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
         raise ConfigError(
             f"max_row_tokens {longest} is more than the {model.max_row_tokens} of the model"
         )
-    encoder = RowEncoder(start.tokenizer, longest)
+    encoder = RowEncoder(start.tokenizer, start.special, longest)
     train = {name: task.read(task.train, encoder) for name, task in config.tasks.items()}
     dev = {name: task.read(task.dev, encoder) for name, task in config.tasks.items() if task.dev}
     mlm = _plan_mlm(config.mlm, config, start, model, dp_size, is_first) if config.mlm else None
@@ -119,6 +120,8 @@ def _plan_mlm(
         mlm.data.path / manifest.tokenizer.path, start.tokenizer
     ):
         raise UserError(f"{mlm.data.path}: its rows were made with a different tokenizer")
+    if manifest.special_tokens != start.special:
+        raise UserError(f"{mlm.data.path}: its rows have different special tokens than the start")
     if manifest.row_tokens > model.max_row_tokens:
         raise ConfigError(
             f"mlm.data.path: rows of {manifest.row_tokens} tokens are longer than the model's "

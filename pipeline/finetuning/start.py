@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from configs.load import UserError, fingerprint, validate
-from data_prep.dataset.manifest import file_sha256
-from data_prep.dataset.tokenizer import load_tokenizer, same_tokenizer, special_tokens
+from data_prep.dataset.manifest import SpecialTokens, file_sha256
+from data_prep.dataset.special_tokens import find_special_tokens
+from data_prep.dataset.tokenizer import load_tokenizer, num_ids, same_tokenizer
 from model.config import ModelConfig
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, shard_tensor
@@ -25,11 +27,14 @@ from pipeline.checkpoint.manifest import (
 )
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
 from pipeline.checkpoint.stored_model import stored_model
-from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.tokenizer import special_tokens_of, tokenizer_of
 from pipeline.data.config import DataConfig
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FromHuggingFace, FromRun, StartConfig
 from pipeline.hugging_face.vocabulary import has_vocabulary, read_vocabulary, vocabulary_errors
+
+if TYPE_CHECKING:
+    from pipeline.hugging_face.weights import HfModel
 
 PRETRAINED = ("encoder.", "head.")
 """Parameters that are taken from the start; pooler and task heads start at random."""
@@ -43,6 +48,8 @@ class Start:
     vocab_size: int
     tokenizer: Path
     tokenizer_sha256: str
+    special: SpecialTokens
+    """Ids of the special tokens."""
     description: str
     """What it is, for log lines and for MLflow."""
     fingerprint: str
@@ -115,6 +122,7 @@ def _from_run(config: FromRun, check_hashes: bool) -> Start:
         manifest.vocab_size,
         tokenizer,
         _tokenizer_hash(tokenizer, manifest.vocab_size),
+        special_tokens_of(checkpoint, tokenizer),
         description=f"{checkpoint.path.resolve()} (step {manifest.step})",
         fingerprint=_fingerprint_of(manifest),
         checkpoint=checkpoint,
@@ -178,25 +186,28 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
 
     hf = read_hf_folder(config.path, config.leave_out)
     tokenizer = config.tokenizer or config.path / "tokenizer.json"
-    _check_vocabulary(config.path, tokenizer, hf.special_ids)
+    special = _check_vocabulary(config.path, tokenizer, hf)
     return Start(
         hf.config,
         hf.vocab_size,
         tokenizer,
         _tokenizer_hash(tokenizer, hf.vocab_size),
+        special,
         description=f"{config.path.resolve()} ({hf.family.model_type} layout)",
         fingerprint=_hugging_face_fingerprint(config.path),
         tensors=hf.state,
     )
 
 
-def _check_vocabulary(folder: Path, tokenizer: Path, special_ids: Mapping[str, int]) -> None:
-    """Raises UserError for a tokenizer whose ids are not those that the folder's model knows."""
+def _check_vocabulary(folder: Path, tokenizer: Path, hf: "HfModel") -> SpecialTokens:
+    """The special tokens of a folder's model; UserError for a tokenizer that is not the model's."""
     rows = load_tokenizer(tokenizer)
+    special = find_special_tokens(rows, tokenizer, vocab_size=max(hf.vocab_size, num_ids(rows)))
     theirs = read_vocabulary(folder, None if has_vocabulary(folder) else tokenizer)
-    errors = list(vocabulary_errors(theirs, rows, special_tokens(rows), special_ids))
-    if errors and rows.get_vocab_size() == len(theirs.ids):
+    errors = list(vocabulary_errors(theirs, rows, special, hf.special_ids))
+    if errors and num_ids(rows) == max(theirs.ids.values()) + 1:
         raise UserError(f"{tokenizer}: not the tokenizer of {folder}:\n  " + "\n  ".join(errors))
+    return special
 
 
 def _hugging_face_fingerprint(folder: Path) -> str:
@@ -205,10 +216,10 @@ def _hugging_face_fingerprint(folder: Path) -> str:
 
 
 def _tokenizer_hash(path: Path, vocab_size: int) -> str:
-    size = load_tokenizer(path).get_vocab_size()
-    if size != vocab_size:
+    size = num_ids(load_tokenizer(path))
+    if size > vocab_size:  # fewer in a model whose vocabulary is padded
         raise UserError(
-            f"{path}: has {size} tokens, the model {vocab_size}: set start.tokenizer to the "
+            f"{path}: has {size} ids, the model {vocab_size}: set start.tokenizer to the "
             "model's own tokenizer.json"
         )
     return file_sha256(path)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from configs.load import UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
-from data_prep.dataset.manifest import file_sha256
-from data_prep.dataset.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN
+from data_prep.dataset.manifest import SpecialTokens, file_sha256
+from data_prep.dataset.tokenizer import load_tokenizer
+from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint
 
 EXPORT_NAME = "hf"
@@ -186,23 +187,49 @@ def load_auto_model(folder: Path, class_name: str) -> Any:
     return model.eval()
 
 
-def write_tokenizer(tokenizer: Path, max_row_tokens: int, folder: Path) -> None:
-    """Writes what AutoTokenizer needs to `folder`."""
-    shutil.copyfile(tokenizer, folder / "tokenizer.json")  # not its mode
-    bos, pad, eos, unk = FIRST_SPECIAL_TOKENS
-    tree = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos,
-        "cls_token": bos,
-        "pad_token": pad,
-        "eos_token": eos,
-        "sep_token": eos,
-        "unk_token": unk,
-        "mask_token": MASK_TOKEN,
-        "model_max_length": max_row_tokens,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
+@dataclass(frozen=True)
+class ExportedTokenizer:
+    """The tokenizer of an export."""
+
+    file: Path
+    """Its tokenizer.json."""
+    special: SpecialTokens
+    max_row_tokens: int
+    """The longest row of the model."""
+    has_segments: bool
+    """Whether the model tells two texts apart by segment ids (token types)."""
+
+    @classmethod
+    def of(cls, file: Path, special: SpecialTokens, model: ModelConfig) -> "ExportedTokenizer":
+        """The tokenizer `file` for `model`."""
+        return cls(file, special, model.max_row_tokens, model.type_vocab_size > 1)
+
+    def write(self, folder: Path) -> None:
+        """Writes what AutoTokenizer needs to `folder`."""
+        shutil.copyfile(self.file, folder / "tokenizer.json")  # not its mode
+        tokenizer, special = load_tokenizer(self.file), self.special
+        ids = {
+            "bos_token": special.bos,
+            "cls_token": special.bos,
+            "pad_token": special.pad,
+            "eos_token": special.eos,
+            "sep_token": special.eos,
+            "unk_token": special.unk,
+            "mask_token": special.mask,
+        }
+        inputs = ["input_ids", *["token_type_ids"] * self.has_segments, "attention_mask"]
+        tree = {
+            # The class that reads tokenizer.json as it is, of whatever kind.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **{key: tokenizer.id_to_token(n) for key, n in ids.items() if n is not None},
+            "model_max_length": self.max_row_tokens,
+            "model_input_names": inputs,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
+
+    def special_ids(self) -> dict[str, int]:
+        """What config.json says of the special tokens, besides the padding that the model knows."""
+        return {"bos_token_id": self.special.bos, "eos_token_id": self.special.eos}
 
 
 def _quiet_transformers() -> None:

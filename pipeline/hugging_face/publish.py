@@ -17,10 +17,10 @@ from pipeline.hugging_face.folder import (
     CONFIG_NAME,
     PARITY_TOLERANCE,
     WEIGHTS_NAME,
+    ExportedTokenizer,
     ExportSource,
     Quantity,
     write_parity,
-    write_tokenizer,
 )
 
 
@@ -35,8 +35,7 @@ def publish(
     *,
     tensors: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    tokenizer: Path,
-    max_row_tokens: int,
+    tokenizer: ExportedTokenizer,
     source: ExportSource,
     quantity: Quantity,
     compare: Callable[[Path], float],
@@ -52,9 +51,9 @@ def publish(
     unfinished.mkdir(parents=True)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, unfinished / WEIGHTS_NAME, metadata={"format": "pt"})
-    tree = {**config, "dtype": "float32"}
+    tree = {**config, **tokenizer.special_ids(), "dtype": "float32"}
     (unfinished / CONFIG_NAME).write_text(json.dumps(tree, indent=2) + "\n")
-    write_tokenizer(tokenizer, max_row_tokens, unfinished)
+    tokenizer.write(unfinished)
     # safetensors sets 0600: the weights get the mode that any new file has here.
     (unfinished / WEIGHTS_NAME).chmod((unfinished / CONFIG_NAME).stat().st_mode & 0o777)
     difference = compare(unfinished)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from configs.load import UserError
 from data_prep.dataset.manifest import SpecialTokens
+from data_prep.dataset.tokenizer import load_tokenizer
 
 MAX_SHOWN = 5
 PROBES = ("The CAT sat", " the cat\n\n", "Ça va, naïve 1,234 €", "don't\t日本語")
@@ -42,7 +43,7 @@ def read_vocabulary(folder: Path, tokenizer: Path | None = None) -> FolderVocabu
     file = tokenizer or folder / "tokenizer.json"
     try:
         if file.is_file() or tokenizer is not None:
-            found = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            found = load_tokenizer(file)
             ids = found.get_vocab(with_added_tokens=True)
             return FolderVocabulary(file, ids, _merges(found), found)
         for name in ("vocab.json", "vocab.txt"):

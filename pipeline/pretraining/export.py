@@ -18,7 +18,7 @@ from model.parameters import parameter_specs
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.hugging_face.compared_rows import compared_rows, piece_ranges
 from pipeline.hugging_face.comparison import Outputs, largest_difference
-from pipeline.hugging_face.folder import ExportSource, load_exported
+from pipeline.hugging_face.folder import ExportedTokenizer, ExportSource, load_exported
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.run.config import TrainConfig
 from pipeline.run.trained_model import TrainedModel
@@ -40,8 +40,7 @@ def export(trained: TrainedModel[TrainConfig], folder: Path) -> float:
         folder,
         tensors=family.to_hf(read_state(trained.checkpoint), trained.model),
         config=family.hf_config(trained.model, trained.vocab_size),
-        tokenizer=trained.tokenizer,
-        max_row_tokens=trained.model.max_row_tokens,
+        tokenizer=ExportedTokenizer.of(trained.tokenizer, trained.special, trained.model),
         source=ExportSource.of(trained.checkpoint),
         quantity="logit",
         compare=partial(_largest_difference, trained),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from configs.redact import redact
+from data_prep.dataset.manifest import SpecialTokens
 from pipeline.checkpoint.manifest import Origin
 from pipeline.run.config import RunConfig
 from pipeline.run.versions import versions
@@ -16,6 +17,7 @@ def describe_origin(
     vocab_size: int,
     data_fingerprint: str,
     tokenizer_sha256: str,
+    special_tokens: SpecialTokens | None = None,
     network: dict[str, Any] | None = None,
 ) -> Origin:
     """The origin of the checkpoints of `config` at this grid; arguments as the manifest's fields.
@@ -34,4 +36,5 @@ def describe_origin(
         versions=versions(),
         state_keys=config.optimizer.state_keys,
         network=network,
+        special_tokens=special_tokens,
     )

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from configs.load import ConfigError
-from data_prep.dataset.manifest import Manifest
+from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import ModelConfig, check_grid
 from model.flops import training_flops
@@ -74,6 +74,11 @@ class RunPlan:
         """Hash of the tokenizer that made the data of all phases."""
         return self.phases[0].manifest.tokenizer.sha256
 
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """Ids of the special tokens in the data of all phases."""
+        return self.phases[0].manifest.special_tokens
+
     @cached_property
     def tokenizer(self) -> Path:
         """The file of that tokenizer; raises UserError if it is missing or has a different hash."""
@@ -97,6 +102,7 @@ class RunPlan:
             vocab_size=self.vocab_size,
             data_fingerprint=self.data_fingerprint,
             tokenizer_sha256=self.tokenizer_sha256,
+            special_tokens=self.special_tokens,
         )
 
     def summary_lines(self, step: int) -> list[str]:
@@ -148,6 +154,13 @@ def _check_tokenizers(phases: Sequence[PhasePlan]) -> None:
         for phase in phases
     }
     first, *others = files.values()
+    if any(
+        (phase.manifest.special_tokens, phase.manifest.vocab_size)
+        != (phases[0].manifest.special_tokens, phases[0].manifest.vocab_size)
+        for phase in phases
+    ):
+        paths = ", ".join(str(phase.config.data.path) for phase in phases)
+        raise ConfigError(f"the rows of the phases have different special tokens: {paths}")
     if not all(same_tokenizer(first, other) for other in others):
         paths = ", ".join(str(path.parent) for path in files.values())
         raise ConfigError(f"the rows of the phases were made with different tokenizers: {paths}")
@@ -172,16 +185,30 @@ def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str)
             f"model.max_row_tokens {config.model.max_row_tokens} is less than the rows of "
             f"{manifest.row_tokens} tokens in {path} ({where}data.path)"
         )
-    special = manifest.special_tokens
-    ids = {"model.pad_token_id": (config.model.pad_token_id, special.pad)}
-    if config.model.packed_rows.type != "across" or config.model.visibility.type != "all":
-        ids["model.begin_token_id"] = (config.model.begin_token_id, special.bos)
-    for key, (given, in_rows) in ids.items():
-        if given != in_rows:
+    special, model = manifest.special_tokens, config.model
+    ids = {"pad_token_id": special.pad}
+    if model.packed_rows.type != "across" or model.visibility.type != "all":
+        ids["begin_token_id"] = special.bos
+        if special.bos == special.eos:
             raise ConfigError(
-                f"{key} is {given}, but {in_rows} in the rows of {path} ({where}data.path): set "
-                f"{key} to {in_rows}"
+                f"model.packed_rows inside and model.visibility find documents by the token before "
+                f"them, which in {path} ({where}data.path) is also the token after them"
             )
+    errors = [
+        f"model.{key} is {getattr(model, key)}, but {wanted} in the rows of {path} "
+        f"({where}data.path): set model.{key} to {wanted}"
+        for key, wanted in ids.items()
+        if getattr(model, key) != wanted
+    ]
+    if errors and model.positions.type == "learned" and model.pad_token_id != special.pad:
+        offset = special.pad + 1 if special.pad <= 1 else 0
+        errors.append(
+            f"model.positions.offset is {model.positions.offset}: Hugging Face's RoBERTa has "
+            f"{special.pad + 1} with this padding id, its BERT 0; set model.positions to "
+            f"{{type: learned, offset: {offset}}} for an export"
+        )
+    if errors:
+        raise ConfigError("\n".join(errors))
 
 
 def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:

@@ -12,10 +12,11 @@ from typing import Generic, TypeVar
 from configs.differences import differences
 from configs.load import UserError
 from configs.redact import redact
+from data_prep.dataset.manifest import SpecialTokens
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.stored_model import stored_model
-from pipeline.checkpoint.tokenizer import tokenizer_of
+from pipeline.checkpoint.tokenizer import special_tokens_of, tokenizer_of
 from pipeline.run.config import RunConfig
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -38,6 +39,8 @@ class TrainedModel(Generic[ConfigT]):
     """Vocabulary without padding."""
     tokenizer: Path
     """File of the tokenizer; its hash is checked."""
+    special: SpecialTokens
+    """Ids of its special tokens."""
 
 
 def read_trained(
@@ -52,7 +55,8 @@ def read_trained(
     manifest = checkpoint.manifest
     model = stored_model(checkpoint)
     tokenizer = tokenizer_of(checkpoint, tokenizer_elsewhere)
-    return TrainedModel(checkpoint, stored, model, manifest.vocab_size, tokenizer)
+    special = special_tokens_of(checkpoint, tokenizer)
+    return TrainedModel(checkpoint, stored, model, manifest.vocab_size, tokenizer, special)
 
 
 def check_config(config: ConfigT, checkpoint: Checkpoint) -> ConfigT:

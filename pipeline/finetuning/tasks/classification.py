@@ -10,7 +10,7 @@ from pipeline.finetuning.tasks.task import (
     LabelledTask,
     Scores,
     example_file,
-    ids_of,
+    example_of,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Classification(LabelledTask):
     def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
         def examples_of(line: LabelledText, number: int) -> list[Example]:
             label = self.number_of(line.label)
-            return [Example((ids_of(encoder.row(line.text, line.second_text)),), label, number)]
+            return [example_of([encoder.row(line.text, line.second_text)], label, number)]
 
         return example_file(path, encoder, LabelledText, examples_of)
 

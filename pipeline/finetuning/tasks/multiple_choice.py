@@ -14,7 +14,7 @@ from pipeline.finetuning.tasks.task import (
     Targets,
     TaskConfig,
     example_file,
-    ids_of,
+    example_of,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class MultipleChoice(TaskConfig):
                 raise ValueError(f"{len(line.choices)} choices, num_choices is {self.num_choices}")
             if line.label >= self.num_choices:
                 raise ValueError(f"label {line.label} is not a choice: they count from 0")
-            rows = tuple(ids_of(encoder.row(line.text, choice)) for choice in line.choices)
-            return [Example(rows, line.label, number)]
+            rows = [encoder.row(line.text, choice) for choice in line.choices]
+            return [example_of(rows, line.label, number)]
 
         return example_file(path, encoder, ChoiceLine, examples_of)
 

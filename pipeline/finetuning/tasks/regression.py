@@ -15,7 +15,7 @@ from pipeline.finetuning.tasks.task import (
     Targets,
     TaskConfig,
     example_file,
-    ids_of,
+    example_of,
 )
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ class Regression(TaskConfig):
 
     def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
         def examples_of(line: RatedText, number: int) -> list[Example]:
-            return [
-                Example((ids_of(encoder.row(line.text, line.second_text)),), line.value, number)
-            ]
+            return [example_of([encoder.row(line.text, line.second_text)], line.value, number)]
 
         return example_file(path, encoder, RatedText, examples_of)
 

@@ -15,7 +15,14 @@ from tokenizers import Encoding
 
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder, Window
-from pipeline.finetuning.tasks.task import UNUSED, Scores, Targets, TaskConfig, example_file, ids_of
+from pipeline.finetuning.tasks.task import (
+    UNUSED,
+    Scores,
+    Targets,
+    TaskConfig,
+    example_file,
+    example_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +138,7 @@ def best_answer(
 def _question_window(encoding: Encoding, line: Question, number: int) -> Example:
     spans = np.array(
         [
-            span if sequence == 1 else (-1, -1)
+            _without_space(line.context, *span) if sequence == 1 else (-1, -1)
             for span, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
         ],
         dtype=np.int64,
@@ -145,4 +152,10 @@ def _question_window(encoding: Encoding, line: Question, number: int) -> Example
         if len(starts) and len(ends):
             label = (int(starts[0]), int(ends[-1]))
     answers = tuple(answer.text for answer in line.answers)
-    return Example((ids_of(encoding),), label, number, Window(line.context, answers, spans))
+    return example_of([encoding], label, number, Window(line.context, answers, spans))
+
+
+def _without_space(context: str, start: int, end: int) -> tuple[int, int]:
+    """The characters of a token without the space that some tokenizers count to the next word."""
+    text = context[start:end]
+    return start + len(text) - len(text.lstrip() or text), end

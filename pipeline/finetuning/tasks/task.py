@@ -15,7 +15,14 @@ from tokenizers import Encoding
 
 from configs.load import Config
 from data_prep.dataset.manifest import file_sha256
-from pipeline.finetuning.examples import Example, ExampleFile, Ids, LineT, RowEncoder, read_lines
+from pipeline.finetuning.examples import (
+    Example,
+    ExampleFile,
+    LineT,
+    RowEncoder,
+    Window,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,9 +136,13 @@ class LabelledTask(TaskConfig):
         }
 
 
-def ids_of(encoding: Encoding) -> Ids:
-    """The token ids of a row."""
-    return np.array(encoding.ids, dtype=np.int64)
+def example_of(
+    encodings: Sequence[Encoding], label: Any, line: int, window: Window | None = None
+) -> Example:
+    """The example with a row for each of `encodings`; the other arguments as its fields."""
+    rows = tuple(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
+    segments = tuple(np.array(encoding.type_ids, dtype=np.int64) for encoding in encodings)
+    return Example(rows, label, line, window, segments)
 
 
 def example_file(

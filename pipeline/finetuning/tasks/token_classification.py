@@ -16,7 +16,7 @@ from pipeline.finetuning.tasks.task import (
     Scores,
     Targets,
     example_file,
-    ids_of,
+    example_of,
 )
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ class TokenClassification(LabelledTask):
                     raise ValueError(f"words: {word!r} is empty or has white space in it")
             numbers = [self.number_of(label) for label in line.labels]
             encoding = encoder.row(" ".join(line.words))
-            return [
-                Example((ids_of(encoding),), _word_targets(encoding, line.words, numbers), number)
-            ]
+            return [example_of([encoding], _word_targets(encoding, line.words, numbers), number)]
 
         return example_file(path, encoder, LabelledWords, examples_of)
 
@@ -85,13 +83,24 @@ class TokenClassification(LabelledTask):
 
 
 def _word_targets(encoding: Encoding, words: Sequence[str], numbers: Sequence[int]) -> Ids:
-    """[S] the class of each word at its first token, -100 elsewhere."""
-    starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
-    number_at = dict(zip(starts.tolist(), numbers, strict=True))
+    """[S] the class of each word at its first token, -100 elsewhere.
+
+    Tokens may begin with the space before a word ("▁word"), and span more than one word.
+    """
+    lengths = np.array([len(word) for word in words])
+    ends = np.cumsum(lengths + 1) - 1  # in the words joined by spaces
+    starts = ends - lengths
     targets = np.full(len(encoding.ids), UNUSED, dtype=np.int64)
-    for place, ((start, _), sequence) in enumerate(
+    word = 0  # the first that no token carries yet
+    for place, ((start, end), sequence) in enumerate(
         zip(encoding.offsets, encoding.sequence_ids, strict=True)
     ):
-        if sequence == 0 and start in number_at:  # later tokens of the first character: taken
-            targets[place] = number_at.pop(start)
+        if sequence != 0:
+            continue
+        while word < len(words) and ends[word] <= start:
+            word += 1  # it has no token
+        # A byte-level token of nothing but the space before a word lies at the word, without width.
+        if word < len(words) and starts[word] < max(end, start + 1):
+            targets[place] = numbers[word]
+            word += 1
     return targets

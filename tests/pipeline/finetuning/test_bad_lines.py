@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from configs.load import UserError
+from data_prep.tokenization.tokenizer import roberta_places
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.tasks.task import TaskConfig
@@ -26,7 +27,7 @@ GOOD_LINES = {
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> RowEncoder:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(train_tokenizer([SENTENCE] * 60, 270).to_str())
-    return RowEncoder(path, 16)
+    return RowEncoder(path, roberta_places(270), 16)
 
 
 def read(name: str, path: Path, encoder: RowEncoder) -> ExampleFile:

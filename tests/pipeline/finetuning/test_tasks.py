@@ -9,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from configs.load import ConfigError, UserError, validate
+from data_prep.tokenization.tokenizer import roberta_places
 from data_prep.tokenization.train import train_tokenizer
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.batches import FinetuneBatches
@@ -39,7 +40,7 @@ GOOD: dict[str, dict[str, Any]] = {
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> RowEncoder:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(train_tokenizer([SENTENCE] * 60, 270).to_str())
-    return RowEncoder(path, 16)
+    return RowEncoder(path, roberta_places(270), 16)
 
 
 def task_of(name: str, path: Path) -> TaskConfig:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from configs.load import UserError
-from data_prep.dataset.tokenizer import special_tokens
+from data_prep.dataset.special_tokens import find_special_tokens
 from pipeline.hugging_face.vocabulary import read_vocabulary, vocabulary_errors
 from pipeline.hugging_face.weights import read_hf_folder
 from pipeline.import_hf import check_same_model
@@ -53,7 +53,9 @@ def test_a_vocabulary_that_differs_is_named(
 
 def errors_of(theirs: Tokenizer, rows: Tokenizer, folder: Path) -> list[str]:
     theirs.save(str(folder / "tokenizer.json"))
-    return list(vocabulary_errors(read_vocabulary(folder), rows, special_tokens(rows), {}))
+    return list(
+        vocabulary_errors(read_vocabulary(folder), rows, find_special_tokens(rows, "rows"), {})
+    )
 
 
 def test_merges_and_normalizers_are_compared(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_vocabularies_without_a_tokenizer_json_are_read(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     found = read_vocabulary(tmp_path)
     assert found.merges == ("a b",)
-    assert not list(vocabulary_errors(found, rows, special_tokens(rows), {}))
+    assert not list(vocabulary_errors(found, rows, find_special_tokens(rows, "rows"), {}))
     rows.save(str(tmp_path / "named.json"))
     named = read_vocabulary(tmp_path, tmp_path / "named.json")
     assert named.tokenizer is not None
