@@ -1,13 +1,27 @@
-"""The text of HTML pages, extracted by resiliparse, and of bytes in any encoding."""
+"""The text of HTML pages, extracted by resiliparse."""
 
 import re
 
+from data_prep.readers.charsets import decode
+
 _NESTING_TAGS = re.compile(rb"<(/?)(?:div|article|ul|ol)\b")
 _MAX_NESTING = 1000
+_START_BYTES = 1 << 11
+_HTML_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:\s|<!--.{0,1000}?-->|<\?xml[^>]{0,200}\?>)*<"
+    rb"(?:!doctype\s+html|html|head|script|iframe|h1|div|font|table|a|style|title|body|br|meta|p|b)"
+    rb"[\s/>]",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class NestedTooDeeplyError(ValueError):
     """The elements of a page are nested too deeply."""
+
+
+def looks_like_html(content: bytes) -> bool:
+    """Whether `content` starts as HTML pages do (WHATWG, MIME Sniffing)."""
+    return _HTML_START.match(content[:_START_BYTES]) is not None
 
 
 def text_of_html(content: bytes, charset: str | None = None, main_content: bool = True) -> str:
@@ -18,25 +32,19 @@ def text_of_html(content: bytes, charset: str | None = None, main_content: bool 
     """
     from resiliparse.extract.html2text import extract_plain_text
 
-    if _is_nested_too_deeply(content):
+    text = decode(content, charset, is_markup=True)
+    # In UTF-16 the bytes of a tag are not those of ASCII.
+    if _is_nested_too_deeply(text.encode("utf-8", "ignore") if b"\0" in content else content):
         raise NestedTooDeeplyError
-    return str(extract_plain_text(decode(content, charset), main_content=main_content))
-
-
-def decode(content: bytes, charset: str | None) -> str:
-    """`content` as text: in the stated encoding if there is one of that name, else in the detected
-    one."""
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-
-    stated = charset and "\0" not in charset and map_encoding_to_html5(charset, False)
-    encoding = stated or detect_encoding(content) or "utf-8"
-    return str(bytes_to_str(content, encoding, errors="ignore"))
+    return str(extract_plain_text(text, main_content=main_content))
 
 
 def _is_nested_too_deeply(content: bytes) -> bool:
     """Whether elements are nested more deeply than in any page that people read (browsers stop at
     512): the time of extraction, or the length of its result, grows with the square of the depth of
     these elements."""
+    if content.count(b"<") <= _MAX_NESTING:
+        return False
     lowered = content.lower()
     if sum(map(lowered.count, (b"<div", b"<article", b"<ul", b"<ol"))) <= _MAX_NESTING:
         return False

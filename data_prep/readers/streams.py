@@ -1,26 +1,28 @@
-"""Compressed files that are sequences of independent streams: bzip2 streams, gzip members.
+"""Compressed files that are sequences of independent streams: bzip2 streams, gzip members, frames.
 
-Wikipedia's multistream dumps and pbzip2 write such .bz2 files, web archives such .gz files (one
-member per record). A stream belongs to the span in which its first byte is, so that one file can be
-many parts; a file of a single stream is read by its first part alone::
+Wikipedia's multistream dumps and pbzip2 write such .bz2 files, web archives such .gz and .zst files
+(a stream per record). A stream belongs to the span in which its first byte is, so that one file can
+be many parts; a file of a single stream is read by its first part alone::
 
     file      |stream 0   |stream 1     |stream 2 |stream 3    |
     spans     [-- span 0 --)[-- span 1 ----)[---- span 2 ------)
     read by    span 0      span 0        span 1    span 2
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from data_prep.readers.compression import READ_ERRORS, is_damage
-from data_prep.readers.decompressors import Bzip2Stream, Decompressor, GzipMember, joined
+from data_prep.readers.compression import READ_ERRORS, is_damage, new_member_of
+from data_prep.readers.decompressors import Decompressor, joined
+from data_prep.readers.kinds import MAX_START_BYTES, MEMBER_STARTS, Compression
 
-_CHUNK_BYTES = 1 << 16
-_MAX_MAGIC_BYTES = 16
-_PROBE_BYTES = 1 << 12
-_NOTHING = -1
+_WINDOW_BYTES = 1 << 16
+_SLICE_BYTES = 1 << 12
+"""Compressed bytes that are decompressed at once. Damage costs the content of its slice; whether
+reading can start at a stream is seen in the content of its first slice."""
 
 
 @dataclass(frozen=True)
@@ -30,72 +32,121 @@ class Codec:
     magic: re.Pattern[bytes]
     """First bytes of a stream."""
     decompressor: Callable[[], Decompressor]
-    content_prefix: bytes
+    content_start: re.Pattern[bytes] = re.compile(b"")
     """First bytes of the content of a stream at which reading can start. gzip's magic number alone
     is so short that it occurs by chance."""
 
 
-BZIP2 = Codec(re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), Bzip2Stream, b"")
-WARC_GZIP = Codec(re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), GzipMember, b"WARC/")
+def codec_of(raw: BinaryIO, compression: Compression, content_start: re.Pattern[bytes]) -> Codec:
+    """The codec of an open file; it knows the dictionary with which the file starts, if it does."""
+    new_member = new_member_of(compression)
+    first = new_member()  # the frames of zstandard take the dictionary from the first one
+    raw.seek(0)
+    try:
+        while not first.eof and (slice_ := raw.read(_SLICE_BYTES)):
+            if any(first.pieces(slice_)):
+                break
+    except READ_ERRORS as error:
+        if not is_damage(error):
+            raise
+    return Codec(MEMBER_STARTS[compression], new_member, content_start)
+
+
+def content_head(raw: BinaryIO, codec: Codec, num_bytes: int) -> bytes:
+    """The first `num_bytes` of the content of a file; fewer if it ends or is damaged there."""
+    head, at, file_bytes = b"", 0, raw.seek(0, os.SEEK_END)
+    try:
+        while at < file_bytes and len(head) < num_bytes:
+            for content, _, after in _stream(raw, codec, at):
+                head += content[:num_bytes]
+                if len(head) >= num_bytes:
+                    break
+                at = at if after is None else after
+    except READ_ERRORS as error:
+        if not is_damage(error):
+            raise
+    return head[:num_bytes]
+
+
+BZIP2 = Codec(MEMBER_STARTS[Compression.BZIP2], new_member_of(Compression.BZIP2))
+
+
+class CutStreamError(EOFError):
+    """The file ends inside a compressed stream."""
 
 
 class Piece(NamedTuple):
-    """The next piece of content."""
+    """The next piece of content, or damage."""
 
     stream_at: int
     """Where in the file the last stream starts at which reading could have started: the piece
     belongs to the span that contains this byte."""
     content: bytes
     ends_file: bool = False
-    """Whether this is the end of the last stream."""
+    """Whether this is the end of the last stream, or of a file that is cut inside it."""
     error: Exception | None = None
     """Damage; reading continues at the next stream, as it does in a part that starts there."""
+    raw_at: int = 0
+    raw_end: int = 0
+    """The bytes [raw_at, raw_end) of the file hold this content. Of damage: they are not read."""
 
 
 def pieces_from(raw: BinaryIO, codec: Codec, start: int, end: int) -> Iterator[Piece]:
     """The content of the span [start, end) and, for as long as the caller asks, what follows it."""
-    at = owner = _first_start(raw, codec, start, end)
-    if start == 0 and at != 0:
-        yield Piece(0, b"", error=EOFError("the file does not start as its name says"))
+    num_bytes = raw.seek(0, os.SEEK_END)
+    at = owner = 0 if start == 0 else _first_start(raw, codec, start, end)
     while at is not None and owner is not None:
         after: int | None = None
+        read_to, is_first = at, True
         try:
-            for content, after in _stream(raw, codec, at):
-                yield Piece(owner, content, ends_file=after == _NOTHING)
+            for content, raw_end, after in _stream(raw, codec, at):
+                if is_first and codec.content_start.match(content) and _has_magic(raw, codec, at):
+                    owner = at
+                yield Piece(owner, content, after == num_bytes, None, read_to, raw_end)
+                read_to, is_first = raw_end, False
         except READ_ERRORS as error:
             if not is_damage(error):
                 raise
-            yield Piece(owner, b"", error=error)
-            at = owner = _first_start(raw, codec, at + 1, end)
+            resumed_at = _first_start(raw, codec, at + 1, num_bytes)
+            lost_to = num_bytes if resumed_at is None else resumed_at
+            is_cut = resumed_at is None and isinstance(error, CutStreamError)
+            yield Piece(owner, b"", is_cut, error, read_to, lost_to)
+            at = owner = resumed_at
             continue
-        at = None if after == _NOTHING else after
-        if at is not None and _is_start(raw, codec, at):
-            owner = at
+        at = after if after != num_bytes else None
 
 
-def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int | None]]:
-    """(content, start of the next stream) of one stream. The start is None before the last piece,
-    and _NOTHING at the end of the file."""
+def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int, int | None]]:
+    """(content, byte of the file up to which it is read, start of the next stream) of one stream.
+    The start is None before the last piece, and the size of the file if this is the last stream."""
     decompressor, position = codec.decompressor(), at
-    raw.seek(at)
     while True:
-        compressed = raw.read(_CHUNK_BYTES)
+        raw.seek(position)
+        compressed = raw.read(_SLICE_BYTES)
         if not compressed:
-            raise EOFError("the file ends inside a compressed stream")
-        position += len(compressed)
+            raise CutStreamError("the file ends inside a compressed stream")
+        before, position = position, position + len(compressed)
         content = b""
         for following in joined(decompressor.pieces(compressed)):
             if content:
-                yield content, None
+                yield content, before, None
             content = following
         if decompressor.eof:
-            rest = decompressor.unused
-            next_at = position - len(rest)
-            rest = rest or raw.read(_CHUNK_BYTES)
-            is_padding = not rest.strip(b"\0")  # gzip itself skips it
-            yield content, _NOTHING if is_padding and not raw.read(1) else next_at
+            stream_end = position - len(decompressor.unused)
+            yield content, stream_end, _after_padding(raw, stream_end)
             return
-        yield content, None
+        yield content, position, None
+
+
+def _after_padding(raw: BinaryIO, at: int) -> int:
+    """The size of the file if only zeros follow, which gzip itself skips; else `at`."""
+    position = at
+    raw.seek(at)
+    while window := raw.read(_SLICE_BYTES):
+        if window.strip(b"\0"):
+            return at
+        position += len(window)
+    return position
 
 
 def _first_start(raw: BinaryIO, codec: Codec, start: int, end: int) -> int | None:
@@ -103,27 +154,27 @@ def _first_start(raw: BinaryIO, codec: Codec, start: int, end: int) -> int | Non
     position = start
     while position < end:
         raw.seek(position)
-        window = raw.read(_CHUNK_BYTES + _MAX_MAGIC_BYTES)
+        window = raw.read(_WINDOW_BYTES + MAX_START_BYTES)
         for found in codec.magic.finditer(window):
             at = position + found.start()
-            if found.start() < _CHUNK_BYTES and at < end and _is_start(raw, codec, at):
+            if found.start() < _WINDOW_BYTES and at < end and _is_start(raw, codec, at):
                 return at
-        if len(window) <= _CHUNK_BYTES:
+        if len(window) <= _WINDOW_BYTES:
             return None
-        position += _CHUNK_BYTES
+        position += _WINDOW_BYTES
     return None
+
+
+def _has_magic(raw: BinaryIO, codec: Codec, at: int) -> bool:
+    raw.seek(at)
+    return codec.magic.match(raw.read(MAX_START_BYTES)) is not None
 
 
 def _is_start(raw: BinaryIO, codec: Codec, at: int) -> bool:
     """Whether a stream starts at `at` that can be read independently."""
     raw.seek(at)
-    compressed = raw.read(_PROBE_BYTES)
-    if not codec.magic.match(compressed):
-        return False
-    if at == 0 or not codec.content_prefix:
-        return True
     try:
-        start = next(joined(codec.decompressor().pieces(compressed)))
-        return start.startswith(codec.content_prefix)
+        content = next(joined(codec.decompressor().pieces(raw.read(_SLICE_BYTES))))
     except READ_ERRORS:
         return False
+    return codec.content_start.match(content) is not None

@@ -1,181 +1,201 @@
-"""WARC and WET archives of web pages, read by fastwarc."""
+"""Web archives: WARC, WET and the older ARC."""
 
+import re
 from collections.abc import Iterator
-from enum import Enum, auto
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from data_prep.readers.archives import ArchiveReader
-from data_prep.readers.compression import DAMAGED_COMPRESSION, is_damage
+from data_prep.readers.charsets import decode
 from data_prep.readers.content import kind_of, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, byte_spans
-from data_prep.readers.html import NestedTooDeeplyError, decode, text_of_html
-from data_prep.readers.kinds import Compression
-from data_prep.readers.reader import FilesConfig, Reader
-from data_prep.readers.warc_records import MANDATORY_HEADERS, RecordSequence, record_sequences
+from data_prep.readers.html import NestedTooDeeplyError, looks_like_html, text_of_html
+from data_prep.readers.http_message import (
+    BodyError,
+    BodyTooLongError,
+    Response,
+    decoded_body,
+    looks_binary,
+    response_of,
+)
+from data_prep.readers.reader import FilesConfig
+from data_prep.readers.warc_records import Lost, Record, records_of
 
-_DAMAGED = "damaged WARC record"
+_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]{1,40})""", re.IGNORECASE)
+_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+_-]{0,80}")
+_UNKNOWN_TYPES = ("unknown/unknown", "application/unknown", "no-type", "unknown", "*/*", "-")
+_KINDS_OF_MEDIA = ("image", "audio", "video", "font")
+_MAX_ELEMENTS = 2_000_000
+"""Of an HTML page; each takes some hundred bytes of memory."""
 
 
 class WarcReaderConfig(FilesConfig):
-    """WARC or WET files, plain or .gz, .zst, .bz2."""
+    """WARC, WET or ARC files, compressed or not."""
 
     type: Literal["warc"]
     main_content: bool = True
     """Of an HTML page, keep the main content only: no navigation, headers and footers."""
 
-    def build(self) -> Reader:
+    def build(self) -> "WarcReader":
         """The reader."""
-        return ArchiveReader(WarcReader(self), self)
+        return WarcReader(self)
 
 
 class WarcReader:
-    """Reads WARC: pages of successful HTTP responses, and WET: their extracted text."""
+    """Reads the text of web archives: HTML pages and plain text of successful HTTP responses and of
+    `resource` records, and text that was extracted before (`conversion` records, WET)."""
 
     def __init__(self, config: WarcReaderConfig) -> None:
         self._main_content = config.main_content
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges; a record belongs to the range in which it, or its gzip member, starts.
+        """Byte ranges; a record belongs to the range in which it, or its compressed stream, starts.
 
-        A .gz file of a single member is in effect one span; .zst and .bz2 files are.
+        So a compressed file of a single stream is in effect one span.
         """
         kind = kind_of(file)
-        if kind.is_plain or kind.compression is Compression.GZIP:
+        if kind.is_plain or kind.compression is not None:
             return byte_spans(file, part_bytes)
         return [Span(file, 0, file.num_bytes)]
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The pages; their addresses are the ids."""
+        path = span.file.path
+        if not span.file.num_bytes:
+            bad.add_cut(path, 0, "empty file")
         with open_content(span.file) as content:
-            for records in record_sequences(content, span):
-                yield from _PageScanner(records, span, bad, self._main_content).pages()
-                if records.error is not None:
-                    if not is_damage(records.error):
-                        raise records.error
-                    offset, _ = records.place()
-                    bad.add(span.file.path, offset, DAMAGED_COMPRESSION, str(records.error))
+            for found in records_of(content, span, bad.max_raw_bytes):
+                if isinstance(found, Lost):
+                    _count(found, path, bad)
+                    continue
+                text = _PageReader(found, path, bad).text(self._main_content)
+                if text is None or bad.has_nul(text, path, found.offset):
+                    continue
+                uri = found.fields.get("warc-target-uri", "").strip("<> ")
+                name = f"{span.file.name}:{found.offset}"
+                name += f"+{found.within}" * (found.within > 0)
+                yield Document(text, uri or name, found.offset)
 
 
-class _State(Enum):
-    """What became of the record that was read last."""
+def _count(lost: Lost, path: str, bad: BadRecords) -> None:
+    offset, reason, detail, num_bytes, is_cut, is_padding = lost
+    if is_padding:
+        bad.skip("zeros at the end of the file", num_bytes, path, offset)
+    elif is_cut:
+        bad.add_cut(path, offset, reason, detail, num_bytes)
+    else:
+        bad.add_damage(path, offset, reason, detail, num_bytes)
 
-    HELD = auto()
-    """It holds a page, which is given once the record is known to be whole."""
-    WITHOUT_PAGE = auto()
-    """It holds no page, or there was no record yet."""
-    COUNTED = auto()
-    """It is counted as a bad record."""
+
+class _Payload(NamedTuple):
+    """The content of a record, without the encodings of its transfer."""
+
+    content: bytes
+    media_type: str
+    """In lower case, without parameters; empty if none is stated."""
+    charset: str | None
 
 
-class _PageScanner:
-    """Takes the pages out of one sequence of records.
+class _PageReader:
+    """Reads the page in one record, or counts why there is none."""
 
-    A record is known to be whole when the next one starts where it should, or the sequence ends::
+    def __init__(self, record: Record, path: str, bad: BadRecords) -> None:
+        self._record, self._path, self._bad = record, path, bad
 
-        file       | record 0 | record 1 | reco??? 2 | record 3 | record 4 |
-        sequences  [---------------------)           [---------------------)
-        state       HELD       HELD       damage: counted, resume_at is the byte after its start
-
-    Damage is found in one of two ways. The start of a record is not whole: it is counted, and the
-    page held of the record before is given. Or fastwarc fails after a record: this record's own
-    content is damaged, so that it is counted (if it is not yet) and its page is dropped.
-    """
-
-    def __init__(
-        self, records: RecordSequence, span: Span, bad: BadRecords, main_content: bool
-    ) -> None:
-        self._records, self._span, self._bad = records, span, bad
-        self._main_content = main_content
-        self._state = _State.WITHOUT_PAGE
-        self._page: Document | None = None
-        self._offset, _ = records.place(0)
-        """Where in the file the last record, or its gzip member, starts."""
-
-    def pages(self) -> Iterator[Document]:
-        """The pages; sets `resume_at` of the sequence where it is damaged."""
-        from fastwarc.warc import ArchiveIterator
-
-        source: Any = self._records
+    def text(self, main_content: bool) -> str | None:
+        """The text of the page; None if the record holds none and is counted."""
         try:
-            for record in ArchiveIterator(source, parse_http=True):
-                yield from self._held_page()
-                self._offset, within = self._records.place(record.stream_pos)
-                if not self._records.is_whole(record.stream_pos):
-                    # A span that starts here would not read it either.
-                    self._bad.add(self._span.file.path, self._offset, _DAMAGED)
-                    self._records.resume_at = self._offset + 1
-                    return
-                if self._records.is_after_span(record.stream_pos):
-                    return
-                self._read(record, within)
-        except OSError as error:  # fastwarc cannot read what follows the record
-            if self._records.error is None:
-                self._drop(error)
-        yield from self._held_page()
-
-    def _held_page(self) -> Iterator[Document]:
-        """The page of the last record, which is whole, if it holds one."""
-        if self._state is _State.HELD and self._page is not None:
-            self._state = _State.WITHOUT_PAGE
-            yield self._page
-
-    def _read(self, record: Any, within: int) -> None:
-        """Reads a record that starts at byte `within` of its gzip member."""
-        self._state = _State.WITHOUT_PAGE
-        num_bad = self._bad.counts.total()
-        self._page = self._page_of(record, within)
-        if self._page is not None:
-            self._state = _State.HELD
-        elif self._bad.counts.total() > num_bad:
-            self._state = _State.COUNTED
-
-    def _drop(self, error: OSError) -> None:
-        """Drops the last record and what follows it, up to where the next sequence starts."""
-        if self._state is not _State.COUNTED:
-            self._bad.add(self._span.file.path, self._offset, _DAMAGED, str(error))
-        self._state = _State.COUNTED
-        self._records.resume_at = self._offset + 1
-
-    def _page_of(self, record: Any, within: int) -> Document | None:
-        """The page in a record; None if it holds none or is counted as a bad record."""
-        from fastwarc.warc import WarcRecordType
-
-        bad, path, offset = self._bad, self._span.file.path, self._offset
-        missing = [name for name in MANDATORY_HEADERS if record.headers.get(name) is None]
-        if missing:
-            bad.add(path, offset, _DAMAGED, f"no {', '.join(missing)}")
-            return None
-        if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
-            return None
-        expected_bytes = record.content_length
-        if expected_bytes > bad.max_raw_bytes:  # fastwarc skips it without holding it
-            bad.add_too_long(path, offset, expected_bytes)
-            return None
-        content = record.reader.read()
-        if len(content) != expected_bytes:
-            bad.add(path, offset, "truncated record", num_bytes=len(content))
-            return None
-        try:
-            text = self._text_of(record, content)
+            payload = self._payload()
+            return None if payload is None else self._text_of(payload, main_content)
+        except BodyTooLongError as error:
+            self._bad.add_too_long(self._path, self._record.offset, error.num_bytes)
+        except BodyError as error:
+            self._add("damaged or unknown encoding of the body", str(error))
         except NestedTooDeeplyError:
-            bad.add(path, offset, "HTML nested too deeply", num_bytes=len(content))
-            return None
-        if text is None or bad.has_nul(text, path, offset):
-            return None
-        uri = record.headers.get("WARC-Target-URI")
-        name = f"{self._span.file.name}:{offset}" + f"+{within}" * (within > 0)
-        return Document(text, uri or name, offset)
-
-    def _text_of(self, record: Any, content: bytes) -> str | None:
-        """The text of a page; None if the record holds none."""
-        if record.http_headers is None:
-            return decode(content, "utf-8")
-        if record.http_headers.status_code != 200:
-            return None
-        kind = record.http_content_type or ""
-        if kind.startswith("text/plain"):
-            return decode(content, record.http_charset)
-        if "html" in kind:
-            return text_of_html(content, record.http_charset, self._main_content)
+            self._add("HTML nested too deeply")
         return None
+
+    def _payload(self) -> _Payload | None:
+        """What the record holds; None if this is nothing to read, and counted."""
+        fields, content = self._record.fields, self._record.content
+        kind, stated = fields["warc-type"].lower(), fields.get("content-type", "")
+        if kind == "continuation" or (kind in _READ_TYPES and "warc-segment-number" in fields):
+            self._add("record in segments", f"of type {kind}")
+            return None
+        if kind not in _READ_TYPES:
+            self._skip(f"{kind[:40]} record")
+            return None
+        if content is None:
+            raise BodyTooLongError(self._record.num_bytes)
+        response = None
+        if kind == "response" or not stated or stated.lower().startswith("application/http"):
+            response = response_of(content)
+        if response is None:
+            is_http = stated.lower().startswith("application/http")
+            stated = "" if is_http else stated
+            charset = _charset_in(stated) or ("utf-8" if kind == "conversion" else None)
+            return _Payload(content, _media_type(stated), charset)
+        if response.status != 200:
+            self._skip(f"HTTP status {response.status}")
+            return None
+        stated = response.fields.get("content-type", "")
+        media_type = _media_type(stated)
+        body = response.body
+        if media_type == "" or _is_text(media_type):
+            body = self._body(response, media_type)
+        return _Payload(body, media_type, _charset_in(stated))
+
+    def _body(self, response: Response, media_type: str) -> bytes:
+        is_truncated = "warc-truncated" in self._record.fields
+        limit = self._bad.max_raw_bytes
+        return decoded_body(response, limit, bool(media_type), is_truncated)
+
+    def _text_of(self, payload: _Payload, main_content: bool) -> str | None:
+        content, media_type, charset = payload
+        is_html = "html" in media_type
+        if media_type in ("", "text/xml", "application/xml"):
+            is_html = looks_like_html(content)
+        if not content.strip():
+            self._skip("empty body")
+        elif is_html:
+            offset = self._record.offset
+            if not self._bad.has_too_many(content, b"<", _MAX_ELEMENTS, self._path, offset):
+                return text_of_html(content, charset, main_content)
+        elif media_type == "text/plain" or (media_type == "" and not looks_binary(content)):
+            return decode(content, charset)
+        else:
+            self._skip(_kind_of(media_type))
+        return None
+
+    def _add(self, reason: str, detail: str = "") -> None:
+        record = self._record
+        self._bad.add(self._path, record.offset, reason, detail, record.num_bytes)
+
+    def _skip(self, kind: str) -> None:
+        self._bad.skip(kind, self._record.num_bytes, self._path, self._record.offset)
+
+
+_READ_TYPES = ("response", "resource", "conversion")
+
+
+def _media_type(stated: str) -> str:
+    media_type = re.split("[;, \t]", stated.strip().lower(), maxsplit=1)[0]
+    return "" if media_type in _UNKNOWN_TYPES or "/" not in media_type else media_type
+
+
+def _charset_in(stated: str) -> str | None:
+    found = _CHARSET.search(stated)
+    return found[1] if found else None
+
+
+def _is_text(media_type: str) -> bool:
+    return "html" in media_type or media_type in ("text/plain", "text/xml", "application/xml")
+
+
+def _kind_of(media_type: str) -> str:
+    """What a record without text is counted as."""
+    if not media_type:
+        return "content of an unknown type"
+    top = media_type.partition("/")[0]
+    if top in _KINDS_OF_MEDIA or _TYPE.fullmatch(media_type):
+        return top if top in _KINDS_OF_MEDIA else media_type
+    return "content of a malformed type"

@@ -1,217 +1,247 @@
-"""Finds the records of WARC files, for fastwarc to read: from any cut, and on after damage.
+"""Finds the records of web archives: from any cut, after damage, with every byte accounted for.
 
-fastwarc reads a stream from its start and ends at the first damage. So the records of a span are
-given to it as sequences: streams that start at a whole record and end before the next damage.
+Between two records nothing lies but empty lines. What does is damage, counted by whoever reads the
+record before it, wherever the file is cut::
+
+    file   | record 0 | record 1 | reco??? 2 | \\0\\0\\0\\0 | record 3 |
+    found  |  Record  |  Record  |   Lost    |   Lost   |  Record  |
+
+A record is whole if its head has the fields that the standard demands, and if its content is
+followed by the empty lines that end a record, the next one, or the end of the file. So a text about
+archives is not taken for a record; a whole archive inside one may be, where a cut falls into it.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol
+from dataclasses import replace
+from typing import NamedTuple
 
-from data_prep.readers.compression import READ_ERRORS
+from data_prep.readers.compression import DAMAGED_COMPRESSION
 from data_prep.readers.content import Content
 from data_prep.readers.files import Span
-from data_prep.readers.kinds import Compression
-from data_prep.readers.streams import WARC_GZIP, Piece, pieces_from
+from data_prep.readers.streams import codec_of, content_head
+from data_prep.readers.warc_heads import MAX_HEAD_BYTES, Head, RecordFormat, format_of
+from data_prep.readers.warc_window import Window, chunk_windows, plain_window, stream_windows
 
-MANDATORY_HEADERS = ("WARC-Type", "WARC-Record-ID", "WARC-Date", "Content-Length")
-_RECORD_START = re.compile(rb"WARC/\d\.\d\r?\n")
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_CONTENT_LENGTH = re.compile(rb"\ncontent-length:\s*(\d+)", re.IGNORECASE)
-_OTHER_HEADERS = tuple(f"\n{name.lower()}:".encode() for name in MANDATORY_HEADERS[:3])
-_WINDOW_BYTES, _MAX_HEAD_BYTES = 1 << 20, 1 << 14
+_EMPTY_LINES = re.compile(rb"[\r\n\t ]*")
+_ZEROS = re.compile(rb"\0+")
+_ANY = re.compile(b"")
+_PROBE_BYTES = 1 << 14
+_ZEROS_BETWEEN = "zeros between records"
 
 
-class RecordSequence(Protocol):
-    """An uninterrupted sequence of records, as a stream for fastwarc.
+class Record(NamedTuple):
+    """A whole record."""
 
-    The stream ends where reading fails, and keeps the error: fastwarc panics if its source raises,
-    and takes the end of a truncated compressed file for the end of the archive.
+    offset: int
+    """Where in the file it starts, or the compressed stream that holds it."""
+    within: int
+    """At which byte of the content of that stream it starts."""
+    num_bytes: int
+    """Its size with its head and the empty lines after it."""
+    fields: dict[str, str]
+    """The fields of its head by name, in lower case."""
+    content: bytes | None
+    """None if it is longer than allowed."""
+
+
+class Lost(NamedTuple):
+    """Bytes between records."""
+
+    offset: int
+    reason: str
+    detail: str
+    num_bytes: int
+    """Of the file."""
+    is_cut: bool = False
+    """Whether the file ends here too early."""
+    is_padding: bool = False
+    """Zeros at the end of the file, after a whole record."""
+
+
+def records_of(content: Content, span: Span, max_bytes: int) -> Iterator[Record | Lost]:
+    """The records that start in `span`, and what is lost after each.
+
+    The content of a record of more than `max_bytes` is not held.
     """
-
-    error: Exception | None
-    """The error that ended the stream."""
-    resume_at: int | None
-    """Byte of the file at which to look for the next sequence; set by whoever finds damage."""
-
-    def read(self, num_bytes: int) -> bytes:
-        """Up to `num_bytes` of the records."""
-
-    def tell(self) -> int:
-        """Bytes read so far."""
-
-    def is_after_span(self, position: int) -> bool:
-        """Whether a record at byte `position` of the stream belongs to the next span."""
-
-    def is_whole(self, position: int) -> bool:
-        """Whether a whole record starts at byte `position` of the stream, if the file can be read
-        ahead: fastwarc reads on over some kinds of damage, and then loses texts."""
-
-    def place(self, position: int | None = None) -> tuple[int, int]:
-        """Where byte `position` of the stream (by default, the end of what was read) is in the
-        file: the byte of the file and 0 or, if compressed, the byte at which its member starts and
-        the byte of the member's content."""
-
-
-def record_sequences(content: Content, span: Span) -> Iterator[RecordSequence]:
-    """The sequences of records that start in `span`: one, and another one after each damage (not in
-    .zst and .bz2 files, which are read as a whole)."""
+    raw, name = content.raw, span.file.name
     if content.is_plain:
-        yield from _plain_sequences(content.raw, span)
-    elif content.compression is Compression.GZIP and not content.is_member:
-        yield from _gzip_sequences(content.raw, span)
+        form = format_of(plain_window(raw, 0).head(_PROBE_BYTES), name)
+        window = plain_window(raw, span.start)
+        scanner = _Scanner(window, form, max_bytes, span.end - window.offset)
+        if span.start == 0 or scanner.find():
+            yield from scanner.records()
+    elif content.compression is not None and not content.is_member:
+        codec = codec_of(raw, content.compression, _ANY)
+        form = format_of(content_head(raw, codec, _PROBE_BYTES), name)
+        codec = replace(codec, content_start=form.content_start)
+        for window in stream_windows(raw, codec, span):
+            yield from _Scanner(window, form, max_bytes).records()
+            padding_bytes = span.file.num_bytes - window.raw_end
+            if window.ends_file and padding_bytes:
+                yield Lost(window.raw_end, "", "", padding_bytes, is_padding=True)
     else:
-        yield PlainRecords(content.stream(), 0, 1 << 62, can_read_ahead=False)
+        first_form = None
+        for window in chunk_windows(content):
+            form = first_form = first_form or format_of(window.head(_PROBE_BYTES), name)
+            yield from _Scanner(window, form, max_bytes).records()
 
 
-def _gzip_sequences(stream: BinaryIO, span: Span) -> Iterator[RecordSequence]:
-    pieces = pieces_from(stream, WARC_GZIP, span.start, span.end)
-    while True:
-        records = GzipRecords(pieces, span.end)
-        yield records
-        if records.resume_at is not None:
-            pieces = pieces_from(stream, WARC_GZIP, records.resume_at, span.end)
-        elif records.error is None:
-            return
+class _Scanner:
+    """Finds the records of one sequence."""
 
+    def __init__(
+        self, window: Window, form: RecordFormat, max_bytes: int, end: int | None = None
+    ) -> None:
+        self._window, self._form, self._max_bytes = window, form, max_bytes
+        self._end = end
+        """Records of a plain file belong to the span in which they start: the byte of the content
+        at which the next span starts."""
+        self._wrong = ""
+        """What is wrong with the last place at which no whole record starts."""
+        self._truncated: int | None = None
+        """Byte of the file at which the first record starts whose end is missing."""
 
-def _plain_sequences(stream: BinaryIO, span: Span) -> Iterator[RecordSequence]:
-    start = first_record(stream, span.start, span.end)
-    while start is not None:
-        stream.seek(start)
-        records = PlainRecords(stream, start, span.end, can_read_ahead=True)
-        yield records
-        if records.resume_at is None:
-            return
-        start = first_record(stream, records.resume_at, span.end)
+    def records(self) -> Iterator[Record | Lost]:
+        """The records, from the current position."""
+        window = self._window
+        while True:
+            head = self._whole_head()
+            if head is None:
+                yield from self._gap()
+                head = self._whole_head()
+            if head is None or (self._end is not None and window.position >= self._end):
+                return
+            yield self._record(head)
 
+    def find(self) -> bool:
+        """Moves to the first whole record; False if none starts before the end of the span."""
+        self._search(self._end)
+        return self._end is None or self._window.position < self._end
 
-class PlainRecords:
-    """Records that follow each other in a file (of a decompressed file: from its start)."""
+    def _record(self, head: Head) -> Record:
+        """Takes the whole record at the current position."""
+        window, position = self._window, self._window.position
+        window.at += head.num_bytes
+        content = None
+        if head.content_bytes <= self._max_bytes:
+            content = window.data[window.at : window.at + head.content_bytes]
+        window.skip(head.content_bytes)
+        self._skip(_EMPTY_LINES)
+        num_bytes = window.position - position
+        if self._end is not None:
+            return Record(window.offset + position, 0, num_bytes, head.fields, content)
+        return Record(window.offset, position, num_bytes, head.fields, content)
 
-    def __init__(self, stream: Any, start: int, end: int, can_read_ahead: bool) -> None:
-        self._stream, self._can_read_ahead = stream, can_read_ahead
-        self.error: Exception | None = None
-        self.resume_at: int | None = None
-        self._start, self._end = start, end
-        self._position = 0
+    def _skip(self, pattern: re.Pattern[bytes]) -> None:
+        window = self._window
+        while window.fill(1):
+            found = pattern.match(window.data, window.at)
+            window.at = window.at if found is None else found.end()
+            if window.at < len(window.data):
+                return
 
-    def read(self, num_bytes: int) -> bytes:
-        """See `RecordSequence`."""
-        try:
-            content = bytes(self._stream.read1(num_bytes))
-        except READ_ERRORS as error:
-            self.error = error
-            return b""
-        self._position += len(content)
-        return content
+    def _gap(self) -> Iterator[Lost]:
+        """What lies before the next whole record or the end."""
+        window = self._window
+        while True:
+            self._truncated = None
+            if self._whole_head() is not None:
+                return
+            is_end = not window.fill(1)
+            if is_end and window.error is None:
+                return
+            raw_start = window.raw_at(window.position)
+            if not is_end and window.data[window.at] == 0:
+                self._skip(_ZEROS)
+                self._skip(_EMPTY_LINES)
+                num_bytes = window.raw_at(window.position) - raw_start
+                is_padding = not window.fill(1) and window.error is None
+                yield Lost(raw_start, _ZEROS_BETWEEN, "", num_bytes, False, is_padding)
+                continue
+            detail = self._wrong
+            window.at += not is_end
+            self._search(None)
+            yield from self._damage(raw_start, detail)
 
-    def tell(self) -> int:
-        """See `RecordSequence`."""
-        return self._position
+    def _damage(self, start: int, detail: str) -> Iterator[Lost]:
+        """What is lost from byte `start` of the file to the current position."""
+        window, form = self._window, self._form
+        if window.fill(1):
+            end = window.raw_at(window.position)
+            yield Lost(start, form.damaged, detail, end - start)
+        elif window.error is not None:
+            error, window.error = str(window.error), None
+            lost_bytes = window.raw_end - start
+            yield Lost(start, DAMAGED_COMPRESSION, error, lost_bytes, window.ends_file)
+        elif self._truncated is None:
+            yield Lost(start, form.damaged, detail, window.raw_end - start)
+        else:
+            if self._truncated > start:
+                yield Lost(start, form.damaged, detail, self._truncated - start)
+            lost_bytes = window.raw_end - self._truncated
+            yield Lost(self._truncated, form.truncated, "", lost_bytes, window.ends_file)
 
-    def is_after_span(self, position: int) -> bool:
-        """See `RecordSequence`."""
-        return self._start + position >= self._end
+    def _search(self, end: int | None) -> None:
+        """Moves to the next whole record, or to the end."""
+        window, start = self._window, self._form.start
+        while end is None or window.position < end:
+            found = start.search(window.data, window.at)
+            if found is not None:
+                window.at = found.start()
+                if self._whole_head() is not None:
+                    return
+                window.at += 1
+                continue
+            window.at = max(window.at, len(window.data) - self._form.start_bytes)
+            if not window.fill(len(window.data) - window.at + 1):
+                window.at = len(window.data)
+                return
 
-    def is_whole(self, position: int) -> bool:
-        """See `RecordSequence`."""
-        if not self._can_read_ahead:
+    def _whole_head(self) -> Head | None:
+        """The head of the record that starts at the current position, if it is whole."""
+        window, form = self._window, self._form
+        window.fill(form.start_bytes)
+        if not form.start.match(window.data, window.at):
+            self._wrong = "no record starts here"
+            if window.has_ended and form.is_cut_start(window.data[window.at :]):
+                self._note_truncated()
+            return None
+        head = form.head(window)
+        if isinstance(head, str):
+            self._wrong = head
+            if window.has_ended and len(window.data) - window.at < MAX_HEAD_BYTES:
+                self._note_truncated()
+            return None
+        return head if self._is_followed(head) else None
+
+    def _is_followed(self, head: Head) -> bool:
+        """Whether the content of a record ends where its head says."""
+        window, form = self._window, self._form
+        size = head.num_bytes + head.content_bytes
+        if head.content_bytes <= self._max_bytes:
+            window.fill(size + form.after_bytes)
+            rest = window.data[window.at + size - 1 : window.at + size + form.after_bytes]
+        elif window.peek is not None:
+            rest = window.peek(window.position + size - 1, form.after_bytes + 1)
+        elif window.fill(head.num_bytes + self._max_bytes + 1):
             return True
-        now = self._stream.tell()
-        result = _is_record(self._stream, self._start + position)
-        self._stream.seek(now)
-        return result
-
-    def place(self, position: int | None = None) -> tuple[int, int]:
-        """See `RecordSequence`."""
-        return self._start + (self._position if position is None else position), 0
-
-
-class GzipRecords:
-    """The content of gzip members, up to the first that starts a record of the next span."""
-
-    def __init__(self, pieces: Iterator[Piece], end: int) -> None:
-        self.error: Exception | None = None
-        self.resume_at: int | None = None
-        self._pieces, self._end = pieces, end
-        self._held = b""
-        self._position = 0
-        self._members: list[tuple[int, int]] = []
-        """(byte of the stream, byte of the file) at which members start, from the current one."""
-        self._damage_at = 0
-
-    def read(self, num_bytes: int) -> bytes:
-        """See `RecordSequence`."""
-        while not self._held:
-            try:
-                piece = next(self._pieces, None)
-            except OSError as error:
-                self.error = error
-                return b""
-            if piece is None or piece.stream_at >= max(self._end, 1):
-                return b""
-            if piece.error is not None:
-                self.error, self._damage_at = piece.error, piece.stream_at
-                return b""
-            if not self._members or self._members[-1][1] != piece.stream_at:
-                self._members.append((self._position, piece.stream_at))
-            self._held = piece.content
-        content, self._held = self._held[:num_bytes], self._held[num_bytes:]
-        self._position += len(content)
-        return content
-
-    def tell(self) -> int:
-        """See `RecordSequence`."""
-        return self._position
-
-    def is_after_span(self, position: int) -> bool:
-        """See `RecordSequence`; `read` ends before such a record."""
+        else:
+            rest = b""
+        if not rest:
+            self._wrong = f"the content has fewer bytes than its length, {head.content_bytes:,}"
+            self._note_truncated()
+            return False
+        after = rest[1:]
+        is_end = len(after) < form.after_bytes
+        found = form.after_content.match(after)
+        if found is not None and (found.end() < len(after) or window.error is None):
+            return True
+        if is_end and window.error is None and not after.strip(b"\r\n\t "):
+            return True
+        self._wrong = "no record follows at the end of the content"
         return False
 
-    def is_whole(self, position: int) -> bool:
-        """See `RecordSequence`; gzip's checksums find damage."""
-        return True
-
-    def place(self, position: int | None = None) -> tuple[int, int]:
-        """See `RecordSequence`."""
-        if position is None or not self._members:
-            return self._damage_at, 0
-        while len(self._members) > 1 and self._members[1][0] <= position:
-            del self._members[0]
-        start, at = self._members[0]
-        return at, position - start
-
-
-def first_record(stream: BinaryIO, start: int, end: int) -> int | None:
-    """The first byte in [start, end) at which a whole record starts."""
-    position = start
-    while position < end:
-        stream.seek(max(0, position - 2))
-        before = stream.read(position - max(0, position - 2))
-        window = before + stream.read(_WINDOW_BYTES + 16)
-        for found in _RECORD_START.finditer(window):
-            at = position - len(before) + found.start()
-            is_after_record = at == 0 or window[: found.start()].endswith(b"\n")
-            is_inside = position <= at < min(end, position + _WINDOW_BYTES)
-            if is_inside and is_after_record and (at == 0 or _is_record(stream, at)):
-                return at
-        position += _WINDOW_BYTES
-    return None
-
-
-def _is_record(stream: BinaryIO, at: int) -> bool:
-    """Whether what starts at `at` has the headers of a record, and its content is followed by the
-    next record or the end of the file. A text about archives does not pass; a whole archive inside
-    a record would."""
-    stream.seek(at)
-    content = stream.read(_MAX_HEAD_BYTES)
-    head = _HEAD_END.search(content)
-    length = _CONTENT_LENGTH.search(content, 0, head.start()) if head else None
-    if head is None or length is None:
-        return False
-    names = content[: head.start()].lower()
-    if not all(name in names for name in _OTHER_HEADERS):
-        return False
-    stream.seek(at + head.end() + int(length[1]))
-    return re.match(rb"\s*(WARC/|\Z)", stream.read(16)) is not None
+    def _note_truncated(self) -> None:
+        if self._truncated is None and self._window.error is None:
+            self._truncated = self._window.raw_at(self._window.position)
