@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
+from xxhash import xxh3_64_intdigest
 
 from configs.load import Config
 from data_prep.filters.language import DETECTION, LanguageConfig, detected_languages
@@ -25,7 +26,7 @@ from data_prep.filters.repetition import (
     drop_repeated_lines,
     drop_repeated_ngrams,
 )
-from data_prep.filters.verdicts import Flags, Reasons, Verdicts
+from data_prep.filters.verdicts import SAMPLED_WEIGHT, Flags, Reasons, Verdicts
 from data_prep.filters.words import (
     different_stop_words,
     mean_word_characters,
@@ -78,6 +79,9 @@ class FiltersConfig(Config):
     """Limits of self-repetition; null turns the rules off."""
     language: LanguageConfig | None = None
     """Languages to keep; null keeps all."""
+    apply: bool = True
+    """false: the filters measure all documents for the report, and drop none but empty ones. To
+    choose limits by the histograms in report.html."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,14 +110,16 @@ def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
     return judged(batch, limits).reasons
 
 
-def judged(batch: TextBatch, limits: FiltersConfig) -> Verdicts:
-    """The verdict on each text: that of the first filter that drops it."""
-    verdicts = Verdicts(len(batch.texts))
+def judged(batch: TextBatch, limits: FiltersConfig, statistics: bool = False) -> Verdicts:
+    """The verdict on each text: that of the first filter that drops it. With `statistics`, also
+    what every filter measures of the texts that others drop."""
+    sampled = _sampled(batch, limits) if statistics else None
+    verdicts = Verdicts(len(batch.texts), apply=limits.apply, sampled=sampled)
     above, below = verdicts.drop_above, verdicts.drop_below
-    below("empty", batch.word_counts, 1)
+    verdicts.drop_empty(batch.word_counts)
     below("too few words", batch.word_counts, limits.min_words)
     above("too many words", batch.word_counts, limits.max_words)
-    languages = _languages(batch, limits, verdicts.undecided)
+    languages = _languages(batch, limits, verdicts)
     drop_by_words(batch, limits, languages, verdicts)
     above("mostly bullets", bullet_line_share(batch), limits.max_bullet_line_share)
     above("too many cut-off lines", ellipsis_line_share(batch), limits.max_ellipsis_line_share)
@@ -127,8 +133,16 @@ def judged(batch: TextBatch, limits: FiltersConfig) -> Verdicts:
             languages = detected_languages(batch, numbers, limits.language)
         for number in np.flatnonzero(verdicts.undecided).tolist():
             if languages[number] not in limits.language.keep:
-                verdicts.reasons[number] = f"language {languages[number]}"
+                verdicts.drop_one(f"language {languages[number]}", number)
     return verdicts
+
+
+def _sampled(batch: TextBatch, limits: FiltersConfig) -> Flags:
+    """The texts that all filters measure, whatever others drop: [D]."""
+    if not limits.apply:
+        return np.ones(len(batch.texts), dtype=bool)
+    hashes = (xxh3_64_intdigest(text) for text in batch.texts)
+    return np.fromiter((h % SAMPLED_WEIGHT == 0 for h in hashes), bool, len(batch.texts))
 
 
 def drop_by_words(
@@ -149,17 +163,20 @@ def drop_by_words(
         words = of_language.stop_words
         if limits.min_stop_words and (words or limits.stop_words is not None):
             stop_words[texts] = different_stop_words(batch, words, texts)[texts]
-    verdicts.drop_below("words too short", mean, least)
-    verdicts.drop_above("words too long", mean, greatest)
-    verdicts.drop_below("too few letters", letters, least_letters)
+    weights = verdicts.weights
+    verdicts.drop_below("words too short", mean, least, weights)
+    verdicts.drop_above("words too long", mean, greatest, weights)
+    verdicts.drop_below("too few letters", letters, least_letters, weights)
     symbols = symbols_per_word(batch, limits.max_symbol_share)
     verdicts.drop_above("too many symbols", symbols, limits.max_symbol_share)
-    verdicts.drop_below("too few stop words", stop_words, limits.min_stop_words)
+    verdicts.drop_below("too few stop words", stop_words, limits.min_stop_words, weights)
 
 
-def _languages(batch: TextBatch, limits: FiltersConfig, texts: Flags) -> dict[int, str]:
-    """The language of each of the chosen texts, [D], by its number."""
-    numbers = np.flatnonzero(texts).tolist()
+def _languages(batch: TextBatch, limits: FiltersConfig, verdicts: Verdicts) -> dict[int, str]:
+    """The language of each text that has to be measured, by its number."""
+    numbers = np.flatnonzero(verdicts.to_measure).tolist()
     if limits.document_language != "detect":
         return dict.fromkeys(numbers, limits.document_language)
-    return detected_languages(batch, numbers, limits.language or DETECTION)
+    languages = detected_languages(batch, numbers, limits.language or DETECTION)
+    verdicts.note_languages(languages)
+    return languages

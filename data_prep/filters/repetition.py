@@ -61,10 +61,12 @@ def drop_common_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: Ver
     suspect = np.ones(len(batch.texts), dtype=bool)
     common = sorted(limits.max_common_ngram_share.items())
     for n, limit in common:
-        halved = n == 2 and common[-1][0] <= 4
+        halved = n == 2 and common[-1][0] <= 4 and not verdicts.is_exact
         ceiling = min(value / (1 + (k > 2)) for k, value in common) if halved else limit
-        share = most_common_ngram_share(batch, n, suspect & verdicts.undecided, ceiling)
-        verdicts.drop_above(f"one common {n}-gram", share, limit)
+        among, weights = verdicts.to_measure, verdicts.weights
+        sought = 0.0 if verdicts.is_exact else ceiling
+        share = most_common_ngram_share(batch, n, suspect & among, sought)
+        verdicts.drop_above(f"one common {n}-gram", share, limit, weights)
         if halved:
             suspect = share > ceiling
 
@@ -76,11 +78,14 @@ def drop_repeated_ngrams(batch: TextBatch, limits: RepetitionConfig, verdicts: V
     suspect = np.ones(len(batch.texts), dtype=bool)
     repeated = sorted(limits.max_repeated_ngram_share.items())
     for position, (n, limit) in enumerate(repeated):
-        share = repeated_ngram_share(batch, n, suspect & verdicts.undecided)
-        verdicts.drop_above(f"repeated {n}-grams", share, limit)
+        among, weights = verdicts.to_measure, verdicts.weights
+        share = repeated_ngram_share(batch, n, suspect & among)
+        verdicts.drop_above(f"repeated {n}-grams", share, limit, weights)
+        if verdicts.is_exact:
+            continue
         later = [value for _, value in repeated[position + 1 :]]
         suspect &= share > min(later, default=1.0)
-        if not suspect.any():
+        if not (suspect.any() or verdicts.has_statistics):
             return
 
 
@@ -138,6 +143,8 @@ def repeated_ngram_share(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_])
     Only the chosen `texts` ([D]) are measured; the share of the rest is given as 0.
     """
     share = np.zeros(len(batch.texts))
+    if not texts.any():
+        return share
     hashes, first, end, text = _ngrams_of(batch, n, texts)
     repeated = _repeated(_keyed(hashes, text))
     if not len(repeated):
