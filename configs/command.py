@@ -33,16 +33,18 @@ class CommandParser(argparse.ArgumentParser):
     """An argument parser that takes options and positional arguments in any order.
 
     With `takes_overrides`, a word such as ``key.sub=value`` is an override in any position, also
-    before the verb or the config file. A single ``--`` is accepted and has no effect.
+    before the verb or the config file; with `words`, all other words after the config file are the
+    argument of that name. A single ``--`` is accepted and has no effect.
     """
 
-    def __init__(self, description: str, takes_overrides: bool = False) -> None:
+    def __init__(self, description: str, takes_overrides: bool = False, words: str = "") -> None:
         super().__init__(
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,  # else it would be unclear whether a word is an option's value
         )
         self._takes_overrides = takes_overrides
+        self._words = words
 
     def parse_args(  # type: ignore[override]  # one signature instead of argparse's overloads
         self, args: Sequence[str] | None = None, namespace: None = None
@@ -53,7 +55,13 @@ class CommandParser(argparse.ArgumentParser):
             words.remove("--")
         if self._takes_overrides:
             words = self._with_overrides_last(words)
-        return self.parse_intermixed_args(words, namespace)
+        arguments = self.parse_intermixed_args(words, namespace)
+        if self._words:  # argparse cannot tell them from overrides, and takes all as those
+            given = arguments.overrides
+            overrides = [word for word in given if _OVERRIDE.match(word)]
+            arguments.overrides = overrides
+            setattr(arguments, self._words, [word for word in given if word not in overrides])
+        return arguments
 
     def _with_overrides_last(self, words: Sequence[str]) -> list[str]:
         """`words` in their order, but all overrides after all other positional arguments."""
@@ -70,13 +78,16 @@ class CommandParser(argparse.ArgumentParser):
         return [*remaining, *overrides]
 
 
-def parser(description: str, verbs: Sequence[str] = ()) -> CommandParser:
+def parser(
+    description: str, verbs: Sequence[str] = (), words: tuple[str, str, str] | None = None
+) -> CommandParser:
     """The parser of a command that reads a config file, after one of `verbs` if there are any.
 
     The parsed arguments have `config` (a path), `overrides` (a list of ``key.sub=value``) and, with
-    `verbs`, `verb`. An option that is added must take no value or one value.
+    `verbs`, `verb`. With `words` (name, how a word is shown, help), the other words are a list of
+    that name. An option that is added must take no value or one value.
     """
-    result = CommandParser(description, takes_overrides=True)
+    result = CommandParser(description, takes_overrides=True, words=words[0] if words else "")
     if verbs:
         result.add_argument("verb", choices=verbs, help="what to do")
     result.add_argument("config", metavar="CONFIG.yaml", help="the config file")
@@ -86,6 +97,9 @@ def parser(description: str, verbs: Sequence[str] = ()) -> CommandParser:
         nargs="*",
         help="values, as YAML, that replace those of the config file; in any position",
     )
+    if words:
+        name, shown, help_text = words
+        result.add_argument(name, metavar=shown, nargs="*", help=help_text)
     return result
 
 

@@ -210,6 +210,7 @@ def test_no_file_takes_the_name_of_an_installed_package() -> None:
         ("pipeline.plan", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("pipeline.run.config", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("data_prep.run", ("torch", "deepspeed", "megatron", "mlflow", "transformers", "dask")),
+        ("data_prep.explain", ("torch", "deepspeed", "megatron", "mlflow", "transformers", "dask")),
         ("data_prep.dataset.manifest", ("torch", "dask", "pyarrow")),
         ("pipeline.tracking.event_log", ("torch", "mlflow")),
         ("pipeline.checkpoint.manifest", ("torch", "safetensors", "deepspeed", "transformers")),

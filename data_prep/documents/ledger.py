@@ -34,11 +34,12 @@ SCHEMA = pa.schema(
         ("limit", pa.float32()),
         ("num_bytes", pa.int32()),  # of a dropped text or a record without a document
         ("id", pa.string()),  # of a dropped document, null if it is FILE:OFFSET
-        ("detail", pa.string()),  # of a bad record; its file, if that is a member of an archive
+        ("member", _WORD),  # of an archive that a record without a document is in
+        ("detail", pa.string()),  # of a bad record
     ]
 )
 _COLUMN_ENCODINGS = {"span": "DELTA_BINARY_PACKED", "offset": "DELTA_BINARY_PACKED"}
-_DICTIONARIES = ["state", "reason", "limit"]
+_DICTIONARIES = ["state", "reason", "limit", "member"]
 _GROUP_ROWS = 100_000
 
 
@@ -115,6 +116,7 @@ class LedgerWriter:
             _numbers(verdicts.limits),
             pa.array(np.array([len(t) for t in texts], dtype=np.int32), mask=kept),
             pa.array(ids, pa.string()),
+            _words([None] * len(documents)),
             pa.nulls(len(documents), pa.string()),
         ]
         self._judged.append(pa.record_batch(columns, schema=SCHEMA))
@@ -130,11 +132,11 @@ class LedgerWriter:
         records, spans = self._unused, self._unused_spans
         if not records:
             return
-        details = []
-        for record, span in zip(records, spans, strict=True):
-            path = record.file_path
-            where = [path] if path != self._spans[span].file.path else []
-            details.append(": ".join([*where, *([record.detail] if record.detail else [])]) or None)
+        paths = [self._spans[span].file.path for span in spans]
+        members = [
+            record.file_path.removeprefix(f"{path}!") if record.file_path != path else None
+            for record, path in zip(records, paths, strict=True)
+        ]
         columns = [
             pa.array(spans, pa.int32()),
             pa.array([record.offset for record in records], pa.int64()),
@@ -144,7 +146,8 @@ class LedgerWriter:
             pa.nulls(len(records), pa.float32()),
             pa.array([min(r.num_bytes, (1 << 31) - 1) for r in records], pa.int32()),
             pa.nulls(len(records), pa.string()),
-            pa.array([_valid(detail) for detail in details], pa.string()),
+            _words(members),
+            pa.array([_valid(record.detail) or None for record in records], pa.string()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._unused, self._unused_spans = [], []

@@ -11,6 +11,7 @@ from data_prep.filters.verdicts import KEPT, Reasons
 from data_prep.readers.content import kind_of
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import Span
+from data_prep.readers.kinds import Archive
 
 _EXAMPLES_PER_REASON = 3
 _EXAMPLE_BYTES = 400
@@ -100,7 +101,7 @@ class _SpanContent(NamedTuple):
         seen = self.bad_bytes + self.characters * bytes_per_character
         if self.span.group_bytes is not None:  # columns: only the texts compare with a text
             content = seen
-        elif kind_of(self.span.file).compression is None:
+        elif self.span.archive != Archive.ZIP and kind_of(self.span.file).compression is None:
             content = self.span.num_bytes
         else:
             content = max(seen, self.distance, _LEAST_RATIO * self.span.num_bytes)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,45 +12,17 @@ from data_prep.dataset.manifest import SPLITS, read_manifest
 from data_prep.report.accounts import UNKNOWN, Account
 from data_prep.report.terminal import WIDTH, end_of_run, stage_line, table
 from data_prep.run import prepare
-from tests.data_prep.corpora import config_of, random_texts, write_corpus
-
-NOTICE = "Subscribe to our weekly letter for more of the same."
+from tests.data_prep.corpora import config_of, write_corpus
+from tests.data_prep.drops import NOTICE, config_with_drops, write_corpus_with_drops
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which documents are dropped for every reason."""
     folder = tmp_path_factory.mktemp("made")
-    write_corpus(folder / "raw")
-    generate = random.Random(3)
-    secret = random_texts(1, words=60, seed=8)[0]
-    (folder / "evaluation.txt").write_text(secret)
-    with open(folder / "raw/forum.jsonl", "a") as file:
-        for number in range(40):
-            text = " ".join(random_texts(1, words=70, seed=100 + number)) + " the of and " * 4
-            text += f"\n{NOTICE}\n" + (secret if generate.random() < 0.3 else "")
-            file.write(json.dumps({"text": text, "id": f"new{number % 35}"}) + "\n")
-        file.write(json.dumps({"text": NOTICE, "id": "only"}) + "\n")
-        file.write('no JSON\n{"text": null}\n' + json.dumps({"text": "\x00"}) + "\n")
-        file.write(json.dumps({"text": "the \u200b of\u200b", "id": "tiny"}) + "\n")
-        file.write(json.dumps({"text": "\u200b"}) + "\n")
-    prepare(config_of(folder, **changes(folder)))
+    write_corpus_with_drops(folder)
+    prepare(config_with_drops(folder))
     return folder
-
-
-def changes(folder: Path) -> dict[str, object]:
-    reader = {"type": "text", "files": [str(folder / "evaluation.txt")]}
-    forum = {"type": "jsonl", "files": [str(folder / "raw/forum.jsonl")], "id_field": "id"}
-    return {
-        "sources": {
-            "books": {"reader": {"type": "text", "files": [str(folder / "raw/*.txt")]}},
-            "forum": {"reader": forum, "filters": {"min_words": 10, "document_language": "en"}},
-        },
-        "scrub": {"emails": True},
-        "dedup": {"lines": {"max_documents": 5}},
-        "decontaminate": {"evaluation": {"exam": reader}},
-        "part_mb": 0.05,
-    }
 
 
 def accounts_of(folder: Path) -> dict[str, Account]:
@@ -98,7 +69,7 @@ def test_the_page_and_the_terminal_show_the_same_numbers(made: Path) -> None:
 
 def test_the_table_is_printed_when_a_run_is_finished_and_when_it_was(made: Path) -> None:
     path = made / "config.yaml"
-    path.write_text(config_of(made, **changes(made)).model_dump_json())
+    path.write_text(config_with_drops(made).model_dump_json())
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "data_prep.run", str(path)]
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
