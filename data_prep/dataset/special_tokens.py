@@ -110,14 +110,10 @@ class _Roles:
 
     def ids(self) -> dict[Role, int]:
         """The id of every role; ``unk`` is left out for a tokenizer without one."""
-        found: dict[Role, int] = {}
-        for role in ROLES:
-            token = self._token(role)
-            if token is not None:
-                found[role] = self._vocabulary[token]
-            elif role != "unk":
-                self._raise_missing(role)
-        return found
+        tokens = {role: self._token(role) for role in ROLES}
+        if missing := [role for role in ROLES if tokens[role] is None and role != "unk"]:
+            raise self._missing(missing)
+        return {role: self._vocabulary[token] for role, token in tokens.items() if token}
 
     def _token(self, role: Role) -> str | None:
         if role in self._given:
@@ -151,8 +147,11 @@ class _Roles:
         return [text for key in _KEYS[role] if (text := _text_of(self._beside.get(key)))]
 
     def _by_name(self, role: Role) -> str | None:
+        merges = self._tree["model"].get("merges") or ()
+        learned = {"".join(m.split(" ") if isinstance(m, str) else m) for m in merges}
         for names in _WELL_KNOWN[role]:
-            for known in (self._special, self._vocabulary.keys()):
+            # A byte-level BPE may have learned "<s>" from its texts: it is a piece of text there.
+            for known in (self._special, self._vocabulary.keys() - learned):
                 found = [name for name in names if name in known]
                 if len(found) > 1:
                     raise UserError(
@@ -163,14 +162,16 @@ class _Roles:
                     return found[0]
         return None
 
-    def _raise_missing(self, role: Role) -> None:
+    def _missing(self, roles: Sequence[Role]) -> UserError:
         reserve = sorted(token for token in self._vocabulary if _UNUSED.fullmatch(token))
         candidates = [*sorted(self._special), *(t for t in reserve if t not in self._special)]
         shown = ", ".join(candidates[:_MAX_SHOWN]) + ", ..." * (len(candidates) > _MAX_SHOWN)
-        raise UserError(
-            f"{self._path}: no token is known to be {role}. Set tokenizer.special_tokens.{role} to "
-            f"the token that is, or to one that no text needs (candidates: {shown or 'none'}), or "
-            + _ADD.format(self._path, _WELL_KNOWN[role][0][1])
+        keys = ", ".join(f"tokenizer.special_tokens.{role}" for role in roles)
+        names = "', '".join(_WELL_KNOWN[role][0][1] for role in roles)
+        return UserError(
+            f"{self._path}: no token is known to be {', '.join(roles)}. Set {keys} to the token "
+            f"that is, or to one that no text needs (candidates: {shown or 'none'}), or "
+            + _ADD.format(self._path, names)
         )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.load import Config
+from configs.paths import ConfigPathText
 from data_prep.dataset.special_tokens import ROLES, Role
 from data_prep.documents.config import SourceName
 
@@ -44,7 +45,7 @@ class TokenizerFromFileConfig(Config):
     """Takes over a tokenizer.json of any kind: BPE, WordPiece, Unigram, WordLevel."""
 
     type: Literal["file"]
-    path: str
+    path: ConfigPathText
     """The tokenizer.json."""
     special_tokens: SpecialTokenNames = SpecialTokenNames()
     """Names of special tokens; by default those of the file's post-processor, of the files
@@ -57,9 +58,9 @@ class TokenizerFromVocabularyConfig(Config):
     """Takes over the vocabulary and merges of GPT-2 or RoBERTa."""
 
     type: Literal["vocabulary"]
-    vocab: str
+    vocab: ConfigPathText
     """vocab.json (GPT-2's is renumbered to RoBERTa's layout, special tokens first and last)."""
-    merges: str
+    merges: ConfigPathText
     """merges.txt."""
 
 

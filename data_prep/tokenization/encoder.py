@@ -1,6 +1,7 @@
 """The two encoders of texts: gigatoken, and the library `tokenizers` as the reference."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ _CHECKED_BYTES = 1 << 14
 _BATCH_BYTES = 1 << 20
 """Text that `tokenizers` encodes in one call, which holds some hundred bytes for each token."""
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
+_NUMBER = re.compile(r"\d+\W*$")
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,16 @@ class Encoder:
     def __init__(self, tokenizer: TokenizerContents, kind: EncoderKind) -> None:
         self.kind = kind
         self._reference = text_tokenizer(tokenizer.path, tokenizer.special)
-        self._json = fast_json(tokenizer.path) if kind == "fast" else b""
+        self._json, self._stems = b"", tuple[bytes, ...]()
+        if kind == "fast":
+            self._json, self._stems = _fast_json(tokenizer.path)
         self.dtype = np.dtype(narrowest_dtype(tokenizer.vocab_size)).newbyteorder("<")
         self._separator = tokenizer.special.eos
         self._left_bytes = 0
 
     def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint32]]:
         """The ids of all texts, each followed by a separator, and the lengths without it."""
-        ids = self._ids(texts)
+        ids = self.ids(texts)
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         ends = np.cumsum(lengths + 1)
         result = np.full(ends[-1], self._separator, dtype=self.dtype)
@@ -67,13 +71,32 @@ class Encoder:
         """Whether both encoders give the same ids for `text`, or for the start of a long one."""
         if len(text) > _CHECKED_BYTES:
             text = text[:_CHECKED_BYTES].decode("utf-8", "ignore").encode()
-        (expected,) = reference_ids(self._reference, [text])
-        return bool(np.array_equal(self._fast_ids(text), expected))
+        (expected,) = self.reference_ids([text])
+        return bool(np.array_equal(self.ids([text])[0], expected))
 
-    def _ids(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
-        if self.kind == "fast":
-            return [self._fast_ids(text) for text in texts]
-        return reference_ids(self._reference, texts)
+    def ids(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
+        """The ids of each text, without separators."""
+        if self.kind == "reference":
+            return self.reference_ids(texts)
+        return [
+            self.reference_ids([text])[0] if self._may_hold_added(text) else self._fast_ids(text)
+            for text in texts
+        ]
+
+    def reference_ids(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
+        """The ids of each text by the library `tokenizers`, on one thread."""
+        found: list[npt.NDArray[np.uint32]] = []
+        with _one_thread():
+            for batch in _batches(texts):
+                encodings = self._reference.encode_batch_fast(
+                    [text.decode() for text in batch], add_special_tokens=False
+                )
+                found += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        return found
+
+    def _may_hold_added(self, text: bytes) -> bool:
+        """Whether a text may hold an added token, of which gigatoken knows none."""
+        return any(stem in text for stem in self._stems)
 
     def _fast_ids(self, text: bytes) -> npt.NDArray[np.uint32]:
         if self._left_bytes <= 0:
@@ -86,23 +109,18 @@ class Encoder:
         return ids
 
 
-def fast_json(path: Path) -> bytes:
-    """What gigatoken reads of a tokenizer.json: without the tokens that are no text."""
+def _fast_json(path: Path) -> tuple[bytes, tuple[bytes, ...]]:
+    """What gigatoken reads of a tokenizer.json, and what texts with added tokens hold.
+
+    gigatoken gets the file without added tokens. A special one is no text; the names of the others
+    are returned without their final numbers: "[unused" for "[unused1]", "[unused2]", ...
+    """
     tree = orjson.loads(path.read_bytes())
+    names = [token["content"] for token in tree["added_tokens"] or () if not token["special"]]
     tree["added_tokens"], tree["post_processor"] = [], None
-    return orjson.dumps(tree)
-
-
-def reference_ids(tokenizer: Any, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
-    """The ids of each text by the library `tokenizers`, on one thread."""
-    found: list[npt.NDArray[np.uint32]] = []
-    with _one_thread():
-        for batch in _batches(texts):
-            encodings = tokenizer.encode_batch_fast(
-                [text.decode() for text in batch], add_special_tokens=False
-            )
-            found += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
-    return found
+    stems = {(_NUMBER.sub("", name) or name).encode() for name in names}
+    least = {stem for stem in stems if not any(s in stem for s in stems if s != stem)}
+    return orjson.dumps(tree), tuple(sorted(least))
 
 
 def _batches(texts: Sequence[bytes]) -> Iterator[list[bytes]]:

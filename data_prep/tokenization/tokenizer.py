@@ -78,7 +78,8 @@ class TokenizerStage(Stage[Part]):
             "notices": prepared.notices,
         }
         if self.encoder == "fast":
-            counts["fast_problem"] = fast_encoder_problem(path, prepared.special, self._tried())
+            contents = TokenizerContents("", path, prepared.special, prepared.vocab_size)
+            counts["fast_problem"] = fast_encoder_problem(contents, self._tried())
         return PartOutput(counts, [TOKENIZER_FILE])
 
     def _tried(self) -> Iterator[bytes]:
@@ -175,8 +176,7 @@ def _fast_problem(result: StageResult[Part]) -> str | None:
         problem: str | None = record["fast_problem"]
         return problem
     # An older record, or the config asked for the reference encoder then.
-    contents = tokenizer_contents(result)
-    return fast_encoder_problem(contents.path, contents.special)
+    return fast_encoder_problem(tokenizer_contents(result))
 
 
 def log_notices(wanted: EncoderKind, result: StageResult[Part]) -> None:

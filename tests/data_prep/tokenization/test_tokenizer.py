@@ -74,13 +74,16 @@ def test_a_difference_between_the_encoders_stops_the_job(
     long = "the öven " * 9000
     assert encoder(path, "fast").agrees(b"was hot")
     assert encoder(path, "fast").agrees(long.encode())
-    write_forum(tmp_path / "raw", [f"{text} end" for text in random_texts(80)])
+    texts = [
+        f"{text} end" if number == 70 else text for number, text in enumerate(random_texts(80))
+    ]
+    write_forum(tmp_path / "raw", texts)  # beyond those that the encoders are tried on
     config = forum_config(tmp_path, checked_share=1)
     right = Encoder._fast_ids
 
     def wrong(this: Encoder, text: bytes) -> npt.NDArray[np.uint32]:
         ids = right(this, text)
-        return ids[::-1] if text.endswith(b"end") else ids
+        return ids[::-1] if text.endswith(b" end") else ids
 
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "_fast_ids", wrong)
