@@ -8,7 +8,7 @@ of documents, so that their rows here say where in the source each of them was.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,19 @@ _DICTIONARIES = ["state", "reason", "limit", "member"]
 _GROUP_ROWS = 100_000
 
 
+class _Judged(NamedTuple):
+    """A batch of documents on which the filters have decided: [D] each."""
+
+    span: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.bool_]
+    reasons: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float64]
+    limits: npt.NDArray[np.float64]
+    sizes: npt.NDArray[np.int32]
+    ids: Any
+
+
 class LedgerWriter:
     """Writes the ledger of a part; the file appears when the block ends without error."""
 
@@ -54,7 +67,9 @@ class LedgerWriter:
         """Number of the first document of each span."""
         self._numbers: list[int] = []
         """Number of each of these spans."""
-        self._judged: list[pa.RecordBatch] = []
+        self._judged: list[_Judged] = []
+        self._reasons: dict[str, int] = {}
+        """Number of each reason to drop a document."""
         self._unused: list[UnusedRecord] = []
         self._unused_spans: list[int] = []
 
@@ -102,31 +117,48 @@ class LedgerWriter:
         place = np.searchsorted(self._starts, numbers, side="right") - 1
         span = np.array(self._numbers, dtype=np.int32)[place]
         kept = verdicts.reasons == KEPT
+        reasons = np.full(len(documents), -1, dtype=np.int32)
         ids: list[str | None] = [None] * len(documents)
         for k in np.flatnonzero(~kept).tolist():
             document = documents[k]
+            reasons[k] = self._reasons.setdefault(str(verdicts.reasons[k]), len(self._reasons))
             if document.id != f"{self._spans[span[k]].file.name}:{document.offset}":
-                ids[k] = document.id.encode("utf-8", "replace").decode()
-        columns = [
-            pa.array(span),
-            pa.array([document.offset for document in documents], pa.int64()),
-            _words(np.where(kept, STATES[0], STATES[1]).tolist()),
-            _words([reason or None for reason in verdicts.reasons.tolist()]),
-            _numbers(verdicts.values),
-            _numbers(verdicts.limits),
-            pa.array(np.array([len(t) for t in texts], dtype=np.int32), mask=kept),
-            pa.array(ids, pa.string()),
-            _words([None] * len(documents)),
-            pa.nulls(len(documents), pa.string()),
-        ]
-        self._judged.append(pa.record_batch(columns, schema=SCHEMA))
-        if sum(batch.num_rows for batch in self._judged) >= _GROUP_ROWS:
+                ids[k] = _valid(document.id)
+        self._judged.append(
+            _Judged(
+                span,
+                np.array([document.offset for document in documents], dtype=np.int64),
+                kept,
+                reasons,
+                verdicts.values,
+                verdicts.limits,
+                np.array([len(text) for text in texts], dtype=np.int32),
+                pa.array(ids, pa.string()),
+            )
+        )
+        if sum(len(batch.span) for batch in self._judged) >= _GROUP_ROWS:
             self._write_judged()
 
     def _write_judged(self) -> None:
-        if self._judged:
-            self._writer.write_table(pa.Table.from_batches(self._judged).unify_dictionaries())
-            self._judged = []
+        if not self._judged:
+            return
+        *columns, ids = zip(*self._judged, strict=True)
+        span, offset, kept, reasons, values, limits, sizes = map(np.concatenate, columns)
+        reason_words = pa.array([_valid(reason) for reason in self._reasons], pa.string())
+        arrays = [
+            pa.array(span),
+            pa.array(offset),
+            pa.DictionaryArray.from_arrays(np.where(kept, 0, 1).astype(np.int32), STATES),
+            pa.DictionaryArray.from_arrays(pa.array(reasons, mask=kept), reason_words),
+            _numbers(values),
+            _numbers(limits),
+            pa.array(sizes, mask=kept),
+            pa.concat_arrays(ids),
+            pa.nulls(len(span), SCHEMA.field("member").type),
+            pa.nulls(len(span), pa.string()),
+        ]
+        self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+        self._judged = []
 
     def _write_unused(self) -> None:
         records, spans = self._unused, self._unused_spans
