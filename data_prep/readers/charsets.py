@@ -13,13 +13,14 @@ _META_BYTES = 1 << 13
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _META = re.compile(rb"<meta[\s/]([^>]{0,2000})", re.IGNORECASE)
 _META_CHARSET = re.compile(
-    rb"""(?:^|[\s/"'])charset\s*=\s*["']?\s*([^\s"'/>;]{1,40})""", re.IGNORECASE
+    rb"""(?:^|[\s/])charset\s*=\s*["']?\s*([^\s"'/>;]{1,40})""", re.IGNORECASE
 )
 _CONTENT_TYPE = re.compile(rb"""http-equiv\s*=\s*["']?\s*content-type""", re.IGNORECASE)
 _CONTENT_CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([^\s"'/>;]{1,40})""", re.IGNORECASE)
 _XML = re.compile(
     rb"""\s{0,64}<\?xml\s[^>]{0,200}?encoding\s*=\s*["']([^"']{1,40})""", re.IGNORECASE
 )
+_SEVEN_BIT = re.compile(rb"\x1b\$[B@(]")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -95,6 +96,8 @@ def _stated_encodings(content: bytes, charset: str | None, is_markup: bool) -> I
     for mark, name in _MARKS:
         if content.startswith(mark):
             yield name
+    if b"\x1b" in content and _SEVEN_BIT.search(content):
+        yield "iso2022_jp"  # valid UTF-8 too, as all its bytes are ASCII
     labels = [charset] if charset else []
     if is_markup:
         labels += _labels_in(content)
@@ -106,8 +109,7 @@ def _stated_encodings(content: bytes, charset: str | None, is_markup: bool) -> I
     if (wide := _wide_encoding(content)) is not None:
         yield wide
     yield from stated
-    if b"\x1b$" not in content and b"~{" not in content:  # 7-bit encodings are valid UTF-8 too
-        yield "utf-8"
+    yield "utf-8"
 
 
 def _labels_in(content: bytes) -> list[str]:

@@ -89,6 +89,8 @@ class Piece(NamedTuple):
     raw_at: int = 0
     raw_end: int = 0
     """The bytes [raw_at, raw_end) of the file hold this content. Of damage: they are not read."""
+    ends_stream: bool = False
+    """Whether this is the end of a stream, whose checksum, if it has one, is right."""
 
 
 def pieces_from(raw: BinaryIO, codec: Codec, start: int, end: int) -> Iterator[Piece]:
@@ -102,8 +104,11 @@ def pieces_from(raw: BinaryIO, codec: Codec, start: int, end: int) -> Iterator[P
             for content, raw_end, after in _stream(raw, codec, at):
                 if is_first and codec.content_start.match(content) and _has_magic(raw, codec, at):
                     owner = at
-                yield Piece(owner, content, after == num_bytes, None, read_to, raw_end)
-                read_to, is_first = raw_end, False
+                if not content and after is None:
+                    continue
+                ends_file, ends_stream = after == num_bytes, after is not None
+                yield Piece(owner, content, ends_file, None, read_to, raw_end, ends_stream)
+                read_to = raw_end
         except READ_ERRORS as error:
             if not is_damage(error):
                 raise

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.charsets import decode
 from data_prep.readers.content import kind_of, open_content
 from data_prep.readers.document import BadRecords, Document
@@ -17,7 +18,7 @@ from data_prep.readers.http_message import (
     looks_binary,
     response_of,
 )
-from data_prep.readers.reader import FilesConfig
+from data_prep.readers.reader import FilesConfig, Reader
 from data_prep.readers.warc_records import Lost, Record, records_of
 
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]{1,40})""", re.IGNORECASE)
@@ -34,10 +35,13 @@ class WarcReaderConfig(FilesConfig):
     type: Literal["warc"]
     main_content: bool = True
     """Of an HTML page, keep the main content only: no navigation, headers and footers."""
+    metadata_fields: tuple[Literal["url", "date"], ...] = ()
+    """What is stored with the documents, and what filters can use: address and date of the record.
+    """
 
-    def build(self) -> "WarcReader":
+    def build(self) -> Reader:
         """The reader."""
-        return WarcReader(self)
+        return ArchiveReader(WarcReader(self), self)
 
 
 class WarcReader:
@@ -46,6 +50,7 @@ class WarcReader:
 
     def __init__(self, config: WarcReaderConfig) -> None:
         self._main_content = config.main_content
+        self._metadata_fields = config.metadata_fields
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges; a record belongs to the range in which it, or its compressed stream, starts.
@@ -68,12 +73,16 @@ class WarcReader:
                     _count(found, path, bad)
                     continue
                 text = _PageReader(found, path, bad).text(self._main_content)
-                if text is None or bad.has_nul(text, path, found.offset):
+                if text is None:
                     continue
                 uri = found.fields.get("warc-target-uri", "").strip("<> ")
                 name = f"{span.file.name}:{found.offset}"
                 name += f"+{found.within}" * (found.within > 0)
-                yield Document(text, uri or name, found.offset)
+                metadata = None
+                if self._metadata_fields:
+                    values = {"url": uri, "date": found.fields.get("warc-date", "")}
+                    metadata = {f: values[f] for f in self._metadata_fields if values[f]}
+                yield Document(text, uri or name, found.offset, metadata)
 
 
 def _count(lost: Lost, path: str, bad: BadRecords) -> None:
@@ -105,7 +114,10 @@ class _PageReader:
         """The text of the page; None if the record holds none and is counted."""
         try:
             payload = self._payload()
-            return None if payload is None else self._text_of(payload, main_content)
+            text = None if payload is None else self._text_of(payload, main_content)
+            if text is None or "\0" not in text:
+                return text
+            self._add("NUL byte")
         except BodyTooLongError as error:
             self._bad.add_too_long(self._path, self._record.offset, error.num_bytes)
         except BodyError as error:

@@ -65,6 +65,8 @@ class WarcFormat:
         if end is None:
             return "the head has no end"
         text = window.data[window.at : end].decode("utf-8", "replace")
+        if "\0" in text:
+            return "a NUL byte in the head"
         if "\n " in text or "\n\t" in text:
             text = _FOLDED.sub(" ", text)
         fields: dict[str, str] = {}

@@ -233,11 +233,11 @@ class _Scanner:
             self._note_truncated()
             return False
         after = rest[1:]
-        is_end = len(after) < form.after_bytes
         found = form.after_content.match(after)
-        if found is not None and (found.end() < len(after) or window.error is None):
+        if found is not None and found.end() < len(after):
             return True
-        if is_end and window.error is None and not after.strip(b"\r\n\t "):
+        ends = len(after) < form.after_bytes and not after.strip(b"\r\n\t ")
+        if ends and (window.error is None or window.is_sound):
             return True
         self._wrong = "no record follows at the end of the content"
         return False

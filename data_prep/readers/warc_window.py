@@ -40,6 +40,9 @@ class Window:
         """Whether the file ends, or is cut, where the sequence ends."""
         self.error: Exception | None = None
         """Damage that ends the sequence."""
+        self.is_sound = True
+        """Whether all that was read is known to be as it was written: the damage, if there is any,
+        is that of a later stream."""
         self.raw_end = offset
         """The byte of the file after the last one that was read, or that is lost by `error`."""
         self._content_ends, self._raw_ends = [0], [offset]
@@ -104,6 +107,8 @@ class Window:
         self.ends_file, self.raw_end, self.error = piece.ends_file, piece.raw_end, piece.error
         if piece.error is not None:
             return None
+        if piece.content or piece.ends_stream:
+            self.is_sound = piece.ends_stream
         if len(self._content_ends) > 64 and self._content_ends[32] <= self._data_at:
             del self._content_ends[:32], self._raw_ends[:32]
         self._content_ends.append(self._content_ends[-1] + len(piece.content))
@@ -156,7 +161,7 @@ def plain_window(raw: BinaryIO, start: int) -> Window:
             content = raw.read(_PLAIN_PIECE_BYTES)
             if not content:
                 return
-            yield Piece(0, content, True, None, at, at + len(content))
+            yield Piece(0, content, True, None, at, at + len(content), True)
             at += len(content)
 
     def peek(position: int, num_bytes: int) -> bytes:
