@@ -6,7 +6,7 @@ job, or is counted under its reason, with its file and offset.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +29,8 @@ class Document(NamedTuple):
     """Where in the file it starts, see `BadRecords.add`."""
 
 
+    metadata: Mapping[str, Any] | None = None
+    """The reader's `metadata_fields` that it has; None where none are wanted."""
 class UnusedRecord(NamedTuple):
     """A record, or a place of damage, that gave no document."""
 

@@ -27,6 +27,8 @@ class MediaWikiReaderConfig(FilesConfig):
     type: Literal["mediawiki"]
     namespaces: tuple[int, ...] = (0,)
     """Numbers of the namespaces to read; 0 holds the articles."""
+    metadata_fields: tuple[Literal["title"], ...] = ()
+    """What is stored with the documents, and what filters can use."""
 
     def build(self) -> Reader:
         """The reader."""
@@ -38,6 +40,7 @@ class MediaWikiReader:
 
     def __init__(self, config: MediaWikiReaderConfig) -> None:
         self._namespaces = set(config.namespaces)
+        self._metadata_fields = config.metadata_fields
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges; a page belongs to the range in which it, or its bzip2 stream, starts.
@@ -74,7 +77,9 @@ class MediaWikiReader:
                     bad.skip(text.skipped, len(content), path, offset)
                 else:
                     document = f"{page.title}\n\n{text.text}"
-                    yield Document(document, f"{span.file.name}:{page.title}", offset)
+                    metadata = {"title": page.title} if self._metadata_fields else None
+                    name = f"{span.file.name}:{page.title}"
+                    yield Document(document, name, offset, metadata)
 
     def _text_of(self, page: "_Page", site: WikiSite) -> "_Text":
         """The text of a page, or why it has none."""

@@ -47,3 +47,6 @@ class RecordsConfig(FilesConfig):
     id_field: str | None = None
     """Key or column that holds the record's own id. If not given, the id is FILE:PLACE, where PLACE
     is the byte, row or line at which the record starts."""
+    metadata_fields: tuple[str, ...] = ()
+    """Keys or columns, or dotted paths, that are stored with the documents, and that filters can
+    use; what a record lacks is left out."""
