@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
         self.window = config.attention_pattern.window
         self.rate = config.attention_dropout
         hidden = config.hidden_size
-        self.qkv = ColumnLinear(grid, hidden, 3 * hidden)
+        self.qkv = ColumnLinear(grid, hidden, 3 * hidden, matrices=(3, self.head_size))
         self.output = RowLinear(grid, hidden, hidden)
 
     def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:

@@ -72,7 +72,10 @@ class ReplicatedGradient(nn.Module):
 class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core is untyped
     """[T, in] (or [T/tp, in] under sequence parallelism) -> [T, out/tp]; the output is sharded."""
 
-    def __init__(self, grid: Grid, in_size: int, out_size: int) -> None:
+    def __init__(
+        self, grid: Grid, in_size: int, out_size: int, matrices: tuple[int, int] = (1, 1)
+    ) -> None:
+        """`matrices` are what the weight is made of, see `ParameterSpec.matrices`."""
         super().__init__(
             in_size,
             out_size,
@@ -80,7 +83,8 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
             init_method=_no_init,
             tp_group=grid.tp_group,
         )
-        declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=0))
+        spec = ParameterSpec((out_size, in_size), partition_dim=0, matrices=matrices)
+        declare(self.weight, spec)
         declare(self.bias, ParameterSpec((out_size,), partition_dim=0, start="zeros"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +110,8 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is un
             tp_group=grid.tp_group,
         )
         self.reduces_bias_gradient = grid.sequence_parallel
-        declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=1))
+        spec = ParameterSpec((out_size, in_size), partition_dim=1, matrices=(1, 1))
+        declare(self.weight, spec)
         declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
 
     def forward(self, x: Tensor, x_is_whole: bool = False) -> Tensor:
@@ -239,7 +244,8 @@ class Mlp(nn.Module):
         self.activation = config.activation.type
         inner = config.ffn_hidden_size
         up_size = 2 * inner if config.is_gated else inner
-        self.up = ColumnLinear(grid, config.hidden_size, up_size)
+        matrices = (2, 1) if config.is_gated else (1, 1)
+        self.up = ColumnLinear(grid, config.hidden_size, up_size, matrices)
         self.down = RowLinear(grid, inner, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,6 +19,16 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     return embeddings + num_layers * count_layer_parameters(config) + final_norm + head
 
 
+def count_matrix_parameters(config: ModelConfig) -> int:
+    """Parameters in the matrices of all layers: what an optimizer of matrices works on."""
+    hidden, inner = config.hidden_size, config.ffn_hidden_size
+    up = 2 * inner if config.is_gated else inner
+    num_layers = config.num_layers
+    if config.parameter_sharing.type == "groups":
+        num_layers = config.parameter_sharing.num_groups
+    return num_layers * (4 * hidden * hidden + up * hidden + hidden * inner)
+
+
 def count_layer_parameters(config: ModelConfig) -> int:
     """Parameters of one transformer layer."""
     hidden, inner = config.hidden_size, config.ffn_hidden_size

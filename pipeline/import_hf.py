@@ -164,7 +164,7 @@ def first_state(
         if weight is None:
             weight = parameter.detach()[tuple(slice(size) for size in full_size)]
         tensors[tensor_key(WEIGHT_KEY, name)] = weight.float().clone()
-        for moment in optimizer.MOMENTS:
+        for moment in optimizer.moments_of(specs[name]):
             tensors[tensor_key(moment, name)] = torch.zeros(full_size)
     return tensors
 

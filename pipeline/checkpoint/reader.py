@@ -64,6 +64,11 @@ class TensorReader:
             for name, record in self._parameters.items():
                 self._check_shape(tensor_key(state_key, name), record)
 
+    def has(self, state_key: str, parameter: str) -> bool:
+        """Whether the checkpoint holds a tensor: not every optimizer keeps all of its moments of
+        every parameter."""
+        return tensor_key(state_key, parameter) in self._files[0]
+
     def full(self, state_key: str, parameter: str) -> torch.Tensor:
         """The full tensor, fp32, without padding."""
         record = self._parameters[parameter]

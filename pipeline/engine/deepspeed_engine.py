@@ -112,10 +112,13 @@ class Engine:
         return self._deepspeed
 
     def start_step(self, learning_rate: float) -> None:
-        """Prepares for the micro-batches of one optimizer step."""
+        """Prepares for the micro-batches of one optimizer step.
+
+        An optimizer may give a group of parameters a share of the learning rate (`lr_share`).
+        """
         self._deepspeed.train()
         for group in self._zero.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_share", 1.0)
         if self.loss_scale is not None:
             self._zero.loss_scaler.cur_scale = self.loss_scale.scale
         self._skipped_before = self._deepspeed.skipped_steps

@@ -12,8 +12,9 @@ from model.parameters import ParameterSpec, unpad_local
 from pipeline.checkpoint.manifest import CheckpointManifest, tensor_key
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.engine import deepspeed_compat
-from pipeline.optim.layerwise_adam import LayerwiseAdam, Piece, WholeParameter
+from pipeline.optim.layerwise_adam import LayerwiseAdam, WholeParameter
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
+from pipeline.optim.whole_matrices import Piece
 
 FLAT_PARTITIONS = (
     "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
@@ -52,7 +53,7 @@ class ZeroState:
         }
         self._host: dict[str, Tensor] = {}
         if isinstance(zero.optimizer, LayerwiseAdam):
-            zero.optimizer.locate(self._pieces, self._wholes())
+            zero.optimizer.locate(self._pieces, self._wholes(), grid.tp_size)
 
     def optimizer_steps(self) -> int:
         """Optimizer steps taken so far, as the optimizer counts them; 0 where it does not."""
@@ -72,7 +73,7 @@ class ZeroState:
         """
         self._link()
         for number, (name, parameter) in enumerate(self._named):
-            for key in self._settings.state_keys:
+            for key in (WEIGHT_KEY, *self._settings.moments_of(self._specs[name])):
                 local = self._full(number, parameter, key)
                 if self._grid.dp_rank == 0:
                     unpadded = unpad_local(self._specs[name], local, *self._grid.tp_shard)
@@ -112,9 +113,11 @@ class ZeroState:
         The model must have been built with the checkpoint's weights, so that the low-precision
         copies agree with the master weights already.
         """
-        keys: tuple[str, ...] = self._settings.state_keys
+        moments = {name: self._settings.moments_of(self._specs[name]) for name, _ in self._named}
         steps = manifest.optimizer_step
-        missing = sorted(set(keys) - set(manifest.state_keys))
+        missing = sorted(
+            {key for name in moments for key in moments[name] if not reader.has(key, name)}
+        )
         if missing:
             logger.warning(
                 "the checkpoint of step %d was written with a different optimizer and has no %s: "
@@ -122,10 +125,10 @@ class ZeroState:
                 manifest.step,
                 ", ".join(missing),
             )
-            keys, steps = (WEIGHT_KEY,), 0
+            moments, steps = {}, 0
         self._make_moments(steps)
         for name, parameter in self._named:
-            for key in keys:
+            for key in (WEIGHT_KEY, *moments.get(name, ())):
                 value = reader.local(key, name, self._specs[name], *self._grid.tp_shard)
                 self._set_full(parameter, key, value.to(self._grid.device))
 
@@ -142,9 +145,16 @@ class ZeroState:
             if self._settings.STEP_KEY is not None:
                 steps = torch.tensor(float(optimizer_steps), device=partition.device)
                 state[self._settings.STEP_KEY] = steps
-            for key in self._settings.MOMENTS:
+            for key in self._moments_of(partition):
                 state[key] = torch.zeros_like(partition)
         deepspeed_compat.link_optimizer_state(self._zero)
+
+    def _moments_of(self, partition: Tensor) -> tuple[str, ...]:
+        """The moments of a flat partition, whose parameters are all of one kind."""
+        for piece in self._pieces[partition]:
+            name, _ = self._named[piece.parameter]
+            return self._settings.moments_of(self._specs[name])
+        return self._settings.MOMENTS  # this rank holds none of its parameters
 
     def _link(self) -> None:
         """Makes the optimizer's state exist, and DeepSpeed find all of it."""
@@ -191,5 +201,5 @@ class ZeroState:
         for name, _ in self._named:
             spec = self._specs[name]
             copies = self._grid.tp_size if spec.partition_dim is None else 1
-            wholes.append(WholeParameter(torch.Size(spec.full_shape).numel(), copies))
+            wholes.append(WholeParameter(torch.Size(spec.full_shape).numel(), copies, spec))
         return wholes

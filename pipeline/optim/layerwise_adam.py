@@ -17,17 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Piece:
-    """Where a piece of a parameter lies in a flat partition."""
-
-    parameter: int
-    """Number of the parameter."""
-    start: int
-    """First element in the partition."""
-    length: int
-    """Elements; 0 where the rank holds none of the parameter."""
+from model.parameters import ParameterSpec
+from pipeline.optim.whole_matrices import Piece
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,8 @@ class WholeParameter:
     (it has no gradient, so it adds nothing to any sum)."""
     copies: int
     """How many tensor-parallel ranks hold the same values: tp_size of replicated ones, else 1."""
+    spec: ParameterSpec
+    """Its shape and sharding."""
 
 
 AdaptedStep = Callable[["LayerwiseAdam", Tensor, Tensor, Tensor, dict[str, Any]], None]
@@ -55,7 +48,7 @@ class LayerwiseAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: list[dict[str, Any]],
-        adapted_step: AdaptedStep,
+        adapted_step: AdaptedStep | None,
         lr: float,
         betas: tuple[float, float],
         eps: float,
@@ -69,9 +62,15 @@ class LayerwiseAdam(torch.optim.Optimizer):
         self._wholes: tuple[WholeParameter, ...] = ()
 
     def locate(
-        self, pieces: Mapping[Tensor, Sequence[Piece]], wholes: Sequence[WholeParameter]
+        self,
+        pieces: Mapping[Tensor, Sequence[Piece]],
+        wholes: Sequence[WholeParameter],
+        tp_size: int,
     ) -> None:
-        """Sets the pieces of each flat partition of this rank, and the parameters they are of."""
+        """Sets the pieces of each flat partition of this rank, and the parameters they are of.
+
+        Consecutive ranks are `tp_size` tensor-parallel peers. All ranks call it alike.
+        """
         self._pieces = {id(partition): tuple(found) for partition, found in pieces.items()}
         self._wholes = tuple(wholes)
 
@@ -80,14 +79,18 @@ class LayerwiseAdam(torch.optim.Optimizer):
         """One step of the partitions that have a gradient; all ranks call it alike."""
         for group in self.param_groups:
             for partition in group["params"]:
-                if partition.grad is None:
-                    continue
-                mean, root = self._moments(partition, group)
-                if group["adapt"]:
-                    self._adapted_step(self, partition, mean, root, group)
-                else:
-                    partition.mul_(1 - group["lr"] * group["weight_decay"])
-                    partition.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"])
+                if partition.grad is not None:
+                    self.update(partition, group)
+
+    def update(self, partition: Tensor, group: dict[str, Any]) -> None:
+        """One step of one partition."""
+        mean, root = self._moments(partition, group)
+        if group["adapt"]:
+            assert self._adapted_step is not None
+            self._adapted_step(self, partition, mean, root, group)
+        else:
+            partition.mul_(1 - group["lr"] * group["weight_decay"])
+            partition.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"])
 
     def _moments(self, partition: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Bias-corrected first moment and root of the second, with the gradient included."""

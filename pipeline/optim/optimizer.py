@@ -13,6 +13,8 @@ from configs.load import Config
 if TYPE_CHECKING:
     import torch
 
+    from model.parameters import ParameterSpec
+
 WEIGHT_KEY = "weight"
 """The state key of the fp32 master weight, which every optimizer updates."""
 
@@ -21,7 +23,7 @@ class OptimizerSettings(Config):
     """The base of all optimizer configs."""
 
     MOMENTS: ClassVar[tuple[str, ...]]
-    """Keys of the tensors in torch's optimizer state that have the shape of the parameter."""
+    """Keys of the tensors in torch's optimizer state that have the shape of a parameter."""
 
     STEP_KEY: ClassVar[str | None] = None
     """Key of the number of steps taken in torch's optimizer state; None: it keeps none."""
@@ -37,15 +39,19 @@ class OptimizerSettings(Config):
         """The optimizer of `parameters`; `device` is where its small collectives happen."""
         raise NotImplementedError
 
-    @property
-    def state_keys(self) -> tuple[str, ...]:
-        """What a checkpoint holds of every trained parameter: the master weight and the moments."""
-        return (WEIGHT_KEY, *self.MOMENTS)
+    def moments_of(self, spec: "ParameterSpec") -> tuple[str, ...]:
+        """Those of `MOMENTS` that it keeps of a parameter."""
+        return self.MOMENTS
 
     @property
-    def bytes_per_parameter(self) -> int:
-        """Bytes of the fp32 master weight and the fp32 moments of one parameter."""
-        return 4 * len(self.state_keys)
+    def state_keys(self) -> tuple[str, ...]:
+        """What a checkpoint holds of trained parameters: the master weight and the moments."""
+        return (WEIGHT_KEY, *self.MOMENTS)
+
+    def state_bytes(self, parameters: float, in_matrices: float) -> float:
+        """Bytes of the fp32 master weights and the fp32 moments of so many parameters, of which
+        `in_matrices` are in the matrices of layers."""
+        return 4 * len(self.state_keys) * parameters
 
     def parameter_groups(self, parameters: list["torch.nn.Parameter"]) -> list[dict[str, Any]]:
         """torch's parameter groups: matrices with weight decay; biases and norms without."""
@@ -60,7 +66,7 @@ class OptimizerSettings(Config):
 class AdamSettings(OptimizerSettings):
     """What Adam and its relatives share: two moments, both corrected for their zero start."""
 
-    MOMENTS = ("exp_avg", "exp_avg_sq")
+    MOMENTS: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     STEP_KEY = "step"
 
     lr: PositiveFloat = 4e-4

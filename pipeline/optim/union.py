@@ -6,8 +6,9 @@ from pydantic import Field
 
 from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.lamb import LambConfig
+from pipeline.optim.muon import MuonConfig
 from pipeline.optim.stable_adamw import StableAdamWConfig
 
 OptimizerConfig = Annotated[
-    AdamWConfig | LambConfig | StableAdamWConfig, Field(discriminator="type")
+    AdamWConfig | LambConfig | StableAdamWConfig | MuonConfig, Field(discriminator="type")
 ]

@@ -9,7 +9,7 @@ less the attention probabilities where the attention backend does not keep them.
 from dataclasses import dataclass
 
 from model.compute import ComputeConfig
-from model.size import count_layer_parameters, count_parameters
+from model.size import count_layer_parameters, count_matrix_parameters, count_parameters
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan
 
@@ -66,7 +66,8 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
         )
         for phase in plan.phases
     )
-    optimizer = config.optimizer.bytes_per_parameter * parameters / dp_size
+    in_matrices = count_matrix_parameters(config.model) / plan.tp_size
+    optimizer = config.optimizer.state_bytes(parameters, in_matrices) / dp_size
     if config.parallel.offload_optimizer:
         optimizer = 0
     return MemoryEstimate(weights, gradients, optimizer, activations)

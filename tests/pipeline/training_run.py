@@ -122,6 +122,7 @@ def final_state(config: RunConfig) -> dict[str, torch.Tensor]:
         tensor_key(key, name): reader.full(key, name)
         for key in checkpoint.manifest.state_keys
         for name in checkpoint.manifest.parameters
+        if reader.has(key, name)
     }
 
 

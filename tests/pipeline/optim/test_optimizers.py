@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from model.parameters import ParameterSpec
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.optim.lamb import LambConfig, lamb_step
-from pipeline.optim.layerwise_adam import LayerwiseAdam, Piece, WholeParameter
+from pipeline.optim.layerwise_adam import LayerwiseAdam, WholeParameter
 from pipeline.optim.loss_scale import LossScale, LossScaleConfig
 from pipeline.optim.optimizer import AdamSettings
 from pipeline.optim.stable_adamw import StableAdamWConfig, stable_adamw_step
+from pipeline.optim.whole_matrices import Piece
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from pipeline.tracking.event_log import LOG_NAME, read_events
@@ -91,7 +93,8 @@ def test_steps_are_those_of_the_papers(kind: str) -> None:
     )
     optimizer.locate(
         {flat: [Piece(0, 0, 15), Piece(1, 15, 14)], plain: [Piece(2, 0, 4)]},
-        [WholeParameter(weight.numel(), 1) for weight in weights],
+        [WholeParameter(w.numel(), 1, ParameterSpec(tuple(w.shape), None)) for w in weights],
+        tp_size=1,
     )
     for step in range(len(growth)):
         flat.grad = torch.cat([gradients[0][step].flatten(), gradients[1][step].flatten()])
