@@ -1,11 +1,11 @@
 """The schema of a fine-tuning run: start weights, tasks, optimizer. Imports no torch."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from configs.load import Config
+from configs.paths import ConfigPath
 from model.compute import BreaksBitEquality
 from model.config import MLM_HEAD, ModelConfig
 from model.objectives import MaskedLanguageModelConfig, ObjectiveConfig
@@ -24,25 +24,25 @@ class FromRun(Config):
 
     type: Literal["run"] = "run"
 
-    path: Path
+    path: ConfigPath
     """Folder of the run."""
 
     step: PositiveInt | None = None
     """Optimizer step of the checkpoint (default: the newest)."""
 
-    tokenizer: Path | None = None
+    tokenizer: ConfigPath | None = None
     """The tokenizer.json (default: the one that the checkpoint carries)."""
 
 
 class FromHuggingFace(Config):
-    """The weights of a Hugging Face folder (RoBERTa, BERT or pre-LN RoBERTa layout)."""
+    """The weights of a Hugging Face folder (RoBERTa, XLM-R, CamemBERT, BERT, pre-LN RoBERTa)."""
 
     type: Literal["hugging_face"] = "hugging_face"
 
-    path: Path
+    path: ConfigPath
     """Folder with config.json and weights."""
 
-    tokenizer: Path | None = None
+    tokenizer: ConfigPath | None = None
     """The tokenizer.json (default: the one in the folder)."""
 
     leave_out: tuple[str, ...] = ("classifier.", "qa_outputs.")
