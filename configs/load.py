@@ -15,6 +15,7 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from configs.credentials import credentials_in
+from configs.paths import expanded
 from configs.redact import redact
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -42,8 +44,9 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _choose_the_default_type(cls, tree: Any) -> Any:
-        """A union member that is given without `type` gets the type of the field's default."""
+    def _complete(cls, tree: Any) -> Any:
+        """A union member that is given without `type` gets the type of the field's default; one
+        value where a list belongs is a list of one."""
         if not isinstance(tree, dict):
             return tree
         chosen = dict(tree)
@@ -51,7 +54,26 @@ class Config(BaseModel):
             value, default = tree.get(name), getattr(field.default, "type", None)
             if isinstance(value, dict) and "type" not in value and isinstance(default, str):
                 chosen[name] = {"type": default, **value}
+        for name in _list_fields(cls) & tree.keys():
+            if isinstance(tree[name], str | int | float) and not isinstance(tree[name], bool):
+                chosen[name] = [tree[name]]
         return chosen
+
+
+@cache
+def _list_fields(schema: type[BaseModel]) -> frozenset[str]:
+    """The fields of a schema that hold a list of any length, for which one value may stand."""
+
+    def is_list(annotation: Any) -> bool:
+        arguments = typing.get_args(annotation)
+        if typing.get_origin(annotation) is tuple:
+            return len(arguments) == 2 and arguments[1] is Ellipsis
+        if typing.get_origin(annotation) is list:
+            return True
+        # Of a union, only "a list or nothing".
+        return bool(arguments) and all(a is type(None) or is_list(a) for a in arguments)
+
+    return frozenset(n for n, field in schema.model_fields.items() if is_list(field.annotation))
 
 
 def load(path: str | Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
@@ -88,7 +110,8 @@ def fingerprint(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # Names of files that are not UTF-8 hold halves of surrogate pairs.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -124,6 +147,10 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return tree
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: 'extends' must be the name of one file, not {parent!r}")
+    try:
+        parent = expanded(parent)
+    except ValueError as error:
+        raise ConfigError(f"{path}: 'extends': {error}") from None
     return _merge(_read_with_parents(path.parent / parent, (*seen, resolved)), tree)
 
 

@@ -1,11 +1,11 @@
 """The config of a data preparation run, composed of the packages' configs."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from configs.load import Config
+from configs.paths import ConfigPath
 from data_prep.dedup.config import DecontaminateConfig, DedupConfig
 from data_prep.documents.config import SourceConfig, SourceName
 from data_prep.engine.workers import EngineConfig, LocalEngineConfig
@@ -19,9 +19,9 @@ from data_prep.tokenization.config import TokenizerConfig, TrainTokenizerConfig
 class DataConfig(Config):
     """A data preparation run."""
 
-    output: Path
+    output: ConfigPath
     """Folder of the finished rows: manifest.json, tokenizer.json, shards/, report.html."""
-    work: Path
+    work: ConfigPath
     """Folder of the stages' intermediate files; may be deleted when the rows are finished."""
     sources: dict[SourceName, SourceConfig] = Field(min_length=1)
     """Sources by name. Of duplicates, the one in the source that comes first here is kept."""

@@ -39,6 +39,9 @@ FILES = (
 )
 
 
+_SINGLE = ("string", "integer", "number")
+
+
 @cache
 def field_docstrings(cls: type) -> dict[str, str]:
     """The docstring under each field that `cls` itself declares, by field name."""
@@ -96,7 +99,8 @@ def json_schema(file: ConfigFile) -> dict[str, Any]:
 
 
 def _any_of(node: Any) -> Any:
-    """`node` with unions that a value without its `type` may match in several members."""
+    """`node` with unions that a value without its `type` may match in several members, and lists
+    for which one value may stand."""
     if isinstance(node, list):
         return [_any_of(item) for item in node]
     if not isinstance(node, dict):
@@ -106,4 +110,10 @@ def _any_of(node: Any) -> Any:
         for key, value in node.items()
         if key != "discriminator"
     }
+    if "anyOf" in result:  # of a list that became a union, the members
+        members = [inner for member in result["anyOf"] for inner in member.get("anyOf", [member])]
+        result["anyOf"] = [m for k, m in enumerate(members) if m not in members[:k]]
+    if result.get("type") == "array" and result.get("items", {}).get("type") in _SINGLE:
+        details = {key: result.pop(key) for key in ("description", "default") if key in result}
+        return {"anyOf": [result, result["items"]], **details}
     return result

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.load import Config
+from configs.paths import ConfigPathText
 
 
 class PostNorm(Config):
@@ -190,7 +191,7 @@ class PretrainedVectors(Config):
     """Word vectors start from a word2vec or GloVe file, where it has the token's text."""
 
     type: Literal["vectors"] = "vectors"
-    path: str
+    path: ConfigPathText
     """The file of vectors, of hidden_size dimensions."""
     format: Literal["word2vec_binary", "word2vec_text", "glove_text"] = "word2vec_text"
     """word2vec files start with a line of two counts, GloVe's do not."""

@@ -24,6 +24,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from configs.load import Config, UserError
+from configs.paths import ConfigPathText
 from data_prep.engine.engine import Engine, SerialEngine
 from data_prep.engine.interrupts import Stopped
 
@@ -112,9 +113,9 @@ class SchedulerEngineConfig(Config):
     """Runs parts on the workers of a running Dask scheduler."""
 
     type: Literal["scheduler"]
-    scheduler_file: str
+    scheduler_file: ConfigPathText
     """The file that ``dask scheduler --scheduler-file`` wrote."""
-    tls_folder: str | None = None
+    tls_folder: ConfigPathText | None = None
     """Folder of the cert.pem and key.pem that ``python -m data_prep.scheduler_key`` wrote and with
     which the scheduler and its workers were started; that of the scheduler file when not given."""
     wait_s: float = Field(default=300, gt=0)

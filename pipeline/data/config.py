@@ -1,6 +1,5 @@
 """The `data` section of a training config."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import (
@@ -12,12 +11,13 @@ from pydantic import (
 )
 
 from configs.load import Config
+from configs.paths import ConfigPath
 
 
 class DataConfig(Config):
     """Which packed rows are trained on."""
 
-    path: Path
+    path: ConfigPath
     """The folder that data preparation wrote (it holds manifest.json), or a cache of it."""
 
     url: str | None = None

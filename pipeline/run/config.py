@@ -8,7 +8,6 @@ bit-equal to an uninterrupted one.
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -20,6 +19,7 @@ from pydantic import (
 
 from configs.load import Config, validate
 from configs.moved_keys import move_keys
+from configs.paths import ConfigPath
 from model.compute import MOVED_KEYS, BreaksBitEquality, ComputeConfig
 from model.config import ModelConfig, compute_errors
 from model.objectives import ObjectiveConfig
@@ -151,7 +151,7 @@ class RunConfig(Config):
     name: str
     """Name of the run in MLflow."""
 
-    output: Path
+    output: ConfigPath
     """Folder of the run: checkpoints, metrics, exported model. One folder for each run."""
 
     seed: NonNegativeInt = 1

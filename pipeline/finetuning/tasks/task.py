@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from tokenizers import Encoding
 
 from configs.load import Config
+from configs.paths import ConfigPath
 from data_prep.dataset.manifest import file_sha256
 from pipeline.finetuning.examples import (
     Example,
@@ -43,10 +44,10 @@ class TaskConfig(Config):
     MAIN_METRIC: ClassVar[str]
     """The metric of its progress line."""
 
-    train: Path
+    train: ConfigPath
     """JSON-lines file to train on."""
 
-    dev: Path | None = None
+    dev: ConfigPath | None = None
     """JSON-lines file to evaluate on (default: no evaluation)."""
 
     examples_per_step: PositiveInt = 32
