@@ -21,7 +21,6 @@ from data_prep.readers.compression import Damage
 from data_prep.readers.content import (
     Content,
     MemberFile,
-    head_of_content,
     head_of_member,
     open_content,
 )
@@ -113,7 +112,7 @@ def _head_of_content(file: SourceFile) -> tuple[bytes, bool]:
     if compression_by(head, file.name) is None:
         return head, False
     with open_content(file) as content:
-        return head_of_content(content), True
+        return content.head(HEAD_BYTES)[:HEAD_BYTES], True
 
 
 def _members_of(

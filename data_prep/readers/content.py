@@ -7,8 +7,9 @@ the file is compressed, a member of an archive, or not in UTF-8.
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, BinaryIO, cast
 
 from data_prep.readers.compression import CHUNK_BYTES, Chunk, Damage, chunks_of
@@ -61,15 +62,32 @@ class Content:
         self.compression, self.is_plain = kind.compression, kind.is_plain
         self.is_member = isinstance(file, MemberFile)
         self._encoding = encoding
+        self._ahead: Iterator[Chunk] | None = None
+        """The chunks, once the first ones were looked at."""
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """The content from its start; the chunks do not depend on who reads."""
+        if self._ahead is not None:
+            chunks, self._ahead = self._ahead, None
+            return chunks
         read = self.raw.read
         if isinstance(self.file, MemberFile):
             read = self.file.stream.read1  # what precedes damage of the archive is not lost
         else:
             self.raw.seek(0)
         return transcoded(chunks_of(read, self.compression, chunk_bytes), self._encoding)
+
+    def head(self, num_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> bytes:
+        """At least the first `num_bytes` of the content as far as it is whole; the content is still
+        read from its start. `chunk_bytes` is what `chunks` is called with."""
+        chunks, first, head = self.chunks(chunk_bytes), [], bytearray()
+        for chunk in chunks:
+            first.append(chunk)
+            head += chunk.content
+            if len(head) >= num_bytes or chunk.error is not None:
+                break
+        self._ahead = chain(first, chunks)
+        return bytes(head)
 
     def stream(self) -> io.BufferedReader:
         """The content from its start as a file object, up to the first damage, which reading it
@@ -100,16 +118,6 @@ def head_of_member(stream: io.BufferedReader) -> bytes:
         return stream.peek(HEAD_BYTES)[:HEAD_BYTES]
     except Damage:
         return b""
-
-
-def head_of_content(content: Content) -> bytes:
-    """The first bytes of a content, as far as they are not damaged; of a member of an archive, its
-    content cannot be read again."""
-    stream, head = content.stream(), b""
-    with suppress(Damage):  # it is counted when the file is read
-        while len(head) < HEAD_BYTES and (piece := stream.read1(HEAD_BYTES - len(head))):
-            head += piece
-    return head
 
 
 class _ChunkedContent(io.RawIOBase):

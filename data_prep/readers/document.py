@@ -12,11 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 from configs.load import UserError
 from configs.terminal import visible_name
+from data_prep.readers.likely_encoding import likely_encoding, why_not_utf_8
 
 BadRecordPolicy = Literal["skip", "stop"]
 BATCH_CHARACTERS = 250_000
 """Characters of the documents that are worked on together."""
 _MAX_EXAMPLES = 20
+_SAMPLE_CHARACTERS = 1 << 12
 
 
 class Document(NamedTuple):
@@ -27,10 +29,10 @@ class Document(NamedTuple):
     """The record's own id where it has one, else ``FILE:OFFSET``."""
     offset: int
     """Where in the file it starts, see `BadRecords.add`."""
-
-
     metadata: Mapping[str, Any] | None = None
     """The reader's `metadata_fields` that it has; None where none are wanted."""
+
+
 class UnusedRecord(NamedTuple):
     """A record, or a place of damage, that gave no document."""
 
@@ -160,7 +162,9 @@ class BadRecords:
         """Whether a text holds a NUL byte; if so, counts it."""
         if "\0" not in text:
             return False
-        self.add(file_path, offset, "NUL byte", num_bytes=len(text))
+        likely = likely_encoding(text[:_SAMPLE_CHARACTERS].encode("utf-8", "ignore"))
+        reason = f"NUL byte (likely {likely}: set `encoding`)" if likely else "NUL byte"
+        self.add(file_path, offset, reason, num_bytes=len(text))
         return True
 
 
@@ -188,6 +192,6 @@ def decoded(content: bytes, file_path: str, offset: int, bad: BadRecords) -> str
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        bad.add(file_path, offset + error.start, "not UTF-8", str(error.reason), len(content))
+        bad.add(file_path, offset + error.start, why_not_utf_8(content), error.reason, len(content))
         return None
     return None if bad.has_nul(text, file_path, offset) else text

@@ -1,27 +1,43 @@
-"""JSON lines: one object per line, with its text under a key."""
+"""JSON: objects with their text under a key, one on each line or laid out in any other way."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import orjson
-
 from data_prep.readers.archives import ArchiveReader
-from data_prep.readers.content import open_content
+from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.encodings import Encoding
+from data_prep.readers.fields import MISSING, field_of
 from data_prep.readers.files import SourceFile, Span
+from data_prep.readers.json_parser import (
+    CUT_RECORD,
+    MAX_VALUES,
+    is_unicode,
+    parse_json,
+    reason_not_json,
+    why_not_unicode,
+    wrapper_reason,
+)
+from data_prep.readers.json_values import JsonRecord, JsonValues, Layout, concatenated, layout_of
+from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.lines import LineFiles
+from data_prep.readers.metadata import metadata_of
 from data_prep.readers.reader import Reader, RecordsConfig
 
-_MAX_VALUES = 4_000_000
-"""Commas, braces and brackets of a line, those in texts included. As objects these values take half
-a gigabyte, in a line of a few kilobytes when compressed."""
+_MAX_FIRST_LINE_BYTES = 1 << 20
+"""How much of a file is read to see its layout; a longer first record is taken for a line."""
 
 
 class JsonLinesReaderConfig(RecordsConfig):
-    """JSON lines, plain or .gz, .zst, .bz2."""
+    """JSON: lines, arrays, pretty-printed or concatenated objects; plain, compressed, in archives.
+
+    `text_field` and `id_field` may be dotted paths into nested objects.
+    """
 
     type: Literal["jsonl"]
+    encoding: Encoding | None = None
+    """Encoding of the files, such as utf-16 or cp1252; by default a byte order mark decides, or
+    else UTF-8."""
 
     def build(self) -> Reader:
         """The reader."""
@@ -29,64 +45,100 @@ class JsonLinesReaderConfig(RecordsConfig):
 
 
 class JsonLinesReader:
-    """Reads JSON lines."""
+    """Reads JSON."""
 
     def __init__(self, config: JsonLinesReaderConfig, files: LineFiles | None = None) -> None:
         self._text_field = config.text_field
         self._id_field = config.id_field
-        self._files = files or LineFiles()
+        self._metadata_fields = config.metadata_fields
+        self._files = files or LineFiles(encoding=config.encoding)
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        """Byte ranges; a line belongs to the range in which it starts."""
-        return self._files.spans(file, part_bytes)
+        """Byte ranges; a line belongs to the range in which it starts. A file that does not have
+        its records on lines is one span."""
+        spans = self._files.spans(file, part_bytes)
+        if len(spans) > 1:
+            with open_content(file, self._files.encoding) as content:
+                if self._layout(content) is Layout.VALUES:
+                    return [Span(file, 0, file.num_bytes)]
+        return spans
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
-        """The documents whose lines start in `span`."""
+        """The documents whose records start in `span`."""
         with open_content(span.file, self._files.encoding) as content:
+            is_whole_file = span.start == 0 and span.end >= span.file.num_bytes
+            if is_whole_file and self._layout(content) is Layout.VALUES:
+                yield from self._values(content, span.file, bad)
+                return
             for offset, line in self._files.lines_in(content, span, bad):
                 if line.strip():
-                    document = self._document(line, offset, span.file, bad)
-                    if document is not None:
-                        yield document
+                    yield from self._of_line(line, offset, span.file, bad)
+
+    def _layout(self, content: Content) -> Layout:
+        for num_bytes in (HEAD_BYTES, _MAX_FIRST_LINE_BYTES):
+            head = content.head(num_bytes, self._files.chunk_bytes)
+            layout = layout_of(head, is_whole=len(head) < num_bytes)
+            if layout is not None:
+                return layout
+        return Layout.LINES
+
+    def _values(self, content: Content, file: SourceFile, bad: BadRecords) -> Iterator[Document]:
+        """The documents of a file that is not made of lines."""
+        values = JsonValues(content.chunks(self._files.chunk_bytes), file.path, bad)
+        for offset, raw, value in values.records():
+            document = self._document(value, raw, offset, file, bad)
+            if document is not None:
+                yield document
+
+    def _of_line(
+        self, line: bytes, offset: int, file: SourceFile, bad: BadRecords
+    ) -> Iterator[Document]:
+        """The documents of a line: one, or several where a newline is missing between them."""
+        if bad.has_too_many(line, b",{[", MAX_VALUES, file.path, offset):
+            return
+        try:
+            records = [JsonRecord(offset, line, parse_json(line))]
+        except ValueError as error:
+            records = [r._replace(offset=offset + r.offset) for r in concatenated(line)]
+            is_cut = not line.endswith(b"\n") and line.strip(b"\0")
+            if not records and not is_cut:
+                bad.add(file.path, offset, reason_not_json(line), str(error), len(line))
+            elif not records:
+                bad.add_cut(file.path, offset, CUT_RECORD, str(error), len(line))
+        for record_at, raw, value in records:
+            document = self._document(value, raw, record_at, file, bad)
+            if document is not None:
+                yield document
 
     def _document(
-        self, line: bytes, offset: int, file: SourceFile, bad: BadRecords
+        self, record: Any, raw: bytes, offset: int, file: SourceFile, bad: BadRecords
     ) -> Document | None:
-        """The document of a line; None, counted in `bad`, if it holds none."""
-        if bad.has_too_many(line, b",{[", _MAX_VALUES, file.path, offset):
-            return None
-        try:
-            record = parse_line(line)
-        except ValueError as error:
-            bad.add(file.path, offset, "not JSON", str(error), len(line))
-            return None
+        """The document of a record; None, counted in `bad`, if it holds none."""
         if not isinstance(record, dict):
-            bad.add(file.path, offset, "JSON, but no object", num_bytes=len(line))
+            bad.add(file.path, offset, "JSON, but no object", num_bytes=len(raw))
             return None
-        text = record.get(self._text_field)
+        text = field_of(record, self._text_field)
         if not isinstance(text, str):
-            reason = "is no text" if self._text_field in record else "is missing"
-            field = f"the field {self._text_field!r} {reason}"
-            bad.add(file.path, offset, field, num_bytes=len(line))
+            reason = self._why_no_text(record, text is MISSING)
+            bad.add(file.path, offset, reason, num_bytes=len(raw))
+            return None
+        if not is_unicode(text):
+            bad.add(file.path, offset, why_not_unicode(raw), num_bytes=len(raw))
             return None
         if bad.has_nul(text, file.path, offset):
             return None
-        own_id = record.get(self._id_field) if self._id_field else None
-        return Document(text, f"{file.name}:{offset}" if own_id is None else str(own_id), offset)
+        metadata = metadata_of(record, self._metadata_fields)
+        own_id = field_of(record, self._id_field) if self._id_field else MISSING
+        name = f"{file.name}:{offset}"
+        if own_id is not None and own_id is not MISSING:
+            name = str(own_id).encode("utf-8", "backslashreplace").decode()
+        return Document(text, name, offset, metadata)
 
-
-def parse_line(line: bytes) -> Any:
-    """The value of a line; raises ValueError if it is not JSON.
-
-    What the fast parser rejects, Python's own may accept: NaN, Infinity and numbers of any length
-    are not JSON, but Python writes them. A byte order mark is skipped.
-    """
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        try:
-            value = json.loads(line.decode("utf-8-sig"))
-            json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        return value
+    def _why_no_text(self, record: dict[str, Any], is_missing: bool) -> str:
+        if not is_missing:
+            return f"the field {self._text_field!r} is no text"
+        for key, values in record.items():
+            first = values[0] if isinstance(values, list) and values else None
+            if isinstance(first, dict) and field_of(first, self._text_field) is not MISSING:
+                return wrapper_reason(key)
+        return f"the field {self._text_field!r} is missing"

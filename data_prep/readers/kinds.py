@@ -58,11 +58,18 @@ _BY_SUFFIX = {
 }
 """The compression that a suffix stands for, and how its files start."""
 _SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18(.{4})", re.DOTALL)
+WIDE_HEAD_BYTES = 8
+_WIDE_STARTS = (
+    (re.compile(rb"(?:[\t\n\r -~]\0\0\0){2}"), "utf-32-le"),
+    (re.compile(rb"(?:\0\0\0[\t\n\r -~]){2}"), "utf-32-be"),
+    (re.compile(rb"(?:[\t\n\r -~]\0){4}"), "utf-16-le"),
+    (re.compile(rb"(?:\0[\t\n\r -~]){4}"), "utf-16-be"),
+)
 _BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
 }
 
 
@@ -105,12 +112,14 @@ def archive_by(head: bytes, name: str = "") -> Archive | None:
 
 
 def encoding_by(head: bytes) -> str | None:
-    """The encoding that a byte order mark at the start of a file names: UTF-16 or UTF-32."""
+    """The encoding of a file that starts with the byte order mark of UTF-16 or UTF-32, or with a
+    few characters of ASCII in one of these; None otherwise."""
     # UTF-32's mark starts with that of UTF-16: the longer ones are looked for first.
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return encoding
-    return None
+    wide = (encoding for start, encoding in _WIDE_STARTS if start.match(head))
+    return next(wide, None)
 
 
 def _is_text(head: bytes) -> bool:

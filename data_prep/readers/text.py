@@ -1,5 +1,6 @@
 """Plain text: a file, a section, a paragraph or a line is a document."""
 
+import codecs
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
@@ -9,6 +10,7 @@ from pydantic import Field
 from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.content import Content, kind_of, open_content
 from data_prep.readers.document import BadRecords, Document, decoded
+from data_prep.readers.encodings import Encoding
 from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.reader import FilesConfig, Reader
@@ -17,9 +19,12 @@ _LOOK_BACK_BYTES = 1 << 16
 
 
 class TextReaderConfig(FilesConfig):
-    """UTF-8 text files, plain or .gz, .zst, .bz2."""
+    """Text files, plain, compressed or in archives."""
 
     type: Literal["text"]
+    encoding: Encoding | None = None
+    """Encoding of the files, such as utf-16 or cp1252; by default a byte order mark decides, or
+    else UTF-8."""
     document: Literal["file", "section", "paragraph", "line"] = "file"
     """What makes a document. Paragraphs end at blank lines; a section is the paragraphs that start
     within the same `section_bytes` of the file."""
@@ -37,7 +42,7 @@ class TextReader:
     def __init__(self, config: TextReaderConfig, files: LineFiles | None = None) -> None:
         self._unit = config.document
         self._section_bytes = config.section_bytes
-        self._files = files or LineFiles()
+        self._files = files or LineFiles(encoding=config.encoding)
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges; a document belongs to the range in which it starts.
@@ -56,6 +61,8 @@ class TextReader:
         path = span.file.path
         with open_content(span.file, self._files.encoding) as content:
             for offset, document in self._contents(content, span, bad):
+                if offset == 0:
+                    document = document.removeprefix(codecs.BOM_UTF8)
                 text = decoded(document, path, offset, bad)
                 if text is not None and (text.strip() or self._unit == "file"):
                     yield Document(text, f"{span.file.name}:{offset}", offset)

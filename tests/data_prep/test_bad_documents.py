@@ -68,7 +68,7 @@ def test_an_unexpected_error_names_the_file(
     def fail(line: bytes) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(jsonl, "parse_line", fail)
+    monkeypatch.setattr(jsonl, "parse_json", fail)
     with pytest.raises(ZeroDivisionError) as error:
         prepare(forum_config(tmp_path))
     (note,) = pickle.loads(pickle.dumps(error.value)).__notes__  # as it arrives from a worker

@@ -132,7 +132,9 @@ def test_bad_json_lines_are_counted_by_reason(tmp_path: Path) -> None:
         ("not quite JSON", "1" + "0" * 30),
     ]
     assert bad == {
-        "not JSON": 4,
+        "not JSON": 2,
+        "not UTF-8": 1,
+        "half a surrogate pair in the text": 1,
         "JSON, but no object": 1,
         "the field 'text' is missing": 1,
         "the field 'text' is no text": 1,

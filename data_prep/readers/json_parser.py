@@ -1,0 +1,60 @@
+"""Parses one JSON value, leniently where nothing is lost by it."""
+
+import json
+from typing import Any
+
+import orjson
+
+from data_prep.readers.likely_encoding import likely_encoding, why_not_utf_8
+
+MAX_VALUES = 4_000_000
+"""Commas, braces and brackets of a record, those in texts included. As objects these values take
+half a gigabyte, in a record of a few kilobytes when compressed."""
+NOT_JSON = "not JSON"
+CUT_RECORD = "the file ends inside a record"
+"""The reason under which the last record of a file that is cut is counted."""
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a record; raises ValueError if it is not JSON.
+
+    What the fast parser rejects, Python's own may accept: NaN, Infinity and numbers of any length
+    are not JSON, but Python writes them. A byte order mark is skipped. Bytes that are not UTF-8
+    become surrogates, and halves of surrogate pairs stay: they matter only in the text.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def reason_not_json(raw: bytes) -> str:
+    """The reason under which `raw`, which is not JSON, is counted."""
+    likely = likely_encoding(raw)
+    return f"{NOT_JSON} (likely {likely}: set `encoding`)" if likely else NOT_JSON
+
+
+def why_not_unicode(raw: bytes) -> str:
+    """The reason under which a record is counted whose text holds surrogates."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return why_not_utf_8(raw)
+    return "half a surrogate pair in the text"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` holds no surrogates, so that it can be written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def wrapper_reason(key: str) -> str:
+    """The reason for a file that is one object with the records in an array under `key`."""
+    return f"one object that holds the records in an array under {key!r}: write that array alone"
