@@ -38,8 +38,8 @@ def accounts(
 ) -> dict[str, Account]:
     """For each source: ``read``, ``kept`` and ``dropped`` by reason (amounts), ``bad`` and
     ``skipped`` by reason (amounts of records), ``file_bytes``, ``not_read_bytes``,
-    ``missing_bytes`` (an estimate; None if it is not known), ``cut_files``, ``repeated_ids`` and
-    ``without_tokens`` (documents, which are kept)."""
+    ``missing_bytes`` (an estimate; None if it is not known), ``cut_files``, ``repeated_ids``,
+    ``without_tokens`` (documents, which are kept) and ``unknown_tokens``."""
     losses = losses_of(ingested)
     without_tokens = _documents_without_tokens(encoded)
     result = {}
@@ -80,6 +80,8 @@ def accounts(
             "missing_bytes": None if None in missing else sum(size or 0 for size in missing),
             "repeated_ids": sum(r["repeated"] for r in _records(source, repeated_ids)),
             "without_tokens": without_tokens.get(source, 0),
+            # Records of version 0.1.0 lack it.
+            "unknown_tokens": sum(r.get("unknown_tokens", 0) for r in of_encode),
         }
     return result
 

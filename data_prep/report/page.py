@@ -72,6 +72,9 @@ def _tokens(data: Tree) -> Iterator[str]:
     yield bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()})
     yield "<h3>Bytes per token</h3>"
     yield bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()})
+    if unknown := {name: a["unknown_tokens"] for name, a in data["accounts"].items()}:
+        yield "<h3>Tokens unknown to the tokenizer, whose text is lost</h3>"
+        yield _table(["source", "tokens"], [[name, f"{n:,}"] for name, n in unknown.items()])
     yield "<h3>Share of text tokens in the rows</h3>"
     yield bars({name: {"text": 100 * s["fill"]} for name, s in packed.items()}, " %")
     yield _table(["rows", "train", "held out"], _row_counts(packed))

@@ -73,6 +73,8 @@ def _notes(account: Account) -> Iterator[str]:
         yield f"  {account['repeated_ids']:,} documents have the id of an earlier one"
     if account["without_tokens"]:
         yield f"  {account['without_tokens']:,} kept documents have no token, and are in no row"
+    if account.get("unknown_tokens"):  # a report of an earlier version lacks it
+        yield f"  {account['unknown_tokens']:,} tokens are unknown: the text in their place is lost"
 
 
 def _fitted(label: str) -> str:
@@ -93,10 +95,11 @@ def stage_line(name: str, records: Iterable[Record]) -> str:
     num_parts = 0
     for record in records:
         num_parts += 1
-        for key, value in record.items():
+        counts = {key: value for key, value in record.items() if key != "outputs"}
+        for key, value in counts.items():
             if isinstance(value, dict):
                 totals[key] += sum(count for _, count in _counts(value))
-        for key, count in _counts(record):
+        for key, count in _counts(counts):
             totals[key] += count
     words = _STAGES[name](totals) if name in _STAGES else ""
     return ", ".join([*([words] if words else []), f"{num_parts:,} part(s)"])

@@ -1,5 +1,6 @@
 """Rows of every kind of tokenizer hold the text; gigatoken is used only where it gives its ids."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -131,6 +132,8 @@ def test_lost_text_is_counted_and_warned_of(tmp_path: Path, logged: list[str]) -
     run("xlm_roberta", tmp_path, [f"{text} \u10d0\u10d1\u10d2 the end" for text in texts(20)])
     (line,) = [line for line in logged if "unknown to the tokenizer" in line]
     assert line.startswith("forum: 20 of ")
+    report = json.loads((tmp_path / "rows/report.json").read_text())
+    assert report["accounts"]["forum"]["unknown_tokens"] == 20
 
 
 def test_unknown_text_does_not_count_where_bytes_stand_for_it(
