@@ -6,6 +6,7 @@ its record starts.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from data_prep.fates import Fate, fate_of
 from data_prep.history import History, read_history
 
 EXIT_UNKNOWN = 1
+_MOST_OF_A_QUERY = 5
+"""Records of one query that are printed as text."""
 
 
 def main() -> int:
@@ -40,7 +43,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(fates, indent=1))
     else:
-        print(visible("\n\n".join("\n".join(_described(fate)) for fate in fates)))
+        print(visible("\n\n".join("\n".join(_described(fate)) for fate in _shortened(fates))))
     return EXIT_UNKNOWN if any(fate["outcome"] == "unknown" for fate in fates) else 0
 
 
@@ -89,6 +92,15 @@ def _unknown(history: History, query: str) -> Fate:
     }
 
 
+def _shortened(fates: Sequence[Fate]) -> Iterator[Fate]:
+    """The fates without most of those of a query that names very many records."""
+    shown: Counter[str] = Counter()
+    for fate in fates:
+        shown[fate["query"]] += 1
+        if shown[fate["query"]] <= _MOST_OF_A_QUERY:
+            yield fate
+
+
 def _described(fate: Fate) -> Iterator[str]:
     """The lines of a fate, for people."""
     if fate["outcome"] == "unknown":
@@ -103,7 +115,7 @@ def _described(fate: Fate) -> Iterator[str]:
         + (fate["source"])
     )
     if "same_name" in fate:
-        yield f"  one of {fate['same_name']} records of this name"
+        yield f"  one of {fate['same_name']:,} records of this name"
     if fate.get("removed_lines"):
         size = f"{fate['removed_bytes']:,} bytes"
         yield f"  {fate['removed_lines']:,} repeated lines ({size}) removed"

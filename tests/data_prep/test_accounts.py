@@ -103,9 +103,9 @@ def test_names_in_the_table_are_escaped_and_fit() -> None:
 def test_a_batch_log_has_a_line_for_each_stage(tmp_path: Path, logged: list[str]) -> None:
     write_corpus(tmp_path / "raw", num_documents=80)
     prepare(config_of(tmp_path))
-    ingest = [line for line in logged if line.startswith("ingest: 93 documents (")]
+    ingest = [line for line in logged if line.startswith("ingest: 93 documents (0.1 MB) read, ")]
     assert len(ingest) == 1
-    assert "92 (" in ingest[0]
+    assert "92 (0.1 MB) kept by the filters, 0 bad records, 2 part(s), " in ingest[0]
     assert ingest[0].endswith(" s")
     assert any(line.startswith("verdicts: 73 documents kept, 10 exact and 9 ") for line in logged)
     assert any(line.startswith("encode: ") and "held out" in line for line in logged)
