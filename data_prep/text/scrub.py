@@ -1,37 +1,82 @@
-"""Personal data in texts: e-mail and IP addresses are replaced by placeholders."""
+"""Personal data and secrets in texts are replaced by placeholders."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from configs.load import Config
+from data_prep.text.addresses import replace_ip_addresses
+from data_prep.text.personal_numbers import (
+    replace_card_numbers,
+    replace_ibans,
+    replace_phone_numbers,
+)
+from data_prep.text.secret_tokens import replace_secrets
 
 EMAIL_PLACEHOLDER, IP_PLACEHOLDER = b"[email]", b"[ip address]"
 _EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
-_OCTET = rb"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-_IPV4 = re.compile(rb"(?<![\w.])(?:" + _OCTET + rb"\.){3}" + _OCTET + rb"(?!\.?\w)")
-_IPV6 = re.compile(rb"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}(?![\w:])")
+_IP_RULES = 2
+"""Raised when other addresses are found."""
+
+
+def _known_region(code: str) -> str:
+    from phonenumbers import SUPPORTED_REGIONS
+
+    if code not in SUPPORTED_REGIONS:
+        raise ValueError(f"no country {code!r} is known; give two capitals, such as US or DE")
+    return code
 
 
 class ScrubConfig(Config):
-    """What is replaced by a placeholder."""
+    """What is replaced by a placeholder, counted by kind in the report."""
 
     emails: bool = False
     """E-mail addresses, by [email]."""
     ip_addresses: bool = False
-    """IPv4 addresses and IPv6 addresses written in full, by [ip address]."""
+    """IPv4 and IPv6 addresses, by [ip address]; four numbers that the words around them call a
+    version, or that are all small, are none."""
+    phones: bool = False
+    """Telephone numbers with their country code (+44 ...), by [phone]."""
+    phone_regions: tuple[Annotated[str, AfterValidator(_known_region)], ...] = ()
+    """Countries whose telephone numbers are replaced without country code too, such as US."""
+    cards: bool = False
+    """Numbers of payment cards with a valid check digit, by [card number]."""
+    ibans: bool = False
+    """Numbers of bank accounts (IBAN) with valid check digits, by [iban]."""
+    secrets: bool = False
+    """Private keys, tokens of well-known services, and values that look random and are assigned to
+    a password, token or key, by [secret]."""
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, as JSON values; without kinds that are off and that version 0.1.0
+        did not know."""
+        dumped = self.model_dump(mode="json")
+        known = {key: dumped.pop(key) for key in ("emails", "ip_addresses")}
+        rules = {"ip_rules": _IP_RULES} if self.ip_addresses else {}
+        return {**known, **rules, **{key: value for key, value in dumped.items() if value}}
 
 
 def scrubbed(texts: Sequence[bytes], config: ScrubConfig, counts: Counter[str]) -> list[bytes]:
     """The texts with placeholders; adds the number of replacements to `counts`."""
     result = list(texts)
     for number, text in enumerate(result):
+        found: dict[str, int] = {}
+        if config.secrets:
+            text, found["secrets"] = replace_secrets(text, b"[secret]")
         if config.emails and b"@" in text:
-            text, num = _EMAIL.subn(EMAIL_PLACEHOLDER, text)
-            counts["emails"] += num
+            text, found["emails"] = _EMAIL.subn(EMAIL_PLACEHOLDER, text)
         if config.ip_addresses:
-            text, num_v4 = _IPV4.subn(IP_PLACEHOLDER, text)
-            text, num_v6 = _IPV6.subn(IP_PLACEHOLDER, text)
-            counts["ip addresses"] += num_v4 + num_v6
+            text, found["ip addresses"] = replace_ip_addresses(text, IP_PLACEHOLDER)
+        if config.ibans:
+            text, found["ibans"] = replace_ibans(text, b"[iban]")
+        if config.cards:
+            text, found["card numbers"] = replace_card_numbers(text, b"[card number]")
+        if config.phones:
+            regions = config.phone_regions
+            text, found["phone numbers"] = replace_phone_numbers(text, b"[phone]", regions)
+        counts.update(found)
         result[number] = text
     return result
