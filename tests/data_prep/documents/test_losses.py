@@ -48,7 +48,7 @@ WRITERS: dict[str, tuple[str, Callable[[list[str]], bytes]]] = {
 }
 
 
-CUT = [".jsonl.gz", ".jsonl.zst", ".warc", ".warc.gz"]
+CUT = [suffix for suffix in WRITERS if suffix != ".parquet"]
 
 
 def write_files(folder: Path, suffix: str, num_files: int = 8) -> list[Path]:
