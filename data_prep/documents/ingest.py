@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import UserError, fingerprint
+from configs.load import fingerprint
 from configs.terminal import visible_name
 from data_prep.dataset.atomic import write_atomic
 from data_prep.documents import ledger
@@ -23,6 +23,7 @@ from data_prep.documents.planned_files import (
     has_same_or_more_files,
     plan_differences,
 )
+from data_prep.documents.source_files import source_files
 from data_prep.documents.tally import Tally
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.filters.quality import FiltersConfig, judged
@@ -35,7 +36,7 @@ from data_prep.readers.document import (
     Document,
     in_batches,
 )
-from data_prep.readers.files import SourceFile, Span, list_files
+from data_prep.readers.files import SourceFile, Span, opening_bytes
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 from data_prep.text.scrub import ScrubConfig, scrubbed
@@ -172,7 +173,7 @@ def ingest_stage(
     """
     parts = list(_parts_in(plan, sources)) if plan else []
     inputs: dict[str, str] = dict(plan["inputs"]) if plan else {}
-    for name, files in ({} if plan else _files_of(sources)).items():
+    for name, files in ({} if plan else source_files(sources)).items():
         inputs.update((f"{name}/{file.name}", f"{file.num_bytes} bytes") for file in files)
         parts += _parts_of(name, sources[name].reader, files, part_bytes)
     return IngestStage(
@@ -187,35 +188,23 @@ def ingest_stage(
     )
 
 
-def _files_of(sources: Mapping[str, SourceConfig]) -> dict[str, list[SourceFile]]:
-    """The files of every source; one UserError that names all sources without files."""
-    found: dict[str, list[SourceFile]] = {}
-    problems = []
-    for name, source in sources.items():
-        try:
-            found[name] = list_files(source.reader.files, f"sources.{name}.reader.files")
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
-    return found
-
-
 def _parts_of(
     source: str, reader_config: ReaderConfig, files: Sequence[SourceFile], part_bytes: int
 ) -> Iterator[IngestPart]:
-    """Large files are cut into spans, small files are put together."""
+    """Large files are cut into spans, small files are put together, of which each weighs at least
+    what opening it costs."""
     reader = reader_config.build()
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # columnar files are opened for their spans
         spans_of = list(pool.map(lambda file: reader.spans(file, part_bytes), files))
     groups: list[list[Span]] = [[]]
     group_bytes = 0
     for span in chain.from_iterable(spans_of):
-        if groups[-1] and group_bytes + span.num_bytes > part_bytes:
+        weight = span.num_bytes + opening_bytes(span.file)
+        if groups[-1] and group_bytes + weight > part_bytes:
             groups.append([])
             group_bytes = 0
         groups[-1].append(span)
-        group_bytes += span.num_bytes
+        group_bytes += weight
     for number, spans in enumerate(groups):
         yield IngestPart(
             name=f"{source}-{number:06d}",

@@ -3,11 +3,10 @@
 Local paths and globs (``**`` too), and every URL that fsspec knows (``s3://``, ``gs://``, ``hf://``).
 """
 
-import fnmatch
 import glob
 import io
+import logging
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,12 @@ from typing import Any, BinaryIO
 
 from configs.load import UserError
 from configs.terminal import visible_name
+from data_prep.readers.local_files import RealPaths, local_files
+
+logger = logging.getLogger(__name__)
 
 _FILE_BUFFER_BYTES, _URL_BUFFER_BYTES = 1 << 17, 1 << 20
+_OPENING_BYTES, _URL_OPENING_BYTES = 1 << 15, 1 << 19
 
 
 @dataclass(frozen=True)
@@ -51,72 +54,56 @@ class Span:
 
 
 def list_files(patterns: Sequence[str], where: str) -> list[SourceFile]:
-    """All files that match, sorted by name, each once.
+    """All files that match, sorted by name, each once, also where two patterns or links lead to it.
 
-    Raises UserError, which names the config key `where`, if a pattern matches no file or a folder
-    cannot be read.
+    Raises UserError, which names the config key `where`, if a pattern matches no file or what it
+    matches cannot be read.
     """
     found: dict[str, SourceFile] = {}
+    real_paths, num_repeated = RealPaths(), 0
     for pattern in patterns:
         is_url = "://" in pattern
         files = _list_url(pattern, where) if is_url else _list_local(pattern, where)
         if not files:
             raise UserError(
-                f"{where}: {pattern!r} matches no file; check the path (relative to "
-                f"{os.getcwd()}) and that the corpus has been fetched"
+                f"{where}: {visible_name(pattern)!r} matches no file; check the path (relative to "
+                f"{visible_name(os.getcwd())}) and that the corpus has been fetched"
             )
-        found.update((file.path, file) for file in files)
+        for file in files:
+            key = identity(file, real_paths)
+            num_repeated += key in found
+            if key not in found or file.path == key:  # the spelling without links, if there is one
+                found[key] = file
+    if num_repeated:
+        logger.info(
+            "%s: %d files are matched more than once, by several patterns or through links; each "
+            "is read once",
+            *(where, num_repeated),
+        )
     return sorted(found.values(), key=lambda file: (file.name, file.path))
 
 
+def identity(file: SourceFile, real_paths: RealPaths) -> str:
+    """What two spellings of one file have in common: the path without links, or the URL."""
+    path = file.path.removeprefix("file://")
+    return file.path if "://" in path else real_paths.of(path)
+
+
 def _list_local(pattern: str, where: str) -> list[SourceFile]:
-    root, inner = _split(pattern)
-    if os.path.isdir(pattern):
-        raise UserError(f"{where}: {pattern!r} is a folder; write a pattern such as {pattern}/*")
-    base = root if inner else os.path.dirname(pattern)
-    files = []
-    try:
-        _check_folders(root, inner)
-        for path in glob.glob(os.path.join(glob.escape(root), *inner), recursive=True):
-            status = os.stat(path)
-            if stat.S_ISREG(status.st_mode):
-                name = os.path.relpath(path, base or ".")
-                files.append(SourceFile(path, name, status.st_size, str(status.st_mtime_ns)))
-    except OSError as error:
-        raise UserError(
-            f"{where}: {visible_name(error.filename or pattern)} cannot be read: "
-            f"{error.strerror}; check that it is mounted, its owner and its permissions"
-        ) from None
-    return files
+    return [
+        SourceFile(
+            file.path,
+            printable(file.name),
+            file.status.st_size,
+            str(file.status.st_mtime_ns),
+        )
+        for file in local_files(pattern, where)
+    ]
 
 
-def _split(pattern: str) -> tuple[str, list[str]]:
-    """(the longest start of `pattern` that holds no wildcard, the rest as names).
-
-    A folder or file whose name happens to hold brackets, ``*`` or ``?`` is no wildcard.
-    """
-    names = pattern.split(os.sep)
-    for number, name in enumerate(names):
-        root = os.sep.join(names[: number + 1])
-        if glob.has_magic(name) and not os.path.lexists(root):
-            return os.sep.join(names[:number]) or os.sep * (number > 0), names[number:]
-    return pattern, []
-
-
-def _check_folders(root: str, names: Sequence[str]) -> None:
-    """Raises OSError if a folder that the pattern below `root` searches cannot be read: glob itself
-    skips it silently."""
-    if not os.path.isdir(root or "."):
-        return
-    root_depth = root.rstrip(os.sep).count(os.sep) + bool(root)
-    for folder, inner, _ in os.walk(root or ".", onerror=_raise):
-        depth = folder.rstrip(os.sep).count(os.sep) + bool(root) - root_depth
-        if "**" not in names:
-            inner[:] = fnmatch.filter(inner, names[depth]) if depth < len(names) - 1 else []
-
-
-def _raise(error: OSError) -> None:
-    raise error
+def printable(name: str) -> str:
+    """A name with an escape (``\\xff``) for each byte that is not UTF-8, for ids and reports."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _list_url(pattern: str, where: str) -> list[SourceFile]:
@@ -126,7 +113,11 @@ def _list_url(pattern: str, where: str) -> list[SourceFile]:
     root = root if root != pattern else root.rpartition("/")[0]
     try:
         file_system, _ = _file_system_of(pattern)
-        found = sorted(file_system.glob(pattern, detail=True).items())
+        is_exact = glob.has_magic(pattern) and file_system.isfile(pattern)
+        exact = (
+            {file_system._strip_protocol(pattern): file_system.info(pattern)} if is_exact else {}
+        )
+        found = sorted((exact or file_system.glob(pattern, detail=True)).items())
         bare_root = file_system._strip_protocol(root)
     except Exception as error:  # every protocol has its own library with its own errors
         raise UserError(
@@ -172,9 +163,19 @@ def open_file(file: SourceFile) -> Iterator[BinaryIO]:
         with io.BufferedReader(file_system.open(path, "rb"), _URL_BUFFER_BYTES) as stream:
             yield stream
     else:
-        with open(file.path, "rb", buffering=_FILE_BUFFER_BYTES) as stream:
+        with _open_local(file) as stream:
             yield stream
     _check_unchanged(file)
+
+
+def _open_local(file: SourceFile) -> BinaryIO:
+    try:
+        return open(file.path, "rb", buffering=_FILE_BUFFER_BYTES)
+    except PermissionError as error:
+        raise UserError(
+            f"{visible_name(file.path)} cannot be read: {error.strerror}; check its owner and its "
+            "permissions"
+        ) from None
 
 
 def head_of(file: SourceFile, num_bytes: int) -> bytes:
@@ -215,6 +216,15 @@ def _gone(file: SourceFile) -> str:
         f"{visible_name(file.path)}: disappeared since the plan was made; restore it, or run again "
         "with '--restart-from ingest'"
     )
+
+
+def opening_bytes(file: SourceFile) -> int:
+    """How many bytes could be processed in the time that it takes to open `file`.
+
+    About 0.2 ms from a local disk, up to 3 ms from a network file system, and 40 ms from an object
+    store; processing takes 1 s for about 15 MB.
+    """
+    return _URL_OPENING_BYTES if "://" in file.path else _OPENING_BYTES
 
 
 def byte_spans(file: SourceFile, part_bytes: int, align_bytes: int = 1) -> list[Span]:

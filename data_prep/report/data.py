@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from configs.terminal import visible
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import Manifest, SourceRows
 from data_prep.dedup.candidates import PairsPart
@@ -45,7 +46,8 @@ def write_report(output: Path, inputs: ReportInputs, manifest: Manifest) -> None
     """Writes report.json and report.html to `output`."""
     data = report_data(inputs, manifest)
     write_atomic(output / "report.json", json.dumps(data, indent=1) + "\n")
-    write_atomic(output / "report.html", render(data))
+    # Names of files may hold escape sequences, and bytes that are not UTF-8.
+    write_atomic(output / "report.html", visible(render(data)))
 
 
 def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:

@@ -64,7 +64,7 @@ def test_what_is_not_set_is_an_error_that_names_the_key() -> None:
 def test_configs_hold_the_expanded_paths(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("output: ~/rows\nfiles: $CORPUS/*.txt\nnumbers: 3\n")
     (tmp_path / "a.yaml").write_text("extends: ${PARENT}.yaml\neither: one\n")
-    with pytest.raises(ConfigError, match="'extends': .*'PARENT' is not set"):
+    with pytest.raises(ConfigError, match=r"'extends': .*'PARENT' is not set"):
         load(tmp_path / "a.yaml", Paths)
     (tmp_path / "a.yaml").write_text("extends: base.yaml\neither: one\n")
     config = load(tmp_path / "a.yaml", Paths)
