@@ -9,7 +9,6 @@ side demands of the other; without the key nobody connects.
 """
 
 import logging
-import os
 import signal
 import warnings
 from asyncio import CancelledError
@@ -27,9 +26,13 @@ from configs.load import Config, UserError
 from configs.paths import ConfigPathText
 from data_prep.engine.engine import Engine, SerialEngine
 from data_prep.engine.interrupts import Stopped
+from data_prep.engine.resources import Resources, usable_resources
 
 START_ATTEMPTS = 3
 """How often worker processes are started where one of them dies before it is ready."""
+
+_MAIN_PROCESS_SHARE = 0.1
+"""Of the memory limit, what is left to the process that starts the workers."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,9 @@ class LocalEngineConfig(Config):
 
     type: Literal["local"] = "local"
     workers: int | None = Field(default=None, ge=1)
-    """Number of worker processes; one per CPU core when not given."""
+    """Number of worker processes. When not given: one per CPU core that this process may use (by
+    its cores, the CPU quota of its cgroups and SLURM_CPUS_PER_TASK), as long as the memory limit of
+    its cgroups is enough for `worker_memory_mb` each."""
     worker_memory_mb: int = Field(default=3000, ge=200)
     """Memory above which a worker is restarted, MB."""
 
@@ -74,11 +79,33 @@ class LocalEngineConfig(Config):
             "engine.workers, or set engine.type to serial; the same command resumes"
         )
 
+    def worker_limits(self, resources: Resources) -> tuple[int, int]:
+        """(number of workers, memory of each in bytes) where these resources may be used."""
+        memory_bytes = self.worker_memory_mb * 1_000_000
+        if resources.memory_bytes is None:
+            return self.workers or resources.cpus, memory_bytes
+        usable_bytes = int(resources.memory_bytes * (1 - _MAIN_PROCESS_SHARE))
+        memory_bytes = min(memory_bytes, usable_bytes)
+        return self.workers or min(resources.cpus, usable_bytes // memory_bytes), memory_bytes
+
     def _start_once(self) -> Any:
         from dask.config import set as dask_settings
         from distributed import Client, LocalCluster
         from distributed.security import Security
 
+        resources = usable_resources()
+        workers, memory_bytes = self.worker_limits(resources)
+        logger.info(
+            "%d worker processes of up to %d MB (%d CPUs by %s, memory limit %s)",
+            *(workers, memory_bytes // 1_000_000, resources.cpus, resources.cpus_by),
+            f"{resources.memory_bytes / 1e9:.1f} GB" if resources.memory_bytes else "none",
+        )
+        if resources.memory_bytes and workers * memory_bytes > resources.memory_bytes:
+            logger.warning(
+                "engine.workers (%d) x engine.worker_memory_mb is more than the memory limit; if "
+                "processes are killed, lower one of the two",
+                workers,
+            )
         security = Security.temporary()
         # A worker that spilled results would write them to disk as pickles.
         no_spilling = {f"distributed.worker.memory.{key}": False for key in ("target", "spill")}
@@ -89,10 +116,10 @@ class LocalEngineConfig(Config):
         try:
             with dask_settings(no_spilling):
                 cluster = LocalCluster(
-                    n_workers=self.workers or len(os.sched_getaffinity(0)),
+                    n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
-                    memory_limit=self.worker_memory_mb * 1_000_000,
+                    memory_limit=memory_bytes,
                     security=security,
                     protocol="tls://",
                     host="127.0.0.1",
