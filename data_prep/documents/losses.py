@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from configs.load import UserError
@@ -54,15 +55,16 @@ class SourceLosses:
     def missing_bytes(self) -> dict[str, int | None]:
         """About how much each cut file lacks: the mean size of the intact files minus its own.
 
-        None where no other file gives a size.
+        None where that is not known: no intact file gives a size, or the sizes of intact files
+        differ so much that a whole file may be as small.
         """
         intact = [size for path, size in self.file_bytes.items() if path not in self.cut_files]
-        mean = sum(intact) / len(intact) if sum(intact) else None
+        mean = sum(intact) / max(len(intact), 1)
+        least = _least_usual(intact) if mean else 0
+        sizes = {path: self.file_bytes.get(path) for path in self.cut_files}
         return {
-            path: None
-            if mean is None or path not in self.file_bytes
-            else max(round(mean - self.file_bytes[path]), 0)
-            for path in self.cut_files
+            path: None if size is None or size >= least else max(round(mean - size), 0)
+            for path, size in sizes.items()
         }
 
     @property
@@ -81,6 +83,17 @@ class SourceLosses:
     def is_damaged(self) -> bool:
         """Whether anything is not read or missing, besides bad records."""
         return bool(self.cut_files or self.not_read_bytes.total())
+
+
+def _least_usual(sizes: list[int]) -> float:
+    """The size under which a file is unusually small among files of these sizes.
+
+    Shards have about the same size, and so does this; other files differ, and it is half of the
+    smallest one. The factor makes the median deviation three standard deviations.
+    """
+    middle = median(sizes)
+    deviation = median(abs(size - middle) for size in sizes)
+    return max(min(sizes) / 2, middle - 3 * 1.4826 * deviation)
 
 
 def losses_of(ingested: StageResult[IngestPart]) -> dict[str, SourceLosses]:

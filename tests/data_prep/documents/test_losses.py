@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from configs.load import UserError
-from data_prep.documents.losses import check_bad_share, losses_of
+from data_prep.documents.losses import SourceLosses, check_bad_share, losses_of
 from tests.data_prep.corpora import random_texts
 from tests.data_prep.documents.ingesting import ingested
 from tests.data_prep.readers.test_archives import warc_record
@@ -133,3 +133,23 @@ def test_few_bad_records_of_many_bytes_stop_the_job(tmp_path: Path, suffix: str)
         else:
             assert share < 0.01
             check_bad_share(result, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("intact", "cut", "missing"),
+    [
+        ([100] * 7, 99, 1),
+        ([100] * 7, 5, 95),
+        ([100] * 6 + [30], 60, 30),  # the last shard is smaller
+        ([10, 35, 50, 60, 80, 95, 100], 30, None),  # a whole file may be as small
+        ([10, 35, 50, 60, 80, 95, 100], 2, 59),
+        ([], 50, None),
+        ([0, 0], 50, None),
+    ],
+)
+def test_what_a_cut_file_lacks_follows_from_the_other_sizes(
+    intact: list[int], cut: int, missing: int | None
+) -> None:
+    sizes = {str(number): size for number, size in enumerate(intact)}
+    losses = SourceLosses(file_bytes={**sizes, "cut": cut}, cut_files={"cut": "cut short"})
+    assert losses.missing_bytes == {"cut": missing}
