@@ -7,6 +7,7 @@ from pathlib import Path
 from data_prep.config import DataConfig
 from data_prep.preparation import Preparation
 from data_prep.stages import STAGES, build_ingest
+from data_prep.tokenization.tokenizer import notices_before
 
 _BYTES_PER_TOKEN = 4.4
 _WORK_BYTES_PER_BYTE = 1.1
@@ -35,6 +36,7 @@ def describe(config: DataConfig) -> str:
         f"{total * _WORK_BYTES_PER_BYTE / 1e6:,.1f} MB; {_free_mb(config.work):,.0f} MB are free",
         "",
     ]
+    lines += notices_before(config.tokenizer, config.encoder)
     for entry in STAGES:
         if entry.condition.holds(config):
             lines.append(f"{entry.name:<16}{_state(config.work / entry.name)}")

@@ -1,5 +1,7 @@
 """A run of data preparation: its finished stages, and what follows from them."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +18,8 @@ from data_prep.packing import streams
 from data_prep.report.data import ReportInputs
 from data_prep.tokenization import encode, tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 class Preparation:
     """A run of data preparation: its config, the finished stages, and what follows from them.
@@ -27,6 +31,7 @@ class Preparation:
         self.config = config
         self.limits = limits or Limits()
         self._results: dict[str, StageResult[Any]] = {}
+        self._noticed: set[str] = set()
 
     def add(self, stage: Stage[PartT], result: StageResult[PartT]) -> None:
         """Adds a finished stage."""
@@ -39,6 +44,13 @@ class Preparation:
     def result_if_any(self, stage: type[Stage[PartT]]) -> StageResult[PartT] | None:
         """The result of a finished stage, None where the run does not have that stage."""
         return self._results.get(stage.name)
+
+    def notice(self, notices: Iterable[str]) -> None:
+        """Logs each of `notices` that the run has not logged before."""
+        for text in notices:
+            if text not in self._noticed:
+                self._noticed.add(text)
+                logger.warning("%s", text)
 
     def has(self, stage: type[Stage[Any]]) -> bool:
         """Whether the stage is finished."""

@@ -25,7 +25,7 @@ from data_prep.preparation import Preparation
 from data_prep.publish import is_published, publish, withdraw, withdraw_if_different
 from data_prep.report.terminal import end_of_run, stage_line
 from data_prep.stages import READ_FOR_REPORT, STAGES, names_from
-from data_prep.tokenization.tokenizer import TokenizerStage
+from data_prep.tokenization.tokenizer import TokenizerStage, notices_before
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,8 @@ def prepare(
         logger.info("%s: finished before and whole, nothing to do", config.output)
         return
     run = Preparation(config, limits)
+    if not (config.work / TokenizerStage.name / "done.json").exists():
+        run.notice(notices_before(config.tokenizer, config.encoder))
     num_parts_run = 0
     with config.engine.build() as engine:
         stages = StageRunner(config.work, engine, ProgressReporter.for_standard_output())

@@ -136,7 +136,8 @@ def _tokenizer(run: Preparation) -> tokenizer.TokenizerStage:
 
 def _check_tokenizer(run: Preparation) -> None:
     if not (run.config.work / encode.EncodeStage.name / "done.json").exists():
-        tokenizer.log_notices(run.config.encoder, run.result(tokenizer.TokenizerStage))
+        made = run.result(tokenizer.TokenizerStage)
+        run.notice(tokenizer.notices(run.config.encoder, made))
 
 
 def _encode(run: Preparation) -> encode.EncodeStage:

@@ -1,9 +1,9 @@
 """The stage that makes the tokenizer of a run."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,6 @@ from data_prep.tokenization.encoder import EncoderKind, TokenizerContents
 from data_prep.tokenization.existing import PreparedTokenizer, prepared_from_file
 from data_prep.tokenization.fast_encoder import REFERENCE_SPEED, fast_encoder_problem
 from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
-
-logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.tokenizer.json"
 _TRIED_DOCUMENTS = 20
@@ -179,15 +177,38 @@ def _fast_problem(result: StageResult[Part]) -> str | None:
     return fast_encoder_problem(tokenizer_contents(result))
 
 
-def log_notices(wanted: EncoderKind, result: StageResult[Part]) -> None:
-    """Logs what the user should know of the tokenizer of a finished stage."""
-    for notice in result.records[0].get("notices", []):
-        logger.warning("%s", notice)
-    if wanted == "fast" and (problem := _fast_problem(result)):
-        logger.warning(
-            "encoder: the library tokenizers encodes in place of gigatoken: %s; that is %s",
-            *(problem, REFERENCE_SPEED),
-        )
+def notices(wanted: EncoderKind, result: StageResult[Part]) -> list[str]:
+    """What the user should know of the tokenizer of a finished stage."""
+    found = list(result.records[0].get("notices", []))
+    problem = _fast_problem(result) if wanted == "fast" else None
+    return [*found, *_slow_notices(problem)]
+
+
+def notices_before(config: TokenizerConfig, wanted: EncoderKind) -> list[str]:
+    """What the user should know of a tokenizer before any work: it is tried on difficult texts.
+
+    UserError for files that are missing or cannot be used. Nothing for one that is to be trained.
+    """
+    if isinstance(config, TrainTokenizerConfig):
+        return []
+    prepared = existing_tokenizer(config)
+    problem = None
+    if wanted == "fast":
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / TOKENIZER_FILE
+            path.write_text(prepared.tokenizer.to_str(), encoding="utf-8")
+            contents = TokenizerContents("", path, prepared.special, prepared.vocab_size)
+            problem = fast_encoder_problem(contents)
+    return [*prepared.notices, *_slow_notices(problem)]
+
+
+def _slow_notices(problem: str | None) -> list[str]:
+    if problem is None:
+        return []
+    return [
+        f"encoder: the library tokenizers encodes in place of gigatoken: {problem}; that is "
+        f"{REFERENCE_SPEED}"
+    ]
 
 
 def _prepared(tokenizer: Tokenizer) -> PreparedTokenizer:

@@ -14,6 +14,7 @@ from data_prep.dataset.manifest import Manifest, read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, text_tokenizer
+from data_prep.dry_run import describe
 from data_prep.run import prepare
 from data_prep.tokenization.encoder import Encoder, TokenizerContents
 from data_prep.tokenization.fast_encoder import fast_encoder_problem
@@ -65,8 +66,8 @@ def test_rows_decode_to_the_texts(kind: str, tmp_path: Path, logged: list[str]) 
         assert [tokenizer.decode(ids) for ids in expected] == written
     assert tokenizer.encode(written[0]).ids == [special.bos, *expected[0], special.eos]
     assert manifest.vocab_size == num_ids(plain)
-    is_noticed = any("encodes in place of gigatoken" in line for line in logged)
-    assert is_noticed == (kind not in FAST)
+    noticed = [line for line in logged if "encodes in place of gigatoken" in line]
+    assert len(noticed) == (kind not in FAST)  # once
     assert not any("unknown to the tokenizer" in line for line in logged)
 
 
@@ -128,6 +129,15 @@ def test_different_ids_before_the_work_are_noticed_not_refused(
     assert any("gigatoken gives different ids for" in line for line in logged)
 
 
+def test_a_tokenizer_is_tried_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'<mask>' is no token"):
+        run("wordpiece", tmp_path, texts(20), tokenizer={"special_tokens": {"mask": "<mask>"}})
+    assert not (tmp_path / "work").exists()
+    config = {"type": "file", "path": str(tmp_path / "tokenizer/tokenizer.json")}
+    plan = describe(forum_config(tmp_path, tokenizer=config))
+    assert "encodes in place of gigatoken" in plan
+
+
 def test_lost_text_is_counted_and_warned_of(tmp_path: Path, logged: list[str]) -> None:
     run("xlm_roberta", tmp_path, [f"{text} \u10d0\u10d1\u10d2 the end" for text in texts(20)])
     (line,) = [line for line in logged if "unknown to the tokenizer" in line]
@@ -173,10 +183,6 @@ def test_a_mask_named_by_the_config(tmp_path: Path) -> None:
     special = run("wordpiece", tmp_path, texts(12), tokenizer=names).special_tokens
     assert special.mask == 3
     assert special.others == ((1, 3), (4, 6), (9, 10))
-    with pytest.raises(UserError, match=r"'<mask>' is no token"):
-        run(
-            "wordpiece", tmp_path / "b", texts(12), tokenizer={"special_tokens": {"mask": "<mask>"}}
-        )
 
 
 def test_the_library_takes_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
