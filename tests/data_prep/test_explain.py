@@ -22,6 +22,7 @@ from data_prep.explain import explain
 from data_prep.fates import Fate
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR
 from data_prep.run import prepare
+from tests.data_prep.corpora import forum_config, random_texts, write_forum
 from tests.data_prep.drops import NOTICE, config_with_drops, write_corpus_with_drops
 
 
@@ -226,3 +227,27 @@ def test_a_damaged_work_folder_is_a_clear_error(made: Path, tmp_path: Path) -> N
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match="damaged"):
         explain(config, ["1"])
+
+
+def test_a_duplicate_joined_through_others_names_them(tmp_path: Path) -> None:
+    words = random_texts(1, words=400, seed=5)[0].split()
+    fresh = random_texts(1, words=400, seed=6)[0].split()
+    chain = [" ".join([*fresh[: 12 * step], *words[12 * step :]]) for step in range(12)]
+    write_forum(tmp_path / "raw", [*random_texts(60), *chain, chain[-1].upper()])
+    config = forum_config(tmp_path)
+    prepare(config)
+    places = list(lines_of(tmp_path))[60:]
+    first, *duplicates, copy = explain(config, places)
+    assert first["outcome"] == "kept"
+    for number, fate in enumerate(duplicates, start=1):
+        assert fate["reason"] == NEAR
+        assert fate["duplicate_of"]["id"] == places[0]
+        if fate["duplicate_of"]["similarity"] < 0.75:
+            assert fate["through"]["similarity"] > 0.75
+            neighbours = places[max(number - 2, 1) : number + 3]
+            assert fate["through"]["id"] in [*neighbours, places[-1]]
+    assert "through" in duplicates[-1]
+    assert copy["reason"] == EXACT
+    assert copy["duplicate_of"] == {"id": places[-2], "source": "forum", "similarity": 1}
+    assert copy["kept"]["id"] == places[0]
+    assert copy["kept"]["similarity"] < 0.75
