@@ -7,7 +7,7 @@ from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.encodings import Encoding
-from data_prep.readers.fields import MISSING, field_of
+from data_prep.readers.fields import MISSING, field_of, shown_fields
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.json_parser import (
     CUT_RECORD,
@@ -120,7 +120,7 @@ class JsonLinesReader:
         text = field_of(record, self._text_field)
         if not isinstance(text, str):
             reason = self._why_no_text(record, text is MISSING)
-            bad.add(file.path, offset, reason, num_bytes=len(raw))
+            bad.add(file.path, offset, reason, shown_fields(record), len(raw))
             return None
         if not is_unicode(text):
             bad.add(file.path, offset, why_not_unicode(raw), num_bytes=len(raw))
