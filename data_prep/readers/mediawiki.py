@@ -5,12 +5,11 @@ from typing import Literal, NamedTuple
 from xml.etree.ElementTree import ParseError, fromstring
 
 from data_prep.readers.archives import ArchiveReader
-from data_prep.readers.content import kind_of, open_content
+from data_prep.readers.content import open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, byte_spans
-from data_prep.readers.kinds import Compression
 from data_prep.readers.reader import FilesConfig, Reader
-from data_prep.readers.wiki_pages import DAMAGED_XML, dump_pages
+from data_prep.readers.wiki_pages import DAMAGED_XML, can_be_cut, dump_pages
 from data_prep.readers.wiki_site import WikiSite, site_of
 from data_prep.readers.wikitext import is_redirect, plain_text
 
@@ -22,7 +21,7 @@ _WIKITEXT = "wikitext"
 
 
 class MediaWikiReaderConfig(FilesConfig):
-    """MediaWiki XML dumps (pages-articles), plain or .bz2, .gz, .zst."""
+    """MediaWiki XML dumps (pages-articles), plain, compressed or in archives."""
 
     type: Literal["mediawiki"]
     namespaces: tuple[int, ...] = (0,)
@@ -45,12 +44,12 @@ class MediaWikiReader:
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges; a page belongs to the range in which it, or its bzip2 stream, starts.
 
-        A .gz or .zst file is one span, and so in effect is a .bz2 file of a single stream.
+        A file with another compression is one span, and so in effect is a .bz2 file of a single
+        stream.
         """
-        kind = kind_of(file)
-        if kind.is_plain or kind.compression is Compression.BZIP2:
-            return byte_spans(file, part_bytes)
-        return [Span(file, 0, file.num_bytes)]
+        with open_content(file) as content:
+            is_cut = can_be_cut(content)
+        return byte_spans(file, part_bytes) if is_cut else [Span(file, 0, file.num_bytes)]
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The articles, without redirects; the title is the first line."""

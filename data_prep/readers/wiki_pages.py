@@ -3,22 +3,24 @@
 import re
 from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 from data_prep.readers.compression import DAMAGED_COMPRESSION
 from data_prep.readers.content import Content
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import Span
-from data_prep.readers.kinds import Compression
-from data_prep.readers.streams import BZIP2, pieces_from
+from data_prep.readers.kinds import Compression, encoding_by
+from data_prep.readers.streams import BZIP2, content_head, pieces_from
 from data_prep.readers.wiki_site import MAX_HEAD_BYTES
 
 DAMAGED_XML = "damaged or truncated XML"
 """The reason under which a page that is not whole, or not XML, is counted."""
 
 _CHUNK_BYTES = 1 << 20
-_TAIL_BYTES = 64
+_HEAD_BYTES, _TAIL_BYTES = 1 << 16, 64
+_MARK_BYTES = 4
+"""Of the longest byte order mark."""
 _OLDER_REVISION = "older revision of a wiki page"
 _PAGE_START, _PAGE_END, _DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
 _REVISION_START = b"<revision>"
@@ -47,31 +49,18 @@ def dump_pages(
     A page is (its offset, its XML with the newest revision only, the last one in the file). Counts
     damage, older revisions, and a missing end of the dump, that are in the span.
     """
+    head = content.head(_HEAD_BYTES)
+    if _PAGE_START not in head:
+        head = content.head(MAX_HEAD_BYTES)
     chunks = _chunks(content, span, bad)
-    if _can_be_cut(content):
-        head = b""
-        for chunk in content.chunks():
-            head += chunk.content
-            if chunk.error is not None or _is_whole_head(head):
-                break
-    else:
-        head, first = b"", []
-        for dump_chunk in chunks:
-            first.append(dump_chunk)
-            head += dump_chunk.content
-            if dump_chunk.is_damage or _is_whole_head(head):
-                break
-        chunks = chain(first, chunks)
     return head, _PageScanner(span.file.path, bad).pages(chunks)
 
 
-def _can_be_cut(content: Content) -> bool:
-    is_bzip2 = content.compression is Compression.BZIP2 and not content.is_member
-    return content.is_plain or is_bzip2
-
-
-def _is_whole_head(head: bytes) -> bool:
-    return _PAGE_START in head or len(head) >= MAX_HEAD_BYTES
+def can_be_cut(content: Content) -> bool:
+    """Whether the dump can be read from the middle: plain or bzip2, in UTF-8."""
+    if content.compression is not Compression.BZIP2 or content.is_member:
+        return content.is_plain
+    return encoding_by(content_head(content.raw, BZIP2, _MARK_BYTES)) is None
 
 
 def _chunks(content: Content, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
@@ -79,7 +68,7 @@ def _chunks(content: Content, span: Span, bad: BadRecords) -> Iterator[_DumpChun
     are in the span."""
     if content.is_plain:
         yield from _plain_chunks(content.raw, span, bad)
-    elif _can_be_cut(content):
+    elif can_be_cut(content):
         yield from _bzip2_chunks(content.raw, span, bad)
     else:
         yield from _whole_chunks(content, span, bad)

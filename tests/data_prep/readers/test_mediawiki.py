@@ -169,3 +169,13 @@ def test_a_dump_without_its_end_is_a_cut_file(tmp_path: Path) -> None:
     assert list(texts) == ["A"]
     assert list(bad.cut_files.values()) == ["the file does not end with </mediawiki>"]
     assert bad.counts["damaged or truncated XML"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".bz2", ".gz"])
+def test_a_dump_in_utf_16_is_read(tmp_path: Path, suffix: str) -> None:
+    content = dump(page("Ä"), page("Б", MARKUP), siteinfo=GERMAN).encode("utf-16")
+    packed = {"": content, ".bz2": bz2.compress(content), ".gz": gzip.compress(content)}
+    texts, bad = read(tmp_path, packed[suffix], part_bytes=50, name=f"a.xml{suffix}")
+    assert list(texts) == ["Ä", "Б"]
+    assert "Bild" not in texts["Б"]
+    assert not bad.counts
