@@ -57,7 +57,7 @@ class _Wanted(NamedTuple):
     places: dict[tuple[int, int], list[str]]
     """Queries by span and offset."""
     ids: dict[str, list[str]]
-    """Queries by id: each one is its own."""
+    """Queries by id."""
 
 
 def find(parts: Sequence[FinishedPart], queries: Sequence[str]) -> dict[str, list[FoundRecord]]:
@@ -72,7 +72,10 @@ def find(parts: Sequence[FinishedPart], queries: Sequence[str]) -> dict[str, lis
                 places.setdefault((number, int(query.rpartition(":")[2])), []).append(query)
         if places:
             _search(part, _Wanted(places, {}), found)
-    rest = {query: [query] for query, records in found.items() if not records}
+    rest: dict[str, list[str]] = {}
+    for query, records in found.items():
+        if not records:  # in stored ids, what is not UTF-8 is replaced
+            rest.setdefault(query.encode("utf-8", "replace").decode(), []).append(query)
     if rest:
         for part in parts:
             _search(part, _Wanted({}, rest), found)
