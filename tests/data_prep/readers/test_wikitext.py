@@ -38,6 +38,7 @@ MARKUP = {
     # tables
     "a\n{|\n| b\n{| class=c\n| d\n|}\n|}\ne": "a\n\ne",
     "{{Box|\n{|\n| a\n|}\n}}b": "b",
+    "{||border=0\n| a || b\n|}\nc": "c",
     "<table><tr><td><table>a</table>b</td></tr></table>c": "c",
     "a\n{| not closed\n|-\n| b\n! c\nthe rest": "a\nthe rest",
     # links
