@@ -47,9 +47,8 @@ class ArchiveReader:
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Those of the reader, or spans of whole members. Raises UserError for a file that the
         reader cannot read, whatever is in it."""
-        head, is_compressed = _head_of_content(file)
+        head, is_compressed = self._head_of_content(file)
         archive = archive_by(head, file.name)
-        check_format(head, file.path, self._type)
         if archive is None:
             return self._reader.spans(file, part_bytes)
         if is_compressed and archive is Archive.ZIP:
@@ -80,6 +79,18 @@ class ArchiveReader:
                     return
                 yield from self._documents(member, span.file, bad)
 
+    def _head_of_content(self, file: SourceFile) -> tuple[bytes, bool]:
+        """(first bytes of a file, decompressed; whether it is compressed); raises UserError for a
+        file of a kind that is not read."""
+        head = head_of(file, HEAD_BYTES)
+        check_format(head, file.path, self._type)
+        if compression_by(head, file.name) is None:
+            return head, False
+        with open_content(file) as content:
+            head = content.head(HEAD_BYTES)[:HEAD_BYTES]
+        check_format(head, file.path, self._type)
+        return head, True
+
     def _documents(
         self, member: Member, archive: SourceFile, bad: BadRecords
     ) -> Iterator[Document]:
@@ -106,15 +117,6 @@ class ArchiveReader:
             yield from self._reader.read(Span(file, 0, _WHOLE), bad)
 
 
-def _head_of_content(file: SourceFile) -> tuple[bytes, bool]:
-    """(first bytes of a file, decompressed; whether it is compressed)."""
-    head = head_of(file, HEAD_BYTES)
-    if compression_by(head, file.name) is None:
-        return head, False
-    with open_content(file) as content:
-        return content.head(HEAD_BYTES)[:HEAD_BYTES], True
-
-
 def _members_of(
     content: Content, archive: Archive, span: Span, bad: BadRecords
 ) -> Iterator[Member]:
@@ -131,5 +133,5 @@ def _unreadable(head: bytes, reader_type: str) -> str | None:
     """What a member is that the reader does not read."""
     if (archive := archive_by(head)) is not None:
         return f"a {archive} archive"
-    found = format_of(head)
-    return found.name if found is not None and found.reader != reader_type else None
+    found = format_of(head, reader_type)
+    return None if found is None else found.name

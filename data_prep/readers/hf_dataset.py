@@ -10,8 +10,10 @@ from data_prep.readers.arrow_batches import largest_expanded_bytes
 from data_prep.readers.columns import ARROW_ERRORS, Columns, group_spans
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span, head_of, open_file
+from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.reader import RecordsConfig
+from data_prep.readers.signatures import check_format
 
 _MAX_BATCH_BYTES = 1 << 29
 """Of a compressed batch. Those that are not compressed are mapped, not read."""
@@ -39,6 +41,7 @@ class HfDatasetReader:
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Consecutive record batches of about `part_bytes`. A damaged file is one span, and so is a
         file at a URL, since finding its batches means reading all of it."""
+        check_format(head_of(file, HEAD_BYTES), file.path, "hf_dataset")
         whole = Span(file, 0, 1 << 62, file.num_bytes)
         if "://" in file.path:
             return [whole]

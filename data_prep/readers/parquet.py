@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 from data_prep.readers.columns import ARROW_ERRORS, Columns, group_spans
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
-from data_prep.readers.files import SourceFile, Span, open_file
+from data_prep.readers.files import SourceFile, Span, head_of, open_file
+from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.parquet_pages import pages_of
 from data_prep.readers.reader import RecordsConfig
+from data_prep.readers.signatures import check_format
 
 _BATCH_ROWS, _BATCH_BYTES = 1024, 1 << 27
 _MAX_RATIO = 100
@@ -37,6 +39,7 @@ class ParquetReader:
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Consecutive row groups of about `part_bytes`; a damaged file is one span, and reading it
         reports the damage."""
+        check_format(head_of(file, HEAD_BYTES), file.path, "parquet")
         try:
             with _opened(file) as parquet:
                 sizes = [

@@ -15,6 +15,8 @@ class Format(NamedTuple):
     reader: str | None = None
     """`type` of the reader for it."""
     advice: str = ""
+    only_for: tuple[str, ...] = ()
+    """Types of readers that do not read it; by default all but `reader`."""
 
 
 def _starts(*starts: bytes) -> re.Pattern[bytes]:
@@ -25,7 +27,26 @@ _UNPACK = "unpack it, or pack its files as .zip or .tar (.gz, .zst, .xz)"
 _RECOMPRESS = "decompress it, or compress it with gzip, zstd, xz, bzip2 or lz4"
 _CONVERT = "convert it to Parquet or JSON lines"
 _EXTRACT = "extract its text, for example to JSON lines"
+_BINARY = ("parquet", "hf_dataset")
 _FORMATS = (
+    Format(
+        re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"'),
+        "JSON",
+        "jsonl",
+        only_for=(*_BINARY, "warc", "mediawiki"),
+    ),
+    Format(
+        re.compile(rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18"),
+        "a compressed file",
+        advice="decompress it: such files are compressed inside",
+        only_for=_BINARY,
+    ),
+    Format(
+        re.compile(rb"PK\x03\x04|.{257}ustar", re.DOTALL),
+        "an archive",
+        advice="unpack it",
+        only_for=_BINARY,
+    ),
     Format(_starts(b"PAR1"), "a Parquet file", "parquet"),
     Format(_starts(b"ARROW1\0\0", b"\xff\xff\xff\xff"), "an Arrow file", "hf_dataset"),
     Format(re.compile(rb"WARC/\d\.\d\r?\n"), "a web archive (WARC)", "warc"),
@@ -70,10 +91,10 @@ _FORMATS = (
 
 
 def check_format(head: bytes, path: str, reader_type: str) -> None:
-    """Raises UserError if a file that starts with `head`, decompressed, is known to be of a kind
-    that the reader of `reader_type` does not read."""
-    found = format_of(head)
-    if found is None or found.reader == reader_type:
+    """Raises UserError if a file that starts with `head` is of a kind that the reader of
+    `reader_type` is known not to read."""
+    found = format_of(head, reader_type)
+    if found is None:
         return
     advice = found.advice
     if found.reader is not None:
@@ -84,6 +105,10 @@ def check_format(head: bytes, path: str, reader_type: str) -> None:
     )
 
 
-def format_of(head: bytes) -> Format | None:
-    """The kind of file that starts with `head`, among those not every reader reads."""
-    return next((known for known in _FORMATS if known.start.match(head)), None)
+def format_of(head: bytes, reader_type: str) -> Format | None:
+    """The kind of file that starts with `head`, if the reader of `reader_type` does not read it."""
+    for known in _FORMATS:
+        is_read = reader_type == known.reader or reader_type not in (known.only_for or reader_type)
+        if not is_read and known.start.match(head):
+            return known
+    return None
