@@ -7,11 +7,12 @@ from pydantic import Field, model_validator
 from configs.load import Config
 from configs.paths import ConfigPath
 from data_prep.dedup.config import DecontaminateConfig, DedupConfig
-from data_prep.documents.config import SourceConfig, SourceName
+from data_prep.documents.config import SourceConfig, SourceName, check_sources
 from data_prep.engine.workers import EngineConfig, LocalEngineConfig
 from data_prep.filters.quality import FiltersConfig
 from data_prep.packing.config import PackConfig
 from data_prep.readers.document import BadRecordPolicy
+from data_prep.text.normalise import NormaliseConfig
 from data_prep.text.scrub import ScrubConfig
 from data_prep.tokenization.config import TokenizerConfig, TrainTokenizerConfig
 
@@ -30,7 +31,9 @@ class DataConfig(Config):
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
     scrub: ScrubConfig = ScrubConfig()
-    """What is replaced in the texts."""
+    """What is replaced in the texts of sources that have no `scrub` of their own."""
+    normalise: NormaliseConfig = NormaliseConfig()
+    """The normal form of the texts of sources that have none of their own."""
     decontaminate: DecontaminateConfig | None = None
     """Drop training documents that overlap evaluation texts; null turns it off."""
     tokenizer: TokenizerConfig = TrainTokenizerConfig()
@@ -62,6 +65,10 @@ class DataConfig(Config):
         """The filter limits of a source."""
         return self.sources[source].filters or self.filters
 
+    def form_of(self, source: str) -> NormaliseConfig:
+        """The normal form of the texts of a source."""
+        return self.sources[source].normalise or self.normalise
+
     @property
     def sources_with_ids(self) -> set[str]:
         """The sources whose records have their own ids (`id_field`)."""
@@ -70,6 +77,11 @@ class DataConfig(Config):
             for name, source in self.sources.items()
             if getattr(source.reader, "id_field", None) is not None
         }
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> "DataConfig":
+        check_sources(self.sources, self.filters, is_mixed=self.pack.mixed)
+        return self
 
     @model_validator(mode="after")
     def _weights_name_sources(self) -> "DataConfig":

@@ -6,7 +6,7 @@ are equal when their words are.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from data_prep.documents.files import (
     Documents,
     documents_file,
     documents_in,
+    has_metadata,
     read_documents,
     read_texts,
     write_documents,
@@ -230,6 +231,8 @@ class CleanStage(Stage[DocumentFile]):
     rules: LineDedupConfig
     min_words: Mapping[str, int]
     """Words that a document needs, by source."""
+    keep_whitespace: frozenset[str]
+    """Sources whose texts keep their white space."""
     documents: Path
     """Folder of the documents' files."""
     tables: Path
@@ -239,10 +242,15 @@ class CleanStage(Stage[DocumentFile]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"rules": self.rules.model_dump(mode="json"), "min_words": dict(self.min_words)}
+        of_sources = {name: self._of_source(name) for name in self.min_words}
+        return {"rules": self.rules.model_dump(mode="json"), "min_words": of_sources}
 
     def settings_for(self, part: DocumentFile) -> Mapping[str, Any]:
-        return {**self.settings, "min_words": self.min_words[part.source]}
+        return {**self.settings, "min_words": self._of_source(part.source)}
+
+    def _of_source(self, source: str) -> Any:
+        min_words = self.min_words[source]
+        return [min_words, "keep whitespace"] if source in self.keep_whitespace else min_words
 
     def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
         table = self.table_contents[part.source]
@@ -257,15 +265,18 @@ class CleanStage(Stage[DocumentFile]):
         dropped = dropped_bytes = 0
         name = f"{part.name}.parquet"
         changes: list[pa.Table] = []
-        with documents_file(folder / name) as writer:
-            for texts, ids in read_documents(self.documents / name):
+        source = self.documents / name
+        keeps_whitespace = part.source in self.keep_whitespace
+        with documents_file(folder / name, has_metadata(source)) as writer:
+            for documents in read_documents(source):
+                texts = documents.texts
                 batch = TextBatch(texts)
                 starts, ends, of = _to_remove(batch, self.rules, repeats, part.first + number)
-                cleaned = without_lines(batch, starts, ends)
+                cleaned = without_lines(batch, starts, ends, keeps_whitespace)
                 words = TextBatch(cleaned).word_counts
                 keep = (words >= self.min_words[part.source]) & (words > 0)
                 kept = np.flatnonzero(keep).tolist()
-                write_documents(writer, [cleaned[k] for k in kept], [ids[k] for k in kept])
+                write_documents(writer, documents.only(kept, cleaned))
                 lengths = np.array([len(text) for text in cleaned], dtype=np.int64)
                 changes.append(removed_rows(number, batch, of, lengths, words, keep))
                 tally["documents"] += len(kept)
@@ -292,13 +303,16 @@ def clean_stage(
     tables: StageResult[LineTablePart],
     rules: LineDedupConfig,
     min_words: Mapping[str, int],
+    keep_whitespace: Iterable[str] = (),
 ) -> CleanStage:
-    """A part for each file of documents; `min_words` are the words a document needs, by source."""
+    """A part for each file of documents; `min_words` are the words a document needs, by source, and
+    `keep_whitespace` the sources whose texts keep their white space."""
     return CleanStage(
         parts=documents.files,
         inputs={"ingest": documents.content_fingerprint, "table": tables.content_fingerprint},
         rules=rules,
         min_words=min_words,
+        keep_whitespace=frozenset(keep_whitespace),
         documents=documents.folder,
         tables=tables.folder,
         table_contents=tables.contents(lambda part: part.name),

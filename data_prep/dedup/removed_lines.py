@@ -25,16 +25,26 @@ _REMOVED = pa.schema(
 )
 
 
-def without_lines(batch: TextBatch, starts: I64, ends: I64) -> list[bytes]:
-    """The texts of a batch without the lines that `starts` and `ends` bound."""
+def without_lines(
+    batch: TextBatch, starts: I64, ends: I64, keeps_whitespace: bool = False
+) -> list[bytes]:
+    """The texts of a batch without the lines that `starts` and `ends` bound.
+
+    The white space that is left is plain, or stays as it is but for the newlines of these lines.
+    """
     if not len(starts):
         return list(batch.texts)
+    if keeps_whitespace:
+        ends = ends + (batch.data[ends] == ord("\n"))
     change = np.zeros(len(batch.data) + 1, dtype=np.int32)
     change[starts] += 1
     change[ends] -= 1
     keep = np.cumsum(change[:-1]) == 0
     last = int(batch.ends[-1])
-    joined = plain_white_space(batch.data[1:last][keep[1:last]].tobytes())
+    rest = batch.data[1:last][keep[1:last]].tobytes()
+    if keeps_whitespace:
+        return [text.strip(b"\n") for text in rest.split(SEPARATOR)]
+    joined = plain_white_space(rest)
     return [text.strip(b" \n") for text in joined.split(SEPARATOR)]
 
 

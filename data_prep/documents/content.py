@@ -3,19 +3,27 @@
 The sum is the same whatever the part boundaries. It changes when an edit keeps a file's size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import xxhash
 
+from data_prep.documents.files import StoredDocuments
 from data_prep.readers.document import Document
 
 _MODULUS = 1 << 128
 
 
-def hash_of(document: Document, text: bytes) -> int:
-    """A hash of a kept document: its normalised text, id and place."""
-    place = f"{document.id}\0{document.offset}\0".encode("utf-8", "surrogatepass")
-    return xxhash.xxh3_128_intdigest(place + text)
+def hashes_of(
+    batch: Sequence[Document], stored: StoredDocuments, numbers: Iterable[int]
+) -> Iterator[int]:
+    """A hash of each kept document of a batch: its normalised text, id and place, and metadata."""
+    for place, number in enumerate(numbers):
+        document = batch[number]
+        name = f"{document.id}\0{document.offset}\0".encode("utf-8", "surrogatepass")
+        content = name + stored.texts[place]
+        if stored.metadata is not None:
+            content += b"\0" + stored.metadata[place]
+        yield xxhash.xxh3_128_intdigest(content)
 
 
 def as_text(content: int) -> str:

@@ -15,34 +15,72 @@ from data_prep.dataset.atomic import open_atomic
 from data_prep.engine.stage import Part, Record, StageResult
 
 _SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
+_METADATA = pa.field("metadata", pa.string())
+"""Of sources with `metadata_fields`: a JSON object for each document."""
+_WITH_METADATA = _SCHEMA.append(_METADATA)
+
+
+class StoredDocuments(NamedTuple):
+    """A batch of documents."""
+
+    texts: Sequence[bytes]
+    """As UTF-8."""
+    ids: Sequence[str]
+    metadata: Sequence[bytes] | None = None
+    """JSON objects; None in files without metadata."""
+
+    def only(self, numbers: Sequence[int], texts: Sequence[bytes]) -> "StoredDocuments":
+        """Some of the documents, by their numbers, with new texts for all of the batch."""
+        metadata = self.metadata
+        return StoredDocuments(
+            [texts[k] for k in numbers],
+            [self.ids[k] for k in numbers],
+            None if metadata is None else [metadata[k] for k in numbers],
+        )
 
 
 @contextmanager
-def documents_file(path: Path) -> Iterator[pq.ParquetWriter]:
+def documents_file(path: Path, has_metadata: bool = False) -> Iterator[pq.ParquetWriter]:
     """A writer of documents, whose file appears as `path` when the block ends without error."""
     with (
         open_atomic(path) as file,
         pq.ParquetWriter(
-            file, _SCHEMA, compression="zstd", compression_level=1, use_dictionary=False
+            file,
+            _WITH_METADATA if has_metadata else _SCHEMA,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=False,
         ) as writer,
     ):
         yield writer
 
 
-def write_documents(writer: pq.ParquetWriter, texts: Sequence[bytes], ids: Sequence[str]) -> None:
+def write_documents(writer: pq.ParquetWriter, documents: StoredDocuments) -> None:
     """Appends a batch of documents as its own row group."""
+    texts, ids, metadata = documents
     if texts:
-        names = [name.encode("utf-8", "replace") for name in ids]
-        columns = [pa.array(c, pa.binary()).cast(pa.string()) for c in (texts, names)]
-        writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        contents = [texts, [name.encode("utf-8", "replace") for name in ids]]
+        contents += [] if metadata is None else [metadata]
+        columns = [pa.array(content, pa.binary()).cast(pa.string()) for content in contents]
+        schema = _SCHEMA if metadata is None else _WITH_METADATA
+        writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def read_documents(path: Path) -> Iterator[tuple[list[bytes], list[str]]]:
-    """The documents of a file, batch by batch: (texts as UTF-8, ids)."""
+def has_metadata(path: Path) -> bool:
+    """Whether a file of documents has metadata."""
+    return _METADATA.name in pq.read_schema(path).names
+
+
+def read_documents(path: Path) -> Iterator[StoredDocuments]:
+    """The documents of a file, batch by batch."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, use_threads=False)
-            yield table.column("text").cast(pa.binary()).to_pylist(), table.column("id").to_pylist()
+            metadata = None
+            if _METADATA.name in table.column_names:
+                metadata = table.column(_METADATA.name).cast(pa.binary()).to_pylist()
+            texts = table.column("text").cast(pa.binary()).to_pylist()
+            yield StoredDocuments(texts, table.column("id").to_pylist(), metadata)
 
 
 def read_texts(
@@ -132,8 +170,11 @@ class Piece(NamedTuple):
 class PieceWriter:
     """Writes the documents of one part to files of about `max_bytes` of text; at least one."""
 
-    def __init__(self, folder: Path, part_name: str, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, part_name: str, max_bytes: int, has_metadata: bool = False
+    ) -> None:
         self._folder, self._part_name, self._max_bytes = folder, part_name, max_bytes
+        self._has_metadata = has_metadata
         self._open = ExitStack()
         self.written: list[Piece] = []
 
@@ -146,14 +187,16 @@ class PieceWriter:
 
     def _start_piece(self) -> None:
         name = f"{self._part_name}.{len(self.written):04d}"
-        self._writer = self._open.enter_context(documents_file(self._folder / f"{name}.parquet"))
+        path = self._folder / f"{name}.parquet"
+        self._writer = self._open.enter_context(documents_file(path, self._has_metadata))
         self.written.append(Piece(name, 0, 0))
 
-    def write(self, texts: Sequence[bytes], ids: Sequence[str]) -> None:
+    def write(self, stored: StoredDocuments) -> None:
         """Appends documents."""
         if self.written[-1].bytes >= self._max_bytes:
             self._open.close()
             self._start_piece()
-        write_documents(self._writer, texts, ids)
+        write_documents(self._writer, stored)
         name, documents, num_bytes = self.written[-1]
-        self.written[-1] = Piece(name, documents + len(texts), num_bytes + sum(map(len, texts)))
+        num_bytes += sum(map(len, stored.texts))
+        self.written[-1] = Piece(name, documents + len(stored.texts), num_bytes)

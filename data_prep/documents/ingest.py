@@ -1,6 +1,7 @@
 """The first stage: reads, normalises, scrubs and filters the sources, and counts what it drops."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from configs.terminal import visible_name
 from data_prep.dataset.atomic import write_atomic
 from data_prep.documents import ledger
 from data_prep.documents.config import SourceConfig
-from data_prep.documents.content import as_text, hash_of, total
+from data_prep.documents.content import as_text, hashes_of, total
 from data_prep.documents.files import Documents, PieceWriter, documents_in
 from data_prep.documents.planned_files import (
     additions,
@@ -25,10 +26,11 @@ from data_prep.documents.planned_files import (
 )
 from data_prep.documents.source_files import source_files
 from data_prep.documents.tally import Tally
+from data_prep.documents.treatment import NOT_SAMPLED, Treatment, treatments
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
-from data_prep.filters.quality import FiltersConfig, judged
+from data_prep.filters.quality import FiltersConfig
+from data_prep.filters.statistics import FilterStatistics
 from data_prep.filters.verdicts import KEPT
-from data_prep.readers import ReaderConfig
 from data_prep.readers.document import (
     BATCH_CHARACTERS,
     BadRecordPolicy,
@@ -37,9 +39,8 @@ from data_prep.readers.document import (
     in_batches,
 )
 from data_prep.readers.files import SourceFile, Span, opening_bytes
-from data_prep.text.batch import TextBatch
-from data_prep.text.normalise import normalise
-from data_prep.text.scrub import ScrubConfig, scrubbed
+from data_prep.text.normalise import DEFAULT_FORM, NormaliseConfig
+from data_prep.text.scrub import ScrubConfig
 
 _FILES_AT_ONCE = 16
 
@@ -72,11 +73,10 @@ class IngestStage(Stage[IngestPart]):
     output = "documents and a ledger of all records (Parquet), examples of dropped ones"
     source_settings = frozenset({"order", "sources"})
 
-    readers: Mapping[str, ReaderConfig]
+    treatments: Mapping[str, Treatment]
     """By source; the order of the sources decides which of two duplicates is kept."""
-    filters: Mapping[str, FiltersConfig]
-    """By source."""
     scrub: ScrubConfig
+    """Of sources that have none of their own."""
     max_document_bytes: int
     on_bad_record: BadRecordPolicy
     batch_characters: int = BATCH_CHARACTERS
@@ -84,17 +84,10 @@ class IngestStage(Stage[IngestPart]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        sources = {
-            name: {
-                "reader": reader.model_dump(mode="json", exclude={"files"}),
-                "filters": self.filters[name].model_dump(mode="json"),
-            }
-            for name, reader in self.readers.items()
-        }
         return {
-            "order": list(self.readers),
-            "sources": sources,
-            "scrub": self.scrub.model_dump(mode="json"),
+            "order": list(self.treatments),
+            "sources": {name: treatment.settings() for name, treatment in self.treatments.items()},
+            "scrub": self.scrub.settings(),
             "max_document_bytes": self.max_document_bytes,
         }
 
@@ -125,24 +118,27 @@ class IngestStage(Stage[IngestPart]):
         """Writes PART.NNNN.parquet (text, id), PART.ledger (what became of each record)
         and PART.dropped.jsonl (examples)."""
         ledger_name, examples = f"{part.name}{ledger.SUFFIX}", f"{part.name}.dropped.jsonl"
+        treatment = self.treatments[part.source]
         content = 0
         scrubs: Counter[str] = Counter()
+        statistics = FilterStatistics()
         with (
-            PieceWriter(folder, part.name, part.piece_bytes) as pieces,
+            PieceWriter(folder, part.name, part.piece_bytes, treatment.has_metadata) as pieces,
             ledger.LedgerWriter(folder / ledger_name, part.spans) as rows,
         ):
             bad = BadRecords(self.on_bad_record, self.max_document_bytes, report=rows.add_unused)
             tally = Tally(bad)
-            documents = _documents(self.readers[part.source], part.spans, bad, tally, rows)
+            documents = _documents(treatment, part.spans, bad, tally, rows)
             for batch in in_batches(documents, self.batch_characters):
-                texts = normalise([document.text for document in batch])
-                texts = scrubbed(texts, self.scrub, scrubs)
-                verdicts = judged(TextBatch(texts), self.filters[part.source])
+                texts = treatment.texts(batch, scrubs)
+                verdicts = treatment.judged(batch, texts)
                 tally.add(batch, texts, verdicts.reasons)
+                statistics.add(verdicts)
                 rows.add(batch, texts, verdicts)
                 kept = np.flatnonzero(verdicts.reasons == KEPT).tolist()
-                content += sum(hash_of(batch[k], texts[k]) for k in kept)
-                pieces.write([texts[k] for k in kept], [batch[k].id for k in kept])
+                stored = treatment.stored(batch, texts, kept)
+                content += sum(hashes_of(batch, stored, kept))
+                pieces.write(stored)
         write_atomic(folder / examples, "".join(json.dumps(e) + "\n" for e in tally.examples))
         record = {
             "source": part.source,
@@ -150,6 +146,7 @@ class IngestStage(Stage[IngestPart]):
             "content": as_text(content),
             "pieces": [piece._asdict() for piece in pieces.written],
             "scrubbed": dict(sorted(scrubs.items())),
+            "filter_values": statistics.record(),
         }
         files = [*(f"{piece.name}.parquet" for piece in pieces.written), ledger_name, examples]
         return PartOutput(record, files)
@@ -160,6 +157,7 @@ def ingest_stage(
     filters: Mapping[str, FiltersConfig],
     *,
     scrub: ScrubConfig,
+    form: NormaliseConfig = DEFAULT_FORM,
     max_document_bytes: int,
     on_bad_record: BadRecordPolicy,
     part_bytes: int,
@@ -169,18 +167,18 @@ def ingest_stage(
     """The stage for the files that exist now, cut into parts of about `part_bytes`; or for the
     files and parts of a frozen `plan`.
 
-    `filters` are the limits of each source. UserError for sources without files.
+    `filters` are the limits of each source; `scrub` and the normal `form` are those of sources that
+    do not set them. UserError for sources without files.
     """
     parts = list(_parts_in(plan, sources)) if plan else []
     inputs: dict[str, str] = dict(plan["inputs"]) if plan else {}
     for name, files in ({} if plan else source_files(sources)).items():
         inputs.update((f"{name}/{file.name}", f"{file.num_bytes} bytes") for file in files)
-        parts += _parts_of(name, sources[name].reader, files, part_bytes)
+        parts += _parts_of(name, sources[name], files, part_bytes)
     return IngestStage(
         parts=parts,
         inputs=inputs,
-        readers={name: source.reader for name, source in sources.items()},
-        filters=filters,
+        treatments=treatments(sources, filters, scrub, form),
         scrub=scrub,
         max_document_bytes=max_document_bytes,
         on_bad_record=on_bad_record,
@@ -189,11 +187,14 @@ def ingest_stage(
 
 
 def _parts_of(
-    source: str, reader_config: ReaderConfig, files: Sequence[SourceFile], part_bytes: int
+    source: str, config: SourceConfig, files: Sequence[SourceFile], part_bytes: int
 ) -> Iterator[IngestPart]:
     """Large files are cut into spans, small files are put together, of which each weighs at least
     what opening it costs."""
-    reader = reader_config.build()
+    reader = config.reader.build()
+    piece_bytes = part_bytes
+    if config.limit is not None:  # the first documents: only reading in order knows them
+        part_bytes = sys.maxsize
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # columnar files are opened for their spans
         spans_of = list(pool.map(lambda file: reader.spans(file, part_bytes), files))
     groups: list[list[Span]] = [[]]
@@ -211,7 +212,7 @@ def _parts_of(
             num_bytes=sum(span.num_bytes for span in spans),
             source=source,
             spans=spans,
-            piece_bytes=part_bytes,
+            piece_bytes=piece_bytes,
         )
 
 
@@ -244,22 +245,29 @@ def ingested_documents(ingested: StageResult[IngestPart]) -> Documents:
 
 
 def _documents(
-    reader_config: ReaderConfig,
+    treatment: Treatment,
     spans: Sequence[Span],
     bad: BadRecords,
     tally: Tally,
     rows: ledger.LedgerWriter,
 ) -> Iterator[Document]:
     """The documents of a part; what they are read from is noted in its tally and its ledger."""
-    reader = reader_config.build()
+    reader, limit = treatment.source.reader.build(), treatment.source.limit
     num_read = 0
     for number, span in enumerate(spans):
         rows.start_span(number, num_read)
         try:
             for document in tally.in_span(span, reader.read(span, bad)):
-                if not bad.is_too_long(document.text, span.file.path, document.offset):
-                    num_read += 1
-                    yield document
+                if bad.is_too_long(document.text, span.file.path, document.offset):
+                    continue
+                if not treatment.is_sampled(document):
+                    place = span.file.path, document.offset
+                    bad.skip(NOT_SAMPLED, len(document.text.encode("utf-8", "ignore")), *place)
+                    continue
+                num_read += 1
+                yield document
+                if num_read == limit:
+                    return
         except Exception as error:  # an unexpected one, of a parser
             path = visible_name(span.file.path)
             error.add_note(f"while reading {path}, [{span.start}, {span.end})")

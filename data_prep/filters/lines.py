@@ -12,6 +12,7 @@ F64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 _BULLETS = ("•", "‣", "▪", "◦", "●", "·", "–")
 """Besides * and -."""
+_INDENTATION = (ord(" "), ord("\t"))
 
 
 def bullet_line_share(batch: TextBatch) -> F64:
@@ -38,6 +39,9 @@ def _share_of_lines(batch: TextBatch, chosen: Flags) -> F64:
 
 def _starts_with_bullet(batch: TextBatch, starts: I64) -> Flags:
     """Whether a bullet is at each of the byte positions `starts`: [L]."""
+    if np.isin(batch.data[starts], _INDENTATION).any():  # of texts that keep their white space
+        visible = np.flatnonzero(~np.isin(batch.data, _INDENTATION))
+        starts = visible[np.searchsorted(visible, starts)]
     first = batch.data[starts]
     result: Flags = (first == ord("*")) | (first == ord("-"))
     lead = np.flatnonzero(first >= 0xC2)

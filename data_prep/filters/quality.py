@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from xxhash import xxh3_64_intdigest
 
 from configs.load import Config
+from data_prep.filters.custom import CustomFilterConfig, settings_of
 from data_prep.filters.language import DETECTION, LanguageConfig, detected_languages
 from data_prep.filters.languages import LanguageCode, LanguageLimits, StopWords, limits_of
 from data_prep.filters.lines import bullet_line_share, ellipsis_line_share
@@ -82,6 +83,9 @@ class FiltersConfig(Config):
     apply: bool = True
     """false: the filters measure all documents for the report, and drop none but empty ones. To
     choose limits by the histograms in report.html."""
+    custom: tuple[CustomFilterConfig, ...] = ()
+    """Filters of your own, applied after the others: by a score of the records (`score`), or by a
+    Python function (`python`)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,6 +96,16 @@ class FiltersConfig(Config):
         for old in _OLD_NAMES.keys() & tree.keys():
             logger.warning("filters: %s is now %s, and counts characters", old, _OLD_NAMES[old])
         return {_OLD_NAMES.get(key, key): value for key, value in tree.items()}
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, as JSON values; without keys that are not used and that version
+        0.1.0 did not have."""
+        dumped = self.model_dump(mode="json", exclude={"apply", "custom"})
+        if not self.apply:
+            dumped["apply"] = False
+        if self.custom:
+            dumped["custom"] = settings_of(self.custom)
+        return dumped
 
     def of_language(self, code: str) -> LanguageLimits:
         """The limits for documents in a language, those of the language where none are given."""

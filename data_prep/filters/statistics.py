@@ -75,7 +75,7 @@ class _Histogram:
         self._is_least = is_least
         self._bins: Counter[int] = Counter()
         self._limits: Counter[float] = Counter()
-        self._dropped = 0
+        self._dropped = self._without = 0
 
     def add(self, batches: Iterable[Measured]) -> None:
         """Adds what the filter measured of some batches."""
@@ -85,18 +85,21 @@ class _Histogram:
             columns[1].append(np.broadcast_to(np.asarray(limits, dtype=np.float64), values.shape))
             columns[2].append(np.ones(len(values), np.int64) if weights is None else weights)
         values, limits, weights = (np.concatenate(column) for column in columns)
+        self._without += int(weights[np.isnan(values)].sum())
         held = np.flatnonzero((weights > 0) & ~np.isnan(values))
         values, limits, weights = values[held], limits[held], weights[held]
         dropped = values < limits if self._is_least else values > limits
         self._dropped += int(weights[dropped].sum())
         _count(self._bins, bins_of(values), weights)
-        _count(self._limits, limits, weights)
+        given = ~np.isnan(limits)
+        _count(self._limits, limits[given], weights[given])
 
     def record(self) -> dict[str, Any]:
         """The counts as JSON values."""
         return {
             "limit_is": "least" if self._is_least else "greatest",
             "dropped_alone": [self._dropped],  # in lists, as what the log adds up is not
+            "without_value": [self._without],
             "limits": [[limit, count] for limit, count in sorted(self._limits.items())],
             "bins": [[number, count] for number, count in sorted(self._bins.items())],
         }
@@ -122,11 +125,13 @@ def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                     "limit_is": of_part["limit_is"],
                     "documents": 0,
                     "dropped_alone": 0,
+                    "without_value": 0,
                     "limits": Counter(),
                     "bins": Counter(),
                 },
             )
             total["dropped_alone"] += of_part["dropped_alone"][0]
+            total["without_value"] += of_part["without_value"][0]
             total["limits"].update(dict(of_part["limits"]))
             total["bins"].update(dict(of_part["bins"]))
     return {

@@ -6,15 +6,19 @@ faster than text by text; ``\\x1e`` (record separator, a control character) sepa
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from configs.load import Config
 
 SEPARATOR = b"\x1e"
 _LINE_END = b"\x1d"
 """Stands for an unusual line end until "\\r\\n" is replaced, which it must not become a part of."""
 _SPACE, _NEWLINE, _RECORD = 0x20, 0x0A, SEPARATOR[0]
 _TO_SPACE = bytes.maketrans(b"\t\x0b\x0c", b"   ")
+_TO_SPACE_BUT_TABS = bytes.maketrans(b"\x0b\x0c", b"  ")
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\x0b\x0c\r") - set(SEPARATOR)) + b"\x7f"
 _MAY_COMPOSE = 0xCC
 """First byte of U+0300 in UTF-8: a text of lower bytes only is in NFC."""
@@ -40,28 +44,61 @@ _UNUSUAL = {
 _LEADS = sorted({chr(code).encode()[0] for code in _UNUSUAL})
 
 
-def normalise(texts: Sequence[str]) -> list[bytes]:
+class NormaliseConfig(Config):
+    """The normal form of the texts."""
+
+    whitespace: Literal["collapse", "keep"] = "collapse"
+    """collapse: consecutive white space becomes one space, lines have no space at their ends, and
+    there is at most one blank line between lines. keep: indentation, tabs, spaces inside lines and
+    blank lines stay, as code, verse and tables need; only spaces at the ends of lines go."""
+    unicode: Literal["nfc", "nfkc", "none"] = "nfc"
+    """Unicode normalisation form. nfkc also replaces ligatures, full-width letters, superscripts
+    and the like by plain characters; none keeps the characters as they are."""
+
+    @property
+    def keeps_whitespace(self) -> bool:
+        """Whether indentation and blank lines stay."""
+        return self.whitespace == "keep"
+
+
+DEFAULT_FORM = NormaliseConfig()
+
+
+def normalise(texts: Sequence[str], form: NormaliseConfig = DEFAULT_FORM) -> list[bytes]:
     """Each text in normal form, as UTF-8.
 
     Unusual spaces become a space, unusual line ends a newline; control, invisible and replacement
     characters, and halves of surrogate pairs, are deleted; consecutive spaces become one; lines and
     text have no space at their ends; there is at most one blank line between lines; Unicode NFC.
+    What `form` says otherwise is not done.
     """
     if not texts:
         return []
+    if form.unicode == "nfkc":  # first, as it makes spaces
+        texts = [unicodedata.normalize("NFKC", text) for text in texts]
     pieces = [text.encode("utf-8", "ignore") for text in texts]
     joined = SEPARATOR.join(pieces)
     if joined.count(SEPARATOR) != len(pieces) - 1:
         joined = SEPARATOR.join([piece.replace(SEPARATOR, b"") for piece in pieces])
     is_ascii = joined.isascii()
-    joined = joined.translate(_TO_SPACE, _CONTROLS)
+    to_space = _TO_SPACE_BUT_TABS if form.keeps_whitespace else _TO_SPACE
+    joined = joined.translate(to_space, _CONTROLS)
     if not is_ascii:  # first: what it deletes may stand between "\r" and "\n"
         joined = _without_unusual(joined)
     if b"\r" in joined:
         joined = joined.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     joined = joined.replace(_LINE_END, b"\n")
-    pieces = [piece.strip(b" \n") for piece in plain_white_space(joined).split(SEPARATOR)]
-    return pieces if is_ascii else [_composed(piece) for piece in pieces]
+    if form.keeps_whitespace:
+        pieces = [without_trailing_spaces(piece) for piece in joined.split(SEPARATOR)]
+    else:
+        pieces = [piece.strip(b" \n") for piece in plain_white_space(joined).split(SEPARATOR)]
+    return pieces if is_ascii or form.unicode == "none" else [_composed(piece) for piece in pieces]
+
+
+def without_trailing_spaces(text: bytes) -> bytes:
+    """`text` without spaces and tabs at the ends of its lines, and without blank lines at its start
+    and end. The first line keeps its indentation."""
+    return b"\n".join([line.rstrip(b" \t") for line in text.split(b"\n")]).strip(b"\n")
 
 
 def plain_white_space(joined: bytes) -> bytes:
