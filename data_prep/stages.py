@@ -24,6 +24,7 @@ def build_ingest(run: Preparation, plan: Mapping[str, Any] | None = None) -> ing
         config.sources,
         {name: config.filters_of(name) for name in config.sources},
         scrub=config.scrub,
+        form=config.normalise,
         max_document_bytes=int(config.max_document_mb * 1_000_000),
         on_bad_record=config.on_bad_record,
         part_bytes=int(config.part_mb * 1_000_000),
@@ -68,10 +69,12 @@ def _line_table(run: Preparation) -> lines.LineTableStage:
 
 
 def _clean(run: Preparation) -> lines.CleanStage:
-    assert run.config.dedup.lines is not None
-    min_words = {name: run.config.filters_of(name).min_words for name in run.config.sources}
-    tables = run.result(lines.LineTableStage)
-    return lines.clean_stage(run.ingested_documents, tables, run.config.dedup.lines, min_words)
+    config, tables = run.config, run.result(lines.LineTableStage)
+    assert config.dedup.lines is not None
+    filters = {name: config.filters_of(name) for name in config.sources}
+    min_words = {name: limits.min_words * limits.apply for name, limits in filters.items()}
+    kept = [name for name in config.sources if config.form_of(name).keeps_whitespace]
+    return lines.clean_stage(run.ingested_documents, tables, config.dedup.lines, min_words, kept)
 
 
 def _signatures(run: Preparation) -> signatures.SignaturesStage:
