@@ -7,7 +7,8 @@ from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.encodings import Encoding
-from data_prep.readers.fields import MISSING, field_of, shown_fields
+from data_prep.readers.field_names import shown_fields
+from data_prep.readers.fields import MISSING, field_of, texts_in
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.json_parser import (
     CUT_RECORD,
@@ -31,7 +32,7 @@ _MAX_FIRST_LINE_BYTES = 1 << 20
 class JsonLinesReaderConfig(RecordsConfig):
     """JSON: lines, arrays, pretty-printed or concatenated objects; plain, compressed, in archives.
 
-    `text_field` and `id_field` may be dotted paths into nested objects.
+    `text_field` and `id_field` may be dotted paths into nested objects (see `fields`).
     """
 
     type: Literal["jsonl"]
@@ -117,11 +118,13 @@ class JsonLinesReader:
         if not isinstance(record, dict):
             bad.add(file.path, offset, "JSON, but no object", num_bytes=len(raw))
             return None
-        text = field_of(record, self._text_field)
-        if not isinstance(text, str):
-            reason = self._why_no_text(record, text is MISSING)
+        found = field_of(record, self._text_field)
+        texts = texts_in(found)
+        if texts is None:
+            reason = self._why_no_text(record, found is MISSING)
             bad.add(file.path, offset, reason, shown_fields(record), len(raw))
             return None
+        text = "\n".join(texts)
         if not is_unicode(text):
             bad.add(file.path, offset, why_not_unicode(raw), num_bytes=len(raw))
             return None
