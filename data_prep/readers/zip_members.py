@@ -23,6 +23,7 @@ from data_prep.readers.decompressors import (
     ZstandardFrame,
 )
 from data_prep.readers.document import BadRecords
+from data_prep.readers.zip_scan import scanned_entries
 
 _CHUNK_BYTES = 1 << 15
 _MAX_DIRECTORY_BYTES = 1 << 28
@@ -56,23 +57,25 @@ class ZipMembers:
 
     def members(self, start: int, end: int) -> Iterator[Member]:
         """The members that start in [start, end), in the order in which they lie in the file; the
-        stream of one is read before the next is asked for. A damaged directory is counted by the
-        span that starts at 0."""
+        stream of one is read before the next is asked for. Without a whole directory, what the
+        headers of the members show is read, and the span that starts at 0 counts it."""
         try:
             limited: Any = _DirectoryStream(self._stream)
             with zipfile.ZipFile(limited) as directory:
-                entries = sorted(directory.infolist(), key=lambda entry: entry.header_offset)
+                found = sorted(directory.infolist(), key=lambda entry: entry.header_offset)
+                entries = iter(found)
         except _DIRECTORY_ERRORS as error:
             if start == 0:
-                size = self._stream.seek(0, io.SEEK_END)
-                self._bad.add_cut(self._path, 0, DAMAGED_ARCHIVE, str(error), size)
-            return
+                self._bad.add_cut(self._path, 0, DAMAGED_ARCHIVE, str(error))
+            entries = scanned_entries(self._stream, _DECOMPRESSORS)
         free_from = 0
         for entry in entries:
             at = entry.header_offset
             overlaps = at < free_from
             free_from = max(free_from, at + entry.compress_size)
-            if start <= at < end:
+            if at >= end:
+                return
+            if at >= start:
                 yield self._member(entry, overlaps)
 
     def _member(self, entry: zipfile.ZipInfo, overlaps: bool) -> Member:
@@ -183,6 +186,7 @@ class _MemberContent(io.RawIOBase):
         self._stream.seek(self._at)
         raw = self._stream.read(min(_CHUNK_BYTES, self._left))
         if not raw:
+            self._chunk_left = 0
             raise EOFError("the archive ends inside a member")
         self._at += len(raw)
         self._left -= len(raw)
