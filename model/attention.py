@@ -30,8 +30,9 @@ class SelfAttention(nn.Module):
         self.window = config.attention_pattern.window
         self.rate = config.attention_dropout
         hidden = config.hidden_size
-        self.qkv = ColumnLinear(grid, hidden, 3 * hidden, matrices=(3, self.head_size))
-        self.output = RowLinear(grid, hidden, hidden)
+        has_bias = config.bias.attention
+        self.qkv = ColumnLinear(grid, hidden, 3 * hidden, has_bias, (3, self.head_size))
+        self.output = RowLinear(grid, hidden, hidden, has_bias)
 
     def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:
         rows, tokens = context.shape
@@ -42,8 +43,9 @@ class SelfAttention(nn.Module):
             query, key, value = (part.permute(2, 0, 1, 3) for part in qkv.unbind(3))  # [h, B, S, d]
         else:
             query, key, value = qkv.permute(3, 2, 0, 1, 4).contiguous().unbind(0)  # [h, B, S, d]
-        if context.rotation is not None:
-            query, key = rotate(query, context.rotation), rotate(key, context.rotation)
+        if context.rotations is not None:
+            rotation = context.rotations[self.window(layer)]
+            query, key = rotate(query, rotation), rotate(key, rotation)
         mixed = self._mix(query, key, value, context, layer)
         mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, heads * size)  # [T, H/tp]
         result: Tensor = self.output(mixed)

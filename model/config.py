@@ -17,6 +17,7 @@ from model.options import (
     AllVisible,
     AttendAcross,
     AttentionPattern,
+    Biases,
     EmbeddingStart,
     Frozen,
     FullAttention,
@@ -72,6 +73,13 @@ class ModelConfig(Config):
     """Which normalisation."""
     layer_norm_eps: float = Field(1e-5, gt=0)
     """Added to the variance."""
+    embedding_norm: bool = True
+    """Whether the embedding is normalised."""
+    first_norm: bool = True
+    """Whether the first layer normalises the input of its attention; false in ModernBERT, whose
+    embedding is normalised. Only with pre-norm."""
+    bias: Biases = Biases()
+    """Which parts add a bias."""
     activation: Activation = Gelu()
     """The MLP's activation."""
     positions: Positions = LearnedPositions()
@@ -165,6 +173,13 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
     pattern, sharing, frozen = config.attention_pattern, config.parameter_sharing, config.frozen
     if config.positions.type == "rotary" and config.head_size % 2:
         yield f"rotary positions need an even head size, not {config.head_size}"
+    if not config.first_norm:
+        if config.norm_placement.type != "pre":
+            yield "first_norm false needs norm_placement.type pre"
+        if sharing.type == "groups":
+            yield "first_norm false does not go with layers that share their weights"
+    if config.positions.type == "rotary" and config.positions.local_base and pattern.type == "full":
+        yield "positions.local_base needs an attention_pattern with windows"
     if pattern.type != "full" and pattern.neighbours >= config.max_row_tokens:
         yield (
             f"attention_pattern.neighbours {pattern.neighbours} reaches beyond a row of "

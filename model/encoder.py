@@ -30,7 +30,10 @@ class Encoder(nn.Module):
             grid, config, vocab_size, compute.padded_vocab_size(vocab_size)
         )
         self.group_of = [config.layer_group(n) for n in range(config.num_layers)]
-        self.layers = nn.ModuleList(Layer(grid, config) for _ in range(max(self.group_of) + 1))
+        self.layers = nn.ModuleList(
+            Layer(grid, config, has_attention_norm=config.first_norm or number > 0)
+            for number in range(max(self.group_of) + 1)
+        )
         is_pre = config.norm_placement.type == "pre"
         self.norm = Norm(grid, config) if is_pre else None
 
@@ -110,7 +113,7 @@ class Embeddings(nn.Module):
             self.position = ReplicatedEmbedding(grid, config, rows, zero_row)
         if config.type_vocab_size:
             self.segment = ReplicatedEmbedding(grid, config, config.type_vocab_size)
-        self.norm = Norm(grid, config)
+        self.norm = Norm(grid, config) if config.embedding_norm else None
 
     def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
         hidden: Tensor = self.word(tokens.view(-1))  # [T(/tp), H]
@@ -119,7 +122,8 @@ class Embeddings(nn.Module):
         if self.segment is not None:
             segments = torch.zeros_like(tokens) if segments is None else segments
             hidden = hidden + self.segment(self._local(segments))
-        hidden = self.norm(hidden)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
         if context.dropout_key is None or self.rate == 0:
             return hidden
         seed = mask_seed(context.dropout_key, 0, Site.EMBEDDING)
@@ -144,13 +148,13 @@ class Embeddings(nn.Module):
 class Layer(nn.Module):
     """One transformer layer, [T(/tp), H] -> [T(/tp), H]."""
 
-    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+    def __init__(self, grid: Grid, config: ModelConfig, has_attention_norm: bool = True) -> None:
         super().__init__()
         self.is_post = config.norm_placement.type == "post"
         self.rate = config.hidden_dropout
         self.token_shard = grid.token_shard
         self.attention = SelfAttention(grid, config)
-        self.attention_norm = Norm(grid, config)
+        self.attention_norm = Norm(grid, config) if has_attention_norm else nn.Identity()
         self.mlp = Mlp(grid, config)
         self.mlp_norm = Norm(grid, config)
 

@@ -38,18 +38,24 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
         super().__init__()
-        self.dense = ReplicatedLinear(config.hidden_size, config.hidden_size)
+        size = config.hidden_size
+        self.dense = ReplicatedLinear(size, size, config.bias.head)
         # Every rank sees all masked tokens, under sequence parallelism too.
         self.norm = Norm(grid.with_sequence_parallel(False), config)
-        self.bias = nn.Parameter(torch.empty(grid.local_size(padded_size)))
+        self.local_size = grid.local_size(padded_size)
         spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
-        declare(self.bias, spec)
+        self.register_parameter("bias", None)
+        if config.bias.decoder:
+            self.bias = nn.Parameter(torch.empty(self.local_size))
+            declare(self.bias, spec)
         start, length = spec.local_range(*grid.tp_shard)
         self.num_padding = min(length, max(0, start + length - vocab_size))
 
     def forward(self, hidden: Tensor, vocabulary: VocabularyEmbedding) -> Tensor:
         hidden = self.norm(F.gelu(self.dense(hidden)))
-        bias: Tensor = self.bias
+        bias: Tensor | None = self.bias
+        if bias is None:
+            bias = hidden.new_zeros(self.local_size)
         if self.num_padding:
             kept = bias[: bias.shape[0] - self.num_padding]
             bias = torch.cat([kept, kept.new_full((self.num_padding,), -torch.inf)])

@@ -73,7 +73,12 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
     """[T, in] (or [T/tp, in] under sequence parallelism) -> [T, out/tp]; the output is sharded."""
 
     def __init__(
-        self, grid: Grid, in_size: int, out_size: int, matrices: tuple[int, int] = (1, 1)
+        self,
+        grid: Grid,
+        in_size: int,
+        out_size: int,
+        has_bias: bool = True,
+        matrices: tuple[int, int] = (1, 1),
     ) -> None:
         """`matrices` are what the weight is made of, see `ParameterSpec.matrices`."""
         super().__init__(
@@ -81,11 +86,13 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
             out_size,
             config=_megatron_config(grid),
             init_method=_no_init,
+            bias=has_bias,
             tp_group=grid.tp_group,
         )
         spec = ParameterSpec((out_size, in_size), partition_dim=0, matrices=matrices)
         declare(self.weight, spec)
-        declare(self.bias, ParameterSpec((out_size,), partition_dim=0, start="zeros"))
+        if has_bias:
+            declare(self.bias, ParameterSpec((out_size,), partition_dim=0, start="zeros"))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.tp_group.size() == 1:  # adds the bias in the product; megatron-core's takes two
@@ -98,13 +105,13 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
 class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is untyped
     """[T, in/tp] -> [T, out] (or [T/tp, out] under sequence parallelism), summed over TP ranks."""
 
-    def __init__(self, grid: Grid, in_size: int, out_size: int) -> None:
+    def __init__(self, grid: Grid, in_size: int, out_size: int, has_bias: bool = True) -> None:
         super().__init__(
             in_size,
             out_size,
             config=_megatron_config(grid),
             init_method=_no_init,
-            bias=True,
+            bias=has_bias,
             input_is_parallel=True,
             skip_bias_add=True,
             tp_group=grid.tp_group,
@@ -112,7 +119,8 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is un
         self.reduces_bias_gradient = grid.sequence_parallel
         spec = ParameterSpec((out_size, in_size), partition_dim=1, matrices=(1, 1))
         declare(self.weight, spec)
-        declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
+        if has_bias:
+            declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
 
     def forward(self, x: Tensor, x_is_whole: bool = False) -> Tensor:
         """`x_is_whole`: `x` is [N, in] on every rank, and so is the output [N, out]."""
@@ -121,9 +129,12 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is un
         if x_is_whole:
             mine = scatter_columns(x, group=self.tp_group)  # [N, in/tp]
             summed = reduce_columns(F.linear(mine, self.weight), group=self.tp_group)
-            whole: Tensor = summed + self.bias
+            whole: Tensor = summed if self.bias is None else summed + self.bias
             return whole
         output, bias = super().forward(x)
+        if bias is None:
+            without: Tensor = output
+            return without
         if self.reduces_bias_gradient:
             bias = copy_to_tensor_model_parallel_region(bias, group=self.tp_group)
         result: Tensor = output + bias
@@ -205,7 +216,8 @@ class Norm(ReplicatedGradient):
         self.eps = config.layer_norm_eps
         self.weight = nn.Parameter(torch.empty(shape))
         declare(self.weight, ParameterSpec(shape, partition_dim=None, start="ones"))
-        if config.norm.type == "layer_norm":
+        self.is_rms = config.norm.type == "rms_norm"
+        if config.bias.norm and not self.is_rms:
             self.bias = nn.Parameter(torch.empty(shape))
             declare(self.bias, ParameterSpec(shape, partition_dim=None, start="zeros"))
         else:
@@ -213,20 +225,24 @@ class Norm(ReplicatedGradient):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = self.weight.shape
-        if self.bias is None:
-            return F.rms_norm(x, shape, self.shared(self.weight), self.eps)
-        return F.layer_norm(x, shape, self.shared(self.weight), self.shared(self.bias), self.eps)
+        weight = self.shared(self.weight)
+        if self.is_rms:
+            return F.rms_norm(x, shape, weight, self.eps)
+        bias = None if self.bias is None else self.shared(self.bias)
+        return F.layer_norm(x, shape, weight, bias, self.eps)
 
 
 class ReplicatedLinear(nn.Module):
     """A linear layer that every rank computes whole, for heads: [..., in] -> [..., out]."""
 
-    def __init__(self, in_size: int, out_size: int) -> None:
+    def __init__(self, in_size: int, out_size: int, has_bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_size, in_size))
-        self.bias = nn.Parameter(torch.empty(out_size))
         declare(self.weight, ParameterSpec((out_size, in_size), partition_dim=None))
-        declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
+        self.register_parameter("bias", None)
+        if has_bias:
+            self.bias = nn.Parameter(torch.empty(out_size))
+            declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -245,8 +261,8 @@ class Mlp(nn.Module):
         inner = config.ffn_hidden_size
         up_size = 2 * inner if config.is_gated else inner
         matrices = (2, 1) if config.is_gated else (1, 1)
-        self.up = ColumnLinear(grid, config.hidden_size, up_size, matrices)
-        self.down = RowLinear(grid, inner, config.hidden_size)
+        self.up = ColumnLinear(grid, config.hidden_size, up_size, config.bias.mlp, matrices)
+        self.down = RowLinear(grid, inner, config.hidden_size, config.bias.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.up(x)  # [T, F/tp], or [T, 2F/tp]

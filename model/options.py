@@ -35,6 +35,21 @@ class RmsNormConfig(Config):
     type: Literal["rms_norm"] = "rms_norm"
 
 
+class Biases(Config):
+    """Which parts add a bias; ModernBERT has it in the decoder only."""
+
+    attention: bool = True
+    """The projections to queries, keys and values, and of the output."""
+    mlp: bool = True
+    """Both matrices of the MLP."""
+    norm: bool = True
+    """Layer normalisations (RMS normalisation has none)."""
+    head: bool = True
+    """The dense layer of the masked-language-model head."""
+    decoder: bool = True
+    """The decoder, which is tied to the word embedding."""
+
+
 class Gelu(Config):
     """GELU in its exact form with erf (Hendrycks and Gimpel 2016), as in BERT and RoBERTa."""
 
@@ -67,6 +82,13 @@ class RotaryPositions(Config):
     type: Literal["rotary"] = "rotary"
     base: float = Field(10_000.0, gt=1)
     """theta of the wave lengths 2 pi theta^(2i/d)."""
+    local_base: float | None = Field(None, gt=1)
+    """theta of layers that see a window only; as `base` if not given (ModernBERT: 160,000 and
+    10,000)."""
+
+    def base_of(self, window: int | None) -> float:
+        """theta of a layer that sees `window` neighbours; None: all."""
+        return self.base if window is None or self.local_base is None else self.local_base
 
 
 class NoPositions(Config):

@@ -26,8 +26,8 @@ class RowContext:
     """[B, S] position of each token, None where every row counts 0, 1, 2, ..."""
     masks: dict[int | None, AttentionMask]
     """By window (None: full attention), what the attention backend needs to know."""
-    rotation: tuple[Tensor, Tensor] | None
-    """Cosines and sines of rotary positions, [B or 1, S, d/2] each."""
+    rotations: dict[int | None, tuple[Tensor, Tensor]] | None
+    """By window, cosines and sines of rotary positions, [B or 1, S, d/2] each."""
 
 
 def make_row_context(
@@ -67,19 +67,24 @@ def make_row_context(
         )
         for window in windows
     }
-    rotation = None
+    rotations = None
     if config.positions.type == "rotary":
         places = positions
         if places is None:
             places = torch.arange(row_tokens, device=tokens.device)[None]
-        rotation = rotation_of(places, config.head_size, config.positions.base, dtype)
+        bases = {window: config.positions.base_of(window) for window in windows}
+        of_base = {
+            base: rotation_of(places, config.head_size, base, dtype)
+            for base in sorted(set(bases.values()))
+        }
+        rotations = {window: of_base[base] for window, base in bases.items()}
     return RowContext(
         shape=(rows, row_tokens),
         device=tokens.device,
         dropout_key=dropout_key,
         positions=positions,
         masks=masks,
-        rotation=rotation,
+        rotations=rotations,
     )
 
 

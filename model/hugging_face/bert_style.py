@@ -10,17 +10,8 @@ from torch import Tensor
 
 from configs.load import ConfigError, validate
 from model.config import ModelConfig
-from model.hugging_face.family import Family, check_first_token_pooler
-from model.hugging_face.tensors import (
-    TensorPair,
-    expected_shapes,
-    layer_norm,
-    linear,
-    separate_qkv,
-    shape_errors,
-    to_ours,
-    to_theirs,
-)
+from model.hugging_face.family import PairedFamily, check_first_token_pooler
+from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.objectives.vocabulary import SpecialIds
 from model.task_heads import HeadType
 
@@ -68,7 +59,7 @@ class PooledHeadNames:
 
 
 @dataclass(frozen=True)
-class BertStyle(Family):
+class BertStyle(PairedFamily):
     """A family with BERT's embeddings, layers and heads under names of its own."""
 
     model_type: str
@@ -146,6 +137,11 @@ class BertStyle(Family):
             found.append(f"attention_pattern {config.attention_pattern.type}")
         if config.type_vocab_size == 0:
             found.append("type_vocab_size 0")
+        if not config.embedding_norm:
+            found.append("embedding_norm false")
+        if not config.first_norm:
+            found.append("first_norm false")
+        found += [f"bias.{part} false" for part, has_bias in config.bias if not has_bias]
         return found
 
     def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
@@ -176,33 +172,6 @@ class BertStyle(Family):
         root = self.head.bias.removesuffix("bias")
         return any(name.startswith(root) for name in tensor_names)
 
-    def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        return to_theirs(state, self._pairs(config, len(state["encoder.embeddings.word.weight"])))
-
-    def from_hf(
-        self,
-        tensors: Mapping[str, Tensor],
-        config: ModelConfig,
-        vocab_size: int,
-        with_head: bool = True,
-        leave_out: tuple[str, ...] = (),
-    ) -> dict[str, Tensor]:
-        """As in `Family`; a decoder that is not tied to the embedding is an error too.
-
-        Names may lack the model prefix ("roberta.") and may end in the old "gamma" and "beta".
-        """
-        pairs = list(self._pairs(config, vocab_size, with_head))
-        modern = self._modern_names(tensors).items()
-        state = {name: tensor for name, tensor in modern if not name.startswith(leave_out)}
-        expected = expected_shapes(pairs)
-        errors = [*shape_errors(state, expected), *self._superfluous(state, expected)]
-        if errors:
-            raise ConfigError(
-                f"{len(errors)} tensor(s) do not fit a {self.model_type} model of the given "
-                "sizes:\n  " + "\n  ".join(errors)
-            )
-        return to_ours(state, pairs)
-
     def task_to_hf(
         self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, Tensor]:
@@ -225,7 +194,7 @@ class BertStyle(Family):
     def _offset(self, pad_token_id: int) -> int:
         return pad_token_id + 1 if self.positions_start_after_pad else 0
 
-    def _pairs(
+    def pairs(
         self, config: ModelConfig, vocab_size: int, with_head: bool = True
     ) -> Iterator[TensorPair]:
         assert config.positions.type == "learned"
@@ -244,11 +213,12 @@ class BertStyle(Family):
             its = f"{self.prefix}.encoder.layer.{number}"
             attention = f"{its}.attention"
             projections = tuple(f"{attention}.self.{name}" for name in ("query", "key", "value"))
-            yield from separate_qkv(
+            yield from interleaved(
                 f"{mine}.attention.qkv",
-                (projections[0], projections[1], projections[2]),
-                hidden,
-                config.num_attention_heads,
+                projections,
+                (hidden, hidden),
+                num_matrices=3,
+                num_blocks=config.num_attention_heads,
             )
             yield from linear(
                 f"{mine}.attention.output", f"{attention}.output.dense", hidden, hidden
@@ -265,7 +235,8 @@ class BertStyle(Family):
             yield from layer_norm("head.norm", self.head.norm, hidden)
             yield TensorPair("head.bias", (self.head.bias,), (vocab_size,))
 
-    def _modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Names may lack the model prefix ("roberta.") and may end in the old "gamma", "beta"."""
         result = {}
         for name, tensor in state.items():
             if name.startswith(("embeddings.", "encoder.", "pooler.", "LayerNorm.")):
@@ -278,9 +249,10 @@ class BertStyle(Family):
             result[self.head.bias] = result[decoder_bias]
         return result
 
-    def _superfluous(
+    def superfluous(
         self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
     ) -> Iterator[str]:
+        """A decoder that is not tied to the embedding is an error too."""
         head = self.head
         tied = {
             f"{head.decoder}.weight": f"{self.prefix}.embeddings.word_embeddings.weight",

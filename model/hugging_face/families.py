@@ -8,11 +8,19 @@ from model.config import ModelConfig
 from model.hugging_face.bert import BERT
 from model.hugging_face.camembert import CAMEMBERT
 from model.hugging_face.family import Family
+from model.hugging_face.modernbert import MODERNBERT
 from model.hugging_face.roberta import ROBERTA
 from model.hugging_face.roberta_prelayernorm import ROBERTA_PRELAYERNORM
 from model.hugging_face.xlm_roberta import XLM_ROBERTA
 
-FAMILIES: tuple[Family, ...] = (ROBERTA, BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA, CAMEMBERT)
+FAMILIES: tuple[Family, ...] = (
+    ROBERTA,
+    BERT,
+    ROBERTA_PRELAYERNORM,
+    XLM_ROBERTA,
+    CAMEMBERT,
+    MODERNBERT,
+)
 """Every family that can be exported and imported; a model is exported as the first that fits."""
 
 

@@ -6,13 +6,20 @@ here: export and import call the family's methods.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from configs.load import ConfigError
 from model.config import ModelConfig
+from model.hugging_face.tensors import (
+    TensorPair,
+    expected_shapes,
+    shape_errors,
+    to_ours,
+    to_theirs,
+)
 from model.task_heads import HeadType
 
 _CLASS_ENDINGS: Mapping[HeadType, str] = {
@@ -97,6 +104,49 @@ class Family(ABC):
 
         Raises ConfigError where Hugging Face's head computes something else.
         """
+
+
+class PairedFamily(Family):
+    """A family whose tensors are ours under other names, maybe with another order of rows."""
+
+    @abstractmethod
+    def pairs(
+        self, config: ModelConfig, vocab_size: int, with_head: bool = True
+    ) -> Iterator[TensorPair]:
+        """Each of our tensors with its place in Hugging Face's model."""
+
+    @abstractmethod
+    def modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a folder under the names of today's transformers."""
+
+    @abstractmethod
+    def superfluous(
+        self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+    ) -> Iterator[str]:
+        """A line for each tensor of `state` that is not expected and may not be left out."""
+
+    def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        return to_theirs(state, self.pairs(config, len(state["encoder.embeddings.word.weight"])))
+
+    def from_hf(
+        self,
+        tensors: Mapping[str, Tensor],
+        config: ModelConfig,
+        vocab_size: int,
+        with_head: bool = True,
+        leave_out: tuple[str, ...] = (),
+    ) -> dict[str, Tensor]:
+        pairs = list(self.pairs(config, vocab_size, with_head))
+        modern = self.modern_names(tensors).items()
+        state = {name: tensor for name, tensor in modern if not name.startswith(leave_out)}
+        expected = expected_shapes(pairs)
+        errors = [*shape_errors(state, expected), *self.superfluous(state, expected)]
+        if errors:
+            raise ConfigError(
+                f"{len(errors)} tensor(s) do not fit a {self.model_type} model of the given "
+                "sizes:\n  " + "\n  ".join(errors)
+            )
+        return to_ours(state, pairs)
 
 
 def auto_class(head: HeadType) -> str:

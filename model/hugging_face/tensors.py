@@ -1,9 +1,9 @@
 """Where Hugging Face keeps each of our tensors, and the conversion both ways.
 
-Pure functions on full (not sharded) tensors. H hidden size, n attention heads, d head size.
+Pure functions on full (not sharded) tensors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,35 +14,59 @@ from configs.load import ConfigError
 
 @dataclass(frozen=True)
 class TensorPair:
-    """One of our tensors and its name in Hugging Face: three names for a fused Q, K, V."""
+    """One of our tensors, and where Hugging Face keeps it.
+
+    Ours may interleave several matrices in blocks of rows (query, key and value of each head; gate
+    and value of each inner unit), which Hugging Face keeps as tensors of their own, or as one
+    tensor with one matrix after the other.
+    """
 
     ours: str
     theirs: tuple[str, ...]
+    """One name, or one for each matrix."""
     shape: tuple[int, ...]
     """The shape of each of `theirs`."""
-    num_heads: int = 0
-    """Attention heads of a fused Q, K, V."""
+    num_matrices: int = 1
+    """Matrices that ours interleaves."""
+    num_blocks: int = 1
+    """Blocks of each matrix."""
 
 
-def linear(ours: str, theirs: str, out_size: int, in_size: int) -> Iterator[TensorPair]:
+def linear(
+    ours: str, theirs: str, out_size: int, in_size: int, has_bias: bool = True
+) -> Iterator[TensorPair]:
     """The weight [out, in] and the bias [out] of a linear layer."""
     yield TensorPair(f"{ours}.weight", (f"{theirs}.weight",), (out_size, in_size))
-    yield TensorPair(f"{ours}.bias", (f"{theirs}.bias",), (out_size,))
+    if has_bias:
+        yield TensorPair(f"{ours}.bias", (f"{theirs}.bias",), (out_size,))
 
 
-def layer_norm(ours: str, theirs: str, size: int) -> Iterator[TensorPair]:
+def layer_norm(ours: str, theirs: str, size: int, has_bias: bool = True) -> Iterator[TensorPair]:
     """The weight and the bias [size] of a layer normalisation."""
     yield TensorPair(f"{ours}.weight", (f"{theirs}.weight",), (size,))
-    yield TensorPair(f"{ours}.bias", (f"{theirs}.bias",), (size,))
+    if has_bias:
+        yield TensorPair(f"{ours}.bias", (f"{theirs}.bias",), (size,))
 
 
-def separate_qkv(
-    ours: str, theirs: tuple[str, str, str], hidden: int, num_heads: int
+def interleaved(
+    ours: str,
+    theirs: Sequence[str],
+    size: tuple[int, int],
+    num_matrices: int,
+    num_blocks: int,
+    has_bias: bool = True,
 ) -> Iterator[TensorPair]:
-    """Our fused projection with rows [n, 3, d] as three projections [H, H] with biases [H]."""
-    for kind, shape in (("weight", (hidden, hidden)), ("bias", (hidden,))):
-        names = tuple(f"{name}.{kind}" for name in theirs)
-        yield TensorPair(f"{ours}.{kind}", names, shape, num_heads)
+    """A linear layer of several matrices: `theirs` has one name, or one for each of them.
+
+    `size` is (rows, columns) of each matrix; there are `num_blocks` blocks of its rows.
+    """
+    rows, columns = size
+    if len(theirs) == 1:
+        rows *= num_matrices
+    for kind, shape in (("weight", (rows, columns)), ("bias", (rows,))):
+        if kind == "weight" or has_bias:
+            names = tuple(f"{name}.{kind}" for name in theirs)
+            yield TensorPair(f"{ours}.{kind}", names, shape, num_matrices, num_blocks)
 
 
 def to_theirs(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[str, Tensor]:
@@ -55,13 +79,15 @@ def to_theirs(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[
     seen: set[str] = set()
     for pair in pairs:
         tensor = state[pair.ours]
-        if len(pair.theirs) == 1:
+        if pair.num_matrices == 1:
             result[pair.theirs[0]] = tensor.clone() if pair.ours in seen else tensor
             seen.add(pair.ours)
             continue
-        heads = tensor.view(pair.num_heads, 3, -1, *tensor.shape[1:])  # [n, 3, d(, H)]
-        for place, name in enumerate(pair.theirs):
-            result[name] = heads[:, place].reshape(pair.shape).contiguous()
+        rest = tensor.shape[1:]
+        blocks = tensor.view(pair.num_blocks, pair.num_matrices, -1, *rest)
+        separate = blocks.transpose(0, 1).reshape(len(pair.theirs), *pair.shape)
+        for name, matrix in zip(pair.theirs, separate, strict=True):
+            result[name] = matrix.clone()
     return result
 
 
@@ -72,7 +98,7 @@ def to_ours(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[st
     """
     result: dict[str, Tensor] = {}
     for pair in pairs:
-        tensor = _fuse([state[name] for name in pair.theirs], pair)
+        tensor = _interleave([state[name] for name in pair.theirs], pair)
         if pair.ours in result and not torch.equal(tensor, result[pair.ours]):
             raise ConfigError(
                 f"{pair.theirs[0]} differs from the same tensor of an earlier layer, but "
@@ -82,12 +108,13 @@ def to_ours(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[st
     return result
 
 
-def _fuse(parts: list[Tensor], pair: TensorPair) -> Tensor:
-    if len(parts) == 1:
+def _interleave(parts: list[Tensor], pair: TensorPair) -> Tensor:
+    if pair.num_matrices == 1:
         return parts[0]
+    together = torch.cat(parts)
     rest = pair.shape[1:]
-    heads = [part.view(pair.num_heads, 1, -1, *rest) for part in parts]  # [n, 1, d(, H)]
-    return torch.cat(heads, dim=1).reshape(3 * pair.shape[0], *rest)
+    blocks = together.view(pair.num_matrices, pair.num_blocks, -1, *rest)
+    return blocks.transpose(0, 1).reshape(-1, *rest)
 
 
 def expected_shapes(pairs: Iterable[TensorPair]) -> dict[str, tuple[int, ...]]:

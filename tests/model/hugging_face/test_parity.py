@@ -9,8 +9,10 @@ import transformers
 from configs.load import ConfigError
 from model.config import ModelConfig
 from model.heads import build_masked_lm
+from model.hugging_face.bert_style import BertStyle
 from model.hugging_face.families import FAMILIES, family_of_folder, family_of_model
 from model.hugging_face.family import Family, auto_class
+from model.hugging_face.modernbert import MODERNBERT
 from model.parallel.grid import make_grid
 from model.parameters import parameter_specs, shard_tensor
 from model.task_heads import HeadType
@@ -27,6 +29,19 @@ MODELS: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
     "roberta-prelayernorm": {"norm_placement": {"type": "pre"}},
+    "modernbert": {
+        "num_layers": 4,
+        "ffn_hidden_size": 48,
+        "norm_placement": {"type": "pre"},
+        "first_norm": False,
+        "bias": {"attention": False, "mlp": False, "norm": False, "head": False},
+        "activation": {"type": "geglu"},
+        "positions": {"type": "rotary", "base": 160_000.0, "local_base": 10_000.0},
+        "attention_pattern": {"type": "alternating", "neighbours": 3, "global_every": 3},
+        "type_vocab_size": 0,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
 }
 SAME_NETWORK: dict[str, dict[str, Any]] = {"xlm-roberta": {}, "camembert": {}}
 """Families that are imported; what they compute is exported as RoBERTa."""
@@ -68,7 +83,7 @@ def our_logits(settings: dict[str, Any], full: dict[str, torch.Tensor], tp_size:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_equal_hugging_face_at_every_tensor_parallel_size(name: str) -> None:
-    settings = {**SIZES, **MODELS[name]}
+    settings = {**{**SIZES, **MODELS[name]}}
     config = ModelConfig(**settings)
     family = family_of_model(config)
     assert family.model_type == name
@@ -91,12 +106,12 @@ def test_logits_equal_hugging_face_at_every_tensor_parallel_size(name: str) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_round_trip_is_equal_to_the_bit(name: str) -> None:
-    config = ModelConfig(**SIZES, **MODELS[name])
+    config = ModelConfig(**{**SIZES, **MODELS[name]})
     theirs = hf_model(config)
     state = theirs.state_dict()
     family = family_of_model(config)
     back = family.to_hf(family.from_hf(state, config, VOCAB_SIZE), config)
-    tied = {name for name in state if ".decoder." in name}
+    tied = {key for key in state if "decoder." in key and (key != "decoder.bias")}
     assert back.keys() == state.keys() - tied
     assert all(torch.equal(back[name], state[name]) for name in back)
     missing, unexpected = theirs.load_state_dict(back, strict=False)
@@ -154,14 +169,16 @@ def test_shared_layers_are_written_out_and_must_be_equal_to_come_back() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 def test_configs_return_from_hugging_face(family: Family) -> None:
-    config = ModelConfig(**SIZES, **(MODELS | SAME_NETWORK)[family.model_type])
+    config = ModelConfig(**{**SIZES, **(MODELS | SAME_NETWORK)[family.model_type]})
     assert family.obstacles(config) == []
     hf = family.hf_config(config, VOCAB_SIZE)
     assert family_of_folder(hf, [], "config.json") is family
     assert family.model_config(hf, "config.json") == (config, VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES if isinstance(f, BertStyle)], ids=lambda f: f.model_type
+)
 @pytest.mark.parametrize("head", get_args(HeadType))
 def test_task_heads_have_the_names_of_transformers(family: Family, head: HeadType) -> None:
     model = (MODELS | SAME_NETWORK)[family.model_type]
@@ -181,3 +198,38 @@ def test_task_heads_have_the_names_of_transformers(family: Family, head: HeadTyp
     state["task_heads.mine.output.weight"] = torch.zeros(num_outputs, 32)
     state["task_heads.mine.output.bias"] = torch.zeros(num_outputs)
     theirs.load_state_dict(family.task_to_hf(state, config, "mine", head))
+
+
+def test_modernbert_of_transformers_4_is_imported() -> None:
+    """Its config.json has neither layer_types nor rope_parameters."""
+    config = ModelConfig(**{**SIZES, **MODELS["modernbert"]})
+    hf = MODERNBERT.hf_config(config, VOCAB_SIZE)
+    older = {k: v for k, v in hf.items() if k not in ("layer_types", "rope_parameters")}
+    newer = {k: v for k, v in hf.items() if "global_" not in k and "local_rope" not in k}
+    for tree in (older, newer):
+        assert MODERNBERT.model_config(tree, "config.json") == (config, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer_types": ["full_attention", "full_attention", "sliding_attention"]}, "layer_types"),
+        ({"hidden_activation": "silu"}, "hidden_activation 'silu'"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type 'yarn'"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+    ],
+)
+def test_a_modernbert_that_is_computed_differently_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    config = ModelConfig(**{**SIZES, **MODELS["modernbert"]})
+    hf = {**MODERNBERT.hf_config(config, VOCAB_SIZE), **change}
+    with pytest.raises(ConfigError, match=message):
+        MODERNBERT.model_config(hf, "config.json")
+
+
+def test_a_modernbert_with_all_layers_full_returns() -> None:
+    model = {**SIZES, **MODELS["modernbert"], "attention_pattern": {"type": "full"}}
+    config = ModelConfig(**{**model, "positions": {"type": "rotary", "base": 160_000.0}})
+    hf = MODERNBERT.hf_config(config, VOCAB_SIZE)
+    assert MODERNBERT.model_config(hf, "config.json") == (config, VOCAB_SIZE)

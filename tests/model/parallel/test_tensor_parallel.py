@@ -137,6 +137,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "checkpointing": {"compute": {"activation_checkpointing": {"type": "layers", "every": 1}}},
     "frozen-lower": {"frozen": {"type": "lower", "num_layers": 1}},
     "last-trained": {"frozen": {"type": "all_but_last", "num_layers": 1}},
+    "no-biases": {
+        "bias": dict.fromkeys(("attention", "mlp", "norm", "head", "decoder"), False),
+    },
+    "no-embedding-norm": {"embedding_norm": False},
+    "modernbert": {
+        "norm_placement": {"type": "pre"},
+        "first_norm": False,
+        "bias": {"attention": False, "mlp": False, "norm": False, "head": False},
+        "activation": {"type": "geglu"},
+        "positions": {"type": "rotary", "base": 160_000.0, "local_base": 10_000.0},
+        "attention_pattern": {"type": "alternating", "neighbours": 2, "global_every": 2},
+        "type_vocab_size": 0,
+    },
     "everything": {
         "norm_placement": {"type": "pre"},
         "norm": {"type": "rms_norm"},
@@ -159,7 +172,8 @@ def test_every_option_is_equal_at_two_ranks(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower"]
+    "option",
+    ["pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower", "modernbert"],
 )
 def test_every_option_is_equal_under_sequence_parallelism(option: str) -> None:
     compute = {**OPTIONS[option].get("compute", {}), "sequence_parallel": True}

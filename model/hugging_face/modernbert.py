@@ -1,0 +1,253 @@
+"""ModernBERT (Warner et al. 2024) in transformers; Ettin and mmBERT are of its class."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.load import ConfigError, validate
+from model.config import ModelConfig
+from model.hugging_face.family import PairedFamily
+from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
+from model.objectives.vocabulary import SpecialIds
+from model.task_heads import HeadType
+
+# Settings that change what the network computes, and the value that our network supports.
+_SUPPORTED: dict[str, Any] = {
+    "hidden_activation": "gelu",
+    "classifier_activation": "gelu",
+    "tie_word_embeddings": True,
+}
+_SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "ffn_hidden_size": "intermediate_size",
+    "max_row_tokens": "max_position_embeddings",
+}
+_DECODER, _EMBEDDING = "decoder.weight", "model.embeddings.tok_embeddings.weight"
+_HEAD = ("head.", "decoder.")
+_FULL, _LOCAL = "full_attention", "sliding_attention"
+
+
+class ModernBert(PairedFamily):
+    """ModernBERT: pre-norm, rotary positions, GeGLU, windows in most layers."""
+
+    model_type = "modernbert"
+    class_prefix = "ModernBert"
+
+    def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
+        return bool(hf.get("model_type") == self.model_type)
+
+    def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
+        errors = [
+            f"{key} {hf[key]!r} is not supported (only {allowed!r})"
+            for key, allowed in _SUPPORTED.items()
+            if hf.get(key, allowed) != allowed
+        ]
+        required = (*_SIZES.values(), "vocab_size")
+        errors += [f"{key} is missing" for key in required if type(hf.get(key)) is not int]
+        if not errors:
+            errors += self._errors_of_layers(hf)
+        if errors:
+            raise ConfigError(f"{origin}: cannot be imported:\n  " + "\n  ".join(errors))
+        every = _global_every(hf)
+        attention: dict[str, Any] = {"type": "full"}
+        if every > 1:
+            neighbours = hf.get("local_attention", 128) // 2
+            attention = {"type": "alternating", "neighbours": neighbours, "global_every": every}
+        positions = {"type": "rotary", "base": _theta(hf, _FULL)}
+        if every > 1:
+            positions["local_base"] = _theta(hf, _LOCAL)
+        tree = {
+            **{ours: hf[theirs] for ours, theirs in _SIZES.items()},
+            "type_vocab_size": 0,
+            "norm_placement": {"type": "pre"},
+            "layer_norm_eps": hf.get("norm_eps", 1e-5),
+            "first_norm": False,
+            "bias": {
+                "attention": hf.get("attention_bias", False),
+                "mlp": hf.get("mlp_bias", False),
+                "norm": hf.get("norm_bias", False),
+                "head": hf.get("classifier_bias", False),
+                "decoder": hf.get("decoder_bias", True),
+            },
+            "activation": {"type": "geglu"},
+            "positions": positions,
+            "attention_pattern": attention,
+            "hidden_dropout": hf.get("mlp_dropout", 0.0),
+            "attention_dropout": hf.get("attention_dropout", 0.0),
+            "initializer_range": hf.get("initializer_range", 0.02),
+            "pad_token_id": hf.get("pad_token_id") or 0,
+            "begin_token_id": hf.get("cls_token_id") or hf.get("bos_token_id") or 0,
+        }
+        return validate(tree, ModelConfig, origin), int(hf["vocab_size"])
+
+    def _errors_of_layers(self, hf: Mapping[str, Any]) -> Iterator[str]:
+        for name, parameters in (hf.get("rope_parameters") or {}).items():
+            kind = (parameters or {}).get("rope_type", "default")
+            if kind != "default":
+                yield f"rope_parameters.{name}.rope_type {kind!r} is not supported"
+        types = hf.get("layer_types")
+        if types is not None and types != _layer_types(len(types), _global_every(hf)):
+            yield "layer_types: only a full layer first and then after every n - 1 local ones"
+
+    def obstacles(self, config: ModelConfig) -> list[str]:
+        wanted = {
+            "norm_placement": ("pre", config.norm_placement.type),
+            "norm": ("layer_norm", config.norm.type),
+            "activation": ("geglu", config.activation.type),
+            "positions": ("rotary", config.positions.type),
+        }
+        found = [f"{key} {value}" for key, (only, value) in wanted.items() if value != only]
+        if config.attention_pattern.type == "window":
+            found.append("attention_pattern window")
+        if config.type_vocab_size:
+            found.append(f"type_vocab_size {config.type_vocab_size}")
+        if not config.embedding_norm:
+            found.append("embedding_norm false")
+        if config.first_norm:
+            found.append("first_norm true")
+        return found
+
+    def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+        assert config.positions.type == "rotary"
+        special = SpecialIds.of(vocab_size)
+        pattern = config.attention_pattern
+        is_alternating = pattern.type == "alternating"
+        neighbours = pattern.neighbours if pattern.type == "alternating" else 64
+        every = pattern.global_every if pattern.type == "alternating" else 1
+        local_base = config.positions.base_of(neighbours) if is_alternating else 10_000.0
+        return {
+            "architectures": [self.masked_lm_class],
+            "model_type": self.model_type,
+            "vocab_size": vocab_size,
+            **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+            "hidden_activation": "gelu",
+            "classifier_activation": "gelu",
+            "norm_eps": config.layer_norm_eps,
+            "norm_bias": config.bias.norm,
+            "attention_bias": config.bias.attention,
+            "mlp_bias": config.bias.mlp,
+            "classifier_bias": config.bias.head,
+            "decoder_bias": config.bias.decoder,
+            "attention_dropout": config.attention_dropout,
+            "embedding_dropout": config.hidden_dropout,
+            "mlp_dropout": config.hidden_dropout,
+            "initializer_range": config.initializer_range,
+            "local_attention": 2 * neighbours,
+            # transformers 4 reads these three, transformers 5 the two after them.
+            "global_attn_every_n_layers": every,
+            "global_rope_theta": config.positions.base,
+            "local_rope_theta": local_base,
+            "layer_types": _layer_types(config.num_layers, every),
+            "rope_parameters": {
+                _FULL: {"rope_type": "default", "rope_theta": config.positions.base},
+                _LOCAL: {"rope_type": "default", "rope_theta": local_base},
+            },
+            "bos_token_id": special.begin,
+            "cls_token_id": special.begin,
+            "pad_token_id": config.pad_token_id,
+            "eos_token_id": special.end,
+            "sep_token_id": special.end,
+            "tie_word_embeddings": True,
+        }
+
+    def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:
+        return any(name.startswith("head.") for name in tensor_names)
+
+    def pairs(
+        self, config: ModelConfig, vocab_size: int, with_head: bool = True
+    ) -> Iterator[TensorPair]:
+        hidden, inner, bias = config.hidden_size, config.ffn_hidden_size, config.bias
+        yield TensorPair("encoder.embeddings.word.weight", (_EMBEDDING,), (vocab_size, hidden))
+        yield from layer_norm("encoder.embeddings.norm", "model.embeddings.norm", hidden, bias.norm)
+        for number in range(config.num_layers):
+            mine, its = f"encoder.layers.{number}", f"model.layers.{number}"
+            yield from interleaved(
+                f"{mine}.attention.qkv",
+                [f"{its}.attn.Wqkv"],
+                (hidden, hidden),
+                num_matrices=3,
+                num_blocks=config.num_attention_heads,
+                has_bias=bias.attention,
+            )
+            yield from linear(
+                f"{mine}.attention.output", f"{its}.attn.Wo", hidden, hidden, bias.attention
+            )
+            yield from interleaved(
+                f"{mine}.mlp.up",
+                [f"{its}.mlp.Wi"],
+                (inner, hidden),
+                num_matrices=2,
+                num_blocks=inner,
+                has_bias=bias.mlp,
+            )
+            yield from linear(f"{mine}.mlp.down", f"{its}.mlp.Wo", hidden, inner, bias.mlp)
+            if number:
+                yield from layer_norm(
+                    f"{mine}.attention_norm", f"{its}.attn_norm", hidden, bias.norm
+                )
+            yield from layer_norm(f"{mine}.mlp_norm", f"{its}.mlp_norm", hidden, bias.norm)
+        yield from layer_norm("encoder.norm", "model.final_norm", hidden, bias.norm)
+        if with_head:
+            yield from linear("head.dense", "head.dense", hidden, hidden, bias.head)
+            yield from layer_norm("head.norm", "head.norm", hidden, bias.norm)
+            if bias.decoder:
+                yield TensorPair("head.bias", ("decoder.bias",), (vocab_size,))
+
+    def modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Names lack "model." where the encoder was saved without a head."""
+        is_encoder = re.compile(r"(embeddings|layers\.\d+|final_norm)\.")
+        return {
+            f"model.{name}" if is_encoder.match(name) else name: tensor
+            for name, tensor in state.items()
+        }
+
+    def superfluous(
+        self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+    ) -> Iterator[str]:
+        with_head = "head.dense.weight" in expected
+        for name, tensor in state.items():
+            if name in expected or (not with_head and name.startswith(_HEAD)):
+                continue
+            if name != _DECODER:
+                yield f"{name}: superfluous (shape {list(tensor.shape)})"
+            elif _EMBEDDING in state and not torch.equal(tensor, state[_EMBEDDING]):
+                yield f"{name}: differs from {_EMBEDDING}; only tied decoders can be imported"
+
+    def task_to_hf(
+        self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, Tensor]:
+        raise ConfigError(
+            "heads for tasks are not exported for ModernBERT: its classes put a dense layer, GELU "
+            "and a norm before the output, which the heads here do not have"
+        )
+
+
+def _layer_types(num_layers: int, every: int) -> list[str]:
+    return [_LOCAL if number % every else _FULL for number in range(num_layers)]
+
+
+def _global_every(hf: Mapping[str, Any]) -> int:
+    """Every how many layers attention is full."""
+    types = hf.get("layer_types")
+    if types is None:
+        return int(hf.get("global_attn_every_n_layers", 3))
+    later = [number for number, kind in enumerate(types) if kind == _FULL and number]
+    return later[0] if later else max(len(types), 2)
+
+
+def _theta(hf: Mapping[str, Any], kind: str) -> float:
+    """The rotary base of the layers of a kind, as transformers 4 or 5 writes it."""
+    parameters = (hf.get("rope_parameters") or {}).get(kind) or {}
+    old, default = {
+        _FULL: ("global_rope_theta", 160_000.0),
+        _LOCAL: ("local_rope_theta", 10_000.0),
+    }[kind]
+    return float(parameters.get("rope_theta") or hf.get(old) or default)
+
+
+MODERNBERT = ModernBert()
