@@ -214,7 +214,10 @@ class ZstandardFrames:
         """The decompressor of the next frame."""
         first = self._first
         if first is not None and first.dictionary and self._dictionary is None:
-            self._dictionary = _dictionary_of(bytes(first.dictionary))
+            try:
+                self._dictionary = _dictionary_of(bytes(first.dictionary))
+            except zstandard.ZstdError:  # the frames that need it are the damage
+                first.dictionary.clear()
         frame = ZstandardFrame(self._dictionary)
         if self._first is None:
             self._first = frame.skippable

@@ -52,11 +52,16 @@ class Response(NamedTuple):
 
 
 def response_of(content: bytes) -> Response | None:
-    """The response that `content` starts with; None if there is no status line."""
+    """The response that `content` starts with; None if there is no status line.
+
+    Raises BodyError for a damaged header.
+    """
     status = _STATUS_LINE.match(content)
     if status is None:
         return None
     end = _HEAD_END.search(content, status.end(), _MAX_HEAD_BYTES)
+    if end is None and b"\0" in content:
+        raise BodyError("the HTTP header has no end")
     head = content[: _MAX_HEAD_BYTES if end is None else end.start()]
     body = b"" if end is None else content[end.end() :]
     fields: dict[str, str] = {}

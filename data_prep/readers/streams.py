@@ -130,6 +130,8 @@ def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int, 
         compressed = raw.read(_SLICE_BYTES)
         if not compressed:
             raise CutStreamError("the file ends inside a compressed stream")
+        if position == at and compressed.startswith(b"\0"):
+            raise EOFError("zeros where a compressed stream should start")
         before, position = position, position + len(compressed)
         content = b""
         for following in joined(decompressor.pieces(compressed)):

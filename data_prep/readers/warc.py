@@ -78,7 +78,7 @@ class WarcReader:
                 uri = found.fields.get("warc-target-uri", "").strip("<> ")
                 name = f"{span.file.name}:{found.offset}"
                 name += f"+{found.within}" * (found.within > 0)
-                metadata = None
+                metadata: dict[str, str] | None = None
                 if self._metadata_fields:
                     values = {"url": uri, "date": found.fields.get("warc-date", "")}
                     metadata = {f: values[f] for f in self._metadata_fields if values[f]}

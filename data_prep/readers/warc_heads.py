@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from data_prep.readers.warc_window import Window
 
-MAX_HEAD_BYTES = 1 << 16
-MANDATORY_FIELDS = ("warc-type", "warc-record-id", "warc-date", "content-length")
+HEAD_WITHOUT_END = "the head has no end"
+_MAX_HEAD_BYTES = 1 << 16
+_MANDATORY_FIELDS = ("warc-type", "warc-record-id", "warc-date", "content-length")
 _WARC_START = re.compile(rb"WARC/\d{1,3}\.\d{1,3}[ \t]*\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _FOLDED = re.compile(r"\r?\n[ \t]+")
@@ -63,7 +64,7 @@ class WarcFormat:
         """The head of the record at the start of `window`, or what is wrong with it."""
         end = _head_end(window)
         if end is None:
-            return "the head has no end"
+            return HEAD_WITHOUT_END
         text = window.data[window.at : end].decode("utf-8", "replace")
         if "\0" in text:
             return "a NUL byte in the head"
@@ -74,7 +75,7 @@ class WarcFormat:
             name, colon, value = line.partition(":")
             if colon:
                 fields.setdefault(name.strip().lower(), value.strip())
-        missing = [name for name in MANDATORY_FIELDS if name not in fields]
+        missing = [name for name in _MANDATORY_FIELDS if name not in fields]
         if missing:
             return f"no {', '.join(missing)}"
         length = fields["content-length"]
@@ -129,9 +130,9 @@ def _head_end(window: Window) -> int | None:
     wanted = 1 << 10
     while True:
         is_all = not window.fill(wanted)
-        found = _HEAD_END.search(window.data, window.at, window.at + MAX_HEAD_BYTES)
+        found = _HEAD_END.search(window.data, window.at, window.at + _MAX_HEAD_BYTES)
         if found:
             return found.end()
-        if is_all or wanted >= MAX_HEAD_BYTES:
+        if is_all or wanted >= _MAX_HEAD_BYTES:
             return None
         wanted *= 4

@@ -20,7 +20,7 @@ from data_prep.readers.compression import DAMAGED_COMPRESSION
 from data_prep.readers.content import Content
 from data_prep.readers.files import Span
 from data_prep.readers.streams import codec_of, content_head
-from data_prep.readers.warc_heads import MAX_HEAD_BYTES, Head, RecordFormat, format_of
+from data_prep.readers.warc_heads import HEAD_WITHOUT_END, Head, RecordFormat, format_of
 from data_prep.readers.warc_window import Window, chunk_windows, plain_window, stream_windows
 
 _EMPTY_LINES = re.compile(rb"[\r\n\t ]*")
@@ -73,13 +73,19 @@ def records_of(content: Content, span: Span, max_bytes: int) -> Iterator[Record 
             yield from scanner.records()
     elif content.compression is not None and not content.is_member:
         codec = codec_of(raw, content.compression, _ANY)
-        form = format_of(content_head(raw, codec, _PROBE_BYTES), name)
+        head = content_head(raw, codec, _PROBE_BYTES)
+        form = format_of(head, name)
         codec = replace(codec, content_start=form.content_start)
+        is_empty = span.start == 0 and not head
         for window in stream_windows(raw, codec, span):
-            yield from _Scanner(window, form, max_bytes).records()
+            for found in _Scanner(window, form, max_bytes).records():
+                is_empty = False
+                yield found
             padding_bytes = span.file.num_bytes - window.raw_end
             if window.ends_file and padding_bytes:
                 yield Lost(window.raw_end, "", "", padding_bytes, is_padding=True)
+        if is_empty:
+            yield Lost(0, "empty file", "", 0, is_cut=True)
     else:
         first_form = None
         for window in chunk_windows(content):
@@ -151,12 +157,13 @@ class _Scanner:
             is_end = not window.fill(1)
             if is_end and window.error is None:
                 return
-            raw_start = window.raw_at(window.position)
+            start = window.position
+            raw_start = window.raw_at(start)
             if not is_end and window.data[window.at] == 0:
                 self._skip(_ZEROS)
                 self._skip(_EMPTY_LINES)
                 num_bytes = window.raw_at(window.position) - raw_start
-                is_padding = not window.fill(1) and window.error is None
+                is_padding = start > 0 and not window.fill(1) and window.error is None
                 yield Lost(raw_start, _ZEROS_BETWEEN, "", num_bytes, False, is_padding)
                 continue
             detail = self._wrong
@@ -180,7 +187,7 @@ class _Scanner:
             if self._truncated > start:
                 yield Lost(start, form.damaged, detail, self._truncated - start)
             lost_bytes = window.raw_end - self._truncated
-            yield Lost(self._truncated, form.truncated, "", lost_bytes, window.ends_file)
+            yield Lost(self._truncated, form.truncated, detail, lost_bytes, window.ends_file)
 
     def _search(self, end: int | None) -> None:
         """Moves to the next whole record, or to the end."""
@@ -210,7 +217,7 @@ class _Scanner:
         head = form.head(window)
         if isinstance(head, str):
             self._wrong = head
-            if window.has_ended and len(window.data) - window.at < MAX_HEAD_BYTES:
+            if head == HEAD_WITHOUT_END and window.has_ended:
                 self._note_truncated()
             return None
         return head if self._is_followed(head) else None
