@@ -235,17 +235,17 @@ class _PageScanner:
         after that."""
         found = _REVISION.finditer(self._held, self._revisions_searched, end)
         starts = [*self._newest, *(revision.start() for revision in found)]
-        if not starts:
-            return end
         for start, following in pairwise(starts):
             self._bad.skip(_OLDER_REVISION, following - start, self._path, self._page_offset)
-        first, num_bytes = starts[0], starts[-1] - starts[0]
-        del self._held[first : starts[-1]]
-        if self._span_end is not None:
-            self._span_end -= num_bytes
-        end -= num_bytes
-        self._newest = [first]
-        self._revisions_searched = max(first + 1, end - len(_REVISION_START) + 1)
+        if len(starts) > 1:
+            num_bytes = starts[-1] - starts[0]
+            del self._held[starts[0] : starts[-1]]
+            if self._span_end is not None:
+                self._span_end -= num_bytes
+            end -= num_bytes
+        self._newest = starts[:1]
+        searched = self._newest[0] + 1 if self._newest else len(_PAGE_START)
+        self._revisions_searched = max(searched, end - len(_REVISION_START) + 1)
         return end
 
     def _drop(self, num_bytes: int) -> None:
