@@ -159,6 +159,8 @@ def _dropped(fate: Fate) -> Iterator[str]:
             f"  {entry['set']}: {entry['ngrams']:,} of its n-grams, {entry['share']:.1%} (limit "
             f"{fate['limit']:.1%})"
         )
+        for text in entry["texts"]:
+            yield f"    {visible_name(text['id'])}: {visible_name(text['text'][:80])!r}"
 
 
 def _document(twin: Mapping[str, Any]) -> str:

@@ -173,10 +173,12 @@ def _decontaminated(document: _Document, fate: Fate) -> bool:
     rules = run.config.decontaminate
     fate["contaminated_by"] = contaminated_by(
         run.result(decontaminate.ExcludedNgramsStage),
+        run.result(decontaminate.OverlapStage),
         run.deduplicated,
         document.file,
         document.number,
-        rules.ngram_words,
+        rules,
+        run.config.heldout_share,
     )
     fate["limit"] = rules.max_share
     return False

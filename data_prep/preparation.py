@@ -84,7 +84,7 @@ class Preparation:
         overlap = self.result_if_any(decontaminate.OverlapStage)
         if overlap is None:
             return self.deduplicated
-        hashes = overlap.contents(lambda file: file.name)
+        hashes = overlap.contents(lambda file: file.name, infix=decontaminate.FLAGS_SUFFIX)
         return replace(self.deduplicated, overlap=overlap.folder, overlap_hashes=hashes)
 
     @property
@@ -135,6 +135,7 @@ class Preparation:
                 self.result(candidates.PairsStage),
             ],
             verdicts=self.result(verdicts.VerdictsStage),
+            excluded=self.result_if_any(decontaminate.ExcludedNgramsStage),
             overlap=self.result_if_any(decontaminate.OverlapStage),
             encoded=self.result(encode.EncodeStage),
         )

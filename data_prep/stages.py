@@ -117,9 +117,16 @@ def _excluded_ngrams(run: Preparation) -> decontaminate.ExcludedNgramsStage:
     )
 
 
-def _exclusion(run: Preparation) -> decontaminate.ExclusionStage:
+def _check_excluded(run: Preparation) -> None:
+    assert run.config.decontaminate is not None
     excluded = run.result(decontaminate.ExcludedNgramsStage)
-    return decontaminate.exclusion_stage(excluded, run.limits.dedup)
+    decontaminate.warn_of_unusable_texts(excluded, run.config.decontaminate)
+
+
+def _exclusion(run: Preparation) -> decontaminate.ExclusionStage:
+    assert run.config.decontaminate is not None
+    excluded = run.result(decontaminate.ExcludedNgramsStage)
+    return decontaminate.exclusion_stage(run.config.decontaminate, excluded, run.limits.dedup)
 
 
 def _overlap(run: Preparation) -> decontaminate.OverlapStage:
@@ -260,7 +267,13 @@ STAGES = (
             candidates.PairsStage,
         ],
     ),
-    StageEntry(decontaminate.ExcludedNgramsStage, _excluded_ngrams, DEDUPLICATED, DECONTAMINATE),
+    StageEntry(
+        decontaminate.ExcludedNgramsStage,
+        _excluded_ngrams,
+        DEDUPLICATED,
+        DECONTAMINATE,
+        check=_check_excluded,
+    ),
     StageEntry(
         decontaminate.ExclusionStage,
         _exclusion,

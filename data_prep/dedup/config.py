@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.load import Config
 from data_prep.documents.config import SourceName
@@ -37,13 +37,33 @@ class DecontaminateConfig(Config):
     """Training documents that overlap with evaluation texts are dropped."""
 
     evaluation: dict[SourceName, ReaderConfig] = Field(default_factory=dict)
-    """Evaluation texts, by name."""
+    """Sets of evaluation texts, by name: a file, or several."""
+    fields: dict[SourceName, tuple[str, ...]] = Field(default_factory=dict)
+    """By set, the fields of its records that are looked for (questions, answers, choices), in place
+    of the reader's text_field. Names or dotted paths; each text of a list is one text."""
     heldout: bool = True
     """Whether the held-out documents of this run count as evaluation texts, too."""
     ngram_words: int = Field(default=13, ge=1)
     """Words of an n-gram that counts as overlap (Brown et al. 2020, appendix C: 13)."""
+    min_text_words: int = Field(default=8, ge=1)
+    """Shorter evaluation texts than an n-gram are looked for as a whole from this many words on
+    (Brown et al. 2020, appendix C: 8); shorter ones are counted, and not looked for."""
     max_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a document's n-grams that may occur in evaluation texts."""
+    """Share of a document's n-grams that may occur in evaluation texts; a short text counts as one
+    n-gram."""
+
+    @model_validator(mode="after")
+    def _fields_name_sets(self) -> "DecontaminateConfig":
+        unknown = sorted(self.fields.keys() - self.evaluation.keys())
+        if unknown:
+            raise ValueError(
+                f"fields: no evaluation set is named {', '.join(unknown)}; there are "
+                f"{', '.join(self.evaluation) or 'none'}"
+            )
+        empty = [name for name, fields in self.fields.items() if not fields]
+        if empty:
+            raise ValueError(f"fields: {', '.join(empty)}: name at least one field")
+        return self
 
 
 class DedupConfig(Config):

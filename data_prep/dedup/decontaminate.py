@@ -4,51 +4,45 @@ Three stages: the n-grams of the evaluation texts and of the held-out documents;
 table; the training documents that have more of them than allowed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from configs.load import fingerprint
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import DecontaminateConfig
-from data_prep.dedup.hash_ranges import in_range
-from data_prep.dedup.hash_table import HashTable, write_hash_table
+from data_prep.dedup.evaluation import (
+    HELDOUT,
+    EvaluationPart,
+    HeldoutPart,
+    check_has_texts,
+    evaluation_parts,
+    evaluation_texts,
+    excluded_of,
+)
+from data_prep.dedup.exclusion_table import (
+    NGRAMS_SUFFIX,
+    SHORT_SUFFIX,
+    ExcludedFiles,
+    ExclusionTable,
+    write_exclusion_table,
+)
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.selection import Selection
+from data_prep.dedup.overlap_files import OVERLAP_SUFFIX, TEXTS_SUFFIX, SharedCounts, TextNames
+from data_prep.dedup.selection import Flags, Selection
 from data_prep.documents.files import DocumentFile, read_texts
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
-from data_prep.readers import ReaderConfig
-from data_prep.readers.document import BadRecordPolicy, BadRecords, in_batches
-from data_prep.readers.files import Span, list_files
-from data_prep.text.batch import U64, TextBatch
-from data_prep.text.normalise import normalise
+from data_prep.readers.document import BadRecordPolicy, BadRecords
+from data_prep.text.batch import TextBatch
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationPart(Part):
-    """A file of evaluation texts."""
-
-    reader: ReaderConfig
-    spans: Sequence[Span]
-
-    def plan(self) -> dict[str, Any]:
-        return {
-            "reader": self.reader.model_dump(mode="json"),
-            "spans": [[*astuple(span.file), span.start, span.end] for span in self.spans],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldoutPart(Part):
-    """The held-out documents of a file of documents."""
-
-    file: DocumentFile
-
-    def plan(self) -> dict[str, Any]:
-        return {"part": self.file.name}
+FLAGS_SUFFIX, NGRAM_TEXTS_SUFFIX = ".overlap.npy", ".ngram_texts.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +50,8 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
     """Hashes the word n-grams of the evaluation texts and of the held-out documents."""
 
     name = "excluded_ngrams"
-    version = 2
-    output = "arrays"
+    version = 3
+    output = "arrays, names of the evaluation texts (Parquet)"
 
     rules: DecontaminateConfig
     heldout_share: float
@@ -66,7 +60,7 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        rules = self.rules.model_dump(mode="json", exclude={"evaluation", "max_share"})
+        rules = self.rules.model_dump(mode="json", exclude={"evaluation", "fields", "max_share"})
         return {"rules": rules, "heldout_share": self.heldout_share}
 
     @property
@@ -89,20 +83,41 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
         return fingerprint([self.content_fingerprint, hashes])
 
     def run_part(self, folder: Path, part: EvaluationPart | HeldoutPart) -> PartOutput:
-        """Writes PART.ngrams.npy [n]: hashes of word n-grams, ascending."""
+        """Writes PART.ngrams.npy [N], PART.ngram_texts.npy [N] and PART.short.npy [4, S], see
+        `evaluation.Excluded`, and PART.texts (id, text) of an evaluation file.
+
+        Raises UserError for an evaluation file without any text.
+        """
         bad = BadRecords(self.on_bad_record)
+        names = TextNames()
         if isinstance(part, EvaluationPart):
-            batches = _evaluation_texts(part, bad)
+            batches = (names.add(*batch) for batch in evaluation_texts(part, bad))
+            excluded = excluded_of(batches, self.rules)
+            check_has_texts(part, excluded.counts, bad)
         else:
-            heldout = self.selection.heldout(part.file, self.heldout_share)
-            heldout &= self.selection.kept(part.file)
-            batches = self.selection.chosen_texts(part.file, heldout)
-        words = self.rules.ngram_words
-        found = [TextBatch(texts).word_ngrams(words)[0] for texts in batches if texts]
-        ngrams = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
-        save_array(folder / f"{part.name}.ngrams.npy", ngrams)
-        record = {"ngrams": len(ngrams), "bad": dict(sorted(bad.counts.items()))}
-        return PartOutput(record, [f"{part.name}.ngrams.npy"])
+            heldout = heldout_documents(self.selection, part.file, self.heldout_share)
+            batches_of = self.selection.chosen_texts(part.file, heldout)
+            excluded = excluded_of(batches_of, self.rules)
+        files: dict[str, npt.NDArray[Any]] = {
+            NGRAMS_SUFFIX: excluded.ngrams,
+            NGRAM_TEXTS_SUFFIX: excluded.ngram_texts,
+            SHORT_SUFFIX: excluded.short,
+        }
+        for suffix, array in files.items():
+            save_array(folder / f"{part.name}{suffix}", array)
+        names.write(folder / f"{part.name}{TEXTS_SUFFIX}")
+        record = {
+            **excluded.counts,
+            "ngrams": len(excluded.ngrams),
+            "short": excluded.short.shape[1],
+            "bad": dict(sorted(bad.counts.items())),
+        }
+        return PartOutput(record, [f"{part.name}{suffix}" for suffix in [*files, TEXTS_SUFFIX]])
+
+
+def heldout_documents(selection: Selection, file: DocumentFile, share: float) -> Flags:
+    """Whether each document of a file is kept and held out: [D]."""
+    return selection.heldout(file, share) & selection.kept(file)
 
 
 def excluded_ngrams_stage(
@@ -114,18 +129,9 @@ def excluded_ngrams_stage(
     """A part for each evaluation file and, for their held-out documents, each file of documents."""
     parts: list[EvaluationPart | HeldoutPart] = []
     inputs = {"verdicts": selection.fingerprint}
-    for name, reader in rules.evaluation.items():
-        files = list_files(reader.files, f"decontaminate.evaluation.{name}.files")
-        for number, file in enumerate(files):
-            inputs[f"{name}/{file.name}"] = f"{file.num_bytes} bytes"
-            parts.append(
-                EvaluationPart(
-                    name=f"evaluation-{name}-{number:06d}",
-                    num_bytes=file.num_bytes,
-                    reader=reader,
-                    spans=reader.build().spans(file, 1 << 62),
-                )
-            )
+    for file, part in evaluation_parts(rules):
+        inputs[f"{part.set_name}/{file.name}"] = f"{file.num_bytes} bytes"
+        parts.append(part)
     if rules.heldout:
         parts += [HeldoutPart(name=f"heldout-{file.name}", file=file) for file in selection.files]
     return ExcludedNgramsStage(
@@ -138,11 +144,27 @@ def excluded_ngrams_stage(
     )
 
 
-def _evaluation_texts(part: EvaluationPart, bad: BadRecords) -> Iterator[list[bytes]]:
-    reader = part.reader.build()
-    for span in part.spans:
-        for batch in in_batches(reader.read(span, bad)):
-            yield normalise([document.text for document in batch])
+def warn_of_unusable_texts(
+    excluded: StageResult[EvaluationPart | HeldoutPart], rules: DecontaminateConfig
+) -> None:
+    """Logs a warning for each evaluation set of which most texts are too short to look for, or
+    records cannot be read."""
+    for name in rules.evaluation:
+        records = [record for part, record in excluded.with_records() if part.set_name == name]
+        texts, too_short = (sum(r[key] for r in records) for key in ("texts", "too_short"))
+        if 2 * too_short > texts:
+            logger.warning(
+                "evaluation set %r: %d of %d texts have fewer than %d words and are not looked for",
+                *(name, too_short, texts, rules.min_text_words),
+            )
+        bad = sum(sum(record["bad"].values()) for record in records)
+        if bad:
+            logger.warning("evaluation set %r: %d records cannot be read", name, bad)
+
+
+def set_names(rules: DecontaminateConfig) -> list[str]:
+    """The names of the evaluation sets, in the order of their numbers."""
+    return [*rules.evaluation, *([HELDOUT] if rules.heldout else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,41 +172,43 @@ class ExclusionStage(Stage[Part]):
     """Joins these n-grams to one table of hashes."""
 
     name = "exclusion"
-    version = 2
-    output = "a hash table"
+    version = 3
+    output = "hash tables"
 
-    files: Sequence[Path]
-    """Files of hashes of n-grams."""
-    num_ngrams: int
+    files: Sequence[ExcludedFiles]
+    num_hashes: int
     """In all files."""
     limits: DedupLimits
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes the table PART, one range of hashes after another."""
-        num_ranges = -(-self.num_ngrams // self.limits.table_ngrams) or 1
-
-        def ngrams_of(number: int) -> U64:
-            found = [np.empty(0, np.uint64)]
-            for path in self.files:
-                ngrams = np.load(path, mmap_mode="r")
-                found.append(np.array(ngrams[in_range(ngrams, number, num_ranges)]))
-            return np.unique(np.concatenate(found))[None]
-
-        pieces = (ngrams_of(number) for number in range(num_ranges))
-        length, names = write_hash_table(folder, part.name, pieces, 1, self.num_ngrams)
-        return PartOutput({"ngrams": length}, names)
+        length, combinations, names = write_exclusion_table(
+            folder, part.name, self.files, self.num_hashes, self.limits.table_ngrams
+        )
+        return PartOutput({"ngrams": length, "combinations": combinations}, names)
 
 
 def exclusion_stage(
-    excluded: StageResult[EvaluationPart | HeldoutPart], limits: DedupLimits
+    rules: DecontaminateConfig,
+    excluded: StageResult[EvaluationPart | HeldoutPart],
+    limits: DedupLimits,
 ) -> ExclusionStage:
     """A single part."""
-    num_ngrams = excluded.total("ngrams")
+    num_hashes = excluded.total("ngrams") + excluded.total("short")
+    names = set_names(rules)
+    files = [
+        ExcludedFiles(
+            excluded.folder / f"{part.name}{NGRAMS_SUFFIX}",
+            excluded.folder / f"{part.name}{SHORT_SUFFIX}",
+            names.index(part.set_name),
+        )
+        for part in excluded.parts
+    ]
     return ExclusionStage(
-        parts=[Part(name="exclusion", num_bytes=8 * num_ngrams)],
+        parts=[Part(name="exclusion", num_bytes=8 * num_hashes)],
         inputs={"ngrams": excluded.content_fingerprint},
-        files=excluded.files(".ngrams.npy"),
-        num_ngrams=num_ngrams,
+        files=files,
+        num_hashes=num_hashes,
         limits=limits,
     )
 
@@ -194,8 +218,8 @@ class OverlapStage(Stage[DocumentFile]):
     """Finds the training documents of which too many n-grams are in the table."""
 
     name = "overlap"
-    version = 2
-    output = "a flag per document"
+    version = 3
+    output = "a flag per document; the sets that dropped ones overlap (Parquet)"
 
     rules: DecontaminateConfig
     heldout_share: float
@@ -204,38 +228,50 @@ class OverlapStage(Stage[DocumentFile]):
     table_name: str
     table_content: str
     """A hash of the table."""
+    combinations: Sequence[Sequence[int]]
+    """The evaluation sets of each value of the table."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
         return {
             "ngram_words": self.rules.ngram_words,
+            "min_text_words": self.rules.min_text_words,
             "max_share": self.rules.max_share,
             "heldout_share": self.heldout_share,
+            "sets": set_names(self.rules),
         }
 
     def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
         return {**self.selection.inputs_for(part), "table": self.table_content}
 
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
-        """Writes PART.overlap.npy [D]: whether each document is dropped."""
-        excluded = HashTable(self.table_folder, self.table_name)
+        """Writes PART.overlap.npy [D]: whether each document is dropped; and PART.sets, see
+        `overlap_files`."""
+        rules = self.rules
+        excluded = ExclusionTable(
+            self.table_folder, self.table_name, rules.ngram_words, rules.min_text_words
+        )
         trained = self.selection.kept(part)
         trained &= ~self.selection.heldout(part, self.heldout_share)
         dropped = np.zeros(len(trained), dtype=bool)
         dropped_bytes = 0
+        shared = SharedCounts(set_names(rules), self.combinations)
         for at, texts in read_texts(self.selection.path(part), trained):
             batch = TextBatch(texts)
-            hashes, first, _ = batch.word_ngrams(self.rules.ngram_words)
-            text = batch.token_text[first]
-            found, _ = excluded.find(hashes)
-            total = np.bincount(text, minlength=len(texts))
-            share = np.bincount(text[found], minlength=len(texts)) / np.maximum(total, 1)
             window = slice(at, at + len(texts))
-            dropped[window] = trained[window] & (share > self.rules.max_share)
+            matches = excluded.matches(batch).of_texts(trained[window])
+            share = matches.counts() / np.maximum(matches.totals, 1)
+            dropped[window] = share > rules.max_share
             dropped_bytes += int(batch.lengths[dropped[window]].sum())
-        save_array(folder / f"{part.name}.overlap.npy", dropped)
-        counts = {"documents": int(dropped.sum()), "bytes": dropped_bytes}
-        return PartOutput(counts, [f"{part.name}.overlap.npy"])
+            shared.add(matches, at, dropped[window])
+        save_array(folder / f"{part.name}{FLAGS_SUFFIX}", dropped)
+        shared.write(folder / f"{part.name}{OVERLAP_SUFFIX}")
+        counts = {
+            "documents": int(dropped.sum()),
+            "bytes": dropped_bytes,
+            "found": shared.found,
+        }
+        return PartOutput(counts, [f"{part.name}{s}" for s in (FLAGS_SUFFIX, OVERLAP_SUFFIX)])
 
 
 def overlap_stage(
@@ -245,6 +281,8 @@ def overlap_stage(
     exclusion: StageResult[Part],
 ) -> OverlapStage:
     """A part for each file of documents."""
+    contents = exclusion.contents(lambda part: part.name)
+    combinations = exclusion.records[0]["combinations"]
     return OverlapStage(
         parts=selection.files,
         inputs={"exclusion": exclusion.content_fingerprint, "verdicts": selection.fingerprint},
@@ -253,5 +291,6 @@ def overlap_stage(
         selection=selection,
         table_folder=exclusion.folder,
         table_name=exclusion.parts[0].name,
-        table_content=exclusion.contents(lambda part: part.name)[exclusion.parts[0].name],
+        table_content=fingerprint([contents[exclusion.parts[0].name], combinations]),
+        combinations=combinations,
     )

@@ -13,12 +13,14 @@ from configs.terminal import visible
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import Manifest, SourceRows
 from data_prep.dedup.candidates import PairsPart
+from data_prep.dedup.evaluation import EvaluationPart, HeldoutPart
 from data_prep.dedup.hash_ranges import HashRangePart
 from data_prep.dedup.signatures import FileRun
 from data_prep.documents.files import DocumentFile, Documents, document_ids, read_texts
 from data_prep.documents.ingest import IngestPart
 from data_prep.engine.stage import Part, Record, StageResult
 from data_prep.report.accounts import accounts
+from data_prep.report.evaluation_sets import evaluation_sets
 from data_prep.report.page import LENGTH_LABELS, Tree, render
 
 _EXAMPLE_BYTES = 300
@@ -38,6 +40,7 @@ class ReportInputs:
     signed: StageResult[FileRun]
     pairs: Sequence[StageResult[PairsPart]]
     verdicts: StageResult[Part]
+    excluded: StageResult[EvaluationPart | HeldoutPart] | None
     overlap: StageResult[DocumentFile] | None
     encoded: StageResult[DocumentFile]
 
@@ -64,6 +67,7 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
             encoded=inputs.encoded,
         ),
         "sources": {name: _source_data(name, inputs, manifest) for name in inputs.sources},
+        "evaluation_sets": evaluation_sets(inputs.excluded, inputs.overlap),
         "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},
         "cluster_sizes": verdicts["cluster_sizes"],
         "stays_by_goes": verdicts["stays_by_goes"],

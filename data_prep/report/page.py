@@ -8,6 +8,7 @@ from typing import Any
 
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
 from data_prep.report.charts import bars, histogram
+from data_prep.report.evaluation_sets import COLUMNS
 
 Tree = dict[str, Any]
 _MOST_REASONS = 30
@@ -34,6 +35,7 @@ def render(data: Tree) -> str:
         "<h2>Dropped documents by reason</h2>",
         bars(_by_reason(accounts)),
         *_duplicates(data),
+        *_evaluation_sets(data),
         "<h2>Lengths of documents after the filters</h2>",
         histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
         *_tokens(data),
@@ -62,6 +64,15 @@ def _duplicates(data: Tree) -> Iterator[str]:
     )
     yield "<h3>Clusters by number of documents</h3>"
     yield bars({size: {"clusters": n} for size, n in _size_classes(data["cluster_sizes"]).items()})
+
+
+def _evaluation_sets(data: Tree) -> Iterator[str]:
+    """The section on decontamination; none where the run had no evaluation texts."""
+    sets = data["evaluation_sets"]
+    if sets:
+        rows = [[name, *(f"{counts[key]:,}" for key in COLUMNS)] for name, counts in sets.items()]
+        yield "<h2>Evaluation texts in the documents</h2>"
+        yield _table(["evaluation set", *COLUMNS.values()], rows)
 
 
 def _tokens(data: Tree) -> Iterator[str]:

@@ -11,6 +11,7 @@ from unicodedata import east_asian_width
 from configs.terminal import visible_name
 from data_prep.engine.stage import Record
 from data_prep.report.accounts import Account, Amount
+from data_prep.report.evaluation_sets import sets_table
 
 WIDTH = 100
 """Most columns of a line."""
@@ -22,10 +23,11 @@ def end_of_run(output: Path) -> str:
     """The table of a finished data set, from its report.json; says so where there is none."""
     path = output / "report.json"
     try:
-        sources = json.loads(path.read_bytes())["accounts"]
+        report = json.loads(path.read_bytes())
+        sources = report["accounts"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{visible_name(path)}: no account of the sources (made by an older version)"
-    return "\n".join(table(sources))
+    return "\n".join([*table(sources), *sets_table(report.get("evaluation_sets", {}))])
 
 
 def table(sources: Mapping[str, Account]) -> Iterator[str]:
@@ -149,8 +151,11 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
         f"{n['kept_documents']:,} documents kept, {n['exact_documents']:,} exact and "
         f"{n['near_documents']:,} near duplicates dropped"
     ),
-    "excluded_ngrams": lambda n: f"{n['ngrams']:,} n-grams",
-    "exclusion": lambda n: f"{n['ngrams']:,} different n-grams",
+    "excluded_ngrams": lambda n: (
+        f"{n['texts']:,} texts with {n['ngrams']:,} n-grams; {n['short_texts']:,} shorter texts to "
+        f"match whole, {n['too_short']:,} too short to look for"
+    ),
+    "exclusion": lambda n: f"{n['ngrams']:,} different n-grams and short texts",
     "overlap": lambda n: f"{n['documents']:,} documents ({_mb(n['bytes'])}) dropped",
     "encode": lambda n: (
         f"{n['train_documents']:,} documents with {n['train_tokens']:,} tokens to train on, "

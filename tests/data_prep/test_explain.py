@@ -132,6 +132,9 @@ def test_values_removed_lines_and_evaluation_sets_are_named(made: Path) -> None:
         entry["set"]: entry["share"] for fate in contaminated for entry in fate["contaminated_by"]
     }
     assert 0.2 < shares["exam"] < 0.6
+    of_exam = contaminated[0]["contaminated_by"][0]
+    assert of_exam["set"] == "exam"
+    assert [text["id"] for text in of_exam["texts"]] == ["evaluation.txt:0"]
     assert 0 < shares["held-out documents"] < 0.1
     assert sum("removed_lines" in fate for fate in known) == 39
 
