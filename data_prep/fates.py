@@ -20,12 +20,13 @@ from data_prep.documents.files import DocumentFile, Documents, document_ids
 from data_prep.documents.lookup import FoundRecord
 from data_prep.history import History
 from data_prep.packing import layout, rows, streams
-from data_prep.packing.location import Place, place_in_mixed, place_in_source, ranges_of, rows_of
+from data_prep.packing.location import Place, place_in_source, places_in_mixed, ranges_of, rows_of
 from data_prep.preparation import Preparation
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR
 from data_prep.tokenization import encode
 
 Fate = dict[str, Any]
+OVER_MAX_TOKENS = "beyond max_tokens of its source"
 
 
 def fate_of(history: History, found: FoundRecord) -> Fate:
@@ -195,16 +196,24 @@ def _packed(document: _Document, fate: Fate) -> bool:
     of_split = run.selection.kept(file) & (heldout if heldout[number] else ~heldout)
     in_file = int(of_split[:number].sum())
     before = _documents_before(run, file, split)
-    place = place_in_source(run.source_streams, split, file.source, before + in_file)
+    try:
+        place = place_in_source(run.source_streams, split, file.source, before + in_file)
+    except IndexError:
+        fate["outcome"], fate["reason"], fate["stage"] = "dropped", OVER_MAX_TOKENS, "layout"
+        return False
     fate["tokens"] = place.length
+    places = [place]
     if run.config.pack.mixed:
         if document.is_pending(streams.InterleaveStage, fate):
             return False
         interleaved = run.result(streams.InterleaveStage)
-        place = place_in_mixed(run.streams, interleaved, split, place)
+        places = places_in_mixed(run.streams, interleaved, split, place)
     if document.is_pending(layout.LayoutStage, fate):
         return False
-    numbers = rows_of(run.config.pack, run.result(layout.LayoutStage), split, place)
+    laid_out = run.result(layout.LayoutStage)
+    found = {n for p in places for n in rows_of(run.config.pack, laid_out, split, p)}
+    numbers = sorted(found)
+    place = places[0] if places else place
     fate["rows_of"], fate["rows"] = place.source, ranges_of(numbers)
     if document.is_pending(rows.RowsStage, fate):
         return False

@@ -111,7 +111,9 @@ class Preparation:
         """The encoded documents of each source."""
         dtype = narrowest_dtype(self.vocab_size)
         encoded = self.result(encode.EncodeStage)
-        return streams.source_streams(encoded, list(self.config.sources), dtype)
+        sources = self.config.sources
+        most = {n: s.max_tokens for n, s in sources.items() if s.max_tokens is not None}
+        return streams.source_streams(encoded, list(sources), dtype, most)
 
     @cached_property
     def streams(self) -> streams.Streams:
@@ -138,4 +140,5 @@ class Preparation:
             excluded=self.result_if_any(decontaminate.ExcludedNgramsStage),
             overlap=self.result_if_any(decontaminate.OverlapStage),
             encoded=self.result(encode.EncodeStage),
+            left_out=self.source_streams.left_out,
         )

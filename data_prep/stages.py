@@ -167,7 +167,9 @@ def _check_encoded(run: Preparation) -> None:
 
 def _interleave(run: Preparation) -> streams.InterleaveStage:
     encoded = run.result(encode.EncodeStage)
-    return streams.interleave_stage(encoded, run.source_streams, run.limits.interleave_documents)
+    repeats = {name: s.repeat for name, s in run.config.sources.items() if s.repeat != 1}
+    at_once = run.limits.interleave_documents
+    return streams.interleave_stage(encoded, run.source_streams, at_once, repeats)
 
 
 def _layout(run: Preparation) -> layout.LayoutStage:

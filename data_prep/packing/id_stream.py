@@ -108,7 +108,8 @@ class SourceStream:
         for part, (part_first, part_end) in enumerate(pairwise(self._first_document)):
             if part_first < end and part_end > first:
                 path = self._folder / f"{self._names[part]}.lengths.npy"
-                here = np.load(path).astype(np.int64)
+                # the stream may end before the file does, see `max_tokens`
+                here = np.load(path)[: part_end - part_first].astype(np.int64)
                 where = self._first_id[part] + np.cumsum(here + 1) - (here + 1)
                 window = slice(max(first - part_first, 0), end - part_first)
                 lengths.append(here[window])

@@ -50,7 +50,9 @@ class LayoutStage(Stage[LayoutPart]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"mode": self.mode, "row_tokens": self.row_tokens, "buffer": BUFFER_DOCUMENTS}
+        most = dict(self.streams.max_tokens)
+        settings = {"mode": self.mode, "row_tokens": self.row_tokens, "buffer": BUFFER_DOCUMENTS}
+        return {**settings, "max_tokens": most} if most else settings
 
     def inputs_for(self, part: LayoutPart) -> Mapping[str, str]:
         return {"stream": self.streams.contents[part.split, part.source]}

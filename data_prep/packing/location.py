@@ -7,6 +7,7 @@ import numpy as np
 
 from data_prep.dataset.manifest import Split
 from data_prep.engine.stage import StageResult
+from data_prep.packing.amounts import places_of
 from data_prep.packing.config import PackConfig
 from data_prep.packing.layout import LayoutPart
 from data_prep.packing.placement import EDGE_TOKENS, PACKERS
@@ -28,7 +29,7 @@ class Place(NamedTuple):
 
 def place_in_source(streams: Streams, split: Split, source: str, document: int) -> Place:
     """The place of the document with number `document` of a source and split, in the stream of
-    that source."""
+    that source. IndexError if the stream ends before it (`max_tokens`)."""
     first_document = first_id = 0
     for segment in streams.sources[split, source]:
         if document < first_document + segment.documents:
@@ -41,25 +42,31 @@ def place_in_source(streams: Streams, split: Split, source: str, document: int) 
     raise IndexError(document)
 
 
-def place_in_mixed(
+def places_in_mixed(
     streams: Streams, interleaved: StageResult[InterleavePart], split: Split, place: Place
-) -> Place:
-    """The place of the same document in the stream of all sources."""
+) -> list[Place]:
+    """The places of the same document in the stream of all sources: several if its source is
+    repeated, or none if it is packed in part."""
     assert streams.order is not None
     number = [source for of, source in streams.sources if of == split].index(place.source)
     first_document = first_id = 0
+    found = []
     for part, record in interleaved.with_records():
         if part.split != split:
             continue
         count = part.counts[number]
-        if place.document < first_in_range(count, part.number + 1, part.num_ranges):
+        here = range(
+            first_in_range(count, part.number, part.num_ranges),
+            first_in_range(count, part.number + 1, part.num_ranges),
+        )
+        if any(at in here for at in places_of(part.documents[number], count, place.document)):
             order = np.load(streams.order / f"{part.name}.order.npy", mmap_mode="r")
-            (at,) = np.flatnonzero((order[0] == number) & (order[1] == place.start))[:1]
-            start = first_id + int((order[2, :at] + 1).sum())
-            return Place(MIXED, first_document + int(at), start, place.length)
+            for at in np.flatnonzero((order[0] == number) & (order[1] == place.start)).tolist():
+                start = first_id + int((order[2, :at] + 1).sum())
+                found.append(Place(MIXED, first_document + at, start, place.length))
         first_document += record["documents"]
         first_id += record["documents"] + record["tokens"]
-    raise IndexError(place.document)
+    return found
 
 
 def rows_of(

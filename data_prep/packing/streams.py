@@ -12,6 +12,7 @@ from data_prep.dataset.atomic import save_array
 from data_prep.dataset.manifest import SPLITS, Split
 from data_prep.documents.files import DocumentFile
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.packing.amounts import first_tokens, repeated_count, repeated_documents
 from data_prep.packing.id_stream import IdStream, MixedStream, Segment, SourceStream
 
 MIXED = "mixed"
@@ -34,6 +35,10 @@ class Streams:
     """Folder of the interleave stage, if there is one."""
     mixed: Mapping[Split, Sequence[Segment]] = field(default_factory=dict)
     """Segments of the interleaved streams, by split."""
+    max_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Most tokens of the training documents, by source, where there is a limit."""
+    left_out: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """(documents, tokens) beyond that limit, by source."""
 
     @property
     def packed(self) -> dict[tuple[Split, str], Sequence[Segment]]:
@@ -66,9 +71,12 @@ class Streams:
 
 
 def source_streams(
-    encoded: StageResult[DocumentFile], sources: Sequence[str], dtype: Literal["uint16", "uint32"]
+    encoded: StageResult[DocumentFile],
+    sources: Sequence[str],
+    dtype: Literal["uint16", "uint32"],
+    max_tokens: Mapping[str, int] | None = None,
 ) -> Streams:
-    """The streams of the sources."""
+    """The streams of the sources, those of training documents up to `max_tokens`."""
     segments: dict[tuple[Split, str], list[Segment]] = {
         (split, source): [] for split in SPLITS for source in sources
     }
@@ -79,7 +87,21 @@ def source_streams(
             segments[split, part.source].append(segment)
     of_split = {split: encoded.contents(lambda p: p.source, f".{split}.") for split in SPLITS}
     contents = {(split, source): of_split[split].get(source, "") for split, source in segments}
-    return Streams(encoded.folder, dtype, segments, contents)
+    left_out = {}
+    for source, most in (max_tokens or {}).items():
+        of_all = segments["train", source]
+        segments["train", source] = first = first_tokens(encoded.folder, of_all, most)
+        contents["train", source] = fingerprint([contents["train", source], most])
+        documents = sum(s.documents for s in of_all) - sum(s.documents for s in first)
+        left_out[source] = documents, sum(s.tokens for s in of_all) - sum(s.tokens for s in first)
+    return Streams(
+        encoded.folder,
+        dtype,
+        segments,
+        contents,
+        max_tokens=max_tokens or {},
+        left_out=left_out,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +111,19 @@ class InterleavePart(Part):
     split: Split
     number: int
     num_ranges: int
-    counts: Sequence[int]
+    documents: Sequence[int]
     """Documents of each source."""
+    counts: Sequence[int]
+    """The same, repeated ones as often as they are repeated."""
 
     def plan(self) -> dict[str, Any]:
-        return {
+        plan = {
             "split": self.split,
             "number": self.number,
             "ranges": self.num_ranges,
             "counts": list(self.counts),
         }
+        return plan if self.documents == self.counts else {**plan, "of": list(self.documents)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +131,8 @@ class InterleaveStage(Stage[InterleavePart]):
     """Orders the documents of all sources so that every range of rows has all in proportion.
 
     Document i of the D of a source is at (i + 1/2) / D of the stream. That depends on the
-    documents only, not on parts.
+    documents only, not on parts. A source may be repeated, see `amounts.repeated`; held-out
+    documents are not.
     """
 
     name = "interleave"
@@ -116,10 +142,14 @@ class InterleaveStage(Stage[InterleavePart]):
     streams: Streams
     range_documents: int = RANGE_DOCUMENTS
     """Documents of a part."""
+    repeats: Mapping[str, float] = field(default_factory=dict)
+    """How many times training documents are repeated, by source, where it is not 1."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"range": self.range_documents}
+        chosen = {"repeat": self.repeats, "max_tokens": self.streams.max_tokens}
+        used = {key: dict(value) for key, value in chosen.items() if value}
+        return {"range": self.range_documents, **used}
 
     def run_part(self, folder: Path, part: InterleavePart) -> PartOutput:
         """Writes PART.order.npy [3, D]: source, first id in its stream, ids without separator."""
@@ -128,7 +158,8 @@ class InterleaveStage(Stage[InterleavePart]):
             count = part.counts[number]
             first = first_in_range(count, part.number, part.num_ranges)
             end = first_in_range(count, part.number + 1, part.num_ranges)
-            lengths, starts = stream.documents(first, end)
+            documents = part.documents[number]
+            lengths, starts = repeated_documents(stream, documents, count, first, end)
             positions.append((2 * np.arange(first, end) + 1) / (2 * max(count, 1)))
             columns.append(np.stack([np.full(len(lengths), number), starts, lengths]))
         ascending = np.argsort(np.concatenate(positions), kind="stable")
@@ -139,12 +170,22 @@ class InterleaveStage(Stage[InterleavePart]):
 
 
 def interleave_stage(
-    encoded: StageResult[DocumentFile], streams: Streams, range_documents: int = RANGE_DOCUMENTS
+    encoded: StageResult[DocumentFile],
+    streams: Streams,
+    range_documents: int = RANGE_DOCUMENTS,
+    repeats: Mapping[str, float] | None = None,
 ) -> InterleaveStage:
-    """A part for about every `range_documents` of a split."""
+    """A part for about every `range_documents` of a split; `repeats` are those of sources."""
     parts = []
+    repeats = repeats or {}
     for split in SPLITS:
-        counts = streams.documents(split)
+        counts = documents = streams.documents(split)
+        if split == "train":
+            names = [source for of, source in streams.sources if of == split]
+            counts = [
+                repeated_count(count, repeats.get(name, 1))
+                for name, count in zip(names, documents, strict=True)
+            ]
         num_ranges = -(-sum(counts) // range_documents)
         parts += [
             InterleavePart(
@@ -152,6 +193,7 @@ def interleave_stage(
                 split=split,
                 number=number,
                 num_ranges=num_ranges,
+                documents=documents,
                 counts=counts,
             )
             for number in range(num_ranges)
@@ -161,6 +203,7 @@ def interleave_stage(
         inputs={"encode": encoded.content_fingerprint},
         streams=streams,
         range_documents=range_documents,
+        repeats=repeats,
     )
 
 

@@ -35,11 +35,13 @@ def accounts(
     verdicts: StageResult[Part],
     overlap: StageResult[DocumentFile] | None,
     encoded: StageResult[DocumentFile],
+    left_out: Mapping[str, tuple[int, int]],
 ) -> dict[str, Account]:
     """For each source: ``read``, ``kept`` and ``dropped`` by reason (amounts), ``bad`` and
     ``skipped`` by reason (amounts of records), ``file_bytes``, ``not_read_bytes``,
     ``missing_bytes`` (an estimate; None if it is not known), ``cut_files``, ``repeated_ids``,
-    ``without_tokens`` (documents, which are kept) and ``unknown_tokens``."""
+    ``without_tokens`` (documents, which are kept), ``unknown_tokens``, and ``beyond_max_tokens``
+    (kept documents, and tokens, that are in no row, from `left_out`)."""
     losses = losses_of(ingested)
     without_tokens = _documents_without_tokens(encoded)
     result = {}
@@ -80,6 +82,9 @@ def accounts(
             "missing_bytes": None if None in missing else sum(size or 0 for size in missing),
             "repeated_ids": sum(r["repeated"] for r in _records(source, repeated_ids)),
             "without_tokens": without_tokens.get(source, 0),
+            "beyond_max_tokens": dict(
+                zip(("documents", "tokens"), left_out.get(source, (0, 0)), strict=True)
+            ),
             # Records of version 0.1.0 lack it.
             "unknown_tokens": sum(r.get("unknown_tokens", 0) for r in of_encode),
         }

@@ -21,6 +21,7 @@ from data_prep.documents.ingest import IngestPart
 from data_prep.engine.stage import Part, Record, StageResult
 from data_prep.report.accounts import accounts
 from data_prep.report.evaluation_sets import evaluation_sets
+from data_prep.report.filter_values import filter_values
 from data_prep.report.page import LENGTH_LABELS, Tree, render
 
 _EXAMPLE_BYTES = 300
@@ -43,6 +44,8 @@ class ReportInputs:
     excluded: StageResult[EvaluationPart | HeldoutPart] | None
     overlap: StageResult[DocumentFile] | None
     encoded: StageResult[DocumentFile]
+    left_out: Mapping[str, tuple[int, int]]
+    """(documents, tokens) beyond `max_tokens`, by source."""
 
 
 def write_report(output: Path, inputs: ReportInputs, manifest: Manifest) -> None:
@@ -65,6 +68,7 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
             verdicts=inputs.verdicts,
             overlap=inputs.overlap,
             encoded=inputs.encoded,
+            left_out=inputs.left_out,
         ),
         "sources": {name: _source_data(name, inputs, manifest) for name in inputs.sources},
         "evaluation_sets": evaluation_sets(inputs.excluded, inputs.overlap),
@@ -118,6 +122,7 @@ def _source_data(name: str, inputs: ReportInputs, manifest: Manifest) -> Tree:
         "removed_lines": sum(r["removed_lines"] for r in cleaned),
         "removed_line_bytes": sum(r["removed_bytes"] for r in cleaned),
         "scrubbed": _sum_counts(r["scrubbed"] for r in ingested),
+        "filter_values": filter_values(ingested),
         "contaminated_documents": sum(r["documents"] for r in overlap),
         "contaminated_bytes": sum(r["bytes"] for r in overlap),
         "bad": _sum_counts(r["bad"] for r in ingested),

@@ -9,6 +9,7 @@ from typing import Any
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
 from data_prep.report.charts import bars, histogram
 from data_prep.report.evaluation_sets import COLUMNS
+from data_prep.report.filter_values import filter_sections
 
 Tree = dict[str, Any]
 _MOST_REASONS = 30
@@ -34,6 +35,8 @@ def render(data: Tree) -> str:
         _accounts_table(accounts),
         "<h2>Dropped documents by reason</h2>",
         bars(_by_reason(accounts)),
+        *filter_sections({name: source["filter_values"] for name, source in sources.items()}),
+        *_scrubbed(sources),
         *_duplicates(data),
         *_evaluation_sets(data),
         "<h2>Lengths of documents after the filters</h2>",
@@ -42,6 +45,18 @@ def render(data: Tree) -> str:
         *_examples(data),
     ]
     return _PAGE.format(body="\n".join(parts))
+
+
+def _scrubbed(sources: Mapping[str, Tree]) -> Iterator[str]:
+    """The section on what was replaced by placeholders; none where nothing was."""
+    kinds = list(dict.fromkeys(kind for source in sources.values() for kind in source["scrubbed"]))
+    if kinds:
+        yield "<h2>Replaced by placeholders</h2>"
+        rows = [
+            [name, *(f"{source['scrubbed'].get(kind, 0):,}" for kind in kinds)]
+            for name, source in sources.items()
+        ]
+        yield _table(["source", *kinds], rows)
 
 
 def _duplicates(data: Tree) -> Iterator[str]:
@@ -241,6 +256,9 @@ th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
 td {{ max-width: 26rem; overflow-wrap: anywhere; vertical-align: top; }}
 svg {{ display: block; max-width: 60rem; margin: .5rem 0 1.5rem; }}
 svg text {{ font-size: 12px; }}
+.charts {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
+.charts figure {{ margin: 0 0 1rem; width: 300px; font-size: 13px; }}
+.charts svg {{ margin: 0; }}
 .legend span {{ margin-right: 1.2rem; }}
 .legend i {{ display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; }}
 </style></head><body>

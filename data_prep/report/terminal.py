@@ -75,6 +75,10 @@ def _notes(account: Account) -> Iterator[str]:
         yield f"  {account['repeated_ids']:,} documents have the id of an earlier one"
     if account["without_tokens"]:
         yield f"  {account['without_tokens']:,} kept documents have no token, and are in no row"
+    beyond = account.get("beyond_max_tokens", {"documents": 0})  # older reports lack it
+    if beyond["documents"]:
+        amount = f"{beyond['documents']:,} kept documents ({beyond['tokens']:,} tokens)"
+        yield f"  {amount} are beyond max_tokens, and in no row"
     if account.get("unknown_tokens"):  # a report of an earlier version lacks it
         yield f"  {account['unknown_tokens']:,} tokens are unknown: the text in their place is lost"
 

@@ -84,6 +84,7 @@ def test_a_mixed_stream_reads_what_its_documents_are(
             split="train",
             number=number,
             num_ranges=ranges,
+            documents=streams.documents("train"),
             counts=streams.documents("train"),
         )
         record, _ = stage.run_part(folder, part)
