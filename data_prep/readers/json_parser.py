@@ -15,18 +15,19 @@ CUT_RECORD = "the file ends inside a record"
 """The reason under which the last record of a file that is cut is counted."""
 
 
-def parse_json(raw: bytes) -> Any:
-    """The value of a record; raises ValueError if it is not JSON.
+def parse_json(raw: bytes) -> tuple[Any, bool]:
+    """(the value of a record, whether it is known to hold no surrogates); ValueError if it is none.
 
     What the fast parser rejects, Python's own may accept: NaN, Infinity and numbers of any length
     are not JSON, but Python writes them. A byte order mark is skipped. Bytes that are not UTF-8
     become surrogates, and halves of surrogate pairs stay: they matter only in the text.
     """
     try:
-        return orjson.loads(raw)
+        return orjson.loads(raw), True
     except orjson.JSONDecodeError:
         try:
-            return json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+            text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+            return json.loads(text), False
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
@@ -46,13 +47,13 @@ def why_not_unicode(raw: bytes) -> str:
     return "half a surrogate pair in the text"
 
 
-def is_unicode(text: str) -> bool:
-    """Whether `text` holds no surrogates, so that it can be written."""
+def holds_surrogates(text: str) -> bool:
+    """Whether `text` holds surrogates, so that it cannot be written."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return True
+    return False
 
 
 def wrapper_reason(key: str) -> str:

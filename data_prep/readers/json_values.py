@@ -77,6 +77,8 @@ class JsonRecord(NamedTuple):
     offset: int
     raw: bytes
     value: Any
+    is_unicode: bool
+    """Whether the value is known to hold no surrogates."""
 
 
 class _ValueScanner:
@@ -158,13 +160,13 @@ class JsonValues:
             offset, raw = self._offset, bytes(self._held[:end])
             try:
                 is_skipped = self._bad.has_too_many(raw, b",{[", MAX_VALUES, self._path, offset)
-                value = None if is_skipped else parse_json(raw)
+                parsed = (None, True) if is_skipped else parse_json(raw)
             except ValueError:
                 self._skip_to_record(is_cut=False)
                 continue
             self._drop(end)
             if not is_skipped:
-                yield JsonRecord(offset, raw, value)
+                yield JsonRecord(offset, raw, *parsed)
 
     def _more(self) -> bool:
         """Reads on; whether there was more content before the end or damage."""

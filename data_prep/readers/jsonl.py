@@ -7,13 +7,12 @@ from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.encodings import Encoding
-from data_prep.readers.field_names import shown_fields
-from data_prep.readers.fields import MISSING, field_of, texts_in
+from data_prep.readers.fields import MISSING, field_of, shown_fields, texts_in
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.json_parser import (
     CUT_RECORD,
     MAX_VALUES,
-    is_unicode,
+    holds_surrogates,
     parse_json,
     reason_not_json,
     why_not_unicode,
@@ -72,8 +71,18 @@ class JsonLinesReader:
                 yield from self._values(content, span.file, bad)
                 return
             for offset, line in self._files.lines_in(content, span, bad):
-                if line.strip():
-                    yield from self._of_line(line, offset, span.file, bad)
+                if not line.strip():
+                    continue
+                if bad.has_too_many(line, b",{[", MAX_VALUES, span.file.path, offset):
+                    continue
+                try:
+                    record = JsonRecord(offset, line, *parse_json(line))
+                except ValueError as error:
+                    yield from self._of_bad_line(line, offset, str(error), span.file, bad)
+                    continue
+                document = self._document(record, span.file, bad)
+                if document is not None:
+                    yield document
 
     def _layout(self, content: Content) -> Layout:
         for num_bytes in (HEAD_BYTES, _MAX_FIRST_LINE_BYTES):
@@ -86,35 +95,30 @@ class JsonLinesReader:
     def _values(self, content: Content, file: SourceFile, bad: BadRecords) -> Iterator[Document]:
         """The documents of a file that is not made of lines."""
         values = JsonValues(content.chunks(self._files.chunk_bytes), file.path, bad)
-        for offset, raw, value in values.records():
-            document = self._document(value, raw, offset, file, bad)
+        for record in values.records():
+            document = self._document(record, file, bad)
             if document is not None:
                 yield document
 
-    def _of_line(
-        self, line: bytes, offset: int, file: SourceFile, bad: BadRecords
+    def _of_bad_line(
+        self, line: bytes, offset: int, error: str, file: SourceFile, bad: BadRecords
     ) -> Iterator[Document]:
-        """The documents of a line: one, or several where a newline is missing between them."""
-        if bad.has_too_many(line, b",{[", MAX_VALUES, file.path, offset):
-            return
-        try:
-            records = [JsonRecord(offset, line, parse_json(line))]
-        except ValueError as error:
-            records = [r._replace(offset=offset + r.offset) for r in concatenated(line)]
-            is_cut = not line.endswith(b"\n") and line.strip(b"\0")
-            if not records and not is_cut:
-                bad.add(file.path, offset, reason_not_json(line), str(error), len(line))
-            elif not records:
-                bad.add_cut(file.path, offset, CUT_RECORD, str(error), len(line))
-        for record_at, raw, value in records:
-            document = self._document(value, raw, record_at, file, bad)
+        """The documents of a line that is not JSON as a whole: newlines may be missing in it."""
+        records = concatenated(line)
+        for record in records:
+            document = self._document(record._replace(offset=offset + record.offset), file, bad)
             if document is not None:
                 yield document
+        if records:
+            return
+        if line.endswith(b"\n") or not line.strip(b"\0"):
+            bad.add(file.path, offset, reason_not_json(line), error, len(line))
+        else:
+            bad.add_cut(file.path, offset, CUT_RECORD, error, len(line))
 
-    def _document(
-        self, record: Any, raw: bytes, offset: int, file: SourceFile, bad: BadRecords
-    ) -> Document | None:
+    def _document(self, parsed: JsonRecord, file: SourceFile, bad: BadRecords) -> Document | None:
         """The document of a record; None, counted in `bad`, if it holds none."""
+        offset, raw, record, is_unicode = parsed
         if not isinstance(record, dict):
             bad.add(file.path, offset, "JSON, but no object", num_bytes=len(raw))
             return None
@@ -125,7 +129,7 @@ class JsonLinesReader:
             bad.add(file.path, offset, reason, shown_fields(record), len(raw))
             return None
         text = "\n".join(texts)
-        if not is_unicode(text):
+        if not is_unicode and holds_surrogates(text):
             bad.add(file.path, offset, why_not_unicode(raw), num_bytes=len(raw))
             return None
         if bad.has_nul(text, file.path, offset):
