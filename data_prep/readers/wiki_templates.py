@@ -90,7 +90,7 @@ _FUNCTIONS: dict[str, Callable[[str], str]] = {
 
 
 def _first(parameters: Parameters) -> str:
-    return parameters.get(1)
+    return parameters.get(1, "text", "content")
 
 
 def _second(parameters: Parameters) -> str:
@@ -145,8 +145,10 @@ def _value(parameters: Parameters) -> str:
     return f"{parameters.get(1)}{power} {unit}".rstrip()
 
 
-def _circa(parameters: Parameters) -> str:
-    return f"c. {parameters.get(1)}".rstrip()
+def _century(parameters: Parameters) -> str:
+    """XIXe siècle; with one parameter, text that is not broken (in Russian wikis)."""
+    end = parameters.get(2)
+    return f"{parameters.get(1)}{end} siècle" if end else parameters.get(1)
 
 
 def _as_of(parameters: Parameters) -> str:
@@ -199,6 +201,20 @@ def _say(text: str) -> Rule:
     return lambda parameters: text
 
 
+def _after(prefix: str) -> Rule:
+    return lambda parameters: f"{prefix}{parameters.get(1).strip()}".rstrip()
+
+
+def _ship(kind: str) -> Rule:
+    """USS Enterprise (CV-6)."""
+
+    def text(parameters: Parameters) -> str:
+        number = parameters.get(2)
+        return f"{kind.upper()} {parameters.get(1)}" + (f" ({number})" if number else "")
+
+    return text
+
+
 @cache
 def _tables() -> dict[str, Any]:
     return tomllib.loads(_FILE.read_text(encoding="utf-8"))
@@ -236,9 +252,11 @@ def _rules() -> dict[str, Rule]:
         "chinese": _chinese,
         "fraction": _fraction,
         "value": _value,
-        "circa": _circa,
+        "century": _century,
         "as_of": _as_of,
     }
     rules = {name: rule for kind, rule in kinds.items() for name in tables[kind]}
-    literal = {name: _say(text) for name, text in dict(tables["literal"]).items()}
-    return {name.casefold(): rule for name, rule in {**rules, **literal}.items()}
+    rules |= {name: _ship(name) for name in tables["ship"]}
+    rules |= {name: _after(prefix) for name, prefix in tables["prefix"].items()}
+    rules |= {name: _say(text) for name, text in tables["literal"].items()}
+    return {name.casefold(): rule for name, rule in rules.items()}
