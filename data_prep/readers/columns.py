@@ -1,6 +1,6 @@
 """Columns of texts and ids in tables, and what the columnar (Arrow) formats share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 from configs.load import UserError
 from data_prep.readers.document import BadRecords, Document, decoded
 from data_prep.readers.files import SourceFile, Span
+from data_prep.readers.metadata import Metadata, metadata_of
 from data_prep.readers.reader import RecordsConfig
 
 ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
@@ -17,20 +18,27 @@ ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the texts and the records' own ids."""
+    """The columns that hold the texts, the records' own ids, and their metadata."""
 
     text: str
     id: str | None
+    metadata: Sequence[str] = ()
+    """Columns, or dotted paths into them."""
 
     @classmethod
     def of(cls, config: RecordsConfig) -> "Columns":
         """The columns that a config names."""
-        return cls(config.text_field, config.id_field)
+        return cls(config.text_field, config.id_field, config.metadata_fields)
 
     @property
     def names(self) -> list[str]:
         """The columns to read."""
-        return [self.text] if self.id is None else [self.text, self.id]
+        own_id = [] if self.id is None else [self.id]
+        return list(dict.fromkeys([self.text, *own_id, *self._metadata_columns]))
+
+    @property
+    def _metadata_columns(self) -> list[str]:
+        return list(dict.fromkeys(field.partition(".")[0] for field in self.metadata))
 
     def check_names(self, available: Sequence[str], path: str) -> None:
         """Raises UserError unless the file at `path`, with the `available` columns, has these."""
@@ -38,7 +46,7 @@ class Columns:
             if name not in available:
                 raise UserError(
                     f"{path}: no column {name!r}; it has {', '.join(available)}: set the reader's "
-                    "text_field and id_field"
+                    "text_field, id_field and metadata_fields"
                 )
 
     def check_schema(self, schema: pa.Schema, path: str) -> None:
@@ -63,14 +71,25 @@ class Columns:
         if self.id is not None:
             batch.column(self.id).validate(full=True)
             ids = batch.column(self.id).to_pylist()
-        rows = enumerate(zip(contents.to_pylist(), ids, strict=True), first_row)
-        for row, (content, own_id) in rows:
+        columns = zip(contents.to_pylist(), ids, self._metadata_in(batch), strict=True)
+        for row, (content, own_id, metadata) in enumerate(columns, first_row):
             if content is None:
                 bad.add(file.path, row, f"the field {self.text!r} is missing")
                 continue
             text = decoded(content, file.path, row, bad)
             if text is not None:
-                yield Document(text, f"{file.name}:{row}" if own_id is None else str(own_id), row)
+                name = f"{file.name}:{row}" if own_id is None else str(own_id)
+                yield Document(text, name, row, metadata)
+
+    def _metadata_in(self, batch: pa.RecordBatch) -> Iterable[Metadata | None]:
+        """The metadata of each row of a batch."""
+        if not self.metadata:
+            return [None] * batch.num_rows
+        names = self._metadata_columns
+        for name in names:
+            batch.column(name).validate(full=True)
+        values = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+        return (metadata_of(dict(zip(names, row, strict=True)), self.metadata) for row in values)
 
 
 def group_spans(file: SourceFile, group_bytes: Sequence[int], part_bytes: int) -> list[Span]:

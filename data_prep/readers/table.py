@@ -12,6 +12,7 @@ from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.lines import LineFiles
+from data_prep.readers.metadata import metadata_of
 from data_prep.readers.reader import Reader, RecordsConfig
 
 _MAX_FIELDS = 4_000_000
@@ -84,7 +85,9 @@ class TableReader:
             return None
         id_field = self._columns.id
         own_id = f"{file.name}:{place}" if id_field is None else row[header.index(id_field)]
-        return Document(text, own_id, place)
+        fields = self._columns.metadata
+        metadata = metadata_of(dict(zip(header, row, strict=True)), fields) if fields else None
+        return Document(text, own_id, place, metadata)
 
     def _records(
         self, lines: Iterator[bytes], path: str, bad: BadRecords
