@@ -5,7 +5,8 @@
 - ``manifest``: the schema of ``manifest.json``, which names all files of a data set.
 - ``shard_writer``, ``row_reader``: write shards; read any row by its number, without scanning.
 - ``verify``: checks the files against the manifest.
-- ``tokenizer``: loads ``tokenizer.json``; the special tokens and their ids.
+- ``tokenizer``: loads ``tokenizer.json`` of any kind.
+- ``special_tokens``: which tokens of a tokenizer are special, and what each is for.
 - ``files``: opens regular files inside of a folder; reads JSON and ranges of bytes.
 - ``atomic``: writes files whole or not at all.
 
@@ -13,6 +14,5 @@ A shard is a WebDataset tar file, which plain ``webdataset`` opens. Its samples 
 ``KEY.rows.npy`` (unsigned integers, [rows, row_tokens]) and ``KEY.json`` (split, source, number of
 the first row, number of rows).
 
-Ids: the special tokens are RoBERTa's, ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3 and, last,
-``<mask>`` vocab_size - 1. Ordinary tokens are exactly the ids 4 .. vocab_size - 2.
+Ids: the manifest names the special tokens; all other ids below vocab_size are ordinary tokens.
 """
