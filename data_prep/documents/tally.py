@@ -48,15 +48,18 @@ class Tally:
         """The documents of a span that is being read; counts what else it holds."""
         bad_before = self._bad.num_bytes.total()
         characters = first = last = 0
-        for number, document in enumerate(documents):
-            characters += len(document.text)
-            last = document.offset
-            first = last if number == 0 else first
-            yield document
-        self._characters += characters
-        bad_bytes = self._bad.num_bytes.total() - bad_before
-        if bad_bytes:
-            self._spans_with_bad.append(_SpanContent(span, bad_bytes, characters, last - first))
+        try:
+            for number, document in enumerate(documents):
+                characters += len(document.text)
+                last = document.offset
+                first = last if number == 0 else first
+                yield document
+        finally:  # not all of a span may be wanted
+            self._characters += characters
+            bad_bytes = self._bad.num_bytes.total() - bad_before
+            if bad_bytes:
+                content = _SpanContent(span, bad_bytes, characters, last - first)
+                self._spans_with_bad.append(content)
 
     def record(self) -> Record:
         """The counts for the record of the part."""
