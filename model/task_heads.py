@@ -20,14 +20,6 @@ from model.layers import ReplicatedLinear
 
 LossAndCounts = tuple[Tensor, Tensor, Tensor]
 """(loss sum in fp32, number of labels, number predicted right), scalars on the device."""
-HeadType = Literal[
-    "sequence_classification",
-    "sequence_regression",
-    "token_classification",
-    "span_question_answering",
-    "multiple_choice",
-]
-"""`type` of a head's config, below."""
 
 
 class SequenceClassification(Config):

@@ -3,17 +3,17 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.load import ConfigError, validate
 from model.config import ModelConfig
+from model.head_types import HeadType
 from model.hugging_face.family import PairedFamily, check_first_token_pooler
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.objectives.vocabulary import SpecialIds
-from model.task_heads import HeadType
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Settings that change what the network computes, and the value that our network supports.
 _SUPPORTED: dict[str, Any] = {
@@ -173,8 +173,8 @@ class BertStyle(PairedFamily):
         return any(name.startswith(root) for name in tensor_names)
 
     def task_to_hf(
-        self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
-    ) -> dict[str, Tensor]:
+        self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, "Tensor"]:
         body = f"{self.prefix}."
         tensors = {key: t for key, t in self.to_hf(state, config).items() if key.startswith(body)}
         pooler, output = None, "classifier"
@@ -235,7 +235,7 @@ class BertStyle(PairedFamily):
             yield from layer_norm("head.norm", self.head.norm, hidden)
             yield TensorPair("head.bias", (self.head.bias,), (vocab_size,))
 
-    def modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def modern_names(self, state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """Names may lack the model prefix ("roberta.") and may end in the old "gamma", "beta"."""
         result = {}
         for name, tensor in state.items():
@@ -250,7 +250,7 @@ class BertStyle(PairedFamily):
         return result
 
     def superfluous(
-        self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+        self, state: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]]
     ) -> Iterator[str]:
         """A decoder that is not tied to the embedding is an error too."""
         head = self.head
@@ -267,5 +267,5 @@ class BertStyle(PairedFamily):
             twin = state.get(tied.get(name, ""))
             if twin is None:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
-            elif tensor.shape != twin.shape or not torch.equal(tensor, twin):
+            elif tensor.shape != twin.shape or not tensor.equal(twin):
                 yield f"{name}: differs from {tied[name]}; only tied decoders can be imported"

@@ -7,12 +7,11 @@ here: export and import call the family's methods.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
 from model.config import ModelConfig
+from model.head_types import HeadType
 from model.hugging_face.tensors import (
     TensorPair,
     expected_shapes,
@@ -20,7 +19,9 @@ from model.hugging_face.tensors import (
     to_ours,
     to_theirs,
 )
-from model.task_heads import HeadType
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CLASS_ENDINGS: Mapping[HeadType, str] = {
     "sequence_classification": "SequenceClassification",
@@ -75,7 +76,7 @@ class Family(ABC):
         """Whether the tensors include a masked-language-model head."""
 
     @abstractmethod
-    def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    def to_hf(self, state: Mapping[str, "Tensor"], config: ModelConfig) -> dict[str, "Tensor"]:
         """The tensors of `masked_lm_class` from our full `state`, the tied decoder left out.
 
         Raises KeyError for a tensor that `state` lacks. No two results share memory.
@@ -84,12 +85,12 @@ class Family(ABC):
     @abstractmethod
     def from_hf(
         self,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, "Tensor"],
         config: ModelConfig,
         vocab_size: int,
         with_head: bool = True,
         leave_out: tuple[str, ...] = (),
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, "Tensor"]:
         """Our full tensors from Hugging Face's; without the head's if not `with_head`.
 
         Tensors whose names start with one of `leave_out` are skipped. Raises ConfigError that
@@ -98,8 +99,8 @@ class Family(ABC):
 
     @abstractmethod
     def task_to_hf(
-        self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
-    ) -> dict[str, Tensor]:
+        self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, "Tensor"]:
         """The tensors of `task_class(head)` from our full `state`, whose head is called `name`.
 
         Raises ConfigError where Hugging Face's head computes something else.
@@ -116,26 +117,26 @@ class PairedFamily(Family):
         """Each of our tensors with its place in Hugging Face's model."""
 
     @abstractmethod
-    def modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def modern_names(self, state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """The tensors of a folder under the names of today's transformers."""
 
     @abstractmethod
     def superfluous(
-        self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+        self, state: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]]
     ) -> Iterator[str]:
         """A line for each tensor of `state` that is not expected and may not be left out."""
 
-    def to_hf(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    def to_hf(self, state: Mapping[str, "Tensor"], config: ModelConfig) -> dict[str, "Tensor"]:
         return to_theirs(state, self.pairs(config, len(state["encoder.embeddings.word.weight"])))
 
     def from_hf(
         self,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, "Tensor"],
         config: ModelConfig,
         vocab_size: int,
         with_head: bool = True,
         leave_out: tuple[str, ...] = (),
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, "Tensor"]:
         pairs = list(self.pairs(config, vocab_size, with_head))
         modern = self.modern_names(tensors).items()
         state = {name: tensor for name, tensor in modern if not name.startswith(leave_out)}

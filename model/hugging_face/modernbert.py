@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError, validate
 from model.config import ModelConfig
+from model.head_types import HeadType
 from model.hugging_face.family import PairedFamily
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.objectives.vocabulary import SpecialIds
-from model.task_heads import HeadType
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Settings that change what the network computes, and the value that our network supports.
 _SUPPORTED: dict[str, Any] = {
@@ -198,7 +198,7 @@ class ModernBert(PairedFamily):
             if bias.decoder:
                 yield TensorPair("head.bias", ("decoder.bias",), (vocab_size,))
 
-    def modern_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def modern_names(self, state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """Names lack "model." where the encoder was saved without a head."""
         is_encoder = re.compile(r"(embeddings|layers\.\d+|final_norm)\.")
         return {
@@ -207,7 +207,7 @@ class ModernBert(PairedFamily):
         }
 
     def superfluous(
-        self, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+        self, state: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]]
     ) -> Iterator[str]:
         with_head = "head.dense.weight" in expected
         for name, tensor in state.items():
@@ -215,12 +215,12 @@ class ModernBert(PairedFamily):
                 continue
             if name != _DECODER:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
-            elif _EMBEDDING in state and not torch.equal(tensor, state[_EMBEDDING]):
+            elif _EMBEDDING in state and not tensor.equal(state[_EMBEDDING]):
                 yield f"{name}: differs from {_EMBEDDING}; only tied decoders can be imported"
 
     def task_to_hf(
-        self, state: Mapping[str, Tensor], config: ModelConfig, name: str, head: HeadType
-    ) -> dict[str, Tensor]:
+        self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, "Tensor"]:
         raise ConfigError(
             "heads for tasks are not exported for ModernBERT: its classes put a dense layer, GELU "
             "and a norm before the output, which the heads here do not have"

@@ -5,11 +5,12 @@ Pure functions on full (not sharded) tensors.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from configs.load import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def interleaved(
             yield TensorPair(f"{ours}.{kind}", names, shape, num_matrices, num_blocks)
 
 
-def to_theirs(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[str, Tensor]:
+def to_theirs(state: Mapping[str, "Tensor"], pairs: Iterable[TensorPair]) -> dict[str, "Tensor"]:
     """Hugging Face's tensors of our full `state`.
 
     Layers that share weights are written one by one; no two results share memory, which Hugging
@@ -91,7 +92,7 @@ def to_theirs(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[
     return result
 
 
-def to_ours(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[str, Tensor]:
+def to_ours(state: Mapping[str, "Tensor"], pairs: Iterable[TensorPair]) -> dict[str, "Tensor"]:
     """Our full tensors from Hugging Face's `state`, which `shape_errors` found complete.
 
     Raises ConfigError where layers differ that share their weights in our model.
@@ -99,7 +100,7 @@ def to_ours(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[st
     result: dict[str, Tensor] = {}
     for pair in pairs:
         tensor = _interleave([state[name] for name in pair.theirs], pair)
-        if pair.ours in result and not torch.equal(tensor, result[pair.ours]):
+        if pair.ours in result and not tensor.equal(result[pair.ours]):
             raise ConfigError(
                 f"{pair.theirs[0]} differs from the same tensor of an earlier layer, but "
                 "model.parameter_sharing gives both layers the same weights"
@@ -108,9 +109,11 @@ def to_ours(state: Mapping[str, Tensor], pairs: Iterable[TensorPair]) -> dict[st
     return result
 
 
-def _interleave(parts: list[Tensor], pair: TensorPair) -> Tensor:
+def _interleave(parts: list["Tensor"], pair: TensorPair) -> "Tensor":
     if pair.num_matrices == 1:
         return parts[0]
+    import torch
+
     together = torch.cat(parts)
     rest = pair.shape[1:]
     blocks = together.view(pair.num_matrices, pair.num_blocks, -1, *rest)
@@ -123,7 +126,7 @@ def expected_shapes(pairs: Iterable[TensorPair]) -> dict[str, tuple[int, ...]]:
 
 
 def shape_errors(
-    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+    state: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
     """A line for every tensor of `expected` that `state` lacks or has in a different shape."""
     for name, shape in expected.items():

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from pipeline.optim.optimizer import AdamSettings
+from pipeline.optim.optimizer import MOMENTUM_KEY, AdamSettings
 
 if TYPE_CHECKING:
     import torch
 
     from model.parameters import ParameterSpec
-
-MOMENTUM_KEY = "momentum"
 
 
 class MuonConfig(AdamSettings):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.optim.layerwise_adam import LayerwiseAdam, WholeParameter
-from pipeline.optim.muon import MOMENTUM_KEY
+from pipeline.optim.optimizer import MOMENTUM_KEY
 from pipeline.optim.orthogonal import orthogonalised_all
 from pipeline.optim.whole_matrices import MatrixExchange, Piece
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 WEIGHT_KEY = "weight"
 """The state key of the fp32 master weight, which every optimizer updates."""
+MOMENTUM_KEY = "momentum"
+"""The state key of the momentum of matrices in Muon."""
 
 
 class OptimizerSettings(Config):

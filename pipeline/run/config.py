@@ -239,6 +239,10 @@ class TrainConfig(RunConfig, PhaseConfig):
     stability: StabilityConfig = StabilityConfig()
     """When the run rolls back to its newest checkpoint."""
 
+    export: Literal["hugging_face", "none"] = "hugging_face"
+    """Whether the result has to be exportable: a model that no Hugging Face class computes is
+    refused before the training. none: any model."""
+
     @model_validator(mode="after")
     def _can_be_computed(self) -> Self:
         errors = list(compute_errors(self.model, self.compute))

@@ -10,6 +10,7 @@ from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import ModelConfig, check_grid
 from model.flops import training_flops
+from model.hugging_face.families import family_of_model
 from pipeline.checkpoint.manifest import Origin
 from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import mixture_shares, train_sources
@@ -129,12 +130,13 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
 
     Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
-    rows longer than the positions, mixture weights that do not fit the sources, and phases whose
-    data have different tokenizers.
+    models that cannot be exported, rows longer than the positions, mixture weights that do not fit
+    the sources, and phases whose data have different tokenizers.
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
     check_grid(config.model, config.compute, tp_size)
+    check_exportable(config)
     phases = []
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
@@ -145,6 +147,20 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)
     return RunPlan(config, tuple(phases), tp_size, dp_size)
+
+
+def check_exportable(config: TrainConfig) -> None:
+    """Raises ConfigError for a model that no class of transformers computes, unless `export` says
+    that none is wanted: better before the training than after it."""
+    if config.export == "none":
+        return
+    try:
+        family_of_model(config.model)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model: cannot be exported to Hugging Face: {error}; change these settings, or set "
+            "export: none to train it without an export"
+        ) from None
 
 
 def _check_tokenizers(phases: Sequence[PhasePlan]) -> None:

@@ -98,6 +98,7 @@ def make_config(
         "evaluation": {"every_steps": 10, "rows_per_source": 12},
         "checkpoint": {"every_steps": 100},
         "tracking": {"enabled": False},
+        "export": "none",
     }
     return validate({**tree, **changes}, TrainConfig, origin="test")
 

@@ -8,6 +8,7 @@ import transformers
 
 from configs.load import ConfigError
 from model.config import ModelConfig
+from model.head_types import HeadType
 from model.heads import build_masked_lm
 from model.hugging_face.bert_style import BertStyle
 from model.hugging_face.families import FAMILIES, family_of_folder, family_of_model
@@ -15,7 +16,6 @@ from model.hugging_face.family import Family, auto_class
 from model.hugging_face.modernbert import MODERNBERT
 from model.parallel.grid import make_grid
 from model.parameters import parameter_specs, shard_tensor
-from model.task_heads import HeadType
 from tests.gloo import run_ranks
 
 VOCAB_SIZE = 203

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from model.parameters import ParameterSpec
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.optim.layerwise_adam import WholeParameter
-from pipeline.optim.muon import MOMENTUM_KEY, MuonConfig
+from pipeline.optim.muon import MuonConfig
 from pipeline.optim.muon_step import Muon
+from pipeline.optim.optimizer import MOMENTUM_KEY
 from pipeline.optim.orthogonal import orthogonalised, orthogonalised_all
 from pipeline.optim.whole_matrices import MatrixExchange, Piece, owners
 from pipeline.run.memory import estimate_memory

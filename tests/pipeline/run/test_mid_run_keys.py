@@ -38,7 +38,7 @@ DATA = {"path", "url", "cache_gb", "verify", "workers", "prefetch_steps"}
 MAY_CHANGE = {
     TrainConfig: {
         *ANY_RUN,
-        *("evaluation", "data.weights", "batch.micro_rows"),
+        *("evaluation", "data.weights", "batch.micro_rows", "export"),
         *("then.*.schedule", "then.*.data.weights", "then.*.batch.micro_rows"),
         *(f"{where}data.{key}" for where in ("", "then.*.") for key in DATA),
     },

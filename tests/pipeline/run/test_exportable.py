@@ -1,0 +1,26 @@
+"""A model that cannot be exported is refused before the training."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.load import ConfigError
+from pipeline.run.plan import plan_run
+from tests.pipeline.training_run import make_config, make_rows
+
+SWIGLU = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "max_row_tokens": 32,
+    "activation": {"type": "swiglu"},
+}
+
+
+def test_the_settings_that_no_family_has_are_named(tmp_path: Path) -> None:
+    make_rows(tmp_path / "rows")
+    wanted = make_config(tmp_path / "rows", tmp_path, model=SWIGLU, export="hugging_face")
+    with pytest.raises(ConfigError, match=r"activation swiglu.*set export: none"):
+        plan_run(wanted, 1)
+    plan_run(make_config(tmp_path / "rows", tmp_path, model=SWIGLU, export="none"), 1)
+    plan_run(make_config(tmp_path / "rows", tmp_path, export="hugging_face"), 1)
