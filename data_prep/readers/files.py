@@ -107,18 +107,17 @@ def printable(name: str) -> str:
 
 
 def _list_url(pattern: str, where: str) -> list[SourceFile]:
-    root = pattern
-    while glob.has_magic(root):
-        root = root.rpartition("/")[0]
-    root = root if root != pattern else root.rpartition("/")[0]
     try:
         file_system, _ = _file_system_of(pattern)
-        is_exact = glob.has_magic(pattern) and file_system.isfile(pattern)
-        exact = (
-            {file_system._strip_protocol(pattern): file_system.info(pattern)} if is_exact else {}
-        )
-        found = sorted((exact or file_system.glob(pattern, detail=True)).items())
+        root, inner = _split_url(file_system, pattern)
         bare_root = file_system._strip_protocol(root)
+        if inner:
+            bare_pattern = "/".join([glob.escape(bare_root), *inner])
+            found = sorted(file_system.glob(bare_pattern, detail=True).items())
+        else:
+            exists = file_system.exists(pattern)
+            found = [(bare_root, file_system.info(pattern))] if exists else []
+            bare_root = bare_root.rpartition("/")[0]
     except Exception as error:  # every protocol has its own library with its own errors
         raise UserError(
             f"{where}: {pattern!r} cannot be listed: {type(error).__name__}: {error}; check the "
@@ -135,6 +134,16 @@ def _list_url(pattern: str, where: str) -> list[SourceFile]:
         for path, info in found
         if info["type"] == "file"
     ]
+
+
+def _split_url(file_system: Any, pattern: str) -> tuple[str, list[str]]:
+    """(the longest start of a URL without wildcard, the rest as names), as of local paths."""
+    names = pattern.split("/")
+    for number, name in enumerate(names):
+        root = "/".join(names[: number + 1])
+        if glob.has_magic(name) and not file_system.exists(root):
+            return "/".join(names[:number]), names[number:]
+    return pattern, []
 
 
 def _file_system_of(url: str) -> tuple[Any, str]:

@@ -53,6 +53,8 @@ def test_a_name_that_exists_as_it_is_written_is_no_wildcard(
     if pattern.startswith("corpus [[]"):
         names = ["corpus [2023]/a.txt"]
     assert sorted(names_of(tmp_path / pattern)) == sorted(names)
+    if not pattern.startswith("*"):  # fsspec's own wildcards come first
+        assert sorted(names_of(f"file://{tmp_path / pattern}")) == sorted(names)
 
 
 def test_links_in_circles_end(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_a_name_that_is_not_utf_8_is_readable_everywhere(tmp_path: Path) -> None
     documents, _ = read_documents(tmp_path / "raw/*", type="jsonl")
     assert documents[0][1] == "na\\xffme-ä.jsonl:0"
     sources = {"a": {"reader": {"type": "jsonl", "files": f"{tmp_path}/raw/*"}}}
-    config = config_of(tmp_path, sources=sources)
+    config = config_of(tmp_path, sources=sources, filters={"apply": False})
     prepare(config)
     report = (tmp_path / "rows/report.html").read_text(encoding="utf-8")
     assert "na\\udcffme-ä.jsonl" in report
