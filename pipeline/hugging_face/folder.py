@@ -228,8 +228,9 @@ class ExportedTokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
 
     def special_ids(self) -> dict[str, int]:
-        """What config.json says of the special tokens, besides the padding that the model knows."""
-        return {"bos_token_id": self.special.bos, "eos_token_id": self.special.eos}
+        """What config.json may say of the special tokens, besides the padding."""
+        bos, eos = self.special.bos, self.special.eos
+        return {"bos_token_id": bos, "cls_token_id": bos, "eos_token_id": eos, "sep_token_id": eos}
 
 
 def _quiet_transformers() -> None:

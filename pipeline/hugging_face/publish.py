@@ -51,7 +51,8 @@ def publish(
     unfinished.mkdir(parents=True)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, unfinished / WEIGHTS_NAME, metadata={"format": "pt"})
-    tree = {**config, **tokenizer.special_ids(), "dtype": "float32"}
+    special = {key: number for key, number in tokenizer.special_ids().items() if key in config}
+    tree = {**config, **special, "dtype": "float32"}
     (unfinished / CONFIG_NAME).write_text(json.dumps(tree, indent=2) + "\n")
     tokenizer.write(unfinished)
     # safetensors sets 0600: the weights get the mode that any new file has here.

@@ -103,7 +103,8 @@ def _positions(model: ModelConfig, start: int, end: int) -> Tensor | None:
     """[1, end - start] rows of the position matrix for a piece; None: those that transformers
     takes, which count from the start of the piece."""
     assert model.packed_rows.type == "inside"
-    assert model.positions.type == "learned"
+    if model.positions.type != "learned":  # rotary ones depend on distances only
+        return None
     if start == 0 or model.packed_rows.restart_positions:
         return None
     return torch.arange(start, end)[None] + model.positions.offset

@@ -66,6 +66,37 @@ def test_a_tokenizer_from_texts_to_an_exported_model(kind: str, tmp_path: Path) 
         assert theirs["token_type_ids"] == row.type_ids
 
 
+def test_the_architecture_of_modernbert_with_its_tokenizer(tmp_path: Path) -> None:
+    manifest = prepared("modernbert", tmp_path)
+    special = manifest.special_tokens
+    model = model_of(
+        manifest,
+        ffn_hidden_size=48,
+        norm_placement={"type": "pre"},
+        first_norm=False,
+        bias={"attention": False, "mlp": False, "norm": False, "head": False},
+        activation={"type": "geglu"},
+        positions={"type": "rotary", "base": 160_000.0, "local_base": 10_000.0},
+        attention_pattern={"type": "alternating", "neighbours": 3, "global_every": 3},
+        num_layers=4,
+        type_vocab_size=0,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+    )
+    changes: dict[str, Any] = {"schedule": {"type": "linear", "warmup_rows": 16}}
+    config = make_config(
+        tmp_path / "rows", tmp_path / "run", model=model, total_rows=2 * 16, **changes
+    )
+    run_ranks(pretrain, 1, config)
+    run_ranks(export_run, 1, config, newest(config), tmp_path / "hf")
+    settings = json.loads((tmp_path / "hf/config.json").read_text())
+    assert settings["model_type"] == "modernbert"
+    ids = [settings[f"{name}_token_id"] for name in ("bos", "cls", "eos", "sep", "pad")]
+    assert ids == [special.bos, special.bos, special.eos, special.eos, special.pad]
+    exported, network = load_exported(tmp_path / "hf")
+    assert len(fill(exported, network, "the oven [MASK] hot")) == 1
+
+
 def finetune_config(config: TrainConfig, folder: Path) -> FinetuneConfig:
     """Two steps of a pair task, a word task, questions and masked language modelling."""
     lines = [
