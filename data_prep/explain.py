@@ -79,15 +79,15 @@ def _ids_in(path: Path) -> list[str]:
 
 def _unknown(history: History, query: str) -> Fate:
     """What resembles a document that is not known."""
+    parts = history.parts
+    similar = [*offsets_around(parts, query), *close_matches(parts, query)]
+    limits = {name: source.limit for name, source in history.run.config.sources.items()}
     return {
         "query": query,
         "outcome": "unknown",
-        "close": list(
-            dict.fromkeys(
-                [*offsets_around(history.parts, query), *close_matches(history.parts, query)]
-            )
-        ),
-        "examples": examples(history.parts),
+        "close": [name for name in dict.fromkeys(similar) if name != query],
+        "examples": examples(parts),
+        "limits": {name: limit for name, limit in limits.items() if limit is not None},
         "pending": history.pending if history.pending == "ingest" else None,
     }
 
@@ -127,6 +127,8 @@ def _unknown_lines(fate: Fate) -> Iterator[str]:
     yield f"{visible_name(fate['query'])}: not known"
     if fate["pending"]:
         yield "  the stage ingest is not finished: it may not have been read yet"
+    for source, limit in fate["limits"].items():
+        yield f"  source {source} is read up to its limit of {limit:,} documents"
     if fate["close"]:
         yield f"  similar: {', '.join(map(visible_name, fate['close']))}"
     for source, ids in fate["examples"].items():

@@ -85,6 +85,7 @@ def _read_plan(config: DataConfig) -> dict[str, Any]:
         plan = json.loads(path.read_bytes())
         if not isinstance(plan, dict) or not {"parts", "settings", "inputs"} <= plan.keys():
             raise ValueError("no plan")
+        plan.pop("sha256", None)
     except FileNotFoundError:
         hint = "run data preparation first"
         if (config.output / "manifest.json").exists():

@@ -19,10 +19,16 @@ from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
 from data_prep.engine.execution import restart_from
 from data_prep.explain import explain
-from data_prep.fates import Fate
+from data_prep.fates import OVER_MAX_TOKENS, Fate
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR
 from data_prep.run import prepare
-from tests.data_prep.corpora import forum_config, random_texts, write_forum
+from tests.data_prep.corpora import (
+    config_of,
+    forum_config,
+    random_texts,
+    write_corpus,
+    write_forum,
+)
 from tests.data_prep.drops import NOTICE, config_with_drops, write_corpus_with_drops
 
 
@@ -148,6 +154,32 @@ def test_unknown_documents_are_shown_with_similar_ones(made: Path) -> None:
     assert between["close"][:2] == places[:2]
     assert file["close"][0] == "forum.jsonl:0"
     assert unknown["examples"]["forum"] == ["0", "1", "2"]
+    assert unknown["limits"] == {}
+
+
+def test_sources_that_are_read_in_part_are_explained(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "raw", num_documents=120)
+    sources = config_of(tmp_path).model_dump(mode="json")["sources"]
+    sources["forum"] |= {"limit": 100, "max_tokens": 9000, "repeat": 2}
+    sources["books"] |= {"sample": 0.5}
+    pack = {"row_tokens": 32, "block_rows": 8, "shard_mb": 1, "mixed": True}
+    config = config_of(tmp_path, sources=sources, pack=pack)
+    prepare(config)
+    books = [f"book{number}.txt:0" for number in range(12)]
+    fates = explain(config, [*lines_of(tmp_path), *books])
+    accounts = json.loads((tmp_path / "rows/report.json").read_text())["accounts"]
+    outcomes = Counter(fate["outcome"] for fate in fates)
+    reasons = Counter(fate.get("reason") for fate in fates)
+    assert outcomes["unknown"] == 20
+    assert fates[119]["limits"] == {"forum": 100}
+    assert fates[119]["query"] not in fates[119]["close"]
+    assert outcomes["skipped"] == reasons["not in the sample"] > 0
+    beyond = accounts["forum"]["beyond_max_tokens"]["documents"]
+    assert reasons[OVER_MAX_TOKENS] == beyond > 0
+    kept = sum(account["kept"]["documents"] for account in accounts.values())
+    assert outcomes["kept"] == kept - beyond
+    twice = [fate for fate in fates if fate["outcome"] == "kept" and fate["source"] == "forum"]
+    assert all(len(fate["rows"]) == 2 for fate in twice if fate["split"] == "train")
 
 
 @pytest.mark.parametrize("stage", ["encode", "overlap", "verdicts", "clean", "ingest"])
