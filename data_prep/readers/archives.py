@@ -26,6 +26,7 @@ from data_prep.readers.content import (
 )
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, byte_spans, head_of
+from data_prep.readers.frames import needs_dictionary
 from data_prep.readers.kinds import HEAD_BYTES, Archive, archive_by, compression_by
 from data_prep.readers.reader import FilesConfig, Reader
 from data_prep.readers.signatures import check_format, format_of
@@ -82,13 +83,19 @@ class ArchiveReader:
     def _head_of_content(self, file: SourceFile) -> tuple[bytes, bool]:
         """(first bytes of a file, decompressed; whether it is compressed); raises UserError for a
         file of a kind that is not read."""
-        head = head_of(file, HEAD_BYTES)
+        head, path = head_of(file, HEAD_BYTES), visible_name(file.path)
         check_format(head, file.path, self._type)
         if compression_by(head, file.name) is None:
             return head, False
+        if needs_dictionary(head):
+            raise UserError(
+                f"{path}: is compressed with a dictionary that is not in the file; decompress it"
+            )
         with open_content(file) as content:
             head = content.head(HEAD_BYTES)[:HEAD_BYTES]
         check_format(head, file.path, self._type)
+        if compression_by(head) is not None:
+            raise UserError(f"{path}: is compressed twice; decompress it once")
         return head, True
 
     def _documents(

@@ -13,13 +13,12 @@ from data_prep.readers.decompressors import (
     Bzip2Stream,
     Decompressor,
     GzipMember,
-    Lz4Frame,
     XzStream,
-    ZstandardFrames,
     joined,
 )
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
+from data_prep.readers.frames import Lz4Frame, ZstandardFrames
 from data_prep.readers.kinds import MAX_START_BYTES, RESUME_STARTS, Compression
 
 CHUNK_BYTES = 1 << 15

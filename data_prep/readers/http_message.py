@@ -12,7 +12,8 @@ from typing import NamedTuple
 import brotli
 
 from data_prep.readers.compression import READ_ERRORS
-from data_prep.readers.decompressors import Decompressor, GzipMember, ZstandardFrame
+from data_prep.readers.decompressors import Decompressor, GzipMember
+from data_prep.readers.frames import ZstandardFrame
 
 _STATUS_LINE = re.compile(
     rb"\s{0,8}(?:HTTP/\d(?:\.\d)?|ICY)[ \t]+(\d{3})(?=[ \t\r\n]|\Z)", re.IGNORECASE

@@ -105,9 +105,11 @@ class TarMembers:
             member = Member(name, at, num_bytes, None)
             if header.type == tarfile.GNUTYPE_SPARSE or attributes.is_sparse:
                 yield member._replace(problem="sparse member of an archive")
-            elif header.type not in _REGULAR:
-                kind = _KINDS.get(header.type, "entry of unknown type")
+            elif header.type in _KINDS or (header.type not in _REGULAR and not num_bytes):
+                kind = _KINDS.get(header.type, "label")
                 yield member._replace(skipped=f"{kind} in an archive")
+            elif header.type not in _REGULAR:  # such as the rest of a file of another volume
+                yield member._replace(problem="entry of unknown type in an archive")
             elif is_metadata(name):
                 yield member._replace(skipped="macOS metadata in an archive")
             elif name.endswith("/"):  # how folders are written in the oldest archives

@@ -20,9 +20,9 @@ from data_prep.readers.decompressors import (
     DeflateStream,
     StoredContent,
     XzStream,
-    ZstandardFrame,
 )
 from data_prep.readers.document import BadRecords
+from data_prep.readers.frames import ZstandardFrame
 from data_prep.readers.zip_scan import scanned_entries
 
 _CHUNK_BYTES = 1 << 15
