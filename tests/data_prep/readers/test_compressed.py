@@ -73,11 +73,9 @@ def xz_stream(blocks: Iterable[bytes]) -> bytes:
 
 
 def lz4_frame(blocks: Iterable[bytes]) -> bytes:
-    with lz4.frame.LZ4FrameCompressor(content_checksum=True) as frame:
-        content = [frame.begin()]
-        for block in blocks:
-            content += [frame.compress(block), frame.flush(), frame.begin()]
-        return b"".join(content[:-1]) if len(content) > 1 else lz4.frame.compress(b"")
+    with lz4.frame.LZ4FrameCompressor(content_checksum=True, auto_flush=True) as frame:
+        content = [frame.begin(), *map(frame.compress, blocks), frame.flush()]
+        return b"".join(content)
 
 
 MEMBERS: dict[str, Callable[[Iterable[bytes]], bytes]] = {

@@ -91,7 +91,7 @@ def test_long_windows_of_zstandard_are_read(tmp_path: Path, window_log: int) -> 
 
 def test_frames_may_be_compressed_with_a_dictionary_in_the_first_frame(tmp_path: Path) -> None:
     texts = [f"line {n} of a text with words\n".encode() for n in range(2_000)]
-    dictionary = zstandard.train_dictionary(2_000, texts)
+    dictionary = zstandard.train_dictionary(2_000, [*texts])
     compress = zstandard.ZstdCompressor(dict_data=dictionary).compress
     head = b"\x5d\x2a\x4d\x18" + len(dictionary.as_bytes()).to_bytes(4, "little")
     path = tmp_path / "a.txt"
