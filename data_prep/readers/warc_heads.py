@@ -21,7 +21,7 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _FOLDED = re.compile(r"\r?\n[ \t]+")
 _ARC_FIELDS = (
     rb"([a-z][a-z0-9+.-]{1,30}:\S[^\r\n]{0,8000}?)[ \t]"  # URL; real ones hold spaces
-    rb"([0-9a-f.:]{2,45}|-)[ \t](\d{8,17})[ \t]([^\r\n ]{0,200})[ \t]+"
+    rb"([0-9a-f.:]{2,45}|-)[ \t](\d{8,20})[ \t]([^\r\n ]{0,200})[ \t]+"
 )
 _ARC_START = re.compile(
     rb"(?m:^)"
