@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 )
 _COLUMN_ENCODINGS = {"span": "DELTA_BINARY_PACKED", "offset": "DELTA_BINARY_PACKED"}
 _DICTIONARIES = ["state", "reason", "limit", "member"]
-_GROUP_ROWS = 100_000
+_GROUP_ROWS, _UNUSED_ROWS = 100_000, 20_000
 
 
 class _Judged(NamedTuple):
@@ -103,7 +103,7 @@ class LedgerWriter:
         """Adds a record of the current span that gave no document, see `BadRecords.report`."""
         self._unused.append(record)
         self._unused_spans.append(self._numbers[-1] if self._numbers else 0)
-        if len(self._unused) >= _GROUP_ROWS:
+        if len(self._unused) >= _UNUSED_ROWS:
             self._write_unused()
 
     def add(

@@ -132,19 +132,23 @@ def check_bad_share(ingested: StageResult[IngestPart], max_share: float) -> None
 
 
 def _bytes_message(lost: SourceLosses) -> str:
-    missing = lost.missing_bytes
-    total = lost.total_bytes
-    words = [f"{lost.not_read_bytes.total():,} bytes are not read because of damage"]
+    """How much is lost, and to what."""
+    sizes = lost.missing_bytes.values()
+    missing, num_unknown = sum(size or 0 for size in sizes), sum(size is None for size in sizes)
+    words = []
+    if lost.not_read_bytes.total():
+        words.append(f"{lost.not_read_bytes.total():,} bytes are not read because of damage")
     if lost.bad_file_bytes:
-        words.append(f"about {lost.bad_file_bytes:,} are in bad records")
-    if any(missing.values()):
-        estimate = sum(size or 0 for size in missing.values())
-        words.append(f"about {estimate:,} are missing in cut files, by the size of the others")
-    share = lost.lost_bytes / max(total, 1)
-    unknown = sum(size is None for size in missing.values())
-    if unknown:
-        words.append(f"how much is missing in {unknown} cut file(s) is not known")
-    return f"about {share:.2%} of its {total:,} bytes are lost: {', '.join(words)}"
+        words.append(f"about {lost.bad_file_bytes:,} bytes are in bad records")
+    if missing:
+        words.append(f"about {missing:,} bytes are missing in cut files, by the sizes of others")
+    if num_unknown:
+        words.append(f"how much is missing in {num_unknown:,} cut file(s) is not known")
+    share = lost.lost_bytes / max(lost.total_bytes, 1)
+    amount = (
+        f"about {share:.2%} of {lost.total_bytes:,}" if lost.lost_bytes else "not known how many"
+    )
+    return f"{amount} bytes are lost: {', '.join(words)}"
 
 
 def _examples(lost: SourceLosses) -> Iterator[str]:
