@@ -4,7 +4,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,10 +38,9 @@ from data_prep.readers.document import (
     in_batches,
 )
 from data_prep.readers.files import SourceFile, Span, opening_bytes
+from data_prep.readers.reader import spans_of_files
 from data_prep.text.normalise import DEFAULT_FORM, NormaliseConfig
 from data_prep.text.scrub import ScrubConfig
-
-_FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +193,7 @@ def _parts_of(
     piece_bytes = part_bytes
     if config.limit is not None:  # the first documents: only reading in order knows them
         part_bytes = sys.maxsize
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # columnar files are opened for their spans
-        spans_of = list(pool.map(lambda file: reader.spans(file, part_bytes), files))
+    spans_of = spans_of_files(reader, files, part_bytes)
     groups: list[list[Span]] = [[]]
     group_bytes = 0
     for span in chain.from_iterable(spans_of):

@@ -1,95 +1,195 @@
 """Columns of texts and ids in tables, and what the columnar (Arrow) formats share."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from configs.load import UserError
-from data_prep.readers.document import BadRecords, Document, decoded
+from data_prep.readers.arrow_paths import ArrowPath, find_field, is_text, text_fields
+from data_prep.readers.arrow_values import text_values, values_of
+from data_prep.readers.compression import is_damage
+from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.fields import MISSING, field_of, texts_in
 from data_prep.readers.files import SourceFile, Span
-from data_prep.readers.metadata import Metadata, metadata_of
-from data_prep.readers.reader import RecordsConfig
+from data_prep.readers.likely_encoding import why_not_utf_8
+from data_prep.readers.metadata import Metadata
+from data_prep.readers.reader import NoFieldError, RecordsConfig
 
 ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; a bare OSError too, see `compression.is_damage`."""
+_SLICE_ROWS = 1024
+"""Rows that are converted at once. Damage costs the rest of its slice."""
+_MOST_SHOWN = 30
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the texts, the records' own ids, and their metadata."""
+    """The columns that hold the texts, the records' own ids, and metadata."""
 
     text: str
     id: str | None
-    metadata: Sequence[str] = ()
-    """Columns, or dotted paths into them."""
+    metadata: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: RecordsConfig) -> "Columns":
         """The columns that a config names."""
         return cls(config.text_field, config.id_field, config.metadata_fields)
 
-    @property
-    def names(self) -> list[str]:
-        """The columns to read."""
-        own_id = [] if self.id is None else [self.id]
-        return list(dict.fromkeys([self.text, *own_id, *self._metadata_columns]))
-
-    @property
-    def _metadata_columns(self) -> list[str]:
-        return list(dict.fromkeys(field.partition(".")[0] for field in self.metadata))
+    def no_field(self, name: str, available: Sequence[str], path: str) -> str:
+        """The message for a file at `path` that has no column `name`."""
+        shown = ", ".join(available[:_MOST_SHOWN]) + (", ..." * (len(available) > _MOST_SHOWN))
+        close = difflib.get_close_matches(name.lower(), [n.lower() for n in available], 1, 0.6)
+        meant = next((n for n in available if close and n.lower() == close[0]), None)
+        return (
+            f"{path}: no column {name!r}"
+            + (f" (did you mean {meant!r}?)" if meant else "")
+            + f"; it has {shown or 'no columns'}: set the reader's text_field and id_field"
+        )
 
     def check_names(self, available: Sequence[str], path: str) -> None:
         """Raises UserError unless the file at `path`, with the `available` columns, has these."""
-        for name in self.names:
-            if name not in available:
-                raise UserError(
-                    f"{path}: no column {name!r}; it has {', '.join(available)}: set the reader's "
-                    "text_field, id_field and metadata_fields"
+        for name in (self.text, self.id):
+            if name is not None and name not in available:
+                raise UserError(self.no_field(name, available, path))
+
+    def in_schema(self, schema: pa.Schema, file: SourceFile) -> "ArrowColumns":
+        """These columns in an Arrow file. Raises UserError if two have the same name."""
+        found = {
+            name: find_field(schema, name, file.path)
+            for name in (self.text, self.id, *self.metadata)
+            if name is not None
+        }
+        return ArrowColumns(self, schema, file, found)
+
+
+class ArrowColumns:
+    """Columns of one Arrow or Parquet file."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        schema: pa.Schema,
+        file: SourceFile,
+        found: Mapping[str, ArrowPath | None],
+    ) -> None:
+        self._columns, self._schema, self._file, self._found = columns, schema, file, found
+        text = found[columns.text]
+        is_null = text is None or pa.types.is_null(text.type)
+        self.text = text if text is not None and is_text(text.type) else None
+        """None if the file has no such column, or one without text."""
+        state = "missing" if is_null else "no text"
+        self._why_no_text = f"the field {columns.text!r} is {state}"
+
+    @property
+    def paths(self) -> list[ArrowPath]:
+        """The columns to read."""
+        wanted = [path for path in self._found.values() if path is not None]
+        return wanted if self.text is not None else []
+
+    def check(self, spans: Sequence[Span]) -> None:
+        """Raises NoFieldError, with the spans by which the file is read all the same, unless it has
+        the text and id columns, with text in the text column."""
+        for name in (self._columns.text, self._columns.id):
+            path = None if name is None else self._found[name]
+            if name is not None and path is None:
+                shown = text_fields(self._schema) if name == self._columns.text else []
+                names = shown or self._schema.names
+                raise NoFieldError(self._columns.no_field(name, names, self._file.path), spans)
+            if path is not None and name == self._columns.text and self.text is None:
+                texts = ", ".join(text_fields(self._schema)[:_MOST_SHOWN]) or "none"
+                raise NoFieldError(
+                    f"{self._file.path}: the column {name!r} holds {path.type}, not text; columns "
+                    f"with text: {texts}",
+                    spans,
                 )
 
-    def check_schema(self, schema: pa.Schema, path: str) -> None:
-        """Raises UserError unless an Arrow file has the columns, with text in the text column."""
-        self.check_names(schema.names, path)
-        kind = schema.field(self.text).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{path}: the column {self.text!r} holds {kind}, not text")
+    def without_text(self, first_row: int, num_rows: int, num_bytes: int, bad: BadRecords) -> None:
+        """Counts the rows of a file without the text column, of `num_bytes` together."""
+        detail = f"columns: {', '.join(self._schema.names[:_MOST_SHOWN])}"
+        for row in range(num_rows):
+            share = num_bytes * (row + 1) // num_rows - num_bytes * row // num_rows
+            bad.add(self._file.path, first_row + row, self._why_no_text, detail, share)
 
     def documents_in(
-        self, batch: pa.RecordBatch, first_row: int, file: SourceFile, bad: BadRecords
+        self, batch: pa.RecordBatch, first_row: int, row_bytes: float, bad: BadRecords
     ) -> Iterator[Document]:
-        """The documents of a batch that starts at row `first_row` of the file.
+        """The documents of a batch that starts at row `first_row` of the file; what is damaged is
+        counted with `row_bytes` for each row, and reading continues after it."""
+        for start in range(0, batch.num_rows, _SLICE_ROWS):
+            rows = batch.slice(start, _SLICE_ROWS)
+            at = first_row + start
+            try:
+                for row, (value, own_id, metadata) in enumerate(self._records(rows), at):
+                    text = self._text(value, row, bad)
+                    if text is not None:
+                        name = f"{self._file.name}:{row}" if own_id is None else str(own_id)
+                        yield Document(text, name, row, metadata)
+            except ARROW_ERRORS as error:
+                if not is_damage(error):
+                    raise
+                lost = round(rows.num_rows * row_bytes)
+                bad.add_damage(self._file.path, at, "damaged column", str(error), lost)
 
-        Raises pa.ArrowInvalid if a column is damaged, which Arrow does not check by itself.
-        """
-        texts = batch.column(self.text)
-        kind = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
-        contents = texts.cast(kind)
-        contents.validate(full=True)
-        ids: list[Any] = [None] * len(texts)
-        if self.id is not None:
-            batch.column(self.id).validate(full=True)
-            ids = batch.column(self.id).to_pylist()
-        columns = zip(contents.to_pylist(), ids, self._metadata_in(batch), strict=True)
-        for row, (content, own_id, metadata) in enumerate(columns, first_row):
-            if content is None:
-                bad.add(file.path, row, f"the field {self.text!r} is missing")
-                continue
-            text = decoded(content, file.path, row, bad)
-            if text is not None:
-                name = f"{file.name}:{row}" if own_id is None else str(own_id)
-                yield Document(text, name, row, metadata)
+    def _records(self, rows: pa.RecordBatch) -> Iterator[tuple[Any, Any, Metadata | None]]:
+        """(content of the text, own id, metadata) of every row; all are checked before the first is
+        given."""
+        assert self.text is not None
+        array, inner = self.text.array(rows)
+        contents: list[Any] = [_within(value, inner) for value in values_of(array)]
+        own_id = self._columns.id
+        ids = self._values(own_id, rows) if own_id is not None else None
+        fields = {name: self._values(name, rows) for name in self._columns.metadata}
+        found = {name: values for name, values in fields.items() if values is not None}
+        for number, content in enumerate(contents):
+            metadata = {name: values[number] for name, values in found.items()}
+            kept = {name: value for name, value in metadata.items() if value is not MISSING}
+            row_id = None if ids is None or ids[number] is MISSING else ids[number]
+            yield content, row_id, kept if self._columns.metadata else None
 
-    def _metadata_in(self, batch: pa.RecordBatch) -> Iterable[Metadata | None]:
-        """The metadata of each row of a batch."""
-        if not self.metadata:
-            return [None] * batch.num_rows
-        names = self._metadata_columns
-        for name in names:
-            batch.column(name).validate(full=True)
-        values = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-        return (metadata_of(dict(zip(names, row, strict=True)), self.metadata) for row in values)
+    def _values(self, name: str, rows: pa.RecordBatch) -> list[Any] | None:
+        """The values of a column other than the text; None if it is missing or damaged: a record is
+        lost for its text only."""
+        path = self._found[name]
+        if path is None:
+            return None
+        try:
+            array, inner = path.array(rows)
+            return [_within(value, inner) for value in text_values(array)]
+        except ARROW_ERRORS as error:
+            if not is_damage(error):
+                raise
+            return None
+
+    def _text(self, value: Any, row: int, bad: BadRecords) -> str | None:
+        """The text of a row; None, counted in `bad`, if it has none that can be used."""
+        path = self._file.path
+        if value is None or value is MISSING:
+            bad.add(path, row, f"the field {self._columns.text!r} is missing")
+            return None
+        parts = texts_in(value)
+        if parts is None:
+            bad.add(path, row, f"the field {self._columns.text!r} is no text")
+            return None
+        num_bytes = sum(map(len, parts)) + len(parts)
+        if len(parts) > 1 and num_bytes > bad.max_document_bytes:
+            bad.add_too_long(path, row, num_bytes)
+            return None
+        content = parts[0] if len(parts) == 1 else b"\n".join(parts)
+        if bad.is_too_long(content, path, row):
+            return None
+        try:
+            text: str = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            bad.add(path, row, why_not_utf_8(content), error.reason, len(content))
+            return None
+        return None if bad.has_nul(text, path, row) else text
+
+
+def _within(value: Any, inner: str) -> Any:
+    return field_of(value, inner) if inner else value
 
 
 def group_spans(file: SourceFile, group_bytes: Sequence[int], part_bytes: int) -> list[Span]:

@@ -1,4 +1,4 @@
-"""Folders that Hugging Face ``datasets`` saved: Arrow stream files, read without that library."""
+"""Arrow files, such as those that Hugging Face ``datasets`` saves, read without that library."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from data_prep.readers.arrow_batches import largest_expanded_bytes
+from data_prep.readers.arrow_files import DAMAGED, ArrowFile
 from data_prep.readers.columns import ARROW_ERRORS, Columns, group_spans
-from data_prep.readers.compression import is_damage
+from data_prep.readers.compression import Damage, is_damage
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, head_of, open_file
 from data_prep.readers.kinds import HEAD_BYTES
@@ -20,9 +20,9 @@ _MAX_BATCH_BYTES = 1 << 29
 
 
 class HfDatasetReaderConfig(RecordsConfig):
-    """Data sets saved by ``Dataset.save_to_disk``, or the cache of ``datasets``.
+    """Arrow files: data sets saved by ``Dataset.save_to_disk``, the cache of ``datasets``, Feather.
 
-    `files` are the Arrow files, such as folder/train/*.arrow.
+    `files` are the Arrow files, such as folder/train/*.arrow, in the stream or the file format.
     """
 
     type: Literal["hf_dataset"]
@@ -33,7 +33,7 @@ class HfDatasetReaderConfig(RecordsConfig):
 
 
 class HfDatasetReader:
-    """Reads Arrow stream files; a span is a range of record batches."""
+    """Reads Arrow files; a span is a range of record batches."""
 
     def __init__(self, config: HfDatasetReaderConfig) -> None:
         self._columns = Columns.of(config)
@@ -42,55 +42,61 @@ class HfDatasetReader:
         """Consecutive record batches of about `part_bytes`. A damaged file is one span, and so is a
         file at a URL, since finding its batches means reading all of it."""
         check_format(head_of(file, HEAD_BYTES), file.path, "hf_dataset")
-        whole = Span(file, 0, 1 << 62, file.num_bytes)
-        if "://" in file.path:
-            return [whole]
+        spans = [Span(file, 0, 1 << 62, file.num_bytes)]
         try:
-            if _largest_batch_bytes(file) > _MAX_BATCH_BYTES:
-                return [whole]
-            with _opened(file) as batches:
-                return group_spans(file, [batch.nbytes for batch in batches], part_bytes)
+            with _opened(file) as arrow:
+                columns = self._columns.in_schema(arrow.schema, file)
+                if "://" not in file.path and arrow.largest_expanded_bytes() <= _MAX_BATCH_BYTES:
+                    batches = list(map(_num_bytes, arrow.batches()))
+                    if None not in batches:
+                        sizes = [size for size in batches if size is not None]
+                        spans = group_spans(file, sizes, part_bytes)
+                columns.check(spans)
         except ARROW_ERRORS as error:
             if not is_damage(error):
                 raise
-            return [whole]
+        return spans
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents of the span's record batches."""
         path, row = span.file.path, 0
         try:
-            num_bytes = _largest_batch_bytes(span.file)
-            if num_bytes > _MAX_BATCH_BYTES:
-                bad.add(path, row, "compressed batch too large", f"{num_bytes:,} bytes", num_bytes)
-                return
-            with _opened(span.file) as batches:
-                self._columns.check_schema(batches.schema, path)
-                for number, batch in enumerate(batches):
+            with _opened(span.file) as arrow:
+                num_bytes = 0 if "://" in path else arrow.largest_expanded_bytes()
+                if num_bytes > _MAX_BATCH_BYTES:
+                    detail = f"{num_bytes:,} bytes"
+                    bad.add(path, row, "compressed batch too large", detail, num_bytes)
+                    return
+                columns = self._columns.in_schema(arrow.schema, span.file)
+                for number, batch in enumerate(arrow.batches()):
                     if number >= span.end:
                         return
-                    if number >= span.start:
-                        yield from self._columns.documents_in(batch, row, span.file, bad)
+                    if isinstance(batch, Damage):
+                        if number >= span.start:
+                            batch.count(bad, path, row)
+                        continue
+                    if number >= span.start and columns.text is None:
+                        columns.without_text(row, batch.num_rows, batch.nbytes, bad)
+                    elif number >= span.start:
+                        row_bytes = batch.nbytes / max(batch.num_rows, 1)
+                        yield from columns.documents_in(batch, row, row_bytes, bad)
                     row += batch.num_rows
         except ARROW_ERRORS as error:
             if not is_damage(error):
                 raise
-            bad.add(path, row, "damaged or truncated Arrow file", str(error))
+            bad.add_cut(path, row, DAMAGED, str(error), span.file.num_bytes)
 
 
-def _largest_batch_bytes(file: SourceFile) -> int:
-    """Size of the largest batch that is compressed; 0 for a file at a URL, which would be fetched
-    twice."""
-    if "://" in file.path:
-        return 0
-    with open_file(file), pa.memory_map(file.path) as mapped:
-        return largest_expanded_bytes(mapped)
+def _num_bytes(batch: pa.RecordBatch | Damage) -> int | None:
+    """Size of a batch; None if it cannot be read."""
+    return None if isinstance(batch, Damage) else batch.nbytes
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[pa.RecordBatchReader]:
+def _opened(file: SourceFile) -> Iterator[ArrowFile]:
     with open_file(file) as stream:
         if "://" in file.path:
-            yield pa.ipc.open_stream(stream)
+            yield ArrowFile(stream, file.num_bytes)
         else:
             with pa.memory_map(file.path) as mapped:
-                yield pa.ipc.open_stream(mapped)
+                yield ArrowFile(mapped, file.num_bytes)

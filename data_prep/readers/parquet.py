@@ -1,12 +1,12 @@
 """Parquet files: a column of texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, Literal
 
 import pyarrow.parquet as pq
 
-from data_prep.readers.columns import ARROW_ERRORS, Columns, group_spans
+from data_prep.readers.columns import ARROW_ERRORS, ArrowColumns, Columns, group_spans
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span, head_of, open_file
@@ -17,11 +17,13 @@ from data_prep.readers.signatures import check_format
 
 _BATCH_ROWS, _BATCH_BYTES = 1024, 1 << 27
 _MAX_RATIO = 100
+_MAGIC = b"PAR1"
+_DAMAGED = "damaged or truncated Parquet"
 _TOO_LARGE = "row group with a page larger than max_document_mb times eight"
 
 
 class ParquetReaderConfig(RecordsConfig):
-    """Parquet files."""
+    """Parquet files; the text is a column of strings, of binary in UTF-8, or of lists of these."""
 
     type: Literal["parquet"]
 
@@ -46,63 +48,117 @@ class ParquetReader:
                     parquet.metadata.row_group(g).total_byte_size
                     for g in range(parquet.num_row_groups)
                 ]
+                spans = group_spans(file, sizes, part_bytes)
+                self._columns.in_schema(parquet.schema_arrow, file).check(spans)
+                return spans
         except ARROW_ERRORS as error:
             if not is_damage(error):
                 raise
             return [Span(file, 0, 1, file.num_bytes)]
-        return group_spans(file, sizes, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents of the span's row groups."""
-        path, row = span.file.path, 0
         try:
             with open_file(span.file) as stream, _opened(span.file) as parquet:
-                self._columns.check_schema(parquet.schema_arrow, path)
-                rows = [
-                    parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)
-                ]
-                row = sum(rows[: span.start])
-                for group in range(span.start, min(span.end, len(rows))):
-                    num_bytes = self._largest_page_bytes(parquet, group, stream, span.file)
-                    if num_bytes > bad.max_raw_bytes:
-                        bad.add(path, row, _TOO_LARGE, f"{num_bytes:,} bytes", num_bytes)
-                        row += rows[group]
-                        continue
-                    for batch in parquet.iter_batches(
-                        batch_size=min(max(_BATCH_BYTES // max(num_bytes, 1), 1), _BATCH_ROWS),
-                        row_groups=[group],
-                        columns=self._columns.names,
-                        use_threads=False,
-                    ):
-                        yield from self._columns.documents_in(batch, row, span.file, bad)
-                        row += batch.num_rows
+                file = _ParquetFile(parquet, stream, span.file)
+                columns = self._columns.in_schema(parquet.schema_arrow, span.file)
+                for group in range(span.start, min(span.end, parquet.num_row_groups)):
+                    yield from file.documents(group, columns, bad)
         except ARROW_ERRORS as error:
             if not is_damage(error):
                 raise
-            bad.add(path, row, "damaged or truncated Parquet", str(error))
+            _count_without_footer(span.file, str(error), bad)
 
-    def _largest_page_bytes(
-        self, parquet: pq.ParquetFile, group: int, stream: BinaryIO, file: SourceFile
-    ) -> int:
+
+class _ParquetFile:
+    """An open file whose footer is intact."""
+
+    def __init__(self, parquet: pq.ParquetFile, stream: BinaryIO, file: SourceFile) -> None:
+        self._parquet, self._stream, self._file = parquet, stream, file
+        self._num_rows = [
+            parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)
+        ]
+
+    def documents(self, group: int, columns: ArrowColumns, bad: BadRecords) -> Iterator[Document]:
+        """The documents of a row group; what cannot be read of it is counted."""
+        first_row, num_rows = sum(self._num_rows[:group]), self._num_rows[group]
+        stored = self._stored_bytes(group)
+        if columns.text is None:
+            columns.without_text(first_row, num_rows, stored, bad)
+            return
+        row, end, row_bytes = first_row, first_row + num_rows, stored / max(num_rows, 1)
+        try:
+            prefixes = [path.parquet_prefix for path in columns.paths]
+            page_bytes = self._largest_page_bytes(group, prefixes)
+            if page_bytes > bad.max_raw_bytes:
+                bad.add(self._file.path, row, _TOO_LARGE, f"{page_bytes:,} bytes", page_bytes)
+                return
+            for batch in self._parquet.iter_batches(
+                batch_size=min(max(_BATCH_BYTES // max(page_bytes, 1), 1), _BATCH_ROWS),
+                row_groups=[group],
+                columns=prefixes,
+                use_threads=False,
+            ):
+                yield from columns.documents_in(batch, row, row_bytes, bad)
+                row += batch.num_rows
+        except ARROW_ERRORS as error:
+            if not is_damage(error):
+                raise
+            lost = round((end - row) * row_bytes)
+            bad.add_damage(self._file.path, row, _DAMAGED, str(error), lost)
+
+    def _stored_bytes(self, group: int) -> int:
+        """Size of a row group in the file."""
+        columns = self._parquet.metadata.row_group(group)
+        stored: int = sum(
+            columns.column(number).total_compressed_size for number in range(columns.num_columns)
+        )
+        return min(max(stored, 0), self._file.num_bytes)
+
+    def _largest_page_bytes(self, group: int, prefixes: Sequence[str]) -> int:
         """Decompressed size of the largest page of a row group that is read: no text is longer.
 
         Of a file at a URL, whose pages would be fetched twice, the size of a whole column if that
         is compressed more than any text.
         """
-        columns = parquet.metadata.row_group(group)
+        columns = self._parquet.metadata.row_group(group)
         largest = 0
         for number in range(columns.num_columns):
             column = columns.column(number)
-            if column.path_in_schema.partition(".")[0] not in self._columns.names:
+            path = f"{column.path_in_schema}."
+            if not any(path.startswith(f"{prefix}.") for prefix in prefixes):
                 continue
-            if "://" not in file.path:
-                largest = max([largest, *(page.expanded for page in pages_of(stream, column))])
+            if "://" not in self._file.path:
+                pages = pages_of(self._stream, column)
+                largest = max([largest, *(page.expanded for page in pages)])
             elif column.total_uncompressed_size > _MAX_RATIO * column.total_compressed_size:
                 largest = max(largest, column.total_uncompressed_size)
         return largest
 
 
+def _count_without_footer(file: SourceFile, detail: str, bad: BadRecords) -> None:
+    """Counts a file of which nothing can be read: what is where in it stands at its end."""
+    with open_file(file) as stream:
+        stream.seek(max(0, file.num_bytes - len(_MAGIC)))
+        is_cut = stream.read() != _MAGIC
+    add = bad.add_cut if is_cut else bad.add_damage
+    add(file.path, 0, _DAMAGED, detail, file.num_bytes)
+
+
 @contextmanager
 def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
     with open_file(file) as stream, pq.ParquetFile(stream) as parquet:
-        yield parquet
+        schema = parquet.metadata.schema
+        columns = [schema.column(number) for number in range(parquet.metadata.num_columns)]
+        lists = [
+            column.path
+            for column in columns
+            if column.max_repetition_level and column.physical_type == "BYTE_ARRAY"
+        ]
+        if not lists:
+            yield parquet
+            return
+        # A list may repeat a large value of a dictionary any number of times.
+        stream.seek(0)
+        with pq.ParquetFile(stream, read_dictionary=lists) as with_dictionaries:
+            yield with_dictionaries
