@@ -155,8 +155,9 @@ def _check(encoder: Encoder, texts: list[bytes], checked: Flags, path: Path, fir
             name = document_ids(path, [first + k])[first + k]
             raise UserError(
                 f"document {name!r}: the fast encoder (gigatoken) and tokenizers give different "
-                "ids; nothing was written for this part. Set encoder: reference to encode with "
-                "tokenizers alone, and report the document to gigatoken"
+                "ids; nothing was written for this part. Set encoder: reference and run with "
+                "--restart-from encode to encode all with tokenizers, and report the document to "
+                "gigatoken"
             )
 
 

@@ -16,7 +16,10 @@ from data_prep.dataset.manifest import SpecialTokens
 from data_prep.dataset.tokenizer import load_tokenizer
 
 MAX_SHOWN = 5
-PROBES = ("The CAT sat", " the cat\n\n", "Ça va, naïve 1,234 €", "don't\t日本語")
+PROBES = (
+    *("The CAT sat", " the cat\n\n", "Ça va, naïve 1,234 €", "don't\t日本語"),
+    *("e\u0301 ﬁ Ａ x² …", "internationalisation  of unbelievably long words", "Москва हिन्दी ไทย"),
+)
 """Texts that tokenizers of equal vocabularies split differently if they treat case, accents, spaces
 or digits differently."""
 

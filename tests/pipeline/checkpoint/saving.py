@@ -98,6 +98,8 @@ def _snapshot_of(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, tor
 
 def drop_tokenizer(checkpoint: Path) -> None:
     """Makes `checkpoint` one of version 0.1.0, which carries no tokenizer."""
-    manifest = read_manifest(checkpoint).model_copy(update={"tokenizer": None})
+    manifest = read_manifest(checkpoint).model_copy(
+        update={"tokenizer": None, "special_tokens": None}
+    )
     (checkpoint / TOKENIZER_NAME).unlink()
     (checkpoint / MANIFEST_NAME).write_text(manifest_json(manifest))

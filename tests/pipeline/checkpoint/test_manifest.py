@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from configs.load import UserError
+from data_prep.dataset.manifest import SpecialTokens
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
+    Checkpoint,
     CheckpointManifest,
     build_manifest,
     find_checkpoint,
@@ -18,7 +20,9 @@ from pipeline.checkpoint.manifest import (
     read_manifest,
     tree_sha256,
 )
+from pipeline.checkpoint.tokenizer import special_tokens_of
 from tests.pipeline.checkpoint.saving import ORIGIN, SPECS, make_manifest, save
+from tests.tokenizer_kinds import save as save_tokenizer
 
 
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
@@ -92,3 +96,17 @@ def test_checkpoints_are_ordered_by_step_and_not_by_name(tmp_path: Path) -> None
     assert older is not None
     assert older.manifest.step == 99_999_999
     assert not problems
+
+
+def test_a_manifest_without_special_tokens_has_those_of_its_tokenizer(tmp_path: Path) -> None:
+    """Checkpoints of version 0.1.0 do not name them."""
+    path = save_tokenizer("camembert", tmp_path)
+    manifest = build_manifest(ORIGIN, SPECS, step=1, optimizer_step=1, consumed_rows=1)
+    assert "special_tokens" not in json.loads(manifest_json(manifest))
+    found = special_tokens_of(Checkpoint(tmp_path, manifest), path)
+    assert (found.bos, found.eos) == (5, 6)
+    named = SpecialTokens(bos=1, pad=2, eos=3, mask=4)
+    origin = dataclasses.replace(ORIGIN, special_tokens=named)
+    manifest = build_manifest(origin, SPECS, step=1, optimizer_step=1, consumed_rows=1)
+    assert special_tokens_of(Checkpoint(tmp_path, manifest), path) == named
+    assert json.loads(manifest_json(manifest))["special_tokens"]["mask"] == 4
