@@ -1,46 +1,105 @@
-"""What a run would do, with sizes, without doing it."""
+"""What a run would do, with sizes and the first documents, without doing it."""
 
 import json
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from configs.terminal import visible_name
+from data_prep.checks import Findings, check
 from data_prep.config import DataConfig
+from data_prep.first_records import MAX_KINDS, MAX_READ, FirstOfFiles
+from data_prep.folders import (
+    BYTES_PER_ID,
+    BYTES_PER_TOKEN,
+    WORK_BYTES_PER_BYTE,
+    nearest_folder,
+)
 from data_prep.preparation import Preparation
 from data_prep.stages import STAGES, build_ingest
-from data_prep.tokenization.tokenizer import notices_before
 
-_BYTES_PER_TOKEN = 4.4
-_WORK_BYTES_PER_BYTE = 1.1
-"""Documents (compressed), signatures and ids per byte of text, measured on English."""
+_MAX_CUT_FILES = 1000
+"""Files above which parts are estimated: the plan opens each file."""
+_SHOWN_CHARACTERS = 80
 
 
 def describe(config: DataConfig) -> str:
-    """The plan as lines of text: sources, sizes, stages and how far each is."""
-    parts = build_ingest(Preparation(config)).parts
-    lines = [f"{'source':<16}{'format':<12}{'files':>8}{'MB':>12}{'parts':>8}"]
-    for name, source in config.sources.items():
-        of_source = [part for part in parts if part.source == name]
-        files = {span.file.path for part in of_source for span in part.spans}
-        megabytes = sum(part.num_bytes for part in of_source) / 1e6
-        kind = source.reader.type
-        lines.append(f"{name:<16}{kind:<12}{len(files):>8,}{megabytes:>12,.1f}{len(of_source):>8,}")
-    total = sum(part.num_bytes for part in parts)
-    tokens = total / _BYTES_PER_TOKEN
+    """The plan as lines of text: sources with their first documents, sizes, stages and how far each
+    is. Raises UserError with all problems that the checks before the work find."""
+    findings = check(config)
+    sizes = {
+        name: sum(file.num_bytes for file in found.files)
+        for name, found in findings.sources.items()
+    }
+    total = sum(sizes.values())
+    tokens = total / BYTES_PER_TOKEN
     rows = tokens / config.pack.row_tokens
-    lines += [
+    lines = [
+        *_sources(config, findings, sizes),
+        *_evaluation(config, findings),
         "",
+        f"checked: the first bytes of up to {MAX_KINDS} files of each source and evaluation set, "
+        f"and the first records of up to {MAX_READ}",
         f"at most about {tokens / 1e6:,.1f} million tokens in {rows:,.0f} rows of "
         f"{config.pack.row_tokens} ({config.pack.mode}), if the files are not compressed and "
         "nothing is dropped",
-        f"{config.output}: about {tokens * 2 / 1e6:,.1f} MB; {config.work}: about "
-        f"{total * _WORK_BYTES_PER_BYTE / 1e6:,.1f} MB; {_free_mb(config.work):,.0f} MB are free",
+        f"{config.output}: about {tokens * BYTES_PER_ID / 1e6:,.1f} MB; {config.work}: about "
+        f"{total * WORK_BYTES_PER_BYTE / 1e6:,.1f} MB; {_free_mb(config.work):,.0f} MB are free",
+        *(f"notice: {notice}" for notice in findings.notices),
         "",
     ]
-    lines += notices_before(config.tokenizer, config.encoder)
-    for entry in STAGES:
-        if entry.condition.holds(config):
-            lines.append(f"{entry.name:<16}{_state(config.work / entry.name)}")
+    stages = [entry.name for entry in STAGES if entry.condition.holds(config)]
+    lines += [f"{name:<16}{_state(config.work / name)}" for name in stages]
     return "\n".join(lines)
+
+
+def _sources(config: DataConfig, findings: Findings, sizes: dict[str, int]) -> Iterator[str]:
+    """A line for each source, and one for its first document."""
+    parts = _parts(config, findings, sizes)
+    yield f"{'source':<16}{'format':<12}{'files':>8}{'MB':>12}{'parts':>8}"
+    for name, source in config.sources.items():
+        found = findings.sources[name]
+        yield (
+            f"{name:<16}{source.reader.type:<12}{len(found.files):>8,}{sizes[name] / 1e6:>12,.1f}"
+            f"{parts[name]:>8}"
+        )
+        yield f"  {_first(found)}"
+
+
+def _parts(config: DataConfig, findings: Findings, sizes: dict[str, int]) -> dict[str, str]:
+    """How many parts each source has; about how many where there are many files."""
+    num_files = sum(len(found.files) for found in findings.sources.values())
+    if num_files > _MAX_CUT_FILES:
+        return {
+            name: f"~{math.ceil(size / config.part_mb / 1e6):,}" for name, size in sizes.items()
+        }
+    counts = dict.fromkeys(config.sources, 0)
+    for part in build_ingest(Preparation(config)).parts:
+        counts[part.source] += 1
+    return {name: f"{count:,}" for name, count in counts.items()}
+
+
+def _evaluation(config: DataConfig, findings: Findings) -> Iterator[str]:
+    """A line for each field of an evaluation set, and one for its first text."""
+    if config.decontaminate is None or not findings.evaluation:
+        return
+    yield ""
+    yield f"{'evaluation set':<16}{'format':<12}{'files':>8}  field"
+    for name, of_fields in findings.evaluation.items():
+        reader = config.decontaminate.evaluation[name]
+        fields = config.decontaminate.fields.get(name, (getattr(reader, "text_field", ""),))
+        for text_field, found in zip(fields, of_fields, strict=True):
+            yield f"{name:<16}{reader.type:<12}{len(found.files):>8,}  {text_field}".rstrip()
+            yield f"  {_first(found)}"
+
+
+def _first(found: FirstOfFiles) -> str:
+    """The id and the first characters of the first document."""
+    document = found.first
+    if document is None:
+        return "no document among the records that were read"
+    return f"{visible_name(document.id)}: {visible_name(document.text[:_SHOWN_CHARACTERS])}"
 
 
 def _state(folder: Path) -> str:
@@ -56,6 +115,4 @@ def _state(folder: Path) -> str:
 
 
 def _free_mb(folder: Path) -> float:
-    while not folder.exists():
-        folder = folder.parent if folder.parent != folder else Path()
-    return shutil.disk_usage(folder).free / 1e6
+    return shutil.disk_usage(nearest_folder(folder)).free / 1e6

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from configs import command, folder_lock
 from configs.load import load
 from configs.terminal import visible
+from data_prep.checks import Findings, check
 from data_prep.config import DataConfig
 from data_prep.dry_run import describe
 from data_prep.engine.execution import StageRunner, restart_from
@@ -25,7 +26,7 @@ from data_prep.preparation import Preparation
 from data_prep.publish import is_published, publish, withdraw, withdraw_if_different
 from data_prep.report.terminal import end_of_run, stage_line
 from data_prep.stages import READ_FOR_REPORT, STAGES, names_from
-from data_prep.tokenization.tokenizer import TokenizerStage, notices_before
+from data_prep.tokenization.tokenizer import TokenizerStage
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ def main() -> int:
         help=f"repeat this stage and all later ones ({', '.join(names)})",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the plan with sizes, and do nothing"
+        "--dry-run",
+        action="store_true",
+        help="check config and files, print the plan and first documents, and do nothing",
     )
     parser.add_argument(
         "--scheduler-file",
@@ -62,9 +65,11 @@ def main() -> int:
     try:
         with stops_at_signals():
             lock = folder_lock.hold(config.work)
+            findings = None
             if arguments.restart_from:
+                findings = check(config, only_new=True, again=names_from(arguments.restart_from))
                 restart(config, arguments.restart_from)
-            prepare(config)
+            prepare(config, findings=findings)
             print(end_of_run(config.output), flush=True)
     except Stopped as stop:
         logger.info("%s: finished parts are kept, and the same command resumes", stop)
@@ -85,19 +90,20 @@ def prepare(
     config: DataConfig,
     limits: Limits | None = None,
     around_stage: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    findings: Findings | None = None,
 ) -> None:
     """Prepares the rows of `config`, or finds them finished.
 
     `limits` decide memory and speed. Each stage runs inside `around_stage` of its name (benchmarks
-    measure it so). Raises UserError for an error that the user can fix.
+    measure it so). `findings` are those of checks that were done already. Raises UserError for an
+    error that the user can fix.
     """
     started_at = time.monotonic()
     if is_finished_without_work(config):
         logger.info("%s: finished before and whole, nothing to do", config.output)
         return
     run = Preparation(config, limits)
-    if not (config.work / TokenizerStage.name / "done.json").exists():
-        run.notice(notices_before(config.tokenizer, config.encoder))
+    run.notice((findings or check(config, only_new=True)).notices)
     num_parts_run = 0
     with config.engine.build() as engine:
         stages = StageRunner(config.work, engine, ProgressReporter.for_standard_output())
