@@ -7,7 +7,7 @@ parts. A value that is sure to be inside the limit may be counted as 0.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,43 +73,60 @@ class _Histogram:
 
     def __init__(self, is_least: bool) -> None:
         self._is_least = is_least
-        self._bins: Counter[int] = Counter()
+        self._bins = np.zeros(1 << (32 - _SHIFT), dtype=np.int64)
         self._limits: Counter[float] = Counter()
         self._dropped = self._without = 0
 
-    def add(self, batches: Iterable[Measured]) -> None:
+    def add(self, batches: Sequence[Measured]) -> None:
         """Adds what the filter measured of some batches."""
-        columns: list[list[Any]] = [[], [], []]
-        for _, _, values, limits, weights in batches:
-            columns[0].append(np.asarray(values, dtype=np.float64))
-            columns[1].append(np.broadcast_to(np.asarray(limits, dtype=np.float64), values.shape))
-            columns[2].append(np.ones(len(values), np.int64) if weights is None else weights)
-        values, limits, weights = (np.concatenate(column) for column in columns)
-        self._without += int(weights[np.isnan(values)].sum())
-        held = np.flatnonzero((weights > 0) & ~np.isnan(values))
-        values, limits, weights = values[held], limits[held], weights[held]
+        values = np.concatenate([batch.values for batch in batches]).astype(np.float64)
+        weights = _joined([batch.weights for batch in batches], len(values))
+        limits = _joined_limits(batches)
+        missing = np.isnan(values)
+        if missing.any():
+            self._without += _sum(missing, weights)
+            present = ~missing
+            values = values[present]
+            weights = None if weights is None else weights[present]
+            limits = limits if isinstance(limits, float) else limits[present]
         dropped = values < limits if self._is_least else values > limits
-        self._dropped += int(weights[dropped].sum())
-        _count(self._bins, bins_of(values), weights)
-        given = ~np.isnan(limits)
-        _count(self._limits, limits[given], weights[given])
+        self._dropped += _sum(dropped, weights)
+        counts = np.bincount(bins_of(values), weights, minlength=len(self._bins))
+        self._bins += counts.astype(np.int64)
+        if isinstance(limits, float):
+            self._limits[limits] += _sum(np.ones(len(values), dtype=bool), weights)
+        else:
+            for limit in np.unique(limits).tolist():
+                self._limits[limit] += _sum(limits == limit, weights)
 
     def record(self) -> dict[str, Any]:
         """The counts as JSON values."""
+        numbers = np.flatnonzero(self._bins)
+        limits = [(limit, n) for limit, n in self._limits.items() if n and not np.isnan(limit)]
         return {
             "limit_is": "least" if self._is_least else "greatest",
             "dropped_alone": [self._dropped],  # in lists, as what the log adds up is not
             "without_value": [self._without],
-            "limits": [[limit, count] for limit, count in sorted(self._limits.items())],
-            "bins": [[number, count] for number, count in sorted(self._bins.items())],
+            "limits": [[limit, count] for limit, count in sorted(limits)],
+            "bins": np.stack([numbers, self._bins[numbers]], axis=1).tolist(),
         }
 
 
-def _count(counter: Counter[Any], values: Values, weights: Values) -> None:
-    unique, inverse = np.unique(values, return_inverse=True)
-    sums = np.bincount(inverse, weights, minlength=len(unique)).astype(np.int64)
-    for value, count in zip(unique.tolist(), sums.tolist(), strict=True):
-        counter[value] += count
+def _joined(weights: Sequence[Values | None], num_values: int) -> Values | None:
+    """The weights of all batches; None if all are 1."""
+    given = [batch for batch in weights if batch is not None]
+    return np.concatenate(given) if given and num_values else None
+
+
+def _joined_limits(batches: Sequence[Measured]) -> Any:
+    """The limits of all batches: a float if there is only one."""
+    if all(isinstance(batch.limits, int | float) for batch in batches):
+        return float(batches[0].limits)
+    return np.concatenate([np.broadcast_to(b.limits, b.values.shape) for b in batches])
+
+
+def _sum(chosen: Any, weights: Values | None) -> int:
+    return int(np.count_nonzero(chosen) if weights is None else weights[chosen].sum())
 
 
 def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Flags = npt.NDArray[np.bool_]
 F64 = npt.NDArray[np.float64]
 Values = npt.NDArray[Any]
 """A number for each text: [D]."""
-SAMPLED_WEIGHT = 16
+SAMPLED_WEIGHT = 32
 """Of the texts that an earlier filter drops, a filter that is costly measures one in so many."""
 
 

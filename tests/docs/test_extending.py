@@ -56,12 +56,13 @@ def test_a_change_replaces_its_lines(tmp_path: Path) -> None:
         apply_change(path, " four\n+five\n")
 
 
-def test_the_page_has_its_seven_recipes() -> None:
-    assert len(recipes()) == 7
+def test_the_page_has_its_eight_recipes() -> None:
+    assert len(recipes()) == 8
     for heading, blocks in recipes().items():
         titles = [block.title for block in blocks]
         assert titles.count("check") == 1, heading
-        assert any(block.language == "diff" for block in blocks), heading
+        changes_code = any(block.language == "diff" for block in blocks)
+        assert changes_code != ("of your own" in heading), heading
         new_files = [b for b in blocks if b.language == "python" and b.title != "check"]
         assert len(new_files) == 1, f"{heading}: one new file"
 

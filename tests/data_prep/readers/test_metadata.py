@@ -78,7 +78,7 @@ def test_web_archives_give_address_and_date(tmp_path: Path) -> None:
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     (tmp_path / "a.wet").write_bytes(head.encode() + body + b"\r\n\r\n")
-    config = {"type": "warc", "metadata_fields": ["url", "date"]}
+    config: dict[str, Any] = {"type": "warc", "metadata_fields": ["url", "date"]}
     assert metadata_in(tmp_path / "a.wet", **config) == [
         {"url": "http://example.org/a", "date": "2024-05-06T07:08:09Z"}
     ]
@@ -87,7 +87,7 @@ def test_web_archives_give_address_and_date(tmp_path: Path) -> None:
 def test_wikis_give_the_title(tmp_path: Path) -> None:
     page = "<page><title>Some &amp; more</title><ns>0</ns><revision><text>Words.</text></revision>"
     (tmp_path / "a.xml").write_text(f"<mediawiki>\n{page}</page>\n</mediawiki>\n")
-    config = {"type": "mediawiki", "metadata_fields": ["title"]}
+    config: dict[str, Any] = {"type": "mediawiki", "metadata_fields": ["title"]}
     assert metadata_in(tmp_path / "a.xml", **config) == [{"title": "Some & more"}]
 
 
