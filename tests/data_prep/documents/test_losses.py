@@ -1,7 +1,9 @@
 """What cannot be read is counted in bytes: too much stops the job, little is a warning."""
 
+import bz2
 import gzip
 import json
+import lzma
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,18 @@ def _parquet(texts: list[str]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
+def _arrow(texts: list[str]) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"text": texts})
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=5)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _csv(texts: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in ["text", *texts]).encode()
+
+
 def _warc(texts: list[str]) -> list[bytes]:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
     return [
@@ -42,13 +56,14 @@ WRITERS: dict[str, tuple[str, Callable[[list[str]], bytes]]] = {
     ".jsonl": ("jsonl", _jsonl),
     ".jsonl.gz": ("jsonl", lambda texts: gzip.compress(_jsonl(texts))),
     ".jsonl.zst": ("jsonl", lambda texts: zstandard.compress(_jsonl(texts))),
+    ".jsonl.bz2": ("jsonl", lambda texts: bz2.compress(_jsonl(texts))),
+    ".jsonl.xz": ("jsonl", lambda texts: lzma.compress(_jsonl(texts))),
+    ".csv.gz": ("csv", lambda texts: gzip.compress(_csv(texts))),
+    ".arrow": ("hf_dataset", _arrow),
     ".parquet": ("parquet", _parquet),
     ".warc": ("warc", lambda texts: b"".join(_warc(texts))),
     ".warc.gz": ("warc", lambda texts: b"".join(map(gzip.compress, _warc(texts)))),
 }
-
-
-CUT = [suffix for suffix in WRITERS if suffix != ".parquet"]
 
 
 def write_files(folder: Path, suffix: str, num_files: int = 8) -> list[Path]:
@@ -62,7 +77,7 @@ def write_files(folder: Path, suffix: str, num_files: int = 8) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("suffix", CUT)
+@pytest.mark.parametrize("suffix", WRITERS)
 def test_half_of_the_files_cut_short_stop_the_job(tmp_path: Path, suffix: str) -> None:
     paths = write_files(tmp_path / "raw", suffix)
     for path in paths[:4]:
@@ -74,7 +89,7 @@ def test_half_of_the_files_cut_short_stop_the_job(tmp_path: Path, suffix: str) -
     assert sorted(losses.cut_files) == [str(path) for path in paths[:4]]
     assert 0.4 < losses.lost_bytes / losses.total_bytes < 0.6
     # The records alone would not stop it.
-    assert losses.num_bad <= 0.05 * losses.num_records or suffix in (".jsonl", ".warc")
+    assert losses.num_bad <= 0.05 * losses.num_records or suffix in (".jsonl", ".warc", ".arrow")
     with pytest.raises(UserError, match=r"'forum'.*max_bad_share \(5.0%\)") as error:
         check_bad_share(result, 0.05)
     assert all(str(path) in str(error.value) for path in paths[:4])
@@ -82,7 +97,7 @@ def test_half_of_the_files_cut_short_stop_the_job(tmp_path: Path, suffix: str) -
     check_bad_share(result, 0.7)
 
 
-@pytest.mark.parametrize("suffix", CUT)
+@pytest.mark.parametrize("suffix", WRITERS)
 def test_a_file_without_its_last_bytes_is_a_warning(
     tmp_path: Path, suffix: str, logged: list[str]
 ) -> None:
