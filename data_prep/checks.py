@@ -20,7 +20,12 @@ from data_prep.documents.ingest import IngestStage
 from data_prep.engine.stage import Stage
 from data_prep.filters.custom import PythonFilterConfig, ScoreFilterConfig, imported
 from data_prep.filters.quality import FiltersConfig
-from data_prep.first_records import FirstOfFiles, FirstRecords, first_of_files
+from data_prep.first_records import (
+    MAX_EVALUATION_FILES,
+    FirstOfFiles,
+    FirstRecords,
+    first_of_files,
+)
 from data_prep.folders import folder_problems, own_files_matched, space_notice
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
@@ -167,7 +172,7 @@ def _evaluation(findings: Findings) -> Iterator[str]:
         files = rules.evaluation[name].files
         yield from own_files_matched(findings.config, f"{where}.files", files)
         for reader in readers:
-            found = first_of_files(reader, where, findings.max_document_bytes)
+            found = first_of_files(reader, where, findings.max_document_bytes, MAX_EVALUATION_FILES)
             findings.evaluation.setdefault(name, []).append(found)
             yield from found.problems
             for records in found.read:

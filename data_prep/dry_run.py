@@ -39,8 +39,8 @@ def describe(config: DataConfig) -> str:
         *_sources(config, findings, sizes),
         *_evaluation(config, findings),
         "",
-        f"checked: the first bytes of up to {MAX_KINDS} files of each source and evaluation set, "
-        f"and the first records of up to {MAX_READ}",
+        f"checked: the first bytes of up to {MAX_KINDS} files of each source, and the first "
+        f"records of up to {MAX_READ}",
         f"at most about {tokens / 1e6:,.1f} million tokens in {rows:,.0f} rows of "
         f"{config.pack.row_tokens} ({config.pack.mode}), if the files are not compressed and "
         "nothing is dropped",

@@ -1,7 +1,8 @@
 """The first records of some files of a source or an evaluation set, read before the work.
 
-However many files there are, the first bytes of `MAX_KINDS` are looked at, and the first records of
-`MAX_READ`, spread over the list: seconds, also at URLs.
+However many files a source has, the first bytes of `MAX_KINDS` are looked at, and the first records
+of `MAX_READ`, spread over the list: seconds, also at URLs. Of an evaluation set, whose files are
+small, `MAX_EVALUATION_FILES` are read.
 """
 
 import time
@@ -19,8 +20,10 @@ from data_prep.readers.files import SourceFile, list_files
 from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.signatures import check_format
 
-MAX_KINDS, MAX_READ = 16, 3
+MAX_KINDS, MAX_READ, MAX_EVALUATION_FILES = 16, 3, 100
 _FILES_AT_ONCE = 16
+_MOST_SHOWN = 3
+"""Problems of a source."""
 _DOCUMENTS, _MOST_UNUSED, _MOST_SECONDS = 20, 1000, 5.0
 """Read of a file: up to so many documents, or records that give none."""
 
@@ -86,23 +89,29 @@ class _Unused(BadRecords):
         self.check()
 
 
-def first_of_files(reader: ReaderConfig, where: str, max_document_bytes: int) -> FirstOfFiles:
-    """The first records of the files of `reader`; `where` is its key in the config."""
+def first_of_files(
+    reader: ReaderConfig, where: str, max_document_bytes: int, most_read: int = MAX_READ
+) -> FirstOfFiles:
+    """The first records of up to `most_read` files of `reader`; `where` is its config key."""
     try:
         files = list_files(reader.files, f"{where}.files")
     except UserError as error:
         return FirstOfFiles([], [], [str(error)])
-    kinds = spread(files, MAX_KINDS)
+    kinds = spread(files, max(MAX_KINDS, most_read))
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         problems = list(pool.map(lambda file: _problem_with_kind(file, reader), kinds))
     readable = [f for f, problem in zip(kinds, problems, strict=True) if problem is None]
     read, found = [], [f"{where}: {problem}" for problem in problems if problem is not None]
-    for file in spread(readable, MAX_READ):
+    for file in spread(readable, most_read):
         try:
             read.append(first_records(file, reader, max_document_bytes))
         except Exception as error:
             found.append(f"{where}: {_described(error, file)}")
-    return FirstOfFiles(files, read, list(dict.fromkeys(found)))
+    found = list(dict.fromkeys(found))  # a file may have the same problem twice
+    if len(found) > _MOST_SHOWN:
+        rest = f"{where}: {len(found) - _MOST_SHOWN} more of the opened files cannot be read"
+        found = [*found[:_MOST_SHOWN], rest]
+    return FirstOfFiles(files, read, found)
 
 
 def spread(files: Sequence[SourceFile], most: int) -> list[SourceFile]:

@@ -180,10 +180,17 @@ def test_folders_that_cannot_be_used(tmp_path: Path, folders: dict[str, str], me
     assert any(re.search(message, line) for line in found), found
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
-    (found,) = problems(tmp_path, output=str(tmp_path / "locked/rows"))
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    allowed = os.access
+
+    def access(path: Any, mode: int) -> bool:  # root may write everywhere
+        return path != locked and allowed(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
+    (found,) = problems(tmp_path, output=str(locked / "a/rows"))
+    assert found.startswith("output: ")
     assert "locked cannot be written" in found
 
 
@@ -216,3 +223,21 @@ def test_a_dry_run_shows_the_first_document_of_each_source(tmp_path: Path) -> No
     assert "quiz.jsonl:0: Which one is it?" in shown
     assert "quiz.jsonl:0: This one." in shown
     assert not (tmp_path / "work").exists()
+
+
+def test_every_file_of_an_evaluation_set_is_checked(tmp_path: Path) -> None:
+    for number in range(30):
+        key = "question" if number == 7 else "text"
+        written(tmp_path / "exam", [{key: "one two three"}], f"{number:02d}.jsonl")
+    exam = {"type": "jsonl", "files": [str(tmp_path / "exam/*.jsonl")]}
+    (found,) = problems(tmp_path, decontaminate={"evaluation": {"exam": exam}})
+    assert "07.jsonl: no text to look for" in found
+
+
+def test_many_files_of_the_wrong_kind_are_a_few_lines(tmp_path: Path) -> None:
+    for number in range(30):
+        written(tmp_path / "raw", [{"text": "a"}], f"{number:02d}.jsonl")
+    reader = {"type": "parquet", "files": [str(tmp_path / "raw/*.jsonl")]}
+    found = problems(tmp_path, sources={"a": {"reader": reader}})
+    assert len(found) == 4
+    assert "13 more of the opened files cannot be read" in found[-1]
