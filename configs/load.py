@@ -65,10 +65,8 @@ def _list_fields(schema: type[BaseModel]) -> frozenset[str]:
     """The fields of a schema that hold a list of any length, for which one value may stand."""
 
     def is_list(annotation: Any) -> bool:
-        arguments = typing.get_args(annotation)
-        if typing.get_origin(annotation) is tuple:
-            return len(arguments) == 2 and arguments[1] is Ellipsis
-        if typing.get_origin(annotation) is list:
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if origin is list or (origin is tuple and arguments[1:] == (Ellipsis,)):
             return True
         # Of a union, only "a list or nothing".
         return bool(arguments) and all(a is type(None) or is_list(a) for a in arguments)
@@ -231,6 +229,9 @@ def _describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             yield f"{name}: unknown key{hint}"
         elif item["type"] == "missing":
             yield f"{name}: required, but missing"
+        elif item["type"] == "too_short" and item["ctx"]["actual_length"] == 0:
+            if not item["input"]:  # else each of its values has an error of its own
+                yield f"{name}: empty; give at least {item['ctx']['min_length']}"
         elif item["type"] == "value_error":
             yield f"{name}: {item['ctx']['error']}"
         else:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from configs.load import Config, ConfigError, fingerprint, load, validate
 from configs.paths import ConfigPath, ConfigPathText, expanded
@@ -11,6 +12,7 @@ from configs.paths import ConfigPath, ConfigPathText, expanded
 
 class Paths(Config):
     output: ConfigPath
+    sources: tuple[ConfigPathText, ...] = Field(default=("a",), min_length=1)
     files: tuple[ConfigPathText, ...] = ()
     numbers: tuple[int, ...] | None = None
     either: str | tuple[str, ...] = "x"
@@ -72,6 +74,13 @@ def test_configs_hold_the_expanded_paths(tmp_path: Path) -> None:
     assert config.files == ("/data/corpus/*.txt",)
     assert config.numbers == (3,)
     assert config.either == "one"
+
+
+def test_an_empty_list_is_a_plain_error() -> None:
+    with pytest.raises(ConfigError, match=r"1 error.*\n  sources: empty; give at least 1"):
+        validate({"output": "a", "sources": []}, Paths, "a.yaml")
+    with pytest.raises(ConfigError, match=r"1 error.*\n  sources\.0: .*not set"):
+        validate({"output": "a", "sources": ["$MISSING"]}, Paths, "a.yaml")
 
 
 def test_one_value_does_not_stand_for_a_list_of_fixed_length() -> None:
