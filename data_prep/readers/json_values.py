@@ -33,7 +33,10 @@ _VALUE_STARTS = (b"{", b"[", b'"')
 _MARK = re.compile(rb'["{}\[\]]')
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SCALAR = re.compile(rb'[^\s,{}\[\]"]*+')
-_NEXT_RECORD = re.compile(rb'(?:\}\s{0,200},?\s{0,200}|\n[ \t]{0,200})(?=\{\s{0,200}["}])')
+_NEXT_RECORD = re.compile(rb'(?:\}\s{0,200}+,?\s{0,200}+|\n[ \t]{0,200}+)(?=\{\s{0,200}+["}])')
+_WARY_BYTES, _FEWEST_BYTES = 1 << 20, 1 << 12
+"""After something that is not JSON, how far the end of a record is looked for, unless longer ones
+were read. Otherwise each of many records without an end would cost reading the rest of the file."""
 _OVERLAP_BYTES = 1 << 10
 """More than `_NEXT_RECORD` and scalars take."""
 _WRAPPER = re.compile(rb'\{\s*"([^"\\]{1,100})"\s*:\s*\[\s*\{')
@@ -61,7 +64,7 @@ def layout_of(head: bytes, is_whole: bool) -> Layout | None:
         return Layout.LINES
     if head.startswith(b"["):
         return Layout.VALUES
-    end = _ValueScanner().end_of_value(head)
+    end = _ValueScanner().end_of_value(head, len(head))
     if b"\n" in head[:end]:
         has_whole_line = re.search(rb'\n\{"[^\n]*\}\r?\n', head) is not None
         return Layout.LINES if has_whole_line else Layout.VALUES
@@ -88,21 +91,24 @@ class _ValueScanner:
         self._depth = self._searched = 0
         self._in_string = False
 
-    def end_of_value(self, content: bytes | bytearray) -> int | None:
-        """The end of the value (object, array or string) at the start of `content`; None if it is
-        not there yet: called again with more content, the search continues."""
-        at = self._searched
-        while at < len(content):
+    def end_of_value(self, content: bytes | bytearray, most_bytes: int) -> int | None:
+        """The end of the value (object, array or string) at the start of `content`, if it is within
+        `most_bytes`; None if it is not there yet: called again with more content, the search
+        continues."""
+        at, size = self._searched, min(len(content), most_bytes)
+        while at < size:
             if self._in_string:
-                found = _IN_STRING.match(content, at)
+                found = _IN_STRING.match(content, at, size)
                 at = found.end() if found else at
-                if content[at : at + 1] != b'"':  # a lone backslash, or no more content
+                if (
+                    at >= size or content[at : at + 1] != b'"'
+                ):  # a lone backslash, or no more content
                     break
                 self._in_string = False
                 at += 1
             else:
-                mark = _MARK.search(content, at)
-                at = mark.end() if mark else len(content)
+                mark = _MARK.search(content, at, size)
+                at = mark.end() if mark else size
                 if mark is None:
                     break
                 if mark[0] == b'"':
@@ -127,6 +133,8 @@ class JsonValues:
         self._in_array = False
         self._damage: Damage | None = None
         """Where the content that was read ends."""
+        self._num_failures = self._longest = 0
+        """How many values in a row are not JSON; the longest that is."""
 
     def records(self) -> Iterator[JsonRecord]:
         """The records; what is not JSON, and damage, is counted."""
@@ -164,6 +172,7 @@ class JsonValues:
             except ValueError:
                 self._skip_to_record(is_cut=False)
                 continue
+            self._num_failures, self._longest = 0, max(self._longest, end)
             self._drop(end)
             if not is_skipped:
                 yield JsonRecord(offset, raw, *parsed)
@@ -198,9 +207,9 @@ class JsonValues:
         """The end of the value that starts here; None if it has none, or is too long."""
         end: int | None
         if self._held.startswith(_VALUE_STARTS):
-            scanner = _ValueScanner()
-            while (end := scanner.end_of_value(self._held)) is None:
-                if len(self._held) >= self._bad.max_raw_bytes or not self._more():
+            scanner, most_bytes = _ValueScanner(), self._most_bytes()
+            while (end := scanner.end_of_value(self._held, most_bytes)) is None:
+                if len(self._held) >= most_bytes or not self._more():
                     return None
             return end
         while True:
@@ -209,9 +218,20 @@ class JsonValues:
             if end < len(self._held) or end >= _OVERLAP_BYTES or not self._more():
                 return end
 
+    def _most_bytes(self) -> int:
+        """How long a value may be: after the first, second, fourth, ... failure in a row much
+        longer than those that were read."""
+        failures = self._num_failures
+        if not failures:
+            return self._bad.max_raw_bytes
+        is_power_of_two = failures & (failures - 1) == 0
+        fewest = _WARY_BYTES if is_power_of_two else _FEWEST_BYTES
+        return min(max(fewest, 2 * self._longest), self._bad.max_raw_bytes)
+
     def _skip_to_record(self, is_cut: bool) -> None:
         """Skips to where the next record may start; counts what is skipped. `is_cut` says that it
         is the end of a cut file if no record starts any more."""
+        self._num_failures += 1
         start, searched, is_end = self._offset, 1, False
         is_too_long = False
         while (found := _NEXT_RECORD.search(self._held, searched)) is None and not is_end:

@@ -112,6 +112,16 @@ def test_a_missing_quote_or_bracket_costs_the_records_it_is_in(tmp_path: Path, l
         assert bad.num_bytes.total() > 10
 
 
+def test_many_records_without_an_end_cost_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        '[{"text": "one"},\n' + '{"text": {"more": "x"},\n' * 2_000 + '{"text": "two"}]'
+    )
+    documents, bad = read(path, type="jsonl")
+    assert [text for text, _ in documents] == ["one", "two"]
+    assert bad.counts == {"not JSON": 2_000}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_that_is_cut_is_reported_as_such(tmp_path: Path, layout: str) -> None:
     content = LAYOUTS[layout](RECORDS).encode()
