@@ -110,6 +110,8 @@ class ZstandardFrames:
 def needs_dictionary(head: bytes) -> bool:
     """Whether a file that starts with `head` is a zstandard frame for a dictionary that the file
     itself does not hold."""
+    if not head.startswith(_ZSTANDARD_MAGIC):  # a skippable frame may hold the dictionary
+        return False
     try:
         return bool(zstandard.get_frame_parameters(head).dict_id)
     except zstandard.ZstdError:
