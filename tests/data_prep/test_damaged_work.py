@@ -58,6 +58,8 @@ def test_no_file_in_a_work_folder_is_a_pickle(made: Path) -> None:
         ".parquet",
         ".ledger",
         ".removed",
+        ".sets",
+        ".texts",
         ".u64",
     }
     for path in (made / "work").rglob("*.npy"):

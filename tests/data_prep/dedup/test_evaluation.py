@@ -142,3 +142,19 @@ def test_bad_records_and_text_numbers_are_kept(tmp_path: Path) -> None:
     assert counts["bad"] == {"not JSON": 1}
     assert counts["names"] == [QUESTION, ANSWER]
     assert np.load(tmp_path / "evaluation-quiz-000000.short.npy")[3].tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "hf_dataset"])
+def test_lists_and_nested_columns_are_texts(tmp_path: Path, kind: str) -> None:
+    answers = [{"text": [ANSWER, "no"]}]
+    table = pa.table({"choices": [[QUESTION, ANSWER, "yes"]], "answers": answers})
+    path = tmp_path / "quiz.file"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    reader = {"type": kind, "files": [str(path)]}
+    choices, answer = run(tmp_path, rules_of(reader, "choices", "answers.text"))
+    assert choices["names"] == [QUESTION, ANSWER, "yes"]
+    assert answer["names"] == [ANSWER, "no"]
