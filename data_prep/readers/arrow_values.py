@@ -20,6 +20,9 @@ _OFFSET_LISTS = (pa.types.is_list, pa.types.is_large_list)
 _VIEW_LISTS = (pa.types.is_list_view, pa.types.is_large_list_view)
 _LISTS = (*_OFFSET_LISTS, *_VIEW_LISTS, pa.types.is_fixed_size_list)
 
+_FEW_USED = 4
+"""Share of a dictionary below which its values are converted one by one, as 1 / _FEW_USED."""
+
 
 def is_bytes(kind: pa.DataType) -> bool:
     """Whether the values of a type are strings or binary."""
@@ -78,11 +81,16 @@ def _bytes_in(array: pa.Array) -> list[Any]:
 
 def _dictionary_values(array: pa.Array) -> Iterator[Any]:
     array.indices.validate(full=True)
-    values = list(values_of(array.dictionary))
-    for index in array.indices.to_pylist():
-        if index is not None and not 0 <= index < len(values):
-            raise pa.ArrowInvalid(f"index {index} into a dictionary of {len(values)} values")
-        yield None if index is None else values[index]
+    indices, dictionary = array.indices.to_pylist(), array.dictionary
+    used = {index for index in indices if index is not None}
+    if any(not 0 <= index < len(dictionary) for index in used):
+        raise pa.ArrowInvalid(f"an index beyond the {len(dictionary)} values of a dictionary")
+    values: Any = {None: None}
+    if len(used) * _FEW_USED < len(dictionary):
+        values |= {index: next(values_of(dictionary.slice(index, 1))) for index in used}
+    else:
+        values |= enumerate(values_of(dictionary))
+    yield from map(values.__getitem__, indices)
 
 
 def _repeated_values(array: pa.Array) -> Iterator[Any]:

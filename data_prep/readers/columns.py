@@ -7,9 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from configs.load import UserError
 from data_prep.readers.arrow_paths import ArrowPath, find_field, is_text, text_fields
-from data_prep.readers.arrow_values import text_values, values_of
+from data_prep.readers.arrow_values import is_bytes, text_values, values_of
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.fields import MISSING, field_of, texts_in
@@ -20,8 +19,8 @@ from data_prep.readers.reader import NoFieldError, RecordsConfig
 
 ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; a bare OSError too, see `compression.is_damage`."""
-_SLICE_ROWS = 1024
-"""Rows that are converted at once. Damage costs the rest of its slice."""
+_SLICE_ROWS, _SLICE_BYTES = 1024, 1 << 25
+"""Rows, and about how many bytes of them, that are converted at once. Damage costs its slice."""
 _MOST_SHOWN = 30
 
 
@@ -48,12 +47,6 @@ class Columns:
             + (f" (did you mean {meant!r}?)" if meant else "")
             + f"; it has {shown or 'no columns'}: set the reader's text_field and id_field"
         )
-
-    def check_names(self, available: Sequence[str], path: str) -> None:
-        """Raises UserError unless the file at `path`, with the `available` columns, has these."""
-        for name in (self.text, self.id):
-            if name is not None and name not in available:
-                raise UserError(self.no_field(name, available, path))
 
     def in_schema(self, schema: pa.Schema, file: SourceFile) -> "ArrowColumns":
         """These columns in an Arrow file. Raises UserError if two have the same name."""
@@ -118,8 +111,9 @@ class ArrowColumns:
     ) -> Iterator[Document]:
         """The documents of a batch that starts at row `first_row` of the file; what is damaged is
         counted with `row_bytes` for each row, and reading continues after it."""
-        for start in range(0, batch.num_rows, _SLICE_ROWS):
-            rows = batch.slice(start, _SLICE_ROWS)
+        num_rows = self._slice_rows(batch)
+        for start in range(0, batch.num_rows, num_rows):
+            rows = batch.slice(start, num_rows)
             at = first_row + start
             try:
                 for row, (value, own_id, metadata) in enumerate(self._records(rows), at):
@@ -132,6 +126,14 @@ class ArrowColumns:
                     raise
                 lost = round(rows.num_rows * row_bytes)
                 bad.add_damage(self._file.path, at, "damaged column", str(error), lost)
+
+    def _slice_rows(self, batch: pa.RecordBatch) -> int:
+        assert self.text is not None
+        column = batch.column(self.text.column)
+        if not is_bytes(column.type):  # elsewhere values may be shared
+            return _SLICE_ROWS
+        row_size: int = column.nbytes // max(batch.num_rows, 1)
+        return max(1, min(_SLICE_ROWS, _SLICE_BYTES // max(row_size, 1)))
 
     def _records(self, rows: pa.RecordBatch) -> Iterator[tuple[Any, Any, Metadata | None]]:
         """(content of the text, own id, metadata) of every row; all are checked before the first is

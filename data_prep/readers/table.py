@@ -2,35 +2,64 @@
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
+
+from pydantic import ConfigDict, Field
 
 from configs.load import UserError
 from data_prep.readers.archives import ArchiveReader
 from data_prep.readers.columns import Columns
 from data_prep.readers.content import Content, open_content
 from data_prep.readers.document import BadRecords, Document
+from data_prep.readers.encodings import Encoding
 from data_prep.readers.files import SourceFile, Span
+from data_prep.readers.json_parser import CUT_RECORD
+from data_prep.readers.likely_encoding import why_not_utf_8
 from data_prep.readers.lines import LineFiles
-from data_prep.readers.metadata import metadata_of
-from data_prep.readers.reader import Reader, RecordsConfig
+from data_prep.readers.reader import NoFieldError, Reader, RecordsConfig
+from data_prep.readers.table_dialect import (
+    MAX_FIELDS,
+    TOO_MANY_FIELDS,
+    Dialect,
+    decoded,
+    reason_of,
+)
+from data_prep.readers.table_lines import has_only_returns, table_lines
+from data_prep.readers.table_records import TableRecord, TableRecords
 
-_MAX_FIELDS = 4_000_000
-"""Of a record: each is an object, even if it is empty."""
-_TOO_MANY_FIELDS = f"more than {_MAX_FIELDS:,} fields"
+_HEAD_BYTES = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class TableReaderConfig(RecordsConfig):
-    """CSV or TSV files with a header line, plain or .gz, .zst, .bz2.
+    """CSV or TSV files, plain, compressed or in archives.
 
     Without `id_field`, ids are FILE:LINE, or FILE:OFFSET if `quoted_newlines` is false.
     """
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     type: Literal["csv", "tsv"]
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """What separates fields; by default a comma (csv) or a tab (tsv)."""
+    quoting: Literal["standard", "none"] = "standard"
+    """Whether quotes enclose fields (RFC 4180), or are characters like others, as in GLUE's TSV."""
+    quote: str = Field('"', min_length=1, max_length=1)
+    """The character that encloses fields."""
+    escape: Literal["doubled", "backslash"] = "doubled"
+    """How a quote within quotes is written: doubled, or after a backslash, which then makes a
+    character of whatever follows it."""
+    header: Literal["present", "none"] | tuple[str, ...] = "present"
+    """Whether the first record holds the names of the columns; for files without such a record, the
+    names, or `none`: `text_field` and `id_field` are numbers then, from 1."""
+    encoding: Encoding | None = None
+    """Encoding of the files, such as cp1252 or utf-16; by default a byte order mark decides, or
+    else UTF-8."""
     quoted_newlines: bool = True
     """Whether a quoted field may hold newlines. Only reading a file from its start distinguishes a
-    line inside quotes from a record, so such a file is one part; with false, every line is a
-    record, and a large file is cut into parts."""
+    line inside quotes from a record, so such a file is one part; with false, or without quoting,
+    every line is a record, and a large file is cut into parts."""
 
     def build(self) -> Reader:
         """The reader."""
@@ -38,165 +67,199 @@ class TableReaderConfig(RecordsConfig):
 
 
 class TableReader:
-    """Reads CSV (commas) and TSV (tabs), quoted as in RFC 4180."""
+    """Reads CSV and TSV."""
 
     def __init__(self, config: TableReaderConfig, files: LineFiles | None = None) -> None:
         self._columns = Columns.of(config)
-        self._quoted_newlines = config.quoted_newlines
-        self._delimiter = "," if config.type == "csv" else "\t"
-        self._files = files or LineFiles()
+        self._header = config.header
+        self._has_backslashes = config.escape == "backslash"
+        quote = config.quote if config.quoting == "standard" else None
+        delimiter = config.delimiter or {"csv": ",", "tsv": "\t"}[config.type]
+        self._dialect = Dialect(delimiter, quote, self._has_backslashes)
+        self._lines_are_records = not config.quoted_newlines or (
+            quote is None and not self._has_backslashes
+        )
+        self._files = files or LineFiles(encoding=config.encoding)
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges if every line is a record, else the whole file."""
-        if self._quoted_newlines:
-            return [Span(file, 0, file.num_bytes)]
-        return self._files.spans(file, part_bytes)
+        spans = [Span(file, 0, file.num_bytes)]
+        with open_content(file, self._files.encoding) as content:
+            if self._reads_lines(content):
+                spans = self._files.spans(file, part_bytes)
+            self._check_header(content, spans)
+        return spans
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents. Bad records are counted at their line numbers, or at their offsets if
         every line is a record."""
-        csv.field_size_limit(min(bad.max_document_bytes, sys.maxsize))  # its default is 128 KB
-        with open_content(span.file, self._files.encoding) as content:
-            if self._quoted_newlines:
-                lines = (line for _, line in self._files.lines_in(content, span, bad))
-                records = self._records(lines, span.file.path, bad)
-            else:
-                records = self._records_of_lines(content, span, bad)
-            header: list[str] | None = None
-            for place, row in records:
-                if header is None:
-                    header = row
-                    self._columns.check_names(header, span.file.path)
-                elif (document := self._document(row, header, place, span.file, bad)) is not None:
-                    yield document
+        limit = csv.field_size_limit(min(bad.max_document_bytes, sys.maxsize))  # else 128 KB
+        try:
+            with open_content(span.file, self._files.encoding) as content:
+                if self._reads_lines(content):
+                    yield from self._documents_of_lines(content, span, bad)
+                else:
+                    yield from self._documents(content, span, bad)
+        finally:
+            csv.field_size_limit(limit)
+
+    def _reads_lines(self, content: Content) -> bool:
+        chunk_bytes = self._files.chunk_bytes
+        return self._lines_are_records and not has_only_returns(content, _HEAD_BYTES, chunk_bytes)
+
+    def _check_header(self, content: Content, spans: list[Span]) -> None:
+        """Raises NoFieldError if the first record shows that a column is missing."""
+        head = content.head(_HEAD_BYTES, self._files.chunk_bytes).removeprefix(_BYTE_ORDER_MARK)
+        lines = [decoded(line) for line in head.splitlines(keepends=True)]
+        try:
+            first = next((row for row in self._dialect.rows(lines) if row), None)
+        except csv.Error:
+            return
+        if first is None:
+            return
+        path, names = content.file.path, self._names(first)
+        for name in (self._columns.text, self._columns.id):
+            if name is not None and name not in names:
+                message = self._columns.no_field(name, list(names), path)
+                likely = self._dialect.likely_delimiter(lines[0], name)
+                if likely is not None and self._header == "present":
+                    message += f"; its header looks separated by {likely!r}: set `delimiter`"
+                raise NoFieldError(message, spans)
+            if name is not None and self._names_of(first).count(name) > 1:
+                raise UserError(
+                    f"{path}: has {self._names_of(first).count(name)} columns named {name!r}; "
+                    "rename one, or skip its names by `header`"
+                )
+
+    def _names_of(self, first: list[str]) -> list[str]:
+        if self._header == "present":
+            return first
+        if self._header == "none":
+            return [str(number) for number in range(1, len(first) + 1)]
+        return list(self._header)
+
+    def _names(self, first: list[str]) -> dict[str, int]:
+        """The columns by name, of a file whose first record is `first`."""
+        names = self._names_of(first)
+        return {name: at for at, name in reversed(list(enumerate(names)))}
+
+    def _documents(self, content: Content, span: Span, bad: BadRecords) -> Iterator[Document]:
+        lines = table_lines(content, self._files.chunk_bytes, bad)
+        table = TableRecords(lines, self._dialect, span.file.path, bad)
+        names: dict[str, int] | None = None
+        for record in table.records():
+            if names is None:
+                names = self._names(record.row)
+                table.expect(len(self._names_of(record.row)), names.get(self._columns.text, -1))
+                if self._header == "present":
+                    continue
+                if len(record.row) != len(names):
+                    self._count_short(record, len(names), span.file, bad)
+                    continue
+            document = self._document(record, names, span.file, bad)
+            if document is not None:
+                yield document
+
+    def _count_short(
+        self, record: TableRecord, num_fields: int, file: SourceFile, bad: BadRecords
+    ) -> None:
+        num_bytes, detail = sum(map(len, record.lines)), f"{len(record.row)} fields"
+        bad.add(file.path, record.place, f"not {num_fields} fields", detail, num_bytes)
 
     def _document(
-        self, row: list[str], header: list[str], place: int, file: SourceFile, bad: BadRecords
+        self, record: TableRecord, names: Mapping[str, int], file: SourceFile, bad: BadRecords
     ) -> Document | None:
-        """The document of a row; None, counted in `bad`, if the row is damaged."""
-        if len(row) != len(header):
-            bad.add(file.path, place, f"not {len(header)} fields", f"{len(row)} fields")
+        """The document of a record; None, counted in `bad`, if its text cannot be used."""
+        place, row, columns = record.place, record.row, self._columns
+        at = names.get(columns.text)
+        num_bytes = sum(map(len, record.lines))
+        if at is None:
+            reason = f"the field {columns.text!r} is missing"
+            bad.add(file.path, place, reason, f"columns: {', '.join(names)}", num_bytes)
             return None
-        text = row[header.index(self._columns.text)]
+        text = row[at]
         if not _is_unicode(text):
-            bad.add(file.path, place, "not UTF-8")
+            bad.add(file.path, place, why_not_utf_8(b"".join(record.lines)), "", num_bytes)
             return None
         if bad.has_nul(text, file.path, place):
             return None
-        id_field = self._columns.id
-        own_id = f"{file.name}:{place}" if id_field is None else row[header.index(id_field)]
-        fields = self._columns.metadata
-        metadata = metadata_of(dict(zip(header, row, strict=True)), fields) if fields else None
+        own_id = f"{file.name}:{place}"
+        if columns.id is not None and columns.id in names:
+            own_id = _printable(row[names[columns.id]])
+        metadata = None
+        if columns.metadata:
+            found = [name for name in columns.metadata if name in names]
+            metadata = {name: _printable(row[names[name]]) for name in found}
         return Document(text, own_id, place, metadata)
 
-    def _records(
-        self, lines: Iterator[bytes], path: str, bad: BadRecords
-    ) -> Iterator[tuple[int, list[str]]]:
-        """(number of the last line, fields) of every record that is not empty, header included."""
-        decoded = _DecodedLines(lines, self._delimiter.encode(), bad.max_raw_bytes)
-        rows = csv.reader(decoded, delimiter=self._delimiter, strict=True)
-        while True:
-            decoded.num_quotes = decoded.num_bytes = decoded.num_fields = 0
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                bad.add(path, decoded.num_lines, *_reason(error), decoded.num_bytes)
-                if _is_too_long(error):
-                    decoded.skip_to_end_of_quotes()
-                continue
-            if row:
-                yield decoded.num_lines, row
-
-    def _records_of_lines(
+    def _documents_of_lines(
         self, content: Content, span: Span, bad: BadRecords
-    ) -> Iterator[tuple[int, list[str]]]:
-        """(offset, fields) of the file's header and of every line that starts in the span."""
+    ) -> Iterator[Document]:
+        """The documents of a file of which every line is a record; those that start in the span."""
         path = span.file.path
         whole = Span(span.file, 0, span.file.num_bytes)
         # Damage before the end of the header is counted below, by the span in which it is.
         # A member of an archive is read once, by one span.
         counted = bad if content.is_member else BadRecords("skip")
         lines = self._files.lines_in(content, whole, counted)
-        header_at, header = next((found for found in lines if found[1].strip()), (0, b""))
-        if header:
-            try:
-                yield header_at, self._fields(header, "utf-8-sig")
-            except csv.Error as error:
-                raise UserError(f"{path}: its header line is no record: {error}") from None
+        first_at, first = next((found for found in lines if found[1].strip()), (0, b""))
+        if not first:
+            return
+        try:
+            header = self._fields(first.removeprefix(_BYTE_ORDER_MARK))
+        except csv.Error as error:
+            raise UserError(f"{path}: its header line is no record: {error}") from None
+        names, num_fields = self._names(header), len(self._names_of(header))
+        if self._header != "present" and (span.start == 0 or content.is_member):
+            record = self._of_line(first_at, first, num_fields, span.file, bad)
+            document = record and self._document(record, names, span.file, bad)
+            if document:
+                yield document
         if not content.is_member:
             lines = self._files.lines_in(content, span, bad)
         for offset, line in lines:
-            if offset > header_at and line.strip():
-                try:
-                    row = self._fields(line)
-                except csv.Error as error:
-                    bad.add(path, offset, *_reason(error), len(line))
-                    continue
-                yield offset, row
+            if offset > first_at and line.strip():
+                record = self._of_line(offset, line, num_fields, span.file, bad)
+                document = record and self._document(record, names, span.file, bad)
+                if document:
+                    yield document
 
-    def _fields(self, line: bytes, encoding: str = "utf-8") -> list[str]:
-        if line.count(self._delimiter.encode()) > _MAX_FIELDS:
-            raise csv.Error(_TOO_MANY_FIELDS)
-        if line.count(b'"') % 2:
+    def _of_line(
+        self, offset: int, line: bytes, num_fields: int, file: SourceFile, bad: BadRecords
+    ) -> TableRecord | None:
+        """The record of a line; None, counted in `bad`, if it has none."""
+        try:
+            row = self._fields(line.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else line)
+            if len(row) == num_fields:
+                return TableRecord(offset, row, [line])
+            reason, detail = f"not {num_fields} fields", f"{len(row)} fields"
+        except csv.Error as error:
+            reason, detail = reason_of(error), str(error)
+        is_cut = not line.endswith((b"\n", b"\r"))
+        if is_cut and reason != "longer than max_document_mb":
+            bad.add_cut(file.path, offset, CUT_RECORD, f"{reason}: {detail}", len(line))
+        else:
+            bad.add(file.path, offset, reason, detail, len(line))
+        return None
+
+    def _fields(self, line: bytes) -> list[str]:
+        if line.count(self._dialect.delimiter.encode()) > MAX_FIELDS:
+            raise csv.Error(TOO_MANY_FIELDS)
+        quote = None if self._has_backslashes else self._dialect.quote
+        if quote is not None and line.count(quote.encode()) % 2:
             raise csv.Error("an odd number of quotes: a quoted field seems to hold a newline")
-        text = line.decode(encoding, "surrogateescape")
-        return next(csv.reader((text,), delimiter=self._delimiter, strict=True))
+        row: list[str] = next(self._dialect.rows((decoded(line),)))
+        return row
 
 
-class _DecodedLines:
-    """Lines as text. Bytes that are not UTF-8 become surrogates, which the reader finds later."""
-
-    def __init__(self, lines: Iterator[bytes], delimiter: bytes, max_bytes: int) -> None:
-        self._lines, self._delimiter, self._max_bytes = lines, delimiter, max_bytes
-        self._encoding = "utf-8-sig"
-        self._is_skipping = False
-        self.num_lines = 0
-        """Lines read so far."""
-        self.num_quotes = 0
-        """Quotes in the lines read since it was set to 0; the same for the two below."""
-        self.num_bytes = 0
-        self.num_fields = 0
-        """Delimiters, also those in quotes."""
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.num_lines += 1
-        self.num_quotes += line.count(b'"')
-        self.num_bytes += len(line)
-        self.num_fields += line.count(self._delimiter)
-        if not self._is_skipping and self.num_bytes > self._max_bytes:
-            raise csv.Error("the record is larger than the field limit times eight")
-        if not self._is_skipping and self.num_fields > _MAX_FIELDS:
-            raise csv.Error(_TOO_MANY_FIELDS)
-        text = line.decode(self._encoding, "surrogateescape")
-        self._encoding = "utf-8"
-        return text
-
-    def skip_to_end_of_quotes(self) -> None:
-        """Skips lines until every quote is closed: the rest of a record."""
-        self._is_skipping = True
-        while self.num_quotes % 2 and next(self, None) is not None:
-            continue
-        self._is_skipping = False
-
-
-def _is_too_long(error: csv.Error) -> bool:
-    return "field limit" in str(error) or str(error) == _TOO_MANY_FIELDS
-
-
-def _reason(error: csv.Error) -> tuple[str, str]:
-    reason = "longer than max_document_mb" if _is_too_long(error) else "damaged quoting"
-    return reason, str(error)
+def _printable(value: str) -> str:
+    """A value that can be written: what is not UTF-8 is escaped."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_unicode(text: str) -> bool:
     try:
-        text.encode("utf-8")
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
