@@ -79,7 +79,7 @@ def test_a_table_without_the_column_is_an_error(tmp_path: Path, kind: str) -> No
         path.write_text("question,answer\na b,c\n")
     else:
         pq.write_table(pa.table({"question": ["a b"], "answer": ["c"]}), path)
-    with pytest.raises(UserError, match=r"no column 'text'; it has question, answer"):
+    with pytest.raises(UserError, match=r"no column 'text'.* it has .*question"):
         run(tmp_path, rules_of({"type": kind, "files": [str(path)]}))
 
 
