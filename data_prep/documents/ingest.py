@@ -27,6 +27,7 @@ from data_prep.documents.source_files import source_files
 from data_prep.documents.tally import Tally
 from data_prep.documents.treatment import NOT_SAMPLED, Treatment, treatments
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
+from data_prep.filters.custom import check_functions
 from data_prep.filters.quality import FiltersConfig
 from data_prep.filters.statistics import FilterStatistics
 from data_prep.filters.verdicts import KEPT
@@ -168,6 +169,8 @@ def ingest_stage(
     `filters` are the limits of each source; `scrub` and the normal `form` are those of sources that
     do not set them. UserError for sources without files.
     """
+    if not plan:
+        check_functions([custom for limits in filters.values() for custom in limits.custom])
     parts = list(_parts_in(plan, sources)) if plan else []
     inputs: dict[str, str] = dict(plan["inputs"]) if plan else {}
     for name, files in ({} if plan else source_files(sources)).items():

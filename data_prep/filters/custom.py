@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -244,6 +244,13 @@ def _imported(function: str, sha256: str) -> Any:
     if not callable(found):
         raise UserError(f"filter {function}: {path} has no function {name!r}")
     return found
+
+
+def check_functions(filters: Iterable[ScoreFilterConfig | PythonFilterConfig]) -> None:
+    """UserError for a Python function that cannot be imported or called."""
+    for custom in filters:
+        if isinstance(custom, PythonFilterConfig):
+            imported(custom.function)
 
 
 def settings_of(filters: Sequence[ScoreFilterConfig | PythonFilterConfig]) -> list[dict[str, Any]]:
