@@ -39,7 +39,8 @@ class Columns:
 
     def no_field(self, name: str, available: Sequence[str], path: str) -> str:
         """The message for a file at `path` that has no column `name`."""
-        shown = ", ".join(available[:_MOST_SHOWN]) + (", ..." * (len(available) > _MOST_SHOWN))
+        names = [name if len(name) <= 40 else f"{name[:40]}..." for name in available]
+        shown = ", ".join(names[:_MOST_SHOWN]) + (", ..." * (len(available) > _MOST_SHOWN))
         close = difflib.get_close_matches(name.lower(), [n.lower() for n in available], 1, 0.6)
         meant = next((n for n in available if close and n.lower() == close[0]), None)
         return (

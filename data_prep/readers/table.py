@@ -1,6 +1,7 @@
 """CSV and TSV files: a column of texts."""
 
 import csv
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -120,11 +121,15 @@ class TableReader:
         path, names = content.file.path, self._names(first)
         for name in (self._columns.text, self._columns.id):
             if name is not None and name not in names:
-                message = self._columns.no_field(name, list(names), path)
                 likely = self._dialect.likely_delimiter(lines[0], name)
                 if likely is not None and self._header == "present":
-                    message += f"; its header looks separated by {likely!r}: set `delimiter`"
-                raise NoFieldError(message, spans)
+                    raise NoFieldError(
+                        f"{path}: no column {name!r}; its header looks separated by {likely!r}: "
+                        f"set `delimiter: {json.dumps(likely)}`",
+                        spans,
+                    )
+                message = self._columns.no_field(name, list(names), path)
+                raise NoFieldError(f"{message}; without a header, set `header`", spans)
             if name is not None and self._names_of(first).count(name) > 1:
                 raise UserError(
                     f"{path}: has {self._names_of(first).count(name)} columns named {name!r}; "
@@ -254,7 +259,7 @@ class TableReader:
 
 def _printable(value: str) -> str:
     """A value that can be written: what is not UTF-8 is escaped."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_unicode(text: str) -> bool:

@@ -139,8 +139,8 @@ class TableRecords:
         lost, self._lines = self._lines, []
         self._put_back(lost[1:])
         skipped: list[bytes] = []
-        # Without lines: after damage of the file. A line of a table in which fields hold newlines may
-        # be the start of such a field, whose quote is missing.
+        # Without lines: after damage of the file. Where fields hold newlines, a line may be the
+        # start of such a field, whose quote is missing.
         if len(lost) != 1 or self._ahead.has_newlines:
             limit = csv.field_size_limit(sys.maxsize)
             skipped = self._ahead.skip_to_boundary(len(lost) - 2)

@@ -58,7 +58,9 @@ def plain_sentence(generate: random.Random) -> str:
 def table_of(texts: list[str], **dialect: Any) -> list[bytes]:
     """The header and a record for each text, as a program writes them."""
     records = []
-    for row in [["id", "text", "n"], *([n, text, n % 7] for n, text in enumerate(texts))]:
+    rows: list[list[Any]] = [["id", "text", "n"]]
+    rows += [[n, text, n % 7] for n, text in enumerate(texts)]
+    for row in rows:
         record = io.StringIO()
         csv.writer(record, **dialect).writerow(row)
         records.append(record.getvalue().encode())
