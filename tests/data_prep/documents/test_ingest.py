@@ -1,12 +1,15 @@
 """Sources are cut into parts."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from data_prep.documents.config import SourceConfig
-from data_prep.documents.ingest import IngestPart, ingest_stage
+from data_prep.documents.ingest import IngestPart, _parts_in, ingest_stage
 from data_prep.filters.quality import FiltersConfig
+from data_prep.readers.files import list_files
 from data_prep.text.scrub import ScrubConfig
 from tests.data_prep.readers.formats import FORMATS
 from tests.data_prep.readers.reading import reader_config
@@ -39,3 +42,16 @@ def test_files_are_parts_by_their_size(tmp_path: Path, name: str) -> None:
     is_cut = name in ("a.jsonl", "a.parquet", "a.arrow")
     assert (len(parts) >= 4) == is_cut
     assert sum(part.num_bytes for part in parts) == together.num_bytes
+
+
+def test_a_frozen_plan_keeps_which_files_are_archives(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "one")
+    checked = reader_config({"type": "text", "files": [f"{tmp_path}/*"]})
+    (file,) = list_files(checked.files, "files")
+    spans = checked.build().spans(file, 1 << 20)
+    part = IngestPart(name="s-000000", num_bytes=1, source="s", spans=spans, piece_bytes=9)
+    plan = json.loads(json.dumps({"parts": {part.name: part.plan()}}))
+    (found,) = _parts_in(plan, ["s"])
+    assert [span.archive for span in found.spans] == ["zip"]
+    assert list(found.spans) == spans

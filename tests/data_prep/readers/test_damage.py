@@ -1,9 +1,12 @@
 """Files of every format with random damage: counted, or a clear message, never a traceback."""
 
 import gzip
+import json
+import lzma
 import random
 from typing import Any
 
+import lz4.frame
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from data_prep.text.normalise import normalise
 from tests.data_prep.readers.formats import FORMATS
 from tests.data_prep.readers.reading import read_documents
 from tests.data_prep.readers.test_archives import dump_of, in_streams, records_of, warc_record
+from tests.data_prep.readers.test_members import jsonl, tar_of, zip_of
 
 HTML = b"<html><body><ul><li>a</ul><p>Caf\xe9 <b>opens</b></p><table><tr><td>x</table></html>"
 
@@ -38,11 +42,26 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, byt
         "a.xml.bz2": ("mediawiki", in_streams(dump, [500, 900])),
         "a.warc": ("warc", b"".join(records)),
         "a.warc.gz": ("warc", b"".join(map(gzip.compress, records))),
+        **packed_files(),
     }
     return files
 
 
-NAMES = [*FORMATS, "a.txt", "a.xml", "a.xml.bz2", "a.warc", "a.warc.gz"]
+def packed_files() -> dict[str, tuple[str, bytes]]:
+    """Archives, other compressions, and JSON that is not lines."""
+    members = {"a.jsonl": jsonl(0, 30), "b.jsonl.gz": gzip.compress(jsonl(30, 60))}
+    pretty = json.dumps([{"text": f"text {n}"} for n in range(60)], indent=1).encode()
+    return {
+        "a.zip": ("jsonl", zip_of(members)),
+        "a.tar": ("jsonl", tar_of(members)),
+        "a.tar.gz": ("jsonl", gzip.compress(tar_of(members))),
+        "a.jsonl.xz": ("jsonl", lzma.compress(jsonl(0, 60))),
+        "a.jsonl.lz4": ("jsonl", lz4.frame.compress(jsonl(0, 60))),
+        "a.json": ("jsonl", pretty),
+    }
+
+
+NAMES = [*FORMATS, "a.txt", "a.xml", "a.xml.bz2", "a.warc", "a.warc.gz", *packed_files()]
 
 
 @pytest.mark.parametrize("name", NAMES)
