@@ -17,6 +17,7 @@ from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.verify import verify_shards
 from data_prep.dedup.limits import DedupLimits
 from data_prep.limits import Limits
+from data_prep.report.terminal import end_of_run
 from data_prep.run import prepare
 from tests.data_prep.corpora import decoded_documents, forum_config, random_texts, write_forum
 
@@ -54,6 +55,17 @@ def test_training_documents_that_overlap_evaluation_texts_are_dropped(tmp_path: 
     assert texts[8] in trained + held
     assert (texts[7] in trained) is False
     assert len(trained) + len(held) == 200 - (texts[7] not in held)
+    sets = json.loads((tmp_path / "rows/report.json").read_text())["evaluation_sets"]
+    found = 200 - len(trained) - len(held)
+    assert sets["secret"] == {
+        **{"texts": 1, "ngrams": 18, "short_texts": 0, "too_short": 0, "bad": 0},
+        **{"overlapping": found, "dropped": found},
+    }
+    assert sets["held-out documents"]["texts"] == len(held)
+    shown = end_of_run(tmp_path / "rows").splitlines()
+    assert any(
+        line.split() == ["secret", "1", "18", "0", "0", "0", *[str(found)] * 2] for line in shown
+    )
 
 
 def test_training_documents_that_quote_held_out_ones_are_dropped(tmp_path: Path) -> None:
