@@ -133,16 +133,18 @@ def chunk_windows(content: Content) -> Iterator[Window]:
 
     def pieces() -> Iterator[Piece]:
         nonlocal offset, is_more
+        raw_end = offset
         for chunk in chunks:
             error = chunk.error
             if error is not None:
-                lost_to = chunk.raw_at + error.lost_bytes
-                yield Piece(0, b"", error.is_cut, error, chunk.raw_at, lost_to)
-                offset = lost_to
+                lost_to = raw_end + error.lost_bytes
+                yield Piece(0, b"", error.is_cut, error, raw_end, lost_to)
+                offset = chunk.raw_at + error.lost_bytes
                 return
             read = CHUNK_BYTES if content.compression else len(chunk.content)
             raw_end = min(chunk.raw_at + read, content.file.num_bytes)
-            yield Piece(0, chunk.content, True, None, chunk.raw_at, raw_end)
+            # The content of a chunk is given only if it is sound.
+            yield Piece(0, chunk.content, True, None, chunk.raw_at, raw_end, True)
         is_more = False
 
     while is_more:

@@ -7,6 +7,7 @@ import bz2
 import gzip
 import lzma
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +142,24 @@ def test_the_bytes_of_a_compressed_archive_add_up(
         accounted == truth + size and not_read == len(content) - stored - member_size
         for size, member_size in sizes
     )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_damage_in_a_member_of_an_archive_costs_its_record(tmp_path: Path, suffix: str) -> None:
+    texts = [f"Page {number} of words" for number in range(20)]
+    records = [record("conversion", text.encode(), f"http://{text[5:7]}") for text in texts]
+    compress = COMPRESSIONS.get(suffix[1:], bytes)
+    members = [bytearray(compress(content)) for content in records]
+    members[9][len(members[9]) // 2] ^= 4
+    if not suffix:
+        members[9][0] ^= 4
+    (tmp_path / f"a.warc{suffix}").write_bytes(b"".join(members))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / f"a.warc{suffix}", arcname=f"a.warc{suffix}")
+    documents, bad = read_warc(tmp_path / "a.tar")
+    assert [text for text, _ in documents] == texts[:9] + texts[10:]
+    assert bad.counts.total() == 1
+    assert bad.not_read_bytes.total() == len(members[9])
 
 
 @settings(max_examples=60, deadline=None)
