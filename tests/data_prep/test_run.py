@@ -218,8 +218,11 @@ def test_a_missing_corpus_is_a_clear_error_without_traceback(tmp_path: Path) -> 
         text=True,
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("error: sources.books.reader.files: ")
-    assert "matches no file" in result.stderr
+    head, *problems = result.stderr.splitlines()
+    assert head == "error: 2 problem(s) found before the work"
+    for name, problem in zip(("books", "forum"), problems, strict=True):
+        assert problem.startswith(f"  sources.{name}.reader.files: ")
+        assert "matches no file" in problem
     assert "Traceback" not in result.stderr
 
 
