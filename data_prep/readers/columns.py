@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -141,16 +142,21 @@ class ArrowColumns:
         given."""
         assert self.text is not None
         array, inner = self.text.array(rows)
-        contents: list[Any] = [_within(value, inner) for value in values_of(array)]
+        contents = list(values_of(array))
+        if inner:
+            contents = [field_of(value, inner) for value in contents]
         own_id = self._columns.id
         ids = self._values(own_id, rows) if own_id is not None else None
         fields = {name: self._values(name, rows) for name in self._columns.metadata}
         found = {name: values for name, values in fields.items() if values is not None}
+        if ids is None and not fields:
+            yield from zip(contents, repeat(None), repeat(None))
+            return
         for number, content in enumerate(contents):
             metadata = {name: values[number] for name, values in found.items()}
             kept = {name: value for name, value in metadata.items() if value is not MISSING}
             row_id = None if ids is None or ids[number] is MISSING else ids[number]
-            yield content, row_id, kept if self._columns.metadata else None
+            yield content, row_id, kept if fields else None
 
     def _values(self, name: str, rows: pa.RecordBatch) -> list[Any] | None:
         """The values of a column other than the text; None if it is missing or damaged: a record is
@@ -172,15 +178,9 @@ class ArrowColumns:
         if value is None or value is MISSING:
             bad.add(path, row, f"the field {self._columns.text!r} is missing")
             return None
-        parts = texts_in(value)
-        if parts is None:
-            bad.add(path, row, f"the field {self._columns.text!r} is no text")
+        content = value if isinstance(value, bytes) else self._joined(value, row, bad)
+        if content is None:
             return None
-        num_bytes = sum(map(len, parts)) + len(parts)
-        if len(parts) > 1 and num_bytes > bad.max_document_bytes:
-            bad.add_too_long(path, row, num_bytes)
-            return None
-        content = parts[0] if len(parts) == 1 else b"\n".join(parts)
         if bad.is_too_long(content, path, row):
             return None
         try:
@@ -189,6 +189,18 @@ class ArrowColumns:
             bad.add(path, row, why_not_utf_8(content), error.reason, len(content))
             return None
         return None if bad.has_nul(text, path, row) else text
+
+    def _joined(self, value: Any, row: int, bad: BadRecords) -> bytes | None:
+        """The texts of a list; None, counted in `bad`, if these are none, or too long."""
+        texts = texts_in(value)
+        if texts is None:
+            bad.add(self._file.path, row, f"the field {self._columns.text!r} is no text")
+            return None
+        num_bytes = sum(map(len, texts)) + len(texts)
+        if num_bytes > bad.max_document_bytes:
+            bad.add_too_long(self._file.path, row, num_bytes)
+            return None
+        return b"\n".join(texts)
 
 
 def _within(value: Any, inner: str) -> Any:
