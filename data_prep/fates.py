@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.dataset.manifest import SPLITS, Split
-from data_prep.dedup import candidates, decontaminate, lines, signatures, verdicts
+from data_prep.dedup import candidates, clean, decontaminate, signatures, verdicts
 from data_prep.dedup.contamination import contaminated_by
 from data_prep.dedup.origins import Origins, Twin
 from data_prep.dedup.removed_lines import REMOVED_SUFFIX
@@ -110,15 +110,15 @@ def _cleaned(document: _Document, fate: Fate) -> bool:
     config = document.run.config
     if config.dedup.lines is None:
         return True
-    if document.is_pending(lines.CleanStage, fate):
+    if document.is_pending(clean.CleanStage, fate):
         return False
-    folder = document.run.result(lines.CleanStage).folder
+    folder = document.run.result(clean.CleanStage).folder
     table = pq.read_table(folder / f"{document.name}{REMOVED_SUFFIX}", use_threads=False)
     mine = table.filter(pc.equal(table["document"], document.number)).to_pylist()
     if mine:
         fate["removed_lines"], fate["removed_bytes"] = mine[0]["lines"], mine[0]["bytes"]
         if mine[0]["dropped"]:
-            fate |= {"outcome": "dropped", "stage": "clean", "reason": lines.ONLY_REPEATED}
+            fate |= {"outcome": "dropped", "stage": "clean", "reason": clean.ONLY_REPEATED}
             fate |= {"value": mine[0]["words"]}
             fate["limit"] = max(config.filters_of(fate["source"]).min_words, 1)
             return False

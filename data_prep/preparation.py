@@ -8,7 +8,14 @@ from typing import Any
 
 from data_prep.config import DataConfig
 from data_prep.dataset.manifest import SpecialTokens, narrowest_dtype
-from data_prep.dedup import candidates, decontaminate, lines, repeated_ids, signatures, verdicts
+from data_prep.dedup import (
+    candidates,
+    clean,
+    decontaminate,
+    repeated_ids,
+    signatures,
+    verdicts,
+)
 from data_prep.dedup.selection import Selection, select
 from data_prep.documents import ingest
 from data_prep.documents.files import Documents
@@ -69,8 +76,8 @@ class Preparation:
     @cached_property
     def documents(self) -> Documents:
         """The documents that deduplication starts from."""
-        cleaned = self.result_if_any(lines.CleanStage)
-        return lines.cleaned_documents(cleaned) if cleaned else self.ingested_documents
+        cleaned = self.result_if_any(clean.CleanStage)
+        return clean.cleaned_documents(cleaned) if cleaned else self.ingested_documents
 
     @cached_property
     def deduplicated(self) -> Selection:
@@ -130,7 +137,7 @@ class Preparation:
             documents=self.documents,
             ingested=self.result(ingest.IngestStage),
             repeated_ids=self.result(repeated_ids.RepeatedIdsStage),
-            cleaned=self.result_if_any(lines.CleanStage),
+            cleaned=self.result_if_any(clean.CleanStage),
             signed=self.result(signatures.SignaturesStage),
             pairs=[
                 self.result(candidates.FirstPairsStage),

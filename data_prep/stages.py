@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.config import DataConfig
-from data_prep.dedup import candidates, decontaminate, lines, repeated_ids, signatures, verdicts
+from data_prep.dedup import (
+    candidates,
+    clean,
+    decontaminate,
+    lines,
+    repeated_ids,
+    signatures,
+    verdicts,
+)
 from data_prep.documents import ingest, losses
 from data_prep.engine.stage import Stage
 from data_prep.packing import layout, rows, streams
@@ -68,13 +76,13 @@ def _line_table(run: Preparation) -> lines.LineTableStage:
     return lines.line_table_stage(run.result(lines.LineRepeatsStage))
 
 
-def _clean(run: Preparation) -> lines.CleanStage:
+def _clean(run: Preparation) -> clean.CleanStage:
     config, tables = run.config, run.result(lines.LineTableStage)
     assert config.dedup.lines is not None
     filters = {name: config.filters_of(name) for name in config.sources}
     min_words = {name: limits.min_words * limits.apply for name, limits in filters.items()}
     kept = [name for name in config.sources if config.form_of(name).keeps_whitespace]
-    return lines.clean_stage(run.ingested_documents, tables, config.dedup.lines, min_words, kept)
+    return clean.clean_stage(run.ingested_documents, tables, config.dedup.lines, min_words, kept)
 
 
 def _signatures(run: Preparation) -> signatures.SignaturesStage:
@@ -230,12 +238,12 @@ class StageEntry:
     def reads_in(self, run: Preparation) -> list[str]:
         """The names of the stages whose outputs it reads in this run."""
         stages = [stage for stage in self.reads if run.has(stage)]
-        if lines.CleanStage in stages:  # its documents take the place of the ingested ones
+        if clean.CleanStage in stages:  # its documents take the place of the ingested ones
             stages.remove(ingest.IngestStage)
         return [stage.name for stage in stages]
 
 
-DOCUMENTS = (ingest.IngestStage, lines.CleanStage)
+DOCUMENTS = (ingest.IngestStage, clean.CleanStage)
 DEDUPLICATED = (*DOCUMENTS, signatures.SignaturesStage, verdicts.VerdictsStage)
 SELECTED = (*DEDUPLICATED, decontaminate.OverlapStage)
 STREAMED = (encode.EncodeStage, streams.InterleaveStage)
@@ -254,7 +262,7 @@ STAGES = (
     StageEntry(lines.LineCountsStage, _line_counts, [ingest.IngestStage], LINES),
     StageEntry(lines.LineRepeatsStage, _line_repeats, [lines.LineCountsStage], LINES),
     StageEntry(lines.LineTableStage, _line_table, [lines.LineRepeatsStage], LINES),
-    StageEntry(lines.CleanStage, _clean, [ingest.IngestStage, lines.LineTableStage], LINES),
+    StageEntry(clean.CleanStage, _clean, [ingest.IngestStage, lines.LineTableStage], LINES),
     StageEntry(signatures.SignaturesStage, _signatures, DOCUMENTS),
     StageEntry(candidates.FirstPairsStage, _first_pairs, [signatures.SignaturesStage]),
     StageEntry(verdicts.ClustersStage, _clusters, [candidates.FirstPairsStage]),
