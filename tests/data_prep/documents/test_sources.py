@@ -17,6 +17,7 @@ from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.stage import StageResult
 from data_prep.filters.quality import FiltersConfig
 from data_prep.report.filter_values import filter_values
+from data_prep.run import prepare
 from data_prep.text.scrub import ScrubConfig
 from tests.data_prep.corpora import config_of, random_texts
 from tests.data_prep.documents.ingesting import ANY_TEXT
@@ -259,3 +260,20 @@ def test_an_older_plan_without_the_new_settings_is_continued(tmp_path: Path) -> 
     assert settings["sources"]["forum"].keys() == {"reader", "filters"}
     assert not settings["sources"]["forum"]["filters"].keys() & {"apply", "custom"}
     assert "metadata_fields" not in settings["sources"]["forum"]["reader"]
+
+
+def test_metadata_and_indentation_survive_the_removal_of_lines(tmp_path: Path) -> None:
+    notice = "    subscribe to our weekly letter"
+    texts = [f"{text}\n\n\n\tmore  {n}\n{notice}" for n, text in enumerate(random_texts(40))]
+    pattern = write(tmp_path / "raw", [{"text": t, "n": n} for n, t in enumerate([*texts, notice])])
+    source = {
+        "reader": jsonl(pattern, metadata_fields=["n"]),
+        "normalise": {"whitespace": "keep"},
+        "filters": {"apply": False},
+    }
+    lines = {"max_documents": 10, "keep_first": False, "min_words": 4}
+    prepare(config_of(tmp_path, sources={"forum": source}, dedup={"lines": lines}))
+    (path,) = (tmp_path / "work/clean").glob("*.parquet")
+    columns = pq.read_table(path).to_pydict()
+    assert columns["text"] == [text.removesuffix(f"\n{notice}") for text in texts]
+    assert [json.loads(m)["n"] for m in columns["metadata"]] == list(range(40))
