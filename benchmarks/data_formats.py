@@ -10,6 +10,7 @@ the reference reader, records read, how many texts are equal, and what was count
 
 import bz2
 import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -170,8 +171,7 @@ def as_text(value: str | bytes) -> str:
 def archives(folder: Path) -> Iterator[Comparison]:
     """Pages with status 200, resources and conversions. Reference: warcio."""
     sys.path.insert(0, str(folder / "warcio"))
-    from warcio.archiveiterator import ArchiveIterator  # type: ignore[import-not-found]
-
+    reference = importlib.import_module("warcio.archiveiterator")  # that of the checkout
     paths = [
         *(folder / "warcio/test/data").glob("*"),
         *(folder / "chatnoir-resiliparse/tests/data").glob("*arc*"),
@@ -181,7 +181,7 @@ def archives(folder: Path) -> Iterator[Comparison]:
         error = ""
         try:
             with open(path, "rb") as stream:
-                for record in ArchiveIterator(stream, arc2warc=True):
+                for record in reference.ArchiveIterator(stream, arc2warc=True):
                     text = text_of_record(record)
                     expected += [] if text is None else [text]
         except Exception as refusal:  # warcio raises what it meets
