@@ -114,8 +114,9 @@ class TableReader:
         lines = [decoded(line) for line in head.splitlines(keepends=True)]
         try:
             first = next((row for row in self._dialect.rows(lines) if row), None)
-        except csv.Error:
-            return
+        except csv.Error as error:
+            message = f"{content.file.path}: its first record is damaged: {error}"
+            raise NoFieldError(message, spans) from None
         if first is None:
             return
         path, names = content.file.path, self._names(first)
@@ -213,7 +214,7 @@ class TableReader:
         try:
             header = self._fields(first.removeprefix(_BYTE_ORDER_MARK))
         except csv.Error as error:
-            raise UserError(f"{path}: its header line is no record: {error}") from None
+            raise UserError(f"{path}: its first record is damaged: {error}") from None
         names, num_fields = self._names(header), len(self._names_of(header))
         if self._header != "present" and (span.start == 0 or content.is_member):
             record = self._of_line(first_at, first, num_fields, span.file, bad)

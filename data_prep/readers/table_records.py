@@ -19,6 +19,9 @@ is such a boundary::
     3,three         boundary: lines 4 and 5 parse
     4,"and, four"
 
+More than twenty records within one field, in a table of which no other field so far holds a
+newline, are damage too: the quotes of two records, one too many in each.
+
 A quote too many may also end at one that starts a field with a newline or delimiter. Then the
 records that follow do not parse. So a record of several lines is held until four more have parsed;
 if one of these does not, but does after a boundary inside the held record, that is damage as well.
@@ -87,6 +90,8 @@ class TableRecords:
             expected = self._ahead.num_fields
             if error is None and expected and row and len(row) != expected:
                 error = csv.Error(f"{len(row)} fields")
+            if error is None and self._ahead.are_rows(self._lines[1:-1]):
+                error = csv.Error("a quoted field that holds many records")
             if error is not None:
                 yield from self._recovered(error)
             elif row:

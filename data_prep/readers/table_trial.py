@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from data_prep.readers.table_dialect import Dialect, decoded
 
-_SAMPLE_LINES, _LINE_SHARE = 200, 0.9
+_SAMPLE_LINES, _LINE_SHARE, _LEAST_SHARE = 200, 0.9, 0.5
+"""Of lines that are records; the least share counts where many records held no newline."""
 _MANY_RECORDS, _MORE_RECORDS = 20, 100
 _MOST_HELD_RECORDS = 5_000
 _OBSERVED_RECORDS, _LEAST_OBSERVED = 100, 5
@@ -181,7 +182,22 @@ class TableTrial:
                 sample.append(is_one and self._is_outside_quotes(decoded(line)))
             except csv.Error:
                 sample.append(False)
-        return sum(sample) >= _LINE_SHARE * len(sample)
+        is_known = self._num_observed >= _MANY_RECORDS
+        return sum(sample) >= (_LEAST_SHARE if is_known else _LINE_SHARE) * len(sample)
+
+    def are_rows(self, lines: list[bytes]) -> bool:
+        """Whether `lines`, within a quoted field, are more than twenty records in a table of which
+        so many records held no newline: the quote is one too many."""
+        if self.has_newlines or self._num_observed < _MANY_RECORDS or len(lines) < _MANY_RECORDS:
+            return False
+        return self.num_fields > 1 and all(map(self._is_row, lines))
+
+    def _is_row(self, line: bytes) -> bool:
+        try:
+            row = next(self._dialect.rows((decoded(line),)))
+        except csv.Error:
+            return False
+        return len(row) == self.num_fields and self._fits(row)
 
     def _peek(self, number: int) -> bytes | None:
         """The line that comes `number` lines after the next; None at the end or damage."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.load import UserError
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import list_files
 from tests.data_prep.readers.reading import reader_config
@@ -154,6 +155,25 @@ def test_quotes_of_a_file_without_quoting(tmp_path: Path) -> None:
     assert found == [text for text in texts if not text.startswith('"')]
     lost = [f"{n}\t{text}\n" for n, text in enumerate(texts) if text.startswith('"')]
     assert bad.num_bytes.total() == sum(map(len, lost))
+
+
+def test_records_in_a_field_are_damage(tmp_path: Path) -> None:
+    """One quote too many at the start of a text, and one at the end of a later one."""
+    generate = random.Random(2)
+    texts = [f"{n} {plain_sentence(generate)}" for n in range(400)]
+    records = [f"{n},{text}\n" for n, text in [("id", "text"), *enumerate(texts)]]
+    records[101] = records[101].replace(",", ',"')
+    records[301] = records[301].replace("\n", '"\n')
+    (tmp_path / "a.csv").write_text("".join(records))
+    found, bad = read(tmp_path / "a.csv")
+    assert found == [*texts[:100], *texts[101:300], f'{texts[300]}"', *texts[301:]]
+    assert bad.num_bytes.total() == len(records[101])
+
+
+def test_a_damaged_header_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,"text\n1,a\n')
+    with pytest.raises(UserError, match="first record is damaged"):
+        read(tmp_path / "a.csv")
 
 
 def test_a_quote_that_ends_in_another_record_is_found(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_newline_inside_quotes_is_damage_where_every_line_is_a_record(tmp_path
     assert documents == [("good", "a.csv:7"), ("last", "a.csv:28")]
     assert bad == {"damaged quoting": 2}
     (tmp_path / "a.csv").write_text('"text\n')
-    with pytest.raises(UserError, match="its header line is no record"):
+    with pytest.raises(UserError, match="its first record is damaged"):
         read(tmp_path / "a.csv", type="csv", quoted_newlines=False)
 
 
