@@ -18,6 +18,7 @@ from data_prep.readers.content import open_content
 from data_prep.readers.document import BadRecords, Document, UnusedRecord
 from data_prep.readers.files import SourceFile, list_files
 from data_prep.readers.kinds import HEAD_BYTES
+from data_prep.readers.reader import NoFieldError
 from data_prep.readers.signatures import check_format
 
 MAX_KINDS, MAX_READ, MAX_EVALUATION_FILES = 16, 3, 100
@@ -102,11 +103,16 @@ def first_of_files(
         problems = list(pool.map(lambda file: _problem_with_kind(file, reader), kinds))
     readable = [f for f, problem in zip(kinds, problems, strict=True) if problem is None]
     read, found = [], [f"{where}: {problem}" for problem in problems if problem is not None]
+    without_field = []
     for file in spread(readable, most_read):
         try:
             read.append(first_records(file, reader, max_document_bytes))
+        except NoFieldError as error:
+            without_field.append(f"{where}: {error}")
         except Exception as error:
             found.append(f"{where}: {_described(error, file)}")
+    if not read:  # where other files have it, records without it are bad records
+        found += without_field
     found = list(dict.fromkeys(found))  # a file may have the same problem twice
     if len(found) > _MOST_SHOWN:
         rest = f"{where}: {len(found) - _MOST_SHOWN} more of the opened files cannot be read"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import UserError
+from data_prep.first_records import first_of_files
 from data_prep.readers.arrow_values import text_values, values_of
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import list_files
@@ -199,7 +200,12 @@ def test_a_shard_without_texts_is_counted_and_refused_if_all_are(
         name == "parquet" or not next(iter(other.values())).null_count
     ):  # Arrow's nulls take no bytes
         assert (bad.num_bytes.total() > 0) != is_null_string
+    config = reader_config({"files": [str(tmp_path / "*")], "type": kind})
+    assert first_of_files(config, "sources.a.reader", 1 << 20).problems == []
     if not is_null_string:
+        config = reader_config({"files": [str(tmp_path / "0")], "type": kind})
+        (problem,) = first_of_files(config, "sources.a.reader", 1 << 20).problems
+        assert "'text'" in problem
         with pytest.raises(NoFieldError, match="'text'"):
             bad_records(tmp_path / "0", type=kind)
 
