@@ -14,7 +14,7 @@ from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.fields import MISSING, field_of, texts_in
 from data_prep.readers.files import SourceFile, Span
-from data_prep.readers.likely_encoding import why_not_utf_8
+from data_prep.readers.likely_encoding import likely_encoding
 from data_prep.readers.metadata import Metadata
 from data_prep.readers.reader import NoFieldError, RecordsConfig
 
@@ -186,7 +186,9 @@ class ArrowColumns:
         try:
             text: str = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            bad.add(path, row, why_not_utf_8(content), error.reason, len(content))
+            likely = likely_encoding(content)
+            detail = f"likely {likely}" if likely else error.reason
+            bad.add(path, row, "not UTF-8", detail, len(content))
             return None
         return None if bad.has_nul(text, path, row) else text
 
