@@ -54,8 +54,8 @@ class DataConfig(Config):
     """Longest document, MB of text; a longer one is a bad record. Processing a document takes about
     twenty times its size in memory."""
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of bad records in a source, or of bytes that cannot be read or are missing in files that
-    are cut short, above which the job stops."""
+    """Share of bad records in a source, or of bytes that cannot be read or are missing in files
+    that are cut short, above which the job stops."""
     part_mb: float = Field(default=64, gt=0)
     """Size of the parts that the input is partitioned into, MB. Results do not depend on it."""
     engine: EngineConfig = LocalEngineConfig()

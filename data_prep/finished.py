@@ -14,8 +14,10 @@ from configs.load import UserError, fingerprint
 from data_prep.config import DataConfig
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
+from data_prep.dataset.special_tokens import FILES_BESIDE
 from data_prep.dataset.verify import verify_shards
 from data_prep.documents.ingest import IngestStage
+from data_prep.filters.custom import settings_of
 from data_prep.preparation import Preparation
 from data_prep.readers.files import SourceFile, list_files
 from data_prep.stages import STAGES
@@ -73,11 +75,12 @@ def is_finished_without_work(config: DataConfig) -> bool:
 def _request_of(config: DataConfig, files: Iterable[tuple[str, SourceFile]]) -> str:
     """A hash of the settings that matter and of all files, by source, with sizes and times."""
     settings = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    functions = [settings_of(config.filters_of(name).custom) for name in config.sources]
     known = {
         (source, file.path, file.num_bytes, file.modified)
         for source, file in chain(files, _other_files(config))
     }
-    return fingerprint([settings, sorted(known)])
+    return fingerprint([settings, functions, sorted(known)])
 
 
 def _source_files(config: DataConfig) -> Iterator[tuple[str, SourceFile]]:
@@ -95,5 +98,7 @@ def _other_files(config: DataConfig) -> Iterator[tuple[str, SourceFile]]:
     if not isinstance(config.tokenizer, TrainTokenizerConfig):
         for key, path in config.tokenizer.model_dump(exclude={"type"}).items():
             if isinstance(path, str | Path) and Path(path).is_file():
-                for file in list_files([str(path)], f"tokenizer.{key}"):
+                beside = [Path(path).with_name(name) for name in FILES_BESIDE]
+                names = [str(path), *(str(other) for other in beside if other.is_file())]
+                for file in list_files(names, f"tokenizer.{key}"):
                     yield f"tokenizer/{key}", file

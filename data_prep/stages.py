@@ -4,11 +4,9 @@ To add a stage, write a `Stage` (`data_prep.engine.stage`) in its package, and h
 builds it and an entry in `STAGES`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from data_prep.config import DataConfig
 from data_prep.dedup import (
     candidates,
     clean,
@@ -22,6 +20,7 @@ from data_prep.documents import ingest, losses
 from data_prep.engine.stage import Stage
 from data_prep.packing import layout, rows, streams
 from data_prep.preparation import Preparation
+from data_prep.stage_entry import DECONTAMINATE, LINES, MIXED, StageEntry
 from data_prep.tokenization import encode, tokenizer
 
 
@@ -196,51 +195,6 @@ def _rows(run: Preparation) -> rows.RowsStage:
         run.special_tokens,
         run.config.output,
     )
-
-
-@dataclass(frozen=True)
-class Condition:
-    """When a run has a stage."""
-
-    key: str
-    """The config key that asks for it; empty for a stage of every run."""
-    holds: Callable[[DataConfig], bool]
-
-
-ALWAYS = Condition("", lambda config: True)
-LINES = Condition("dedup.lines", lambda config: config.dedup.lines is not None)
-DECONTAMINATE = Condition("decontaminate", lambda config: config.decontaminate is not None)
-MIXED = Condition("pack.mixed", lambda config: config.pack.mixed)
-
-
-def _no_check(run: Preparation) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class StageEntry:
-    """A stage in the list."""
-
-    stage: type[Stage[Any]]
-    build: Callable[[Preparation], Stage[Any]]
-    """Makes it, once all stages before it are finished."""
-    reads: Sequence[type[Stage[Any]]] = ()
-    """Earlier stages whose outputs it reads, if the run has them."""
-    condition: Condition = ALWAYS
-    check: Callable[[Preparation], None] = _no_check
-    """Raises UserError if its results do not allow the run to continue."""
-
-    @property
-    def name(self) -> str:
-        """The stage's name."""
-        return self.stage.name
-
-    def reads_in(self, run: Preparation) -> list[str]:
-        """The names of the stages whose outputs it reads in this run."""
-        stages = [stage for stage in self.reads if run.has(stage)]
-        if clean.CleanStage in stages:  # its documents take the place of the ingested ones
-            stages.remove(ingest.IngestStage)
-        return [stage.name for stage in stages]
 
 
 DOCUMENTS = (ingest.IngestStage, clean.CleanStage)

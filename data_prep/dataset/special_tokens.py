@@ -44,6 +44,8 @@ _KEYS: Mapping[Role, Sequence[str]] = {
     "mask": ("mask_token",),
 }
 """Keys of Hugging Face's files by role."""
+FILES_BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
+"""Hugging Face's files beside a tokenizer.json that say which tokens are special."""
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _UNUSED = re.compile(
     r"\[unused\d+\]|<unused\d+>|<extra_id_\d+>|<\|(reserved_special_token|unused)_?\d+\|>"
@@ -243,7 +245,7 @@ def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _beside(path: Path) -> dict[str, Any]:
     """What Hugging Face's files beside a tokenizer.json say; the older, plainer one first."""
     found: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    for name in FILES_BESIDE:
         file = path.parent / name
         if not file.is_file():
             continue

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.load import ConfigError, validate
+from configs.load import ConfigError
 from data_prep.config import DataConfig
 from data_prep.dataset.manifest import read_manifest
 from data_prep.packing.amounts import first_tokens, places_of, repeated, repeated_count
@@ -95,7 +95,6 @@ def test_a_source_is_repeated_but_not_its_held_out_documents(tmp_path: Path) -> 
         of_forum_trained = of_other / 1.5
         assert abs(of_forum_trained - (60 - heldout / 2)) < 12
     with pytest.raises(ConfigError, match=r"other\.repeat is for pack\.mixed"):
-        validate(config(tmp_path).model_dump(mode="json"), DataConfig, "test")
         config(tmp_path, other={"repeat": 2})
 
 

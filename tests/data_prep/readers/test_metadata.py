@@ -74,7 +74,8 @@ def test_web_archives_give_address_and_date(tmp_path: Path) -> None:
     body = b"Some text of a page."
     head = (
         "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://example.org/a\r\n"
-        "WARC-Record-ID: <urn:uuid:1>\r\nWARC-Date: 2024-05-06T07:08:09Z\r\nContent-Type: text/plain\r\n"
+        "WARC-Record-ID: <urn:uuid:1>\r\nWARC-Date: 2024-05-06T07:08:09Z\r\n"
+        "Content-Type: text/plain\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     (tmp_path / "a.wet").write_bytes(head.encode() + body + b"\r\n\r\n")
