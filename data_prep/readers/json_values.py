@@ -124,7 +124,11 @@ class _ValueScanner:
 class JsonValues:
     """The records of one file."""
 
-    def __init__(self, chunks: Iterator[Chunk], path: str, bad: BadRecords) -> None:
+    def __init__(
+        self, chunks: Iterator[Chunk], path: str, bad: BadRecords, is_plain: bool = True
+    ) -> None:
+        """`is_plain` says that bytes of the content are bytes of the file."""
+        self._is_plain = is_plain
         self._chunks, self._path, self._bad = chunks, path, bad
         self._held = bytearray()
         """Content that is not finished with."""
@@ -247,6 +251,7 @@ class JsonValues:
         if is_too_long:
             self._bad.add_too_long(self._path, start, num_bytes)
         elif found is None and is_cut and self._damage is None:
+            num_bytes *= self._is_plain
             self._bad.add_cut(self._path, start, CUT_RECORD, num_bytes=num_bytes)
             self._in_array = False
         elif num_bytes:

@@ -78,7 +78,8 @@ class JsonLinesReader:
                 try:
                     record = JsonRecord(offset, line, *parse_json(line))
                 except ValueError as error:
-                    yield from self._of_bad_line(line, offset, str(error), span.file, bad)
+                    why = str(error)
+                    yield from self._of_bad_line(line, offset, why, content, bad)
                     continue
                 document = self._document(record, span.file, bad)
                 if document is not None:
@@ -94,17 +95,18 @@ class JsonLinesReader:
 
     def _values(self, content: Content, file: SourceFile, bad: BadRecords) -> Iterator[Document]:
         """The documents of a file that is not made of lines."""
-        values = JsonValues(content.chunks(self._files.chunk_bytes), file.path, bad)
+        chunks = content.chunks(self._files.chunk_bytes)
+        values = JsonValues(chunks, file.path, bad, content.is_plain)
         for record in values.records():
             document = self._document(record, file, bad)
             if document is not None:
                 yield document
 
     def _of_bad_line(
-        self, line: bytes, offset: int, error: str, file: SourceFile, bad: BadRecords
+        self, line: bytes, offset: int, error: str, content: Content, bad: BadRecords
     ) -> Iterator[Document]:
         """The documents of a line that is not JSON as a whole: newlines may be missing in it."""
-        records = concatenated(line)
+        records, file = concatenated(line), content.file
         for record in records:
             document = self._document(record._replace(offset=offset + record.offset), file, bad)
             if document is not None:
@@ -114,7 +116,7 @@ class JsonLinesReader:
         if line.endswith(b"\n") or not line.strip(b"\0"):
             bad.add(file.path, offset, reason_not_json(line), error, len(line))
         else:
-            bad.add_cut(file.path, offset, CUT_RECORD, error, len(line))
+            bad.add_cut(file.path, offset, CUT_RECORD, error, len(line) * content.is_plain)
 
     def _document(self, parsed: JsonRecord, file: SourceFile, bad: BadRecords) -> Document | None:
         """The document of a record; None, counted in `bad`, if it holds none."""

@@ -96,7 +96,7 @@ class TarMembers:
     ) -> Iterator[Member]:
         """The member of a header, if it is in the span; moves on to the next header."""
         name = printable(attributes.name or header.name)
-        num_bytes = header.size if attributes.num_bytes is None else attributes.num_bytes
+        num_bytes = max(0, header.size if attributes.num_bytes is None else attributes.num_bytes)
         if header.type in _KINDS:
             num_bytes = 0
         content_at = self._position
@@ -129,7 +129,7 @@ class TarMembers:
             tarfile.SOLARIS_XHDTYPE,
         ):
             return False
-        if header.size > _MAX_HEADER_BYTES:
+        if not 0 <= header.size <= _MAX_HEADER_BYTES:
             raise _HeaderTooLargeError(f"attributes of {header.size:,} bytes")
         content = self._read(-(-header.size // _BLOCK) * _BLOCK)[: header.size]
         if header.type == tarfile.GNUTYPE_LONGNAME:

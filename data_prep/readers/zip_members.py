@@ -9,7 +9,7 @@ import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from data_prep.readers.archive_members import DAMAGED_ARCHIVE, Member, is_metadata, printable
@@ -28,6 +28,7 @@ from data_prep.readers.zip_scan import scanned_entries
 _CHUNK_BYTES = 1 << 15
 _MAX_DIRECTORY_BYTES = 1 << 28
 """That of some three million members."""
+_MAX_END_BYTES, _MANY_ENTRIES = (1 << 16) + 22, (1 << 16) - 1
 _ENCRYPTED = 1
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _STORED, _DEFLATED, _BZIP2, _LZMA, _ZSTANDARD, _XZ = 0, 8, 12, 14, 93, 95
@@ -54,6 +55,7 @@ class ZipMembers:
 
     def __init__(self, stream: BinaryIO, path: str, bad: BadRecords) -> None:
         self._stream, self._path, self._bad = stream, path, bad
+        self._num_bytes = stream.seek(0, io.SEEK_END)
 
     def members(self, start: int, end: int) -> Iterator[Member]:
         """The members that start in [start, end), in the order in which they lie in the file; the
@@ -63,6 +65,7 @@ class ZipMembers:
             limited: Any = _DirectoryStream(self._stream)
             with zipfile.ZipFile(limited) as directory:
                 found = sorted(directory.infolist(), key=lambda entry: entry.header_offset)
+                self._check_places(found)
                 entries = iter(found)
         except _DIRECTORY_ERRORS as error:
             if start == 0:
@@ -78,10 +81,27 @@ class ZipMembers:
             if at >= start:
                 yield self._member(entry, overlaps)
 
+    def _check_places(self, entries: Sequence[zipfile.ZipInfo]) -> None:
+        """Raises BadZipFile if members are not where the directory says, or not as many as its end
+        says: bytes of the archive are missing."""
+        self._stream.seek(max(0, self._num_bytes - _MAX_END_BYTES))
+        tail = self._stream.read(_MAX_END_BYTES)
+        at = tail.rfind(b"PK\x05\x06") + 10
+        num_entries = int.from_bytes(tail[at : at + 2], "little")
+        if num_entries not in (_MANY_ENTRIES, len(entries) & _MANY_ENTRIES):
+            raise zipfile.BadZipFile(
+                f"{len(entries):,} of {num_entries:,} members in its directory"
+            )
+        are_inside = all(0 <= entry.header_offset < self._num_bytes for entry in entries)
+        ends = (entries[0], entries[-1]) if entries else ()
+        if not are_inside or any(self._content_at(entry) is None for entry in ends):
+            raise zipfile.BadZipFile("members are not where its directory says")
+
     def _member(self, entry: zipfile.ZipInfo, overlaps: bool) -> Member:
         name = printable(entry.filename)
-        lost = Member(name, entry.header_offset, entry.compress_size, None)
-        if entry.is_dir():
+        lost_bytes = max(0, min(entry.compress_size, self._num_bytes - entry.header_offset))
+        lost = Member(name, entry.header_offset, lost_bytes, None)
+        if entry.filename.endswith("/"):
             return lost._replace(skipped="folder in an archive")
         if (entry.external_attr >> 28) == 0xA and entry.create_system == 3:
             return lost._replace(skipped="link in an archive")
@@ -95,6 +115,7 @@ class ZipMembers:
         content_at = self._content_at(entry)
         if overlaps or content_at is None:
             return lost._replace(problem=DAMAGED_ARCHIVE)
+        entry.compress_size = lost_bytes
         content = _MemberContent(self._stream, content_at, entry)
         return Member(name, entry.header_offset, entry.file_size, content)
 

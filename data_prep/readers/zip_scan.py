@@ -18,6 +18,8 @@ _HEADER = struct.Struct("<4s2xHH4xIIIHH")
 _MAGIC, _DIRECTORY_MAGIC = b"PK\x03\x04", b"PK\x01\x02"
 _SIZES_FOLLOW = 8
 _ZIP64_FIELD = 1
+_MAX_DESCRIPTOR_BYTES = 24
+"""Of the sizes that follow a member."""
 _CHUNK_BYTES = 1 << 15
 
 
@@ -36,8 +38,8 @@ def scanned_entries(
                 entry.compress_size = max(0, (_next_header(stream, content_at) or 0) - content_at)
             else:
                 _measure(stream, content_at, entry, decompressors[entry.compress_type]())
+        at = _following(stream, content_at, entry)
         yield entry
-        at = _next_header(stream, content_at + entry.compress_size)
 
 
 def _entry(stream: BinaryIO, at: int) -> tuple[ZipInfo | None, int]:
@@ -71,6 +73,19 @@ def _measure(stream: BinaryIO, at: int, entry: ZipInfo, decompressor: Decompress
         if not is_damage(error):
             raise
     entry.compress_size = num_raw - len(decompressor.unused if decompressor.eof else b"")
+
+
+def _following(stream: BinaryIO, content_at: int, entry: ZipInfo) -> int | None:
+    """The header after a member, whose size is lowered if the archive lacks bytes of it."""
+    end = min(content_at + entry.compress_size, stream.seek(0, io.SEEK_END))
+    stream.seek(end)
+    window = stream.read(_MAX_DESCRIPTOR_BYTES + len(_MAGIC))
+    if _MAGIC in window or _DIRECTORY_MAGIC in window:
+        return _next_header(stream, end)
+    at = _next_header(stream, content_at)
+    if at is not None:
+        entry.compress_size = min(entry.compress_size, at - content_at)
+    return at
 
 
 def _next_header(stream: BinaryIO, at: int) -> int | None:

@@ -251,36 +251,3 @@ def test_a_zip64_archive_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive, archive.open("a", "w", force_zip64=True) as member:
         member.write(b"one")
     assert read(path, type="text")[0] == [("one", "a.zip!a:0")]
-
-
-@pytest.mark.parametrize("is_streamed", [False, True])
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_STORED])
-def test_a_zip_archive_without_its_directory_is_read_as_far_as_it_goes(
-    tmp_path: Path, method: int, is_streamed: bool
-) -> None:
-    buffer = io.BytesIO()
-    target: Any = _WriteOnly(buffer) if is_streamed else buffer
-    with zipfile.ZipFile(target, "w", method) as archive:
-        for n in range(3):
-            archive.writestr(f"{n}.jsonl", jsonl(1000 * n, 1000 * n + 1000))
-    content = buffer.getvalue()
-    third = content.index(b"2.jsonl") + 300
-    path = tmp_path / "a.zip"
-    for cut, fewest in ((content.index(b"PK\x01\x02") + 50, 3000), (third, 2000)):
-        path.write_bytes(content[:cut])
-        if is_streamed and method == zipfile.ZIP_STORED:  # the end of a member is not known
-            fewest = 0
-        expected = None
-        for part_bytes in (1, WHOLE_BYTES):
-            documents, bad = read(path, part_bytes, type="jsonl")
-            assert len(documents) >= fewest
-            assert str(path) in bad.cut_files
-            assert expected in (None, documents)
-            expected = documents
-
-
-class _WriteOnly:
-    """A file that cannot be sought, such as a pipe."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        self.write, self.flush = file.write, file.flush
