@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -209,7 +210,9 @@ class TableReader:
         counted = bad if content.is_member else BadRecords("skip")
         lines = self._files.lines_in(content, whole, counted)
         first_at, first = next((found for found in lines if found[1].strip()), (0, b""))
-        if not first:
+        if not first:  # empty, or damaged, which has to be counted
+            if not content.is_member:
+                deque(self._files.lines_in(content, span, bad), maxlen=0)
             return
         try:
             header = self._fields(first.removeprefix(_BYTE_ORDER_MARK))
