@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import RunConfig, TrainConfig
 
-NEVER = {
+NEVER: dict[type[RunConfig], set[str]] = {
     TrainConfig: {"seed", "model", "objective", "batch.global_rows", "data.shuffle_unit"},
     FinetuneConfig: {
         *("seed", "model", "start.type", "start.step", "start.leave_out", "max_row_tokens"),
@@ -21,7 +21,7 @@ NEVER = {
     },
 }
 """Part of the identity of a run."""
-BY_POSITION = {
+BY_POSITION: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *("total_rows", "batch.warmup", "then.*.total_rows", "then.*.batch.global_rows"),
         *("then.*.batch.warmup", "then.*.data.shuffle_unit"),
@@ -35,7 +35,7 @@ ANY_RUN = {
     *("schedule", "stability"),
 }
 DATA = {"path", "url", "cache_gb", "verify", "workers", "prefetch_steps"}
-MAY_CHANGE = {
+MAY_CHANGE: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *ANY_RUN,
         *("evaluation", "data.weights", "batch.micro_rows", "export"),
