@@ -57,7 +57,8 @@ class IngestPart(Part):
         return {
             "source": self.source,
             "spans": [
-                [*astuple(span.file), span.start, span.end, span.archive] for span in self.spans
+                [*astuple(span.file), span.start, span.end, span.archive, span.group_bytes]
+                for span in self.spans
             ],
             "piece_bytes": self.piece_bytes,
         }
@@ -222,8 +223,8 @@ def _parts_in(plan: Mapping[str, Any], sources: Iterable[str]) -> Iterator[Inges
         for name, part in sorted(plan["parts"].items()):
             if part["source"] == source:
                 spans = [
-                    Span(SourceFile(*file), a, b, archive=archive)
-                    for *file, a, b, archive in part["spans"]
+                    Span(SourceFile(*file), start, end, group_bytes, archive)
+                    for *file, start, end, archive, group_bytes in part["spans"]
                 ]
                 yield IngestPart(
                     name=name, source=source, spans=spans, piece_bytes=part["piece_bytes"]

@@ -73,6 +73,12 @@ class GzipMember:
                 return
 
 
+class ZlibStream(GzipMember):
+    """A deflate stream in a zlib container."""
+
+    _WINDOW_BITS = 15
+
+
 class DeflateStream(GzipMember):
     """A deflate stream, without the header of gzip."""
 

@@ -5,14 +5,18 @@ or more (its content encodings), both, or neither although its fields say so.
 """
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import brotli
 
 from data_prep.readers.compression import READ_ERRORS
-from data_prep.readers.decompressors import Decompressor, GzipMember
+from data_prep.readers.decompressors import (
+    Decompressor,
+    DeflateStream,
+    GzipMember,
+    ZlibStream,
+)
 from data_prep.readers.frames import ZstandardFrame
 
 _STATUS_LINE = re.compile(
@@ -189,33 +193,6 @@ def _decompressed(
     return b"".join(pieces)
 
 
-class _Deflate:
-    """A deflate stream: in a zlib container, as the standard says, or without, as many servers send
-    it."""
-
-    def __init__(self, window_bits: int) -> None:
-        self._inner = zlib.decompressobj(window_bits)
-
-    @property
-    def eof(self) -> bool:
-        """See `Decompressor`."""
-        return self._inner.eof
-
-    @property
-    def unused(self) -> bytes:
-        """See `Decompressor`."""
-        return self._inner.unused_data
-
-    def pieces(self, raw: bytes) -> Iterator[bytes]:
-        """See `Decompressor`."""
-        while True:
-            content = self._inner.decompress(raw, _STEP_BYTES)
-            yield content
-            raw = self._inner.unconsumed_tail
-            if self._inner.eof or (not raw and len(content) < _STEP_BYTES):
-                return
-
-
 class _Brotli:
     """A brotli stream."""
 
@@ -250,7 +227,8 @@ class _Encoding(NamedTuple):
 
 _KNOWN = {
     "gzip": _Encoding((GzipMember,), b"\x1f\x8b\x08"),
-    "deflate": _Encoding((lambda: _Deflate(15), lambda: _Deflate(-15), GzipMember)),
+    # In a zlib container, as the standard says, or without one, as many servers send it.
+    "deflate": _Encoding((ZlibStream, DeflateStream, GzipMember)),
     "br": _Encoding((_Brotli,)),
     "brotli": _Encoding((_Brotli,)),
     "zstd": _Encoding((ZstandardFrame,), b"\x28\xb5\x2f\xfd"),
