@@ -6,6 +6,8 @@ from typing import BinaryIO, Literal
 
 import pyarrow.parquet as pq
 
+from configs.load import UserError
+from configs.terminal import visible_name
 from data_prep.readers.columns import ARROW_ERRORS, ArrowColumns, Columns, group_spans
 from data_prep.readers.compression import is_damage
 from data_prep.readers.document import BadRecords, Document
@@ -18,6 +20,8 @@ from data_prep.readers.signatures import check_format
 _BATCH_ROWS, _BATCH_BYTES = 1024, 1 << 27
 _MAX_RATIO = 100
 _MAGIC = b"PAR1"
+_SIGNATURE_BYTES = 28
+"""Of a footer (AES-GCM's nonce and tag)."""
 _DAMAGED = "damaged or truncated Parquet"
 _TOO_LARGE = "row group with a page larger than max_document_mb times eight"
 
@@ -145,9 +149,22 @@ def _count_without_footer(file: SourceFile, detail: str, bad: BadRecords) -> Non
     add(file.path, 0, _DAMAGED, detail, file.num_bytes)
 
 
+def _check_not_encrypted(stream: BinaryIO, parquet: pq.ParquetFile, file: SourceFile) -> None:
+    """Raises UserError if columns may be encrypted: asked for such a column, Arrow (24) ends the
+    process. The footer is signed then, and its signature is not part of the metadata."""
+    stream.seek(file.num_bytes - len(_MAGIC) - 4)
+    footer_bytes = int.from_bytes(stream.read(4), "little")
+    if footer_bytes - parquet.metadata.serialized_size == _SIGNATURE_BYTES:
+        raise UserError(
+            f"{visible_name(file.path)}: is an encrypted Parquet file, with a footer that is not; "
+            "decrypt it, or leave it out of `files`"
+        )
+
+
 @contextmanager
 def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
     with open_file(file) as stream, pq.ParquetFile(stream) as parquet:
+        _check_not_encrypted(stream, parquet, file)
         schema = parquet.metadata.schema
         columns = [schema.column(number) for number in range(parquet.metadata.num_columns)]
         lists = [
