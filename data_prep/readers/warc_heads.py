@@ -65,6 +65,8 @@ class WarcFormat:
         end = _head_end(window)
         if end is None:
             return HEAD_WITHOUT_END
+        if _WARC_START.search(window.data, window.at + 1, end):
+            return "another record starts within the head"
         text = window.data[window.at : end].decode("utf-8", "replace")
         if "\0" in text:
             return "a NUL byte in the head"
@@ -73,8 +75,11 @@ class WarcFormat:
         fields: dict[str, str] = {}
         for line in text.split("\n"):
             name, colon, value = line.partition(":")
+            name = name.strip().lower()
+            if name in fields and name in _MANDATORY_FIELDS:  # the heads of two records
+                return f"{name} twice"
             if colon:
-                fields.setdefault(name.strip().lower(), value.strip())
+                fields.setdefault(name, value.strip())
         missing = [name for name in _MANDATORY_FIELDS if name not in fields]
         if missing:
             return f"no {', '.join(missing)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import lz4.frame
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.data_prep.readers.warcs import HTTP, read_warc, record
@@ -92,7 +92,22 @@ def read_any_way(path: Path, part_bytes: int) -> tuple[int, int, list[str]]:
     return accounted, bad.not_read_bytes.total() + padding_bytes, uris
 
 
+@pytest.mark.parametrize("gap", ["responsWARC/1.0\r\n", "responsC/1.0\r\n", "W\r\nWARC/1.0\r\n"])
+def test_a_gap_does_not_join_the_heads_of_two_records(tmp_path: Path, gap: str) -> None:
+    first, second = (record("conversion", uri.encode(), uri) for uri in ("http://a", "http://b"))
+    before, _, _ = first.partition(b"WARC-Date" if "C/1" in gap else b"C/1.0")
+    content = before + gap.encode() + second.partition(b"\r\n")[2]
+    path = tmp_path / "a.warc"
+    path.write_bytes(record("conversion", b"0", "http://0") + content + first)
+    documents, bad = read_warc(path)
+    whole = ["http://b"] if "WARC/1.0" in gap else []
+    assert [uri for _, uri in documents] == ["http://0", *whole, "http://a"]
+    assert bad.counts == {"damaged WARC record": 1}
+    assert read_warc(path, 40)[0] == documents
+
+
 @settings(max_examples=150, deadline=None)
+@example(seed=7029, part=50)
 @given(seed=st.integers(0, 1 << 30), part=st.integers(50, 3000))
 def test_the_bytes_of_a_plain_archive_add_up(
     tmp_path_factory: pytest.TempPathFactory, seed: int, part: int
