@@ -98,8 +98,6 @@ def print_row(name: str, reference: str, found: list[Comparison]) -> None:
     for one in found:
         counted.update(one.bad.counts)
         counted.update({f"skipped: {kind}": n for kind, n in one.bad.skipped.items()})
-    for reason in [reason for reason in counted if "(likely" in reason]:
-        counted[reason.partition(" (likely")[0]] += counted.pop(reason)
     why = ", ".join(f"{reason} {number:,}" for reason, number in counted.most_common())
     expected, read = (
         sum(map(len, lists)) for lists in zip(*(one[1:3] for one in found), strict=True)

@@ -39,6 +39,8 @@ class SourceLosses:
     """Files that end too early, with the reason."""
     examples: list[Mapping[str, Any]] = field(default_factory=list)
     """The first bad records."""
+    likely_encodings: Counter[str] = field(default_factory=Counter)
+    """Encodings that bad records are likely in, where `encoding` can be set."""
 
     def add(self, part: IngestPart, record: Record) -> None:
         """Adds a part of the source. Records of older versions lack most counts."""
@@ -50,6 +52,7 @@ class SourceLosses:
         self.not_read_bytes.update(record.get("not_read_bytes", {}))
         self.cut_files.update(record.get("cut_files", {}))
         self.examples += record["bad_examples"]
+        self.likely_encodings.update(record.get("likely_encodings", {}))
 
     @property
     def missing_bytes(self) -> dict[str, int | None]:
@@ -66,6 +69,12 @@ class SourceLosses:
             path: None if size is None or size >= least else max(round(mean - size), 0)
             for path, size in sizes.items()
         }
+
+    @property
+    def likely_encoding(self) -> str | None:
+        """The encoding that most bad records are likely in; None if there is nothing to go by."""
+        ranked = sorted(self.likely_encodings.items(), key=lambda item: (-item[1], item[0]))
+        return ranked[0][0] if ranked else None
 
     @property
     def lost_bytes(self) -> int:
@@ -110,25 +119,31 @@ def check_bad_share(ingested: StageResult[IngestPart], max_share: float) -> None
     losses = losses_of(ingested)
     advice = "fix the files, or raise max_bad_share"
     for source, lost in losses.items():
+        hint = f"; {encoding_hint(lost.likely_encoding)}" if lost.likely_encoding else ""
         share = lost.num_bad / max(lost.num_records, 1)
         if share > max_share:
             shown = "\n".join(_examples(lost))
             raise UserError(
                 f"source {source!r}: {lost.num_bad:,} of {lost.num_records:,} records "
                 f"({share:.1%}) cannot be read, more than max_bad_share ({max_share:.1%}):\n"
-                f"{shown}\n{advice}"
+                f"{shown}\n{advice}{hint}"
             )
         message = f"source {source!r}: {_bytes_message(lost)}"
         if lost.lost_bytes > max_share * lost.total_bytes:
             shown = "\n".join(_damaged_files(lost)) or "\n".join(_examples(lost))
             raise UserError(
-                f"{message}, more than max_bad_share ({max_share:.1%}):\n{shown}\n{advice}"
+                f"{message}, more than max_bad_share ({max_share:.1%}):\n{shown}\n{advice}{hint}"
             )
         if lost.is_damaged:
             logger.warning("%s:\n%s", message, "\n".join(_damaged_files(lost)))
     for source, lost in losses.items():
         if lost.num_records == lost.num_bad:
             raise UserError(f"source {source!r}: its files contain no documents")
+
+
+def encoding_hint(encoding: str) -> str:
+    """What to do about bad records that are likely in `encoding`."""
+    return f"bad records are likely in {encoding}: set the reader's `encoding`"
 
 
 def _bytes_message(lost: SourceLosses) -> str:

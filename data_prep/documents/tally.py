@@ -75,6 +75,7 @@ class Tally:
             "bad_bytes": dict(sorted(bad.num_bytes.items())),
             "bad_file_bytes": self._bad_file_bytes(),
             "bad_examples": bad.examples,
+            "likely_encodings": bad.guessed_encodings(),
             "not_read_bytes": dict(sorted(bad.not_read_bytes.items())),
             "cut_files": dict(sorted(bad.cut_files.items())),
             "skipped": dict(sorted(bad.skipped.items())),

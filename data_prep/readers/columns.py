@@ -190,7 +190,7 @@ class ArrowColumns:
             detail = f"likely {likely}" if likely else error.reason
             bad.add(path, row, "not UTF-8", detail, len(content))
             return None
-        return None if bad.has_nul(text, path, row) else text
+        return None if bad.has_nul(text, path, row, has_encoding=False) else text
 
     def _joined(self, value: Any, row: int, bad: BadRecords) -> bytes | None:
         """The texts of a list; None, counted in `bad`, if these are none, or too long."""

@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 from configs.load import UserError
 from configs.terminal import visible_name
-from data_prep.readers.likely_encoding import likely_encoding, why_not_utf_8
+from data_prep.readers.likely_encoding import SAMPLE_BYTES, likely_encoding, why_not_utf_8
 
 BadRecordPolicy = Literal["skip", "stop"]
 BATCH_CHARACTERS = 250_000
 """Characters of the documents that are worked on together."""
 _MAX_EXAMPLES = 20
-_SAMPLE_CHARACTERS = 1 << 12
+_SAMPLE_BYTES_OF_RECORD = 1 << 8
 
 
 class Document(NamedTuple):
@@ -66,10 +66,14 @@ class BadRecords:
     """Number of intact records that hold no text to train on, by kind; see `skip`."""
     skipped_bytes: Counter[str] = field(default_factory=Counter)
     """Their size, by kind."""
+    likely_encodings: Counter[str] = field(default_factory=Counter)
+    """Encodings that bad records are likely in, with their number, see `add_undecoded`."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first bad records: file, offset, reason and detail."""
     report: Callable[[UnusedRecord], None] | None = None
     """Receives every bad or skipped record."""
+    _undecided: bytearray = field(default_factory=bytearray)
+    """A sample of what was not decoded, each too short for a guess."""
 
     def add(
         self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
@@ -81,6 +85,26 @@ class BadRecords:
         """
         self._count(UnusedRecord(file_path, offset, "bad", reason, detail[:200], num_bytes))
         self.num_bytes[reason] += num_bytes
+
+    def add_undecoded(
+        self, file_path: str, offset: int, reason: str, content: bytes, detail: str = ""
+    ) -> None:
+        """Counts a bad record of a file whose `encoding` can be set: the encoding that `content`
+        is likely in is named in the detail, and counted. Otherwise like `add`."""
+        likely = likely_encoding(content)
+        if likely is not None:
+            self.likely_encodings[likely] += 1
+            detail = f"likely {likely}: set `encoding`"
+        elif len(self._undecided) < SAMPLE_BYTES:
+            self._undecided += content[:_SAMPLE_BYTES_OF_RECORD]
+        self.add(file_path, offset, reason, detail, len(content))
+
+    def guessed_encodings(self) -> dict[str, int]:
+        """`likely_encodings`; where each record alone was too short for a guess, by all of them."""
+        if self.likely_encodings or not self._undecided:
+            return dict(sorted(self.likely_encodings.items()))
+        likely = likely_encoding(bytes(self._undecided))
+        return {likely: 1} if likely else {}
 
     def add_damage(
         self, file_path: str, offset: int, reason: str, detail: str = "", num_bytes: int = 0
@@ -158,13 +182,16 @@ class BadRecords:
         self.add_too_long(file_path, offset, len(content))
         return True
 
-    def has_nul(self, text: str, file_path: str, offset: int) -> bool:
-        """Whether a text holds a NUL byte; if so, counts it."""
+    def has_nul(self, text: str, file_path: str, offset: int, has_encoding: bool = True) -> bool:
+        """Whether a text holds a NUL byte; if so, counts it. `has_encoding`: as in
+        `add_undecoded`, else nothing is said of encodings."""
         if "\0" not in text:
             return False
-        likely = likely_encoding(text[:_SAMPLE_CHARACTERS].encode("utf-8", "ignore"))
-        reason = f"NUL byte (likely {likely}: set `encoding`)" if likely else "NUL byte"
-        self.add(file_path, offset, reason, num_bytes=len(text))
+        content = text.encode("utf-8", "ignore")
+        if has_encoding:
+            self.add_undecoded(file_path, offset, "NUL byte", content)
+        else:
+            self.add(file_path, offset, "NUL byte", num_bytes=len(content))
         return True
 
 
@@ -192,6 +219,7 @@ def decoded(content: bytes, file_path: str, offset: int, bad: BadRecords) -> str
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        bad.add(file_path, offset + error.start, why_not_utf_8(content), error.reason, len(content))
+        at = offset + error.start
+        bad.add_undecoded(file_path, at, why_not_utf_8(content), content, error.reason)
         return None
     return None if bad.has_nul(text, file_path, offset) else text

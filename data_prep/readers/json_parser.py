@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from data_prep.readers.likely_encoding import likely_encoding, why_not_utf_8
+from data_prep.readers.likely_encoding import why_not_utf_8
 
 MAX_VALUES = 4_000_000
 """Commas, braces and brackets of a record, those in texts included. As objects these values take
@@ -30,12 +30,6 @@ def parse_json(raw: bytes) -> tuple[Any, bool]:
             return json.loads(text), False
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
-
-
-def reason_not_json(raw: bytes) -> str:
-    """The reason under which `raw`, which is not JSON, is counted."""
-    likely = likely_encoding(raw)
-    return f"{NOT_JSON} (likely {likely}: set `encoding`)" if likely else NOT_JSON
 
 
 def why_not_unicode(raw: bytes) -> str:

@@ -22,8 +22,8 @@ from data_prep.readers.document import BadRecords
 from data_prep.readers.json_parser import (
     CUT_RECORD,
     MAX_VALUES,
+    NOT_JSON,
     parse_json,
-    reason_not_json,
     wrapper_reason,
 )
 
@@ -255,7 +255,7 @@ class JsonValues:
             self._bad.add_cut(self._path, start, CUT_RECORD, num_bytes=num_bytes)
             self._in_array = False
         elif num_bytes:
-            self._bad.add(self._path, start, reason_not_json(raw), num_bytes=num_bytes)
+            self._bad.add_undecoded(self._path, start, NOT_JSON, raw)
 
     def _skip_wrapper(self) -> bool:
         """Whether the whole file is one object that holds the records in an array: if so, counts

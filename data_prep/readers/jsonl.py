@@ -12,9 +12,9 @@ from data_prep.readers.files import SourceFile, Span
 from data_prep.readers.json_parser import (
     CUT_RECORD,
     MAX_VALUES,
+    NOT_JSON,
     holds_surrogates,
     parse_json,
-    reason_not_json,
     why_not_unicode,
     wrapper_reason,
 )
@@ -114,7 +114,7 @@ class JsonLinesReader:
         if records:
             return
         if line.endswith(b"\n") or not line.strip(b"\0"):
-            bad.add(file.path, offset, reason_not_json(line), error, len(line))
+            bad.add_undecoded(file.path, offset, NOT_JSON, line, error)
         else:
             bad.add_cut(file.path, offset, CUT_RECORD, error, len(line) * content.is_plain)
 
@@ -132,7 +132,7 @@ class JsonLinesReader:
             return None
         text = "\n".join(texts)
         if not is_unicode and holds_surrogates(text):
-            bad.add(file.path, offset, why_not_unicode(raw), num_bytes=len(raw))
+            bad.add_undecoded(file.path, offset, why_not_unicode(raw), raw)
             return None
         if bad.has_nul(text, file.path, offset):
             return None

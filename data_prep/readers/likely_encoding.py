@@ -1,8 +1,11 @@
 """Names the encoding that a text which is not UTF-8 is likely in."""
 
 import codecs
+import re
 
-_SAMPLE_BYTES = 1 << 14
+SAMPLE_BYTES = 1 << 14
+"""How much of a text is looked at."""
+_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _WIDE_SHARE = 0.5
 NOT_VALID = "\udcff".encode("utf-8", "surrogatepass")
 """What transcoding to UTF-8 makes of bytes that are not valid in the encoding of a file."""
@@ -12,20 +15,19 @@ _FEWEST_BYTES = 4
 
 def why_not_utf_8(content: bytes) -> str:
     """The reason under which a record that is not UTF-8 is counted."""
-    if NOT_VALID in content:
-        return "bytes that do not fit the encoding"
-    likely = likely_encoding(content)
-    return f"not UTF-8 (likely {likely}: set `encoding`)" if likely else "not UTF-8"
+    return "bytes that do not fit the encoding" if NOT_VALID in content else "not UTF-8"
 
 
 def likely_encoding(content: bytes) -> str | None:
     """The encoding that a sample of `content` is likely in; None if it may be damaged UTF-8, or is
     too short to tell."""
-    sample = content[:_SAMPLE_BYTES]
+    sample = content[:SAMPLE_BYTES]
     if (wide := _wide_encoding(sample)) is not None:
         return wide
     num_beyond = len(sample) - len(sample.translate(None, bytes(range(128, 256))))
     if num_beyond < _FEWEST_BYTES:
+        return None
+    if _SURROGATES.search(sample):  # of programs that encode UTF-16's halves one by one
         return None
     # Damaged UTF-8 has many whole characters; texts in other encodings have hardly any.
     if len(sample.decode("utf-8", "ignore").encode()) > len(sample) - num_beyond / 2:

@@ -186,7 +186,8 @@ class TableReader:
             return None
         text = row[at]
         if not _is_unicode(text):
-            bad.add(file.path, place, why_not_utf_8(b"".join(record.lines)), "", num_bytes)
+            raw = b"".join(record.lines)
+            bad.add_undecoded(file.path, place, why_not_utf_8(raw), raw)
             return None
         if bad.has_nul(text, file.path, place):
             return None

@@ -39,7 +39,8 @@ def accounts(
 ) -> dict[str, Account]:
     """For each source: ``read``, ``kept`` and ``dropped`` by reason (amounts), ``bad`` and
     ``skipped`` by reason (amounts of records), ``file_bytes``, ``not_read_bytes``,
-    ``missing_bytes`` (an estimate; None if it is not known), ``cut_files``, ``repeated_ids``,
+    ``missing_bytes`` (an estimate; None if it is not known), ``cut_files``, ``likely_encoding``
+    (of bad records; None if there is nothing to go by), ``repeated_ids``,
     ``without_tokens`` (documents, which are kept), ``unknown_tokens``, and ``beyond_max_tokens``
     (kept documents, and tokens, that are in no row, from `left_out`)."""
     losses = losses_of(ingested)
@@ -79,6 +80,7 @@ def accounts(
             "file_bytes": sum(lost.file_bytes.values()),
             "not_read_bytes": lost.not_read_bytes.total(),
             "cut_files": len(lost.cut_files),
+            "likely_encoding": lost.likely_encoding,
             "missing_bytes": None if None in missing else sum(size or 0 for size in missing),
             "repeated_ids": sum(r["repeated"] for r in _records(source, repeated_ids)),
             "without_tokens": without_tokens.get(source, 0),

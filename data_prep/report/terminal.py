@@ -9,6 +9,7 @@ from typing import Any
 from unicodedata import east_asian_width
 
 from configs.terminal import visible_name
+from data_prep.documents.losses import encoding_hint
 from data_prep.engine.stage import Record
 from data_prep.report.accounts import Account, Amount
 from data_prep.report.evaluation_sets import sets_table
@@ -63,6 +64,8 @@ def _line(label: str, amount: Amount, read: Amount | None) -> str:
 
 def _notes(account: Account) -> Iterator[str]:
     """What is not an amount of records."""
+    if account.get("likely_encoding"):  # a report of an earlier version lacks it
+        yield f"  {encoding_hint(account['likely_encoding'])}"
     of_files = f" of {account['file_bytes'] / 1e6:,.2f} MB of files"
     if account["not_read_bytes"]:
         size = f"{account['not_read_bytes']:,} bytes"

@@ -125,6 +125,21 @@ def test_how_much_a_single_cut_file_lacks_is_not_known(tmp_path: Path, logged: l
     assert "how much is missing in 1 cut file(s) is not known" in warning
 
 
+def test_the_likely_encoding_is_named_once_for_the_source(tmp_path: Path) -> None:
+    """Whatever encodings the records seem to be in, they are counted under one reason."""
+    texts = ["Größe und Äpfel für Mädchen", "Übergröße hätte möglichst öfter", "Öl"]
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts * 2]
+    path.write_bytes("".join(lines).encode("cp1252"))
+    for reader in ({"type": "jsonl"}, {"type": "text", "document": "line"}):
+        work = tmp_path / reader["type"]
+        result = ingested(work, {"forum": {**reader, "files": [str(path)]}}, part_bytes=1 << 15)
+        assert losses_of(result)["forum"].likely_encoding == "cp1252"
+        assert [record["bad"] for record in result.records] == [{"not UTF-8": 6}]
+        with pytest.raises(UserError, match="likely in cp1252: set the reader's `encoding`"):
+            check_bad_share(result, 0.05)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_few_bad_records_of_many_bytes_stop_the_job(tmp_path: Path, suffix: str) -> None:
     """One of 201 records is a third of the bytes; it stops the job, a small one does not."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from data_prep.readers.compression import Chunk
 from data_prep.readers.document import BadRecords
 from data_prep.readers.fields import MISSING, field_of
-from data_prep.readers.files import list_files
+from data_prep.readers.files import Span, list_files
 from data_prep.readers.json_values import JsonValues, Layout, layout_of
 from data_prep.readers.likely_encoding import likely_encoding
 from tests.data_prep.readers.reading import read_documents, reader_config
@@ -215,9 +215,13 @@ def test_the_likely_encoding_is_named(tmp_path: Path, encoding: str) -> None:
     line = json.dumps({"text": text}, ensure_ascii=False) + "\n"
     path.write_bytes(line.encode(encoding))
     for kind in ("jsonl", "text"):
-        documents, bad = read_documents(path, type=kind)
-        assert documents == []
-        assert all(f"likely {encoding}" in reason for reason in bad), bad
+        bad = BadRecords("skip")
+        reader = reader_config({"type": kind, "files": [str(path)]}).build()
+        (file,) = list_files((str(path),), "files")
+        assert not list(reader.read(Span(file, 0, file.num_bytes), bad))
+        assert bad.counts == {"not UTF-8": 1}
+        assert bad.examples[0]["detail"] == f"likely {encoding}: set `encoding`"
+        assert bad.guessed_encodings() == {encoding: 1}
 
 
 def test_a_guess_needs_enough_to_go_by() -> None:
@@ -226,6 +230,15 @@ def test_a_guess_needs_enough_to_go_by() -> None:
     assert likely_encoding("naïve café".encode()[:-1]) is None
     assert likely_encoding("naïve".encode("cp1252")) is None
     assert likely_encoding(b"") is None
+    assert likely_encoding(b"CESU-8 \xed\xa0\xbd\xed\xb8\x80") is None
+
+
+def test_short_records_are_guessed_together() -> None:
+    bad = BadRecords("skip")
+    for word in ("Größe", "Äpfel", "Straße", "über", "Öl"):
+        bad.add_undecoded("a.txt", 0, "not UTF-8", f"{word} und mehr".encode("cp1252"))
+    assert bad.counts == {"not UTF-8": 5}
+    assert bad.guessed_encodings() == {"cp1252": 1}
 
 
 def test_bytes_that_do_not_fit_the_encoding_cost_their_record(tmp_path: Path) -> None:
