@@ -22,8 +22,10 @@ from model.options import (
     Frozen,
     FullAttention,
     Gelu,
+    HeadTransform,
     LayerNormConfig,
     LearnedPositions,
+    NoHeadTransform,
     NoPooler,
     Norm,
     NormPlacement,
@@ -96,6 +98,8 @@ class ModelConfig(Config):
     """Layers that share their weights."""
     pooler: Annotated[Pooler, TrainingChoice()] = NoPooler()
     """How a row becomes one vector, for heads that need one."""
+    head_transform: Annotated[HeadTransform, TrainingChoice()] = NoHeadTransform()
+    """Layers between the encoder and the output layer of every task head."""
     embedding_start: EmbeddingStart = RandomEmbeddings()
     """The word vectors before training."""
     frozen: Annotated[Frozen, TrainingChoice()] = NothingFrozen()
@@ -194,6 +198,8 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
             )
         if sharing.pooler and config.pooler.type == "none":
             yield "parameter_sharing.pooler needs a pooler: set pooler.type to first or mean"
+        if sharing.pooler and config.head_transform.type != "none":
+            yield "parameter_sharing.pooler does not go with head_transform, which has no pooler"
         if frozen.type == "all_but_last" or (frozen.type == "lower" and frozen.num_layers):
             yield "layers that share their weights cannot be frozen one by one"
     if frozen.type != "nothing" and frozen.num_layers > config.num_layers:

@@ -30,18 +30,33 @@ from model.word_vectors import WordVectors, read_word_vectors
 ModelT = TypeVar("ModelT", bound="MaskedLanguageModel")
 
 
-class LanguageModelHead(nn.Module):
+class PredictionLayers(nn.Module):
+    """Hidden [N, H] -> [N, H]: dense, GELU, norm; replicated over TP ranks."""
+
+    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.dense = ReplicatedLinear(size, size, config.bias.head)
+        # Every rank sees all tokens here, under sequence parallelism too.
+        self.norm = Norm(grid.with_sequence_parallel(False), config)
+
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """[..., H] of [..., H]."""
+        result: Tensor = self.norm(F.gelu(self.dense(hidden)))
+        return result
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.transformed(hidden)
+
+
+class LanguageModelHead(PredictionLayers):
     """Hidden [N, H] -> logits [N, V/tp]: dense, GELU, norm, tied decoder with its own bias.
 
     Padded vocabulary entries get the logit -inf, so that no softmax ever sees them.
     """
 
     def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
-        super().__init__()
-        size = config.hidden_size
-        self.dense = ReplicatedLinear(size, size, config.bias.head)
-        # Every rank sees all masked tokens, under sequence parallelism too.
-        self.norm = Norm(grid.with_sequence_parallel(False), config)
+        super().__init__(grid, config)
         self.local_size = grid.local_size(padded_size)
         spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
         self.register_parameter("bias", None)
@@ -51,8 +66,10 @@ class LanguageModelHead(nn.Module):
         start, length = spec.local_range(*grid.tp_shard)
         self.num_padding = min(length, max(0, start + length - vocab_size))
 
-    def forward(self, hidden: Tensor, vocabulary: VocabularyEmbedding) -> Tensor:
-        hidden = self.norm(F.gelu(self.dense(hidden)))
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, vocabulary: VocabularyEmbedding
+    ) -> Tensor:
+        hidden = self.transformed(hidden)
         bias: Tensor | None = self.bias
         if bias is None:
             bias = hidden.new_zeros(self.local_size)
@@ -150,6 +167,10 @@ class MultiTaskModel(MaskedLanguageModel):
             {name: head.build(name, config) for name, head in heads.items()}
         )
         self.pooler = Pooler(config)
+        with_layers = heads if config.head_transform.type == "prediction" else ()
+        self.transforms = nn.ModuleDict(
+            {name: PredictionLayers(self.grid, config) for name in with_layers}
+        )
 
     def forward(  # type: ignore[override]
         self,
@@ -191,10 +212,14 @@ class MultiTaskModel(MaskedLanguageModel):
         pooled = None
         if any(self._head(name).reads_pooled for name in names):
             pooled = self.pooler(by_row, tokens, self.encoder)  # [B, H]
-        return {
-            name: self._head(name)(pooled if self._head(name).reads_pooled else by_row, dropout_key)
-            for name in names
-        }
+        scores = {}
+        for name in names:
+            head = self._head(name)
+            features = pooled if head.reads_pooled else by_row
+            if name in self.transforms:
+                features = self.transforms[name](features)
+            scores[name] = head(features, dropout_key)
+        return scores
 
     def _head(self, name: str) -> TaskHead:
         head = self.task_heads[name]

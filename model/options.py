@@ -203,6 +203,20 @@ class MeanPooler(Config):
     type: Literal["mean"] = "mean"
 
 
+class NoHeadTransform(Config):
+    """A task head is one linear layer (after the pooler, for whole rows)."""
+
+    type: Literal["none"] = "none"
+
+
+class PredictionTransform(Config):
+    """Dense layer, GELU and norm before the output layer of every task head, as in the
+    masked-language-model head, from whose weights they start; the pooler is then a plain choice or
+    mean of hidden states (ModernBERT)."""
+
+    type: Literal["prediction"] = "prediction"
+
+
 class RandomEmbeddings(Config):
     """Word vectors start at random."""
 
@@ -257,5 +271,6 @@ PackedRows = Annotated[AttendAcross | AttendInside, Field(discriminator="type")]
 Visibility = Annotated[AllVisible | HideRandomKeys | HideRandomSpan, Field(discriminator="type")]
 ParameterSharing = Annotated[NoSharing | ShareInGroups, Field(discriminator="type")]
 Pooler = Annotated[NoPooler | FirstTokenPooler | MeanPooler, Field(discriminator="type")]
+HeadTransform = Annotated[NoHeadTransform | PredictionTransform, Field(discriminator="type")]
 EmbeddingStart = Annotated[RandomEmbeddings | PretrainedVectors, Field(discriminator="type")]
 Frozen = Annotated[NothingFrozen | FreezeLower | TrainLast, Field(discriminator="type")]

@@ -100,7 +100,8 @@ class Pooler(nn.Module):
         sharing = config.parameter_sharing
         self.shares_matrix = sharing.type == "groups" and sharing.pooler
         self.dense: ReplicatedLinear | None = None
-        if self.kind != "none" and not self.shares_matrix:
+        has_matrix = self.kind != "none" and config.head_transform.type == "none"
+        if has_matrix and not self.shares_matrix:
             self.dense = ReplicatedLinear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, tokens: Tensor, encoder: Encoder) -> Tensor:
@@ -109,10 +110,10 @@ class Pooler(nn.Module):
             pooled = (hidden * is_text).sum(dim=1) / is_text.sum(dim=1).clamp(min=1)
         else:
             pooled = hidden[:, 0]
-        if self.kind == "none":
-            return pooled
         if self.dense is not None:
             return torch.tanh(self.dense(pooled))
+        if not self.shares_matrix:
+            return pooled
         last = encoder.layers[encoder.group_of[-1]]
         return torch.tanh(last.attention.output(pooled, x_is_whole=True))  # type: ignore[union-attr, operator]
 

@@ -1,7 +1,7 @@
 """The list of families, and the family of a folder or of a model."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from configs.load import ConfigError
 from model.config import ModelConfig
@@ -34,6 +34,14 @@ def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin:
         f"{origin}: model_type {hf.get('model_type')!r} cannot be imported; known: "
         + ", ".join(family.model_type for family in FAMILIES)
     )
+
+
+def head_transform_of(config: ModelConfig) -> Literal["none", "prediction"]:
+    """What the classes of the model's family have before the output layer of a task."""
+    for family in FAMILIES:
+        if not family.obstacles(config):
+            return family.head_transform
+    return "none"
 
 
 def family_of_model(config: ModelConfig) -> Family:

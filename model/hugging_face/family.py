@@ -7,7 +7,7 @@ here: export and import call the family's methods.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.load import ConfigError
 from model.config import ModelConfig
@@ -39,6 +39,8 @@ class Family(ABC):
     """`model_type` in config.json; the name of the family in messages."""
     class_prefix: str
     """What the names of transformers' classes start with, "Roberta" for example."""
+    head_transform: Literal["none", "prediction"] = "none"
+    """What its classes have before the output layer of a task, see `ModelConfig.head_transform`."""
 
     @property
     def masked_lm_class(self) -> str:

@@ -37,6 +37,7 @@ class ModernBert(PairedFamily):
 
     model_type = "modernbert"
     class_prefix = "ModernBert"
+    head_transform = "prediction"
 
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
         return bool(hf.get("model_type") == self.model_type)
@@ -132,6 +133,7 @@ class ModernBert(PairedFamily):
             "attention_bias": config.bias.attention,
             "mlp_bias": config.bias.mlp,
             "classifier_bias": config.bias.head,
+            "classifier_pooling": "mean" if config.pooler.type == "mean" else "cls",
             "decoder_bias": config.bias.decoder,
             "attention_dropout": config.attention_dropout,
             "embedding_dropout": config.hidden_dropout,
@@ -221,10 +223,20 @@ class ModernBert(PairedFamily):
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, "Tensor"]:
-        raise ConfigError(
-            "heads for tasks are not exported for ModernBERT: its classes put a dense layer, GELU "
-            "and a norm before the output, which the heads here do not have"
-        )
+        if config.head_transform.type != "prediction":
+            raise ConfigError(
+                "model.head_transform: ModernBERT's classes have a dense layer, GELU and a norm "
+                "before the output (type: prediction)"
+            )
+        tensors = {
+            key: t for key, t in self.to_hf(state, config).items() if key.startswith("model.")
+        }
+        for part, has_bias in (("dense", config.bias.head), ("norm", config.bias.norm)):
+            for kind in ("weight", "bias") if has_bias else ("weight",):
+                tensors[f"head.{part}.{kind}"] = state[f"transforms.{name}.{part}.{kind}"]
+        for kind in ("weight", "bias"):
+            tensors[f"classifier.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
+        return tensors
 
 
 def _layer_types(num_layers: int, every: int) -> list[str]:

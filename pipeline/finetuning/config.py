@@ -8,8 +8,9 @@ from configs.load import Config
 from configs.paths import ConfigPath
 from model.compute import BreaksBitEquality
 from model.config import MLM_HEAD, ModelConfig
+from model.hugging_face.families import head_transform_of
 from model.objectives import MaskedLanguageModelConfig, ObjectiveConfig
-from model.options import FirstTokenPooler, Frozen, Pooler
+from model.options import FirstTokenPooler, Frozen, HeadTransform, Pooler
 from pipeline.data.config import DataConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.finetuning.tasks.union import FinetuneTask
@@ -73,12 +74,18 @@ class ModelChanges(Config):
     pooler: Pooler = FirstTokenPooler()
     """How the hidden states of a row become one vector."""
 
+    head_transform: HeadTransform | None = None
+    """Layers between the encoder and the output layer of every task (default: those of the model's
+    Hugging Face class)."""
+
     frozen: Frozen | None = None
     """Parts of the encoder whose weights are not trained."""
 
     def of(self, pretrained: ModelConfig) -> ModelConfig:
         """The config of the model that is fine-tuned."""
         changes = {key: value for key, value in self.model_dump().items() if value is not None}
+        if self.head_transform is None:
+            changes["head_transform"] = {"type": head_transform_of(pretrained)}
         return ModelConfig.model_validate({**pretrained.model_dump(), **changes})
 
 

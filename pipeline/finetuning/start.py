@@ -1,6 +1,7 @@
 """The pretrained weights and the tokenizer that a fine-tuning run starts from."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 PRETRAINED = ("encoder.", "head.")
 """Parameters that are taken from the start; pooler and task heads start at random."""
+_TRANSFORM = re.compile(r"transforms\.[^.]+\.")
+"""The layers before a task's output, which start from those of the masked-language-model head."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ class Start:
         missing = []
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                value = None
-                if name in specs:
-                    value = self._shard(reader, name, specs[name], grid)
+                value, pretrained = None, _TRANSFORM.sub("head.", name)
+                if pretrained in specs:
+                    value = self._shard(reader, pretrained, specs[pretrained], grid)
                 if value is None:
                     missing.append(name)
                 else:

@@ -10,7 +10,6 @@ from configs.load import ConfigError
 from model.config import ModelConfig
 from model.head_types import HeadType
 from model.heads import build_masked_lm
-from model.hugging_face.bert_style import BertStyle
 from model.hugging_face.families import FAMILIES, family_of_folder, family_of_model
 from model.hugging_face.family import Family, auto_class
 from model.hugging_face.modernbert import MODERNBERT
@@ -176,13 +175,11 @@ def test_configs_return_from_hugging_face(family: Family) -> None:
     assert family.model_config(hf, "config.json") == (config, VOCAB_SIZE)
 
 
-@pytest.mark.parametrize(
-    "family", [f for f in FAMILIES if isinstance(f, BertStyle)], ids=lambda f: f.model_type
-)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 @pytest.mark.parametrize("head", get_args(HeadType))
 def test_task_heads_have_the_names_of_transformers(family: Family, head: HeadType) -> None:
-    model = (MODELS | SAME_NETWORK)[family.model_type]
-    config = ModelConfig(**SIZES, **model, pooler={"type": "first"})
+    model = {**SIZES, **(MODELS | SAME_NETWORK)[family.model_type], "pooler": {"type": "first"}}
+    config = ModelConfig(**model, head_transform={"type": family.head_transform})
     settings = {**family.hf_config(config, VOCAB_SIZE), "num_labels": 3}
     num_outputs = 1 if head == "multiple_choice" else 3
     theirs = getattr(transformers, auto_class(head)).from_config(
@@ -195,6 +192,8 @@ def test_task_heads_have_the_names_of_transformers(family: Family, head: HeadTyp
     state = family.from_hf(plain.state_dict(), config, VOCAB_SIZE)
     state["pooler.dense.weight"] = torch.zeros(32, 32)
     state["pooler.dense.bias"] = torch.zeros(32)
+    state["transforms.mine.dense.weight"] = torch.zeros(32, 32)
+    state["transforms.mine.norm.weight"] = torch.zeros(32)
     state["task_heads.mine.output.weight"] = torch.zeros(num_outputs, 32)
     state["task_heads.mine.output.bias"] = torch.zeros(num_outputs)
     theirs.load_state_dict(family.task_to_hf(state, config, "mine", head))

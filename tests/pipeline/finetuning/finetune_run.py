@@ -66,10 +66,10 @@ def make_tasks(folder: Path, num_lines: int = 24) -> dict[str, dict[str, Any]]:
     }
 
 
-def make_pretrained(folder: Path) -> TrainConfig:
-    """A finished tiny pretraining run with a real tokenizer."""
+def make_pretrained(folder: Path, **changes: Any) -> TrainConfig:
+    """A finished tiny pretraining run with a real tokenizer; `changes` as in `make_config`."""
     make_rows(folder / "rows", tokenizer=train_tokenizer([SENTENCE] * 60, 270))
-    config = make_config(folder / "rows", folder / "run", total_rows=5 * 16)
+    config = make_config(folder / "rows", folder / "run", total_rows=5 * 16, **changes)
     run_ranks(pretrain, 1, config)
     return config
 
