@@ -22,8 +22,10 @@ _HEAD_BYTES, _TAIL_BYTES = 1 << 16, 64
 _MARK_BYTES = 4
 """Of the longest byte order mark."""
 _OLDER_REVISION = "older revision of a wiki page"
-_PAGE_START, _PAGE_END, _DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
+_PAGE_START, _PAGE_END = b"<page>", b"</page>"
+_DUMP_START, _DUMP_END = b"<mediawiki", b"</mediawiki>"
 _REVISION_START = b"<revision>"
+_NO_END = "a page without its end"
 _REVISION = re.compile(re.escape(_REVISION_START))
 
 
@@ -52,6 +54,11 @@ def dump_pages(
     head = content.head(_HEAD_BYTES)
     if _PAGE_START not in head:
         head = content.head(MAX_HEAD_BYTES)
+    if head and _PAGE_START not in head and _DUMP_START not in head:
+        if span.start == 0:
+            num_bytes = span.file.num_bytes
+            bad.add_damage(span.file.path, 0, "no MediaWiki dump", num_bytes=num_bytes)
+        return head, iter(())
     chunks = _chunks(content, span, bad)
     return head, _PageScanner(span.file.path, bad).pages(chunks)
 
@@ -182,10 +189,11 @@ class _PageScanner:
             self._held += chunk.content
             self._last, self._previous_offset = chunk, self._last.offset
             while (page := self._next_page()) is not None:
-                yield self._page_offset, page
+                if page:
+                    yield self._page_offset, page
             if self._state is _State.AFTER_SPAN:
                 return
-        self._add_cut_page("a page without its end")
+        self._add_cut_page(_NO_END)
 
     def _add_cut_page(self, detail: str) -> None:
         """Counts the page whose end is not found, if there is one."""
@@ -193,12 +201,18 @@ class _PageScanner:
             self._bad.add(self._path, self._page_offset, DAMAGED_XML, detail, len(self._held))
 
     def _next_page(self) -> bytes | None:
-        """The next page that is held whole; None if there is none."""
+        """The next page that is held whole; None if there is none, empty if it is damaged."""
         if self._state is _State.BETWEEN_PAGES:
             self._find_start()
         if self._state is not _State.IN_PAGE:
             return None
         end = self._held.find(_PAGE_END, self._searched)
+        next_start = self._held.find(_PAGE_START, self._searched, end if end >= 0 else None)
+        if next_start >= 0:  # a text holds no tag
+            self._bad.add(self._path, self._page_offset, DAMAGED_XML, _NO_END, next_start)
+            self._drop(next_start)
+            self._state = _State.BETWEEN_PAGES
+            return b""
         if end < 0:
             self._drop_older_revisions(len(self._held))
         if end < 0 and len(self._held) > self._bad.max_raw_bytes:

@@ -179,3 +179,27 @@ def test_a_dump_in_utf_16_is_read(tmp_path: Path, suffix: str) -> None:
     assert list(texts) == ["Ä", "Б"]
     assert "Bild" not in texts["Б"]
     assert not bad.counts
+
+
+@pytest.mark.parametrize("part_bytes", [WHOLE_BYTES, 100])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_page_without_its_end_costs_that_page(
+    tmp_path: Path, suffix: str, part_bytes: int
+) -> None:
+    """Its title never gets the text of the page after it."""
+    cut = page("B", "Text of B.").removesuffix("</page>\n")
+    content = dump(page("A"), cut, cut, page("C")).encode()
+    content = gzip.compress(content) if suffix else content
+    texts, bad = read(tmp_path, content, part_bytes, f"a.xml{suffix}")
+    assert list(texts) == ["A", "C"]
+    assert bad.counts == {"damaged or truncated XML": 2}
+    assert bad.num_bytes.total() == 2 * len(cut)
+    assert not bad.skipped
+
+
+def test_a_file_that_is_no_dump_is_counted_with_its_bytes(tmp_path: Path) -> None:
+    content = b"<html><p>This is no dump.</p></html>" * 99
+    texts, bad = read(tmp_path, content, 500)
+    assert not texts
+    assert bad.counts == {"no MediaWiki dump": 1}
+    assert bad.not_read_bytes.total() == len(content)
