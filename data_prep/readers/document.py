@@ -125,6 +125,23 @@ class BadRecords:
         self.add_damage(file_path, offset, reason, detail, num_bytes)
         self.cut_files[file_path] = reason
 
+    def add_cut_record(
+        self,
+        file_path: str,
+        offset: int,
+        reason: str,
+        detail: str,
+        num_bytes: int,
+        is_plain: bool,
+    ) -> None:
+        """Counts the last record of a file that ends within it, of `num_bytes`: of the file if it
+        `is_plain`, else of its content."""
+        if is_plain:
+            self.add_damage(file_path, offset, reason, detail, num_bytes)
+        else:
+            self.add(file_path, offset, reason, detail, num_bytes)
+        self.cut_files[file_path] = reason
+
     def skip(self, kind: str, num_bytes: int = 0, file_path: str = "", offset: int = -1) -> None:
         """Counts an intact record that holds no text to train on, such as a redirect or an image;
         `kind` says what it is, `num_bytes` is its size. With its place, it can be found again."""

@@ -251,8 +251,7 @@ class JsonValues:
         if is_too_long:
             self._bad.add_too_long(self._path, start, num_bytes)
         elif found is None and is_cut and self._damage is None:
-            num_bytes *= self._is_plain
-            self._bad.add_cut(self._path, start, CUT_RECORD, num_bytes=num_bytes)
+            self._bad.add_cut_record(self._path, start, CUT_RECORD, "", num_bytes, self._is_plain)
             self._in_array = False
         elif num_bytes:
             self._bad.add_undecoded(self._path, start, NOT_JSON, raw)

@@ -116,7 +116,8 @@ class JsonLinesReader:
         if line.endswith(b"\n") or not line.strip(b"\0"):
             bad.add_undecoded(file.path, offset, NOT_JSON, line, error)
         else:
-            bad.add_cut(file.path, offset, CUT_RECORD, error, len(line) * content.is_plain)
+            num_bytes, is_plain = len(line), content.is_plain
+            bad.add_cut_record(file.path, offset, CUT_RECORD, error, num_bytes, is_plain)
 
     def _document(self, parsed: JsonRecord, file: SourceFile, bad: BadRecords) -> Document | None:
         """The document of a record; None, counted in `bad`, if it holds none."""

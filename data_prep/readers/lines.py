@@ -57,9 +57,9 @@ class LineFiles:
             if not line:
                 return
             if len(line) == longest and not line.endswith(b"\n"):
-                bad.add_too_long(span.file.path, offset, len(line))
-                enough = sys.maxsize if run_on else span.end
-                offset = self._end_of_line(stream, offset + len(line), enough)
+                end = self._end_of_line(stream, offset + len(line), sys.maxsize)
+                bad.add_too_long(span.file.path, offset, end - offset)
+                offset = end
                 continue
             yield offset, line
             offset += len(line)
@@ -83,7 +83,9 @@ class _State(Enum):
     IN_LINE = auto()
     """Inside a line of the span, whose start is held."""
     IN_SKIPPED_LINE = auto()
-    """Inside a line that is not given: it started before the span, or is too long."""
+    """Inside a line that is not given: it started before the span."""
+    IN_LONG_LINE = auto()
+    """Inside a line of the span that is too long to be held; it is counted at its end."""
 
 
 class _ChunkedLines:
@@ -108,6 +110,8 @@ class _ChunkedLines:
         """Of the held line or, if none is held, of the next byte: decompressed bytes."""
         self._held: list[bytes] = []
         """The line without its end, in pieces, in state IN_LINE."""
+        self._long_at = 0
+        """Where the line starts, in state IN_LONG_LINE."""
 
     def lines(self, chunks: Iterator[Chunk]) -> Iterator[tuple[int, bytes]]:
         """(offset, line) of every line that starts in the span; reads `chunks` as far as needed."""
@@ -118,7 +122,7 @@ class _ChunkedLines:
                 if is_after_span:
                     return
                 continue
-            if is_after_span and self._state is not _State.IN_LINE:
+            if is_after_span and self._state not in (_State.IN_LINE, _State.IN_LONG_LINE):
                 return
             if not chunk.content:
                 continue
@@ -134,10 +138,18 @@ class _ChunkedLines:
             self._hold(chunk.content[end:], had_newline=end > 0)
         if self._state is _State.IN_LINE:
             yield self._offset, b"".join(self._held)
+        self._count_long_line()
+
+    def _count_long_line(self) -> None:
+        """Counts the line that is too long, if there is one, which ends here."""
+        if self._state is _State.IN_LONG_LINE:
+            num_bytes = self._offset - self._long_at
+            self._bad.add_too_long(self._span.file.path, self._long_at, num_bytes)
 
     def _count_damage(self, raw_at: int, damage: Damage, is_after_span: bool) -> None:
         """Counts damage in the one span that it belongs to; the line that it interrupts is lost."""
         self._offset += sum(map(len, self._held))
+        self._count_long_line()
         self._state, self._held = _State.BETWEEN_LINES, []
         # A truncated file ends after its last byte: only the last span can count that.
         is_ours = not is_after_span or self._span.end >= self._span.file.num_bytes
@@ -153,8 +165,9 @@ class _ChunkedLines:
     def _finished_lines(self, content: bytes) -> Iterator[tuple[int, bytes]]:
         """The lines that end in `content`, which ends with a newline."""
         lines = io.BytesIO(b"".join((*self._held, content)))
-        if self._state is _State.IN_SKIPPED_LINE:
+        if self._state in (_State.IN_SKIPPED_LINE, _State.IN_LONG_LINE):
             self._offset += len(lines.readline())
+        self._count_long_line()
         self._state, self._held = _State.BETWEEN_LINES, []
         for line in lines:
             yield self._offset, line
@@ -165,7 +178,7 @@ class _ChunkedLines:
 
         A line is too long if a chunk without a newline (`had_newline` false) makes it so.
         """
-        if self._state is _State.IN_SKIPPED_LINE:
+        if self._state in (_State.IN_SKIPPED_LINE, _State.IN_LONG_LINE):
             self._offset += len(content)
             return
         if not content:
@@ -174,6 +187,6 @@ class _ChunkedLines:
         self._state = _State.IN_LINE
         num_bytes = sum(map(len, self._held))
         if not had_newline and num_bytes >= self._bad.max_raw_bytes:
-            self._bad.add_too_long(self._span.file.path, self._offset, num_bytes)
+            self._long_at = self._offset
             self._offset += num_bytes
-            self._state, self._held = _State.IN_SKIPPED_LINE, []
+            self._state, self._held = _State.IN_LONG_LINE, []

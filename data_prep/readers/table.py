@@ -152,7 +152,7 @@ class TableReader:
 
     def _documents(self, content: Content, span: Span, bad: BadRecords) -> Iterator[Document]:
         lines = table_lines(content, self._files.chunk_bytes, bad)
-        table = TableRecords(lines, self._dialect, span.file.path, bad)
+        table = TableRecords(lines, self._dialect, span.file.path, bad, content.is_plain)
         names: dict[str, int] | None = None
         for record in table.records():
             if names is None:
@@ -221,7 +221,7 @@ class TableReader:
             raise UserError(f"{path}: its first record is damaged: {error}") from None
         names, num_fields = self._names(header), len(self._names_of(header))
         if self._header != "present" and (span.start == 0 or content.is_member):
-            record = self._of_line(first_at, first, num_fields, span.file, bad)
+            record = self._of_line(first_at, first, num_fields, content, bad)
             document = record and self._document(record, names, span.file, bad)
             if document:
                 yield document
@@ -229,15 +229,16 @@ class TableReader:
             lines = self._files.lines_in(content, span, bad)
         for offset, line in lines:
             if offset > first_at and line.strip():
-                record = self._of_line(offset, line, num_fields, span.file, bad)
+                record = self._of_line(offset, line, num_fields, content, bad)
                 document = record and self._document(record, names, span.file, bad)
                 if document:
                     yield document
 
     def _of_line(
-        self, offset: int, line: bytes, num_fields: int, file: SourceFile, bad: BadRecords
+        self, offset: int, line: bytes, num_fields: int, content: Content, bad: BadRecords
     ) -> TableRecord | None:
         """The record of a line; None, counted in `bad`, if it has none."""
+        file, is_plain = content.file, content.is_plain
         try:
             row = self._fields(line.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else line)
             if len(row) == num_fields:
@@ -247,7 +248,8 @@ class TableReader:
             reason, detail = reason_of(error), str(error)
         is_cut = not line.endswith((b"\n", b"\r"))
         if is_cut and reason != "longer than max_document_mb":
-            bad.add_cut(file.path, offset, CUT_RECORD, f"{reason}: {detail}", len(line))
+            detail, num_bytes = f"{reason}: {detail}", len(line)
+            bad.add_cut_record(file.path, offset, CUT_RECORD, detail, num_bytes, is_plain)
         else:
             bad.add(file.path, offset, reason, detail, len(line))
         return None

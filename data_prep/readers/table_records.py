@@ -58,9 +58,15 @@ class TableRecords:
     """The records of one file, from its start."""
 
     def __init__(
-        self, lines: Iterator[bytes | None], dialect: Dialect, path: str, bad: BadRecords
+        self,
+        lines: Iterator[bytes | None],
+        dialect: Dialect,
+        path: str,
+        bad: BadRecords,
+        is_plain: bool = True,
     ) -> None:
-        self._path, self._bad = path, bad
+        """`is_plain` says that bytes of the lines are bytes of the file."""
+        self._path, self._bad, self._is_plain = path, bad, is_plain
         self._dialect = dialect
         self._ahead = TableTrial(lines, dialect, min(bad.max_raw_bytes, 1 << 24))
         self._rows = dialect.rows(self)
@@ -193,6 +199,7 @@ class TableRecords:
         is_short = str(error).endswith(" fields") and str(error) != TOO_MANY_FIELDS
         reason = f"not {self._ahead.num_fields} fields" if is_short else reason_of(error)
         if is_cut and reason != "longer than max_document_mb":
-            self._bad.add_cut(self._path, place, CUT_RECORD, f"{reason}: {error}", num_bytes)
+            detail, is_plain = f"{reason}: {error}", self._is_plain
+            self._bad.add_cut_record(self._path, place, CUT_RECORD, detail, num_bytes, is_plain)
         else:
             self._bad.add(self._path, place, reason, str(error), num_bytes)

@@ -60,7 +60,10 @@ class TextReader:
         """The documents that start in `span`."""
         path = span.file.path
         with open_content(span.file, self._files.encoding) as content:
-            for offset, document in self._contents(content, span, bad):
+            for offset, document, num_bytes in self._contents(content, span, bad):
+                if num_bytes > len(document):
+                    bad.add_too_long(path, offset, num_bytes)
+                    continue
                 if offset == 0:
                     document = document.removeprefix(codecs.BOM_UTF8)
                 text = decoded(document, path, offset, bad)
@@ -69,23 +72,22 @@ class TextReader:
 
     def _contents(
         self, content: Content, span: Span, bad: BadRecords
-    ) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of each document."""
+    ) -> Iterator[tuple[int, bytes, int]]:
+        """(offset, bytes, size) of each document; of one that is too long, only its start."""
         if self._unit == "file":
             document = _Pieces(bad.max_document_bytes)
             for _, line in self._files.lines_in(content, span, bad):
                 document.append(line)
-                if document.is_too_long:
-                    break
-            yield 0, document.joined()
+            yield 0, document.joined(), document.num_bytes
         elif self._unit == "line":
-            yield from self._files.lines_in(content, span, bad)
+            for offset, line in self._files.lines_in(content, span, bad):
+                yield offset, line, len(line)
         else:
             yield from self._sections(content, span, bad)
 
     def _sections(
         self, content: Content, span: Span, bad: BadRecords
-    ) -> Iterator[tuple[int, bytes]]:
+    ) -> Iterator[tuple[int, bytes, int]]:
         r"""Paragraphs, or groups of paragraphs that start in the same section.
 
         A paragraph starts at a line after a blank one, and belongs to the span in which it starts::
@@ -110,36 +112,33 @@ class TextReader:
                 break
             if starts_paragraph:
                 if document and offset // section_bytes != document_at // section_bytes:
-                    yield document_at, document.joined()
+                    yield document_at, document.joined(), document.num_bytes
                     document = _Pieces(bad.max_document_bytes)
                 if not document:
                     document_at = offset
             if starts_paragraph or document:  # else the rest of a paragraph of the span before
                 document.append(line)
         if document:
-            yield document_at, document.joined()
+            yield document_at, document.joined(), document.num_bytes
 
 
 class _Pieces:
     """A document in pieces; of one that is too long, only enough to know that."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._max_bytes = max_bytes
+        self.num_bytes = 0
+        """Size of the document."""
         self._pieces: list[bytes] = []
-
-    @property
-    def is_too_long(self) -> bool:
-        """Whether the document is longer than allowed."""
-        return self._num_bytes > self._max_bytes
 
     def append(self, piece: bytes) -> None:
         """Adds a piece, unless the document is already too long."""
-        if not self.is_too_long:
+        if self.num_bytes <= self._max_bytes:
             self._pieces.append(piece)
-            self._num_bytes += len(piece)
+        self.num_bytes += len(piece)
 
     def joined(self) -> bytes:
-        """The document."""
+        """The document, or the start of it."""
         return b"".join(self._pieces)
 
     def __bool__(self) -> bool:
