@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ EXIT_USER_ERROR = 2
 """The exit code for an error that the user can fix, so that trying again is of no use."""
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 MAX_OPEN_FILES = 1 << 20
 """More than any process here opens; some systems have a hard limit of 10^9."""
@@ -111,15 +114,20 @@ def plain_parser(description: str) -> CommandParser:
 def run(main: Callable[[], int | None]) -> None:
     """Exits with what `main` returns; reports a user's error or a full disk in one message.
 
-    Exit codes: 0 success, 2 an error that the user can fix, 130 an interrupt (Ctrl-C). Any other
-    error keeps its traceback.
+    Exit codes: 0 success, 2 an error that the user can fix, 130 an interrupt (Ctrl-C), 141 a reader
+    of the output that is gone (``| head``). Any other error keeps its traceback.
     """
     log.configure()
     raise_open_files_limit()
     try:
         code = main() or 0
+        sys.stdout.flush()
     except UserError as error:
         code = _report(str(error))
+    except BrokenPipeError:
+        if not _is_output_closed():
+            raise
+        code = EXIT_BROKEN_PIPE
     except OSError as error:
         message = _describe_os_error(error)
         if message is None:
@@ -130,6 +138,17 @@ def run(main: Callable[[], int | None]) -> None:
         code = EXIT_INTERRUPTED
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads standard output any more; if so, what is left for it is discarded."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    # Python flushes standard output once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def raise_open_files_limit() -> int:

@@ -9,12 +9,10 @@ values are YAML.
 The schemas are defined beside the code that they configure; this module knows none of them.
 """
 
-import difflib
 import hashlib
 import json
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from configs.credentials import credentials_in
 from configs.paths import expanded
-from configs.redact import redact
+from configs.validation_errors import describe
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -96,7 +94,7 @@ def validate(
     try:
         config = schema.model_validate(tree)
     except ValidationError as error:
-        lines += _describe(error, schema)
+        lines += describe(error, schema)
     if lines:
         text = "\n".join(f"  {line}" for line in lines)
         raise ConfigError(f"{origin}: {len(lines)} error(s)\n{text}")
@@ -218,82 +216,7 @@ def _set(node: dict[str, Any], key: str, value: dict[str, Any]) -> dict[str, Any
     return value
 
 
-def _describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
-    for item in error.errors(include_url=False):
-        location = item["loc"]
-        name = ".".join(str(part) for part in _without_union_tags(location, schema)) or "(file)"
-        if item["type"] == "extra_forbidden":
-            fields = _fields_at(schema, location[:-1])
-            close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.6)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {_join(fields)}"
-            yield f"{name}: unknown key{hint}"
-        elif item["type"] == "missing":
-            yield f"{name}: required, but missing"
-        elif item["type"] == "too_short" and item["ctx"]["actual_length"] == 0:
-            if not item["input"]:  # else each of its values has an error of its own
-                yield f"{name}: empty; give at least {item['ctx']['min_length']}"
-        elif item["type"] == "value_error":
-            yield f"{name}: {item['ctx']['error']}"
-        else:
-            yield f"{name}: {item['msg']}, got {_shorten(item['input'])}"
-
-
-def _models_at(schema: Any, location: Sequence[int | str]) -> list[type[BaseModel]]:
-    """The models at `location`: several if it ends at a union."""
-    models = list(_models_in(schema))
-    for part in location:
-        tagged = [model for model in models if _tag_of(model) == part]
-        if tagged:
-            models = tagged
-        elif isinstance(part, str):
-            models = [
-                inner
-                for model in models
-                if part in model.model_fields
-                for inner in _models_in(model.model_fields[part].annotation)
-            ]
-    return models
-
-
-def _fields_at(schema: Any, location: Sequence[int | str]) -> list[str]:
-    """The field names at `location`; those of all members if it is a union."""
-    return sorted({name for model in _models_at(schema, location) for name in model.model_fields})
-
-
-def _without_union_tags(location: Sequence[int | str], schema: Any) -> Iterator[int | str]:
-    """`location` without the union tags that pydantic adds, which are not in the file."""
-    for depth, part in enumerate(location):
-        models = _models_at(schema, location[:depth])
-        is_key = isinstance(part, int) or any(part in model.model_fields for model in models)
-        if is_key or all(_tag_of(model) != part for model in models):
-            yield part
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """All model classes inside a type annotation (unions, lists, mappings, Annotated)."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        for argument in typing.get_args(annotation):
-            yield from _models_in(argument)
-
-
-def _tag_of(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("type")
-    choices = typing.get_args(field.annotation) if field else ()
-    return choices[0] if choices else None
-
-
 def _kind(value: Any) -> str:
     return {list: "list", str: "text", int: "number", float: "number"}.get(
         type(value), type(value).__name__
     )
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _shorten(value: Any) -> str:
-    text = repr(redact(value, {}))
-    return text if len(text) <= 80 else text[:77] + "..."

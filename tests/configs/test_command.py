@@ -5,6 +5,8 @@ import errno
 import itertools
 import os
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -192,3 +194,19 @@ def interrupt() -> None:
 def test_an_interrupt_has_no_traceback() -> None:
     done = ForkedProcess(lambda: command.run(interrupt)).wait()
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_reader_of_the_output_that_is_gone_gets_no_traceback() -> None:
+    code = (
+        "from configs import command\n"
+        "command.run(lambda: [print('line ' * 20) for _ in range(10_000)] and None)\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{code}" | head -1; exit "${{PIPESTATUS[0]}}"'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == command.EXIT_BROKEN_PIPE
+    assert done.stdout == "line " * 20 + "\n"
+    assert done.stderr == ""

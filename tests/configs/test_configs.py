@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.load import Config, ConfigError, fingerprint, load
 
@@ -26,6 +26,12 @@ class Drawing(Config):
     learning_rate: float = 1e-3
     shape: Annotated[Square | Circle, Field(discriminator="type")] = Square()
     shapes: list[Annotated[Square | Circle, Field(discriminator="type")]] = []  # noqa: RUF012
+
+
+def known_language(code: str) -> str:
+    if len(code) != 2:
+        raise ValueError(f"no {code!r} is known")
+    return code
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -67,9 +73,44 @@ def test_all_errors_are_reported_at_once_with_suggestions(tmp_path: Path) -> Non
     assert "title: required, but missing" in message
     assert "titel: unknown key; did you mean 'title'?" in message
     assert "shape.radus: unknown key; did you mean 'radius'?" in message
-    assert "shapes.0: " in message
-    assert "hexagon" in message
+    assert "shapes.0: unknown type 'hexagon'; types: square, circle" in message
     assert "shapes.1.side: " in message
+
+
+class Gallery(Config):
+    drawings: dict[Annotated[str, Field(pattern="^[a-z]+$")], Drawing]
+    language: Literal["detect"] | Annotated[str, AfterValidator(known_language)] = "detect"
+    titles: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_titles(self) -> "Gallery":
+        if self.titles == ("none",):
+            raise ValueError("titles: no titles are none")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a: {title: x, learning_rat: 1}", ["unknown key; did you mean 'learning_rate'?"]),
+        ("a: {title: x, shape: {type: circle, radus: 1}}", ["did you mean 'radius'?"]),
+        ("a: {title: x, shape: {type: circl}}", ["  drawings.a.shape: unknown type 'circl'; did"]),
+        ("a: {title: x, shapes: [{side: 1}]}", ["without `type`; types: square, circle"]),
+        ("Ä: {title: x}", ["  drawings.Ä: String should match pattern"]),
+        ("a: x", ["  drawings.a: should be a mapping (key: value), got 'x'"]),
+        ("a: {title: x}\nlanguage: german", ["  language: Input", "  language: no 'german'"]),
+        ("a: {title: x}\ntitles: {a: b}", ["  titles: should be a list, got {'a': 'b'}"]),
+        ("a: {title: x}\ntitles: [none]", ["\n  titles: no titles are none"]),
+    ],
+)
+def test_errors_have_the_path_of_the_file_and_what_is_known_there(
+    tmp_path: Path, text: str, lines: list[str]
+) -> None:
+    path = write(tmp_path, "bad.yaml", f"drawings:\n  {text}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, Gallery)
+    for line in lines:
+        assert line in str(caught.value)
 
 
 @pytest.mark.parametrize(
