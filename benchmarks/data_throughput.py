@@ -46,13 +46,14 @@ def main() -> None:
         "--scaling", nargs="*", type=int, metavar="TIMES", help="repeat the corpus so often"
     )
     parser.add_argument("--repeat", type=int, default=1, help="runs; the best one is reported")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="tokens")
     parser.add_argument("--part-mb", type=float, default=16, help="size of a part in MB")
     parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
         tokenizer = work / "tokenizer.json"
-        train_tokenizer(sample(arguments.corpus, 30e6), VOCABULARY).save(str(tokenizer))
+        train_tokenizer(sample(arguments.corpus, 30e6), arguments.vocabulary).save(str(tokenizer))
         sizes = {0: arguments.corpus}
         if arguments.scaling is not None:
             times = arguments.scaling or [1, 2, 4]
