@@ -39,6 +39,10 @@ _MAX_SPANS = {Archive.TAR: 8, Archive.ZIP: 64}
 _BUFFER_BYTES = 1 << 17
 
 
+class _UnreadableError(Exception):
+    """A member of an archive is of a kind that its reader does not read; its text names it."""
+
+
 class ArchiveReader:
     """Reads files by the reader of their format, archives member by member."""
 
@@ -110,18 +114,32 @@ class ArchiveReader:
             bad.skip("member not in `members`", member.num_bytes, path, 0)
         else:
             stream: io.BufferedReader = io.BufferedReader(member.stream, _BUFFER_BYTES)
-            head = head_of_member(stream)
-            if compression_by(head) is None and (kind := _unreadable(head, self._type)):
-                bad.add_damage(path, 0, f"{kind} in an archive", num_bytes=member.num_bytes)
-                return
             file = MemberFile(
                 path,
                 f"{archive.name}!{member.name}",
                 member.num_bytes,
                 archive.modified,
                 stream=stream,
+                check=self._check_content,
             )
-            yield from self._reader.read(Span(file, 0, _WHOLE), bad)
+            try:
+                head = head_of_member(stream)
+                if compression_by(head) is None:
+                    self._check_content(head)
+                yield from self._reader.read(Span(file, 0, _WHOLE), bad)
+            except _UnreadableError as error:
+                bad.add_damage(path, 0, f"{error} in an archive", num_bytes=member.num_bytes)
+
+    def _check_content(self, head: bytes) -> None:
+        """Raises `_UnreadableError` for the first bytes of a member that the reader does not
+        read."""
+        found = format_of(head, self._type)
+        if (archive := archive_by(head)) is not None:
+            raise _UnreadableError(f"a {archive} archive")
+        if compression_by(head) is not None:
+            raise _UnreadableError("a file that is compressed twice")
+        if found is not None:
+            raise _UnreadableError(found.name)
 
 
 def _members_of(
@@ -134,11 +152,3 @@ def _members_of(
         return ZipMembers(content.raw, path, bad).members(span.start, end)
     stream = content.stream() if is_compressed else cast(io.BufferedReader, content.raw)
     return TarMembers(stream, path, bad).members(span.start, end)
-
-
-def _unreadable(head: bytes, reader_type: str) -> str | None:
-    """What a member is that the reader does not read."""
-    if (archive := archive_by(head)) is not None:
-        return f"a {archive} archive"
-    found = format_of(head, reader_type)
-    return None if found is None else found.name

@@ -19,7 +19,12 @@ from data_prep.readers.decompressors import (
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.frames import Lz4Frame, ZstandardFrames
-from data_prep.readers.kinds import MAX_START_BYTES, RESUME_STARTS, Compression
+from data_prep.readers.kinds import (
+    MAX_START_BYTES,
+    RESUME_STARTS,
+    Compression,
+    may_start_member,
+)
 
 CHUNK_BYTES = 1 << 15
 """Compressed bytes that are decompressed at once. Spans of compressed files are whole chunks.
@@ -43,9 +48,12 @@ class Damage(Exception):
         lost_bytes: int,
         is_cut: bool = False,
         reason: str = DAMAGED_COMPRESSION,
+        lost_from: int | None = None,
     ) -> None:
+        """`lost_from` is the byte of the compressed file at which it starts, where that is known to
+        be after the start of its chunk."""
         super().__init__(detail)
-        self.reason = reason
+        self.reason, self.lost_from = reason, lost_from
         self.lost_bytes, self.is_cut = lost_bytes, is_cut
         self._is_counted = False
 
@@ -137,7 +145,12 @@ class _Members:
         self._new_member: Callable[[], Decompressor] = new_member_of(compression)
         self._start = RESUME_STARTS[compression]
         self._padding = _PADDING.get(compression, b"")
+        self._compression = compression
         self._member: Decompressor | None = None
+        self._member_head, self._member_at, self._member_chunk_at = b"", 0, 0
+        """Its first bytes, where it starts, and the start of the chunk that this is in."""
+        self._has_content = False
+        """Whether it gave content."""
         self._damage: _DamageFound | None = None
         self._before = b""
         """Of a member that is looked for: the last bytes before the chunk, which may start it."""
@@ -149,8 +162,16 @@ class _Members:
         if self._damage is not None:
             yield self._end_of_damage(self._raw.position)
         elif self._member is not None and not self._member.eof and self._raw.damage is None:
-            detail = "the file ends inside a compressed stream"
-            yield Chunk(self._raw.position, b"", Damage(detail, 0, is_cut=True))
+            yield self._end_within_member()
+
+    def _end_within_member(self) -> Chunk:
+        end, at = self._raw.position, self._member_at
+        if may_start_member(self._member_head, self._compression):
+            damage = Damage("the file ends inside a compressed stream", 0, is_cut=True)
+            return Chunk(end, b"", damage)
+        # A few bytes after the last member, in which no decompressor saw an error yet.
+        damage = Damage("what follows is not compressed", end - at, lost_from=at)
+        return Chunk(self._member_chunk_at, b"", damage)
 
     def _chunk(self, raw_at: int, raw: bytes) -> Iterator[Chunk]:
         end = raw_at + len(raw)
@@ -163,17 +184,22 @@ class _Members:
                     return
                 yield self._end_of_damage(end - len(raw))
             if self._member is None or self._member.eof:
-                self._member = self._new_member()
-                member_at = end - len(raw)
+                self._member, self._member_head = self._new_member(), b""
+                member_at = self._member_at = end - len(raw)
+                self._member_chunk_at, self._has_content = raw_at, False
             else:
                 member_at = None
+            if len(self._member_head) < MAX_START_BYTES:
+                self._member_head += raw[:MAX_START_BYTES]
             try:
                 for content in joined(self._member.pieces(raw)):
+                    self._has_content = self._has_content or bool(content)
                     yield Chunk(raw_at, content)
             except READ_ERRORS as error:
                 if not is_damage(error):
                     raise
-                lost_from = raw_at if member_at is None else member_at
+                is_within = member_at is None and self._has_content
+                lost_from = raw_at if is_within else self._member_at
                 self._damage = _DamageFound(raw_at, lost_from, error)
                 self._member, self._before = None, b""
                 raw = raw if member_at is None else raw[1:]
@@ -184,7 +210,8 @@ class _Members:
     def _end_of_damage(self, end: int) -> Chunk:
         damage, self._damage = self._damage, None
         assert damage is not None
-        lost = Damage(str(damage.error), end - damage.lost_from)
+        lost_from = damage.lost_from
+        lost = Damage(str(damage.error), end - lost_from, lost_from=lost_from)
         return Chunk(damage.raw_at, b"", lost)
 
     def _from_next_member(self, raw: bytes) -> bytes:

@@ -6,7 +6,7 @@ the file is compressed, a member of an archive, or not in UTF-8.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,6 +26,8 @@ class MemberFile(SourceFile):
 
     stream: io.BufferedReader = field(kw_only=True, compare=False, repr=False)
     """Its bytes, from their start; its buffer holds `HEAD_BYTES`."""
+    check: Callable[[bytes], None] = field(kw_only=True, compare=False, repr=False)
+    """Raises for the first bytes of its content, decompressed, if that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ def open_content(file: SourceFile, encoding: str | None = None) -> Iterator[Cont
     """
     if isinstance(file, MemberFile):
         head = head_of_member(file.stream)
-        yield Content(file, cast(BinaryIO, file.stream), head, encoding)
+        content = Content(file, cast(BinaryIO, file.stream), head, encoding)
+        if content.compression is not None:
+            file.check(content.head(HEAD_BYTES)[:HEAD_BYTES])
+        yield content
         return
     with open_file(file) as stream:
         head = stream.read(HEAD_BYTES)
@@ -139,8 +144,9 @@ class _ChunkedContent(io.RawIOBase):
             if chunk is None:
                 return 0
             if chunk.error is not None:
-                lost_bytes = chunk.error.lost_bytes and self._file_bytes - chunk.raw_at
                 error = chunk.error
+                lost_from = chunk.raw_at if error.lost_from is None else error.lost_from
+                lost_bytes = error.lost_bytes and self._file_bytes - lost_from
                 self._damage = Damage(str(error), lost_bytes, error.is_cut, error.reason)
                 continue
             self._pending = memoryview(chunk.content)

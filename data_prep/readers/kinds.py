@@ -57,6 +57,7 @@ _BY_SUFFIX = {
     ".zst": (Compression.ZSTANDARD, b"\x28\xb5\x2f\xfd"),
 }
 """The compression that a suffix stands for, and how its files start."""
+_SKIPPABLE_END = b"\x2a\x4d\x18"
 _SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18(.{4})", re.DOTALL)
 WIDE_HEAD_BYTES = 8
 _WIDE_STARTS = (
@@ -94,6 +95,15 @@ def compression_by(head: bytes, name: str = "") -> Compression | None:
     compression, usual_start = _BY_SUFFIX[suffix]
     first = head[: len(usual_start)]
     return compression if usual_start.startswith(first) or not _is_text(head) else None
+
+
+def may_start_member(head: bytes, compression: Compression) -> bool:
+    """Whether a file that ends with `head` may be cut within the start of a member."""
+    magic = next(start for kind, start in _BY_SUFFIX.values() if kind is compression)
+    if magic.startswith(head[: len(magic)]):
+        return True
+    has_skippable = compression in (Compression.LZ4, Compression.ZSTANDARD)
+    return has_skippable and 0x50 <= head[0] < 0x60 and _SKIPPABLE_END.startswith(head[1:4])
 
 
 def archive_by(head: bytes, name: str = "") -> Archive | None:

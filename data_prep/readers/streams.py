@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from data_prep.readers.compression import READ_ERRORS, is_damage, new_member_of
 from data_prep.readers.decompressors import Decompressor, joined
-from data_prep.readers.kinds import MAX_START_BYTES, MEMBER_STARTS, Compression
+from data_prep.readers.kinds import MAX_START_BYTES, MEMBER_STARTS, Compression, may_start_member
 
 _WINDOW_BYTES = 1 << 16
 _SLICE_BYTES = 1 << 12
@@ -29,12 +29,16 @@ reading can start at a stream is seen in the content of its first slice."""
 class Codec:
     """How the streams of a format start, and what decompresses one."""
 
-    magic: re.Pattern[bytes]
-    """First bytes of a stream."""
+    compression: Compression
     decompressor: Callable[[], Decompressor]
     content_start: re.Pattern[bytes] = re.compile(b"")
     """First bytes of the content of a stream at which reading can start. gzip's magic number alone
     is so short that it occurs by chance."""
+
+    @property
+    def magic(self) -> re.Pattern[bytes]:
+        """First bytes of a stream."""
+        return MEMBER_STARTS[self.compression]
 
 
 def codec_of(raw: BinaryIO, compression: Compression, content_start: re.Pattern[bytes]) -> Codec:
@@ -49,7 +53,7 @@ def codec_of(raw: BinaryIO, compression: Compression, content_start: re.Pattern[
     except READ_ERRORS as error:
         if not is_damage(error):
             raise
-    return Codec(MEMBER_STARTS[compression], new_member, content_start)
+    return Codec(compression, new_member, content_start)
 
 
 def content_head(raw: BinaryIO, codec: Codec, num_bytes: int) -> bytes:
@@ -68,7 +72,7 @@ def content_head(raw: BinaryIO, codec: Codec, num_bytes: int) -> bytes:
     return head[:num_bytes]
 
 
-BZIP2 = Codec(MEMBER_STARTS[Compression.BZIP2], new_member_of(Compression.BZIP2))
+BZIP2 = Codec(Compression.BZIP2, new_member_of(Compression.BZIP2))
 
 
 class CutStreamError(EOFError):
@@ -129,6 +133,9 @@ def _stream(raw: BinaryIO, codec: Codec, at: int) -> Iterator[tuple[bytes, int, 
         raw.seek(position)
         compressed = raw.read(_SLICE_BYTES)
         if not compressed:
+            raw.seek(at)
+            if not may_start_member(raw.read(MAX_START_BYTES), codec.compression):
+                raise EOFError("what follows is not compressed")
             raise CutStreamError("the file ends inside a compressed stream")
         if position == at and compressed.startswith(b"\0"):
             raise EOFError("zeros where a compressed stream should start")

@@ -119,7 +119,8 @@ def lz4_bomb(head: bytes, tail: bytes) -> bytes:
     """A quarter, as lz4 compresses only 250 times."""
     zeros = lz4.frame.compress(bytes(16 << 20))
     frames = zeros * (CONTENT_BYTES >> 26)
-    return lz4.frame.compress(head) + frames + lz4.frame.compress(tail)
+    content: bytes = lz4.frame.compress(head) + frames + lz4.frame.compress(tail)
+    return content
 
 
 def zstandard_long_bomb(head: bytes, tail: bytes) -> bytes:

@@ -12,7 +12,9 @@ from data_prep.readers.content import open_content
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import Span, list_files
 from data_prep.readers.lines import LineFiles
+from data_prep.readers.text import TextReader, TextReaderConfig
 from tests.data_prep.readers.test_compressed import DAMAGE, MEMBERS, read
+from tests.data_prep.readers.warcs import read_warc, record
 
 
 def skippable(num_bytes: int) -> bytes:
@@ -100,3 +102,34 @@ def test_frames_may_be_compressed_with_a_dictionary_in_the_first_frame(tmp_path:
         documents, bad = read(path, "txt", (), chunk_bytes)
         assert [text for text, _ in documents] == [text.decode() for text in texts[:2]]
         assert not bad
+
+
+@pytest.mark.parametrize("codec", MEMBERS)
+@pytest.mark.parametrize("rest", [b"\n", b"\r\n", b"no", b"garbage" * 30])
+def test_what_follows_the_last_member_is_damage_and_no_cut(
+    tmp_path: Path, codec: str, rest: bytes
+) -> None:
+    """However little it is: a decompressor waits for the rest of a member."""
+    member = MEMBERS[codec]([b"one\n"])
+    path = tmp_path / "a.txt"
+    path.write_bytes(member + rest)
+    (file,) = list_files([str(path)], "files")
+    dump = tmp_path / "a.warc"
+    dump.write_bytes(MEMBERS[codec]([record("conversion", b"one", "http://a")]) + rest)
+    for chunk_bytes in (1, CHUNK_BYTES):
+        config = TextReaderConfig(type="text", files=(str(path),), document="line")
+        bad = BadRecords("skip")
+        reader = TextReader(config, LineFiles(chunk_bytes=chunk_bytes))
+        documents = list(reader.read(Span(file, 0, file.num_bytes), bad))
+        assert [document.text for document in documents] == ["one\n"]
+        assert not bad.cut_files
+        assert bad.not_read_bytes == {DAMAGE: len(rest)}
+    pages, bad = read_warc(dump)
+    assert [text for text, _ in pages] == ["one"]
+    assert not bad.cut_files
+    assert bad.not_read_bytes.total() == len(rest)
+    path.write_bytes(member + member[:2])
+    (file,) = list_files([str(path)], "files")
+    bad = BadRecords("skip")
+    assert len(list(reader.read(Span(file, 0, file.num_bytes), bad))) == 1
+    assert list(bad.cut_files) == [str(path)]

@@ -1,5 +1,6 @@
 """Zip archives that are cut or whose directory is damaged: what is whole of them is read."""
 
+import gzip
 import io
 import struct
 import zipfile
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.data_prep.readers.reading import WHOLE_BYTES
-from tests.data_prep.readers.test_members import jsonl, read, zip_of
+from tests.data_prep.readers.test_members import jsonl, read, tar_of, zip_of
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
@@ -61,3 +62,33 @@ def test_a_directory_that_does_not_fit_the_archive_is_not_believed(tmp_path: Pat
             documents, bad = read(path, part_bytes, type="jsonl")
             assert len(documents) >= 100
             assert list(bad.cut_files) == [str(path)]
+
+
+def test_archives_compressed_in_an_archive_are_no_text(tmp_path: Path) -> None:
+    """Headers of an inner archive would be taken for text."""
+    inner = tar_of({"a.txt": b"one"})
+    members = {
+        "a.tar.gz": gzip.compress(inner),
+        "a.txt.gz.gz": gzip.compress(gzip.compress(b"two")),
+        "a.pdf.gz": gzip.compress(b"%PDF-1.7 three"),
+        "a.txt.gz": gzip.compress(b"four"),
+    }
+    for name, content in (("a.zip", zip_of(members)), ("a.tar", tar_of(members))):
+        path = tmp_path / name
+        path.write_bytes(content)
+        documents, bad = read(path, type="text")
+        assert [text for text, _ in documents] == ["four"]
+        assert bad.not_read_bytes == {
+            "a tar archive in an archive": len(members["a.tar.gz"]),
+            "a file that is compressed twice in an archive": len(members["a.txt.gz.gz"]),
+            "a PDF document in an archive": len(members["a.pdf.gz"]),
+        }
+
+
+def test_what_follows_a_compressed_archive_costs_its_own_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(tar_of({"a.txt": b"one"})) + b"\n\n")
+    documents, bad = read(path, type="text")
+    assert [text for text, _ in documents] == ["one"]
+    assert bad.not_read_bytes.total() == 2
+    assert not bad.cut_files
