@@ -79,9 +79,13 @@ class ArrowFile:
             try:
                 batch = self._reader.read_next_batch()
             except StopIteration:
+                rest = self._num_bytes - self._stream.tell()
                 if self._has_magic:  # the footer was not found
                     lost = max(self._num_bytes - at, 0)
                     yield Damage("no footer", lost, is_cut=True, reason=DAMAGED)
+                elif rest > 0 and not isinstance(self._reader, _OldFeather):
+                    detail = "other content, such as a second stream, after the end of the stream"
+                    yield Damage(detail, rest, reason=DAMAGED)
                 return
             except (pa.ArrowException, EOFError, OSError) as error:
                 if not is_damage(error):

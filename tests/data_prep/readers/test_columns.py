@@ -267,6 +267,22 @@ def test_a_cut_arrow_file_is_read_up_to_its_end(tmp_path: Path, name: str) -> No
         assert bad_records(path, type="hf_dataset")[0] == TEXTS
 
 
+@pytest.mark.parametrize("part_bytes", [1 << 30, 100])
+def test_a_second_stream_in_a_file_is_counted(tmp_path: Path, part_bytes: int) -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"text": ["one", "two"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    stream = bytes(sink.getvalue().to_pybytes())
+    path = tmp_path / "a.arrow"
+    path.write_bytes(stream * 2)
+    config = reader_config({"type": "hf_dataset", "files": [str(path)]})
+    (file,), bad, reader = list_files(config.files, "files"), BadRecords("skip"), config.build()
+    documents = [d for span in reader.spans(file, part_bytes) for d in reader.read(span, bad)]
+    assert [document.text for document in documents] == ["one", "two"]
+    assert bad.not_read_bytes.total() == len(stream)
+
+
 def test_a_damaged_batch_costs_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_file(pa.table({"text": TEXTS}), path, "zstd")
