@@ -5,6 +5,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -112,7 +113,9 @@ class TableReader:
     def _check_header(self, content: Content, spans: list[Span]) -> None:
         """Raises NoFieldError if the first record shows that a column is missing."""
         head = content.head(_HEAD_BYTES, self._files.chunk_bytes).removeprefix(_BYTE_ORDER_MARK)
-        lines = [decoded(line) for line in head.splitlines(keepends=True)]
+        raw_lines = head.splitlines(keepends=True)
+        raw_lines[:1] = map(self._dialect.without_separator_line, raw_lines[:1])
+        lines = [decoded(line) for line in raw_lines]
         try:
             first = next((row for row in self._dialect.rows(lines) if row), None)
         except csv.Error as error:
@@ -152,6 +155,8 @@ class TableReader:
 
     def _documents(self, content: Content, span: Span, bad: BadRecords) -> Iterator[Document]:
         lines = table_lines(content, self._files.chunk_bytes, bad)
+        first = (line and self._dialect.without_separator_line(line) for line in islice(lines, 1))
+        lines = chain(first, lines)
         table = TableRecords(lines, self._dialect, span.file.path, bad, content.is_plain)
         names: dict[str, int] | None = None
         for record in table.records():
@@ -210,7 +215,7 @@ class TableReader:
         # A member of an archive is read once, by one span.
         counted = bad if content.is_member else BadRecords("skip")
         lines = self._files.lines_in(content, whole, counted)
-        first_at, first = next((found for found in lines if found[1].strip()), (0, b""))
+        first_at, first = next((found for found in lines if not self._is_blank(*found)), (0, b""))
         if not first:  # empty, or damaged, which has to be counted
             if not content.is_member:
                 deque(self._files.lines_in(content, span, bad), maxlen=0)
@@ -233,6 +238,10 @@ class TableReader:
                 document = record and self._document(record, names, span.file, bad)
                 if document:
                     yield document
+
+    def _is_blank(self, offset: int, line: bytes) -> bool:
+        """Whether a line holds no record."""
+        return not (self._dialect.without_separator_line(line) if offset == 0 else line).strip()
 
     def _of_line(
         self, offset: int, line: bytes, num_fields: int, content: Content, bad: BadRecords

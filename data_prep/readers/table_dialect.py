@@ -23,6 +23,11 @@ class Dialect:
     has_backslashes: bool = False
     """Whether a backslash makes a character of the one that follows it."""
 
+    def without_separator_line(self, line: bytes) -> bytes:
+        """The first line of a file; a blank one if it states the delimiter, as for Excel."""
+        stated = line.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n").strip(b'"')
+        return b"\n" if stated == b"sep=" + self.delimiter.encode() else line
+
     def rows(self, lines: Iterable[str]) -> Any:
         """A reader of records, which is as strict as RFC 4180 on the characters after a quote."""
         return csv.reader(
@@ -53,6 +58,8 @@ class Dialect:
         """Another delimiter by which the line `header` has a field named `wanted`."""
         for delimiter in _LIKELY_DELIMITERS:
             if delimiter != self.delimiter and delimiter in header:
+                if header.strip().strip('"') == f"sep={delimiter}":
+                    return delimiter
                 names = [name.strip().strip('"') for name in header.strip().split(delimiter)]
                 if wanted in names:
                     return delimiter

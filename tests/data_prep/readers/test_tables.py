@@ -94,6 +94,23 @@ def test_tables_without_a_header(tmp_path: Path, end: str, lines: bool) -> None:
         assert bad == {"not 2 fields": 1}
 
 
+@pytest.mark.parametrize("lines", [{}, {"quoted_newlines": False}])
+@pytest.mark.parametrize("first", ["sep=;\r\n", '\ufeff"sep=;"\n'])
+def test_a_line_that_states_the_delimiter_is_no_header(
+    tmp_path: Path, first: str, lines: dict[str, Any]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{first}id;text\n1;one\n2;two\n", newline="")
+    for part_bytes in (1 << 30, 5):
+        documents, bad = read(path, part_bytes, type="csv", delimiter=";", **lines)
+        assert [text for text, _ in documents] == ["one", "two"]
+        assert not bad
+    if not lines:
+        assert [own_id for _, own_id in documents] == ["a.csv:3", "a.csv:4"]
+    with pytest.raises(UserError, match='set `delimiter: ";"`'):
+        read(path, type="csv", **lines)
+
+
 def test_a_missing_column_is_named_with_its_likely_cause(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for header, message in {
