@@ -6,6 +6,7 @@ write a function that yields problems and add it there, in the order of the keys
 
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,18 @@ from data_prep.text.normalise import normalise
 from data_prep.tokenization.tokenizer import TokenizerStage, notices_before
 
 logger = logging.getLogger(__name__)
+
+_MARKUP = {
+    "JSON": (
+        re.compile(r'\s*(\[\s*)?\{\s*"'),
+        "`type: jsonl` reads the texts of its records",
+    ),
+    "HTML": (
+        re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype html|html)\b", re.IGNORECASE),
+        "extract the text of such pages first; `type: warc` does it for web archives",
+    ),
+}
+"""Markup in files of plain text: how it starts, and what to do."""
 
 
 @dataclass
@@ -103,6 +116,7 @@ def _sources(findings: Findings) -> Iterator[str]:
             yield f"{where}: {_no_documents(without[0])}"
             continue
         findings.notices += [f"{where}: {_no_documents(records)}" for records in without]
+        findings.notices += _markup(where, source.reader.type, found)
         yield from _missing_scores(name, config.filters_of(name), found)
     findings.notices += space_notice(config, findings.sources)
 
@@ -125,6 +139,18 @@ def _no_documents(records: FirstRecords) -> str:
         f"{records.file.path}: no document in {part}: {counts}"
         + "".join(f"; {detail}" for detail in details)
     )
+
+
+def _markup(where: str, reader_type: str, found: FirstOfFiles) -> Iterator[str]:
+    """Files whose markup the reader of plain text would take for text."""
+    if reader_type != "text" or found.first is None:
+        return
+    for kind, (start, advice) in _MARKUP.items():
+        if start.match(found.first.text):
+            yield (
+                f"{where}: {visible_name(found.first.id)} starts as {kind}, and all of it would be "
+                f"text to train on: {advice}"
+            )
 
 
 def _missing_scores(name: str, filters: FiltersConfig, found: FirstOfFiles) -> Iterator[str]:

@@ -41,13 +41,13 @@ def describe(config: DataConfig) -> str:
         "",
         f"checked: the first bytes of up to {MAX_KINDS} files of each source, and the first "
         f"records of up to {MAX_READ}",
-        f"at most about {tokens / 1e6:,.1f} million tokens in {rows:,.0f} rows of "
-        f"{config.pack.row_tokens} ({config.pack.mode}), if the files are not compressed and "
-        "nothing is dropped",
+        f"about {tokens / 1e6:,.1f} million tokens in {rows:,.0f} rows of {config.pack.row_tokens} "
+        f"({config.pack.mode}) if nothing is dropped; more if files are compressed, as Parquet is",
         f"{config.output}: about {tokens * BYTES_PER_ID / 1e6:,.1f} MB; {config.work}: about "
         f"{total * WORK_BYTES_PER_BYTE / 1e6:,.1f} MB; {_free_mb(config.work):,.0f} MB are free",
         *(f"notice: {notice}" for notice in findings.notices),
         "",
+        f"stages in {config.work} (the run compares their settings and files with these):",
     ]
     stages = [entry.name for entry in STAGES if entry.condition.holds(config)]
     lines += [f"{name:<16}{_state(config.work / name)}" for name in stages]
@@ -99,7 +99,8 @@ def _first(found: FirstOfFiles) -> str:
     document = found.first
     if document is None:
         return "no document among the records that were read"
-    return f"{visible_name(document.id)}: {visible_name(document.text[:_SHOWN_CHARACTERS])}"
+    text = " ".join(document.text[:_SHOWN_CHARACTERS].split())
+    return f"{visible_name(document.id)}: {visible_name(text)}"
 
 
 def _state(folder: Path) -> str:

@@ -53,9 +53,9 @@ class StageFolder:
     def freeze(self) -> None:
         """Writes the plan, or checks it against the one that was frozen before.
 
-        A plan that this one extends is replaced, see `Stage.extends`; so is a damaged one, as the
-        records name what their parts did. Raises UserError if the folder holds work under a
-        different plan.
+        A plan that this one extends is replaced, see `Stage.extends`; so is one of which no part is
+        finished, and a damaged one, as the records name what their parts did. Raises UserError if
+        the folder holds work under a different plan.
         """
         path = self.path / "plan.json"
         if not path.exists():
@@ -65,12 +65,18 @@ class StageFolder:
         if old is None:
             self._write_plan()
         elif old != self._plan:
-            if not self._stage.extends(old):
+            if self._stage.extends(old):
+                for line in self._stage.additions(old):
+                    logger.info("%s: %s", self._stage.name, line)
+            elif self._has_finished_parts():
                 raise UserError(self._refusal(old))
-            for line in self._stage.additions(old):
-                logger.info("%s: %s", self._stage.name, line)
             self._remove_parts(old["parts"].keys() - self.keys.keys())
             self._write_plan()
+
+    def _has_finished_parts(self) -> bool:
+        """Whether anything here would be lost under another plan."""
+        finished = (self.path / "done.json", *self.path.glob("*.record.json"))
+        return any(path.exists() for path in finished)
 
     def _write_plan(self) -> None:
         _write_checked(self.path / "plan.json", self._plan, indent=1)

@@ -10,6 +10,8 @@ from data_prep.readers.likely_encoding import why_not_utf_8
 MAX_VALUES = 4_000_000
 """Commas, braces and brackets of a record, those in texts included. As objects these values take
 half a gigabyte, in a record of a few kilobytes when compressed."""
+_MAX_DIGITS = 600
+"""Of an integer; Python's own limit cannot be set lower."""
 NOT_JSON = "not JSON"
 CUT_RECORD = "the file ends inside a record"
 """The reason under which the last record of a file that is cut is counted."""
@@ -27,9 +29,14 @@ def parse_json(raw: bytes) -> tuple[Any, bool]:
     except orjson.JSONDecodeError:
         try:
             text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-            return json.loads(text), False
+            return json.loads(text, parse_int=_integer), False
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
+
+
+def _integer(digits: str) -> int | str:
+    """An integer; as text where it is too long for Python, which refuses it."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
 
 
 def why_not_unicode(raw: bytes) -> str:

@@ -105,8 +105,15 @@ class JsonLinesReader:
     def _of_bad_line(
         self, line: bytes, offset: int, error: str, content: Content, bad: BadRecords
     ) -> Iterator[Document]:
-        """The documents of a line that is not JSON as a whole: newlines may be missing in it."""
-        records, file = concatenated(line), content.file
+        """The documents of a line that is not JSON as a whole: newlines may be missing in it, or a
+        range of zeros, as file systems leave it after a crash, may precede it."""
+        file, rest = content.file, line.lstrip(b"\0")
+        if 0 < len(rest) < len(line) and (records := concatenated(rest)):
+            num_zeros = len(line) - len(rest)
+            bad.add(file.path, offset, NOT_JSON, "zeros", num_zeros)
+            line, offset = rest, offset + num_zeros
+        else:
+            records = concatenated(line)
         for record in records:
             document = self._document(record._replace(offset=offset + record.offset), file, bad)
             if document is not None:

@@ -140,6 +140,8 @@ def existing_tokenizer(
 ) -> PreparedTokenizer:
     """The tokenizer that a config names; UserError for files that are missing or cannot be used."""
     for key, path in _files_of(config).items():
+        if path.is_dir():
+            raise UserError(f"tokenizer.{key}: {path} is a folder: name the file in it")
         if not path.is_file():
             raise UserError(f"tokenizer.{key}: {path}: no such file")
     if isinstance(config, TokenizerFromFileConfig):

@@ -32,7 +32,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if learned < vocab_size - 1:
         raise UserError(
             f"tokenizer.vocab_size: the documents give only {learned + 1} tokens, not {vocab_size};"
-            " set fewer, or give more text (tokenizer.sample_mb, sources)"
+            " set a smaller one, or give more text (tokenizer.sample_mb, sources)"
         )
     model = json.loads(tokenizer.to_str())["model"]
     return _build(model["vocab"], [tuple(pair) for pair in model["merges"]])

@@ -156,6 +156,25 @@ def test_files_without_documents_among_others_are_noticed(tmp_path: Path) -> Non
     assert "b.jsonl: no document in the file: the field 'text' is missing (5)" in notice
 
 
+@pytest.mark.parametrize(
+    ("text", "notices"),
+    [
+        ('{"text": "of a record"}\n', ["starts as JSON", "`type: jsonl`"]),
+        ("<!DOCTYPE html>\n<html><p>A page", ["starts as HTML", "extract the text"]),
+        ("A text of <html> and {}.\n", []),
+    ],
+)
+def test_markup_in_files_of_plain_text_is_noticed(
+    tmp_path: Path, text: str, notices: list[str]
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    sources = {"web": {"reader": {"type": "text", "files": [str(tmp_path / "a.txt")]}}}
+    found = check(config_of(tmp_path, sources=sources)).notices
+    assert len(found) == bool(notices)
+    for notice in notices:
+        assert notice in found[0]
+
+
 def test_a_source_with_a_bad_start_is_read_further(tmp_path: Path) -> None:
     reader = written(tmp_path / "raw", [{"body": "x"}] * 900 + [{"text": "a"}])
     assert problems(tmp_path, sources={"a": {"reader": reader}}) == []
@@ -218,7 +237,7 @@ def test_a_dry_run_shows_the_first_document_of_each_source(tmp_path: Path) -> No
     rules = {"evaluation": {"quiz": quiz}, "fields": {"quiz": ["q", "a"]}}
     config = config_of(tmp_path, sources={"a": {"reader": reader}}, decontaminate=rules)
     shown = describe(config)
-    assert r"  7: line one\x0aline\x09two \x1b[31mxxxx" in shown
+    assert r"  7: line one line two \x1b[31mxxxx" in shown
     assert "x" * 60 not in shown
     assert "quiz.jsonl:0: Which one is it?" in shown
     assert "quiz.jsonl:0: This one." in shown

@@ -107,3 +107,9 @@ def test_a_different_plan_is_refused_with_its_differences(tmp_path: Path) -> Non
     assert "--restart-from square" in message
     restart_from(tmp_path, ["square"])
     assert run(square_stage(2, 3, offset=5), tmp_path).total("value") == 23
+
+
+def test_a_plan_without_finished_parts_is_replaced(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(square_stage(1, fails_at=1), tmp_path)
+    assert run(square_stage(2, 3, offset=5), tmp_path).total("value") == 23

@@ -51,3 +51,11 @@ def test_the_bytes_of_a_cut_record_are_counted(
     assert bad.cut_files == {str(path): "the file ends inside a record"}
     assert bad.num_bytes.total() == (len(last) if suffix else 0)
     assert bad.not_read_bytes.total() == (0 if suffix else len(last))
+
+
+def test_short_records_are_guessed_together() -> None:
+    bad = BadRecords("skip")
+    for word in ("Größe", "Äpfel", "Straße", "über", "Öl"):
+        bad.add_undecoded("a.txt", 0, "not UTF-8", f"{word} und mehr".encode("cp1252"))
+    assert bad.counts == {"not UTF-8": 5}
+    assert bad.guessed_encodings() == {"cp1252": 1}

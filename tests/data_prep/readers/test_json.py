@@ -233,12 +233,20 @@ def test_a_guess_needs_enough_to_go_by() -> None:
     assert likely_encoding(b"CESU-8 \xed\xa0\xbd\xed\xb8\x80") is None
 
 
-def test_short_records_are_guessed_together() -> None:
-    bad = BadRecords("skip")
-    for word in ("Größe", "Äpfel", "Straße", "über", "Öl"):
-        bad.add_undecoded("a.txt", 0, "not UTF-8", f"{word} und mehr".encode("cp1252"))
-    assert bad.counts == {"not UTF-8": 5}
-    assert bad.guessed_encodings() == {"cp1252": 1}
+@pytest.mark.parametrize("part_bytes", [1 << 30, 10])
+def test_a_record_after_zeros_is_read(tmp_path: Path, part_bytes: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\n' + bytes(99) + b'{"text": "two"}\n{"text": "three"}\n')
+    documents, bad = read(path, part_bytes, type="jsonl")
+    assert documents == [("one", "a.jsonl:0"), ("two", "a.jsonl:115"), ("three", "a.jsonl:131")]
+    assert bad.counts == {"not JSON": 1}
+    assert bad.num_bytes.total() == 99
+
+
+def test_a_number_of_any_length_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "id": -' + "9" * 100_000 + "}\n")
+    assert read_documents(path, type="jsonl") == ([("one", "a.jsonl:0")], {})
 
 
 def test_bytes_that_do_not_fit_the_encoding_cost_their_record(tmp_path: Path) -> None:
