@@ -59,6 +59,9 @@ class CleanStage(Stage[DocumentFile]):
         of_sources = {name: self._of_source(name) for name in self.min_words}
         return {"rules": self.rules.model_dump(mode="json"), "min_words": of_sources}
 
+    def settings_group(self, part: DocumentFile) -> str:
+        return part.source
+
     def settings_for(self, part: DocumentFile) -> Mapping[str, Any]:
         return {**self.settings, "min_words": self._of_source(part.source)}
 

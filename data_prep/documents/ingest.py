@@ -91,6 +91,9 @@ class IngestStage(Stage[IngestPart]):
             "max_document_bytes": self.max_document_bytes,
         }
 
+    def settings_group(self, part: IngestPart) -> str:
+        return part.source
+
     def settings_for(self, part: IngestPart) -> Mapping[str, Any]:
         settings = {key: value for key, value in self.settings.items() if key != "order"}
         return {**settings, "sources": {part.source: settings["sources"][part.source]}}

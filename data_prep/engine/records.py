@@ -7,7 +7,7 @@ The folder of a stage under the work folder holds::
     PART.record.json     counts and hashes of those outputs, written after them
     done.json            the fingerprint of the plan and all records, written last
 
-Records carry a checksum of their own and the key of their part, see `Stage.part_key`: one that is
+Records carry a checksum of their own and the key of their part, see `Stage.part_keys`: one that is
 damaged, or of another key, counts as missing, so that its part is run again.
 """
 
@@ -37,7 +37,7 @@ class StageFolder:
     def __init__(self, path: Path, stage: Stage[Any]) -> None:
         self.path, self._stage = path, stage
         self._plan = json.loads(json.dumps(stage.plan()))
-        self.keys = {part.name: stage.part_key(part) for part in stage.parts}
+        self.keys = stage.part_keys()
         """By the names of the parts."""
         self._fingerprint = fingerprint({"plan": self._plan, "keys": self.keys})
 

@@ -106,22 +106,28 @@ class Stage(ABC, Generic[PartT]):
         """
         return self.inputs
 
-    def part_key(self, part: PartT) -> str:
-        """Names the outputs of a part: they are valid as long as this is the same."""
-        return fingerprint(
-            {
-                "stage": self.name,
-                "version": self.version,
-                "settings": dict(self.settings_for(part)),
-                "inputs": dict(self.inputs_for(part)),
-                "part": {part.name: part.plan()},
-            }
-        )
+    def settings_group(self, part: PartT) -> str:
+        """Parts of one group have the same `settings_for`; it is the source where these differ."""
+        return ""
+
+    def part_keys(self) -> dict[str, str]:
+        """By the name of each part, what names its outputs: they are valid while it is the same."""
+        settings: dict[str, str] = {}
+        keys = {}
+        for part in self.parts:
+            group = self.settings_group(part)
+            if group not in settings:
+                own = {"version": self.version, "settings": dict(self.settings_for(part))}
+                settings[group] = fingerprint({"stage": self.name, **own})
+            keys[part.name] = fingerprint(
+                [settings[group], part.name, part.plan(), dict(self.inputs_for(part))]
+            )
+        return keys
 
     def extends(self, old: Mapping[str, Any]) -> bool:
         """Whether this stage does what the frozen plan `old` said, for more sources or files.
 
-        If so, parts of the old plan that still have the same `part_key` are taken over. If not,
+        If so, parts of the old plan with the same key, see `part_keys`, are taken over. If not,
         users changed something, and have to confirm that the work is to be repeated. What follows
         from earlier stages was confirmed there.
         """
