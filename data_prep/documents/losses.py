@@ -143,7 +143,7 @@ def check_bad_share(ingested: StageResult[IngestPart], max_share: float) -> None
 
 def encoding_hint(encoding: str) -> str:
     """What to do about bad records that are likely in `encoding`."""
-    return f"bad records are likely in {encoding}: set the reader's `encoding`"
+    return f"bad records are likely in {encoding}: set `encoding` if all of their file is"
 
 
 def _bytes_message(lost: SourceLosses) -> str:

@@ -136,7 +136,7 @@ def test_the_likely_encoding_is_named_once_for_the_source(tmp_path: Path) -> Non
         result = ingested(work, {"forum": {**reader, "files": [str(path)]}}, part_bytes=1 << 15)
         assert losses_of(result)["forum"].likely_encoding == "cp1252"
         assert [record["bad"] for record in result.records] == [{"not UTF-8": 6}]
-        with pytest.raises(UserError, match="likely in cp1252: set the reader's `encoding`"):
+        with pytest.raises(UserError, match="likely in cp1252: set `encoding`"):
             check_bad_share(result, 0.05)
 
 

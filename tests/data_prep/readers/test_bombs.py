@@ -33,6 +33,7 @@ def peak_mb_of(read: Callable[[], Any]) -> tuple[float, Any]:
     """(growth of resident memory, MB, result as JSON) of a call, in a forked process with a limit
     on its memory, which ends it rather than the machine."""
     reading, writing = os.pipe()
+    libraries_mb = _status_mb("RssFile")
     pid = os.fork()
     if pid == 0:
         try:
@@ -40,7 +41,8 @@ def peak_mb_of(read: Callable[[], Any]) -> tuple[float, Any]:
             limit = used + (4 << 30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-            before = _status_mb("VmRSS")
+            # A forked process maps the pages of libraries as it comes to use them.
+            before = _status_mb("VmRSS") + max(libraries_mb - _status_mb("RssFile"), 0)
             result = read()
             os.write(writing, json.dumps([_status_mb("VmHWM") - before, result]).encode())
         finally:
