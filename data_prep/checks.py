@@ -116,6 +116,12 @@ def _sources(findings: Findings) -> Iterator[str]:
             yield f"{where}: {_no_documents(without[0])}"
             continue
         findings.notices += [f"{where}: {_no_documents(records)}" for records in without]
+        findings.notices += [
+            f"{where}: {_bad_start(records)}"
+            for records in found.read
+            if records.documents
+            and records.bad.counts.total() > config.max_bad_share * records.num_read
+        ]
         findings.notices += _markup(where, source.reader.type, found)
         yield from _missing_scores(name, config.filters_of(name), found)
     findings.notices += space_notice(config, findings.sources)
@@ -131,14 +137,24 @@ def _planned_readers(config: DataConfig) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def _bad_start(records: FirstRecords) -> str:
+    num_bad = records.bad.counts.total()
+    return visible_name(
+        f"{records.file.path}: {num_bad:,} of its first {records.num_read:,} records cannot be "
+        f"used: {_reasons(records)}"
+    )
+
+
 def _no_documents(records: FirstRecords) -> str:
+    part = "the file" if records.is_whole else f"its first {records.num_read:,} records"
+    return visible_name(f"{records.file.path}: no document in {part}: {_reasons(records)}")
+
+
+def _reasons(records: FirstRecords) -> str:
+    """Why records are bad: the most frequent reasons, and the detail of the first one."""
     counts = ", ".join(f"{reason} ({n:,})" for reason, n in records.bad.counts.most_common(3))
     details = [e["detail"] for e in records.bad.examples[:1] if e["detail"]]
-    part = "the file" if records.is_whole else f"its first {records.num_read:,} records"
-    return visible_name(
-        f"{records.file.path}: no document in {part}: {counts}"
-        + "".join(f"; {detail}" for detail in details)
-    )
+    return counts + "".join(f"; {detail}" for detail in details)
 
 
 def _markup(where: str, reader_type: str, found: FirstOfFiles) -> Iterator[str]:

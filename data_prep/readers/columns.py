@@ -1,6 +1,7 @@
 """Columns of texts and ids in tables, and what the columnar (Arrow) formats share."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -22,6 +23,8 @@ ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; a bare OSError too, see `compression.is_damage`."""
 _SLICE_ROWS, _SLICE_BYTES = 1024, 1 << 25
 """Rows, and about how many bytes of them, that are converted at once. Damage costs its slice."""
+_UNDECODED = re.compile(rb"\xed[\xb2-\xb3][\x80-\xbf]")
+"""A byte that is not UTF-8, in a name of a column."""
 _MOST_SHOWN = 30
 
 
@@ -44,6 +47,9 @@ class Columns:
         shown = ", ".join(names[:_MOST_SHOWN]) + (", ..." * (len(available) > _MOST_SHOWN))
         close = difflib.get_close_matches(name.lower(), [n.lower() for n in available], 1, 0.6)
         meant = next((n for n in available if close and n.lower() == close[0]), None)
+        raw = ",".join(available).encode("utf-8", "surrogatepass")
+        if _UNDECODED.search(raw):  # of a table in another encoding
+            return f"{path}: no column {name!r}; its header is not in UTF-8: set `encoding`"
         return (
             f"{path}: no column {name!r}"
             + (f" (did you mean {meant!r}?)" if meant else "")

@@ -156,6 +156,22 @@ def test_files_without_documents_among_others_are_noticed(tmp_path: Path) -> Non
     assert "b.jsonl: no document in the file: the field 'text' is missing (5)" in notice
 
 
+def test_bad_records_between_good_ones_at_the_start_are_noticed(tmp_path: Path) -> None:
+    lines = ["Für Leser.", "For readers.", "Größe über alles.", "All."] * 5
+    (tmp_path / "a.txt").write_bytes("\n".join(lines).encode("cp1252"))
+    reader = {"type": "text", "files": [str(tmp_path / "a.txt")], "document": "line"}
+    config = config_of(tmp_path, sources={"a": {"reader": reader}})
+    (notice,) = check(config).notices
+    assert "a.txt: 10 of its first 20 records cannot be used: not UTF-8 (10)" in notice
+
+
+def test_a_table_whose_header_is_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("编号,正文\n1,文本\n".encode("gb18030"))
+    reader = {"type": "csv", "files": [str(tmp_path / "a.csv")], "text_field": "正文"}
+    (problem,) = problems(tmp_path, sources={"a": {"reader": reader}})
+    assert "no column '正文'; its header is not in UTF-8: set `encoding`" in problem
+
+
 @pytest.mark.parametrize(
     ("text", "notices"),
     [
