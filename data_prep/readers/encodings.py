@@ -19,10 +19,10 @@ _WIDE = ("utf-16", "utf-32")
 
 def _checked(name: str) -> str:
     try:
-        decoder = codecs.getincrementaldecoder(name)()
-        if isinstance(decoder.decode(b"", final=True), str):
+        decoder = codecs.getincrementaldecoder(name)("replace")  # IDNA knows no other handler
+        if isinstance(decoder.decode(b"\xff", final=True), str):
             return name
-    except (LookupError, UnicodeError, TypeError):
+    except (LookupError, UnicodeError, TypeError, AssertionError):
         decoder = None
     raise ValueError(
         f"{name!r} is no encoding of texts that Python knows; for example utf-16, cp1252, latin-1, "

@@ -29,6 +29,7 @@ _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 _SNIFFED_BYTES = 1445
 _NO_ENCODING = ("", "identity", "none", "chunked")
 _MAX_ENCODINGS = 8
+_MAX_INTERIM = 8
 _MAX_HEAD_BYTES = 1 << 20
 _STEP_BYTES = 1 << 20
 _BODY_ERRORS = (*READ_ERRORS, brotli.error)
@@ -57,10 +58,23 @@ class Response(NamedTuple):
 
 
 def response_of(content: bytes) -> Response | None:
-    """The response that `content` starts with; None if there is no status line.
+    """The response that `content` starts with, or that follows interim ones (100 Continue, 103
+    Early Hints); None if there is no status line.
 
     Raises BodyError for a damaged header.
     """
+    response = _first_response(content)
+    for _ in range(_MAX_INTERIM):
+        if response is None or response.status // 100 != 1 or response.status == 101:
+            break
+        following = _first_response(response.body)
+        if following is None:
+            break
+        response = following
+    return response
+
+
+def _first_response(content: bytes) -> Response | None:
     status = _STATUS_LINE.match(content)
     if status is None:
         return None

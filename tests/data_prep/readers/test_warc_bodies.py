@@ -18,7 +18,15 @@ from tests.data_prep.readers.test_bombs import (
     read_bomb,
     zstandard_bomb,
 )
-from tests.data_prep.readers.warcs import chunked, page, read_warc, response, texts_of
+from tests.data_prep.readers.warcs import (
+    HTTP,
+    chunked,
+    page,
+    read_warc,
+    record,
+    response,
+    texts_of,
+)
 
 TEXT = "Bread is baked in an oven, and the caf\u00e9 opens on Monday at nine."
 BODY = page(TEXT, "<meta charset=utf-8>").encode()
@@ -188,3 +196,9 @@ def test_a_page_of_millions_of_elements_is_counted(tmp_path: Path) -> None:
     path.write_bytes(response(BODY, "http://a") + page_of_elements)
     found = read_bomb(path, type="warc")
     assert (found["documents"], found["bad"]) == (1, {"too many values or elements": 1})
+
+
+def test_a_response_after_interim_ones_is_read(tmp_path: Path) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\none"
+    assert texts_of(tmp_path, record("response", interim + final, "http://a", HTTP)) == ["one"]
