@@ -47,7 +47,9 @@ def filter_sections(sources: Mapping[str, Tree]) -> Iterator[str]:
     for name, values in sources.items():
         yield f"<h3>{escape(name)}</h3>"
         yield '<div class="charts">'
-        yield from (_figure(reason, found) for reason, found in values["filters"].items())
+        # The first filter measures all documents.
+        total = next((_num_judged(found) for found in values["filters"].values()), 0)
+        yield from (_figure(reason, found, total) for reason, found in values["filters"].items())
         yield "</div>"
         languages = list(values["languages"].items())
         if languages:
@@ -58,7 +60,14 @@ def filter_sections(sources: Mapping[str, Tree]) -> Iterator[str]:
             yield bars({code: {"documents": count} for code, count in shown.items()})
 
 
-def _figure(reason: str, values: Tree) -> str:
+def _num_judged(values: Tree) -> int:
+    """Documents with and without a value; where they come from a sample, only about as many."""
+    judged: int = values["documents"] + values["without_value"]
+    return judged
+
+
+def _figure(reason: str, values: Tree, total: int) -> str:
+    """The histogram of what one filter measured of a source of `total` documents."""
     measured, dropped = values["documents"], values["dropped_alone"]
     limits = [limit for limit, _ in values["limits"]]
     kind = "at least" if values["limit_is"] == "least" else "at most"
@@ -67,7 +76,9 @@ def _figure(reason: str, values: Tree) -> str:
         shown = "no limit"
     if values["without_value"]:
         shown += f"; {values['without_value']:,} without a value"
-    caption = f"<b>{escape(reason)}</b><br>{escape(shown)} of {measured:,}"
+    # The weights of a sample may add up to more documents than there are.
+    of = f"{measured:,}" if _num_judged(values) <= total else f"{total:,} (estimated)"
+    caption = f"<b>{escape(reason)}</b><br>{escape(shown)} of {of}"
     return f"<figure>{_chart(values['bins'], limits)}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -16,7 +16,7 @@ from data_prep.engine.execution import run_stage
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.stage import StageResult
 from data_prep.filters.quality import FiltersConfig
-from data_prep.report.filter_values import filter_values
+from data_prep.report.filter_values import filter_sections, filter_values
 from data_prep.run import prepare
 from data_prep.text.scrub import ScrubConfig
 from tests.data_prep.corpora import config_of, random_texts
@@ -277,3 +277,19 @@ def test_metadata_and_indentation_survive_the_removal_of_lines(tmp_path: Path) -
     columns = pq.read_table(path).to_pydict()
     assert columns["text"] == [text.removesuffix(f"\n{notice}") for text in texts]
     assert [json.loads(m)["n"] for m in columns["metadata"]] == list(range(40))
+
+
+def test_the_report_names_no_more_documents_than_there_are() -> None:
+    exact = {
+        "documents": 349,
+        "without_value": 1,
+        "dropped_alone": 7,
+        "limit_is": "least",
+        "limits": [[50, 349]],
+        "bins": [[0, 50, 7], [50, 100, 342]],
+    }
+    sampled = exact | {"documents": 428, "without_value": 0, "dropped_alone": 107}
+    values = {"filters": {"too few words": exact, "repeated 5-grams": sampled}, "languages": {}}
+    shown = "".join(filter_sections({"web": values}))
+    assert "too few words</b><br>at least 50, drops alone 2.0%; 1 without a value of 349<" in shown
+    assert "repeated 5-grams</b><br>at least 50, drops alone 25.0% of 350 (estimated)<" in shown
