@@ -206,9 +206,9 @@ class _PageScanner:
             self._find_start()
         if self._state is not _State.IN_PAGE:
             return None
-        end = self._held.find(_PAGE_END, self._searched)
-        next_start = self._held.find(_PAGE_START, self._searched, end if end >= 0 else None)
-        if next_start >= 0:  # a text holds no tag
+        next_start = self._held.find(_PAGE_START, self._searched)
+        end = self._held.find(_PAGE_END, self._searched, next_start if next_start >= 0 else None)
+        if end < 0 <= next_start:  # a text holds no tag
             self._bad.add(self._path, self._page_offset, DAMAGED_XML, _NO_END, next_start)
             self._drop(next_start)
             self._state = _State.BETWEEN_PAGES

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,11 @@ def test_a_file_that_is_no_dump_is_counted_with_its_bytes(tmp_path: Path) -> Non
     assert not texts
     assert bad.counts == {"no MediaWiki dump": 1}
     assert bad.not_read_bytes.total() == len(content)
+
+
+def test_many_pages_without_an_end_take_linear_time(tmp_path: Path) -> None:
+    num_pages = 300_000
+    start = time.process_time()
+    _, bad = read(tmp_path, b"<mediawiki>" + b"<page>" * num_pages + b"</mediawiki>")
+    assert time.process_time() - start < 20
+    assert bad.counts == {"damaged or truncated XML": num_pages}
