@@ -49,7 +49,7 @@ class TableRecord(NamedTuple):
     """A record."""
 
     place: int
-    """Number of its last line."""
+    """Number of its first line."""
     row: list[str]
     lines: list[bytes]
 
@@ -101,7 +101,8 @@ class TableRecords:
             if error is not None:
                 yield from self._recovered(error)
             elif row:
-                record = TableRecord(self._num_lines, row, self._lines)
+                first_line = self._num_lines - len(self._lines) + 1
+                record = TableRecord(first_line, row, self._lines)
                 if self._held or len(self._lines) > 1:
                     yield from self._hold(record)
                 else:

@@ -70,7 +70,7 @@ def test_settings_of_the_dialect(tmp_path: Path) -> None:
     assert read(path, type="csv", quote="'")[0] == [("it's, so", "a.csv:2")]
     path.write_text('n,text\n1,"a \\"quoted\\" word, and \\\\ \nmore"\n')
     texts, bad = read(path, type="csv", escape="backslash")
-    assert (texts, bad) == ([('a "quoted" word, and \\ \nmore', "a.csv:3")], {})
+    assert (texts, bad) == ([('a "quoted" word, and \\ \nmore', "a.csv:2")], {})
     path.write_bytes('n,text\n1,"caf\xe9"\n'.encode("utf-16"))
     assert read(path, type="csv")[0] == [("caf\xe9", "a.csv:2")]
     path.write_bytes('n,text\n1,"caf\xe9"\n'.encode("cp1252"))
@@ -106,7 +106,7 @@ def test_a_line_that_states_the_delimiter_is_no_header(
         assert [text for text, _ in documents] == ["one", "two"]
         assert not bad
     if not lines:
-        assert [own_id for _, own_id in documents] == ["a.csv:3", "a.csv:4"]
+        assert [own_id for _, own_id in documents] == ["a.csv:2", "a.csv:4"]
     with pytest.raises(UserError, match='set `delimiter: ";"`'):
         read(path, type="csv", **lines)
 
