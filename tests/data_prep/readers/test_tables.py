@@ -106,7 +106,7 @@ def test_a_line_that_states_the_delimiter_is_no_header(
         assert [text for text, _ in documents] == ["one", "two"]
         assert not bad
     if not lines:
-        assert [own_id for _, own_id in documents] == ["a.csv:2", "a.csv:4"]
+        assert [own_id for _, own_id in documents] == ["a.csv:3", "a.csv:4"]
     with pytest.raises(UserError, match='set `delimiter: ";"`'):
         read(path, type="csv", **lines)
 
