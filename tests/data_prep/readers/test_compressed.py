@@ -105,8 +105,11 @@ def content_of(kind: str, texts: Sequence[str]) -> bytes:
 def read(
     path: Path, kind: str, cuts: Iterable[int] = (), chunk_bytes: int = CHUNK_BYTES
 ) -> tuple[list[tuple[str, int]], list[dict[str, Any]]]:
-    """([(text, offset)], bad records) of a file cut at `cuts`."""
+    """([(text, offset)], bad records) of a file cut at `cuts`; JSON that does not have its records
+    on lines, as after damage at its start, is never cut."""
     (file,) = list_files([str(path)], "files")
+    if kind == "jsonl" and len(READERS[kind](path, LineFiles(1)).spans(file, 1)) == 1:
+        cuts = ()
     edges = sorted({cut % max(file.num_bytes, 1) for cut in cuts} | {0, file.num_bytes})
     spans = [Span(file, a, b) for a, b in pairwise(edges)] or [Span(file, 0, 0)]
     bad = BadRecords("skip")
