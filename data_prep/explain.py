@@ -88,6 +88,7 @@ def _unknown(history: History, query: str) -> Fate:
         "close": [name for name in dict.fromkeys(similar) if name != query],
         "examples": examples(parts),
         "limits": {name: limit for name, limit in limits.items() if limit is not None},
+        "without_ids": sorted(limits.keys() - history.run.config.sources_with_ids),
         "pending": history.pending if history.pending == "ingest" else None,
     }
 
@@ -132,7 +133,9 @@ def _unknown_lines(fate: Fate) -> Iterator[str]:
     if fate["close"]:
         yield f"  similar: {', '.join(map(visible_name, fate['close']))}"
     for source, ids in fate["examples"].items():
-        yield f"  ids of source {source}: {', '.join(map(visible_name, ids)) or 'none'}, ..."
+        shown = ", ".join(map(visible_name, ids)) or "none"
+        why = " (its reader has no id_field)" if source in fate["without_ids"] else ""
+        yield f"  ids of source {source}{why}: {shown}, ..."
 
 
 def _bad(fate: Fate) -> Iterator[str]:

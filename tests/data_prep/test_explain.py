@@ -155,6 +155,8 @@ def test_unknown_documents_are_shown_with_similar_ones(made: Path) -> None:
     assert file["close"][0] == "forum.jsonl:0"
     assert unknown["examples"]["forum"] == ["0", "1", "2"]
     assert unknown["limits"] == {}
+    assert "books" in unknown["without_ids"]
+    assert "forum" not in unknown["without_ids"]
 
 
 def test_sources_that_are_read_in_part_are_explained(tmp_path: Path) -> None:
