@@ -65,7 +65,7 @@ def find_special_tokens(
 
     `names` are tokens that the caller gives by role; `vocab_size` is the number of ids of a model
     that has more than the tokenizer. UserError, with the tokens that come into question, where a
-    role cannot be told.
+    role cannot be found.
     """
     given = {role: name for role, name in (names or {}).items() if name is not None}
     size = vocab_size or num_ids(tokenizer)

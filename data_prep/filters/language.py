@@ -66,8 +66,8 @@ def _stop_words(code: str) -> frozenset[str]:
 
 
 _CANDIDATES, _CLOSE = 4, 1.08
-"""Languages whose distances differ by less than the factor are told apart by their frequent words:
-the model takes short technical English for Swedish."""
+"""Languages whose distances differ by less than the factor are distinguished by their frequent
+words: the model takes short technical English for Swedish."""
 _LEAST_SHARE = 1 / 3
 """Of the bytes of a text, to be called one in a script."""
 _HAN, _KANA = "zh", "ja"

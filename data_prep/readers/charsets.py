@@ -128,7 +128,7 @@ def _labels_in(content: bytes) -> list[str]:
 
 
 def _wide_encoding(content: bytes) -> str | None:
-    """UTF-16 without a byte order mark, told by the zeros of its ASCII characters."""
+    """UTF-16 without a byte order mark, recognised by the zeros of its ASCII characters."""
     start = content[:1024]
     for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if start[first::2].count(0) > 0.4 * len(start[first::2]) and not start[

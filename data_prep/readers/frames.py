@@ -8,7 +8,7 @@ from data_prep.readers.decompressors import STEP_BYTES
 
 MAX_WINDOW_BYTES = 1 << 31
 """Largest window of a zstandard frame, that of ``zstd --long=31``. A window is held in memory as
-far as it is filled; `zstd` makes windows above 8 MiB only when it is told to."""
+far as it is filled; `zstd` makes windows above 8 MiB only on request."""
 _MAX_DICTIONARY_BYTES = 1 << 27
 _ZSTANDARD_MAGIC, _DICTIONARY_MAGIC = b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18"
 _ZSTANDARD_RAW_BYTES = 1 << 8

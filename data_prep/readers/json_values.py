@@ -54,7 +54,7 @@ class Layout(Enum):
 def layout_of(head: bytes, is_whole: bool) -> Layout | None:
     """The layout of a file that starts with `head`; None if more of it is needed.
 
-    `is_whole` says that the file does not go on. A file whose first line is damaged, but not the
+    `is_whole` says that the file ends there. A file whose first line is damaged, but not the
     lines after it, has lines.
     """
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n,\x1e")

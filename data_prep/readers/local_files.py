@@ -140,7 +140,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.num_markers = 0
-        """How many names of other tools' markers were passed over."""
+        """How many names of other tools' markers were skipped."""
 
     def matches(self, folder: str, names: Sequence[str]) -> Iterator[str]:
         """The paths below `folder` that match `names`, those of a folder in the order of names."""

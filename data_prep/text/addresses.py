@@ -1,4 +1,4 @@
-"""IP addresses in texts, told from version and section numbers, which look the same.
+"""IP addresses in texts, distinguished from version and section numbers, which look the same.
 
 Four numbers up to 255 with dots are an address if the words around them say so, and not if these
 speak of a version. Without such words, they are one if a number is greater than those of versions

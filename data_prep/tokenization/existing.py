@@ -27,7 +27,7 @@ class PreparedTokenizer:
 def prepared_from_file(config: TokenizerFromFileConfig) -> PreparedTokenizer:
     """The tokenizer of the file, its post-processor putting around a text what rows have.
 
-    Raises UserError for a file that is no tokenizer.json, for a special token that cannot be told,
+    Raises UserError for a file that is no tokenizer.json, for a special token that cannot be found,
     and for a `vocab_size` below the highest id.
     """
     path = Path(config.path)

@@ -1,4 +1,4 @@
-"""What became of every record of a run can be told, and adds up to the account of the run."""
+"""What became of every record of a run can be explained, and adds up to the account of the run."""
 
 import json
 import os
