@@ -5,7 +5,7 @@ Documents and bytes of text add up: read = kept + all that was dropped. Bad and 
 no document, so they are not part of that sum; their bytes, and those not read, are of the files.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,15 +52,7 @@ def accounts(
         of_encode = _records(source, encoded)
         of_overlap = _records(source, overlap)
         duplicates = verdicts.records[0]["sources"][source]
-        dropped = _by_reason([*of_ingest, *of_clean], "dropped")
-        for reason, amount in {
-            REMOVED_LINES: _amount(0, sum(r["removed_bytes"] for r in of_clean)),
-            EXACT: _amount(duplicates["exact_documents"], duplicates["exact_bytes"]),
-            NEAR: _amount(duplicates["near_documents"], duplicates["near_bytes"]),
-            CONTAMINATED: _total(of_overlap, "documents", "bytes"),
-        }.items():
-            if any(amount.values()):
-                dropped[reason] = amount
+        dropped = _dropped(of_ingest, of_clean, duplicates, of_overlap)
         read = _total(of_ingest, "documents_read", "bytes_read")
         kept = _amount(
             sum(r[f"{split}_documents"] for r in of_encode for split in SPLITS),
@@ -91,6 +83,23 @@ def accounts(
             "unknown_tokens": sum(r.get("unknown_tokens", 0) for r in of_encode),
         }
     return result
+
+
+def _dropped(
+    of_ingest: Sequence[Record],
+    of_clean: Sequence[Record],
+    duplicates: Mapping[str, int],
+    of_overlap: Sequence[Record],
+) -> dict[str, Amount]:
+    """By reason, what the stages dropped of a source; `duplicates` are counts of its verdicts."""
+    dropped = _by_reason([*of_ingest, *of_clean], "dropped")
+    later = {
+        REMOVED_LINES: _amount(0, sum(r["removed_bytes"] for r in of_clean)),
+        EXACT: _amount(duplicates["exact_documents"], duplicates["exact_bytes"]),
+        NEAR: _amount(duplicates["near_documents"], duplicates["near_bytes"]),
+        CONTAMINATED: _total(of_overlap, "documents", "bytes"),
+    }
+    return dropped | {reason: amount for reason, amount in later.items() if any(amount.values())}
 
 
 def _records(source: str, result: StageResult[Any] | None) -> list[Record]:

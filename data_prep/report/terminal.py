@@ -140,6 +140,10 @@ def _ingest(totals: Counter[str]) -> str:
     return words
 
 
+def _pairs(totals: Counter[str]) -> str:
+    return f"{totals['candidates']:,} pairs compared, {totals['pairs']:,} joined"
+
+
 _STAGES: dict[str, Callable[[Counter[str]], str]] = {
     "ingest": _ingest,
     "ids": lambda n: f"{n['documents']:,} ids",
@@ -151,9 +155,9 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
         f"{n['dropped']:,} documents dropped"
     ),
     "signatures": lambda n: f"{n['documents']:,} documents",
-    "first_pairs": lambda n: f"{n['candidates']:,} pairs compared, {n['pairs']:,} joined",
+    "first_pairs": _pairs,
     "clusters": lambda n: f"{n['joined']:,} duplicates joined",
-    "pairs": lambda n: f"{n['candidates']:,} pairs compared, {n['pairs']:,} joined",
+    "pairs": _pairs,
     "verdicts": lambda n: (
         f"{n['kept_documents']:,} documents kept, {n['exact_documents']:,} exact and "
         f"{n['near_documents']:,} near duplicates dropped"
