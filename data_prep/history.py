@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
-from configs.terminal import visible
 from data_prep.config import DataConfig
 from data_prep.documents.ingest import IngestStage
 from data_prep.documents.lookup import FinishedPart
+from data_prep.engine.plan_changes import listed
 from data_prep.engine.records import StageFolder
 from data_prep.engine.stage import Stage, StageResult
 from data_prep.preparation import Preparation
@@ -40,10 +40,9 @@ def read_history(config: DataConfig) -> History:
     run = Preparation(config)
     first = build_ingest(run, plan)
     if not first.extends_settings(plan):
-        lines = [visible(line) for line in first.differences(plan)][:12]
         raise UserError(
             f"{config.work}: was made under different settings:\n"
-            + "\n".join(f"  {line}" for line in lines)
+            + listed(first.differences(plan))
             + "\nuse the config that it was made with"
         )
     parts: list[FinishedPart] = []

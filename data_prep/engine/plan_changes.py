@@ -1,9 +1,12 @@
 """How two plans of a stage differ, as lines for people, and whether one holds all of the other."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from configs.terminal import visible
+
+_MAX_SHOWN = 12
 _MAX_VALUE_CHARACTERS = 80
 
 
@@ -26,6 +29,15 @@ def _shorten(value: Any) -> str:
     text = json.dumps(value)
     most = _MAX_VALUE_CHARACTERS
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def listed(lines: Iterable[str]) -> str:
+    """The first lines, indented, and how many more there are, as part of a message."""
+    shown = [visible(line) for line in lines]
+    if len(shown) > _MAX_SHOWN:
+        rest = len(shown) - _MAX_SHOWN
+        shown = [*shown[:_MAX_SHOWN], f"and {rest:,} more"]
+    return "\n".join(f"  {line}" for line in shown)
 
 
 def grew(old: Any, new: Any) -> bool:

@@ -21,13 +21,12 @@ from typing import Any
 import xxhash
 
 from configs.load import UserError, fingerprint
-from configs.terminal import visible
 from data_prep.dataset.atomic import write_atomic
+from data_prep.engine.plan_changes import listed
 from data_prep.engine.stage import Part, Record, Stage
 
 logger = logging.getLogger(__name__)
 
-_MAX_DIFFERENCES_SHOWN = 12
 _CHECKSUM = "sha256"
 
 
@@ -83,13 +82,9 @@ class StageFolder:
 
     def _refusal(self, old: Mapping[str, Any]) -> str:
         name = self._stage.name
-        lines = [visible(line) for line in self._stage.differences(old)]
-        if len(lines) > _MAX_DIFFERENCES_SHOWN:
-            rest = len(lines) - _MAX_DIFFERENCES_SHOWN
-            lines = [*lines[:_MAX_DIFFERENCES_SHOWN], f"and {rest:,} more"]
         return (
             f"{self.path}: the stage {name!r} was started under a different plan:\n"
-            + "\n".join(f"  {line}" for line in lines)
+            + listed(self._stage.differences(old))
             + f"\nrun again with '--restart-from {name}' to repeat this stage and all later ones, "
             "or restore the previous settings and files"
         )
