@@ -49,7 +49,8 @@ def fast_encoder_problem(contents: TokenizerContents, texts: Iterable[bytes] = (
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of its Rust code is no Exception
-            return f"gigatoken cannot use it: {str(error).splitlines()[0]}"
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            return f"gigatoken cannot use it: {first_line}"
         if found.tolist() != expected.tolist():
             return f"gigatoken gives different ids for {_shown(text)}"
     return None

@@ -110,6 +110,17 @@ def test_both_encoders_give_equal_ids_or_the_problem_is_named(kind: str, tmp_pat
     assert (problem is None) == (kind in FAST), problem
 
 
+def test_an_error_of_gigatoken_without_a_message_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Encoder, texts: list[bytes]) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Encoder, "ids", failing)
+    problem = fast_encoder_problem(contents_of(save("modernbert", tmp_path)))
+    assert problem == "gigatoken cannot use it: MemoryError"
+
+
 def test_a_text_with_added_tokens_is_not_for_gigatoken(tmp_path: Path) -> None:
     contents = contents_of(save("modernbert", tmp_path))
     fast, reference = Encoder(contents, "fast"), Encoder(contents, "reference")
