@@ -13,8 +13,8 @@ from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.own_start import start_of_run
 from pipeline.finetuning.start import Start
-from pipeline.run.config import BatchConfig, PhaseConfig
 from pipeline.run.origin import describe_origin
+from pipeline.run.phases import BatchConfig, PhaseConfig
 from pipeline.run.plan import PhasePlan, data_parallel_size
 
 

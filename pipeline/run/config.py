@@ -24,46 +24,13 @@ from model.compute import MOVED_KEYS, BreaksBitEquality, ComputeConfig
 from model.config import ModelConfig, compute_errors
 from model.objectives import ObjectiveConfig
 from pipeline.checkpoint.config import CheckpointConfig
-from pipeline.data.config import DataConfig
-from pipeline.data.position import PhaseSteps
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.loss_scale import LossScaleConfig
-from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
 from pipeline.optim.union import OptimizerConfig
-from pipeline.run.steps import phase_steps
+from pipeline.run.phases import PhaseConfig
 
 logger = logging.getLogger(__name__)
-
-
-class BatchStage(Config):
-    """A segment of training with a smaller global batch."""
-
-    until_row: PositiveInt
-    """Row of the phase at which the next stage starts, rounded up to a whole step."""
-
-    global_rows: PositiveInt
-    """Rows of one optimizer step until then."""
-
-
-class BatchConfig(Config):
-    """Batch sizes in rows (packed sequences); gradient accumulation follows from them."""
-
-    global_rows: PositiveInt = 8192
-    """Rows of one optimizer step over all ranks (8192: Liu et al. 2019, Table 9)."""
-
-    micro_rows: Annotated[PositiveInt, BreaksBitEquality()] = 8
-    """Micro-batch size: rows of one forward and backward pass on one rank."""
-
-    warmup: tuple[BatchStage, ...] = ()
-    """Smaller global batches at the start of the phase, in their order."""
-
-    @model_validator(mode="after")
-    def _stages_ascend(self) -> "BatchConfig":
-        ends = [stage.until_row for stage in self.warmup]
-        if ends != sorted(set(ends)):
-            raise ValueError(f"warmup: until_row must grow from stage to stage, not {ends}")
-        return self
 
 
 class ParallelConfig(Config):
@@ -104,45 +71,6 @@ class TrackingConfig(Config):
 
     enabled: bool = True
     """False keeps the metrics in the run's folder only."""
-
-
-class PhaseConfig(Config):
-    """A part of a run with its own data, row width, batch and schedule."""
-
-    data: DataConfig
-    """The rows to train on."""
-
-    total_rows: PositiveInt
-    """Rows to train on, repeats included; rounded down to whole optimizer steps."""
-
-    batch: BatchConfig = BatchConfig()
-    """Batch sizes."""
-
-    schedule: ScheduleConfig = LinearSchedule()
-    """The learning rate as a function of the rows of this phase."""
-
-    @property
-    def steps(self) -> PhaseSteps:
-        """The optimizer steps of the phase."""
-        warmup = [(stage.until_row, stage.global_rows) for stage in self.batch.warmup]
-        return phase_steps(self.total_rows, self.batch.global_rows, warmup)
-
-    @model_validator(mode="after")
-    def _lengths_fit(self) -> Self:
-        warmup_rows = max((stage.until_row for stage in self.batch.warmup), default=0)
-        if self.total_rows < self.batch.global_rows + warmup_rows:
-            raise ValueError(
-                f"total_rows {self.total_rows} is less than one optimizer step of "
-                f"batch.global_rows {self.batch.global_rows}"
-                + (f" after the batch warm-up of {warmup_rows} rows" if warmup_rows else "")
-            )
-        end = self.schedule.total_rows or self.total_rows
-        if self.schedule.warmup_rows > end:
-            raise ValueError(
-                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule "
-                f"of {end} rows"
-            )
-        return self
 
 
 class RunConfig(Config):

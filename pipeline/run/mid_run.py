@@ -16,7 +16,8 @@ from configs.differences import differences
 from configs.load import UserError
 from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.data.position import PhaseSteps, StepSegment
-from pipeline.run.config import PhaseConfig, RunConfig, TrainConfig
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.phases import PhaseConfig
 
 STREAM_KEYS = ("total_rows", "batch.global_rows", "batch.warmup", "data.shuffle_unit")
 """Keys of a phase that decide which rows its steps take."""

@@ -16,8 +16,9 @@ from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
-from pipeline.run.config import BatchConfig, PhaseConfig, TrainConfig
+from pipeline.run.config import TrainConfig
 from pipeline.run.origin import describe_origin
+from pipeline.run.phases import BatchConfig, PhaseConfig
 from pipeline.run.steps import RunSteps
 
 

@@ -1,0 +1,81 @@
+"""The phases of a run: each has its own data, row width, batch and schedule. Imports no torch."""
+
+from typing import Annotated, Self
+
+from pydantic import PositiveInt, model_validator
+
+from configs.load import Config
+from model.compute import BreaksBitEquality
+from pipeline.data.config import DataConfig
+from pipeline.data.position import PhaseSteps
+from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
+from pipeline.run.steps import phase_steps
+
+
+class BatchStage(Config):
+    """A segment of training with a smaller global batch."""
+
+    until_row: PositiveInt
+    """Row of the phase at which the next stage starts, rounded up to a whole step."""
+
+    global_rows: PositiveInt
+    """Rows of one optimizer step until then."""
+
+
+class BatchConfig(Config):
+    """Batch sizes in rows (packed sequences); gradient accumulation follows from them."""
+
+    global_rows: PositiveInt = 8192
+    """Rows of one optimizer step over all ranks (8192: Liu et al. 2019, Table 9)."""
+
+    micro_rows: Annotated[PositiveInt, BreaksBitEquality()] = 8
+    """Micro-batch size: rows of one forward and backward pass on one rank."""
+
+    warmup: tuple[BatchStage, ...] = ()
+    """Smaller global batches at the start of the phase, in their order."""
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> "BatchConfig":
+        ends = [stage.until_row for stage in self.warmup]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"warmup: until_row must grow from stage to stage, not {ends}")
+        return self
+
+
+class PhaseConfig(Config):
+    """A part of a run with its own data, row width, batch and schedule."""
+
+    data: DataConfig
+    """The rows to train on."""
+
+    total_rows: PositiveInt
+    """Rows to train on, repeats included; rounded down to whole optimizer steps."""
+
+    batch: BatchConfig = BatchConfig()
+    """Batch sizes."""
+
+    schedule: ScheduleConfig = LinearSchedule()
+    """The learning rate as a function of the rows of this phase."""
+
+    @property
+    def steps(self) -> PhaseSteps:
+        """The optimizer steps of the phase."""
+        warmup = [(stage.until_row, stage.global_rows) for stage in self.batch.warmup]
+        return phase_steps(self.total_rows, self.batch.global_rows, warmup)
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        warmup_rows = max((stage.until_row for stage in self.batch.warmup), default=0)
+        if self.total_rows < self.batch.global_rows + warmup_rows:
+            raise ValueError(
+                f"total_rows {self.total_rows} is less than one optimizer step of "
+                f"batch.global_rows {self.batch.global_rows}"
+                + (f" after the batch warm-up of {warmup_rows} rows" if warmup_rows else "")
+            )
+        end = self.schedule.total_rows or self.total_rows
+        if self.schedule.warmup_rows > end:
+            raise ValueError(
+                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule "
+                f"of {end} rows"
+            )
+        return self
