@@ -44,12 +44,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "data_prep.filters",
     ),
     "pipeline.optim": (),
+    "pipeline.validation": (),
     "pipeline.launch": (),
     "pipeline.data": ("pipeline.launch",),
     "pipeline.fault_tolerance": ("pipeline.data",),
-    "pipeline.checkpoint": ("pipeline.data", "pipeline.optim"),
+    "pipeline.checkpoint": ("pipeline.data", "pipeline.optim", "pipeline.validation"),
     "pipeline.run": (
         *("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance", "pipeline.checkpoint"),
+        "pipeline.validation",
     ),
     "pipeline.tracking": ("pipeline.launch", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.engine": (
@@ -64,12 +66,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.pretraining": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
-        *("pipeline.training", "pipeline.hugging_face"),
+        *("pipeline.training", "pipeline.hugging_face", "pipeline.validation"),
     ),
     "pipeline.finetuning": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
-        *("pipeline.training", "pipeline.hugging_face"),
+        *("pipeline.training", "pipeline.hugging_face", "pipeline.validation"),
     ),
 }
 """What a package may import of this project besides itself, the standard table of the layout.

@@ -19,4 +19,5 @@ class CheckpointConfig(Config):
 
     keep_best: NonNegativeInt = 0
     """The number of checkpoints with the lowest held-out loss (fine-tuning: dev error) that are
-    kept."""
+    kept, in a run of several phases those of the last phase that was evaluated. With at least 1,
+    every evaluation that is the best so far is followed by a save. Early stopping keeps 1."""

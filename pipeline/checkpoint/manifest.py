@@ -29,6 +29,7 @@ from pipeline.checkpoint.records import (
 )
 from pipeline.data.position import RowWindow, Segment
 from pipeline.optim.loss_scale import LossScale
+from pipeline.validation.state import ValidationState
 
 if TYPE_CHECKING:
     from model.parameters import ParameterSpec
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-ADDED_FIELDS = ("dev_error", "network", "special_tokens", "tokenizer")
+ADDED_FIELDS = ("dev_error", "network", "special_tokens", "tokenizer", "validation")
 """Optional fields that were added to version 1; left out of the file where they are None."""
 
 
@@ -86,6 +87,8 @@ class CheckpointManifest(Config):
     Up to version 0.1.0 the latest one, perhaps of an earlier step."""
     dev_error: float | None = None
     """Error of this step on the dev files of fine-tuning: 1 - the mean main metric of the tasks."""
+    validation: ValidationState | None = None
+    """The evaluations up to this step; None: there was none, or up to version 0.1.0."""
     versions: dict[str, str]
     """Versions of the packages that wrote it."""
     parameters: dict[str, ParameterRecord]
@@ -165,6 +168,7 @@ def build_manifest(
     tracking_run_id: str | None = None,
     heldout_loss: float | None = None,
     dev_error: float | None = None,
+    validation: ValidationState | None = None,
 ) -> CheckpointManifest:
     """The manifest of a training state, without its files; arguments as its fields."""
     return CheckpointManifest(
@@ -188,6 +192,7 @@ def build_manifest(
         tracking_run_id=tracking_run_id,
         heldout_loss=heldout_loss,
         dev_error=dev_error,
+        validation=validation,
         versions=origin.versions,
         parameters={
             name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)

@@ -23,6 +23,7 @@ from data_prep.dataset.atomic import fsync_folder, write_atomic
 from data_prep.dataset.manifest import file_sha256
 from model.parallel.grid import Grid
 from model.parallel.json_exchange import broadcast_json
+from pipeline.checkpoint.best import by_score
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
@@ -152,9 +153,7 @@ def superfluous(folder: Path, keep: CheckpointConfig) -> list[Path]:
     kept = set(list(complete)[-keep.keep_last :])
     if keep.keep_every_steps:
         kept |= {path for path, m in complete.items() if m.step % keep.keep_every_steps == 0}
-    scores = {path: m.selection_score for path, m in complete.items()}
-    scored = {path: score for path, score in scores.items() if score is not None}
-    kept |= set(sorted(scored, key=lambda path: scored[path])[: keep.keep_best])
+    kept |= set(by_score(complete)[: keep.keep_best])
     return [path for path in complete if path not in kept]
 
 

@@ -1,0 +1,1 @@
+"""What evaluations do to training: best checkpoint, early stopping, learning rate on a plateau."""
