@@ -69,7 +69,7 @@ class IngestStage(Stage[IngestPart]):
     """Reads the sources; normalises, scrubs and filters the texts."""
 
     name = "ingest"
-    version = 6
+    version = 7
     output = "documents and a ledger of all records (Parquet), examples of dropped ones"
     source_settings = frozenset({"order", "sources"})
 

@@ -8,11 +8,13 @@ record before it, wherever the file is cut::
 
 A record is whole if its head has the fields that the standard demands, and if its content is
 followed by the empty lines that end a record, the next one, or the end of the file. So a text about
-archives is not taken for a record; a whole archive inside one may be, where a cut falls into it.
+archives is not taken for a record. Of a plain file, which may be cut anywhere, a record that holds
+another such record is not whole: a gap between two records made it, or it is an archive of its own,
+whose records are read.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -189,14 +191,15 @@ class _Scanner:
             lost_bytes = window.raw_end - self._truncated
             yield Lost(self._truncated, form.truncated, detail, lost_bytes, window.ends_file)
 
-    def _search(self, end: int | None) -> None:
-        """Moves to the next whole record, or to the end."""
+    def _search(self, end: int | None, head_of: Callable[[], Head | None] | None = None) -> None:
+        """Moves to the next place where `head_of` finds a head (a whole record), or to the end."""
+        head_of = head_of or self._whole_head
         window, start = self._window, self._form.start
         while end is None or window.position < end:
             found = start.search(window.data, window.at)
             if found is not None:
                 window.at = found.start()
-                if self._whole_head() is not None:
+                if head_of() is not None:
                     return
                 window.at += 1
                 continue
@@ -207,6 +210,31 @@ class _Scanner:
 
     def _whole_head(self) -> Head | None:
         """The head of the record that starts at the current position, if it is whole."""
+        head = self._followed_head()
+        if head is not None and self._holds_record(head):
+            self._wrong = "another record starts within the content"
+            return None
+        return head
+
+    def _holds_record(self, head: Head) -> bool:
+        """Whether a record starts within the content of a record of a plain file."""
+        window, form = self._window, self._form
+        if window.again is None:
+            return False
+        start, end = head.num_bytes, head.num_bytes + head.content_bytes
+        if head.content_bytes <= self._max_bytes:
+            found = form.start.search(window.data, window.at + start, window.at + end)
+            if found is None:
+                return False
+            start = found.start() - window.at
+        inner = _Scanner(window.again(window.position + start), form, self._max_bytes)
+        inner_end = window.offset + window.position + end - inner._window.offset
+        inner._search(inner_end, inner._followed_head)
+        return inner._window.position < inner_end
+
+    def _followed_head(self) -> Head | None:
+        """The head of the record that starts at the current position, if its content ends where
+        its head says."""
         window, form = self._window, self._form
         window.fill(form.start_bytes)
         if not form.start.match(window.data, window.at):
@@ -229,8 +257,8 @@ class _Scanner:
         if head.content_bytes <= self._max_bytes:
             window.fill(size + form.after_bytes)
             rest = window.data[window.at + size - 1 : window.at + size + form.after_bytes]
-        elif window.peek is not None:
-            rest = window.peek(window.position + size - 1, form.after_bytes + 1)
+        elif window.again is not None:
+            rest = window.again(window.position + size - 1).head(form.after_bytes + 1)
         elif window.fill(head.num_bytes + self._max_bytes + 1):
             return True
         else:

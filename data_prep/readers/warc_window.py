@@ -24,13 +24,13 @@ class Window:
         self,
         pieces: Iterator[Piece],
         offset: int,
-        peek: Callable[[int, int], bytes] | None = None,
+        again: "Callable[[int], Window] | None" = None,
     ) -> None:
         self._pieces = pieces
         self.offset = offset
         """Byte of the file at which the sequence starts."""
-        self.peek = peek
-        """Reads (byte of the content, number of bytes) ahead, where the file can be sought."""
+        self.again = again
+        """Another window, from a byte of the content on, where the file can be sought."""
         self.data = b""
         self.at = 0
         """Position in `data` of the first byte that is not used."""
@@ -166,10 +166,6 @@ def plain_window(raw: BinaryIO, start: int) -> Window:
             yield Piece(0, content, True, None, at, at + len(content), True)
             at += len(content)
 
-    def peek(position: int, num_bytes: int) -> bytes:
-        raw.seek(first + position)
-        return raw.read(num_bytes)
-
-    window = Window(pieces(), first, peek)
+    window = Window(pieces(), first, lambda position: plain_window(raw, first + position))
     window.skip(start - first)
     return window

@@ -106,8 +106,25 @@ def test_a_gap_does_not_join_the_heads_of_two_records(tmp_path: Path, gap: str) 
     assert read_warc(path, 40)[0] == documents
 
 
+@pytest.mark.parametrize("inner_words", [1, 100_000])
+def test_a_record_with_records_in_it_is_read_as_these(tmp_path: Path, inner_words: int) -> None:
+    """Wherever the file is cut; as an archive in an archive, or where a gap made such a record."""
+    inner = [record("conversion", f"{n} {'word ' * inner_words}".encode(), n) for n in "ab"]
+    outer = record("resource", b"".join(inner), "http://outer", "application/warc")
+    path = tmp_path / "a.warc"
+    last = record("conversion", b"c", "c")
+    path.write_bytes(record("conversion", b"0", "http://0") + outer + last)
+    documents, bad = read_warc(path, max_document_bytes=1 << 20)
+    assert [uri for _, uri in documents] == ["http://0", "a", "b", "c"]
+    assert bad.counts == {"damaged WARC record": 1}  # the head of the outer one
+    for part_bytes in (60 * min(inner_words, 100), 999 * min(inner_words, 100)):
+        cut = read_warc(path, part_bytes, max_document_bytes=1 << 20)
+        assert (cut[0], cut[1].counts) == (documents, bad.counts)
+
+
 @settings(max_examples=150, deadline=None)
 @example(seed=7029, part=50)
+@example(seed=99636, part=50)
 @given(seed=st.integers(0, 1 << 30), part=st.integers(50, 3000))
 def test_the_bytes_of_a_plain_archive_add_up(
     tmp_path_factory: pytest.TempPathFactory, seed: int, part: int
