@@ -22,6 +22,7 @@ from model.options import (
     Frozen,
     FullAttention,
     Gelu,
+    HeadActivation,
     HeadTransform,
     LayerNormConfig,
     LearnedPositions,
@@ -62,8 +63,14 @@ class ModelConfig(Config):
     """Width of the residual stream."""
     num_attention_heads: int = Field(gt=0, le=100_000)
     """Attention heads of a layer, over all tensor-parallel ranks."""
+    num_key_value_heads: int | None = Field(None, gt=0, le=100_000)
+    """Heads of keys and values, each of which serves num_attention_heads / num_key_value_heads
+    query heads (grouped-query attention, Ainslie et al. 2023); one for each if not given."""
     ffn_hidden_size: int = Field(gt=0, le=500_000)
     """Width of the MLP's inner layer; 4 x hidden_size if not given."""
+    embedding_size: int | None = Field(None, gt=0, le=100_000)
+    """Width of the embeddings and of the decoder, with a linear layer from there to hidden_size
+    (ALBERT's factorised embedding); hidden_size, without that layer, if not given."""
     max_row_tokens: int = Field(512, gt=0, le=65536)
     """The longest row in tokens, <s> and </s> included."""
     type_vocab_size: int = Field(1, ge=0, le=100_000)
@@ -80,10 +87,15 @@ class ModelConfig(Config):
     first_norm: bool = True
     """Whether the first layer normalises the input of its attention; false in ModernBERT, whose
     embedding is normalised. Only with pre-norm."""
+    query_key_norm: bool = False
+    """Whether each head's query and key are normalised before the rotary positions (Henry et al.
+    2020); one weight of the head's size for all queries of a layer, one for all keys."""
     bias: Biases = Biases()
     """Which parts add a bias."""
     activation: Activation = Gelu()
     """The MLP's activation."""
+    head_activation: HeadActivation = "gelu"
+    """The activation of the masked-language-model head; silu in NomicBERT."""
     positions: Positions = LearnedPositions()
     """How the network learns the position of a token."""
 
@@ -126,6 +138,16 @@ class ModelConfig(Config):
                 values = {**values, "ffn_hidden_size": 4 * hidden_size}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key_value_head_each(cls, values: Any) -> Any:
+        """As many key/value heads as heads is the same network as none given."""
+        if isinstance(values, dict):
+            given = values.get("num_key_value_heads")
+            if given is not None and given == values.get("num_attention_heads"):
+                values = {**values, "num_key_value_heads": None}
+        return values
+
     @model_validator(mode="after")
     def _heads_divide_hidden_size(self) -> "ModelConfig":
         if self.hidden_size % self.num_attention_heads:
@@ -149,9 +171,19 @@ class ModelConfig(Config):
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values, over all tensor-parallel ranks."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings and of the decoder."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
     def is_gated(self) -> bool:
         """Whether the MLP multiplies a gate with a value, which takes two inner matrices."""
-        return self.activation.type != "gelu"
+        return self.activation.type in ("geglu", "swiglu")
 
     def layer_group(self, layer: int) -> int:
         """Which set of weights layer `layer` uses: its own, or that of its group."""
@@ -175,6 +207,13 @@ class ModelConfig(Config):
 
 def _disagreements(config: ModelConfig) -> Iterator[str]:
     pattern, sharing, frozen = config.attention_pattern, config.parameter_sharing, config.frozen
+    if config.num_attention_heads % config.key_value_heads:
+        heads = config.num_attention_heads
+        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        yield (
+            f"num_key_value_heads {config.num_key_value_heads} does not divide num_attention_heads "
+            f"{heads}: use one of {divisors}"
+        )
     if config.positions.type == "rotary" and config.head_size % 2:
         yield f"rotary positions need an even head size, not {config.head_size}"
     if not config.first_norm:
@@ -182,6 +221,8 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
             yield "first_norm false needs norm_placement.type pre"
         if sharing.type == "groups":
             yield "first_norm false does not go with layers that share their weights"
+    if config.embedding_size is not None and config.head_transform.type == "prediction":
+        yield "head_transform prediction does not go with embedding_size"
     if config.positions.type == "rotary" and config.positions.local_base and pattern.type == "full":
         yield "positions.local_base needs an attention_pattern with windows"
     if pattern.type != "full" and pattern.neighbours >= config.max_row_tokens:
@@ -233,11 +274,14 @@ def check_grid(config: ModelConfig, compute: ComputeConfig, tp_size: int) -> Non
     """Raises one ConfigError that lists every choice that does not work on `tp_size` ranks."""
     sizes = {
         "model.num_attention_heads": config.num_attention_heads,
+        "model.num_key_value_heads": config.key_value_heads,
         "model.ffn_hidden_size": config.ffn_hidden_size,
         "compute.vocabulary_multiple": compute.vocabulary_multiple,
     }
     if compute.sequence_parallel:
         sizes["model.max_row_tokens"] = config.max_row_tokens
+    if config.num_key_value_heads is None:
+        del sizes["model.num_key_value_heads"]
     errors = [
         f"{name} {size} is not divisible by tensor-parallel size {tp_size}; nearest values "
         f"that are: {nearest_multiples(size, tp_size)}; tensor-parallel sizes that divide {size}: "

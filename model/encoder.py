@@ -4,7 +4,6 @@ B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidde
 [T/tp, H] between blocks, whole again at the end.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,7 +12,8 @@ from model.attention_masks import choose_backend
 from model.compute import ComputeConfig
 from model.config import ModelConfig, check_row_tokens
 from model.dropout import Site, dropout, mask_seed
-from model.layers import Mlp, Norm, ReplicatedEmbedding, VocabularyEmbedding, gather_rows
+from model.embeddings import Embeddings
+from model.layers import Mlp, Norm, gather_rows
 from model.parallel.grid import Grid
 from model.row_context import RowContext, make_row_context
 
@@ -93,56 +93,6 @@ class Encoder(nn.Module):
                 self._run, hidden, context, span, use_reentrant=False, preserve_rng_state=False
             )
         return hidden
-
-
-class Embeddings(nn.Module):
-    """Tokens [B, S] -> [T(/tp), H]: word + position + segment vectors, norm, dropout."""
-
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
-        super().__init__()
-        self.rate = config.hidden_dropout
-        self.pad_token_id = config.pad_token_id
-        self.token_shard = grid.token_shard
-        self.word = VocabularyEmbedding(grid, config, vocab_size, padded_size)
-        self.position: ReplicatedEmbedding | None = None
-        self.segment: ReplicatedEmbedding | None = None
-        if config.positions.type == "learned":
-            self.offset = config.positions.offset
-            rows = config.max_row_tokens + self.offset
-            zero_row = self.offset - 1 if self.offset else None
-            self.position = ReplicatedEmbedding(grid, config, rows, zero_row)
-        if config.type_vocab_size:
-            self.segment = ReplicatedEmbedding(grid, config, config.type_vocab_size)
-        self.norm = Norm(grid, config) if config.embedding_norm else None
-
-    def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
-        hidden: Tensor = self.word(tokens.view(-1))  # [T(/tp), H]
-        if self.position is not None:
-            hidden = hidden + self.position(self._local(self._position_rows(tokens, context)))
-        if self.segment is not None:
-            segments = torch.zeros_like(tokens) if segments is None else segments
-            hidden = hidden + self.segment(self._local(segments))
-        if self.norm is not None:
-            hidden = self.norm(hidden)
-        if context.dropout_key is None or self.rate == 0:
-            return hidden
-        seed = mask_seed(context.dropout_key, 0, Site.EMBEDDING)
-        return dropout(hidden, self.rate, seed, self.token_shard)
-
-    def _position_rows(self, tokens: Tensor, context: RowContext) -> Tensor:
-        """[B, S] rows of the position matrix; padding takes the row before position 0, as in HF."""
-        places = context.positions
-        if places is None:
-            places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        rows = places + self.offset
-        if self.offset:
-            rows = torch.where(tokens == self.pad_token_id, self.offset - 1, rows)
-        return rows
-
-    def _local(self, ids: Tensor) -> Tensor:
-        """The ids [T(/tp)] of the tokens that this rank holds, of [B, S]."""
-        index, count = self.token_shard
-        return ids.reshape(-1).chunk(count)[index]
 
 
 class Layer(nn.Module):

@@ -1,6 +1,7 @@
 """How many floating-point operations the matrix products of a config take, by arithmetic."""
 
 from model.config import ModelConfig
+from model.size import attention_width
 
 FORWARD_AND_BACKWARD = 3
 """The backward pass of a matrix product is two products of the same size."""
@@ -10,17 +11,19 @@ def encoder_flops(config: ModelConfig, row_tokens: int) -> int:
     """Operations of the forward pass of one row through all layers (a multiply-add is two)."""
     hidden, inner = config.hidden_size, config.ffn_hidden_size
     up = 2 * inner if config.is_gated else inner
-    matrices = 3 * hidden * hidden + hidden * hidden + hidden * up + inner * hidden
+    matrices = hidden * (attention_width(config) + hidden + up + inner)
     total = 0
     for layer in range(config.num_layers):
         pairs = attended_pairs(row_tokens, config.attention_pattern.window(layer))
         total += 2 * row_tokens * matrices + 4 * pairs * hidden
+    if config.embedding_size is not None:
+        total += 2 * row_tokens * config.embedding_size * hidden
     return total
 
 
 def head_flops(config: ModelConfig, vocab_size: int) -> int:
     """Operations of the forward pass of one masked token through the vocabulary head."""
-    return 2 * config.hidden_size * (config.hidden_size + vocab_size)
+    return 2 * config.embedding_width * (config.hidden_size + vocab_size)
 
 
 def training_flops(

@@ -15,69 +15,14 @@ from model.compute import ComputeConfig
 from model.config import MLM_HEAD, ModelConfig, check_grid
 from model.encoder import Encoder
 from model.freezing import freeze
-from model.layers import (
-    Norm,
-    ReplicatedLinear,
-    VocabularyEmbedding,
-    gather_columns,
-    vocabulary_cross_entropy,
-)
+from model.layers import gather_columns, vocabulary_cross_entropy
+from model.lm_head import LanguageModelHead, PredictionLayers
 from model.parallel.grid import Grid
-from model.parameters import ParameterSpec, declare, initialize, shard_tensor
+from model.parameters import ParameterSpec, initialize, shard_tensor
 from model.task_heads import LossAndCounts, Pooler, TaskHead, TaskHeadConfig
 from model.word_vectors import WordVectors, read_word_vectors
 
 ModelT = TypeVar("ModelT", bound="MaskedLanguageModel")
-
-
-class PredictionLayers(nn.Module):
-    """Hidden [N, H] -> [N, H]: dense, GELU, norm; replicated over TP ranks."""
-
-    def __init__(self, grid: Grid, config: ModelConfig) -> None:
-        super().__init__()
-        size = config.hidden_size
-        self.dense = ReplicatedLinear(size, size, config.bias.head)
-        # Every rank sees all tokens here, under sequence parallelism too.
-        self.norm = Norm(grid.with_sequence_parallel(False), config)
-
-    def transformed(self, hidden: Tensor) -> Tensor:
-        """[..., H] of [..., H]."""
-        result: Tensor = self.norm(F.gelu(self.dense(hidden)))
-        return result
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.transformed(hidden)
-
-
-class LanguageModelHead(PredictionLayers):
-    """Hidden [N, H] -> logits [N, V/tp]: dense, GELU, norm, tied decoder with its own bias.
-
-    Padded vocabulary entries get the logit -inf, so that no softmax ever sees them.
-    """
-
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
-        super().__init__(grid, config)
-        self.local_size = grid.local_size(padded_size)
-        spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
-        self.register_parameter("bias", None)
-        if config.bias.decoder:
-            self.bias = nn.Parameter(torch.empty(self.local_size))
-            declare(self.bias, spec)
-        start, length = spec.local_range(*grid.tp_shard)
-        self.num_padding = min(length, max(0, start + length - vocab_size))
-
-    def forward(  # type: ignore[override]
-        self, hidden: Tensor, vocabulary: VocabularyEmbedding
-    ) -> Tensor:
-        hidden = self.transformed(hidden)
-        bias: Tensor | None = self.bias
-        if bias is None:
-            bias = hidden.new_zeros(self.local_size)
-        if self.num_padding:
-            kept = bias[: bias.shape[0] - self.num_padding]
-            bias = torch.cat([kept, kept.new_full((self.num_padding,), -torch.inf)])
-        logits: Tensor = vocabulary(hidden, logits_bias=bias)
-        return logits
 
 
 class MaskedLanguageModel(nn.Module):
@@ -282,7 +227,7 @@ def _word_vectors(
             f"model.embedding_start {start.type} needs the texts of all {vocab_size} tokens, got "
             f"{0 if vocabulary is None else len(vocabulary)}: give the tokenizer's vocabulary"
         )
-    return read_word_vectors(start, vocabulary, config.hidden_size, config.initializer_range)
+    return read_word_vectors(start, vocabulary, config.embedding_width, config.initializer_range)
 
 
 def _put_word_vectors(model: MaskedLanguageModel, vectors: WordVectors) -> None:

@@ -78,7 +78,7 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
         in_size: int,
         out_size: int,
         has_bias: bool = True,
-        matrices: tuple[int, int] = (1, 1),
+        matrices: tuple[int, ...] = (1,),
     ) -> None:
         """`matrices` are what the weight is made of, see `ParameterSpec.matrices`."""
         super().__init__(
@@ -117,7 +117,7 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is un
             tp_group=grid.tp_group,
         )
         self.reduces_bias_gradient = grid.sequence_parallel
-        spec = ParameterSpec((out_size, in_size), partition_dim=1, matrices=(1, 1))
+        spec = ParameterSpec((out_size, in_size), partition_dim=1, matrices=(1,))
         declare(self.weight, spec)
         if has_bias:
             declare(self.bias, ParameterSpec((out_size,), partition_dim=None, start="zeros"))
@@ -150,14 +150,14 @@ class VocabularyEmbedding(VocabParallelEmbedding):  # type: ignore[misc]  # unty
     def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
         super().__init__(
             padded_size,
-            config.hidden_size,
+            config.embedding_width,
             init_method=_no_init,
             reduce_scatter_embeddings=grid.sequence_parallel,
             config=_megatron_config(grid),
             tp_group=grid.tp_group,
         )
         spec = ParameterSpec(
-            (vocab_size, config.hidden_size),
+            (vocab_size, config.embedding_width),
             partition_dim=0,
             padded_size=padded_size,
             zero_row=config.pad_token_id if config.pad_token_id < vocab_size else None,
@@ -198,8 +198,8 @@ class ReplicatedEmbedding(ReplicatedGradient):
         zero_row: int | None = None,
     ) -> None:
         super().__init__(grid)
-        self.weight = nn.Parameter(torch.empty(num_rows, config.hidden_size))
-        shape = (num_rows, config.hidden_size)
+        shape = (num_rows, config.embedding_width)
+        self.weight = nn.Parameter(torch.empty(shape))
         declare(self.weight, ParameterSpec(shape, partition_dim=None, zero_row=zero_row))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -210,9 +210,21 @@ class ReplicatedEmbedding(ReplicatedGradient):
 class Norm(ReplicatedGradient):
     """LayerNorm or RMSNorm over the last dimension."""
 
-    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        config: ModelConfig,
+        size: int | None = None,
+        of_local_heads: bool = False,
+    ) -> None:
+        """`size` is the last dimension, hidden_size if not given.
+
+        `of_local_heads`: it normalises parts of attention heads, which are sharded over TP ranks.
+        """
         super().__init__(grid)
-        shape = (config.hidden_size,)
+        if of_local_heads:
+            self.reduces_gradient = grid.tp_size > 1
+        shape = (config.hidden_size if size is None else size,)
         self.eps = config.layer_norm_eps
         self.weight = nn.Parameter(torch.empty(shape))
         declare(self.weight, ParameterSpec(shape, partition_dim=None, start="ones"))
@@ -260,14 +272,17 @@ class Mlp(nn.Module):
         self.activation = config.activation.type
         inner = config.ffn_hidden_size
         up_size = 2 * inner if config.is_gated else inner
-        matrices = (2, 1) if config.is_gated else (1, 1)
-        self.up = ColumnLinear(grid, config.hidden_size, up_size, config.bias.mlp, matrices)
+        matrices = (1, 1) if config.is_gated else (1,)
+        up_bias = config.bias.mlp and config.bias.mlp_up
+        self.up = ColumnLinear(grid, config.hidden_size, up_size, up_bias, matrices)
         self.down = RowLinear(grid, inner, config.hidden_size, config.bias.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.up(x)  # [T, F/tp], or [T, 2F/tp]
         if self.activation == "gelu":
             activated = F.gelu(inner)
+        elif self.activation == "gelu_tanh":
+            activated = F.gelu(inner, approximate="tanh")
         else:
             gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)  # [T, F/tp] each
             gate = F.gelu(gate) if self.activation == "geglu" else F.silu(gate)

@@ -42,6 +42,8 @@ class Biases(Config):
     """The projections to queries, keys and values, and of the output."""
     mlp: bool = True
     """Both matrices of the MLP."""
+    mlp_up: bool = True
+    """The first matrix of the MLP, where `mlp` is true; false in GTE, whose second has a bias."""
     norm: bool = True
     """Layer normalisations (RMS normalisation has none)."""
     head: bool = True
@@ -54,6 +56,12 @@ class Gelu(Config):
     """GELU in its exact form with erf (Hendrycks and Gimpel 2016), as in BERT and RoBERTa."""
 
     type: Literal["gelu"] = "gelu"
+
+
+class GeluTanh(Config):
+    """GELU in its approximation with tanh, as in ALBERT (gelu_new in transformers)."""
+
+    type: Literal["gelu_tanh"] = "gelu_tanh"
 
 
 class GeGlu(Config):
@@ -261,7 +269,8 @@ class TrainLast(Config):
 
 NormPlacement = Annotated[PostNorm | PreNorm, Field(discriminator="type")]
 Norm = Annotated[LayerNormConfig | RmsNormConfig, Field(discriminator="type")]
-Activation = Annotated[Gelu | GeGlu | SwiGlu, Field(discriminator="type")]
+Activation = Annotated[Gelu | GeluTanh | GeGlu | SwiGlu, Field(discriminator="type")]
+HeadActivation = Literal["gelu", "gelu_tanh", "silu"]
 Positions = Annotated[LearnedPositions | RotaryPositions | NoPositions, Field(discriminator="type")]
 
 AttentionPattern = Annotated[

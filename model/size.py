@@ -5,15 +5,16 @@ from model.config import ModelConfig
 
 def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     """Parameters of the encoder with its masked-language-model head, without padding."""
-    hidden = config.hidden_size
-    norm = _norm_parameters(config)
+    hidden, width = config.hidden_size, config.embedding_width
+    norm = _norm_parameters(config, hidden)
     positions = 0
     if config.positions.type == "learned":
         positions = config.max_row_tokens + config.positions.offset
-    embeddings = (vocab_size + positions + config.type_vocab_size) * hidden
-    embeddings += norm if config.embedding_norm else 0
-    head = hidden * hidden + norm
-    head += hidden if config.bias.head else 0
+    embeddings = (vocab_size + positions + config.type_vocab_size) * width
+    embeddings += _norm_parameters(config, width) if config.embedding_norm else 0
+    embeddings += 0 if config.embedding_size is None else width * hidden + hidden
+    head = hidden * width + _norm_parameters(config, width)
+    head += width if config.bias.head else 0
     head += vocab_size if config.bias.decoder else 0
     num_layers = config.num_layers
     if config.parameter_sharing.type == "groups":
@@ -30,19 +31,29 @@ def count_matrix_parameters(config: ModelConfig) -> int:
     num_layers = config.num_layers
     if config.parameter_sharing.type == "groups":
         num_layers = config.parameter_sharing.num_groups
-    return num_layers * (4 * hidden * hidden + up * hidden + hidden * inner)
+    attention = hidden * (hidden + attention_width(config))
+    return num_layers * (attention + up * hidden + hidden * inner)
 
 
 def count_layer_parameters(config: ModelConfig) -> int:
     """Parameters of one transformer layer."""
     hidden, inner = config.hidden_size, config.ffn_hidden_size
     up = 2 * inner if config.is_gated else inner
-    attention = 4 * hidden * hidden + (4 * hidden if config.bias.attention else 0)
-    mlp = up * hidden + hidden * inner + (up + hidden if config.bias.mlp else 0)
-    return attention + mlp + 2 * _norm_parameters(config)
+    fused = attention_width(config)
+    attention = hidden * (fused + hidden) + (fused + hidden if config.bias.attention else 0)
+    attention += 2 * _norm_parameters(config, config.head_size) if config.query_key_norm else 0
+    mlp = up * hidden + hidden * inner
+    if config.bias.mlp:
+        mlp += hidden + (up if config.bias.mlp_up else 0)
+    return attention + mlp + 2 * _norm_parameters(config, hidden)
 
 
-def _norm_parameters(config: ModelConfig) -> int:
-    """Parameters of one normalisation."""
+def attention_width(config: ModelConfig) -> int:
+    """Width of the queries, keys and values of a token together."""
+    return (config.num_attention_heads + 2 * config.key_value_heads) * config.head_size
+
+
+def _norm_parameters(config: ModelConfig, size: int) -> int:
+    """Parameters of one normalisation over `size` values."""
     has_bias = config.norm.type == "layer_norm" and config.bias.norm
-    return (2 if has_bias else 1) * config.hidden_size
+    return (2 if has_bias else 1) * size

@@ -42,7 +42,8 @@ def numbers_of_elements(settings: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize(
-    "option", ["pre-norm", "rms-norm", "swiglu", "no-positions", "no-segments"]
+    "option",
+    ["pre-norm", "rms-norm", "swiglu", "no-positions", "no-segments", "albert", "gte"],
 )
 def test_the_count_is_that_of_the_model(option: str) -> None:
     settings = {**TINY, **OPTIONS[option]}

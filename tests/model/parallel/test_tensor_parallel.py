@@ -150,6 +150,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "attention_pattern": {"type": "alternating", "neighbours": 2, "global_every": 2},
         "type_vocab_size": 0,
     },
+    "albert": {
+        "embedding_size": 12,
+        "parameter_sharing": {"type": "groups", "num_groups": 1},
+        "activation": {"type": "gelu_tanh"},
+        "head_activation": "gelu_tanh",
+    },
+    "gte": {
+        "activation": {"type": "geglu"},
+        "positions": {"type": "rotary"},
+        "bias": {"mlp_up": False},
+        "head_activation": "silu",
+    },
     "everything": {
         "norm_placement": {"type": "pre"},
         "norm": {"type": "rms_norm"},
@@ -173,7 +185,10 @@ def test_every_option_is_equal_at_two_ranks(option: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower", "modernbert"],
+    [
+        *("pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower"),
+        *("modernbert", "albert"),
+    ],
 )
 def test_every_option_is_equal_under_sequence_parallelism(option: str) -> None:
     compute = {**OPTIONS[option].get("compute", {}), "sequence_parallel": True}

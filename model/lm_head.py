@@ -1,0 +1,69 @@
+"""The masked-language-model head, and its layers before the output of task heads.
+
+N tokens, H hidden, E width of the decoder (H where no embedding_size is given), V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.layers import Norm, ReplicatedLinear, VocabularyEmbedding
+from model.parallel.grid import Grid
+from model.parameters import ParameterSpec, declare
+
+
+class PredictionLayers(nn.Module):
+    """Hidden [N, H] -> [N, E]: dense, activation, norm; replicated over TP ranks."""
+
+    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.head_activation
+        size = config.embedding_width
+        self.dense = ReplicatedLinear(config.hidden_size, size, config.bias.head)
+        # Every rank sees all tokens here, under sequence parallelism too.
+        self.norm = Norm(grid.with_sequence_parallel(False), config, size)
+
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """[..., E] of [..., H]."""
+        inner = self.dense(hidden)
+        if self.activation == "silu":
+            inner = F.silu(inner)
+        else:
+            inner = F.gelu(inner, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        result: Tensor = self.norm(inner)
+        return result
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.transformed(hidden)
+
+
+class LanguageModelHead(PredictionLayers):
+    """Hidden [N, H] -> logits [N, V/tp]: dense, activation, norm, tied decoder with its own bias.
+
+    Padded vocabulary entries get the logit -inf, so that no softmax ever sees them.
+    """
+
+    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
+        super().__init__(grid, config)
+        self.local_size = grid.local_size(padded_size)
+        spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
+        self.register_parameter("bias", None)
+        if config.bias.decoder:
+            self.bias = nn.Parameter(torch.empty(self.local_size))
+            declare(self.bias, spec)
+        start, length = spec.local_range(*grid.tp_shard)
+        self.num_padding = min(length, max(0, start + length - vocab_size))
+
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, vocabulary: VocabularyEmbedding
+    ) -> Tensor:
+        hidden = self.transformed(hidden)
+        bias: Tensor | None = self.bias
+        if bias is None:
+            bias = hidden.new_zeros(self.local_size)
+        if self.num_padding:
+            kept = bias[: bias.shape[0] - self.num_padding]
+            bias = torch.cat([kept, kept.new_full((self.num_padding,), -torch.inf)])
+        logits: Tensor = vocabulary(hidden, logits_bias=bias)
+        return logits
