@@ -1,6 +1,8 @@
 """Multi-head self-attention with its heads sharded over tensor-parallel ranks.
 
-B rows, S tokens in a row, T = B x S, H hidden, h heads of this rank (all heads / tp), d head size.
+B rows, S tokens in a row, T = B x S, H hidden, d head size; of this rank (all / tp): h query heads,
+k key/value heads, each of which serves g = h / k query heads (Ainslie et al. 2023; g = 1: each has
+its own).
 """
 
 import functools
@@ -11,45 +13,65 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention_masks import AttentionMask
+from model.attention_masks import AttentionMask, Backend
 from model.config import ModelConfig
 from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed, seeded
-from model.layers import ColumnLinear, RowLinear
+from model.layers import ColumnLinear, Norm, RowLinear
 from model.parallel.grid import Grid
 from model.row_context import RowContext
 
 
 class SelfAttention(nn.Module):
-    """[T(/tp), H] -> [T(/tp), H]; Q, K, V fused in one matrix with rows [heads, 3, d]."""
+    """[T(/tp), H] -> [T(/tp), H]; Q, K, V fused in one matrix with rows [k, g + 2, d]."""
 
     def __init__(self, grid: Grid, config: ModelConfig) -> None:
         super().__init__()
         self.num_local_heads = grid.local_size(config.num_attention_heads)
+        self.num_local_groups = grid.local_size(config.key_value_heads)
         self.first_head = grid.tp_rank * self.num_local_heads
-        self.head_size = config.head_size
+        self.head_size = size = config.head_size
+        self.group_heads = config.num_attention_heads // config.key_value_heads
         self.window = config.attention_pattern.window
         self.rate = config.attention_dropout
         hidden = config.hidden_size
         has_bias = config.bias.attention
-        self.qkv = ColumnLinear(grid, hidden, 3 * hidden, has_bias, (3, self.head_size))
+        out_size = (config.num_attention_heads + 2 * config.key_value_heads) * size
+        matrices = (self.group_heads * size, size, size)
+        self.qkv = ColumnLinear(grid, hidden, out_size, has_bias, matrices)
         self.output = RowLinear(grid, hidden, hidden, has_bias)
+        self.query_norm = self.key_norm = None
+        if config.query_key_norm:
+            self.query_norm = Norm(grid, config, size, of_local_heads=True)
+            self.key_norm = Norm(grid, config, size, of_local_heads=True)
 
     def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:
         rows, tokens = context.shape
-        heads, size = self.num_local_heads, self.head_size
-        qkv = self.qkv(x).view(rows, tokens, heads, 3, size)  # [B, S, h, 3, d]
-        if context.masks[self.window(layer)].backend == "sdpa":
-            # Its kernels read this layout; explicit and flex need a head's tokens contiguous.
-            query, key, value = (part.permute(2, 0, 1, 3) for part in qkv.unbind(3))  # [h, B, S, d]
-        else:
-            query, key, value = qkv.permute(3, 2, 0, 1, 4).contiguous().unbind(0)  # [h, B, S, d]
+        groups, size = self.num_local_groups, self.head_size
+        qkv = self.qkv(x).view(rows, tokens, groups, -1, size)  # [B, S, k, g + 2, d]
+        query, key, value = self._heads(qkv, context.masks[self.window(layer)].backend)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if context.rotations is not None:
             rotation = context.rotations[self.window(layer)]
             query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = self._mix(query, key, value, context, layer)
-        mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, heads * size)  # [T, H/tp]
+        mixed = self._mix(query, key, value, context, layer)  # [h, B, S, d]
+        mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)  # [T, H/tp]
         result: Tensor = self.output(mixed)
         return result
+
+    def _heads(self, qkv: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [h, B, S, d], keys and values [k, B, S, d]."""
+        if self.group_heads > 1:
+            query, key, value = qkv.split((self.group_heads, 1, 1), dim=3)
+            query = query.permute(2, 3, 0, 1, 4).flatten(0, 1)  # [h, B, S, d]
+            key, value = (part.squeeze(3).permute(2, 0, 1, 3) for part in (key, value))
+            return query, key, value
+        if backend == "sdpa":
+            # Its kernels read this layout; explicit and flex need a head's tokens contiguous.
+            query, key, value = (part.permute(2, 0, 1, 3) for part in qkv.unbind(3))
+        else:
+            query, key, value = qkv.permute(3, 2, 0, 1, 4).contiguous().unbind(0)
+        return query, key, value
 
     def _mix(
         self, query: Tensor, key: Tensor, value: Tensor, context: RowContext, layer: int
@@ -58,6 +80,8 @@ class SelfAttention(nn.Module):
         rate = 0.0 if context.dropout_key is None else self.rate
         if mask.backend == "flex":
             return flex_attention(query, key, value, mask)
+        # The other kernels know no groups, or are slow with them and a mask.
+        key, value = (repeated(part, self.group_heads) for part in (key, value))  # [h, B, S, d]
         if mask.backend == "explicit":
             kept = self._keep_mask(context, layer) if rate else None
             # Dropout's scale goes to the smaller of the two factors.
@@ -82,6 +106,11 @@ class SelfAttention(nn.Module):
             seed = mask_seed(context.dropout_key, layer, Site.ATTENTION_PROBABILITIES, head)
             draw_keep_mask(mask[place], self.rate, seed)
         return mask
+
+
+def repeated(x: Tensor, times: int) -> Tensor:
+    """[k x times, B, S, d] of [k, B, S, d]: each head as often, one after the other."""
+    return x if times == 1 else x.repeat_interleave(times, dim=0)
 
 
 def explicit_attention(
@@ -128,9 +157,14 @@ def sdpa_attention(
 
 
 def flex_attention(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
-    """The same through FlexAttention, which skips blocks that the mask empties; no dropout."""
+    """The same through FlexAttention, which skips blocks that the mask empties; no dropout.
+
+    `key` and `value` may have fewer heads, each for as many consecutive heads of `query`.
+    """
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [B, h, S, d]
-    mixed: Tensor = _flex_kernel(query.is_cuda)(query, key, value, block_mask=mask.blocks)
+    is_grouped = query.shape[1] != key.shape[1]
+    kernel = _flex_kernel(query.is_cuda)
+    mixed: Tensor = kernel(query, key, value, block_mask=mask.blocks, enable_gqa=is_grouped)
     return mixed.transpose(0, 1)
 
 

@@ -29,10 +29,11 @@ class ParameterSpec:
     """How it is initialised: normal(0, initializer_range), zeros or ones."""
     zero_row: int | None = None
     """A row that starts at zero (the padding token's)."""
-    matrices: tuple[int, int] | None = None
-    """(count, rows): a weight of a layer, which holds `count` matrices interleaved in blocks of
-    `rows` rows: query, key and value of each head, or gate and value of each inner unit. None for
-    what is no weight of a layer: embeddings, heads, biases, norms."""
+    matrices: tuple[int, ...] | None = None
+    """A weight of a layer: it is made of equal blocks of rows, and this is how many rows of a block
+    belong to each of its matrices. (1,): one matrix; (1, 1): gate and value of each inner unit;
+    (g x d, d, d): g queries, key and value of each key/value head. None for what is no weight of a
+    layer: embeddings, heads, biases, norms."""
 
     def local_range(self, tp_rank: int, tp_size: int) -> tuple[int, int]:
         """(start, length) of this rank's part of `partition_dim`, vocabulary padding included."""

@@ -48,7 +48,7 @@ class Muon(LayerwiseAdam):
             )
             for partition, found in pieces.items()
         }
-        self._matrices = {number: spec.matrices or (1, 1) for number, spec in specs.items()}
+        self._matrices = {number: spec.matrices or (1,) for number, spec in specs.items()}
 
     def update(self, partition: Tensor, group: dict[str, Any]) -> None:
         """One step of one partition."""

@@ -25,7 +25,7 @@ def orthogonalised(matrices: Tensor, iterations: int) -> Tensor:
 
 
 def orthogonalised_all(
-    weights: Mapping[int, Tensor], matrices: Mapping[int, tuple[int, int]], iterations: int
+    weights: Mapping[int, Tensor], matrices: Mapping[int, tuple[int, ...]], iterations: int
 ) -> dict[int, Tensor]:
     """The same of each of `weights` [rows, columns], scaled to the size of an AdamW step.
 
@@ -34,22 +34,29 @@ def orthogonalised_all(
     updates whose elements have a root mean square of about 0.2, as those of AdamW (Liu et al. 2025,
     "Muon is scalable for LLM training", section 2.2).
     """
-    parts: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
-    for number, weight in weights.items():
-        count, rows = matrices[number]
-        separate = weight.view(-1, count, rows, weight.shape[1]).transpose(0, 1)
-        separate = separate.reshape(count, -1, weight.shape[1])  # [count, rows of each, columns]
-        shape = separate.shape[1], separate.shape[2]
-        parts.setdefault(shape, []).append((number, separate))
-    results: dict[int, Tensor] = {}
-    for shape, found in parts.items():
-        together = torch.cat([separate for _, separate in found])
+    parts: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    separate = {number: _apart(weight, matrices[number]) for number, weight in weights.items()}
+    for number, found in separate.items():
+        for place, matrix in enumerate(found):
+            parts.setdefault((matrix.shape[0], matrix.shape[1]), []).append((number, place))
+    for shape, places in parts.items():
+        together = torch.stack([separate[number][place] for number, place in places])
         together = orthogonalised(together, iterations).mul_(0.2 * max(shape) ** 0.5)
-        at = 0
-        for number, separate in found:
-            result = together[at : at + len(separate)]
-            at += len(separate)
-            count, rows = matrices[number]
-            blocks = result.view(count, -1, rows, shape[1]).transpose(0, 1)
-            results[number] = blocks.reshape(weights[number].shape)
-    return results
+        for (number, place), result in zip(places, together, strict=True):
+            separate[number][place] = result
+    return {number: _joined(found, matrices[number]) for number, found in separate.items()}
+
+
+def _apart(weight: Tensor, rows: tuple[int, ...]) -> list[Tensor]:
+    """The matrices [rows of each, columns] of a weight whose blocks hold `rows` rows of each."""
+    columns = weight.shape[1]
+    blocks = weight.view(-1, sum(rows), columns)
+    return [part.reshape(-1, columns) for part in blocks.split(rows, dim=1)]
+
+
+def _joined(matrices: list[Tensor], rows: tuple[int, ...]) -> Tensor:
+    """The weight that `_apart` took apart."""
+    columns = matrices[0].shape[1]
+    pairs = zip(matrices, rows, strict=True)
+    blocks = torch.cat([matrix.view(-1, count, columns) for matrix, count in pairs], dim=1)
+    return blocks.view(-1, columns)

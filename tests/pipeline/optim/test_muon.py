@@ -62,12 +62,26 @@ def test_interleaved_matrices_are_separate() -> None:
     """Query, key and value lie as [heads, 3, size of a head] in one weight."""
     heads, size, columns = 2, 3, 6
     fused = torch.randn(heads * 3 * size, columns, generator=torch.Generator().manual_seed(0))
-    result = orthogonalised_all({7: fused}, {7: (3, size)}, 5)[7]
+    result = orthogonalised_all({7: fused}, {7: (size,) * 3}, 5)[7]
     for number in range(3):
         one = fused.view(heads, 3, size, columns)[:, number].reshape(-1, columns)
         expected = orthogonalised(one[None], 5)[0] * 0.2 * 6**0.5
         found = result.view(heads, 3, size, columns)[:, number].reshape(-1, columns)
         torch.testing.assert_close(found, expected)
+
+
+def test_grouped_queries_are_one_matrix() -> None:
+    """The rows of a key/value head: those of its queries, its key, its value."""
+    kv_heads, group, size, columns = 2, 3, 4, 6
+    queries = torch.randn(kv_heads, group * size, columns)
+    keys, values = torch.randn(2, kv_heads, size, columns).unbind()
+    fused = torch.cat([queries, keys, values], dim=1).view(-1, columns)
+    result = orthogonalised_all({0: fused}, {0: (group * size, size, size)}, 5)[0]
+    parts = result.view(kv_heads, -1, columns).split((group * size, size, size), dim=1)
+    for found, whole in zip(parts, (queries, keys, values), strict=True):
+        matrix = whole.reshape(-1, columns)
+        expected = orthogonalised(matrix[None], 5)[0] * 0.2 * max(matrix.shape) ** 0.5
+        torch.testing.assert_close(found.reshape(-1, columns), expected)
 
 
 @in_one_rank
@@ -85,7 +99,7 @@ def test_the_step_is_that_of_the_papers() -> None:
         device=torch.device("cpu"),
         **config.arguments(),
     )
-    spec = ParameterSpec((6, 4), partition_dim=0, matrices=(1, 1))
+    spec = ParameterSpec((6, 4), partition_dim=0, matrices=(1,))
     optimizer.locate({flat: [Piece(0, 0, 24)]}, [WholeParameter(24, 1, spec)], tp_size=1)
     momentum = torch.zeros(6, 4)
     reference = weight.clone().requires_grad_()
@@ -118,9 +132,9 @@ def exchange_on_a_grid(tp_size: int) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     dp_rank, tp_rank = divmod(rank, tp_size)
     specs = {
-        0: ParameterSpec((4, 6), partition_dim=0, matrices=(1, 1)),
-        1: ParameterSpec((2, 8), partition_dim=1, matrices=(1, 1)),
-        2: ParameterSpec((2, 6), partition_dim=0, matrices=(1, 1)),
+        0: ParameterSpec((4, 6), partition_dim=0, matrices=(1,)),
+        1: ParameterSpec((2, 8), partition_dim=1, matrices=(1,)),
+        2: ParameterSpec((2, 6), partition_dim=0, matrices=(1,)),
     }
     full = {
         number: torch.arange(spec.full_shape[0] * spec.full_shape[1], dtype=torch.float32).view(
