@@ -2,8 +2,7 @@
 
 A checkpoint is a folder ``step-00001234`` with one tensor file per tensor-parallel rank, the
 ``tokenizer.json`` of the data and a ``manifest.json``, which names every file with its size and
-sha256 and is written last. Modules
-outside of this package use the functions below and do not depend on the format.
+sha256 and is written last. Modules outside of this package do not depend on the format.
 """
 
 import hashlib
@@ -19,14 +18,9 @@ from configs.load import Config, UserError
 from data_prep.dataset.files import first_error, parse_json, read_regular
 from data_prep.dataset.manifest import SpecialTokens
 from data_prep.dataset.verify import file_problem
-from pipeline.checkpoint.records import (
-    Count,
-    FileRecord,
-    ParameterRecord,
-    Ranks,
-    Size,
-    contradictions,
-)
+from pipeline.checkpoint import records
+from pipeline.checkpoint.records import Count, FileRecord, ParameterRecord, Ranks, Size
+from pipeline.checkpoint.start_record import StartRecord
 from pipeline.data.position import RowWindow, Segment
 from pipeline.optim.loss_scale import LossScale
 from pipeline.validation.state import ValidationState
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-ADDED_FIELDS = ("dev_error", "network", "special_tokens", "tokenizer", "validation")
+ADDED_FIELDS = ("dev_error", "network", "special_tokens", "start", "tokenizer", "validation")
 """Optional fields that were added to version 1; left out of the file where they are None."""
 
 
@@ -81,6 +75,8 @@ class CheckpointManifest(Config):
     """Ids of that tokenizer's special tokens; None up to version 0.1.0: RoBERTa's."""
     tracking_run_id: str | None = None
     """MLflow's id of the run."""
+    start: StartRecord | None = None
+    """The weights that the run started from; None: random ones, or up to version 0.1.0."""
     heldout_loss: float | None = None
     """Held-out loss of this step, nats per masked token; None where it was not measured.
 
@@ -105,7 +101,9 @@ class CheckpointManifest(Config):
     @model_validator(mode="after")
     def _numbers_agree(self) -> "CheckpointManifest":
         others = [self.tokenizer] if self.tokenizer else []
-        if errors := list(contradictions(self.files, others, self.parameters, self.tp_size)):
+        if errors := list(
+            records.contradictions(self.files, others, self.parameters, self.tp_size)
+        ):
             raise ValueError("; ".join(errors))
         return self
 
@@ -144,6 +142,7 @@ class Origin:
     state_keys: tuple[str, ...]
     network: dict[str, Any] | None = None
     special_tokens: SpecialTokens | None = None
+    start: StartRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +188,7 @@ def build_manifest(
         data_fingerprint=origin.data_fingerprint,
         tokenizer_sha256=origin.tokenizer_sha256,
         special_tokens=origin.special_tokens,
+        start=origin.start,
         tracking_run_id=tracking_run_id,
         heldout_loss=heldout_loss,
         dev_error=dev_error,

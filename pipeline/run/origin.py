@@ -5,6 +5,7 @@ from typing import Any
 from configs.redact import redact
 from data_prep.dataset.manifest import SpecialTokens
 from pipeline.checkpoint.manifest import Origin
+from pipeline.checkpoint.start_record import StartRecord
 from pipeline.run.config import RunConfig
 from pipeline.run.versions import versions
 
@@ -19,6 +20,7 @@ def describe_origin(
     tokenizer_sha256: str,
     special_tokens: SpecialTokens | None = None,
     network: dict[str, Any] | None = None,
+    start: StartRecord | None = None,
 ) -> Origin:
     """The origin of the checkpoints of `config` at this grid; arguments as the manifest's fields.
 
@@ -37,4 +39,5 @@ def describe_origin(
         state_keys=config.optimizer.state_keys,
         network=network,
         special_tokens=special_tokens,
+        start=start,
     )

@@ -1,0 +1,1 @@
+"""The weights that a run starts from: a Hugging Face folder or a checkpoint of another run."""
