@@ -10,36 +10,36 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from configs.differences import Difference, differences
-from configs.load import Config, ConfigError
-from model.compute import MOVED_KEYS, ComputeConfig
+from configs.load import Config
+from model.compute import MOVED_KEYS
+from model.head_options import (
+    HeadActivation,
+    HeadTransform,
+    NoHeadTransform,
+    NoPooler,
+    Pooler,
+)
 from model.options import (
     Activation,
     AllVisible,
     AttendAcross,
     AttentionPattern,
     Biases,
-    EmbeddingStart,
-    Frozen,
     FullAttention,
     Gelu,
-    HeadActivation,
-    HeadTransform,
     LayerNormConfig,
     LearnedPositions,
-    NoHeadTransform,
-    NoPooler,
     Norm,
     NormPlacement,
     NoSharing,
-    NothingFrozen,
     PackedRows,
     ParameterSharing,
-    Pooler,
+    PerPhase,
     Positions,
     PostNorm,
-    RandomEmbeddings,
     Visibility,
 )
+from model.weight_options import EmbeddingStart, Frozen, NothingFrozen, RandomEmbeddings
 
 MLM_HEAD = "mlm"
 """The name of the masked-language-model head among the heads of a model."""
@@ -99,11 +99,11 @@ class ModelConfig(Config):
     positions: Positions = LearnedPositions()
     """How the network learns the position of a token."""
 
-    attention_pattern: AttentionPattern = FullAttention()
+    attention_pattern: Annotated[AttentionPattern, PerPhase()] = FullAttention()
     """Which tokens a token attends to."""
-    packed_rows: Annotated[PackedRows, TrainingChoice()] = AttendAcross()
+    packed_rows: Annotated[PackedRows, TrainingChoice(), PerPhase()] = AttendAcross()
     """Whether the documents that share a row see each other."""
-    visibility: Annotated[Visibility, TrainingChoice()] = AllVisible()
+    visibility: Annotated[Visibility, TrainingChoice(), PerPhase()] = AllVisible()
     """Keys hidden in training to imitate shorter texts; off in evaluation."""
 
     parameter_sharing: ParameterSharing = NoSharing()
@@ -117,9 +117,9 @@ class ModelConfig(Config):
     frozen: Annotated[Frozen, TrainingChoice()] = NothingFrozen()
     """Parts whose weights are not trained."""
 
-    hidden_dropout: Annotated[float, TrainingChoice()] = Field(0.1, ge=0, lt=1)
+    hidden_dropout: Annotated[float, TrainingChoice(), PerPhase()] = Field(0.1, ge=0, lt=1)
     """Dropout rate of the embedding and of each block's output."""
-    attention_dropout: Annotated[float, TrainingChoice()] = Field(0.1, ge=0, lt=1)
+    attention_dropout: Annotated[float, TrainingChoice(), PerPhase()] = Field(0.1, ge=0, lt=1)
     """Dropout rate of the attention probabilities."""
     initializer_range: Annotated[float, TrainingChoice()] = Field(0.02, gt=0)
     """Standard deviation of the initial weights."""
@@ -247,51 +247,9 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
         yield f"frozen.num_layers {frozen.num_layers} is more than num_layers {config.num_layers}"
 
 
-def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
-    """Raises ConfigError if rows of `row_tokens` do not fit the model."""
-    if row_tokens > config.max_row_tokens:
-        raise ConfigError(
-            f"rows of {row_tokens} tokens are longer than model.max_row_tokens "
-            f"{config.max_row_tokens}: raise it, or pack shorter rows"
-        )
-
-
 def architecture_differences(before: ModelConfig, now: ModelConfig) -> list[Difference]:
     """What differs in two configs, training choices left out."""
     return [found for found in differences(before, now) if not found.has_mark(TrainingChoice)]
-
-
-def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]:
-    """A line for each choice of `compute` that cannot compute `config`."""
-    if compute.attention_backend == "flex" and config.attention_dropout > 0:
-        yield (
-            "compute.attention_backend flex has no dropout: set model.attention_dropout to 0 or "
-            "choose a different backend"
-        )
-
-
-def check_grid(config: ModelConfig, compute: ComputeConfig, tp_size: int) -> None:
-    """Raises one ConfigError that lists every choice that does not work on `tp_size` ranks."""
-    sizes = {
-        "model.num_attention_heads": config.num_attention_heads,
-        "model.num_key_value_heads": config.key_value_heads,
-        "model.ffn_hidden_size": config.ffn_hidden_size,
-        "compute.vocabulary_multiple": compute.vocabulary_multiple,
-    }
-    if compute.sequence_parallel:
-        sizes["model.max_row_tokens"] = config.max_row_tokens
-    if config.num_key_value_heads is None:
-        del sizes["model.num_key_value_heads"]
-    errors = [
-        f"{name} {size} is not divisible by tensor-parallel size {tp_size}; nearest values "
-        f"that are: {nearest_multiples(size, tp_size)}; tensor-parallel sizes that divide {size}: "
-        f"{', '.join(str(n) for n in range(1, min(size, 64) + 1) if size % n == 0)}"
-        for name, size in sizes.items()
-        if size % tp_size
-    ]
-    errors += compute_errors(config, compute)
-    if errors:
-        raise ConfigError("\n".join(errors))
 
 
 def nearest_multiples(value: int, divisor: int) -> str:

@@ -10,10 +10,12 @@ from torch.utils.checkpoint import checkpoint
 from model.attention import SelfAttention
 from model.attention_masks import choose_backend
 from model.compute import ComputeConfig
-from model.config import ModelConfig, check_row_tokens
+from model.config import ModelConfig
 from model.dropout import Site, dropout, mask_seed
 from model.embeddings import Embeddings
-from model.layers import Mlp, Norm, gather_rows
+from model.grid_check import check_row_tokens
+from model.layers import Norm, gather_rows
+from model.mlp import Mlp
 from model.parallel.grid import Grid
 from model.row_context import RowContext, make_row_context
 
@@ -36,6 +38,10 @@ class Encoder(nn.Module):
         )
         is_pre = config.norm_placement.type == "pre"
         self.norm = Norm(grid, config) if is_pre else None
+
+    def follow(self, config: ModelConfig) -> None:
+        """Takes over the settings of a phase."""
+        self.config = config
 
     def forward(
         self,
@@ -101,12 +107,16 @@ class Layer(nn.Module):
     def __init__(self, grid: Grid, config: ModelConfig, has_attention_norm: bool = True) -> None:
         super().__init__()
         self.is_post = config.norm_placement.type == "post"
-        self.rate = config.hidden_dropout
+        self.follow(config)
         self.token_shard = grid.token_shard
         self.attention = SelfAttention(grid, config)
         self.attention_norm = Norm(grid, config) if has_attention_norm else nn.Identity()
         self.mlp = Mlp(grid, config)
         self.mlp_norm = Norm(grid, config)
+
+    def follow(self, config: ModelConfig) -> None:
+        """Takes over the settings of a phase."""
+        self.rate = config.hidden_dropout
 
     def forward(self, x: Tensor, context: RowContext, number: int) -> Tensor:
         if self.is_post:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError
 from model.compute import ComputeConfig
-from model.config import MLM_HEAD, ModelConfig, check_grid
+from model.config import MLM_HEAD, ModelConfig
 from model.encoder import Encoder
 from model.freezing import freeze
+from model.grid_check import check_grid
 from model.layers import gather_columns, vocabulary_cross_entropy
 from model.lm_head import LanguageModelHead, PredictionLayers
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, initialize, shard_tensor
+from model.phase_settings import FollowsConfig, fixed_differences
 from model.task_heads import LossAndCounts, Pooler, TaskHead, TaskHeadConfig
 from model.word_vectors import WordVectors, read_word_vectors
 
@@ -42,6 +44,14 @@ class MaskedLanguageModel(nn.Module):
         self.encoder = Encoder(grid, config, compute, vocab_size)
         padded_size = compute.padded_vocab_size(vocab_size)
         self.head = LanguageModelHead(grid, config, vocab_size, padded_size)
+
+    def enter_phase(self, config: ModelConfig) -> None:
+        """Switches to a config that differs in settings of a phase only (`PerPhase`)."""
+        assert not fixed_differences(self.config, config)
+        self.config = config
+        for module in self.modules():
+            if isinstance(module, FollowsConfig):
+                module.follow(config)
 
     def forward(
         self,

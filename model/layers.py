@@ -260,37 +260,6 @@ class ReplicatedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class Mlp(nn.Module):
-    """[T, H] -> [T, H] through an inner layer of width F, sharded over TP ranks.
-
-    A gated activation interleaves gate and value in the first matrix ([F, 2, H] on its first
-    dimension), so that a plain cut or concatenation is right at any TP size.
-    """
-
-    def __init__(self, grid: Grid, config: ModelConfig) -> None:
-        super().__init__()
-        self.activation = config.activation.type
-        inner = config.ffn_hidden_size
-        up_size = 2 * inner if config.is_gated else inner
-        matrices = (1, 1) if config.is_gated else (1,)
-        up_bias = config.bias.mlp and config.bias.mlp_up
-        self.up = ColumnLinear(grid, config.hidden_size, up_size, up_bias, matrices)
-        self.down = RowLinear(grid, inner, config.hidden_size, config.bias.mlp)
-
-    def forward(self, x: Tensor) -> Tensor:
-        inner = self.up(x)  # [T, F/tp], or [T, 2F/tp]
-        if self.activation == "gelu":
-            activated = F.gelu(inner)
-        elif self.activation == "gelu_tanh":
-            activated = F.gelu(inner, approximate="tanh")
-        else:
-            gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)  # [T, F/tp] each
-            gate = F.gelu(gate) if self.activation == "geglu" else F.silu(gate)
-            activated = gate * value
-        result: Tensor = self.down(activated)
-        return result
-
-
 def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """(fp32 losses [N], whether the target has the highest logit [N]) of logits [N, V/tp]."""
     with torch.no_grad():

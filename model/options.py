@@ -1,14 +1,20 @@
 """The architecture's options: each a frozen config with a literal `type`, in one union a choice.
 
-The first of each union is RoBERTa's. Imports no torch.
+The first of each union is RoBERTa's. Those of heads and of training are in `model.head_options` and
+`model.weight_options`. Imports no torch.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from configs.load import Config
-from configs.paths import ConfigPathText
+
+
+@dataclass(frozen=True)
+class PerPhase:
+    """Marks a field that may differ between the phases of a run: it shapes no weight."""
 
 
 class PostNorm(Config):
@@ -88,9 +94,9 @@ class RotaryPositions(Config):
     """Rotary position embedding of queries and keys (Su et al. 2021, equation 34)."""
 
     type: Literal["rotary"] = "rotary"
-    base: float = Field(10_000.0, gt=1)
+    base: Annotated[float, PerPhase()] = Field(10_000.0, gt=1)
     """theta of the wave lengths 2 pi theta^(2i/d)."""
-    local_base: float | None = Field(None, gt=1)
+    local_base: Annotated[float | None, PerPhase()] = Field(None, gt=1)
     """theta of layers that see a window only; as `base` if not given (ModernBERT: 160,000 and
     10,000)."""
 
@@ -193,84 +199,9 @@ class ShareInGroups(Config):
     """Whether the pooler uses the last layer's attention output matrix as its own."""
 
 
-class NoPooler(Config):
-    """Heads for whole rows read the first token's hidden state."""
-
-    type: Literal["none"] = "none"
-
-
-class FirstTokenPooler(Config):
-    """tanh(dense(hidden state of <s>)), as in BERT and RoBERTa's classification head."""
-
-    type: Literal["first"] = "first"
-
-
-class MeanPooler(Config):
-    """tanh(dense(mean of the hidden states of all tokens that are not padding))."""
-
-    type: Literal["mean"] = "mean"
-
-
-class NoHeadTransform(Config):
-    """A task head is one linear layer (after the pooler, for whole rows)."""
-
-    type: Literal["none"] = "none"
-
-
-class PredictionTransform(Config):
-    """Dense layer, GELU and norm before the output layer of every task head, as in the
-    masked-language-model head, from whose weights they start; the pooler is then a plain choice or
-    mean of hidden states (ModernBERT)."""
-
-    type: Literal["prediction"] = "prediction"
-
-
-class RandomEmbeddings(Config):
-    """Word vectors start at random."""
-
-    type: Literal["random"] = "random"
-
-
-class PretrainedVectors(Config):
-    """Word vectors start from a word2vec or GloVe file, where it has the token's text."""
-
-    type: Literal["vectors"] = "vectors"
-    path: ConfigPathText
-    """The file of vectors, of hidden_size dimensions."""
-    format: Literal["word2vec_binary", "word2vec_text", "glove_text"] = "word2vec_text"
-    """word2vec files start with a line of two counts, GloVe's do not."""
-    rescale: bool = True
-    """Whether the vectors are scaled to the standard deviation initializer_range."""
-
-
-class NothingFrozen(Config):
-    """All parameters are trained."""
-
-    type: Literal["nothing"] = "nothing"
-
-
-class FreezeLower(Config):
-    """The weights of the lower layers are not trained."""
-
-    type: Literal["lower"] = "lower"
-    embeddings: bool = True
-    """Whether the embeddings (and with them the tied decoder matrix) are frozen."""
-    num_layers: int = Field(0, ge=0)
-    """Layers frozen, counted from the embedding."""
-
-
-class TrainLast(Config):
-    """Only the last layers and the heads are trained."""
-
-    type: Literal["all_but_last"] = "all_but_last"
-    num_layers: int = Field(1, ge=0)
-    """Layers trained, counted from the output."""
-
-
 NormPlacement = Annotated[PostNorm | PreNorm, Field(discriminator="type")]
 Norm = Annotated[LayerNormConfig | RmsNormConfig, Field(discriminator="type")]
 Activation = Annotated[Gelu | GeluTanh | GeGlu | SwiGlu, Field(discriminator="type")]
-HeadActivation = Literal["gelu", "gelu_tanh", "silu"]
 Positions = Annotated[LearnedPositions | RotaryPositions | NoPositions, Field(discriminator="type")]
 
 AttentionPattern = Annotated[
@@ -279,7 +210,3 @@ AttentionPattern = Annotated[
 PackedRows = Annotated[AttendAcross | AttendInside, Field(discriminator="type")]
 Visibility = Annotated[AllVisible | HideRandomKeys | HideRandomSpan, Field(discriminator="type")]
 ParameterSharing = Annotated[NoSharing | ShareInGroups, Field(discriminator="type")]
-Pooler = Annotated[NoPooler | FirstTokenPooler | MeanPooler, Field(discriminator="type")]
-HeadTransform = Annotated[NoHeadTransform | PredictionTransform, Field(discriminator="type")]
-EmbeddingStart = Annotated[RandomEmbeddings | PretrainedVectors, Field(discriminator="type")]
-Frozen = Annotated[NothingFrozen | FreezeLower | TrainLast, Field(discriminator="type")]

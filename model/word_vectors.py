@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.load import ConfigError
-from model.options import PretrainedVectors
+from model.weight_options import PretrainedVectors
 
 SPACE = "\u2581"
 """SentencePiece's mark of a space."""

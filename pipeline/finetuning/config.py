@@ -8,9 +8,10 @@ from configs.load import Config
 from configs.paths import ConfigPath
 from model.compute import BreaksBitEquality
 from model.config import MLM_HEAD, ModelConfig
+from model.head_options import FirstTokenPooler, HeadTransform, Pooler
 from model.hugging_face.families import head_transform_of
 from model.objectives import MaskedLanguageModelConfig, ObjectiveConfig
-from model.options import FirstTokenPooler, Frozen, HeadTransform, Pooler
+from model.weight_options import Frozen
 from pipeline.data.config import DataConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.finetuning.tasks.union import FinetuneTask

@@ -5,7 +5,8 @@ from functools import cached_property
 
 from configs.load import ConfigError, UserError, fingerprint
 from data_prep.dataset.tokenizer import same_tokenizer
-from model.config import MLM_HEAD, ModelConfig, check_grid
+from model.config import MLM_HEAD, ModelConfig
+from model.grid_check import check_grid
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.shard_cache import open_data_set, verify_data_set
@@ -44,6 +45,11 @@ class FinetunePlan:
         files = {name: file.sha256 for name, file in self.train.items()}
         rows = self.mlm.manifest.fingerprint if self.mlm else None
         return fingerprint([files, rows, self.start.tokenizer_sha256])
+
+    @cached_property
+    def dev_fingerprint(self) -> str:
+        """Hash of the dev files, on equal ones of which scores can be compared."""
+        return fingerprint({name: file.sha256 for name, file in self.dev.items()})
 
     @cached_property
     def origin(self) -> Origin:
@@ -103,6 +109,10 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
     encoder = RowEncoder(start.tokenizer, start.special, longest)
     train = {name: task.read(task.train, encoder) for name, task in config.tasks.items()}
     dev = {name: task.read(task.dev, encoder) for name, task in config.tasks.items() if task.dev}
+    if not dev:
+        for key in ("early_stopping", "plateau"):
+            if getattr(config.evaluation, key) is not None:
+                raise ConfigError(f"evaluation.{key}: no task has a dev file: set tasks.*.dev")
     mlm = _plan_mlm(config.mlm, config, start, model, dp_size, is_first) if config.mlm else None
     return FinetunePlan(config, start, model, train, dev, mlm, tp_size, dp_size)
 

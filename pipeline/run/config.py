@@ -21,7 +21,8 @@ from configs.load import Config, validate
 from configs.moved_keys import move_keys
 from configs.paths import ConfigPath
 from model.compute import MOVED_KEYS, BreaksBitEquality, ComputeConfig
-from model.config import ModelConfig, compute_errors
+from model.config import ModelConfig
+from model.grid_check import compute_errors
 from model.objectives import ObjectiveConfig
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig

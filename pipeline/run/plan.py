@@ -8,8 +8,9 @@ from pathlib import Path
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
-from model.config import ModelConfig, check_grid
+from model.config import ModelConfig
 from model.flops import training_flops
+from model.grid_check import check_grid
 from model.hugging_face.families import family_of_model
 from pipeline.checkpoint.manifest import Origin
 from pipeline.checkpoint.tokenizer import check_tokenizer
@@ -147,6 +148,7 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)
+    _check_heldout_rows(config, phases)
     return RunPlan(config, tuple(phases), tp_size, dp_size)
 
 
@@ -181,6 +183,20 @@ def _check_tokenizers(phases: Sequence[PhasePlan]) -> None:
     if not all(same_tokenizer(first, other) for other in others):
         paths = ", ".join(str(path.parent) for path in files.values())
         raise ConfigError(f"the rows of the phases were made with different tokenizers: {paths}")
+
+
+def _check_heldout_rows(config: TrainConfig, phases: Sequence[PhasePlan]) -> None:
+    """Raises ConfigError if training waits for a better held-out loss that nothing measures."""
+    evaluation = config.evaluation
+    needed = {"plateau": phases} if evaluation.plateau else {}
+    needed |= {"early_stopping": phases[-1:]} if evaluation.early_stopping else {}
+    for key, waiting in needed.items():
+        for phase in waiting:
+            if not any(size.rows for size in phase.manifest.splits["heldout"].values()):
+                raise ConfigError(
+                    f"evaluation.{key}: {phase.config.data.path} has no held-out rows; prepare the "
+                    f"data with some (heldout_share), or remove evaluation.{key}"
+                )
 
 
 def data_parallel_size(tp_size: int, world_size: int) -> int:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from configs.load import ConfigError
 from model.compute import ComputeConfig
-from model.config import ModelConfig, architecture_differences, check_grid
+from model.config import ModelConfig, architecture_differences
+from model.grid_check import check_grid
 
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
 

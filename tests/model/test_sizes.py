@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from configs.load import load
-from model.config import ModelConfig, check_grid
+from model.config import ModelConfig
+from model.grid_check import check_grid
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from model.parameters import parameter_specs

@@ -11,8 +11,8 @@ from configs.load import ConfigError
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
-from model.options import PretrainedVectors
 from model.parallel.grid import make_grid
+from model.weight_options import PretrainedVectors
 from model.word_vectors import byte_symbols, read_word_vectors
 from tests.gloo import in_one_rank, run_ranks
 

@@ -1,0 +1,49 @@
+"""Does a model fit its rows, its grid and how it is computed? No torch: the planner asks."""
+
+from collections.abc import Iterator
+
+from configs.load import ConfigError
+from model.compute import ComputeConfig
+from model.config import ModelConfig, nearest_multiples
+
+
+def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
+    """Raises ConfigError if rows of `row_tokens` do not fit the model."""
+    if row_tokens > config.max_row_tokens:
+        raise ConfigError(
+            f"rows of {row_tokens} tokens are longer than model.max_row_tokens "
+            f"{config.max_row_tokens}: raise it, or pack shorter rows"
+        )
+
+
+def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]:
+    """A line for each choice of `compute` that cannot compute `config`."""
+    if compute.attention_backend == "flex" and config.attention_dropout > 0:
+        yield (
+            "compute.attention_backend flex has no dropout: set model.attention_dropout to 0 or "
+            "choose a different backend"
+        )
+
+
+def check_grid(config: ModelConfig, compute: ComputeConfig, tp_size: int) -> None:
+    """Raises one ConfigError that lists every choice that does not work on `tp_size` ranks."""
+    sizes = {
+        "model.num_attention_heads": config.num_attention_heads,
+        "model.num_key_value_heads": config.key_value_heads,
+        "model.ffn_hidden_size": config.ffn_hidden_size,
+        "compute.vocabulary_multiple": compute.vocabulary_multiple,
+    }
+    if compute.sequence_parallel:
+        sizes["model.max_row_tokens"] = config.max_row_tokens
+    if config.num_key_value_heads is None:
+        del sizes["model.num_key_value_heads"]
+    errors = [
+        f"{name} {size} is not divisible by tensor-parallel size {tp_size}; nearest values "
+        f"that are: {nearest_multiples(size, tp_size)}; tensor-parallel sizes that divide {size}: "
+        f"{', '.join(str(n) for n in range(1, min(size, 64) + 1) if size % n == 0)}"
+        for name, size in sizes.items()
+        if size % tp_size
+    ]
+    errors += compute_errors(config, compute)
+    if errors:
+        raise ConfigError("\n".join(errors))
