@@ -31,8 +31,7 @@ class SelfAttention(nn.Module):
         self.first_head = grid.tp_rank * self.num_local_heads
         self.head_size = size = config.head_size
         self.group_heads = config.num_attention_heads // config.key_value_heads
-        self.window = config.attention_pattern.window
-        self.rate = config.attention_dropout
+        self.follow(config)
         hidden = config.hidden_size
         has_bias = config.bias.attention
         out_size = (config.num_attention_heads + 2 * config.key_value_heads) * size
@@ -43,6 +42,11 @@ class SelfAttention(nn.Module):
         if config.query_key_norm:
             self.query_norm = Norm(grid, config, size, of_local_heads=True)
             self.key_norm = Norm(grid, config, size, of_local_heads=True)
+
+    def follow(self, config: ModelConfig) -> None:
+        """Takes over the settings of a phase."""
+        self.window = config.attention_pattern.window
+        self.rate = config.attention_dropout
 
     def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:
         rows, tokens = context.shape

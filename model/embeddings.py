@@ -37,7 +37,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
         super().__init__()
-        self.rate = config.hidden_dropout
+        self.follow(config)
         self.pad_token_id = config.pad_token_id
         self.token_shard = grid.token_shard
         self.word = VocabularyEmbedding(grid, config, vocab_size, padded_size)
@@ -52,6 +52,10 @@ class Embeddings(nn.Module):
             self.segment = ReplicatedEmbedding(grid, config, config.type_vocab_size)
         self.norm = Norm(grid, config, config.embedding_width) if config.embedding_norm else None
         self.projection = Projection(grid, config) if config.embedding_size is not None else None
+
+    def follow(self, config: ModelConfig) -> None:
+        """Takes over the settings of a phase."""
+        self.rate = config.hidden_dropout
 
     def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
         hidden: Tensor = self.word(tokens.view(-1))  # [T(/tp), H]
