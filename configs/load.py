@@ -147,7 +147,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         parent = expanded(parent)
     except ValueError as error:
         raise ConfigError(f"{path}: 'extends': {error}") from None
-    return _merge(_read_with_parents(path.parent / parent, (*seen, resolved)), tree)
+    return merged(_read_with_parents(path.parent / parent, (*seen, resolved)), tree)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -165,16 +165,18 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(parent)
+def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """`parent` with the keys of `child`; mappings in both are merged key by key, unless their
+    `type` differs."""
+    result = dict(parent)
     for key, value in child.items():
-        old = merged.get(key)
+        old = result.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             same_choice = value.get("type", old.get("type")) == old.get("type")
-            merged[key] = _merge(old, value) if same_choice else value
+            result[key] = merged(old, value) if same_choice else value
         else:
-            merged[key] = value
-    return merged
+            result[key] = value
+    return result
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -145,5 +145,7 @@ def _plan_mlm(
         data=mlm.data,
         total_rows=config.steps * rows,
         batch=BatchConfig(global_rows=rows, micro_rows=min(rows, config.micro_rows)),
+        model=model,
+        objective=mlm.objective,
     )
     return PhasePlan(phase, manifest, phase.steps, dp_size)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     model_validator,
@@ -21,15 +20,13 @@ from configs.load import Config, validate
 from configs.moved_keys import move_keys
 from configs.paths import ConfigPath
 from model.compute import MOVED_KEYS, BreaksBitEquality, ComputeConfig
-from model.config import ModelConfig
 from model.grid_check import compute_errors
-from model.objectives import ObjectiveConfig
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
-from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.loss_scale import LossScaleConfig
-from pipeline.optim.union import OptimizerConfig
-from pipeline.run.phases import PhaseConfig
+from pipeline.run.later_phases import complete_phases, phase_errors
+from pipeline.run.phases import LaterPhaseConfig, PhaseConfig, UpdateConfig
+from pipeline.validation.config import ValidationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ class TrackingConfig(Config):
     """False keeps the metrics in the run's folder only."""
 
 
-class RunConfig(Config):
+class RunConfig(UpdateConfig):
     """What every run has, pretraining and fine-tuning alike."""
 
     name: str
@@ -92,18 +89,12 @@ class RunConfig(Config):
     loss_scale: LossScaleConfig = LossScaleConfig()
     """The factor on losses under fp16, without which small gradients become zero."""
 
-    gradient_clipping: NonNegativeFloat = 0.0
-    """Largest gradient norm; 0: no clipping, as in RoBERTa."""
-
     hang_timeout_s: PositiveInt = 1800
     """Seconds without a finished step after which a rank prints the stacks of its threads and exits
     with code 1."""
 
     log_every_steps: PositiveInt = 10
     """Optimizer steps between progress lines; metrics are recorded for every step."""
-
-    optimizer: OptimizerConfig = AdamWConfig()
-    """The optimizer of all trained parameters."""
 
     compute: ComputeConfig = ComputeConfig()
     """How the model is computed; may change at every restart."""
@@ -153,17 +144,11 @@ class RunConfig(Config):
 class TrainConfig(RunConfig, PhaseConfig):
     """One pretraining run: its first phase, the later phases, and what all phases share."""
 
-    then: tuple[PhaseConfig, ...] = ()
+    then: tuple[LaterPhaseConfig, ...] = ()
     """Later phases, for instance on longer rows; weights and moments carry over."""
 
-    model: ModelConfig
-    """What is computed: the architecture. It belongs to the identity of the run."""
-
-    objective: ObjectiveConfig
-    """Which tokens are masked, and what is predicted."""
-
     evaluation: EvaluationConfig = EvaluationConfig()
-    """When the held-out loss is computed."""
+    """When the held-out loss is computed, and what follows from it."""
 
     stability: StabilityConfig = StabilityConfig()
     """When the run rolls back to its newest checkpoint."""
@@ -172,9 +157,17 @@ class TrainConfig(RunConfig, PhaseConfig):
     """Whether the result has to be exportable: a model that no Hugging Face class computes is
     refused before the training. none: any model."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _phases_inherit(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or not isinstance(tree.get("then"), list | tuple):
+            return tree
+        return {**tree, "then": complete_phases(move_keys(tree, MOVED_KEYS)[0])}
+
     @model_validator(mode="after")
     def _can_be_computed(self) -> Self:
         errors = list(compute_errors(self.model, self.compute))
+        errors += phase_errors(self.phases, self.compute)
         if errors:
             raise ValueError("; ".join(errors))
         return self

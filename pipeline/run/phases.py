@@ -1,14 +1,21 @@
-"""The phases of a run: each has its own data, row width, batch and schedule. Imports no torch."""
+"""The schema of a phase of a run: its data, row width, batch, schedule, objective and settings.
+
+A later phase names only what it changes (`pipeline.run.later_phases`). Imports no torch.
+"""
 
 from typing import Annotated, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from configs.load import Config
 from model.compute import BreaksBitEquality
+from model.config import ModelConfig
+from model.objectives import ObjectiveConfig
 from pipeline.data.config import DataConfig
 from pipeline.data.position import PhaseSteps
+from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
+from pipeline.optim.union import OptimizerConfig
 from pipeline.run.steps import phase_steps
 
 
@@ -42,8 +49,18 @@ class BatchConfig(Config):
         return self
 
 
-class PhaseConfig(Config):
-    """A part of a run with its own data, row width, batch and schedule."""
+class UpdateConfig(Config):
+    """How the gradients of an optimizer step change the weights."""
+
+    optimizer: OptimizerConfig = AdamWConfig()
+    """The optimizer of all trained parameters."""
+
+    gradient_clipping: NonNegativeFloat = 0.0
+    """Largest gradient norm; 0: no clipping, as in RoBERTa."""
+
+
+class PhaseConfig(UpdateConfig):
+    """A part of a run with its own data, row width, batch, schedule, objective and settings."""
 
     data: DataConfig
     """The rows to train on."""
@@ -56,6 +73,12 @@ class PhaseConfig(Config):
 
     schedule: ScheduleConfig = LinearSchedule()
     """The learning rate as a function of the rows of this phase."""
+
+    model: ModelConfig
+    """What is computed: the architecture. It belongs to the identity of the run."""
+
+    objective: ObjectiveConfig
+    """Which tokens are masked, and what is predicted."""
 
     @property
     def steps(self) -> PhaseSteps:
@@ -79,3 +102,34 @@ class PhaseConfig(Config):
                 f"of {end} rows"
             )
         return self
+
+
+class LaterPhaseConfig(PhaseConfig):
+    """A later phase. What it does not give is as in the phase before; a mapping that it gives is
+    merged into that of the phase before, key by key."""
+
+    data: DataConfig
+    """The rows to train on, as in the phase before if not given. With a `path` of its own it has
+    `weights`, `url` and `shuffle_unit` of its own too."""
+
+    batch: BatchConfig
+    """Batch sizes, as in the phase before if not given; a batch warm-up is not repeated."""
+
+    schedule: ScheduleConfig
+    """The learning rate as a function of the rows of this phase, of the kind of the phase before if
+    not given; its `warmup_rows` and `total_rows` are not repeated."""
+
+    model: ModelConfig
+    """The model, as in the phase before if not given. Only what shapes no weight may differ:
+    `positions.base` and `positions.local_base`, `attention_pattern`, `packed_rows`, `visibility`,
+    `hidden_dropout`, `attention_dropout`; without learned positions `max_row_tokens` too."""
+
+    objective: ObjectiveConfig
+    """The objective with its mask rate, as in the phase before if not given."""
+
+    optimizer: OptimizerConfig
+    """Settings of the optimizer, as in the phase before if not given; its `type` is that of the
+    run, to which the moments belong."""
+
+    gradient_clipping: NonNegativeFloat
+    """Largest gradient norm; 0: no clipping; as in the phase before if not given."""

@@ -1,0 +1,102 @@
+"""What a later phase takes over from the phase before, and what it may change.
+
+A run's config names in `then` only what changes. `complete_phases` fills in the rest, so that the
+validated config holds every phase whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from pydantic import ValidationError
+
+from configs.differences import Difference, differences
+from configs.load import merged
+from model.compute import ComputeConfig
+from model.grid_check import compute_errors
+from model.phase_settings import fixed_differences
+from pipeline.run.phases import LaterPhaseConfig, PhaseConfig
+
+SETTINGS = ("model", "objective", "optimizer", "gradient_clipping", "schedule", "batch")
+"""What a phase takes over from the phase before, besides its data."""
+NOT_REPEATED: dict[str, dict[str, Any]] = {
+    "schedule": {"warmup_rows": 0, "total_rows": None},
+    "batch": {"warmup": ()},
+}
+"""Parts of them that belong to their own phase."""
+OF_THE_MACHINE = ("cache_gb", "verify", "workers", "prefetch_steps")
+"""Settings of `data` that do not depend on the data set."""
+
+
+def complete_phases(tree: Mapping[str, Any]) -> list[Any]:
+    """The phases in ``then`` of a run's config `tree`, each with all of its keys.
+
+    A phase that follows one with errors is left out: its errors cannot be known before those are
+    corrected.
+    """
+    first = {key: value for key, value in tree.items() if key in PhaseConfig.model_fields}
+    complete: list[Any] = []
+    try:
+        before = PhaseConfig.model_validate(first)
+        for given in tree["then"]:
+            is_tree = isinstance(given, Mapping)
+            complete.append(_complete(before, given) if is_tree else given)
+            before = LaterPhaseConfig.model_validate(complete[-1])
+    except ValidationError:
+        pass  # reported when the whole config is validated
+    return complete
+
+
+def _complete(before: PhaseConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(given)
+    for key in SETTINGS:
+        kept = getattr(before, key)
+        if key in NOT_REPEATED:
+            kept = kept.model_copy(update=NOT_REPEATED[key])
+        result[key] = _inherited(kept, given.get(key))
+    data = given.get("data")
+    if isinstance(data, Mapping) and (data.get("path") or data.get("url")):
+        machine = before.data.model_dump(mode="json", include=set(OF_THE_MACHINE))
+        result["data"] = {**machine, **data}
+    else:
+        result["data"] = _inherited(before.data, data)
+    return result
+
+
+def _inherited(kept: Any, given: Any) -> Any:
+    if given is None:
+        return kept
+    if not isinstance(given, Mapping) or not hasattr(kept, "model_dump"):
+        return given
+    tree: dict[str, Any] = kept.model_dump(mode="json")
+    if given.get("type", tree.get("type")) != tree.get("type"):
+        return given
+    return merged(tree, given)
+
+
+def phase_errors(phases: Sequence[PhaseConfig], compute: ComputeConfig) -> Iterator[str]:
+    """A line for each setting of a later phase that cannot change in mid-run, by its key."""
+    for number, (before, now) in enumerate(pairwise(phases)):
+        where = f"then.{number}"
+        for found in fixed_differences(before.model, now.model):
+            yield (
+                f"{where}.model.{found.path}: {found.now!r}, but {found.before!r} in the phase "
+                "before: a phase cannot change it, since the weights or what they compute depend "
+                "on it"
+            )
+        if before.optimizer.type != now.optimizer.type:
+            yield (
+                f"{where}.optimizer.type: {now.optimizer.type!r}, but {before.optimizer.type!r} in "
+                "the phase before: a phase cannot change it, since the moments belong to it"
+            )
+        for error in compute_errors(now.model, compute):
+            yield f"{where}: {error}"
+
+
+def phase_changes(before: PhaseConfig, now: PhaseConfig) -> list[Difference]:
+    """What a phase changes of the phase before, its length left out."""
+    return [
+        found
+        for key in (*SETTINGS, "data")
+        for found in differences(getattr(before, key), getattr(now, key), key)
+    ]
