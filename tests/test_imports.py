@@ -49,9 +49,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.data": ("pipeline.launch",),
     "pipeline.fault_tolerance": ("pipeline.data",),
     "pipeline.checkpoint": ("pipeline.data", "pipeline.optim", "pipeline.validation"),
+    "pipeline.start": ("pipeline.data", "pipeline.checkpoint", "pipeline.hugging_face"),
     "pipeline.run": (
         *("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance", "pipeline.checkpoint"),
-        "pipeline.validation",
+        *("pipeline.validation", "pipeline.start"),
     ),
     "pipeline.tracking": ("pipeline.launch", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.engine": (
@@ -66,12 +67,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.pretraining": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
-        *("pipeline.training", "pipeline.hugging_face", "pipeline.validation"),
+        *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
     ),
     "pipeline.finetuning": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
-        *("pipeline.training", "pipeline.hugging_face", "pipeline.validation"),
+        *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
     ),
 }
 """What a package may import of this project besides itself, the standard table of the layout.

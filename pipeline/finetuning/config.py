@@ -1,11 +1,10 @@
 """The schema of a fine-tuning run: start weights, tasks, optimizer. Imports no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from configs.load import Config
-from configs.paths import ConfigPath
 from model.compute import BreaksBitEquality
 from model.config import MLM_HEAD, ModelConfig
 from model.head_options import FirstTokenPooler, HeadTransform, Pooler
@@ -19,40 +18,8 @@ from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
 from pipeline.optim.union import OptimizerConfig
 from pipeline.run.config import RunConfig
-
-
-class FromRun(Config):
-    """The weights of a pretraining run."""
-
-    type: Literal["run"] = "run"
-
-    path: ConfigPath
-    """Folder of the run."""
-
-    step: PositiveInt | None = None
-    """Optimizer step of the checkpoint (default: the newest)."""
-
-    tokenizer: ConfigPath | None = None
-    """The tokenizer.json (default: the one that the checkpoint carries)."""
-
-
-class FromHuggingFace(Config):
-    """The weights of a Hugging Face folder (RoBERTa, XLM-R, CamemBERT, BERT, pre-LN RoBERTa)."""
-
-    type: Literal["hugging_face"] = "hugging_face"
-
-    path: ConfigPath
-    """Folder with config.json and weights."""
-
-    tokenizer: ConfigPath | None = None
-    """The tokenizer.json (default: the one in the folder)."""
-
-    leave_out: tuple[str, ...] = ("classifier.", "qa_outputs.")
-    """Prefixes of tensor names to skip: heads of previous tasks."""
-
-
-START_PATHS = {"path", "tokenizer"}
-"""Keys of a start that may change, since files move: their content is compared instead."""
+from pipeline.start.config import START_PATHS, FromHuggingFace, FromRun
+from pipeline.validation.config import ValidationConfig
 
 TASK_PATHS = {"train", "dev"}
 """Keys of a task that may change: the content of `train` is compared, `dev` trains nothing."""
@@ -136,6 +103,9 @@ class FinetuneConfig(RunConfig):
     evaluate_every_steps: PositiveInt = 100
     """Optimizer steps between evaluations. The last step is always evaluated."""
 
+    evaluation: ValidationConfig = ValidationConfig()
+    """What follows from the scores on the dev files."""
+
     optimizer: OptimizerConfig = AdamWConfig(lr=3e-5)
     """The optimizer of all trained parameters."""
 
@@ -166,6 +136,11 @@ class FinetuneConfig(RunConfig):
         """Rows of one optimizer step over all tasks and ranks."""
         rows = sum(t.examples_per_step * t.rows_per_example for t in self.tasks.values())
         return rows + (self.mlm.rows_per_step if self.mlm else 0)
+
+    @property
+    def validation(self) -> ValidationConfig:
+        """What follows from evaluations."""
+        return self.evaluation
 
     @property
     def end_row(self) -> int:

@@ -7,7 +7,8 @@ from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
 from pipeline.finetuning.plan import FinetunePlan
-from pipeline.finetuning.start import read_start
+from pipeline.start.start import read_start
+from pipeline.start.weights import load_start
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def build_finetune_engine(
     start = plan.start
     if not start.has_weights:  # the run has checkpoints, but none of them verifies
         start = read_start(plan.config.start, check_hashes=False)
-    missing = start.load(model, grid)
+    missing = load_start(start, model, grid)
     if plan.mlm is not None and any(name.startswith("head.") for name in missing):
         logger.info(
             "the pretrained weights have no masked-language-model head: it starts at random"

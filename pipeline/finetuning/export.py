@@ -15,7 +15,6 @@ from model.parameters import parameter_specs
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.start import read_start
 from pipeline.finetuning.tasks.task import TaskConfig
 from pipeline.hugging_face.compared_rows import compared_rows
 from pipeline.hugging_face.comparison import largest_difference
@@ -27,6 +26,7 @@ from pipeline.hugging_face.folder import (
 )
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.run.trained_model import TrainedModel, read_trained
+from pipeline.start.start import read_start
 
 NUM_COMPARED = 4
 """Examples whose scores are compared."""

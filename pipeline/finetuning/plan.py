@@ -13,10 +13,10 @@ from pipeline.data.shard_cache import open_data_set, verify_data_set
 from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.own_start import start_of_run
-from pipeline.finetuning.start import Start
 from pipeline.run.origin import describe_origin
 from pipeline.run.phases import BatchConfig, PhaseConfig
 from pipeline.run.plan import PhasePlan, data_parallel_size
+from pipeline.start.start import Start
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class FinetunePlan:
             tokenizer_sha256=self.start.tokenizer_sha256,
             special_tokens=self.start.special,
             network=self.model.model_dump(mode="json"),
+            start=self.start.record,
         )
 
     def summary_lines(self, step: int) -> list[str]:

@@ -14,11 +14,11 @@ from pipeline.checkpoint.manifest import find_checkpoint, list_checkpoints
 from pipeline.export import export_run
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.export import export_tasks
-from pipeline.finetuning.own_start import START_NAME
 from pipeline.finetuning.plan import plan_finetuning
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import check_claim, checkpoints_folder, is_done
+from pipeline.start.record import START_NAME
 from tests.gloo import run_ranks
 from tests.pipeline.finetuning.finetune_run import (
     TASKS,

@@ -16,10 +16,11 @@ from pipeline.checkpoint.manifest import (
     read_manifest,
 )
 from pipeline.checkpoint.reader import TensorReader
-from pipeline.finetuning.config import FinetuneConfig, FromHuggingFace, FromRun
-from pipeline.finetuning.start import read_start
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
+from pipeline.start.config import FromHuggingFace, FromRun
+from pipeline.start.start import read_start
 from tests.gloo import run_ranks
 from tests.pipeline.checkpoint.saving import drop_tokenizer
 from tests.pipeline.finetuning.finetune_run import (
