@@ -96,6 +96,11 @@ class ModelConfig(Config):
     """The MLP's activation."""
     head_activation: HeadActivation = "gelu"
     """The activation of the masked-language-model head; silu in NomicBERT."""
+    head_layers: bool = True
+    """Whether the masked-language-model head has a dense layer, an activation and a norm before its
+    decoder; false in EuroBERT."""
+    tied_decoder: bool = True
+    """Whether the decoder's matrix is the word embedding, or one of its own."""
     positions: Positions = LearnedPositions()
     """How the network learns the position of a token."""
 
@@ -221,6 +226,8 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
             yield "first_norm false needs norm_placement.type pre"
         if sharing.type == "groups":
             yield "first_norm false does not go with layers that share their weights"
+    if config.embedding_size is not None and not config.head_layers:
+        yield "head_layers false does not go with embedding_size"
     if config.embedding_size is not None and config.head_transform.type == "prediction":
         yield "head_transform prediction does not go with embedding_size"
     if config.positions.type == "rotary" and config.positions.local_base and pattern.type == "full":

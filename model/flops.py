@@ -7,14 +7,14 @@ FORWARD_AND_BACKWARD = 3
 """The backward pass of a matrix product is two products of the same size."""
 
 
-def encoder_flops(config: ModelConfig, row_tokens: int) -> int:
+def encoder_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False) -> int:
     """Operations of the forward pass of one row through all layers (a multiply-add is two)."""
     hidden, inner = config.hidden_size, config.ffn_hidden_size
     up = 2 * inner if config.is_gated else inner
     matrices = hidden * (attention_width(config) + hidden + up + inner)
     total = 0
     for layer in range(config.num_layers):
-        pairs = attended_pairs(row_tokens, config.attention_pattern.window(layer))
+        pairs = attended_pairs(row_tokens, config.attention_pattern.window(layer), is_causal)
         total += 2 * row_tokens * matrices + 4 * pairs * hidden
     if config.embedding_size is not None:
         total += 2 * row_tokens * config.embedding_size * hidden
@@ -23,20 +23,34 @@ def encoder_flops(config: ModelConfig, row_tokens: int) -> int:
 
 def head_flops(config: ModelConfig, vocab_size: int) -> int:
     """Operations of the forward pass of one masked token through the vocabulary head."""
-    return 2 * config.embedding_width * (config.hidden_size + vocab_size)
+    inputs = config.hidden_size if config.head_layers else 0
+    return 2 * config.embedding_width * (inputs + vocab_size)
 
 
 def training_flops(
-    config: ModelConfig, vocab_size: int, rows: int, row_tokens: int, masked_tokens: int
+    config: ModelConfig,
+    vocab_size: int,
+    rows: int,
+    row_tokens: int,
+    masked_tokens: int,
+    is_causal: bool = False,
 ) -> int:
-    """Operations of an optimizer step; layers that are computed again count once."""
-    forward = rows * encoder_flops(config, row_tokens)
+    """Operations of an optimizer step; what is computed again counts once.
+
+    `masked_tokens` are those with a label: under a causal objective nearly all.
+    """
+    forward = rows * encoder_flops(config, row_tokens, is_causal)
     forward += masked_tokens * head_flops(config, vocab_size)
     return FORWARD_AND_BACKWARD * forward
 
 
-def attended_pairs(row_tokens: int, window: int | None) -> int:
-    """(query, key) pairs of a row where a query sees `window` keys to each side; None: all."""
+def attended_pairs(row_tokens: int, window: int | None, is_causal: bool = False) -> int:
+    """(query, key) pairs of a row where a query sees `window` keys to each side; None: all.
+
+    `is_causal`: it sees no key after itself.
+    """
     if window is None or window >= row_tokens:
-        return row_tokens * row_tokens
-    return row_tokens * (2 * window + 1) - window * (window + 1)
+        pairs = row_tokens * row_tokens
+    else:
+        pairs = row_tokens * (2 * window + 1) - window * (window + 1)
+    return (pairs + row_tokens) // 2 if is_causal else pairs

@@ -142,12 +142,20 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is un
 
 
 class VocabularyEmbedding(VocabParallelEmbedding):  # type: ignore[misc]  # untyped
-    """The one matrix [V, H] that maps tokens to vectors and, tied, vectors to logits.
+    """A matrix [V, H] that maps tokens to vectors, vectors to logits or, tied, does both.
 
     Both uses go through `forward`, so that ZeRO 3 gathers the weight for either.
     """
 
-    def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        config: ModelConfig,
+        vocab_size: int,
+        padded_size: int,
+        reads: bool = True,
+    ) -> None:
+        """`reads`: whether it maps tokens to vectors; if not, padding is a token as any."""
         super().__init__(
             padded_size,
             config.embedding_width,
@@ -160,7 +168,7 @@ class VocabularyEmbedding(VocabParallelEmbedding):  # type: ignore[misc]  # unty
             (vocab_size, config.embedding_width),
             partition_dim=0,
             padded_size=padded_size,
-            zero_row=config.pad_token_id if config.pad_token_id < vocab_size else None,
+            zero_row=config.pad_token_id if reads and config.pad_token_id < vocab_size else None,
         )
         declare(self.weight, spec)
 

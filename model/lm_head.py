@@ -16,8 +16,13 @@ from model.parameters import ParameterSpec, declare
 class PredictionLayers(nn.Module):
     """Hidden [N, H] -> [N, E]: dense, activation, norm; replicated over TP ranks."""
 
-    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+    def __init__(self, grid: Grid, config: ModelConfig, exist: bool = True) -> None:
+        """If they do not `exist`, hidden states pass as they are."""
         super().__init__()
+        self.dense: ReplicatedLinear | None = None
+        self.norm: Norm | None = None
+        if not exist:
+            return
         self.activation = config.head_activation
         size = config.embedding_width
         self.dense = ReplicatedLinear(config.hidden_size, size, config.bias.head)
@@ -26,6 +31,8 @@ class PredictionLayers(nn.Module):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """[..., E] of [..., H]."""
+        if self.dense is None or self.norm is None:
+            return hidden
         inner = self.dense(hidden)
         if self.activation == "silu":
             inner = F.silu(inner)
@@ -39,13 +46,17 @@ class PredictionLayers(nn.Module):
 
 
 class LanguageModelHead(PredictionLayers):
-    """Hidden [N, H] -> logits [N, V/tp]: dense, activation, norm, tied decoder with its own bias.
+    """Hidden [N, H] -> logits [N, V/tp]: dense, activation, norm, decoder with its own bias.
 
+    The decoder's matrix is the word embedding or, if not tied, its own.
     Padded vocabulary entries get the logit -inf, so that no softmax ever sees them.
     """
 
     def __init__(self, grid: Grid, config: ModelConfig, vocab_size: int, padded_size: int) -> None:
-        super().__init__(grid, config)
+        super().__init__(grid, config, exist=config.head_layers)
+        self.decoder: VocabularyEmbedding | None = None
+        if not config.tied_decoder:
+            self.decoder = VocabularyEmbedding(grid, config, vocab_size, padded_size, reads=False)
         self.local_size = grid.local_size(padded_size)
         spec = ParameterSpec((vocab_size,), 0, padded_size=padded_size, start="zeros")
         self.register_parameter("bias", None)
@@ -65,5 +76,6 @@ class LanguageModelHead(PredictionLayers):
         if self.num_padding:
             kept = bias[: bias.shape[0] - self.num_padding]
             bias = torch.cat([kept, kept.new_full((self.num_padding,), -torch.inf)])
-        logits: Tensor = vocabulary(hidden, logits_bias=bias)
+        decoder = vocabulary if self.decoder is None else self.decoder
+        logits: Tensor = decoder(hidden, logits_bias=bias)
         return logits

@@ -53,9 +53,9 @@ class Biases(Config):
     norm: bool = True
     """Layer normalisations (RMS normalisation has none)."""
     head: bool = True
-    """The dense layer of the masked-language-model head."""
+    """The dense layer of the masked-language-model head, where `head_layers` is true."""
     decoder: bool = True
-    """The decoder, which is tied to the word embedding."""
+    """The decoder of the masked-language-model head."""
 
 
 class Gelu(Config):

@@ -13,9 +13,11 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     embeddings = (vocab_size + positions + config.type_vocab_size) * width
     embeddings += _norm_parameters(config, width) if config.embedding_norm else 0
     embeddings += 0 if config.embedding_size is None else width * hidden + hidden
-    head = hidden * width + _norm_parameters(config, width)
-    head += width if config.bias.head else 0
-    head += vocab_size if config.bias.decoder else 0
+    head = vocab_size if config.bias.decoder else 0
+    head += 0 if config.tied_decoder else vocab_size * width
+    if config.head_layers:
+        head += hidden * width + _norm_parameters(config, width)
+        head += width if config.bias.head else 0
     num_layers = config.num_layers
     if config.parameter_sharing.type == "groups":
         num_layers = config.parameter_sharing.num_groups

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from configs.load import load
-from model.config import ModelConfig
 from model.grid_check import check_grid
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
@@ -15,6 +14,7 @@ from model.size import count_parameters
 from pipeline.run.config import TrainConfig
 from tests.gloo import run_ranks
 from tests.model.parallel.test_tensor_parallel import OPTIONS, TINY, VOCAB_SIZE
+from tests.model.settings import configs_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROBERTA_VOCAB_SIZE = 50_265
@@ -32,7 +32,7 @@ def test_shipped_sizes_have_the_published_number_of_parameters(name: str) -> Non
 
 
 def numbers_of_elements(settings: dict[str, Any]) -> int:
-    model = build_masked_lm(ModelConfig(**settings), VOCAB_SIZE, make_grid(1), seed=0)
+    model = build_masked_lm(configs_of(settings)[0], VOCAB_SIZE, make_grid(1), seed=0)
     total = 0
     for spec in parameter_specs(model).values():
         size = 1
@@ -44,15 +44,25 @@ def numbers_of_elements(settings: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize(
     "option",
-    ["pre-norm", "rms-norm", "swiglu", "no-positions", "no-segments", "albert", "gte"],
+    [
+        "pre-norm",
+        "rms-norm",
+        "swiglu",
+        "no-positions",
+        "no-segments",
+        "albert",
+        "gte",
+        "query-key-norm",
+        "eurobert",
+    ],
 )
 def test_the_count_is_that_of_the_model(option: str) -> None:
     settings = {**TINY, **OPTIONS[option]}
     [counted] = run_ranks(numbers_of_elements, 1, settings)
-    assert count_parameters(ModelConfig(**settings), VOCAB_SIZE) == counted
+    assert count_parameters(configs_of(settings)[0], VOCAB_SIZE) == counted
 
 
 def test_shared_layers_are_counted_once() -> None:
     settings = {**TINY, **OPTIONS["shared-layers"]}
     [counted] = run_ranks(numbers_of_elements, 1, settings)
-    assert count_parameters(ModelConfig(**settings), VOCAB_SIZE) == counted
+    assert count_parameters(configs_of(settings)[0], VOCAB_SIZE) == counted

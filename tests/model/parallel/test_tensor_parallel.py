@@ -162,6 +162,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "bias": {"mlp_up": False},
         "head_activation": "silu",
     },
+    "grouped-queries": {"num_key_value_heads": 2},
+    "query-key-norm": {"query_key_norm": True},
+    "untied-decoder": {"tied_decoder": False},
+    "eurobert": {
+        "num_key_value_heads": 2,
+        "query_key_norm": True,  # not in EuroBERT
+        "norm_placement": {"type": "pre"},
+        "norm": {"type": "rms_norm"},
+        "embedding_norm": False,
+        "bias": dict.fromkeys(("attention", "mlp", "decoder"), False),
+        "activation": {"type": "swiglu"},
+        "positions": {"type": "rotary", "base": 250_000.0},
+        "type_vocab_size": 0,
+        "head_layers": False,
+        "tied_decoder": False,
+        "parameter_sharing": {"type": "groups", "num_groups": 1},
+        "compute": {"activation_checkpointing": {"type": "layers", "every": 1}},
+    },
     "everything": {
         "norm_placement": {"type": "pre"},
         "norm": {"type": "rms_norm"},
@@ -187,7 +205,7 @@ def test_every_option_is_equal_at_two_ranks(option: str) -> None:
     "option",
     [
         *("pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower"),
-        *("modernbert", "albert"),
+        *("modernbert", "albert", "query-key-norm", "untied-decoder", "eurobert"),
     ],
 )
 def test_every_option_is_equal_under_sequence_parallelism(option: str) -> None:
