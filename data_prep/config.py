@@ -14,7 +14,7 @@ from data_prep.packing.config import PackConfig
 from data_prep.readers.document import BadRecordPolicy
 from data_prep.text.normalise import NormaliseConfig
 from data_prep.text.scrub import ScrubConfig
-from data_prep.tokenization.config import TokenizerConfig, TrainTokenizerConfig
+from data_prep.tokenization.config import LEARNED, TokenizerConfig, TrainTokenizerConfig
 
 
 class DataConfig(Config):
@@ -85,7 +85,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _weights_name_sources(self) -> "DataConfig":
-        if isinstance(self.tokenizer, TrainTokenizerConfig) and self.tokenizer.weights:
+        if isinstance(self.tokenizer, LEARNED) and self.tokenizer.weights:
             different = self.tokenizer.weights.keys() ^ self.sources.keys()
             if different:
                 raise ValueError(

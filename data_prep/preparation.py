@@ -146,6 +146,7 @@ class Preparation:
             verdicts=self.result(verdicts.VerdictsStage),
             excluded=self.result_if_any(decontaminate.ExcludedNgramsStage),
             overlap=self.result_if_any(decontaminate.OverlapStage),
+            tokenizer=self.result(tokenizer.TokenizerStage),
             encoded=self.result(encode.EncodeStage),
             left_out=self.source_streams.left_out,
         )

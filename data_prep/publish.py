@@ -15,7 +15,7 @@ from data_prep.dataset.manifest import (
 from data_prep.packing.rows import RowsStage, manifest_of
 from data_prep.preparation import Preparation
 from data_prep.report.data import write_report
-from data_prep.tokenization.tokenizer import TOKENIZER_FILE, TokenizerStage
+from data_prep.tokenization.tokenizer import TOKENIZER_FILE, TokenizerStage, parent_sha256
 
 
 def withdraw(output: Path) -> None:
@@ -52,7 +52,11 @@ def publish(run: Preparation) -> None:
         run.streams,
         run.special_tokens,
         run.vocab_size,
-        TokenizerFile(path="tokenizer.json", sha256=file_sha256(output / "tokenizer.json")),
+        TokenizerFile(
+            path="tokenizer.json",
+            sha256=file_sha256(output / "tokenizer.json"),
+            parent_sha256=parent_sha256(run.result(TokenizerStage)),
+        ),
         run.fingerprints,
     )
     write_report(output, run.report_inputs(), manifest)

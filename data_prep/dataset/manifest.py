@@ -147,6 +147,9 @@ class TokenizerFile(Config):
     """Path of tokenizer.json, relative to the data folder."""
     sha256: Sha256
     """sha256 of that file, hexadecimal."""
+    parent_sha256: Sha256 | None = None
+    """sha256 of the tokenizer.json that was extended, whose ids it has too. None: a tokenizer that
+    was trained or taken over."""
 
 
 class Manifest(Config):
@@ -198,6 +201,8 @@ class Manifest(Config):
         """
         tree = self.model_dump(mode="json")
         tree["special_tokens"] = self.special_tokens.tree()  # without fields added later
+        if self.tokenizer.parent_sha256 is None:
+            del tree["tokenizer"]["parent_sha256"]
         for sources in tree["splits"].values():
             for source in sources.values():
                 for shard in source["shards"]:

@@ -43,6 +43,7 @@ class ReportInputs:
     verdicts: StageResult[Part]
     excluded: StageResult[EvaluationPart | HeldoutPart] | None
     overlap: StageResult[DocumentFile] | None
+    tokenizer: StageResult[Part]
     encoded: StageResult[DocumentFile]
     left_out: Mapping[str, tuple[int, int]]
     """(documents, tokens) beyond `max_tokens`, by source."""
@@ -82,6 +83,8 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
         "near_examples": _near_examples(inputs.documents, verdicts["near_examples"]),
         "dropped_examples": _dropped_examples(inputs.ingested),
         "vocab_size": manifest.vocab_size,
+        # None for a tokenizer that was not extended.
+        "extension": inputs.tokenizer.records[0].get("extension"),
         "row_tokens": manifest.row_tokens,
         "packing": manifest.packing,
         "fingerprint": manifest.fingerprint,

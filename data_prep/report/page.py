@@ -98,12 +98,33 @@ def _tokens(data: Tree) -> Iterator[str]:
     yield bars({name: {"tokens": s["tokens_per_word"]} for name, s in sources.items()})
     yield "<h3>Bytes per token</h3>"
     yield bars({name: {"bytes": s["bytes_per_token"]} for name, s in sources.items()})
+    yield from _extension(data)
     if unknown := {name: a["unknown_tokens"] for name, a in data["accounts"].items()}:
         yield "<h3>Tokens unknown to the tokenizer, whose text is lost</h3>"
         yield _table(["source", "tokens"], [[name, f"{n:,}"] for name, n in unknown.items()])
     yield "<h3>Share of text tokens in the rows</h3>"
     yield bars({name: {"text": 100 * s["fill"]} for name, s in packed.items()}, " %")
     yield _table(["rows", "train", "held out"], _row_counts(packed))
+
+
+def _extension(data: Tree) -> Iterator[str]:
+    """What the new tokens of an extended tokenizer save; nothing for other tokenizers."""
+    if extension := data["extension"]:
+        yield "<h3>Tokens per byte, before and after the tokenizer was extended</h3>"
+        yield (
+            f"<p>{data['vocab_size'] - extension['old_vocab_size']:,} new tokens; measured on "
+            "held-out documents, or on a sample where none are held out.</p>"
+        )
+        rows = [
+            [
+                name,
+                f"{n['bytes']:,}",
+                f"{n['tokens_before'] / max(n['bytes'], 1):.4f}",
+                f"{n['tokens_after'] / max(n['bytes'], 1):.4f}",
+            ]
+            for name, n in extension["fertility"].items()
+        ]
+        yield _table(["source", "bytes", "before", "after"], rows)
 
 
 def _examples(data: Tree) -> Iterator[str]:

@@ -168,6 +168,12 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
     ),
     "exclusion": lambda n: f"{n['ngrams']:,} different n-grams and short texts",
     "overlap": lambda n: f"{n['documents']:,} documents ({_mb(n['bytes'])}) dropped",
+    "tokenizer": lambda n: (
+        f"{n['tokens_after'] / n['bytes']:.4f} tokens per byte, "
+        f"{n['tokens_before'] / n['bytes']:.4f} before the extension"
+        if n["bytes"]
+        else ""
+    ),
     "encode": lambda n: (
         f"{n['train_documents']:,} documents with {n['train_tokens']:,} tokens to train on, "
         f"{n['heldout_documents']:,} with {n['heldout_tokens']:,} held out"

@@ -64,7 +64,27 @@ class TokenizerFromVocabularyConfig(Config):
     """merges.txt."""
 
 
+class ExtendedTokenizerConfig(TokenizerFromFileConfig):
+    """Takes over a tokenizer.json and appends new tokens, learned from a sample of the documents.
+
+    Old ids stay the same; new ids follow them.
+    """
+
+    type: Literal["extended"]  # type: ignore[assignment]
+    new_tokens: int = Field(ge=1)
+    """Number of new tokens."""
+    sample_mb: int = Field(default=500, ge=1)
+    """Maximum text to learn them from, MB."""
+    weights: dict[SourceName, float] = Field(default_factory=dict)
+    """Relative share of each source in the sample; by default, its share of the bytes."""
+
+
 TokenizerConfig = Annotated[
-    TrainTokenizerConfig | TokenizerFromFileConfig | TokenizerFromVocabularyConfig,
+    TrainTokenizerConfig
+    | TokenizerFromFileConfig
+    | TokenizerFromVocabularyConfig
+    | ExtendedTokenizerConfig,
     Field(discriminator="type"),
 ]
+LEARNED = TrainTokenizerConfig, ExtendedTokenizerConfig
+"""The types that learn from the documents."""

@@ -17,6 +17,8 @@ from data_prep.dataset.tokenizer import num_ids
 from data_prep.dedup.selection import SAMPLE, Selection, chosen
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.tokenization.config import (
+    LEARNED,
+    ExtendedTokenizerConfig,
     TokenizerConfig,
     TokenizerFromFileConfig,
     TokenizerFromVocabularyConfig,
@@ -24,10 +26,13 @@ from data_prep.tokenization.config import (
 )
 from data_prep.tokenization.encoder import EncoderKind, TokenizerContents
 from data_prep.tokenization.existing import PreparedTokenizer, prepared_from_file
+from data_prep.tokenization.extension import check_extensible, extended_tokenizer
 from data_prep.tokenization.fast_encoder import REFERENCE_SPEED, fast_encoder_problem
+from data_prep.tokenization.fertility import fertility
 from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
 
 TOKENIZER_FILE = "tokenizer.tokenizer.json"
+_OWN_INPUTS = ("path", "vocab", "merges", "special_tokens")
 _TRIED_DOCUMENTS = 20
 """Documents of each source that both encoders are tried on."""
 _TRIED_BYTES = 1 << 13
@@ -36,7 +41,7 @@ _TRIED_BYTES = 1 << 13
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerStage(Stage[Part]):
-    """Trains a byte-level BPE tokenizer, or takes over an existing one."""
+    """Trains a byte-level BPE tokenizer, or takes over or extends an existing one."""
 
     name = "tokenizer"
     version = 1
@@ -53,32 +58,48 @@ class TokenizerStage(Stage[Part]):
         settings = self.config.model_dump(
             mode="json", exclude={"path", "vocab", "merges", "special_tokens"}, exclude_none=True
         )
-        if isinstance(self.config, TrainTokenizerConfig):
+        if isinstance(self.config, LEARNED):
             settings["heldout_share"] = self.heldout_share
         return settings
 
     @property
     def own_inputs(self) -> Mapping[str, str]:
-        return {} if isinstance(self.config, TrainTokenizerConfig) else self.inputs
+        return {key: self.inputs[key] for key in _OWN_INPUTS if key in self.inputs}
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes tokenizer.json, its name preceded by the part's."""
+        extension: dict[str, Any] = {}
         if isinstance(self.config, TrainTokenizerConfig):
             trained = train_tokenizer(self._sample(self.config), self.config.vocab_size)
             prepared = _prepared(trained)
         else:
             prepared = existing_tokenizer(self.config)
+        if isinstance(self.config, ExtendedTokenizerConfig):
+            prepared, extension = self._extended(self.config, prepared)
         path = folder / TOKENIZER_FILE
         write_atomic(path, prepared.tokenizer.to_str(pretty=True) + "\n")
         counts: dict[str, Any] = {
             "vocab_size": prepared.vocab_size,
             "special_tokens": prepared.special.tree(),
             "notices": prepared.notices,
+            **extension,
         }
         if self.encoder == "fast":
             contents = TokenizerContents("", path, prepared.special, prepared.vocab_size)
             counts["fast_problem"] = fast_encoder_problem(contents, self._tried())
         return PartOutput(counts, [TOKENIZER_FILE])
+
+    def _extended(
+        self, config: ExtendedTokenizerConfig, old: PreparedTokenizer
+    ) -> tuple[PreparedTokenizer, dict[str, Any]]:
+        """The extended tokenizer, and what its record says of it."""
+        new = extended_tokenizer(old, self._sample(config), config.new_tokens, config.path)
+        about = {
+            "parent_sha256": self.inputs["path"],
+            "old_vocab_size": old.vocab_size,
+            "fertility": fertility(old, new, self.selection, self.heldout_share),
+        }
+        return new, {"extension": about}
 
     def _tried(self) -> Iterator[bytes]:
         """The starts of some documents of every source, to try the encoders on."""
@@ -93,7 +114,7 @@ class TokenizerStage(Stage[Part]):
                 for text in texts:
                     yield text[:_TRIED_BYTES].decode("utf-8", "ignore").encode()
 
-    def _sample(self, config: TrainTokenizerConfig) -> Iterator[str]:
+    def _sample(self, config: TrainTokenizerConfig | ExtendedTokenizerConfig) -> Iterator[str]:
         """Training documents of all sources, each source by its weight."""
         weights = config.weights or self.selection.kept_bytes
         scale = config.sample_mb * 1_000_000 / max(sum(weights.values()), 1e-9)
@@ -121,7 +142,8 @@ def tokenizer_stage(
     """
     if not isinstance(config, TrainTokenizerConfig):
         prepared = existing_tokenizer(config)
-        inputs = {key: file_sha256(path) for key, path in _files_of(config).items()}
+        files = {key: file_sha256(path) for key, path in _files_of(config).items()}
+        inputs = {**inputs, **files} if isinstance(config, LEARNED) else files
         if prepared.special != roberta_places(prepared.vocab_size):
             # They may be given by the config or by files beside the tokenizer.
             inputs["special_tokens"] = fingerprint(prepared.special.tree())
@@ -145,7 +167,10 @@ def existing_tokenizer(
         if not path.is_file():
             raise UserError(f"tokenizer.{key}: {path}: no such file")
     if isinstance(config, TokenizerFromFileConfig):
-        return prepared_from_file(config)
+        prepared = prepared_from_file(config)
+        if isinstance(config, ExtendedTokenizerConfig):
+            check_extensible(prepared, config.path)
+        return prepared
     return _prepared(tokenizer_from_vocabulary(config.vocab, config.merges))
 
 
@@ -163,6 +188,12 @@ def tokenizer_contents(result: StageResult[Part]) -> TokenizerContents:
     if "special_tokens" in record:
         special = SpecialTokens.model_validate(record["special_tokens"])
     return TokenizerContents(file_sha256(path), path, special, vocab_size)
+
+
+def parent_sha256(result: StageResult[Part]) -> str | None:
+    """The sha256 of the file of the tokenizer that was extended, if one was."""
+    extension: dict[str, str] = result.records[0].get("extension", {})
+    return extension.get("parent_sha256")
 
 
 def chosen_encoder(wanted: EncoderKind, result: StageResult[Part]) -> EncoderKind:
