@@ -16,4 +16,5 @@ BERT = BertStyle(
         decoder="cls.predictions.decoder",
     ),
     pooled_head=PooledHeadNames("bert.pooler.dense", "classifier"),
+    head_has_its_activation=True,
 )

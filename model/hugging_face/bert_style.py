@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from configs.load import ConfigError, validate
 from model.config import ModelConfig
 from model.head_types import HeadType
+from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily, check_first_token_pooler
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.objectives.vocabulary import SpecialIds
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 # Settings that change what the network computes, and the value that our network supports.
 _SUPPORTED: dict[str, Any] = {
-    "hidden_act": "gelu",
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
@@ -74,6 +74,9 @@ class BertStyle(PairedFamily):
     head: HeadNames
     pooled_head: PooledHeadNames
     """Of sequence classification and regression; multiple choice uses BERT's everywhere."""
+    head_has_its_activation: bool = False
+    """Whether hidden_act is the activation of the masked-language-model head too, not only of the
+    layers; else the head has GELU."""
     encoder_name: str | None = None
     """transformers' name of the encoder inside its models; None: `model_type`."""
 
@@ -93,6 +96,9 @@ class BertStyle(PairedFamily):
             for key, allowed in _SUPPORTED.items()
             if hf.get(key, allowed) != allowed
         ]
+        function = hf.get("hidden_act", "gelu")
+        if error := error_of("hidden_act", function, PLAIN):
+            errors.insert(0, error)
         required = dict.fromkeys((*_SIZES.values(), "max_position_embeddings", "vocab_size"), 1)
         errors += [f"{key} is missing" for key in required if hf.get(key) is None]
         for key, least in {**required, "pad_token_id": 0, "bos_token_id": 0}.items():
@@ -110,6 +116,8 @@ class BertStyle(PairedFamily):
             "type_vocab_size": hf.get("type_vocab_size", 2),
             "norm_placement": {"type": self.norm_placement},
             "layer_norm_eps": hf.get("layer_norm_eps", 1e-12),
+            "activation": {"type": PLAIN[function_of(function)]},
+            "head_activation": function_of(function) if self.head_has_its_activation else "gelu",
             "hidden_dropout": hf.get("hidden_dropout_prob", 0.1),
             "attention_dropout": hf.get("attention_probs_dropout_prob", 0.1),
             "initializer_range": hf.get("initializer_range", 0.02),
@@ -118,34 +126,7 @@ class BertStyle(PairedFamily):
         }
         return validate(tree, ModelConfig, origin), int(hf["vocab_size"])
 
-    def obstacles(self, config: ModelConfig) -> list[str]:
-        found = []
-        if config.norm_placement.type != self.norm_placement:
-            found.append(f"norm_placement {config.norm_placement.type}")
-        if config.norm.type != "layer_norm":
-            found.append(f"norm {config.norm.type}")
-        if config.activation.type != "gelu":
-            found.append(f"activation {config.activation.type}")
-        if config.positions.type != "learned":
-            found.append(f"positions {config.positions.type}")
-        elif config.positions.offset != self._offset(config.pad_token_id):
-            found.append(
-                f"positions.offset {config.positions.offset} with pad_token_id "
-                f"{config.pad_token_id}"
-            )
-        if config.attention_pattern.type != "full":
-            found.append(f"attention_pattern {config.attention_pattern.type}")
-        if config.type_vocab_size == 0:
-            found.append("type_vocab_size 0")
-        if not config.embedding_norm:
-            found.append("embedding_norm false")
-        if not config.first_norm:
-            found.append("first_norm false")
-        found += [f"bias.{part} false" for part, has_bias in config.bias if not has_bias]
-        return found
-
     def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
-        assert config.positions.type == "learned"
         special = SpecialIds.of(vocab_size)
         return {
             "architectures": [self.masked_lm_class],
@@ -155,11 +136,11 @@ class BertStyle(PairedFamily):
             "num_hidden_layers": config.num_layers,
             "num_attention_heads": config.num_attention_heads,
             "intermediate_size": config.ffn_hidden_size,
-            "hidden_act": "gelu",
+            "hidden_act": name_of(config.activation.type, PLAIN),
             "hidden_dropout_prob": config.hidden_dropout,
             "attention_probs_dropout_prob": config.attention_dropout,
-            "max_position_embeddings": config.max_row_tokens + config.positions.offset,
-            "type_vocab_size": config.type_vocab_size,
+            "max_position_embeddings": config.max_row_tokens + self._offset(config.pad_token_id),
+            "type_vocab_size": max(config.type_vocab_size, 1),
             "initializer_range": config.initializer_range,
             "layer_norm_eps": config.layer_norm_eps,
             "bos_token_id": special.begin,

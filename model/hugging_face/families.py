@@ -9,6 +9,7 @@ from model.hugging_face.bert import BERT
 from model.hugging_face.camembert import CAMEMBERT
 from model.hugging_face.family import Family
 from model.hugging_face.modernbert import MODERNBERT
+from model.hugging_face.nearest import Change
 from model.hugging_face.roberta import ROBERTA
 from model.hugging_face.roberta_prelayernorm import ROBERTA_PRELAYERNORM
 from model.hugging_face.xlm_roberta import XLM_ROBERTA
@@ -22,6 +23,9 @@ FAMILIES: tuple[Family, ...] = (
     MODERNBERT,
 )
 """Every family that can be exported and imported; a model is exported as the first that fits."""
+
+MAX_NEAREST = 3
+"""Families that an error names for a model that none computes."""
 
 
 def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin: str) -> Family:
@@ -39,7 +43,7 @@ def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin:
 def head_transform_of(config: ModelConfig) -> Literal["none", "prediction"]:
     """What the classes of the model's family have before the output layer of a task."""
     for family in FAMILIES:
-        if not family.obstacles(config):
+        if family.can_hold(config):
             return family.head_transform
     return "none"
 
@@ -47,13 +51,33 @@ def head_transform_of(config: ModelConfig) -> Literal["none", "prediction"]:
 def family_of_model(config: ModelConfig) -> Family:
     """The family that computes what `config` describes.
 
-    Raises ConfigError that names every setting that the nearest family does not have.
+    Raises ConfigError that names, for the nearest families, every setting to change.
     """
-    obstacles = {family: family.obstacles(config) for family in FAMILIES}
-    nearest = min(FAMILIES, key=lambda family: len(obstacles[family]))
-    if obstacles[nearest]:
-        raise ConfigError(
-            f"no Hugging Face architecture has {', '.join(obstacles[nearest])} (the nearest is "
-            f"{nearest.model_type})"
-        )
-    return nearest
+    for family in FAMILIES:
+        if family.can_hold(config):
+            return family
+    lines = [
+        f"  {family.model_type}: {', '.join(map(str, changes))}"
+        for family, changes in nearest_families(config)
+    ]
+    raise ConfigError(
+        "no Hugging Face class computes this model; the nearest, and the settings that make it "
+        "theirs:\n" + "\n".join(lines)
+    )
+
+
+def nearest_families(config: ModelConfig) -> list[tuple[Family, list[Change]]]:
+    """The families that need the fewest changes of `config`, with these; the nearest first.
+
+    Of families that compute the same network, the first of the list stands for all.
+    """
+    found: list[tuple[Family, list[Change]]] = []
+    for family in FAMILIES:
+        try:
+            changes = family.changes(config)
+        except ConfigError:  # sizes that the family does not have
+            continue
+        if changes not in [others for _, others in found]:
+            found.append((family, changes))
+    found.sort(key=lambda pair: len(pair[1]))
+    return found[:MAX_NEAREST]

@@ -7,11 +7,12 @@ here: export and import call the family's methods.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from configs.load import ConfigError
 from model.config import ModelConfig
 from model.head_types import HeadType
+from model.hugging_face.nearest import Change, changes_for
 from model.hugging_face.tensors import (
     TensorPair,
     expected_shapes,
@@ -41,6 +42,10 @@ class Family(ABC):
     """What the names of transformers' classes start with, "Roberta" for example."""
     head_transform: Literal["none", "prediction"] = "none"
     """What its classes have before the output layer of a task, see `ModelConfig.head_transform`."""
+    heads: tuple[HeadType, ...] = get_args(HeadType)
+    """The kinds of task heads that transformers has a class for."""
+    writes_shared_layers_apart: bool = True
+    """Whether layers that share their weights are exported one by one."""
 
     @property
     def masked_lm_class(self) -> str:
@@ -48,8 +53,14 @@ class Family(ABC):
         return f"{self.class_prefix}ForMaskedLM"
 
     def task_class(self, head: HeadType) -> str:
-        """transformers' class with a task head."""
-        return f"{self.class_prefix}For{_CLASS_ENDINGS[head]}"
+        """transformers' class with a task head; ConfigError where there is none."""
+        name = f"{self.class_prefix}For{_CLASS_ENDINGS[head]}"
+        if head not in self.heads:
+            raise ConfigError(
+                f"transformers has no class {name}: a {self.model_type} model cannot be exported "
+                f"with a head for {head}, only for {', '.join(self.heads)}"
+            )
+        return name
 
     @abstractmethod
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
@@ -66,12 +77,25 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def obstacles(self, config: ModelConfig) -> list[str]:
-        """The settings of `config` that the family does not compute; empty if it can hold it."""
-
-    @abstractmethod
     def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
-        """config.json of the masked-language model; with "auto_map" if it brings its own code."""
+        """config.json of the masked-language model; with "auto_map" if it brings its own code.
+
+        For a model that the family does not compute: of the nearest one that it does.
+        """
+
+    def changes(self, config: ModelConfig) -> list[Change]:
+        """The settings of `config` that the family does not compute; empty if it can hold it.
+
+        Raises ConfigError where the sizes of `config` allow no model of the family.
+        """
+        return changes_for(self, config)
+
+    def can_hold(self, config: ModelConfig) -> bool:
+        """Whether the family computes what `config` describes."""
+        try:
+            return not self.changes(config)
+        except ConfigError:
+            return False
 
     @abstractmethod
     def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:

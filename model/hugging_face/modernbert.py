@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 from configs.load import ConfigError, validate
 from model.config import ModelConfig
 from model.head_types import HeadType
+from model.hugging_face.activations import GATED, OF_HEADS, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.objectives.vocabulary import SpecialIds
+from model.options import AlternatingAttention, RotaryPositions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Settings that change what the network computes, and the value that our network supports.
-_SUPPORTED: dict[str, Any] = {
-    "hidden_activation": "gelu",
-    "classifier_activation": "gelu",
-    "tie_word_embeddings": True,
-}
+_ACTIVATIONS = {"hidden_activation": GATED, "classifier_activation": OF_HEADS}
 _SIZES = {
     "num_layers": "num_hidden_layers",
     "hidden_size": "hidden_size",
@@ -43,11 +40,11 @@ class ModernBert(PairedFamily):
         return bool(hf.get("model_type") == self.model_type)
 
     def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
-        errors = [
-            f"{key} {hf[key]!r} is not supported (only {allowed!r})"
-            for key, allowed in _SUPPORTED.items()
-            if hf.get(key, allowed) != allowed
-        ]
+        functions = {key: hf.get(key, "gelu") for key in _ACTIVATIONS}
+        found = [error_of(key, functions[key], known) for key, known in _ACTIVATIONS.items()]
+        errors = [error for error in found if error]
+        if hf.get("tie_word_embeddings", True) is not True:
+            errors.append("tie_word_embeddings is not true")
         required = (*_SIZES.values(), "vocab_size")
         errors += [f"{key} is missing" for key in required if type(hf.get(key)) is not int]
         if not errors:
@@ -75,7 +72,8 @@ class ModernBert(PairedFamily):
                 "head": hf.get("classifier_bias", False),
                 "decoder": hf.get("decoder_bias", True),
             },
-            "activation": {"type": "geglu"},
+            "activation": {"type": GATED[function_of(functions["hidden_activation"])]},
+            "head_activation": function_of(functions["classifier_activation"]),
             "positions": positions,
             "attention_pattern": attention,
             "hidden_dropout": hf.get("mlp_dropout", 0.0),
@@ -95,39 +93,24 @@ class ModernBert(PairedFamily):
         if types is not None and types != _layer_types(len(types), _global_every(hf)):
             yield "layer_types: only a full layer first and then after every n - 1 local ones"
 
-    def obstacles(self, config: ModelConfig) -> list[str]:
-        wanted = {
-            "norm_placement": ("pre", config.norm_placement.type),
-            "norm": ("layer_norm", config.norm.type),
-            "activation": ("geglu", config.activation.type),
-            "positions": ("rotary", config.positions.type),
-        }
-        found = [f"{key} {value}" for key, (only, value) in wanted.items() if value != only]
-        if config.attention_pattern.type == "window":
-            found.append("attention_pattern window")
-        if config.type_vocab_size:
-            found.append(f"type_vocab_size {config.type_vocab_size}")
-        if not config.embedding_norm:
-            found.append("embedding_norm false")
-        if config.first_norm:
-            found.append("first_norm true")
-        return found
-
     def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
-        assert config.positions.type == "rotary"
         special = SpecialIds.of(vocab_size)
-        pattern = config.attention_pattern
-        is_alternating = pattern.type == "alternating"
-        neighbours = pattern.neighbours if pattern.type == "alternating" else 64
-        every = pattern.global_every if pattern.type == "alternating" else 1
-        local_base = config.positions.base_of(neighbours) if is_alternating else 10_000.0
+        positions, pattern = config.positions, config.attention_pattern
+        if positions.type != "rotary":
+            positions = RotaryPositions()
+        if pattern.type == "window":
+            pattern = AlternatingAttention(neighbours=pattern.neighbours)
+        neighbours, every, local_base = 64, 1, positions.base
+        if pattern.type == "alternating":
+            neighbours, every = pattern.neighbours, pattern.global_every
+            local_base = positions.base_of(neighbours)
         return {
             "architectures": [self.masked_lm_class],
             "model_type": self.model_type,
             "vocab_size": vocab_size,
             **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
-            "hidden_activation": "gelu",
-            "classifier_activation": "gelu",
+            "hidden_activation": name_of(config.activation.type, GATED),
+            "classifier_activation": name_of(config.head_activation, OF_HEADS),
             "norm_eps": config.layer_norm_eps,
             "norm_bias": config.bias.norm,
             "attention_bias": config.bias.attention,
@@ -142,11 +125,11 @@ class ModernBert(PairedFamily):
             "local_attention": 2 * neighbours,
             # transformers 4 reads these three, transformers 5 the two after them.
             "global_attn_every_n_layers": every,
-            "global_rope_theta": config.positions.base,
+            "global_rope_theta": positions.base,
             "local_rope_theta": local_base,
             "layer_types": _layer_types(config.num_layers, every),
             "rope_parameters": {
-                _FULL: {"rope_type": "default", "rope_theta": config.positions.base},
+                _FULL: {"rope_type": "default", "rope_theta": positions.base},
                 _LOCAL: {"rope_type": "default", "rope_theta": local_base},
             },
             "bos_token_id": special.begin,
@@ -245,9 +228,9 @@ def _layer_types(num_layers: int, every: int) -> list[str]:
 
 def _global_every(hf: Mapping[str, Any]) -> int:
     """Every how many layers attention is full."""
-    types = hf.get("layer_types")
-    if types is None:
-        return int(hf.get("global_attn_every_n_layers", 3))
+    types, every = hf.get("layer_types"), hf.get("global_attn_every_n_layers", 3)
+    if types is None or types == _layer_types(len(types), every):
+        return int(every)
     later = [number for number, kind in enumerate(types) if kind == _FULL and number]
     return later[0] if later else max(len(types), 2)
 

@@ -161,8 +161,8 @@ def check_exportable(config: TrainConfig) -> None:
         family_of_model(config.model)
     except ConfigError as error:
         raise ConfigError(
-            f"model: cannot be exported to Hugging Face: {error}; change these settings, or set "
-            "export: none to train it without an export"
+            f"model: cannot be exported: {error}\nChange the settings of one of these lines, or set "
+            "export: none to train the model without an export"
         ) from None
 
 

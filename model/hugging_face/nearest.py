@@ -1,0 +1,141 @@
+"""The settings that keep a family from computing a model, each with the nearest that it computes.
+
+A config is written as the family's config.json and read again: what returns is the nearest model
+that the family computes, and every setting that returns with a different value is an obstacle. A
+setting that a family does not know of returns as its default.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from configs.load import ConfigError
+from model.config import ModelConfig, TrainingChoice
+
+if TYPE_CHECKING:
+    from model.hugging_face.family import Family
+
+ANY_VOCAB_SIZE = 1000
+"""No setting of `ModelConfig` depends on the size of the vocabulary."""
+_NOT_COMPUTED = ("embedding_start",)
+"""Settings that only decide where the weights start."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting of the model that a family does not compute."""
+
+    key: str
+    """Dotted key in the config of a run."""
+    now: Any
+    wanted: Any
+    """The nearest value that the family computes."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_text(self.wanted)} (now {_text(self.now)})"
+
+
+def changes_for(family: "Family", config: ModelConfig) -> list[Change]:
+    """The changes that make `config` a model of `family`; none if it is one.
+
+    Raises ConfigError where the sizes of `config` allow no model of the family.
+    """
+    found = _obstacles(family, config)
+    more = found
+    while more:  # a change may give a meaning to a setting that had none: RMSNorm has no bias
+        more = _obstacles(family, with_changes(config, found))
+        changed = {change.key for change in found}
+        assert not any(change.key in changed for change in more), family.model_type
+        found += more
+    return found
+
+
+def _obstacles(family: "Family", config: ModelConfig) -> list[Change]:
+    written = family.hf_config(config, ANY_VOCAB_SIZE)
+    back, _ = family.model_config(written, f"as {family.model_type}")
+    before, after = _comparable(config), _comparable(back)
+    found = [
+        change
+        for name in before
+        for change in _changes(f"model.{name}", before[name], after[name], getattr(back, name))
+    ]
+    if family.writes_shared_layers_apart:
+        needed = [one for one in found if not one.key.startswith("model.parameter_sharing")]
+        if not needed or _is_valid(config, needed):
+            return needed
+    if not _is_valid(config, found):
+        raise ConfigError(f"no {family.model_type} model has these sizes")
+    return found
+
+
+def with_changes(config: ModelConfig, changes: Iterable[Change]) -> ModelConfig:
+    """`config` with the changes made; raises pydantic's ValidationError where they disagree."""
+    tree = config.model_dump(mode="json")
+    for change in changes:
+        _, *keys, last = change.key.split(".")
+        node = tree
+        for key in keys:
+            node = node[key]
+        node[last] = change.wanted
+    return ModelConfig.model_validate(tree)
+
+
+def _is_valid(config: ModelConfig, changes: Iterable[Change]) -> bool:
+    try:
+        with_changes(config, changes)
+    except ValidationError:
+        return False
+    return True
+
+
+def _changes(key: str, now: Any, wanted: Any, config: Any) -> Iterator[Change]:
+    """`config` is the field that `wanted` is the mapping of, if it is one."""
+    if now == wanted:
+        return
+    if not (isinstance(now, dict) and isinstance(wanted, dict)):
+        yield Change(key, now, wanted)
+    elif now.get("type") == wanted.get("type"):
+        for name, value in wanted.items():
+            yield from _changes(f"{key}.{name}", now[name], value, None)
+    elif len(now) == len(wanted) == 1:
+        yield Change(f"{key}.type", now["type"], wanted["type"])
+    else:
+        assert isinstance(config, BaseModel)
+        shortest = config.model_dump(mode="json", exclude_defaults=True)
+        yield Change(key, now["type"], {"type": wanted["type"], **shortest})
+
+
+def _comparable(config: ModelConfig) -> dict[str, Any]:
+    """The architecture as a mapping, in which equal networks have equal settings."""
+    tree = config.model_dump(mode="json")
+    for name, field in ModelConfig.model_fields.items():
+        if name in _NOT_COMPUTED or any(isinstance(m, TrainingChoice) for m in field.metadata):
+            del tree[name]
+    positions, attention, sharing = (
+        tree[key] for key in ("positions", "attention_pattern", "parameter_sharing")
+    )
+    if attention["type"] == "alternating":
+        if config.num_layers == 1:
+            tree["attention_pattern"] = {"type": "full"}
+        attention["global_every"] = min(attention["global_every"], config.num_layers)
+    if positions.get("local_base") in (positions.get("base"), None):
+        positions.pop("local_base", None)
+    if sharing["type"] == "groups":
+        sharing.pop("pooler")  # of heads for whole rows, which check it
+        if sharing["num_groups"] == config.num_layers:
+            tree["parameter_sharing"] = {"type": "none"}
+    bias = tree["bias"]
+    bias["mlp_up"] = bias["mlp_up"] or not bias["mlp"]
+    bias["norm"] = bias["norm"] or config.norm.type == "rms_norm"
+    return tree
+
+
+def _text(value: Any) -> str:
+    """A value as it is written in a config."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
