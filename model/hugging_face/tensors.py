@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from configs.load import ConfigError
+from model.config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,24 @@ class TensorPair:
     theirs: tuple[str, ...]
     """One name, or one for each matrix."""
     shape: tuple[int, ...]
-    """The shape of each of `theirs`."""
-    num_matrices: int = 1
-    """Matrices that ours interleaves."""
-    num_blocks: int = 1
-    """Blocks of each matrix."""
+    """The shape of ours, and of `theirs` one after the other."""
+    block_rows: tuple[int, ...] = ()
+    """How many rows of a block belong to each matrix (`ParameterSpec.matrices`); empty: one
+    matrix, as it is."""
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The name and the shape of each of `theirs`."""
+        if len(self.theirs) == 1:
+            yield self.theirs[0], self.shape
+            return
+        for name, rows in zip(self.theirs, self.matrix_rows, strict=True):
+            yield name, (rows, *self.shape[1:])
+
+    @property
+    def matrix_rows(self) -> list[int]:
+        """The rows of each matrix."""
+        num_blocks = self.shape[0] // sum(self.block_rows)
+        return [rows * num_blocks for rows in self.block_rows]
 
 
 def linear(
@@ -62,12 +76,31 @@ def interleaved(
     `size` is (rows, columns) of each matrix; there are `num_blocks` blocks of its rows.
     """
     rows, columns = size
-    if len(theirs) == 1:
-        rows *= num_matrices
-    for kind, shape in (("weight", (rows, columns)), ("bias", (rows,))):
+    block_rows = (rows // num_blocks,) * num_matrices
+    yield from _in_blocks(ours, theirs, (num_matrices * rows, columns), block_rows, has_bias)
+
+
+def query_key_value(
+    ours: str, theirs: Sequence[str], config: ModelConfig, has_bias: bool = True
+) -> Iterator[TensorPair]:
+    """The projections to queries, keys and values: `theirs` has one name, or one for each."""
+    size = config.head_size
+    queries = config.num_attention_heads // config.key_value_heads * size
+    shape = ((queries + 2 * size) * config.key_value_heads, config.hidden_size)
+    yield from _in_blocks(ours, theirs, shape, (queries, size, size), has_bias)
+
+
+def _in_blocks(
+    ours: str,
+    theirs: Sequence[str],
+    shape: tuple[int, int],
+    block_rows: tuple[int, ...],
+    has_bias: bool,
+) -> Iterator[TensorPair]:
+    for kind, of_kind in (("weight", shape), ("bias", shape[:1])):
         if kind == "weight" or has_bias:
             names = tuple(f"{name}.{kind}" for name in theirs)
-            yield TensorPair(f"{ours}.{kind}", names, shape, num_matrices, num_blocks)
+            yield TensorPair(f"{ours}.{kind}", names, of_kind, block_rows)
 
 
 def to_theirs(state: Mapping[str, "Tensor"], pairs: Iterable[TensorPair]) -> dict[str, "Tensor"]:
@@ -76,19 +109,24 @@ def to_theirs(state: Mapping[str, "Tensor"], pairs: Iterable[TensorPair]) -> dic
     Layers that share weights are written one by one; no two results share memory, which Hugging
     Face would take for tied weights. Raises KeyError for a tensor that `state` lacks.
     """
+    import torch
+
     result: dict[str, Tensor] = {}
     seen: set[str] = set()
     for pair in pairs:
         tensor = state[pair.ours]
-        if pair.num_matrices == 1:
+        if not pair.block_rows:
             result[pair.theirs[0]] = tensor.clone() if pair.ours in seen else tensor
             seen.add(pair.ours)
             continue
         rest = tensor.shape[1:]
-        blocks = tensor.view(pair.num_blocks, pair.num_matrices, -1, *rest)
-        separate = blocks.transpose(0, 1).reshape(len(pair.theirs), *pair.shape)
-        for name, matrix in zip(pair.theirs, separate, strict=True):
-            result[name] = matrix.clone()
+        blocks = tensor.view(-1, sum(pair.block_rows), *rest)
+        parts = [
+            part.reshape(-1, *rest) for part in torch.split(blocks, list(pair.block_rows), dim=1)
+        ]
+        if len(pair.theirs) == 1:
+            parts = [torch.cat(parts)]
+        result |= {name: part.clone() for name, part in zip(pair.theirs, parts, strict=True)}
     return result
 
 
@@ -110,19 +148,19 @@ def to_ours(state: Mapping[str, "Tensor"], pairs: Iterable[TensorPair]) -> dict[
 
 
 def _interleave(parts: list["Tensor"], pair: TensorPair) -> "Tensor":
-    if pair.num_matrices == 1:
+    if not pair.block_rows:
         return parts[0]
     import torch
 
-    together = torch.cat(parts)
     rest = pair.shape[1:]
-    blocks = together.view(pair.num_matrices, pair.num_blocks, -1, *rest)
-    return blocks.transpose(0, 1).reshape(-1, *rest)
+    matrices = torch.split(torch.cat(parts), pair.matrix_rows)
+    pairs = zip(matrices, pair.block_rows, strict=True)
+    return torch.cat([part.view(-1, rows, *rest) for part, rows in pairs], dim=1).view(-1, *rest)
 
 
 def expected_shapes(pairs: Iterable[TensorPair]) -> dict[str, tuple[int, ...]]:
     """By Hugging Face's name, the shape of every tensor of `pairs`."""
-    return {name: pair.shape for pair in pairs for name in pair.theirs}
+    return dict(named for pair in pairs for named in pair.shapes())
 
 
 def shape_errors(

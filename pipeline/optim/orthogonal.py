@@ -51,7 +51,7 @@ def _apart(weight: Tensor, rows: tuple[int, ...]) -> list[Tensor]:
     """The matrices [rows of each, columns] of a weight whose blocks hold `rows` rows of each."""
     columns = weight.shape[1]
     blocks = weight.view(-1, sum(rows), columns)
-    return [part.reshape(-1, columns) for part in blocks.split(rows, dim=1)]
+    return [part.reshape(-1, columns) for part in torch.split(blocks, list(rows), dim=1)]
 
 
 def _joined(matrices: list[Tensor], rows: tuple[int, ...]) -> Tensor:

@@ -77,7 +77,7 @@ def test_grouped_queries_are_one_matrix() -> None:
     keys, values = torch.randn(2, kv_heads, size, columns).unbind()
     fused = torch.cat([queries, keys, values], dim=1).view(-1, columns)
     result = orthogonalised_all({0: fused}, {0: (group * size, size, size)}, 5)[0]
-    parts = result.view(kv_heads, -1, columns).split((group * size, size, size), dim=1)
+    parts = torch.split(result.view(kv_heads, -1, columns), [group * size, size, size], dim=1)
     for found, whole in zip(parts, (queries, keys, values), strict=True):
         matrix = whole.reshape(-1, columns)
         expected = orthogonalised(matrix[None], 5)[0] * 0.2 * max(matrix.shape) ** 0.5
