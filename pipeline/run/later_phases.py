@@ -100,3 +100,12 @@ def phase_changes(before: PhaseConfig, now: PhaseConfig) -> list[Difference]:
         for key in (*SETTINGS, "data")
         for found in differences(getattr(before, key), getattr(now, key), key)
     ]
+
+
+def changes_in_words(before: PhaseConfig, now: PhaseConfig) -> str:
+    """What a phase changes, in one line; without its rows and batch, which the plan shows."""
+    return ", ".join(
+        f"{found.path} {found.before} -> {found.now}"
+        for found in phase_changes(before, now)
+        if found.path not in ("data.path", "batch.global_rows", "batch.micro_rows")
+    )

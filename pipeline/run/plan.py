@@ -10,16 +10,16 @@ from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import ModelConfig
 from model.flops import training_flops
-from model.grid_check import check_grid
-from model.hugging_face.families import family_of_model
 from pipeline.checkpoint.manifest import Origin
 from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.run.config import TrainConfig
+from pipeline.run.later_phases import changes_in_words
 from pipeline.run.origin import describe_origin
-from pipeline.run.phases import BatchConfig, PhaseConfig
+from pipeline.run.phase_checks import check_batch, check_models, check_rows
+from pipeline.run.phases import PhaseConfig
 from pipeline.run.steps import RunSteps
 
 
@@ -117,13 +117,17 @@ class RunPlan:
             f"{self.tp_size} x data parallel {self.dp_size}, ZeRO {config.parallel.zero_stage}, "
             f"{config.precision}"
         ]
-        for phase in self.phases:
+        for number, phase in enumerate(self.phases):
             rows = phase.config.batch.global_rows
             lines.append(
                 f"  {phase.steps.total_steps:,} steps of {rows:,} rows "
                 f"({phase.accumulation(rows)} x {self.dp_size} x {phase.config.batch.micro_rows}) "
                 f"of {phase.manifest.row_tokens} tokens from {phase.config.data.path}"
             )
+            if number:
+                before = self.phases[number - 1].config
+                changes = changes_in_words(before, phase.config)
+                lines.append(f"    changed from the phase before: {changes or 'nothing'}")
         return lines
 
 
@@ -132,38 +136,24 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
 
     Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
-    models that cannot be exported, rows longer than the positions, mixture weights that do not fit
-    the sources, and phases whose data have different tokenizers.
+    models that cannot be exported, rows longer than the positions, windows of a later phase beyond
+    its rows, mixture weights that do not fit the sources, and phases whose data have different
+    tokenizers.
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
-    check_grid(config.model, config.compute, tp_size)
-    check_exportable(config)
-    phases = []
+    check_models(config, tp_size)
+    phases: list[PhasePlan] = []
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
         manifest = open_data_set(phase.data)
-        _check_rows(config, phase.data.path, manifest, where)
+        check_rows(phase, manifest, where)
         mixture_shares(train_sources(manifest), phase.data.weights)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)
     _check_heldout_rows(config, phases)
     return RunPlan(config, tuple(phases), tp_size, dp_size)
-
-
-def check_exportable(config: TrainConfig) -> None:
-    """Raises ConfigError for a model that no class of transformers computes, unless `export` says
-    that none is wanted: better before the training than after it."""
-    if config.export == "none":
-        return
-    try:
-        family_of_model(config.model)
-    except ConfigError as error:
-        raise ConfigError(
-            f"model: cannot be exported: {error}\nChange the settings of one of these lines, or set "
-            "export: none to train the model without an export"
-        ) from None
 
 
 def _check_tokenizers(phases: Sequence[PhasePlan]) -> None:
@@ -210,60 +200,3 @@ def data_parallel_size(tp_size: int, world_size: int) -> int:
             f"start a multiple of {tp_size} ranks or change parallel.tensor"
         )
     return world_size // tp_size
-
-
-def _check_rows(config: TrainConfig, path: Path, manifest: Manifest, where: str) -> None:
-    if manifest.row_tokens > config.model.max_row_tokens:
-        raise ConfigError(
-            f"model.max_row_tokens {config.model.max_row_tokens} is less than the rows of "
-            f"{manifest.row_tokens} tokens in {path} ({where}data.path)"
-        )
-    special, model = manifest.special_tokens, config.model
-    ids = {"pad_token_id": special.pad}
-    if model.packed_rows.type != "across" or model.visibility.type != "all":
-        ids["begin_token_id"] = special.bos
-        if special.bos == special.eos:
-            raise ConfigError(
-                f"model.packed_rows inside and model.visibility find documents by the token before "
-                f"them, which in {path} ({where}data.path) is also the token after them"
-            )
-    errors = [
-        f"model.{key} is {getattr(model, key)}, but {wanted} in the rows of {path} "
-        f"({where}data.path): set model.{key} to {wanted}"
-        for key, wanted in ids.items()
-        if getattr(model, key) != wanted
-    ]
-    if errors and model.positions.type == "learned" and model.pad_token_id != special.pad:
-        offset = special.pad + 1 if special.pad <= 1 else 0
-        errors.append(
-            f"model.positions.offset is {model.positions.offset}: Hugging Face's RoBERTa has "
-            f"{special.pad + 1} with this padding id, its BERT 0; set model.positions to "
-            f"{{type: learned, offset: {offset}}} for an export"
-        )
-    if errors:
-        raise ConfigError("\n".join(errors))
-
-
-def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
-    """Raises ConfigError for a global batch size, of the warm-up too, that does not divide.
-
-    The message names the nearest sizes that do; `where` is the dotted path before "batch".
-    """
-    rows_per_pass = batch.micro_rows * dp_size
-    sizes = {f"{where}batch.global_rows": batch.global_rows}
-    for number, stage in enumerate(batch.warmup):
-        sizes[f"{where}batch.warmup.{number}.global_rows"] = stage.global_rows
-    for name, size in sizes.items():
-        accumulation, rest = divmod(size, rows_per_pass)
-        if not rest:
-            continue
-        nearest = [n * rows_per_pass for n in (accumulation, accumulation + 1) if n]
-        micro = [m for m in range(1, size // dp_size + 1) if size % (m * dp_size) == 0]
-        hint = ""
-        if micro:
-            closest = min(micro, key=lambda rows: abs(rows - batch.micro_rows))
-            hint = f", or {where}batch.micro_rows to {closest}"
-        raise ConfigError(
-            f"{name} {size} is not a multiple of {where}batch.micro_rows {batch.micro_rows} x "
-            f"{dp_size} data-parallel ranks; set {name} to {' or '.join(map(str, nearest))}{hint}"
-        )

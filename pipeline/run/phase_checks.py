@@ -1,0 +1,119 @@
+"""What is checked of a phase before anything is allocated: model, rows and batch sizes."""
+
+from itertools import pairwise
+
+from configs.load import ConfigError
+from data_prep.dataset.manifest import Manifest
+from model.config import ModelConfig
+from model.grid_check import check_grid
+from model.hugging_face.families import family_of_model
+from pipeline.run.config import TrainConfig
+from pipeline.run.phases import BatchConfig, PhaseConfig
+
+
+def check_models(config: TrainConfig, tp_size: int) -> None:
+    """Raises ConfigError if the model of a phase cannot be computed on this grid or exported."""
+    check_grid(config.model, config.compute, tp_size)
+    check_exportable(config)
+    for number, (before, phase) in enumerate(pairwise(config.phases)):
+        if phase.model == before.model:
+            continue
+        try:
+            check_grid(phase.model, config.compute, tp_size)
+        except ConfigError as error:
+            lines = "\n".join(f"then.{number}.{line}" for line in str(error).splitlines())
+            raise ConfigError(lines) from None
+
+
+def check_exportable(config: TrainConfig) -> None:
+    """Raises ConfigError for a phase whose model no class of transformers computes, unless `export`
+    says that none is wanted: better before the training than after it."""
+    if config.export == "none":
+        return
+    checked: list[ModelConfig] = []
+    for number, phase in enumerate(config.phases):
+        if phase.model in checked:
+            continue
+        checked.append(phase.model)
+        try:
+            family_of_model(phase.model)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{f'then.{number - 1}.' if number else ''}model: cannot be exported: {error}\n"
+                "Change the settings of one of these lines, or set export: none to train the model "
+                "without an export"
+            ) from None
+
+
+def check_rows(phase: PhaseConfig, manifest: Manifest, where: str) -> None:
+    """Raises ConfigError if the rows of a data set do not fit the model of their phase.
+
+    `where` is the dotted path before the keys of the phase, empty for the first one.
+    """
+    path, model, row_tokens = phase.data.path, phase.model, manifest.row_tokens
+    if row_tokens > model.max_row_tokens:
+        raise ConfigError(
+            f"model.max_row_tokens {model.max_row_tokens} is less than the rows of "
+            f"{row_tokens} tokens in {path} ({where}data.path)"
+        )
+    pattern = model.attention_pattern
+    # The window of a first phase may be that of a pretrained model, whatever its rows.
+    if where and pattern.type != "full" and pattern.neighbours >= row_tokens:
+        raise ConfigError(
+            f"{where}model.attention_pattern.neighbours: {pattern.neighbours} reaches beyond the "
+            f"rows of {row_tokens} tokens in {path} ({where}data.path): use at most "
+            f"{row_tokens - 1}, or type: full"
+        )
+    _check_special_tokens(phase, manifest, where)
+
+
+def _check_special_tokens(phase: PhaseConfig, manifest: Manifest, where: str) -> None:
+    path, model, special = phase.data.path, phase.model, manifest.special_tokens
+    ids = {"pad_token_id": special.pad}
+    if model.packed_rows.type != "across" or model.visibility.type != "all":
+        ids["begin_token_id"] = special.bos
+        if special.bos == special.eos:
+            raise ConfigError(
+                f"model.packed_rows inside and model.visibility find documents by the token before "
+                f"them, which in {path} ({where}data.path) is also the token after them"
+            )
+    errors = [
+        f"model.{key} is {getattr(model, key)}, but {wanted} in the rows of {path} "
+        f"({where}data.path): set model.{key} to {wanted}"
+        for key, wanted in ids.items()
+        if getattr(model, key) != wanted
+    ]
+    if errors and model.positions.type == "learned" and model.pad_token_id != special.pad:
+        offset = special.pad + 1 if special.pad <= 1 else 0
+        errors.append(
+            f"model.positions.offset is {model.positions.offset}: Hugging Face's RoBERTa has "
+            f"{special.pad + 1} with this padding id, its BERT 0; set model.positions to "
+            f"{{type: learned, offset: {offset}}} for an export"
+        )
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
+    """Raises ConfigError for a global batch size, of the warm-up too, that does not divide.
+
+    The message names the nearest sizes that do; `where` is the dotted path before "batch".
+    """
+    rows_per_pass = batch.micro_rows * dp_size
+    sizes = {f"{where}batch.global_rows": batch.global_rows}
+    for number, stage in enumerate(batch.warmup):
+        sizes[f"{where}batch.warmup.{number}.global_rows"] = stage.global_rows
+    for name, size in sizes.items():
+        accumulation, rest = divmod(size, rows_per_pass)
+        if not rest:
+            continue
+        nearest = [n * rows_per_pass for n in (accumulation, accumulation + 1) if n]
+        micro = [m for m in range(1, size // dp_size + 1) if size % (m * dp_size) == 0]
+        hint = ""
+        if micro:
+            closest = min(micro, key=lambda rows: abs(rows - batch.micro_rows))
+            hint = f", or {where}batch.micro_rows to {closest}"
+        raise ConfigError(
+            f"{name} {size} is not a multiple of {where}batch.micro_rows {batch.micro_rows} x "
+            f"{dp_size} data-parallel ranks; set {name} to {' or '.join(map(str, nearest))}{hint}"
+        )
