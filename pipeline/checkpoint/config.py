@@ -3,6 +3,7 @@
 from pydantic import NonNegativeInt, PositiveInt
 
 from configs.load import Config
+from pipeline.validation.config import ValidationConfig
 
 
 class CheckpointConfig(Config):
@@ -21,3 +22,8 @@ class CheckpointConfig(Config):
     """The number of checkpoints with the lowest held-out loss (fine-tuning: dev error) that are
     kept, in a run of several phases those of the last phase that was evaluated. With at least 1,
     every evaluation that is the best so far is followed by a save. Early stopping keeps 1."""
+
+    def for_validation(self, validation: ValidationConfig) -> "CheckpointConfig":
+        """These rules; early stopping, whose result is the best checkpoint, keeps at least that."""
+        keep_best = max(self.keep_best, 1) if validation.early_stopping else self.keep_best
+        return self.model_copy(update={"keep_best": keep_best})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.position import RowWindow
+from pipeline.validation.state import ValidationState
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,19 @@ class Progress:
     """Rows that the run skips."""
     recent_losses: tuple[float, ...]
     """Losses of the last stable steps."""
+    validation: ValidationState | None = None
+    """The evaluations so far."""
+
+    def at(
+        self,
+        step: int,
+        consumed_rows: int,
+        score: float | None,
+        recent_losses: tuple[float, ...],
+        validation: ValidationState | None,
+    ) -> "Progress":
+        """How far the run has come since this; arguments as the fields."""
+        return Progress(step, consumed_rows, score, self.skipped, recent_losses, validation)
 
 
 def start_progress(checkpoint: Checkpoint | None, skipped: tuple[RowWindow, ...]) -> Progress:
@@ -39,4 +53,5 @@ def start_progress(checkpoint: Checkpoint | None, skipped: tuple[RowWindow, ...]
         manifest.selection_score,
         tuple(dict.fromkeys((*manifest.skipped, *skipped))),
         manifest.recent_losses,
+        manifest.validation,
     )

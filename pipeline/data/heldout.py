@@ -3,10 +3,12 @@
 Every data-parallel rank evaluates its part of the rows; the training stream is not touched.
 """
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +63,16 @@ class HeldoutRows:
     sources: dict[str, MaskedRows]
     unigram_loss: float
     """Loss of the best unigram model of the held-out rows on their masked tokens, nats a token."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the rows with their masks: losses on equal ones can be compared."""
+        digest = hashlib.sha256()
+        for name, rows in self.sources.items():
+            digest.update(f"{name} {rows.tokens.shape}".encode())
+            for array in (rows.tokens, rows.positions, rows.labels):
+                digest.update(np.ascontiguousarray(array, dtype=np.int64).data)
+        return digest.hexdigest()
 
     def metrics(self, scores: Mapping[str, HeldoutScore]) -> dict[str, float]:
         """Losses, perplexities and accuracies, over all sources and for each."""

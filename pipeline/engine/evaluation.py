@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.config import MLM_HEAD
+from model.parallel.json_exchange import broadcast_json
 from pipeline.data.heldout import HeldoutRows, HeldoutScore, rank_slices
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import MicroBatch
@@ -39,5 +40,5 @@ def heldout_scores(
                 if counts:
                     source_sums += torch.stack([value.double() for value in scores])
     dist.all_reduce(sums)
-    totals = (sums / grid.tp_size).tolist()
+    totals = broadcast_json((sums / grid.tp_size).tolist())  # decisions follow from every bit
     return {name: HeldoutScore(*total) for name, total in zip(heldout.sources, totals, strict=True)}

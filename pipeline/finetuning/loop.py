@@ -1,6 +1,5 @@
 """The training loop of fine-tuning: everything that happens to a step, in the order it happens."""
 
-from model.parallel.grid import Grid
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
@@ -21,6 +20,7 @@ from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.run import run_folder
 from pipeline.training.session import Session, open_session
+from pipeline.validation.watch import ValidationWatch
 
 
 def finetune(
@@ -48,19 +48,22 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     batches = FinetuneBatches(plan, grid.dp_rank)
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step)
     start = start_progress(checkpoint, session.skipped)
+    validation = ValidationWatch(config.evaluation, start.validation)
     last_row = run_steps(plan).end_row(start.skipped)
-    saver = _saver(plan, grid)
+    keep = config.checkpoint.for_validation(config.evaluation)
+    saver = Saver(run_folder.checkpoints_folder(config), keep, grid, plan.start.tokenizer)
     heldout = load_mlm_heldout(plan)
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     step, consumed_rows, dev_error = start.step, start.consumed_rows, start.score
     saved_step, instability = start.step, None
+    first_row = last_row if validation.stop else consumed_rows
     with session.running() as (watchdog, profiler):
         meter.start_step()
-        for batch in batches.steps_from(consumed_rows, start.skipped):
+        for batch in batches.steps_from(first_row, start.skipped):
             watchdog.alive()
             meter.data_arrived()
-            learning_rate = _learning_rate(config, batch)
+            learning_rate = validation.learning_rate(_learning_rate(config, batch), 0)
             try:
                 with profiler.step(step + 1):
                     result = finetuning_step(
@@ -84,28 +87,25 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
             if step % config.evaluate_every_steps == 0 or is_last:
                 scores = evaluate(plan, engine, batches, heldout)
                 dev_error = mean_error(plan, scores)
+                validation.observe(step, dev_error, 0, plan.dev_fingerprint)
                 values |= scores
             session.record.metrics(step, values)
-            if step % config.checkpoint.every_steps == 0 or is_last:
-                at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
+            is_best = keep.keep_best > 0 and validation.is_best(step)
+            if step % keep.every_steps == 0 or is_last or is_best or validation.stop:
+                at = start.at(step, consumed_rows, dev_error, watch.recent_losses, validation.state)
                 saved_step = _save(plan, engine, saver, at)
             saver.report_errors()
-            if result.stop_requested:
+            if result.stop_requested or validation.stop:
                 break
             meter.start_step()
         if instability is None and step > saved_step:  # a signal between two saves
-            at = Progress(step, consumed_rows, dev_error, start.skipped, watch.recent_losses)
+            at = start.at(step, consumed_rows, dev_error, watch.recent_losses, validation.state)
             _save(plan, engine, saver, at)
     saver.finish()
     engine.close()
     if instability is None:
-        session.end(step, config.end_row, is_finished=consumed_rows >= last_row)
+        session.end(step, consumed_rows, consumed_rows >= last_row, validation.stop)
     return instability
-
-
-def _saver(plan: FinetunePlan, grid: Grid) -> Saver:
-    folder = run_folder.checkpoints_folder(plan.config)
-    return Saver(folder, plan.config.checkpoint, grid, plan.start.tokenizer)
 
 
 def _save(plan: FinetunePlan, engine: Engine, saver: Saver, at: Progress) -> int:

@@ -25,6 +25,7 @@ def describe_checkpoint(
         loss_scale=engine.loss_scale,
         tracking_run_id=run_id_of(plan.config.output),
         dev_error=progress.score,
+        validation=progress.validation,
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_m
 from pipeline.run import run_folder
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.training.session import Session, open_session
+from pipeline.validation.watch import ValidationWatch
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +52,23 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     engine = build_engine(plan, grid, checkpoint)
     segments = plan_segments(plan, checkpoint)
     start = start_progress(checkpoint, session.skipped)
+    validation = ValidationWatch(config.evaluation, start.validation, len(plan.phases))
     last_row = plan.steps.end_row(start.skipped)
-    saver = Saver(run_folder.checkpoints_folder(config), config.checkpoint, grid, plan.tokenizer)
+    keep = config.checkpoint.for_validation(config.evaluation)
+    saver = Saver(run_folder.checkpoints_folder(config), keep, grid, plan.tokenizer)
     heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.score
     saved_step, instability = start.step, None
-    loading = run_batches(plan, segments, start.skipped, grid.dp_rank, consumed_rows)
+    first_row = last_row if validation.stop else consumed_rows
+    loading = run_batches(plan, segments, start.skipped, grid.dp_rank, first_row)
     with closing(loading) as batches, session.running() as (watchdog, profiler):
         meter.start_step()
         for batch in batches:
             watchdog.alive()
             meter.data_arrived()
-            learning_rate = _learning_rate(plan, batch)
+            learning_rate = validation.learning_rate(_learning_rate(plan, batch), batch.phase)
             try:
                 with profiler.step(step + 1):
                     result = pretraining_step(
@@ -84,24 +88,29 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
             if step % config.log_every_steps == 0 or is_last:
                 _log_progress(plan, batch, meter, step, values)
             if step % config.evaluation.every_steps == 0 or is_last:
-                scores = _evaluate(engine, plan.phases[batch.phase], heldouts[batch.phase])
+                heldout = heldouts[batch.phase]
+                scores = _evaluate(engine, plan.phases[batch.phase], heldout)
                 heldout_loss = scores.get("heldout_loss")
+                validation.observe(step, heldout_loss, batch.phase, heldout.fingerprint)
                 values |= scores
             session.record.metrics(step, values)
-            if step % config.checkpoint.every_steps == 0 or is_last:
-                at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
+            is_best = keep.keep_best > 0 and validation.is_best(step)
+            if step % keep.every_steps == 0 or is_last or is_best or validation.stop:
+                at = start.at(
+                    step, consumed_rows, heldout_loss, watch.recent_losses, validation.state
+                )
                 saved_step = _save(plan, engine, saver, segments, at)
             saver.report_errors()
-            if result.stop_requested:
+            if result.stop_requested or validation.stop:
                 break
             meter.start_step()
         if instability is None and step > saved_step:  # a signal between two saves
-            at = Progress(step, consumed_rows, heldout_loss, start.skipped, watch.recent_losses)
+            at = start.at(step, consumed_rows, heldout_loss, watch.recent_losses, validation.state)
             _save(plan, engine, saver, segments, at)
     saver.finish()
     engine.close()
     if instability is None:
-        session.end(step, plan.steps.total_rows, is_finished=consumed_rows >= last_row)
+        session.end(step, consumed_rows, consumed_rows >= last_row, validation.stop)
     return instability
 
 

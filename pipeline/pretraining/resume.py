@@ -46,6 +46,7 @@ def describe_checkpoint(
         loss_scale=engine.loss_scale,
         tracking_run_id=run_id_of(plan.config.output),
         heldout_loss=loss if loss is not None and math.isfinite(loss) else None,
+        validation=progress.validation,
     )
 
 

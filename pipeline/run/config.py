@@ -48,8 +48,8 @@ class ParallelConfig(Config):
     """True keeps master weights and moments in host memory and steps there."""
 
 
-class EvaluationConfig(Config):
-    """Held-out loss during training, with masks that never change."""
+class EvaluationConfig(ValidationConfig):
+    """Held-out loss during training, with masks that never change, and what it decides."""
 
     every_steps: PositiveInt = 1000
     """Optimizer steps between evaluations; the last step is always evaluated."""
@@ -140,6 +140,11 @@ class RunConfig(UpdateConfig):
         """The position after the last row of the run."""
         raise NotImplementedError
 
+    @property
+    def validation(self) -> ValidationConfig:
+        """What follows from evaluations."""
+        raise NotImplementedError
+
 
 class TrainConfig(RunConfig, PhaseConfig):
     """One pretraining run: its first phase, the later phases, and what all phases share."""
@@ -180,6 +185,10 @@ class TrainConfig(RunConfig, PhaseConfig):
             "batch.global_rows": self.batch.global_rows,
             "data.shuffle_unit": self.data.shuffle_unit,
         }
+
+    @property
+    def validation(self) -> ValidationConfig:
+        return self.evaluation
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:

@@ -36,33 +36,45 @@ def checkpoints_folder(config: RunConfig) -> Path:
 
 
 def is_done(config: RunConfig) -> bool:
-    """Whether all rows that `config` asks for were trained on.
+    """Whether all rows that `config` asks for were trained on, or early stopping ended the run.
 
     Raises UserError that names every difference if the folder holds a different run.
     """
-    if _done_rows(config.output / DONE_NAME) < config.end_row:
+    rows, stopped_early = _read_done(config.output / DONE_NAME)
+    if rows < config.end_row and (not stopped_early or stopped_early != _early_stop_of(config)):
         return False
     stored = _read(config)
     if stored is not None:
-        _refuse(config, forbidden_changes(stored.config, config, config.end_row))
+        _refuse(config, forbidden_changes(stored.config, config, min(rows, config.end_row)))
     return True
 
 
-def _done_rows(path: Path) -> int:
-    """The rows after which the run was finished; 0 where it was not."""
+def _read_done(path: Path) -> tuple[int, dict[str, Any] | None]:
+    """The rows after which the run was finished, 0 where it was not, and what ended it early."""
     try:
-        return int(read_json(path)["consumed_rows"])
+        content = read_json(path)
+        return int(content["consumed_rows"]), content.get("stopped_early")
     except FileNotFoundError:
-        return 0
-    except (ValueError, KeyError, TypeError):
+        return 0, None
+    except (ValueError, KeyError, TypeError, AttributeError):
         logger.warning("%s: damaged; the newest checkpoint says what is left to do", path)
-        return 0
+        return 0, None
 
 
-def mark_done(config: RunConfig, step: int, consumed_rows: int) -> None:
-    """Records that the run is finished."""
-    content = {"step": step, "consumed_rows": consumed_rows}
+def mark_done(
+    config: RunConfig, step: int, consumed_rows: int, stopped_early: bool = False
+) -> None:
+    """Records that the run is finished, at its last row unless it `stopped_early`."""
+    content: dict[str, Any] = {"step": step, "consumed_rows": consumed_rows}
+    if stopped_early:
+        content["stopped_early"] = _early_stop_of(config)
     write_atomic(config.output / DONE_NAME, json.dumps(content) + "\n")
+
+
+def _early_stop_of(config: RunConfig) -> dict[str, Any]:
+    """What a run that stopped early was asked for; with anything else it is not finished."""
+    stopping = config.validation.early_stopping
+    return {"end_row": config.end_row, "patience": stopping and stopping.model_dump(mode="json")}
 
 
 def claim(config: RunConfig, data_fingerprint: str) -> list[str]:

@@ -31,8 +31,8 @@ class Record(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of one optimizer step; at most one call per step."""
 
-    def end(self, state: str) -> None:
-        """The run is "finished", "stopped" or "failed"; the last call."""
+    def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
+        """The run is "finished", "stopped" or "failed"; the last call. `tags`: more about it."""
 
 
 class NodeRecord:
@@ -50,7 +50,7 @@ class NodeRecord:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Does nothing: rank 0 records the metrics of all ranks."""
 
-    def end(self, state: str) -> None:
+    def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Stops sampling."""
         if self._sampler is not None:
             system_metrics.stop_sampler(self._sampler)
@@ -80,11 +80,11 @@ class RunRecord(NodeRecord):
         if self._sender is not None:
             self._sender.watch()
 
-    def end(self, state: str) -> None:
+    def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Records the state and waits until all is sent, at most END_TIMEOUT_S seconds."""
         super().end(state)
         status = STATUS_OF_STATE[state]
-        self._log.append("end", {"tags": {"state": state}, "status": status})
+        self._log.append("end", {"tags": {"state": state, **(tags or {})}, "status": status})
         self._log.report_lost()
         is_sent = self._sender is not None
         self._stop_sender()

@@ -22,6 +22,7 @@ from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
 from pipeline.tracking.record import Record, open_record
 from pipeline.training.equal_ranks import check_equal_ranks
+from pipeline.validation.watch import EarlyStop
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +67,25 @@ class Session:
             self.record.end("failed")
             raise
 
-    def end(self, step: int, total_rows: int, is_finished: bool) -> None:
-        """Marks the run as finished (at its `total_rows`), or as stopped by a signal."""
+    def end(
+        self, step: int, consumed_rows: int, is_at_end: bool, early_stop: EarlyStop | None
+    ) -> None:
+        """Marks the run as finished, at its last row or by `early_stop`, or as stopped by a signal.
+
+        It is at `consumed_rows`; `is_at_end`: it takes no row after them.
+        """
+        if is_at_end:
+            consumed_rows, early_stop = self.config.end_row, None
+        is_finished = is_at_end or early_stop is not None
         if is_finished and self.grid.rank == 0:
-            run_folder.mark_done(self.config, step, total_rows)
-        self.record.end("finished" if is_finished else "stopped")
-        if is_finished:
-            folder = run_folder.checkpoints_folder(self.config)
+            run_folder.mark_done(self.config, step, consumed_rows, early_stop is not None)
+        tags = {"stopped_early_at": str(step), **early_stop.tags} if early_stop else {}
+        self.record.end("finished" if is_finished else "stopped", tags)
+        folder = run_folder.checkpoints_folder(self.config)
+        if early_stop:
+            message = "finished early: stopped at step %s after %s; checkpoints in %s"
+            logger.info(message, f"{step:,}", early_stop, folder)
+        elif is_finished:
             logger.info("finished: %s steps; checkpoints in %s", f"{step:,}", folder)
         else:
             logger.info(

@@ -36,5 +36,5 @@ class ValidationState(Config):
     """What the next reduction of the learning rate waits for."""
     cooldown: Count = 0
     """Evaluations that do not yet count towards the next reduction."""
-    factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    factor: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The factor on the schedule's learning rate."""

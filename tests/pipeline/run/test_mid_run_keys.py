@@ -44,7 +44,7 @@ MAY_CHANGE: dict[type[RunConfig], set[str]] = {
     },
     FinetuneConfig: {
         *ANY_RUN,
-        *("micro_rows", "evaluate_every_steps", "start.path", "start.tokenizer"),
+        *("micro_rows", "evaluate_every_steps", "evaluation", "start.path", "start.tokenizer"),
         *("tasks.*.train", "tasks.*.dev", "mlm.heldout_rows_per_source"),
         *(f"mlm.data.{key}" for key in DATA),
     },

@@ -1,0 +1,1 @@
+"""Tests of what evaluations do to training."""
