@@ -228,8 +228,8 @@ def _disagreements(config: ModelConfig) -> Iterator[str]:
             yield "first_norm false does not go with layers that share their weights"
     if config.embedding_size is not None and not config.head_layers:
         yield "head_layers false does not go with embedding_size"
-    if config.embedding_size is not None and config.head_transform.type == "prediction":
-        yield "head_transform prediction does not go with embedding_size"
+    if config.embedding_size is not None and config.head_transform.type != "none":
+        yield f"head_transform {config.head_transform.type} does not go with embedding_size"
     if config.positions.type == "rotary" and config.positions.local_base and pattern.type == "full":
         yield "positions.local_base needs an attention_pattern with windows"
     if pattern.type != "full" and pattern.neighbours >= config.max_row_tokens:

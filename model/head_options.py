@@ -39,6 +39,16 @@ class PredictionTransform(Config):
     type: Literal["prediction"] = "prediction"
 
 
+class DenseTransform(Config):
+    """Dense layer and GELU before the output layer of heads for whole rows, which start at random
+    where the masked-language-model head has no such layer; the pooler is then a plain choice or
+    mean of hidden states (EuroBERT)."""
+
+    type: Literal["dense"] = "dense"
+
+
 HeadActivation = Literal["gelu", "gelu_tanh", "silu"]
 Pooler = Annotated[NoPooler | FirstTokenPooler | MeanPooler, Field(discriminator="type")]
-HeadTransform = Annotated[NoHeadTransform | PredictionTransform, Field(discriminator="type")]
+HeadTransform = Annotated[
+    NoHeadTransform | PredictionTransform | DenseTransform, Field(discriminator="type")
+]

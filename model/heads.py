@@ -17,7 +17,7 @@ from model.encoder import Encoder
 from model.freezing import freeze
 from model.grid_check import check_grid
 from model.layers import gather_columns, vocabulary_cross_entropy
-from model.lm_head import LanguageModelHead, PredictionLayers
+from model.lm_head import LanguageModelHead, layers_before_output
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, initialize, shard_tensor
 from model.phase_settings import FollowsConfig, fixed_differences
@@ -122,9 +122,12 @@ class MultiTaskModel(MaskedLanguageModel):
             {name: head.build(name, config) for name, head in heads.items()}
         )
         self.pooler = Pooler(config)
-        with_layers = heads if config.head_transform.type == "prediction" else ()
+        layers = {
+            name: layers_before_output(self.grid, config, self._head(name).reads_pooled)
+            for name in heads
+        }
         self.transforms = nn.ModuleDict(
-            {name: PredictionLayers(self.grid, config) for name in with_layers}
+            {name: found for name, found in layers.items() if found is not None}
         )
 
     def forward(  # type: ignore[override]

@@ -45,6 +45,27 @@ class PredictionLayers(nn.Module):
         return self.transformed(hidden)
 
 
+class DenseLayer(nn.Module):
+    """[..., H] -> [..., H]: dense, GELU; replicated over TP ranks."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = ReplicatedLinear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.gelu(self.dense(hidden))
+
+
+def layers_before_output(grid: Grid, config: ModelConfig, reads_pooled: bool) -> nn.Module | None:
+    """What `config.head_transform` puts before the output of a task head, whether it reads the
+    pooled rows or the tokens."""
+    if config.head_transform.type == "prediction":
+        return PredictionLayers(grid, config)
+    if config.head_transform.type == "dense" and reads_pooled:
+        return DenseLayer(config)
+    return None
+
+
 class LanguageModelHead(PredictionLayers):
     """Hidden [N, H] -> logits [N, V/tp]: dense, activation, norm, decoder with its own bias.
 

@@ -7,6 +7,7 @@ from configs.load import ConfigError
 from model.config import ModelConfig
 from model.hugging_face.bert import BERT
 from model.hugging_face.camembert import CAMEMBERT
+from model.hugging_face.eurobert import EUROBERT
 from model.hugging_face.family import Family
 from model.hugging_face.modernbert import MODERNBERT
 from model.hugging_face.nearest import Change
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     XLM_ROBERTA,
     CAMEMBERT,
     MODERNBERT,
+    EUROBERT,
 )
 """Every family that can be exported and imported; a model is exported as the first that fits."""
 
@@ -40,7 +42,7 @@ def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin:
     )
 
 
-def head_transform_of(config: ModelConfig) -> Literal["none", "prediction"]:
+def head_transform_of(config: ModelConfig) -> Literal["none", "prediction", "dense"]:
     """What the classes of the model's family have before the output layer of a task."""
     for family in FAMILIES:
         if family.can_hold(config):

@@ -40,7 +40,7 @@ class Family(ABC):
     """`model_type` in config.json; the name of the family in messages."""
     class_prefix: str
     """What the names of transformers' classes start with, "Roberta" for example."""
-    head_transform: Literal["none", "prediction"] = "none"
+    head_transform: Literal["none", "prediction", "dense"] = "none"
     """What its classes have before the output layer of a task, see `ModelConfig.head_transform`."""
     heads: tuple[HeadType, ...] = get_args(HeadType)
     """The kinds of task heads that transformers has a class for."""
