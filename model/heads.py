@@ -47,7 +47,8 @@ class MaskedLanguageModel(nn.Module):
 
     def enter_phase(self, config: ModelConfig) -> None:
         """Switches to a config that differs in settings of a phase only (`PerPhase`)."""
-        assert not fixed_differences(self.config, config)
+        before, now = self.config.for_loaded_weights(), config.for_loaded_weights()
+        assert not fixed_differences(before, now)
         self.config = config
         for module in self.modules():
             if isinstance(module, FollowsConfig):

@@ -64,7 +64,7 @@ class CheckpointManifest(Config):
     config: dict[str, Any]
     """The whole config of the run."""
     network: dict[str, Any] | None = None
-    """The config of the model, where `config` holds only its changes to a pretrained one."""
+    """The config of the model, where `config` does not hold it: of a later phase, or fine-tuned."""
     vocab_size: Size
     """Vocabulary without padding."""
     data_fingerprint: str

@@ -6,11 +6,14 @@ Facts about this DeepSpeed (0.19.8) that the code here rests on, each found by r
 - A static loss scale may be changed between steps, so the rule for changing it is this project's.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.config import ModelConfig
+from model.heads import MaskedLanguageModel
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
 from model.replicas import differing_replicas
@@ -19,8 +22,10 @@ from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weig
 from pipeline.engine import deepspeed_compat
 from pipeline.engine.zero_state import ZeroState
 from pipeline.optim.loss_scale import LossScale
+from pipeline.optim.optimizer import OptimizerSettings
 from pipeline.run.config import RunConfig
 from pipeline.run.memory import BUCKET_VALUES
+from pipeline.run.phases import UpdateConfig
 
 
 def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) -> dict[str, Any]:
@@ -61,6 +66,7 @@ def resume_engine(
     grid: Grid,
     checkpoint: Checkpoint,
     tokenizer_sha256: str,
+    optimizers: Sequence[OptimizerSettings] = (),
 ) -> "Engine":
     """The engine in the state of `checkpoint`, which any grid may have written.
 
@@ -69,7 +75,7 @@ def resume_engine(
     check_checkpoint(checkpoint.manifest, parameter_specs(model), tokenizer_sha256)
     reader = TensorReader(checkpoint)
     load_weights(model, reader, grid)
-    engine = Engine(model, config, max_accumulation, grid)
+    engine = Engine(model, config, max_accumulation, grid, optimizers)
     engine.restore(reader, checkpoint.manifest)
     return engine
 
@@ -81,9 +87,17 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, config: RunConfig, max_accumulation: int, grid: Grid
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        max_accumulation: int,
+        grid: Grid,
+        optimizers: Sequence[OptimizerSettings] = (),
     ) -> None:
-        """`max_accumulation`: the most micro-batches that a rank will take in one step."""
+        """`max_accumulation`: the most micro-batches that a rank will take in one step.
+
+        `optimizers`: the settings that `enter_phase` may switch to.
+        """
         deepspeed_compat.use_accelerator_of(grid.device)
         if config.precision == "fp16":
             deepspeed_compat.allow_fp16_on_cpu()
@@ -96,6 +110,11 @@ class Engine:
         self.specs: dict[str, ParameterSpec] = parameter_specs(model)
         self._frozen = _frozen_weights(model, self.specs, grid)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        parameters = [parameter for _, parameter in trained]
+        # Before ZeRO 3 leaves the parameters empty, whose shapes decide about weight decay.
+        self._group_settings = {
+            settings: settings.group_settings(parameters, grid.device) for settings in optimizers
+        }
         self._deepspeed = _initialize(model, config, max_accumulation, grid, trained)
         self._zero = self._deepspeed.optimizer
         self._state = ZeroState(self._zero, config.optimizer, trained, self.specs, grid)
@@ -110,6 +129,18 @@ class Engine:
     def model(self) -> Any:
         """The model as DeepSpeed runs it: call it for a forward pass."""
         return self._deepspeed
+
+    def enter_phase(self, model: ModelConfig, update: UpdateConfig) -> None:
+        """Switches to the settings of a phase; call it on all ranks between two steps.
+
+        Weights, moments and the optimizer's step count stay as they are.
+        """
+        if isinstance(self.module, MaskedLanguageModel):
+            self.module.enter_phase(model)
+        settings = self._group_settings[update.optimizer]
+        for group, values in zip(self._zero.param_groups, settings, strict=True):
+            group.update(values)
+        self._zero.clip_grad = update.gradient_clipping
 
     def start_step(self, learning_rate: float) -> None:
         """Prepares for the micro-batches of one optimizer step.

@@ -51,7 +51,13 @@ class MuonConfig(AdamSettings):
         decayed, plain = super().parameter_groups(rest)
         share = self.adamw_lr / self.lr
         groups = [
-            {"params": matrices, "weight_decay": self.weight_decay, "whole": True},
+            {
+                "params": matrices,
+                "weight_decay": self.weight_decay,
+                "whole": True,
+                "momentum": self.momentum,
+                "iterations": self.iterations,
+            },
             {**decayed, "adapt": False, "whole": False, "lr_share": share},
             {**plain, "whole": False, "lr_share": share},
         ]
@@ -63,10 +69,4 @@ class MuonConfig(AdamSettings):
         """Muon and AdamW as one optimizer."""
         from pipeline.optim.muon_step import Muon
 
-        return Muon(
-            self.parameter_groups(parameters),
-            momentum=self.momentum,
-            iterations=self.iterations,
-            device=device,
-            **self.arguments(),
-        )
+        return Muon(self.parameter_groups(parameters), device=device, **self.arguments())

@@ -13,7 +13,10 @@ from pipeline.optim.whole_matrices import MatrixExchange, Piece
 
 
 class Muon(LayerwiseAdam):
-    """Muon in groups with ``whole=True``, AdamW in all others; a step is a collective."""
+    """Muon in groups with ``whole=True``, AdamW in all others; a step is a collective.
+
+    The former have a `momentum` and a number of Newton-Schulz `iterations`.
+    """
 
     def __init__(
         self,
@@ -21,12 +24,9 @@ class Muon(LayerwiseAdam):
         lr: float,
         betas: tuple[float, float],
         eps: float,
-        momentum: float,
-        iterations: int,
         device: torch.device,
     ) -> None:
         super().__init__(params, None, lr, betas, eps, device)
-        self._momentum, self._iterations = momentum, iterations
         self._exchanges: dict[int, MatrixExchange] = {}
 
     def locate(
@@ -61,10 +61,12 @@ class Muon(LayerwiseAdam):
             state["step"] = torch.zeros((), device=partition.device)
             state[MOMENTUM_KEY] = torch.zeros_like(partition)
         state["step"] += 1
-        state[MOMENTUM_KEY].lerp_(partition.grad, 1 - self._momentum)
-        change = partition.grad.lerp(state[MOMENTUM_KEY], self._momentum)
+        momentum = group["momentum"]
+        state[MOMENTUM_KEY].lerp_(partition.grad, 1 - momentum)
+        change = partition.grad.lerp(state[MOMENTUM_KEY], momentum)
         exchange = self._exchanges[id(partition)]
         whole = exchange.collect(change)
-        exchange.give_back(orthogonalised_all(whole, self._matrices, self._iterations), change)
+        steps = orthogonalised_all(whole, self._matrices, group["iterations"])
+        exchange.give_back(steps, change)
         partition.mul_(1 - group["lr"] * group["weight_decay"])
         partition.add_(change, alpha=-group["lr"])

@@ -41,6 +41,13 @@ class OptimizerSettings(Config):
         """The optimizer of `parameters`; `device` is where its small collectives happen."""
         raise NotImplementedError
 
+    def group_settings(
+        self, parameters: list["torch.nn.Parameter"], device: "torch.device"
+    ) -> list[dict[str, Any]]:
+        """The settings of each of torch's parameter groups, without the parameters."""
+        groups = self.build(parameters, device).param_groups
+        return [{key: group[key] for key in group if key != "params"} for group in groups]
+
     def moments_of(self, spec: "ParameterSpec") -> tuple[str, ...]:
         """Those of `MOMENTS` that it keeps of a parameter."""
         return self.MOMENTS

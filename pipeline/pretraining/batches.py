@@ -18,7 +18,7 @@ def build_stream(
     return RowStream(
         data=this.config.data,
         manifest=this.manifest,
-        objective=build_objective(plan.config.objective, this.config.data, this.manifest),
+        objective=build_objective(this.config.objective, this.config.data, this.manifest),
         order=build_order(
             train_sources(this.manifest, this.config.data.shuffle_unit), segments, seed
         ),

@@ -7,13 +7,15 @@ from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.loader import read_vocabulary
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
+from pipeline.pretraining.start import restore_moments, take_start
+from pipeline.run.later_phases import changes_in_words
 from pipeline.run.plan import RunPlan
 
 logger = logging.getLogger(__name__)
 
 
 def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> Engine:
-    """The model of the run under DeepSpeed, with new weights or in the state of `checkpoint`.
+    """The model of the run under DeepSpeed, with its first weights or in the state of `checkpoint`.
 
     Raises UserError if the checkpoint is of a different model or tokenizer.
     """
@@ -33,8 +35,31 @@ def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> En
     )
     if model.word_vectors is not None:
         logger.info("word vectors: %s", model.word_vectors)
+    optimizers = [phase.config.optimizer for phase in plan.phases]
     if checkpoint is None:
-        return Engine(model, config, plan.max_accumulation, grid)
+        start = take_start(plan, model, grid)
+        engine = Engine(model, config, plan.max_accumulation, grid, optimizers)
+        restore_moments(plan, engine, start)
+        return engine
     return resume_engine(
-        model, config, plan.max_accumulation, grid, checkpoint, plan.tokenizer_sha256
+        *(model, config, plan.max_accumulation, grid, checkpoint, plan.tokenizer_sha256, optimizers)
     )
+
+
+class PhaseSwitch:
+    """Gives the engine the settings of each phase, before its first step of this launch."""
+
+    def __init__(self, plan: RunPlan, engine: Engine) -> None:
+        self._plan, self._engine = plan, engine
+        self._phase: int | None = None
+
+    def enter(self, number: int) -> None:
+        """Call before each step with the number of its phase, from 0."""
+        if number == self._phase:
+            return
+        phase = self._plan.phases[number].config
+        self._engine.enter_phase(phase.model, phase)
+        if self._phase is not None:
+            changes = changes_in_words(self._plan.phases[self._phase].config, phase)
+            logger.info("phase %d starts; changed: %s", number + 1, changes or "nothing")
+        self._phase = number

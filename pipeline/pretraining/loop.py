@@ -18,7 +18,7 @@ from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
 from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.pretraining.batches import run_batches
-from pipeline.pretraining.engine import build_engine
+from pipeline.pretraining.engine import PhaseSwitch, build_engine
 from pipeline.pretraining.resume import describe_checkpoint, describe_run, plan_segments
 from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_metrics
 from pipeline.run import run_folder
@@ -50,6 +50,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     config, grid, meter = plan.config, session.grid, session.meter
     checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
     engine = build_engine(plan, grid, checkpoint)
+    phases = PhaseSwitch(plan, engine)
     segments = plan_segments(plan, checkpoint)
     start = start_progress(checkpoint, session.skipped)
     validation = ValidationWatch(config.evaluation, start.validation, len(plan.phases))
@@ -68,6 +69,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
         for batch in batches:
             watchdog.alive()
             meter.data_arrived()
+            phases.enter(batch.phase)
             learning_rate = validation.learning_rate(_learning_rate(plan, batch), batch.phase)
             try:
                 with profiler.step(step + 1):
@@ -117,7 +119,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
 def _learning_rate(plan: RunPlan, batch: StepBatch) -> float:
     phase = plan.phases[batch.phase]
     return phase.config.schedule.learning_rate(
-        plan.config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
+        phase.config.optimizer.lr, batch.step.end_row, phase.steps.total_rows
     )
 
 
@@ -148,10 +150,8 @@ def _save(
 
 
 def _load_heldout(plan: RunPlan, phase: PhasePlan) -> HeldoutRows:
-    config = plan.config
-    return load_heldout(
-        phase.config.data, phase.manifest, config.objective, config.evaluation.rows_per_source
-    )
+    rows_per_source = plan.config.evaluation.rows_per_source
+    return load_heldout(phase.config.data, phase.manifest, phase.config.objective, rows_per_source)
 
 
 def _evaluate(engine: Engine, phase: PhasePlan, heldout: HeldoutRows) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What is saved of a training state, what a run resumes with, and how a start is recorded."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, build_manifest
@@ -34,8 +35,11 @@ def describe_checkpoint(
 ) -> CheckpointManifest:
     """The manifest of the state at `progress`, without its files."""
     loss = progress.score
+    model = plan.phases[plan.steps.phase_of_last_row(progress.consumed_rows)].config.model
+    is_first = model == plan.config.model
+    origin = replace(plan.origin, network=None if is_first else model.model_dump(mode="json"))
     return build_manifest(
-        plan.origin,
+        origin,
         engine.specs,
         step=progress.step,
         optimizer_step=engine.optimizer_steps(),

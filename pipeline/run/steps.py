@@ -60,6 +60,10 @@ class RunSteps:
                 end = window.start_row
         return end
 
+    def phase_of_last_row(self, consumed_rows: int) -> int:
+        """The phase of the last row before `consumed_rows`, whose settings it was trained with."""
+        return self.locate(max(consumed_rows - 1, 0))[0]
+
     def locate(self, consumed_rows: int) -> tuple[int, int]:
         """(phase, position in its stream) of the row at `consumed_rows`; the end is in the last."""
         for number, phase in enumerate(self.phases[:-1]):

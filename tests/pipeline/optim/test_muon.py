@@ -92,13 +92,8 @@ def test_the_step_is_that_of_the_papers() -> None:
     flat = weight.flatten().clone().requires_grad_()
     config = MuonConfig(type="muon", weight_decay=0.1)
     group = {"params": [flat], "weight_decay": 0.1, "whole": True}
-    optimizer = Muon(
-        [group],
-        momentum=config.momentum,
-        iterations=5,
-        device=torch.device("cpu"),
-        **config.arguments(),
-    )
+    group |= {"momentum": config.momentum, "iterations": 5}
+    optimizer = Muon([group], device=torch.device("cpu"), **config.arguments())
     spec = ParameterSpec((6, 4), partition_dim=0, matrices=(1,))
     optimizer.locate({flat: [Piece(0, 0, 24)]}, [WholeParameter(24, 1, spec)], tp_size=1)
     momentum = torch.zeros(6, 4)
