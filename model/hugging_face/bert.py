@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019) in transformers."""
 
-from model.hugging_face.bert_style import BertStyle, HeadNames, PooledHeadNames
+from model.hugging_face.bert_style import BertStyle, PooledHeadNames
+from model.hugging_face.tied_head import HeadNames
 
 BERT = BertStyle(
     model_type="bert",

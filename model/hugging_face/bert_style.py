@@ -11,6 +11,7 @@ from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily, check_first_token_pooler
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
+from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
 
 if TYPE_CHECKING:
@@ -35,17 +36,6 @@ _IGNORED = re.compile(
     r"(.*\.position_ids|.*\.token_type_ids|(\w+\.)?pooler\.dense\.(weight|bias)"
     r"|cls\.seq_relationship\.(weight|bias))$"
 )
-
-
-@dataclass(frozen=True)
-class HeadNames:
-    """Names of the masked-language-model head's parts."""
-
-    dense: str
-    norm: str
-    bias: str
-    decoder: str
-    """The decoder tied to the word embedding; it is not written, and read only to be compared."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +140,7 @@ class BertStyle(PairedFamily):
         }
 
     def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:
-        root = self.head.bias.removesuffix("bias")
-        return any(name.startswith(root) for name in tensor_names)
+        return self.head.is_among(tensor_names)
 
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
@@ -212,9 +201,7 @@ class BertStyle(PairedFamily):
         if self.norm_placement == "pre":
             yield from layer_norm("encoder.norm", f"{self.prefix}.LayerNorm", hidden)
         if with_head:
-            yield from linear("head.dense", self.head.dense, hidden, hidden)
-            yield from layer_norm("head.norm", self.head.norm, hidden)
-            yield TensorPair("head.bias", (self.head.bias,), (vocab_size,))
+            yield from self.head.pairs(hidden, hidden, vocab_size)
 
     def modern_names(self, state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """Names may lack the model prefix ("roberta.") and may end in the old "gamma", "beta"."""
@@ -225,28 +212,13 @@ class BertStyle(PairedFamily):
             name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
             name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
             result[name] = tensor
-        decoder_bias = f"{self.head.decoder}.bias"
-        if self.head.bias not in result and decoder_bias in result:
-            result[self.head.bias] = result[decoder_bias]
+        self.head.take_bias_of_decoder(result)
         return result
 
     def superfluous(
         self, state: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]]
     ) -> Iterator[str]:
         """A decoder that is not tied to the embedding is an error too."""
-        head = self.head
-        tied = {
-            f"{head.decoder}.weight": f"{self.prefix}.embeddings.word_embeddings.weight",
-            f"{head.decoder}.bias": head.bias,
-        }
-        for name, tensor in state.items():
-            if name in expected or _IGNORED.match(name):
-                continue
-            parts = (head.dense, head.norm, head.bias, head.decoder)
-            if head.bias not in expected and name.startswith(parts):
-                continue
-            twin = state.get(tied.get(name, ""))
-            if twin is None:
-                yield f"{name}: superfluous (shape {list(tensor.shape)})"
-            elif tensor.shape != twin.shape or not tensor.equal(twin):
-                yield f"{name}: differs from {tied[name]}; only tied decoders can be imported"
+        embedding = f"{self.prefix}.embeddings.word_embeddings.weight"
+        kept = {name: tensor for name, tensor in state.items() if not _IGNORED.match(name)}
+        return self.head.superfluous(kept, state, expected, embedding)

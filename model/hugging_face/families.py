@@ -5,12 +5,15 @@ from typing import Any, Literal
 
 from configs.load import ConfigError
 from model.config import ModelConfig
+from model.hugging_face.albert import ALBERT
 from model.hugging_face.bert import BERT
 from model.hugging_face.camembert import CAMEMBERT
 from model.hugging_face.eurobert import EUROBERT
 from model.hugging_face.family import Family
+from model.hugging_face.gte import GTE
 from model.hugging_face.modernbert import MODERNBERT
 from model.hugging_face.nearest import Change
+from model.hugging_face.nomic_bert import NOMIC_BERT
 from model.hugging_face.roberta import ROBERTA
 from model.hugging_face.roberta_prelayernorm import ROBERTA_PRELAYERNORM
 from model.hugging_face.xlm_roberta import XLM_ROBERTA
@@ -23,6 +26,9 @@ FAMILIES: tuple[Family, ...] = (
     CAMEMBERT,
     MODERNBERT,
     EUROBERT,
+    NOMIC_BERT,
+    GTE,
+    ALBERT,
 )
 """Every family that can be exported and imported; a model is exported as the first that fits."""
 

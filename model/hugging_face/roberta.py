@@ -1,6 +1,7 @@
 """RoBERTa (Liu et al. 2019) in transformers."""
 
-from model.hugging_face.bert_style import BertStyle, HeadNames, PooledHeadNames
+from model.hugging_face.bert_style import BertStyle, PooledHeadNames
+from model.hugging_face.tied_head import HeadNames
 
 LM_HEAD = HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder")
 CLASSIFIER = PooledHeadNames("classifier.dense", "classifier.out_proj")

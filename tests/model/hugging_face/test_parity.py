@@ -59,6 +59,35 @@ MODELS |= {
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
     },
+    "nomic_bert": {
+        "ffn_hidden_size": 48,
+        "bias": {"attention": False, "mlp": False},
+        "activation": {"type": "swiglu"},
+        "head_activation": "silu",
+        "positions": {"type": "rotary", "base": 1_000.0},
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    },
+    "gte": {
+        "ffn_hidden_size": 48,
+        "bias": {"mlp_up": False},
+        "activation": {"type": "geglu"},
+        "positions": {"type": "rotary", "base": 160_000.0},
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-12,
+    },
+    "albert": {
+        "num_layers": 4,
+        "embedding_size": 12,
+        "parameter_sharing": {"type": "groups", "num_groups": 2},
+        "activation": {"type": "gelu_tanh"},
+        "head_activation": "gelu_tanh",
+        "positions": {"type": "learned", "offset": 0},
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    },
 }
 SAME_NETWORK: dict[str, dict[str, Any]] = {"xlm-roberta": {}, "camembert": {}}
 """Families that are imported; what they compute is exported as RoBERTa."""
@@ -86,6 +115,13 @@ def tokens_with_padding(config: ModelConfig) -> torch.Tensor:
     return tokens
 
 
+def segments_of(config: ModelConfig) -> torch.Tensor | None:
+    """The first half of a row is one text, the rest another; None for models of one segment."""
+    if config.type_vocab_size < 2:
+        return None
+    return (torch.arange(20) >= 10).long().expand(3, 20)
+
+
 def our_logits(settings: dict[str, Any], full: dict[str, torch.Tensor], tp_size: int) -> Any:
     config = ModelConfig(**settings)
     grid = make_grid(tp_size)
@@ -94,8 +130,8 @@ def our_logits(settings: dict[str, Any], full: dict[str, torch.Tensor], tp_size:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(shard_tensor(specs[name], full[name], grid.tp_rank, tp_size))
-        tokens = tokens_with_padding(config)
-        return model.logits(tokens), model.hidden_states(tokens)
+        tokens, segments = tokens_with_padding(config), segments_of(config)
+        return model.logits(tokens, segments), model.hidden_states(tokens, segments)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -107,8 +143,10 @@ def test_logits_equal_hugging_face_at_every_tensor_parallel_size(name: str) -> N
     theirs = hf_model(config)
     tokens = tokens_with_padding(config)
     is_text = tokens != config.pad_token_id
+    segments = segments_of(config)
+    inputs = {} if segments is None else {"token_type_ids": segments}
     with torch.no_grad():
-        outputs = theirs(tokens, attention_mask=is_text.long(), output_hidden_states=True)
+        outputs = theirs(tokens, attention_mask=is_text.long(), output_hidden_states=True, **inputs)
     full = family.from_hf(theirs.state_dict(), config, VOCAB_SIZE)
     for tp_size in (1, 2, 4):
         for logits, hidden in run_ranks(our_logits, tp_size, settings, full, tp_size):
@@ -128,7 +166,7 @@ def test_round_trip_is_equal_to_the_bit(name: str) -> None:
     state = theirs.state_dict()
     family = family_of_model(config)
     back = family.to_hf(family.from_hf(state, config, VOCAB_SIZE), config)
-    tied = {key for key in state if "decoder." in key and (key != "decoder.bias")}
+    tied = {key for key in state if "decoder." in key and key not in back}
     assert back.keys() == state.keys() - tied
     assert all(torch.equal(back[name], state[name]) for name in back)
     missing, unexpected = theirs.load_state_dict(back, strict=False)
@@ -191,6 +229,16 @@ def test_task_heads_have_the_names_of_transformers(family: Family, head: HeadTyp
     model = {**SIZES, **(MODELS | SAME_NETWORK)[family.model_type], "pooler": {"type": "first"}}
     config = ModelConfig(**model, head_transform={"type": family.head_transform})
     settings = {**family.hf_config(config, VOCAB_SIZE), "num_labels": 3}
+    if head not in family.heads:
+        name = f"{family.class_prefix}For{auto_class(head).removeprefix('AutoModelFor')}"
+        assert not hasattr(transformers, name)
+        for refused in (
+            lambda: family.task_class(head),
+            lambda: family.task_to_hf({}, config, "mine", head),
+        ):
+            with pytest.raises(ConfigError, match=f"transformers has no class {name}"):
+                refused()
+        return
     num_outputs = 1 if head == "multiple_choice" else 3
     theirs = getattr(transformers, auto_class(head)).from_config(
         transformers.AutoConfig.for_model(**settings)
