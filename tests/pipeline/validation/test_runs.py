@@ -216,12 +216,15 @@ def test_data_without_held_out_rows_is_refused(rows: Path, tmp_path: Path) -> No
     source = SyntheticSource("train", "a", blocks)
     write_data_set(tmp_path / "rows", (source,), row_tokens=32, vocab_size=131, block_rows=64)
     wait = {"patience": 1}
-    then = {"data": {"path": str(tmp_path / "rows")}, "total_rows": 64}
+    then: dict[str, Any] = {"data": {"path": str(tmp_path / "rows")}, "total_rows": 64}
     then |= {"batch": {"global_rows": 16, "micro_rows": 4}}
     make = functools.partial(make_config, rows, tmp_path / "run")
     for key in ("early_stopping", "plateau"):
         with pytest.raises(ConfigError, match=f"evaluation.{key}: .*no held-out rows"):
             plan_run(make(evaluation={key: wait}, then=[then]), 1)
-    first = {"data": {"path": str(tmp_path / "rows")}, "evaluation": {"early_stopping": wait}}
+    first: dict[str, Any] = {
+        "data": {"path": str(tmp_path / "rows")},
+        "evaluation": {"early_stopping": wait},
+    }
     last = {**then, "data": {"path": str(rows)}}
     plan_run(make(**first, then=[last]), 1)

@@ -83,7 +83,7 @@ def test_another_phase_or_other_rows_start_the_waiting_again() -> None:
 
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_a_watch_that_resumes_decides_the_same(cut: int) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "early_stopping": {"patience": 4, "min_delta": 0.05},
         "plateau": {"patience": 2, "factor": 0.7, "cooldown": 1},
     }
