@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not pipeline/
 
 from configs import command
-from pipeline.finetuning.config import FinetuneConfig
+from pipeline.finetuning.run_config import load_finetuning
 from pipeline.launch.environment import read_launch
 from pipeline.launch.heavy_imports import heavy_imports
 from pipeline.launch.shared_error import ReportOnce
@@ -21,7 +21,7 @@ def main() -> None:
     """Checks config and data files, then trains."""
     launch = read_launch()
     with ReportOnce(launch.rank) as errors:
-        run = read_command("Fine-tune a pretrained encoder, or resume it.", FinetuneConfig, launch)
+        run = read_command("Fine-tune a pretrained encoder, or resume it.", load_finetuning, launch)
         if run.is_done:
             return
         # Late, so that --help and errors in the config do not wait for torch and DeepSpeed.

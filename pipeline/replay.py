@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from configs import command
-from configs.load import UserError, load
+from configs.load import UserError
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.objectives import MaskedRows
@@ -31,6 +31,7 @@ from pipeline.run.config import TrainConfig
 from pipeline.run.mid_run import changed_data, forbidden_changes
 from pipeline.run.plan import RunPlan, plan_run
 from pipeline.run.run_folder import check_claim, checkpoints_folder
+from pipeline.run.train_config import load_train
 from pipeline.run.trained_model import TrainedModel, read_trained
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
@@ -66,7 +67,7 @@ def main() -> None:
         "--rows", type=int, default=DEFAULT_ROWS, help="rows to show at most (default: 16)"
     )
     arguments = parser.parse_args()
-    config = load(arguments.config, TrainConfig, arguments.overrides)
+    config = load_train(arguments.config, arguments.overrides)
     plan = plan_run(config, world_size=config.parallel.tensor)
     checkpoint = checkpoint_before(config, arguments.step)
     trained = read_trained(config, checkpoint, lambda: plan.tokenizer)
@@ -183,7 +184,8 @@ def _replay_row(
         for array in (masked.tokens, masked.positions, masked.labels)
     )
     model.zero_grad()
-    loss_sum, count, _ = model(tokens, positions, labels, None)
+    is_causal = stream.objective.config.IS_CAUSAL
+    loss_sum, count, _ = model(tokens, positions, labels, None, is_causal=is_causal)
     loss = loss_sum / count.clamp(min=1)
     loss.backward()
     squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from configs import command
-from configs.load import load
 from configs.terminal import visible
 from data_prep.dataset.manifest import MANIFEST_NAME
 from model.heads import build_masked_lm
@@ -32,6 +31,7 @@ from pipeline.launch.local_ranks import run_ranks
 from pipeline.optim.adamw import AdamWConfig
 from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
+from pipeline.run.train_config import load_train
 
 TOLERANCE = 1e-5
 """Largest allowed difference, relative to the largest value of the tensor."""
@@ -68,7 +68,7 @@ def main() -> int:
     parser = command.parser("Compare this config's tensor parallelism with one rank.")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps (default: 20)")
     arguments = parser.parse_args()
-    config = load(arguments.config, TrainConfig, arguments.overrides)
+    config = load_train(arguments.config, arguments.overrides)
     tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
     vocab_size = vocab_size_of(config)
     logger.info(

@@ -13,8 +13,8 @@ from pipeline.data.shard_cache import verify_data_set
 from pipeline.launch.environment import read_launch
 from pipeline.launch.heavy_imports import heavy_imports
 from pipeline.launch.shared_error import ReportOnce
-from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
+from pipeline.run.train_config import load_train
 from pipeline.training.command import read_command
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     """Checks everything that needs no model, then trains."""
     launch = read_launch()
     with ReportOnce(launch.rank) as errors:
-        run = read_command("Pretrain a masked language model, or resume it.", TrainConfig, launch)
+        run = read_command("Pretrain a masked language model, or resume it.", load_train, launch)
         if run.is_done:
             return
         plan = plan_run(run.config, launch.world_size)

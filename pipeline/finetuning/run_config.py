@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.credentials import credentials_in
-from configs.load import read_tree, validate
+from configs.load import load, read_tree, validate
 from pipeline.finetuning.config import FinetuneConfig, is_finetuning
-from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.config import RunConfig
+from pipeline.run.train_config import complete_config
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -16,5 +17,12 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     every URL that holds credentials.
     """
     tree = read_tree(path, overrides)
-    schema = FinetuneConfig if is_finetuning(tree) else TrainConfig
-    return validate(tree, schema, origin=str(path), errors=tuple(credentials_in(tree)))
+    errors = tuple(credentials_in(tree))
+    if is_finetuning(tree):
+        return validate(tree, FinetuneConfig, str(path), errors)
+    return complete_config(tree, str(path), errors)
+
+
+def load_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
+    """The config of a fine-tuning run in `path`; raises ConfigError as `configs.load.load`."""
+    return load(path, FinetuneConfig, overrides)

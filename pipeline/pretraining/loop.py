@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import closing
+from functools import partial
 
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.progress import Progress, start_progress
@@ -23,6 +24,7 @@ from pipeline.pretraining.resume import describe_checkpoint, describe_run, plan_
 from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_metrics
 from pipeline.run import run_folder
 from pipeline.run.plan import PhasePlan, RunPlan
+from pipeline.start.record import write_record
 from pipeline.training.session import Session, open_session
 from pipeline.validation.watch import ValidationWatch
 
@@ -40,6 +42,10 @@ def train(
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
     data = {"rows": plan.data_fingerprint, "tokenizer": plan.tokenizer_sha256}
+    if plan.start_record is not None:
+        data["start"] = plan.start_record.fingerprint
+    if launch.rank == 0 and plan.start is not None:
+        write_record(plan.config.output, plan.start.record)
     with open_session(plan.config, launch, profile, data) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
@@ -60,6 +66,11 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
     watch = StabilityWatch(config.stability, start.recent_losses)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
+    if checkpoint is None and config.start.type != "scratch":
+        scores = _evaluate(engine, plan.phases[0], heldouts[0])
+        session.record.metrics(0, scores)
+        at = start.at(0, 0, scores.get("heldout_loss"), (), start.validation)
+        _save(plan, engine, saver, segments, at)
     step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.score
     saved_step, instability = start.step, None
     first_row = last_row if validation.stop else consumed_rows
@@ -130,7 +141,8 @@ def _step_values(
     phase, rows = plan.phases[batch.phase], batch.step.global_rows
     values = step_metrics(result)
     values |= {"learning_rate": learning_rate, "rows": batch.consumed_rows}
-    flops = phase.training_flops(plan.config.model, rows, int(values["masked_tokens"]))
+    masked_tokens = int(values["masked_tokens"])
+    flops = phase.training_flops(phase.config.model, rows, masked_tokens, batch.is_causal)
     return values | meter.step_finished(result, rows, rows * phase.manifest.row_tokens, flops)
 
 
@@ -156,8 +168,9 @@ def _load_heldout(plan: RunPlan, phase: PhasePlan) -> HeldoutRows:
 
 def _evaluate(engine: Engine, phase: PhasePlan, heldout: HeldoutRows) -> dict[str, float]:
     """The held-out metrics, which it also logs."""
+    micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
     scores = heldout.metrics(
-        heldout_scores(engine, heldout, phase.config.batch.micro_rows, MaskedMicroBatch)
+        heldout_scores(engine, heldout, phase.config.batch.micro_rows, micro_batch)
     )
     logger.info(heldout.summary_line(scores))
     return scores

@@ -26,6 +26,7 @@ from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.optim.loss_scale import LossScaleConfig
 from pipeline.run.later_phases import complete_phases, phase_errors
 from pipeline.run.phases import LaterPhaseConfig, PhaseConfig, UpdateConfig
+from pipeline.start.config import START_PATHS, PretrainingStart, Scratch
 from pipeline.validation.config import ValidationConfig
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,10 @@ class RunConfig(UpdateConfig):
 class TrainConfig(RunConfig, PhaseConfig):
     """One pretraining run: its first phase, the later phases, and what all phases share."""
 
+    start: PretrainingStart = Scratch()
+    """The weights before the first step. Unless they are random, the model section may be left out
+    or name training choices only: the model is that of the start."""
+
     then: tuple[LaterPhaseConfig, ...] = ()
     """Later phases, for instance on longer rows; weights and moments carry over."""
 
@@ -180,6 +185,7 @@ class TrainConfig(RunConfig, PhaseConfig):
     def identity(self) -> dict[str, Any]:
         return {
             **super().identity(),
+            "start": self.start.model_dump(mode="json", exclude=START_PATHS),
             "model": self.model,
             "objective": self.objective,
             "batch.global_rows": self.batch.global_rows,

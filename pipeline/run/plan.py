@@ -1,7 +1,7 @@
 """The plan of a run: its phases, data sets, steps and grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import ModelConfig
 from model.flops import training_flops
 from pipeline.checkpoint.manifest import Origin
+from pipeline.checkpoint.start_record import StartRecord
 from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import mixture_shares, train_sources
 from pipeline.data.position import PhaseSteps
@@ -20,7 +21,9 @@ from pipeline.run.later_phases import changes_in_words
 from pipeline.run.origin import describe_origin
 from pipeline.run.phase_checks import check_batch, check_models, check_rows
 from pipeline.run.phases import PhaseConfig
+from pipeline.run.start import check_start_rows, plan_start
 from pipeline.run.steps import RunSteps
+from pipeline.start.start import Start
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,13 @@ class PhasePlan:
         """Gradient accumulation: global rows = accumulation x dp_size x micro rows."""
         return global_rows // (self.dp_size * self.config.batch.micro_rows)
 
-    def training_flops(self, model: ModelConfig, global_rows: int, masked_tokens: int) -> int:
+    def training_flops(
+        self, model: ModelConfig, global_rows: int, masked_tokens: int, is_causal: bool = False
+    ) -> int:
         """Operations of the matrix products of an optimizer step on `model`."""
         manifest = self.manifest
         return training_flops(
-            model, manifest.vocab_size, global_rows, manifest.row_tokens, masked_tokens
+            model, manifest.vocab_size, global_rows, manifest.row_tokens, masked_tokens, is_causal
         )
 
 
@@ -52,6 +57,10 @@ class RunPlan:
     phases: tuple[PhasePlan, ...]
     tp_size: int
     dp_size: int
+    start: Start | None = None
+    """The weights that it starts from; None: random ones, or those of its own checkpoints."""
+    start_record: StartRecord | None = None
+    """What the checkpoints say of the start; None: random weights."""
 
     @cached_property
     def steps(self) -> RunSteps:
@@ -106,12 +115,15 @@ class RunPlan:
             data_fingerprint=self.data_fingerprint,
             tokenizer_sha256=self.tokenizer_sha256,
             special_tokens=self.special_tokens,
+            start=self.start_record,
         )
 
     def summary_lines(self, step: int) -> list[str]:
         """What the run is about to do after `step`: a line for the run and one for each phase."""
         config = self.config
         start = f"resumes from step {step:,}" if step else "starts"
+        if self.start is not None:
+            start += f" from {self.start.description}"
         lines = [
             f"{config.name} {start}: {self.steps.total_steps:,} steps, tensor parallel "
             f"{self.tp_size} x data parallel {self.dp_size}, ZeRO {config.parallel.zero_stage}, "
@@ -137,8 +149,8 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
     models that cannot be exported, rows longer than the positions, windows of a later phase beyond
-    its rows, mixture weights that do not fit the sources, and phases whose data have different
-    tokenizers.
+    its rows, mixture weights that do not fit the sources, phases whose data have different
+    tokenizers, and a start that is not there or does not fit.
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
@@ -147,13 +159,18 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
         manifest = open_data_set(phase.data)
+        check_start_rows(config, phase, manifest.row_tokens, where)
         check_rows(phase, manifest, where)
         mixture_shares(train_sources(manifest), phase.data.weights)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)
     _check_heldout_rows(config, phases)
-    return RunPlan(config, tuple(phases), tp_size, dp_size)
+    plan = RunPlan(config, tuple(phases), tp_size, dp_size)
+    if config.start.type == "scratch":
+        return plan
+    start, record = plan_start(config, phases[0].manifest, plan.tokenizer)
+    return replace(plan, start=start, start_record=record)
 
 
 def _check_tokenizers(phases: Sequence[PhasePlan]) -> None:

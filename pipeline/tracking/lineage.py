@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.redact import redact
+from pipeline.checkpoint.start_record import StartRecord
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.versions import versions
@@ -36,6 +37,18 @@ def describe_parameters(plan: RunPlan) -> dict[str, Any]:
         "plan.accumulation": plan.phases[0].accumulation(plan.config.batch.global_rows),
         "data.fingerprint": plan.data_fingerprint,
         "data.tokenizer_sha256": plan.tokenizer_sha256,
+        **describe_start(plan.start_record),
+    }
+
+
+def describe_start(record: StartRecord | None) -> dict[str, Any]:
+    """Parameters that name the weights that a run started from."""
+    if record is None:
+        return {}
+    return {
+        "start.description": record.description,
+        "start.fingerprint": record.fingerprint,
+        "start.run_id": record.tracking_run_id,
     }
 
 
@@ -59,8 +72,25 @@ def describe_launch() -> dict[str, str]:
 
 
 def describe_datasets(plan: RunPlan) -> list[dict[str, str]]:
-    """The data set of every phase, as MLflow expects it."""
-    return [_describe_dataset(phase, number) for number, phase in enumerate(plan.phases)]
+    """The data set of every phase, and those of the runs before, as MLflow expects them."""
+    own = [_describe_dataset(phase, number) for number, phase in enumerate(plan.phases)]
+    return own + describe_ancestors(plan.start_record)
+
+
+def describe_ancestors(record: StartRecord | None) -> list[dict[str, str]]:
+    """The data that the weights of a start were trained on, a data set for each run before."""
+    ancestors = [] if record is None else record.ancestors()
+    return [
+        {
+            "name": str(ancestor.name),
+            "digest": ancestor.data["fingerprint"][:16],
+            "source": json.dumps({"uri": ancestor.data["paths"]}),
+            "profile": json.dumps({**ancestor.data, "weights": ancestor.description}),
+            "context": "start" if number == 0 else f"start of the start, {number}",
+        }
+        for number, ancestor in enumerate(ancestors)
+        if ancestor.data is not None
+    ]
 
 
 def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:

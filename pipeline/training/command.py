@@ -3,11 +3,11 @@
 import argparse
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from configs import command, folder_lock, log
-from configs.load import load
 from pipeline.engine.profiler import ProfiledSteps, profiled_steps
 from pipeline.launch.environment import Launch
 from pipeline.launch.shared_error import ReportOnce
@@ -55,15 +55,15 @@ class TrainingCommand(Generic[ConfigT]):
 
 
 def read_command(
-    description: str, schema: type[ConfigT], launch: Launch
+    description: str, load: Callable[[str, Sequence[str]], ConfigT], launch: Launch
 ) -> TrainingCommand[ConfigT]:
-    """The command line of this rank of `launch`, with the config that it names."""
+    """The command line of this rank of `launch`, with the config that it names, read by `load`."""
     if launch.world_size > 1:
         log.configure(launch.rank)  # srun's ranks are known only now
     arguments = _parser(description).parse_args()
     # megatron-core says so at import; the model uses neither.
     warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
-    config = load(arguments.config, schema, arguments.overrides)
+    config = load(arguments.config, arguments.overrides)
     check_output(config.output)
     return TrainingCommand(
         config=config,
