@@ -7,6 +7,7 @@ its own).
 
 import functools
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class SelfAttention(nn.Module):
     def _heads(self, qkv: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [h, B, S, d], keys and values [k, B, S, d]."""
         if self.group_heads > 1:
-            query, key, value = qkv.split((self.group_heads, 1, 1), dim=3)
+            query, key, value = torch.split(qkv, [self.group_heads, 1, 1], dim=3)
             query = query.permute(2, 3, 0, 1, 4).flatten(0, 1)  # [h, B, S, d]
             key, value = (part.squeeze(3).permute(2, 0, 1, 3) for part in (key, value))
             return query, key, value
@@ -97,7 +98,7 @@ class SelfAttention(nn.Module):
             # One seed for all heads of the rank: the kernel draws one mask for them.
             key_of = (context.dropout_key, layer, Site.ATTENTION_PROBABILITIES)
             seed = mask_seed(*key_of, self.first_head)
-        return sdpa_attention(query, key, value, mask.allowed, rate, seed)
+        return sdpa_attention(query, key, value, mask.allowed, rate, seed, mask.is_causal)
 
     def _keep_mask(self, context: RowContext, layer: int) -> Tensor:
         """[h, B, S, S]: each head's mask is keyed by its number among all heads."""
@@ -145,18 +146,22 @@ def sdpa_attention(
     allowed: Tensor | None,
     dropout: float,
     seed: int | None,
+    is_causal: bool = False,
 ) -> Tensor:
     """The same through torch's scaled_dot_product_attention, [h, B, S, d].
+
+    `is_causal` stands for the mask of tokens that see all of their row up to themselves.
 
     Its dropout draws from torch's global generator, which is set to `seed` and put back; the
     masks therefore depend on the TP size, unlike those of the explicit backend.
     """
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [B, h, S, d]
     mask = None if allowed is None else allowed[:, None]  # [B or 1, 1, S or 1, S]
+    mix = partial(F.scaled_dot_product_attention, query, key, value, mask, is_causal=is_causal)
     if seed is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(0, 1)
+        return mix().transpose(0, 1)
     with seeded(query.device, seed):
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        mixed = mix(dropout_p=dropout)
     return mixed.transpose(0, 1)
 
 

@@ -33,6 +33,8 @@ class MaskRule:
     """[B, S]: k is not padding."""
     hidden: Tensor | None = None
     """[B, S]: k is not hidden, or k is q."""
+    is_causal: bool = False
+    """k <= q: no token sees a later one."""
 
     @property
     def is_trivial(self) -> bool:
@@ -42,7 +44,14 @@ class MaskRule:
     @property
     def needs_only_keys(self) -> bool:
         """Whether the rule is the same for all queries of a row: no quadratic mask is needed."""
-        return self.window is None and self.pieces is None and self.hidden is None
+        conditions = (self.window, self.pieces, self.hidden)
+        return all(condition is None for condition in conditions) and not self.is_causal
+
+    @property
+    def is_only_causal(self) -> bool:
+        """Whether every token attends to all of its row up to itself."""
+        conditions = (self.window, self.pieces, self.visible, self.hidden)
+        return all(condition is None for condition in conditions) and self.is_causal
 
     def allowed(self, device: torch.device) -> Tensor:
         """[B or 1, S or 1, S] bool (row, query, key); quadratic only where the rule is."""
@@ -50,10 +59,13 @@ class MaskRule:
             assert self.visible is not None
             return self.visible[:, None, :]
         place = torch.arange(self.row_tokens, device=device)
-        distance = (place[:, None] - place).abs()
+        offset = place[:, None] - place  # q - k
+        distance = offset.abs()
         result = torch.ones((1, 1, 1), dtype=torch.bool, device=device)
         if self.window is not None:
             result = result & (distance <= self.window)
+        if self.is_causal:
+            result = result & (offset >= 0)
         if self.pieces is not None:
             result = result & (self.pieces[:, :, None] == self.pieces[:, None, :])
         # A lone padding token must see something: a softmax over nothing is NaN.
@@ -69,6 +81,8 @@ class MaskRule:
             result = query >= 0
             if self.window is not None:
                 result = result & ((query - key).abs() <= self.window)
+            if self.is_causal:
+                result = result & (key <= query)
             if self.pieces is not None:
                 result = result & (self.pieces[row, query] == self.pieces[row, key])
             if self.visible is not None:
@@ -89,7 +103,9 @@ class AttentionMask:
     bias: Tensor | None = None
     """explicit: added to the scores, [B or 1, S or 1, S]; None: all see all."""
     allowed: Tensor | None = None
-    """sdpa: bool, [B or 1, S or 1, S]; None: all see all."""
+    """sdpa: bool, [B or 1, S or 1, S]; None: all see all, or `is_causal` says it."""
+    is_causal: bool = False
+    """sdpa: all see all up to themselves, which its kernels know without a mask."""
     blocks: Any = None
     """flex: a BlockMask; None: all see all."""
 
@@ -100,6 +116,8 @@ def build_mask(
     """`rule` for `backend`; explicit scores are of `dtype`."""
     if rule.is_trivial:
         return AttentionMask(backend)
+    if backend == "sdpa" and rule.is_only_causal:
+        return AttentionMask(backend, is_causal=True)
     if backend == "sdpa":
         return AttentionMask(backend, allowed=rule.allowed(device))
     if backend == "explicit":

@@ -12,6 +12,9 @@ from pydantic import Field
 
 from configs.load import Config
 
+SLOTS_AT_ONCE = 1024
+"""Label slots whose logits exist at a time under an objective that predicts nearly all tokens."""
+
 AttentionBackend = Literal["auto", "explicit", "sdpa", "flex"]
 
 

@@ -50,12 +50,13 @@ class Encoder(nn.Module):
         segments: Tensor | None = None,
         unmasked: Tensor | None = None,
         is_padded: bool | None = None,
+        is_causal: bool = False,
     ) -> Tensor:
         """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None.
 
         `unmasked` [B, S] are the tokens before masking, if <s> could be masked: the documents
         of a row are found by their <s>.
-        `is_padded` is explained in `make_row_context`.
+        `is_padded` and `is_causal` are explained in `make_row_context`.
         """
         check_row_tokens(self.config, tokens.shape[1])
         _, token_shards = self.grid.token_shard
@@ -70,7 +71,9 @@ class Encoder(nn.Module):
         if unmasked is not None:
             context = make_row_context(self.config, backend, unmasked, key, dtype)
         else:
-            context = make_row_context(self.config, backend, tokens, key, dtype, is_padded)
+            context = make_row_context(
+                self.config, backend, tokens, key, dtype, is_padded, is_causal
+            )
         hidden: Tensor = self.embeddings(tokens, context, segments)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:

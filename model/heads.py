@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from configs.load import ConfigError
-from model.compute import ComputeConfig
+from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.encoder import Encoder
 from model.freezing import freeze
@@ -61,16 +62,19 @@ class MaskedLanguageModel(nn.Module):
         labels: Tensor,
         dropout_key: int | None = None,
         is_padded: bool | None = None,
+        is_causal: bool = False,
     ) -> LossAndCounts:
         """(sum of the losses in fp32, number of labels, number predicted right), scalars.
 
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
         `is_padded`: whether there is padding among the tokens; None: they are searched for it.
+        `is_causal`: no token sees a later one, and the labels are the tokens after `positions`.
         """
-        unmasked = self._unmasked(tokens, positions, labels)
-        hidden = self.encoder(tokens, dropout_key, None, unmasked, is_padded)  # [T, H]
-        return self._masked_loss(hidden, tokens, positions, labels)
+        unmasked = None if is_causal else self._unmasked(tokens, positions, labels)
+        hidden = self.encoder(tokens, dropout_key, None, unmasked, is_padded, is_causal)  # [T, H]
+        slots = SLOTS_AT_ONCE if is_causal else None
+        return self._masked_loss(hidden, tokens, positions, labels, slots)
 
     def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:
         """[B, S] the tokens before masking, where documents are found by their <s>; else None."""
@@ -82,11 +86,37 @@ class MaskedLanguageModel(nn.Module):
         return with_spare.scatter(1, places, labels.clamp(min=0))[:, :row_tokens]
 
     def _masked_loss(
-        self, hidden: Tensor, tokens: Tensor, positions: Tensor, labels: Tensor
+        self,
+        hidden: Tensor,
+        tokens: Tensor,
+        positions: Tensor,
+        labels: Tensor,
+        slots_at_once: int | None = None,
     ) -> LossAndCounts:
+        """The loss at `positions`, the logits of `slots_at_once` of them at a time; None: all."""
         first = torch.arange(tokens.shape[0], device=tokens.device) * tokens.shape[1]
         chosen = hidden.index_select(0, (positions + first[:, None]).view(-1))  # [N, H]
         labels = labels.view(-1)
+        if slots_at_once is None or slots_at_once >= len(labels):
+            return self._slot_loss(chosen, labels)
+        parts = [slice(n, n + slots_at_once) for n in range(0, len(labels), slots_at_once)]
+        # Computed again in the backward pass: the logits of all slots would fill the memory.
+        results = [
+            checkpoint(
+                self._slot_loss,
+                chosen[part],
+                labels[part],
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for part in parts
+        ]
+        loss_sum, count, right = (
+            torch.stack(values).sum() for values in zip(*results, strict=True)
+        )
+        return loss_sum, count, right
+
+    def _slot_loss(self, chosen: Tensor, labels: Tensor) -> LossAndCounts:
         is_used = labels >= 0
         targets = labels.clamp(min=0)
         logits = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]

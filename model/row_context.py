@@ -37,11 +37,13 @@ def make_row_context(
     dropout_key: int | None,
     dtype: torch.dtype,
     is_padded: bool | None = None,
+    is_causal: bool = False,
 ) -> RowContext:
     """The context of `tokens` [B, S]; `dropout_key` is None outside of training.
 
     `is_padded`: whether there is padding among them; None: the tokens are searched for it, for
-    which the processor has to wait until the GPU has finished.
+    which the processor has to wait until the GPU has finished. `is_causal`: no token sees a later
+    one.
     """
     rows, row_tokens = tokens.shape
     pieces = positions = None
@@ -61,7 +63,7 @@ def make_row_context(
     masks = {
         window: build_mask(
             backend,
-            MaskRule(rows, row_tokens, window, pieces, visible, hidden),
+            MaskRule(rows, row_tokens, window, pieces, visible, hidden, is_causal),
             dtype,
             tokens.device,
         )

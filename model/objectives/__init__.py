@@ -1,37 +1,31 @@
 """Training objectives: pure numpy functions of (rows, seed, pass, row numbers); one file each.
 
-`ObjectiveConfig` is the union that a run's config chooses from. An objective is added by a file
-with a `MaskingConfig` and an entry in the union.
+`ObjectiveConfig` is the union that a run's config chooses from. An objective that masks tokens is
+added by a file with a `MaskingConfig` and an entry in `model.objectives.union`.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from model.objectives.masking import MaskedRows, Objective, RowsToMask
+from model.objectives.causal import CausalConfig
+from model.objectives.masking import MaskedRows, Objective, ObjectiveSettings, RowsToMask
 from model.objectives.mlm import MaskedLanguageModelConfig
-from model.objectives.published import PublishedMaskingConfig
-from model.objectives.span import SpanMaskingConfig
-from model.objectives.static import StaticMaskingConfig
+from model.objectives.union import MaskingObjective
 from model.objectives.vocabulary import SpecialIds
-from model.objectives.whole_word import WholeWordMaskingConfig
 from model.objectives.words import word_starts_of
 
-ObjectiveConfig = Annotated[
-    MaskedLanguageModelConfig
-    | StaticMaskingConfig
-    | WholeWordMaskingConfig
-    | SpanMaskingConfig
-    | PublishedMaskingConfig,
-    Field(discriminator="type"),
-]
-"""Every objective that a config may name under `type`."""
+ObjectiveConfig = Annotated[MaskingObjective | CausalConfig, Field(discriminator="type")]
+"""Every objective that a pretraining config may name under `type`."""
 
 __all__ = [
+    "CausalConfig",
     "MaskedLanguageModelConfig",
     "MaskedRows",
+    "MaskingObjective",
     "Objective",
     "ObjectiveConfig",
+    "ObjectiveSettings",
     "RowsToMask",
     "SpecialIds",
     "word_starts_of",

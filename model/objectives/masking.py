@@ -1,7 +1,8 @@
-"""What all masking objectives share: their config, their one argument and their result.
+"""What all objectives share: their config, their one argument and their result.
 
-An objective is one file with a config class, derived from `MaskingConfig`, and one entry in the
-union of `model.objectives`. n rows, R tokens in a row, K label slots of a row, V vocabulary.
+An objective is one file with a config class: derived from `MaskingConfig`, with an entry in
+`model.objectives.union`, or from `ObjectiveSettings` if it masks nothing. n rows, R tokens in a
+row, K label slots of a row, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -63,25 +64,23 @@ class MaskedRows:
     tokens: NDArray[np.integer]
     """[n, R] token ids after masking, of the type of the rows."""
     positions: NDArray[np.integer]
-    """[n, K] masked positions in ascending order, 0 in unused slots at the end."""
+    """[n, K] positions that predict, in ascending order, 0 in unused slots at the end: the masked
+    ones, or under a causal objective those before the predicted tokens."""
     labels: NDArray[np.integer]
-    """[n, K] the original ids at `positions`, -100 in unused slots."""
+    """[n, K] the original ids that are predicted at `positions`, -100 in unused slots."""
 
 
-class MaskingConfig(Config):
-    """Base of all objectives: the share of tokens that is chosen, and what becomes of them."""
+class ObjectiveSettings(Config):
+    """Base of all objectives."""
 
     READS_WORDS: ClassVar[bool] = False
     """Whether the objective needs to know which tokens start a word."""
-
-    mask_rate: MaskRate = 0.15
-    """Share of a row's ordinary tokens that is chosen: a number, or a schedule."""
-    corruption: Corruption = Corruption()
-    """What becomes of the chosen tokens."""
+    IS_CAUSAL: ClassVar[bool] = False
+    """Whether no token may see a later one."""
 
     def num_slots(self, row_tokens: int) -> int:
-        """K, the label slots of a row of `row_tokens` tokens: the most that can be chosen."""
-        return max(1, round_half_up(highest_rate(self.mask_rate) * row_tokens))
+        """K, the label slots of a row of `row_tokens` tokens: the most that can be predicted."""
+        raise NotImplementedError
 
     def mask(self, batch: RowsToMask, vocabulary: Vocabulary) -> MaskedRows:
         """The masked rows of `batch`, whose ids are all in the vocabulary."""
@@ -104,6 +103,19 @@ class MaskingConfig(Config):
             )
         return Objective(self, Vocabulary(special, word_starts))
 
+
+class MaskingConfig(ObjectiveSettings):
+    """Base of objectives that mask: the share of tokens chosen, and what becomes of them."""
+
+    mask_rate: MaskRate = 0.15
+    """Share of a row's ordinary tokens that is chosen: a number, or a schedule."""
+    corruption: Corruption = Corruption()
+    """What becomes of the chosen tokens."""
+
+    def num_slots(self, row_tokens: int) -> int:
+        """K, the label slots of a row of `row_tokens` tokens: the most that can be chosen."""
+        return max(1, round_half_up(highest_rate(self.mask_rate) * row_tokens))
+
     def masked(
         self,
         batch: RowsToMask,
@@ -124,7 +136,7 @@ class MaskingConfig(Config):
 class Objective:
     """An objective on a vocabulary."""
 
-    config: MaskingConfig
+    config: ObjectiveSettings
     vocabulary: Vocabulary
 
     def mask_rows(self, batch: RowsToMask) -> MaskedRows:

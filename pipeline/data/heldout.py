@@ -63,6 +63,8 @@ class HeldoutRows:
     sources: dict[str, MaskedRows]
     unigram_loss: float
     """Loss of the best unigram model of the held-out rows on their masked tokens, nats a token."""
+    is_causal: bool = False
+    """Whether the rows predict next tokens: all of these numbers are then of those."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -130,7 +132,7 @@ def load_heldout(
     loss = math.nan
     if len(labels):
         loss = unigram_loss(np.concatenate(plain), labels, special_ids(manifest))
-    return HeldoutRows(masked, loss)
+    return HeldoutRows(masked, loss, objective_config.IS_CAUSAL)
 
 
 def unigram_loss(
@@ -138,11 +140,13 @@ def unigram_loss(
 ) -> float:
     """Mean of -ln p(label), p being the frequency of each ordinary token in `rows`.
 
-    The frequencies are those of the scored rows, without special tokens: no unigram model fitted to
-    different text does better on them, except by chance of which tokens are masked.
+    The frequencies are those of the scored rows, without special tokens that are never predicted:
+    no unigram model fitted to different text does better on them, except by chance of which tokens
+    are masked.
     """
     counts = np.bincount(rows.ravel(), minlength=special.vocab_size).astype(np.float64)
-    counts[~special.is_ordinary] = 0
+    is_predicted = np.bincount(labels, minlength=special.vocab_size) > 0
+    counts[~special.is_ordinary & ~is_predicted] = 0
     return float(-np.log(counts[labels] / counts.sum()).mean())
 
 

@@ -50,9 +50,9 @@ class StepBatch:
     tokens: torch.Tensor
     """uint16 or uint32 [A, B, S], as on disk: the rows with their masks."""
     positions: torch.Tensor
-    """int32 [A, B, K]: masked positions of each row."""
+    """int32 [A, B, K]: positions of each row that predict a token, see `MaskedRows`."""
     labels: torch.Tensor
-    """int32 [A, B, K]: the original tokens there; -100 in unused slots."""
+    """int32 [A, B, K]: the tokens that they predict; -100 in unused slots."""
     dropout_keys: tuple[int, ...]
     """A keys, one for each micro-batch; a function of (seed, position of its first row)."""
     step: StepRange
@@ -61,6 +61,8 @@ class StepBatch:
     """Number of its phase, from 0."""
     consumed_rows: int
     """The position of the run after this batch."""
+    is_causal: bool = False
+    """Whether no token may see a later one."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class RowStream:
             step=step,
             phase=self.phase,
             consumed_rows=self.first_row + step.start_row + step.global_rows,
+            is_causal=self.objective.config.IS_CAUSAL,
         )
 
     def masked_rows(self, reader: RowReader, positions: NDArray[np.int64]) -> MaskedRows:
@@ -283,7 +286,8 @@ class _Steps(IterableDataset[_Packed | Exception]):
             # As plain arrays they travel through the pipe; each tensor would cost the rank a round
             # trip to this process for a file descriptor.
             arrays = (batch.tokens.numpy(), batch.positions.numpy(), batch.labels.numpy())
-            yield arrays, (batch.dropout_keys, batch.step, batch.phase, batch.consumed_rows)
+            rest = (batch.dropout_keys, batch.step, batch.phase, batch.consumed_rows)
+            yield arrays, (*rest, batch.is_causal)
 
     def _skips(self, step: StepRange) -> bool:
         first = self._stream.first_row

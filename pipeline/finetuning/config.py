@@ -9,7 +9,7 @@ from model.compute import BreaksBitEquality
 from model.config import MLM_HEAD, ModelConfig
 from model.head_options import FirstTokenPooler, HeadTransform, Pooler
 from model.hugging_face.families import head_transform_of
-from model.objectives import MaskedLanguageModelConfig, ObjectiveConfig
+from model.objectives import MaskedLanguageModelConfig, MaskingObjective
 from model.weight_options import Frozen
 from pipeline.data.config import DataConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
@@ -63,7 +63,7 @@ class MlmConfig(Config):
     data: DataConfig
     """The packed rows; they must be made with the model's tokenizer."""
 
-    objective: ObjectiveConfig = MaskedLanguageModelConfig()
+    objective: MaskingObjective = MaskedLanguageModelConfig()
     """How rows are masked."""
 
     rows_per_step: PositiveInt = 32

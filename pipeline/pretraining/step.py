@@ -26,13 +26,15 @@ class MaskedMicroBatch:
     tokens: Tensor
     """[B, S]."""
     positions: Tensor
-    """[B, K]: masked positions of each row."""
+    """[B, K]: positions of each row that predict a token."""
     labels: Tensor
-    """[B, K]: the tokens at these positions before masking; -100 in unused slots."""
+    """[B, K]: the tokens that they predict; -100 in unused slots."""
     dropout_key: int | None = None
     """None: no dropout."""
     is_padded: bool | None = None
     """Whether there is padding among the tokens; None: not known."""
+    is_causal: bool = False
+    """Whether no token may see a later one."""
 
     def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
         """(loss sum, number of labels, number predicted right), under the name of the only head."""
@@ -40,7 +42,8 @@ class MaskedMicroBatch:
             tensor.to(device, non_blocking=True).long()
             for tensor in (self.tokens, self.positions, self.labels)
         )
-        return {MLM_HEAD: model(tokens, positions, labels, self.dropout_key, self.is_padded)}
+        more = (self.dropout_key, self.is_padded, self.is_causal)
+        return {MLM_HEAD: model(tokens, positions, labels, *more)}
 
 
 def pretraining_step(
@@ -61,7 +64,7 @@ def pretraining_step(
         engine, micro_batches, label_counts, {MLM_HEAD: 1.0}, learning_rate, stop, data_wait_s
     )
     if not result.label_counts[MLM_HEAD]:
-        raise UserError("a global batch without a masked token: raise objective.mask_rate")
+        raise UserError("a global batch without a token to predict: raise objective.mask_rate")
     return result
 
 
@@ -74,6 +77,7 @@ def split_into_micro_batches(batch: StepBatch, pad_token_id: int) -> list[Masked
             labels,
             dropout_key,
             is_padded=bool((tokens.numpy() == pad_token_id).any()),
+            is_causal=batch.is_causal,
         )
         for tokens, positions, labels, dropout_key in zip(
             batch.tokens, batch.positions, batch.labels, batch.dropout_keys, strict=True

@@ -8,7 +8,7 @@ less the attention probabilities where the attention backend does not keep them.
 
 from dataclasses import dataclass
 
-from model.compute import ComputeConfig
+from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.size import count_layer_parameters, count_matrix_parameters, count_parameters
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan
@@ -18,9 +18,6 @@ OVERHEAD_GB = 2.5
 
 BUCKET_VALUES = 500_000_000
 """DeepSpeed's buckets for reducing gradients hold at most so many values."""
-
-MASKED_SHARE = 0.15
-"""Share of the tokens that reach the vocabulary head, as in all shipped configs."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +120,13 @@ def keeps_probabilities(compute: ComputeConfig) -> bool:
 def head_bytes(
     config: TrainConfig, micro_rows: int, row_tokens: int, vocab_size: int, tp_size: int
 ) -> float:
-    """Bytes of the vocabulary head on masked tokens: logits, their fp32 copy and its gradient."""
-    masked = MASKED_SHARE * micro_rows * row_tokens
-    return masked * vocab_size / tp_size * (2 * config.value_bytes + 8)
+    """Bytes of the vocabulary head on label slots: logits, their fp32 copy and its gradient.
+
+    A causal objective computes the logits of a part of its slots at a time, and keeps the hidden
+    states of all.
+    """
+    slots = micro_rows * config.objective.num_slots(row_tokens)
+    at_once = min(slots, SLOTS_AT_ONCE) if config.objective.IS_CAUSAL else slots
+    logits = at_once * vocab_size / tp_size * (2 * config.value_bytes + 8)
+    kept = 2 * slots * config.model.hidden_size * config.value_bytes
+    return logits + (kept if config.objective.IS_CAUSAL else 0)

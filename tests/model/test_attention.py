@@ -37,6 +37,9 @@ def rules() -> dict[str, MaskRule]:
         "pieces": MaskRule(*shape, pieces=pieces),
         "hidden": MaskRule(*shape, hidden=hidden),
         "all": MaskRule(*shape, window=5, pieces=pieces, visible=visible, hidden=hidden),
+        "causal": MaskRule(*shape, is_causal=True),
+        "causal padding": MaskRule(*shape, visible=visible, is_causal=True),
+        "causal all": MaskRule(*shape, 5, pieces, visible, hidden, is_causal=True),
     }
 
 
@@ -49,7 +52,7 @@ def run_backend(
     if backend == "explicit":
         output = explicit_attention(query, key, value, mask.bias, None)
     elif backend == "sdpa":
-        output = sdpa_attention(query, key, value, mask.allowed, 0.0, None)
+        output = sdpa_attention(query, key, value, mask.allowed, 0.0, None, mask.is_causal)
     else:
         output = flex_attention(query, key, value, mask)
     if with_gradients:
@@ -69,8 +72,9 @@ def test_backends_agree(name: str) -> None:
     torch.testing.assert_close(flex[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_masks_show_exactly_what_the_rule_allows() -> None:
-    rule = rules()["all"]
+@pytest.mark.parametrize("name", ["all", "causal all"])
+def test_masks_show_exactly_what_the_rule_allows(name: str) -> None:
+    rule = rules()[name]
     assert rule.pieces is not None
     assert rule.visible is not None
     assert rule.hidden is not None
@@ -79,7 +83,7 @@ def test_masks_show_exactly_what_the_rule_allows() -> None:
         for query in range(TOKENS):
             for key in range(TOKENS):
                 seen = query == key or (rule.visible[row, key] and not rule.hidden[row, key])
-                near = abs(query - key) <= 5
+                near = abs(query - key) <= 5 and (key <= query or not rule.is_causal)
                 together = rule.pieces[row, query] == rule.pieces[row, key]
                 assert bool(allowed[row, query, key]) == bool(near and together and seen)
 
@@ -87,6 +91,7 @@ def test_masks_show_exactly_what_the_rule_allows() -> None:
 def test_no_quadratic_mask_is_built_for_full_attention_with_padding() -> None:
     cpu = torch.device("cpu")
     assert build_mask("sdpa", rules()["full"], torch.float32, cpu).allowed is None
+    assert build_mask("sdpa", rules()["causal"], torch.float32, cpu).allowed is None
     allowed = build_mask("sdpa", rules()["padding"], torch.float32, cpu).allowed
     assert allowed is not None
     assert allowed.shape == (ROWS, 1, TOKENS)

@@ -1,0 +1,98 @@
+"""Runs with the causal objective: equal on any grid, resumed bit for bit, and they learn."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from configs.load import ConfigError, validate
+from model import heads
+from model.flops import encoder_flops, training_flops
+from pipeline.finetuning.config import MlmConfig
+from pipeline.run.config import TrainConfig
+from pipeline.run.memory import estimate_memory
+from pipeline.run.plan import plan_run
+from tests.gloo import run_ranks
+from tests.pipeline.training_run import (
+    ROW_TOKENS,
+    VOCAB_SIZE,
+    assert_same_bits,
+    final_state,
+    make_config,
+    make_rows,
+    metrics,
+    pretrain,
+)
+
+SETTINGS: dict[str, Any] = {"objective": {"type": "causal"}}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    make_rows(folder)
+    return folder
+
+
+def pretrain_in_parts(config: TrainConfig) -> None:
+    """With the logits of so few slots at a time that a micro-batch takes several parts."""
+    with mock.patch.object(heads, "SLOTS_AT_ONCE", 50):
+        pretrain(config)
+
+
+def test_runs_are_equal_on_any_grid_and_resume_bit_for_bit(rows: Path, tmp_path: Path) -> None:
+    one = make_config(rows, tmp_path / "one", **SETTINGS)
+    run_ranks(pretrain, 1, one)
+    assert metrics(one, "masked_tokens")[0] == 16 * (ROW_TOKENS - 1)
+    for world_size, parallel, compute in (
+        (2, {"tensor": 2}, {"sequence_parallel": True}),
+        (2, {"zero_stage": 3}, {"activation_checkpointing": {"type": "layers"}}),
+    ):
+        other = make_config(
+            rows, tmp_path / f"{parallel}", **SETTINGS, parallel=parallel, compute=compute
+        )
+        run_ranks(pretrain_in_parts, world_size, other)
+        for name in ("loss", "gradient_norm"):
+            assert metrics(other, name) == pytest.approx(metrics(one, name), rel=1e-5), name
+    half = make_config(
+        rows, tmp_path / "half", **SETTINGS, total_rows=160, schedule={"type": "constant"}
+    )
+    whole = make_config(rows, tmp_path / "whole", **SETTINGS, schedule={"type": "constant"})
+    run_ranks(pretrain, 1, half)
+    run_ranks(pretrain, 1, half.model_copy(update={"total_rows": 320}))
+    run_ranks(pretrain, 1, whole)
+    assert_same_bits(final_state(half), final_state(whole))
+
+
+def test_a_run_learns_to_predict_the_next_token(rows: Path, tmp_path: Path) -> None:
+    config = make_config(
+        rows,
+        tmp_path / "run",
+        **SETTINGS,
+        total_rows=60 * 16,
+        optimizer={"type": "adamw", "lr": 1e-2},
+        precision="bf16",
+    )
+    run_ranks(pretrain, 1, config)
+    losses = metrics(config, "loss")
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_flops_and_memory_are_those_of_the_causal_mask(rows: Path, tmp_path: Path) -> None:
+    causal = plan_run(make_config(rows, tmp_path / "run", **SETTINGS), 1)
+    model = causal.config.model
+    pairs = ROW_TOKENS * (ROW_TOKENS - 1) // 2
+    difference = encoder_flops(model, ROW_TOKENS) - encoder_flops(model, ROW_TOKENS, True)
+    assert difference == model.num_layers * 4 * pairs * model.hidden_size
+    assert causal.phases[0].training_flops(model, 16, 400, True) == training_flops(
+        model, VOCAB_SIZE, 16, ROW_TOKENS, 400, True
+    )
+    masked = plan_run(make_config(rows, tmp_path / "run"), 1)
+    assert estimate_memory(causal).activations > estimate_memory(masked).activations
+
+
+def test_fine_tuning_refuses_it_beside_its_tasks() -> None:
+    tree = {"data": {"path": "rows"}, "rows_per_step": 8, "objective": {"type": "causal"}}
+    with pytest.raises(ConfigError, match=r"objective.*causal.*mlm"):
+        validate(tree, MlmConfig, "test")
