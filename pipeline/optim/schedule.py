@@ -1,9 +1,9 @@
 """Learning rate as a pure function of rows consumed, so that no schedule has state to resume."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from configs.load import Config
 
@@ -23,6 +23,14 @@ class _Schedule(Config):
         span = max(1, end - self.warmup_rows)
         return peak * self._decay(min(1.0, (consumed_rows - self.warmup_rows) / span))
 
+    def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
+        """Whether rates up to row `consumed_rows` would differ if training ended later."""
+        return self.total_rows is None and consumed_rows > self.warmup_rows
+
+    def repeated(self) -> Self:
+        """The same kind for the phase after: it has no warm-up, and ends with that phase."""
+        return self.model_copy(update={"warmup_rows": 0, "total_rows": None})
+
     def _decay(self, progress: float) -> float:
         raise NotImplementedError
 
@@ -31,6 +39,10 @@ class ConstantSchedule(_Schedule):
     """The peak rate after the warm-up."""
 
     type: Literal["constant"] = "constant"
+
+    def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
+        """Never."""
+        return False
 
     def _decay(self, progress: float) -> float:
         return 1.0
@@ -60,7 +72,7 @@ class CosineSchedule(_Schedule):
 
 
 class WarmupStableDecaySchedule(_Schedule):
-    """Constant, then 1 - sqrt(progress) over the last `decay_share`.
+    """Constant, then a decay over the last `decay_share`; a trapezoid if the decay is linear.
 
     Source: Haegele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training
     durations", section 3.
@@ -68,14 +80,73 @@ class WarmupStableDecaySchedule(_Schedule):
 
     type: Literal["wsd"] = "wsd"
     decay_share: float = Field(0.2, gt=0, le=1)
-    """The share of the rows after the warm-up over which the rate falls."""
+    """The share of the rows after the warm-up over which the rate falls; 1: all of them."""
+    decay: Literal["one_minus_sqrt", "linear", "cosine"] = "one_minus_sqrt"
+    """How the rate falls: as 1 - sqrt(progress), linearly, or as half a cosine wave."""
+    final_ratio: float = Field(0.0, ge=0, le=1)
+    """The last learning rate as a share of the peak."""
+
+    def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
+        """Once the decay has started."""
+        stable_rows = (training_rows - self.warmup_rows) * (1 - self.decay_share)
+        is_stable = consumed_rows <= self.warmup_rows + stable_rows
+        return super().depends_on_end(consumed_rows, training_rows) and not is_stable
 
     def _decay(self, progress: float) -> float:
         start = 1 - self.decay_share
-        return 1.0 if progress <= start else 1 - math.sqrt((progress - start) / self.decay_share)
+        if progress <= start:
+            return 1.0
+        done = (progress - start) / self.decay_share
+        if self.decay == "one_minus_sqrt":
+            left = 1 - math.sqrt(done)
+        elif self.decay == "linear":
+            left = 1 - done
+        else:
+            left = (1 + math.cos(math.pi * done)) / 2
+        return self.final_ratio + (1 - self.final_ratio) * left
+
+
+class InverseSqrtSchedule(_Schedule):
+    """peak x sqrt(s / (s + rows since the warm-up)), s being `scale_rows`.
+
+    With s equal to the warm-up it is that of Vaswani et al. 2017 (equation 3).
+    """
+
+    type: Literal["inverse_sqrt"] = "inverse_sqrt"
+    scale_rows: PositiveInt | None = None
+    """Rows after the warm-up at which the rate is peak / sqrt(2); as `warmup_rows` if not given."""
+
+    @model_validator(mode="after")
+    def _has_a_scale(self) -> Self:
+        if not self._scale:
+            raise ValueError("inverse_sqrt needs scale_rows where it has no warmup_rows")
+        return self
+
+    @property
+    def _scale(self) -> int:
+        return self.scale_rows or self.warmup_rows
+
+    def learning_rate(self, peak: float, consumed_rows: int, training_rows: int) -> float:
+        """The rate of the optimizer step whose last row is number `consumed_rows` of the stream."""
+        if consumed_rows < self.warmup_rows:
+            return super().learning_rate(peak, consumed_rows, training_rows)
+        rows = min(consumed_rows, self.total_rows or consumed_rows) - self.warmup_rows
+        return peak * math.sqrt(self._scale / (self._scale + max(0, rows)))
+
+    def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
+        """Never."""
+        return False
+
+    def repeated(self) -> Self:
+        """The same kind for the phase after, with the same scale."""
+        return super().repeated().model_copy(update={"scale_rows": self._scale})
 
 
 ScheduleConfig = Annotated[
-    ConstantSchedule | LinearSchedule | CosineSchedule | WarmupStableDecaySchedule,
+    ConstantSchedule
+    | LinearSchedule
+    | CosineSchedule
+    | WarmupStableDecaySchedule
+    | InverseSqrtSchedule,
     Field(discriminator="type"),
 ]

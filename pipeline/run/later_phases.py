@@ -19,11 +19,6 @@ from pipeline.run.phases import LaterPhaseConfig, PhaseConfig
 
 SETTINGS = ("model", "objective", "optimizer", "gradient_clipping", "schedule", "batch")
 """What a phase takes over from the phase before, besides its data."""
-NOT_REPEATED: dict[str, dict[str, Any]] = {
-    "schedule": {"warmup_rows": 0, "total_rows": None},
-    "batch": {"warmup": ()},
-}
-"""Parts of them that belong to their own phase."""
 OF_THE_MACHINE = ("cache_gb", "verify", "workers", "prefetch_steps")
 """Settings of `data` that do not depend on the data set."""
 
@@ -51,8 +46,8 @@ def _complete(before: PhaseConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(given)
     for key in SETTINGS:
         kept = getattr(before, key)
-        if key in NOT_REPEATED:
-            kept = kept.model_copy(update=NOT_REPEATED[key])
+        if key in ("schedule", "batch"):
+            kept = kept.repeated()
         result[key] = _inherited(kept, given.get(key))
     data = given.get("data")
     if isinstance(data, Mapping) and (data.get("path") or data.get("url")):

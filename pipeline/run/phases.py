@@ -41,6 +41,10 @@ class BatchConfig(Config):
     warmup: tuple[BatchStage, ...] = ()
     """Smaller global batches at the start of the phase, in their order."""
 
+    def repeated(self) -> "BatchConfig":
+        """The same sizes for the phase after, without a warm-up."""
+        return self.model_copy(update={"warmup": ()})
+
     @model_validator(mode="after")
     def _stages_ascend(self) -> "BatchConfig":
         ends = [stage.until_row for stage in self.warmup]
