@@ -42,7 +42,8 @@ def plan_start(
         raise UserError(
             f"start: {start.description} cannot be continued:\n  " + "\n  ".join(errors)
         )
-    check_vocabulary(start, rows, tokenizer, config.start.new_tokens, str(config.data.path))
+    if config.start.new_tokens is None:
+        check_vocabulary(start, rows, tokenizer, str(config.data.path))
     return dataclasses.replace(start, tensors=None), start.record
 
 
@@ -52,7 +53,7 @@ def start_of(config: TrainConfig, tokenizer: Path) -> ContinueHuggingFace | Cont
     start = config.start
     assert isinstance(start, ContinueHuggingFace | ContinueRun)
     if start.tokenizer is None and isinstance(start, ContinueHuggingFace):
-        is_there = (start.path / "tokenizer.json").is_file()
+        is_there = (start.path / "tokenizer.json").is_file() or start.new_tokens is not None
         if not is_there and has_vocabulary(start.path):
             return start.model_copy(update={"tokenizer": tokenizer})
     return start

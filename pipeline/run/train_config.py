@@ -53,7 +53,8 @@ def complete_config(
         given = merged(base.model_dump(mode="json"), given or {})
     config = validate({**tree, "model": given}, TrainConfig, origin, errors)
     if of_start is not None:  # what changed since a run was started, its folder says
-        check_architecture(of_start, config.model, start.grow, str(start.path))
+        free = () if start.new_tokens is None else ("pad_token_id",)
+        check_architecture(of_start, config.model, start.grow, str(start.path), free)
     return config
 
 

@@ -1,6 +1,6 @@
 """Which models the weights of a start can become: the same one, or a larger one. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from configs.differences import Difference
 from configs.load import ConfigError
@@ -15,14 +15,18 @@ GROWING = (
 
 
 def check_architecture(
-    start: ModelConfig, now: ModelConfig, grow: str | None, description: str
+    start: ModelConfig,
+    now: ModelConfig,
+    grow: str | None,
+    description: str,
+    free: Container[str] = (),
 ) -> None:
     """Raises ConfigError that names every way in which the model `now` cannot start from `start`.
 
     Training choices, and what may differ between phases, are free. With `grow`, sizes may be
-    larger. `description` says what the start is.
+    larger. `description` says what the start is; `free` are keys that may differ too.
     """
-    changed = shape_differences(start, now)
+    changed = [found for found in shape_differences(start, now) if found.path not in free]
     growing = [found for found in changed if found.path in GROWING]
     lines = [_line(found) for found in changed if found.path not in GROWING]
     if grow is None:

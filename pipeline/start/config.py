@@ -56,9 +56,9 @@ class Adaptation(Config):
     the centre, as ModernBERT-large was from base (Warner et al. 2024, appendix; default: none)."""
 
     new_tokens: Literal["mean", "focus", "random"] | None = None
-    """How the vectors of new tokens start where the data set's tokenizer extends that of the start:
-    the mean of the old pieces of the token, FOCUS (Dobler and de Melo 2023), or at random (default:
-    the tokenizers have to be the same)."""
+    """How the vectors of new tokens start where the data set's tokenizer extends that of the start,
+    or is another: from the mean of the token's old pieces, by the similarity of tokens in the rows
+    (FOCUS, Dobler and de Melo 2023), or at random (default: the tokenizers have to be the same)."""
 
     @property
     def keeps_shapes(self) -> bool:
