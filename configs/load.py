@@ -58,6 +58,22 @@ class Config(BaseModel):
         return chosen
 
 
+def shortest_tree(config: BaseModel) -> dict[str, Any]:
+    """What differs from the defaults in `config`, as the mapping of a config file.
+
+    A choice keeps its `type`, whose default depends on the field that it stands in.
+    """
+    tree: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if name != "type" and value != field.get_default(call_default_factory=True):
+            is_config = isinstance(value, BaseModel)
+            plain = config.model_dump(mode="json", include={name})[name]
+            tree[name] = shortest_tree(value) if is_config else plain
+    kind = getattr(config, "type", None)
+    return tree if kind is None else {"type": kind, **tree}
+
+
 @cache
 def _list_fields(schema: type[BaseModel]) -> frozenset[str]:
     """The fields of a schema that hold a list of any length, for which one value may stand."""

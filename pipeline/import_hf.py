@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from configs import command, folder_lock
-from configs.load import UserError, load, read_tree, validate
+from configs.load import UserError, load, read_tree, shortest_tree, validate
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig, TrainingChoice, architecture_differences
@@ -103,7 +103,7 @@ def model_tree(given: Any, hf: HfModel) -> dict[str, Any]:
 
     Keeps the training choices (dropout, packed rows, ...) of the section `given`, if there is one.
     """
-    tree = hf.config.model_dump(mode="json", exclude_defaults=True)
+    tree = shortest_tree(hf.config)
     for name, field in ModelConfig.model_fields.items():
         is_choice = any(isinstance(mark, TrainingChoice) for mark in field.metadata)
         if is_choice and isinstance(given, dict) and name in given:

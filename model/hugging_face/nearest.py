@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from configs.load import ConfigError
+from configs.load import ConfigError, shortest_tree
 from model.config import ModelConfig, TrainingChoice
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def _changes(key: str, now: Any, wanted: Any, config: Any) -> Iterator[Change]:
         yield Change(f"{key}.type", now["type"], wanted["type"])
     else:
         assert isinstance(config, BaseModel)
-        shortest = config.model_dump(mode="json", exclude_defaults=True)
-        yield Change(key, now["type"], {"type": wanted["type"], **shortest})
+        yield Change(key, now["type"], shortest_tree(config))
 
 
 def _comparable(config: ModelConfig) -> dict[str, Any]:
