@@ -142,7 +142,7 @@ def start_run(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary, grid: Gr
         tokenizer_sha256=plan.tokenizer_sha256,
         special_tokens=plan.special_tokens,
     )
-    segments = (Segment(phase=0, start_row=0, weights=config.data.weights),)
+    segments = (Segment(phase=0, start_row=0, weights=plan.phases[0].mixture_weights),)
     manifest = build_manifest(
         origin, specs, step=0, optimizer_step=0, consumed_rows=0, segments=segments
     )

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -34,6 +35,11 @@ class DataConfig(Config):
     weights: dict[str, NonNegativeFloat] | None = None
     """Share of every source in the stream; they need not sum to 1 (default: by row count)."""
 
+    sampling_exponent: float | None = Field(None, gt=0, le=1)
+    """Shares by row count to this power, which raises those of small sources: temperature sampling,
+    with temperature 1 / exponent (0.3: XLM-R's alpha; 0.7, 0.5, 0.3: mmBERT's phases). In place of
+    `weights`."""
+
     verify: Literal["full", "sizes"] = "full"
     """What is checked of the shards at the start: their sha256, or (faster) only their sizes."""
 
@@ -49,4 +55,10 @@ class DataConfig(Config):
             raise ValueError(
                 "url needs shuffle_unit: shard, else every shuffle window lies in every shard"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_rule_of_shares(self) -> "DataConfig":
+        if self.weights is not None and self.sampling_exponent is not None:
+            raise ValueError("weights and sampling_exponent exclude each other: give one")
         return self

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
+from pipeline.data.config import DataConfig
 from pipeline.data.interleave import interleave, rows_per_source
 
 WINDOW_ROWS = 1 << 18
@@ -181,6 +182,20 @@ def build_order(
     assert starts[0] == 0, "the first mixture starts with the stream"
     assert starts == sorted(set(starts)), f"mixtures that do not follow each other: {starts}"
     return RowOrder(tuple(sources), mixtures, seed, window_rows)
+
+
+def mixture_weights(data: DataConfig, sources: Sequence[SourceSize]) -> dict[str, float] | None:
+    """The weight of every source as the config gives it or its exponent makes it; None: by rows."""
+    if data.sampling_exponent is None:
+        return data.weights
+    # Rounded, so that machines whose powers differ in the last bit draw the same rows.
+    return {size.name: float(f"{size.rows**data.sampling_exponent:.9g}") for size in sources}
+
+
+def check_mixture(data: DataConfig, manifest: Manifest) -> None:
+    """Raises ConfigError for weights that do not fit the sources of the data set."""
+    sources = train_sources(manifest)
+    mixture_shares(sources, mixture_weights(data, sources))
 
 
 def mixture_shares(

@@ -272,7 +272,9 @@ def _mlm_stream(plan: FinetunePlan) -> RowStream | None:
         manifest=plan.mlm.manifest,
         objective=build_objective(plan.config.mlm.objective, data, plan.mlm.manifest),
         order=build_order(
-            train_sources(plan.mlm.manifest, data.shuffle_unit), [(0, data.weights)], seed
+            train_sources(plan.mlm.manifest, data.shuffle_unit),
+            [(0, plan.mlm.mixture_weights)],
+            seed,
         ),
         seed=seed,
         total_rows=plan.mlm.steps.total_rows,

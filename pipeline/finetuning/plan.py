@@ -8,7 +8,7 @@ from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import MLM_HEAD, ModelConfig
 from model.grid_check import check_grid
 from pipeline.checkpoint.manifest import Origin
-from pipeline.data.order import mixture_shares, train_sources
+from pipeline.data.order import check_mixture
 from pipeline.data.shard_cache import open_data_set, verify_data_set
 from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
@@ -138,7 +138,7 @@ def _plan_mlm(
             f"mlm.data.path: rows of {manifest.row_tokens} tokens are longer than the model's "
             f"{model.max_row_tokens}"
         )
-    mixture_shares(train_sources(manifest), mlm.data.weights)
+    check_mixture(mlm.data, manifest)
     if is_first:
         verify_data_set(mlm.data, manifest)
     rows = mlm.rows_per_step

@@ -19,7 +19,7 @@ def plan_segments(plan: RunPlan, checkpoint: Checkpoint | None) -> tuple[Segment
     phase_now, row_now = plan.steps.locate(checkpoint.manifest.consumed_rows if checkpoint else 0)
     segments: list[Segment] = [s for s in recorded if s.phase <= phase_now]
     for phase in range(phase_now, len(plan.phases)):
-        weights = plan.phases[phase].config.data.weights
+        weights = plan.phases[phase].mixture_weights
         before = [s for s in segments if s.phase == phase]
         if not before:
             segments.append(Segment(phase=phase, start_row=0, weights=weights))

@@ -13,7 +13,7 @@ from model.flops import training_flops
 from pipeline.checkpoint.manifest import Origin
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.checkpoint.tokenizer import check_tokenizer
-from pipeline.data.order import mixture_shares, train_sources
+from pipeline.data.order import check_mixture, mixture_weights, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.run.config import TrainConfig
@@ -38,6 +38,11 @@ class PhasePlan:
     def accumulation(self, global_rows: int) -> int:
         """Gradient accumulation: global rows = accumulation x dp_size x micro rows."""
         return global_rows // (self.dp_size * self.config.batch.micro_rows)
+
+    @property
+    def mixture_weights(self) -> dict[str, float] | None:
+        """The weight of every source in the stream; None: by rows."""
+        return mixture_weights(self.config.data, train_sources(self.manifest))
 
     def training_flops(
         self, model: ModelConfig, global_rows: int, masked_tokens: int, is_causal: bool = False
@@ -161,7 +166,7 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
         manifest = open_data_set(phase.data)
         check_start_rows(config, phase, manifest.row_tokens, where)
         check_rows(phase, manifest, where)
-        mixture_shares(train_sources(manifest), phase.data.weights)
+        check_mixture(phase.data, manifest)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)

@@ -106,7 +106,7 @@ def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
         "vocab_size": manifest.vocab_size,
         "row_tokens": manifest.row_tokens,
         "packing": manifest.packing,
-        "weights": phase.config.data.weights or "by rows",
+        "weights": phase.mixture_weights or "by rows",
         "sources": sources,
     }
     return {

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs.load import ConfigError
+from pipeline.data.config import DataConfig
 from pipeline.data.interleave import interleave, rows_per_source
-from pipeline.data.order import RowOrder, SourceSize, build_order
+from pipeline.data.order import RowOrder, SourceSize, build_order, mixture_weights
 
 SOURCES = [SourceSize("a", 1000, 64), SourceSize("b", 130, 64), SourceSize("c", 7, 64)]
 
@@ -38,6 +39,18 @@ def test_without_weights_one_pass_over_everything_takes_each_source_once() -> No
     address = row_order.rows_at(np.arange(1137))
     counts = np.bincount(address.source)
     assert np.abs(counts - [1000, 130, 7]).max() <= 1
+
+
+def test_an_exponent_raises_the_shares_of_small_sources() -> None:
+    data = DataConfig.model_validate({"path": "rows", "sampling_exponent": 0.5})
+    weights = mixture_weights(data, [*SOURCES, SourceSize("empty", 0, 64)])
+    assert weights == pytest.approx({"a": 31.6227766, "b": 11.4017543, "c": 2.64575131, "empty": 0.0})
+    source = small_windows([(0, weights)], seed=3).rows_at(np.arange(4567)).source
+    assert np.bincount(source) == pytest.approx([3162, 1140, 265], abs=1)
+    by_rows = DataConfig.model_validate({"path": "rows"})
+    assert mixture_weights(by_rows, SOURCES) is None
+    with pytest.raises(ValueError, match="weights and sampling_exponent exclude each other"):
+        DataConfig.model_validate({**data.model_dump(), "weights": {"a": 1.0}})
 
 
 def test_the_order_does_not_depend_on_the_chunks_it_is_read_in() -> None:

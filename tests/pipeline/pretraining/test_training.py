@@ -13,6 +13,8 @@ import torch
 
 from pipeline.checkpoint.manifest import CheckpointManifest, find_checkpoint
 from pipeline.checkpoint.reader import TensorReader
+from pipeline.data.order import train_sources
+from pipeline.data.shard_cache import open_data_set
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import DONE_NAME, checkpoints_folder, is_done
 from pipeline.run.steps import RunSteps
@@ -176,9 +178,14 @@ def test_new_mixture_weights_are_a_recorded_segment(rows: Path, tmp_path: Path) 
             weights=weights,
         )
         run_ranks(pretrain, 1, config)
+    data = {**config.data.model_dump(mode="json"), "weights": None, "sampling_exponent": 0.5}
+    config = make_config(rows, tmp_path / "run", schedule=schedule, total_rows=480, data=data)
+    run_ranks(pretrain, 1, config)
+    sizes = {size.name: size.rows for size in train_sources(open_data_set(config.data))}
     assert [(s.phase, s.start_row, s.weights) for s in newest(config).segments] == [
         (0, 0, {"a": 1, "b": 1}),
         (0, 160, {"a": 3, "b": 1}),
+        (0, 320, pytest.approx({name: num_rows**0.5 for name, num_rows in sizes.items()})),
     ]
 
 
