@@ -128,9 +128,9 @@ def final_state(config: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def metrics(config: RunConfig, name: str) -> list[float]:
-    """The recorded values of one metric, in the order of the steps."""
+    """The recorded values of one metric, in the order of the steps, that of a start left out."""
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
-    steps = [event for event in events if event["kind"] == "metrics"]
+    steps = [event for event in events if event["kind"] == "metrics" and event["step"]]
     assert [event["step"] for event in steps] == list(range(1, len(steps) + 1))
     return [event["values"][name] for event in steps]
 
