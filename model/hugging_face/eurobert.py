@@ -201,11 +201,12 @@ def _errors(hf: Mapping[str, Any]) -> Iterator[str]:
     if error := error_of("hidden_act", hf.get("hidden_act", "silu"), GATED):
         yield error
     required = (*_SIZES.values(), "vocab_size")
-    missing = [key for key in required if type(hf.get(key)) is not int]
-    yield from (f"{key} is missing" for key in missing)
-    if missing:
+    wrong = [key for key in required if type(hf.get(key)) is not int or hf[key] < 1]
+    for key in wrong:
+        yield f"{key} is missing" if hf.get(key) is None else f"{key} {hf[key]!r} is no number from 1"
+    if wrong:
         return
-    size = hf["hidden_size"] // max(hf["num_attention_heads"], 1)
+    size = hf["hidden_size"] // hf["num_attention_heads"]
     if hf.get("head_dim") not in (None, size):
         yield f"head_dim {hf['head_dim']!r} is not supported (only {size}, hidden_size / heads)"
     if hf.get("pad_token_id", 0) is None:
