@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance", "pipeline.checkpoint"),
         *("pipeline.validation", "pipeline.start"),
     ),
+    "pipeline.averaging": ("pipeline.optim", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.tracking": ("pipeline.launch", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.engine": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.run"),
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.training": (
         *("pipeline.launch", "pipeline.data", "pipeline.fault_tolerance", "pipeline.run"),
-        *("pipeline.tracking", "pipeline.engine"),
+        *("pipeline.tracking", "pipeline.engine", "pipeline.validation"),
     ),
     "pipeline.hugging_face": ("pipeline.checkpoint",),
     "pipeline.pretraining": (

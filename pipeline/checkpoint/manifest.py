@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-ADDED_FIELDS = ("dev_error", "network", "special_tokens", "start", "tokenizer", "validation")
-"""Optional fields that were added to version 1; left out of the file where they are None."""
+NULL_FIELDS = ("loss_scale", "tracking_run_id", "heldout_loss")
+"""Fields that are in the file also where they are None; later ones are left out then."""
 
 
 class CheckpointManifest(Config):
@@ -85,6 +85,8 @@ class CheckpointManifest(Config):
     """Error of this step on the dev files of fine-tuning: 1 - the mean main metric of the tasks."""
     validation: ValidationState | None = None
     """The evaluations up to this step; None: there was none, or up to version 0.1.0."""
+    averaged: tuple[records.AveragedCheckpoint, ...] | None = None
+    """The checkpoints whose average it is; None: it was trained."""
     versions: dict[str, str]
     """Versions of the packages that wrote it."""
     parameters: dict[str, ParameterRecord]
@@ -205,7 +207,7 @@ def build_manifest(
 def manifest_json(manifest: CheckpointManifest) -> str:
     """The content of ``manifest.json``, its own hash included."""
     tree = manifest.model_dump(mode="json", exclude={"sha256"})
-    tree = {k: v for k, v in tree.items() if v is not None or k not in ADDED_FIELDS}
+    tree = {k: v for k, v in tree.items() if v is not None or k in NULL_FIELDS}
     return json.dumps({**tree, "sha256": tree_sha256(tree)}, indent=1)
 
 

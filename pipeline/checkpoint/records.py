@@ -28,6 +28,21 @@ class FileRecord(Config):
     """Hash of the content (hex)."""
 
 
+class AveragedCheckpoint(Config):
+    """A checkpoint whose weights are part of an average."""
+
+    path: str
+    """Where it was."""
+    step: Count
+    """Its optimizer step."""
+    weight: Annotated[float, Field(gt=0, le=1)]
+    """Its share of the average."""
+    sha256: str
+    """Hash of its manifest, which holds those of its files (hex)."""
+    tracking_run_id: str | None = None
+    """MLflow's id of its run."""
+
+
 class ParameterRecord(Config):
     """A parameter over all ranks."""
 

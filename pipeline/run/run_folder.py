@@ -20,6 +20,7 @@ from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import read_json
 from model.compute import BreaksBitEquality
+from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.run.config import RunConfig
 from pipeline.run.folder_identity import identify
 from pipeline.run.mid_run import changed_data, forbidden_changes, newest_position
@@ -93,6 +94,7 @@ def claim(config: RunConfig, data_fingerprint: str) -> list[str]:
 
 def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     """What `claim` returns and raises; writes nothing."""
+    _refuse_averages(config)
     stored = _read(config)
     if stored is None:
         return []
@@ -139,6 +141,20 @@ def _refuse(config: RunConfig, lines: list[str]) -> None:
             + "\n".join(f"  {line}" for line in lines)
             + "\nchoose a new output folder, or restore the settings of that run"
         )
+
+
+def _refuse_averages(config: RunConfig) -> None:
+    """Raises UserError for an average of checkpoints: it has no optimizer state, and no step."""
+    for path in list_checkpoints(checkpoints_folder(config)):
+        try:
+            averaged = read_manifest(path).averaged
+        except UserError:
+            continue  # a damaged one, which the start of a run reports
+        if averaged is not None:
+            raise UserError(
+                f"{config.output} holds an average of checkpoints, which cannot be resumed: choose "
+                f"a new output, and start: {{type: run, path: {config.output}}}"
+            )
 
 
 def _without_credentials(config: RunConfig) -> dict[str, Any]:

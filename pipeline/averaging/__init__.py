@@ -1,0 +1,1 @@
+"""The average of several checkpoints as a new one."""

@@ -1,0 +1,1 @@
+"""Tests of averages of checkpoints."""
