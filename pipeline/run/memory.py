@@ -9,9 +9,10 @@ less the attention probabilities where the attention backend does not keep them.
 from dataclasses import dataclass
 
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
+from model.objectives import ObjectiveSettings
 from model.size import count_layer_parameters, count_matrix_parameters, count_parameters
 from pipeline.run.config import TrainConfig
-from pipeline.run.plan import RunPlan
+from pipeline.run.plan import PhasePlan, RunPlan
 
 OVERHEAD_GB = 2.5
 """CUDA context, NCCL's buffers and fragmentation."""
@@ -57,12 +58,7 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
     weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
     gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
-    activations = max(
-        peak_activation_bytes(
-            plan, phase.config.batch.micro_rows, phase.manifest.row_tokens, vocab_size
-        )
-        for phase in plan.phases
-    )
+    activations = max(peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases)
     in_matrices = count_matrix_parameters(config.model) / plan.tp_size
     optimizer = config.optimizer.state_bytes(parameters, in_matrices) / dp_size
     if config.parallel.offload_optimizer:
@@ -70,15 +66,15 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     return MemoryEstimate(weights, gradients, optimizer, activations)
 
 
-def peak_activation_bytes(
-    plan: RunPlan, micro_rows: int, row_tokens: int, vocab_size: int
-) -> float:
-    """Bytes of the layers and the head at their peak: the loss, after all layers.
+def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> float:
+    """Bytes of the layers and the head of a phase at their peak: the loss, after all layers.
 
     Recomputation of a layer starts when the head is done: the larger of the two counts.
     """
+    micro_rows, row_tokens = phase.config.batch.micro_rows, phase.manifest.row_tokens
+    objective = phase.config.objective
     layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
-    head = head_bytes(plan.config, micro_rows, row_tokens, vocab_size, plan.tp_size)
+    head = head_bytes(plan.config, objective, micro_rows, row_tokens, vocab_size, plan.tp_size)
     if plan.config.compute.activation_checkpointing.type == "none":
         return layers + head
     again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
@@ -118,15 +114,20 @@ def keeps_probabilities(compute: ComputeConfig) -> bool:
 
 
 def head_bytes(
-    config: TrainConfig, micro_rows: int, row_tokens: int, vocab_size: int, tp_size: int
+    config: TrainConfig,
+    objective: ObjectiveSettings,
+    micro_rows: int,
+    row_tokens: int,
+    vocab_size: int,
+    tp_size: int,
 ) -> float:
     """Bytes of the vocabulary head on label slots: logits, their fp32 copy and its gradient.
 
     A causal objective computes the logits of a part of its slots at a time, and keeps the hidden
     states of all.
     """
-    slots = micro_rows * config.objective.num_slots(row_tokens)
-    at_once = min(slots, SLOTS_AT_ONCE) if config.objective.IS_CAUSAL else slots
+    slots = micro_rows * objective.num_slots(row_tokens)
+    at_once = min(slots, SLOTS_AT_ONCE) if objective.IS_CAUSAL else slots
     logits = at_once * vocab_size / tp_size * (2 * config.value_bytes + 8)
     kept = 2 * slots * config.model.hidden_size * config.value_bytes
-    return logits + (kept if config.objective.IS_CAUSAL else 0)
+    return logits + (kept if objective.IS_CAUSAL else 0)

@@ -1,5 +1,7 @@
 """Runs with the causal objective: equal on any grid, resumed bit for bit, and they learn."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,11 +11,14 @@ import pytest
 from configs.load import ConfigError, validate
 from model import heads
 from model.flops import encoder_flops, training_flops
+from pipeline.engine.step import StepResult
 from pipeline.finetuning.config import MlmConfig
+from pipeline.pretraining import loop
+from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import estimate_memory
+from pipeline.run.memory import estimate_memory, peak_activation_bytes
 from pipeline.run.plan import plan_run
-from tests.gloo import run_ranks
+from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import (
     ROW_TOKENS,
     VOCAB_SIZE,
@@ -55,14 +60,40 @@ def test_runs_are_equal_on_any_grid_and_resume_bit_for_bit(rows: Path, tmp_path:
         run_ranks(pretrain_in_parts, world_size, other)
         for name in ("loss", "gradient_norm"):
             assert metrics(other, name) == pytest.approx(metrics(one, name), rel=1e-5), name
-    half = make_config(
-        rows, tmp_path / "half", **SETTINGS, total_rows=160, schedule={"type": "constant"}
-    )
-    whole = make_config(rows, tmp_path / "whole", **SETTINGS, schedule={"type": "constant"})
-    run_ranks(pretrain, 1, half)
-    run_ranks(pretrain, 1, half.model_copy(update={"total_rows": 320}))
-    run_ranks(pretrain, 1, whole)
-    assert_same_bits(final_state(half), final_state(whole))
+
+
+def test_phases_may_change_the_objective_and_resume_bit_for_bit(rows: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "objective": {"type": "mlm", "mask_rate": 0.3},
+        "total_rows": 64,
+        "then": [
+            {"total_rows": 80, "objective": {"type": "causal"}},
+            {"total_rows": 64, "objective": {"type": "mlm"}},
+        ],
+    }
+    whole = make_config(rows, tmp_path / "whole", **settings)
+    run_ranks(pretrain, 2, whole)
+    assert metrics(whole, "masked_tokens")[3:9] == [144.0, *[16.0 * (ROW_TOKENS - 1)] * 5]
+    saved = make_config(rows, tmp_path / "saved", **settings, checkpoint={"every_steps": 6})
+    with mock.patch.object(loop, "pretraining_step", fails_at(9)), pytest.raises(RankError):
+        run_ranks(pretrain, 2, saved)
+    run_ranks(pretrain, 2, saved)
+    assert_same_bits(final_state(saved), final_state(whole))
+    causal = plan_run(whole, 2)
+    by_phase = [peak_activation_bytes(causal, phase, VOCAB_SIZE) for phase in causal.phases]
+    assert by_phase[1] > by_phase[0] > by_phase[2]
+
+
+def fails_at(step: int) -> Callable[..., StepResult]:
+    """A step that raises an error when it is called for the `step`-th time."""
+    calls = itertools.count(1)
+
+    def take(*arguments: Any) -> StepResult:
+        if next(calls) == step:
+            raise RuntimeError("a faulty step")
+        return pretraining_step(*arguments)
+
+    return take
 
 
 def test_a_run_learns_to_predict_the_next_token(rows: Path, tmp_path: Path) -> None:
