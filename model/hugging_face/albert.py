@@ -8,7 +8,7 @@ from configs.load import ConfigError, validate
 from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
-from model.hugging_face.family import PairedFamily, check_first_token_pooler
+from model.hugging_face.family import WHOLE_ROW_HEADS, PairedFamily
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
@@ -162,13 +162,11 @@ class Albert(PairedFamily):
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, "Tensor"]:
-        self.task_class(head)
+        self.check_task(config, head)
         tensors = {k: t for k, t in self.to_hf(state, config).items() if k.startswith("albert.")}
         output = "qa_outputs" if head == "span_question_answering" else "classifier"
-        reads_tokens = head in ("span_question_answering", "token_classification")
         for kind in ("weight", "bias"):
-            if not reads_tokens:
-                check_first_token_pooler(config)
+            if head in WHOLE_ROW_HEADS:
                 tensors[f"albert.pooler.{kind}"] = state[f"pooler.dense.{kind}"]
             tensors[f"{output}.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
         return tensors

@@ -9,7 +9,7 @@ from configs.load import ConfigError, validate
 from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
-from model.hugging_face.family import PairedFamily, check_first_token_pooler
+from model.hugging_face.family import PairedFamily
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
@@ -145,6 +145,7 @@ class BertStyle(PairedFamily):
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, "Tensor"]:
+        self.check_task(config, head)
         body = f"{self.prefix}."
         tensors = {key: t for key, t in self.to_hf(state, config).items() if key.startswith(body)}
         pooler, output = None, "classifier"
@@ -156,7 +157,6 @@ class BertStyle(PairedFamily):
             output = "qa_outputs"
         for kind in ("weight", "bias"):
             if pooler is not None:
-                check_first_token_pooler(config)
                 tensors[f"{pooler}.{kind}"] = state[f"pooler.dense.{kind}"]
             tensors[f"{output}.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
         return tensors

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from configs.load import ConfigError
 from model.config import ModelConfig
+from model.head_types import HeadType
 from model.hugging_face.albert import ALBERT
 from model.hugging_face.bert import BERT
 from model.hugging_face.camembert import CAMEMBERT
@@ -72,6 +73,18 @@ def family_of_model(config: ModelConfig) -> Family:
         "no Hugging Face class computes this model; the nearest, and the settings that make it "
         "theirs:\n" + "\n".join(lines)
     )
+
+
+def task_errors(config: ModelConfig, heads: Mapping[str, HeadType]) -> dict[str, list[str]]:
+    """The names of the `heads` that no class of transformers computes on `config`, by the reason;
+    empty if all have a class."""
+    errors: dict[str, list[str]] = {}
+    for name, head in heads.items():
+        try:
+            family_of_model(config).check_task(config, head)
+        except ConfigError as error:
+            errors.setdefault(str(error), []).append(name)
+    return errors
 
 
 def nearest_families(config: ModelConfig) -> list[tuple[Family, list[Change]]]:

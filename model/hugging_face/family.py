@@ -33,6 +33,14 @@ _CLASS_ENDINGS: Mapping[HeadType, str] = {
 }
 
 
+WHOLE_ROW_HEADS: tuple[HeadType, ...] = (
+    "sequence_classification",
+    "sequence_regression",
+    "multiple_choice",
+)
+"""Heads that read one vector a row."""
+
+
 class Family(ABC):
     """One architecture of transformers. Tensors are full (not sharded) and fp32 or as stored."""
 
@@ -61,6 +69,12 @@ class Family(ABC):
                 f"with a head for {head}, only for {', '.join(self.heads)}"
             )
         return name
+
+    def check_task(self, config: ModelConfig, head: HeadType) -> None:
+        """Raises ConfigError where no class of transformers computes `head` on `config`."""
+        self.task_class(head)
+        if head in WHOLE_ROW_HEADS and self.head_transform == "none":
+            check_first_token_pooler(config)
 
     @abstractmethod
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
@@ -129,7 +143,7 @@ class Family(ABC):
     ) -> dict[str, "Tensor"]:
         """The tensors of `task_class(head)` from our full `state`, whose head is called `name`.
 
-        Raises ConfigError where Hugging Face's head computes something else.
+        Raises the errors of `check_task`.
         """
 
 

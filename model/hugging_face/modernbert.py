@@ -203,14 +203,18 @@ class ModernBert(PairedFamily):
             elif _EMBEDDING in state and not tensor.equal(state[_EMBEDDING]):
                 yield f"{name}: differs from {_EMBEDDING}; only tied decoders can be imported"
 
-    def task_to_hf(
-        self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
-    ) -> dict[str, "Tensor"]:
+    def check_task(self, config: ModelConfig, head: HeadType) -> None:
+        super().check_task(config, head)
         if config.head_transform.type != "prediction":
             raise ConfigError(
                 "model.head_transform: ModernBERT's classes have a dense layer, GELU and a norm "
                 "before the output (type: prediction)"
             )
+
+    def task_to_hf(
+        self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
+    ) -> dict[str, "Tensor"]:
+        self.check_task(config, head)
         tensors = {
             key: t for key, t in self.to_hf(state, config).items() if key.startswith("model.")
         }

@@ -13,7 +13,7 @@ from configs.load import ConfigError, validate
 from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import GATED, error_of, function_of, name_of
-from model.hugging_face.family import PairedFamily, check_first_token_pooler
+from model.hugging_face.family import WHOLE_ROW_HEADS, PairedFamily
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
@@ -226,12 +226,11 @@ class RotaryStyle(PairedFamily):
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, "Tensor"]:
-        self.task_class(head)
+        self.check_task(config, head)
         body = f"{self.prefix}."
         tensors = {key: t for key, t in self.to_hf(state, config).items() if key.startswith(body)}
         for kind in ("weight", "bias"):
-            if head != "token_classification":
-                check_first_token_pooler(config)
+            if head in WHOLE_ROW_HEADS:
                 tensors[f"{body}pooler.dense.{kind}"] = state[f"pooler.dense.{kind}"]
             tensors[f"classifier.{kind}"] = state[f"task_heads.{name}.output.{kind}"]
         return tensors

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from configs.load import ConfigError
 from model.heads import MultiTaskModel, build_multi_task
-from model.hugging_face.families import family_of_model
+from model.hugging_face.families import family_of_model, task_errors
 from model.hugging_face.family import auto_class
 from model.parallel.grid import single_rank_grid
 from model.parameters import parameter_specs
@@ -36,16 +37,21 @@ def export_tasks(config: FinetuneConfig, checkpoint: Checkpoint, folder: Path) -
     """Writes `folder`/TASK for every task whose export is not of `checkpoint` already.
 
     Returns the largest difference of a score to the trained model, by exported task. Raises
-    UserError for a config that disagrees with the checkpoint, ConfigError for a model that Hugging
-    Face has no architecture for, and UserError, leaving older exports as they were, if a difference
-    is more than rounding.
+    UserError for a config that disagrees with the checkpoint, and, leaving older exports as they
+    were, if a difference is more than rounding; ConfigError, after the others are exported, that
+    names every task without a class in transformers.
     """
     trained = read_trained(config, checkpoint, lambda: _tokenizer_of_start(config))
-    wanted = [n for n in trained.config.tasks if not is_exported(folder / n, checkpoint)]
-    if not wanted:
-        return {}
-    state = read_state(checkpoint)
-    return {name: _export_task(trained, state, name, folder / name) for name in wanted}
+    tasks = trained.config.tasks
+    errors = task_errors(trained.model, {name: task.head().type for name, task in tasks.items()})
+    refused = {name for names in errors.values() for name in names}
+    wanted = [n for n in tasks if n not in refused and not is_exported(folder / n, checkpoint)]
+    state = read_state(checkpoint) if wanted else {}
+    exported = {name: _export_task(trained, state, name, folder / name) for name in wanted}
+    if errors:
+        lines = [f"{', '.join(names)}: cannot be exported: {e}" for e, names in errors.items()]
+        raise ConfigError("\n".join(lines))
+    return exported
 
 
 def _tokenizer_of_start(config: FinetuneConfig) -> Path:

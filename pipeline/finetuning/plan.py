@@ -7,6 +7,7 @@ from configs.load import ConfigError, UserError, fingerprint
 from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import MLM_HEAD, ModelConfig
 from model.grid_check import check_grid
+from model.hugging_face.families import task_errors
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import check_mixture
 from pipeline.data.shard_cache import open_data_set, verify_data_set
@@ -84,6 +85,9 @@ class FinetunePlan:
                 f"  {name} ({task.type}): {epochs:.1f} epochs of {len(file.examples):,} examples "
                 f"of {file.num_lines:,} lines{cut}; {dev}"
             )
+        heads = {name: task.head().type for name, task in config.tasks.items()}
+        for error, names in task_errors(self.model, heads).items():
+            lines.append(f"  {', '.join(names)}: cannot be exported: {error}")
         if self.mlm is not None and config.mlm is not None:
             lines.append(
                 f"  {MLM_HEAD}: {config.mlm.rows_per_step:,} rows a step from its row shards"

@@ -67,7 +67,7 @@ def some_config(generator: random.Random) -> ModelConfig | None:
 def test_the_named_settings_make_any_model_exportable() -> None:
     generator = random.Random(0)
     num_refused = 0
-    for _ in range(400):
+    for _ in range(250):
         config = some_config(generator)
         if config is None:
             continue
@@ -88,7 +88,7 @@ def test_the_named_settings_make_any_model_exportable() -> None:
             assert family.can_hold(with_changes(config, changes)), (family.model_type, config)
         with pytest.raises(ConfigError):
             family_of_model(config)
-    assert num_refused > 100
+    assert num_refused > 60
 
 
 @pytest.mark.parametrize(
