@@ -9,12 +9,13 @@ import logging
 from pathlib import Path
 
 from configs import command
-from configs.load import UserError
-from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint
+from pipeline.checkpoint.choice import choose_checkpoint
+from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
-from pipeline.hugging_face.folder import EXPORT_NAME, is_exported
+from pipeline.hugging_face.folder import EXPORT_NAME
+from pipeline.hugging_face.options import POOLINGS, SENTENCE_ENCODER, ExportOptions, check_target
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from pipeline.run.trained_model import read_trained
@@ -23,45 +24,80 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Exports the newest checkpoint of the run."""
-    parser = command.parser("Export the newest checkpoint of a run to Hugging Face.")
+    """Exports a checkpoint of the run."""
+    parser = command.parser("Export a checkpoint of a run to Hugging Face.")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)"
+    )
+    which.add_argument(
+        "--best",
+        action="store_true",
+        help="the checkpoint with the lowest held-out loss (fine-tuning: dev error)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder to write (default: hf in the folder of the run)",
+    )
+    parser.add_argument(
+        "--sentence-transformers",
+        choices=POOLINGS,
+        help="also write the files of sentence-transformers, with the vector of the first token or "
+        "the mean of all (default: pretraining as model.pooler, fine-tuning none)",
+    )
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
-    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
-    for problem in problems:
-        logger.warning("%s; skipped", problem)
-    if checkpoint is None:
-        raise UserError(f"{checkpoints_folder(config)}: no complete checkpoint; train first")
-    differences = export_run(config, checkpoint, config.output / EXPORT_NAME)
+    options = ExportOptions(arguments.sentence_transformers, arguments.onnx)
+    folder = arguments.output or config.output / EXPORT_NAME
+    if arguments.output is not None:
+        for target in _targets(config, folder):
+            check_target(target)
+    checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
+    differences = export_run(config, checkpoint, folder, options)
     step = checkpoint.manifest.step
-    for folder, difference in differences.items():
+    for exported, difference in differences.items():
         logger.info(
             "%s: step %d exported; largest difference to the trained model %.1e (fp32)",
-            *(folder, step, difference),
+            *(exported, step, difference),
         )
     if not differences:
-        logger.info("%s: step %d is exported already", config.output / EXPORT_NAME, step)
+        logger.info("%s: step %d is exported already", folder, step)
 
 
-def export_run(config: RunConfig, checkpoint: Checkpoint, folder: Path) -> dict[Path, float]:
+def export_run(
+    config: RunConfig, checkpoint: Checkpoint, folder: Path, options: ExportOptions | None = None
+) -> dict[Path, float]:
     """Exports `checkpoint` to `folder`, if that is not done already.
 
     Returns the largest difference of an output to the trained model, by exported folder. Raises
-    UserError for a config that disagrees with the checkpoint.
+    UserError for a config that disagrees with the checkpoint, and for missing optional packages.
     """
+    options = options or ExportOptions()
+    options.check_packages()
     # Late: reading a bad config or an existing export needs no torch.
     if isinstance(config, FinetuneConfig):
         from pipeline.finetuning.export import export_tasks
 
-        tasks = export_tasks(config, checkpoint, folder)
+        tasks = export_tasks(config, checkpoint, folder, options)
         return {folder / name: difference for name, difference in tasks.items()}
     assert isinstance(config, TrainConfig)
     trained = read_trained(config, checkpoint, lambda: _beside_rows(config))
-    if is_exported(folder, checkpoint):
+    pooling = options.pooling or trained.model.pooler.type
+    if options.are_exported(folder, checkpoint, pooling):
         return {}
     from pipeline.pretraining.export import export
 
-    return {folder: export(trained, folder)}
+    return {folder: export(trained, folder, options)}
+
+
+def _targets(config: RunConfig, folder: Path) -> list[Path]:
+    """The folders that an export to `folder` may replace."""
+    if isinstance(config, FinetuneConfig):
+        return [folder / name for name in (*config.tasks, SENTENCE_ENCODER)]
+    return [folder]
 
 
 def _beside_rows(config: TrainConfig) -> Path:

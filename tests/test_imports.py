@@ -65,15 +65,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.tracking", "pipeline.engine", "pipeline.validation"),
     ),
     "pipeline.hugging_face": ("pipeline.checkpoint",),
+    "pipeline.model_cards": (
+        *("pipeline.checkpoint", "pipeline.run", "pipeline.tracking", "pipeline.hugging_face"),
+    ),
     "pipeline.pretraining": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
         *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
+        "pipeline.model_cards",
     ),
     "pipeline.finetuning": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
         *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
+        "pipeline.model_cards",
     ),
 }
 """What a package may import of this project besides itself, the standard table of the layout.

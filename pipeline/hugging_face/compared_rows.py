@@ -8,6 +8,8 @@ from model.config import ModelConfig
 SEED = 0
 """The rows are a function of this, of the model's sizes and of the row's number only."""
 MASK_RATE = 0.15
+LONG_ROW_TOKENS = 1024
+"""Only the first row is longer: attention costs the square of the length."""
 
 
 def compared_rows(
@@ -15,11 +17,14 @@ def compared_rows(
 ) -> NDArray[np.int64]:
     """Rows of random tokens, some of them `<mask>`: int64 [num_rows, max_row_tokens].
 
-    Each holds `num_pieces` documents; every other row is shorter than the longest and padded.
+    Each holds `num_pieces` documents; every other row is shorter than the longest and padded, and
+    so are all but the first of models with very long rows.
     """
     rows = np.full((num_rows, model.max_row_tokens), model.pad_token_id, dtype=np.int64)
     for number in range(num_rows):
         length = model.max_row_tokens
+        if number:
+            length = min(length, LONG_ROW_TOKENS)
         if number % 2:
             length = max(1, length * number // (num_rows + 1))
         row = _document(model, vocab_size, length, number)

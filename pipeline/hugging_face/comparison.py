@@ -50,6 +50,11 @@ def largest_difference(
     return trained
 
 
+def largest_of(outputs: Outputs) -> float:
+    """The largest absolute difference in pairs of outputs; nan where one is nan."""
+    return _compare(outputs)[0]
+
+
 def random_state(model: nn.Module) -> dict[str, Tensor]:
     """Full fp32 tensors for every parameter of `model`, by canonical name."""
     state = {}

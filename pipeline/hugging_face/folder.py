@@ -6,7 +6,8 @@ The one door to transformers, which is imported late. Imports no torch.
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +17,16 @@ from data_prep.dataset.manifest import SpecialTokens, file_sha256
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.hugging_face.vocabulary_files import vocabulary_files
 
 EXPORT_NAME = "hf"
 """Folder of the export in the folder of its run; fine-tuning: one folder a task inside of it."""
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PARITY_NAME = "parity.json"
+CARD_NAME = "README.md"
 NOTES_SUFFIX = ".md"
-"""Of files that may be added to an export: model cards."""
+"""Of files that may be added to an export, or changed: model cards."""
 EXPORT = "run 'python -m pipeline.export'"
 PARITY_TOLERANCE = 1e-4
 """Largest difference of two fp32 outputs that is rounding; logits are of the order of 10."""
@@ -56,7 +59,9 @@ class Parity:
     """Largest absolute difference of an output, both models in fp32."""
     quantity: Quantity
     files: dict[str, str]
-    """The sha256 of each file of the folder when it was compared, by name."""
+    """The sha256 of each file of the folder when it was compared, by path inside of it."""
+    others: Mapping[str, float] = field(default_factory=dict)
+    """Largest differences of what else the folder computes (embeddings, ONNX), by quantity."""
 
     def to_json(self) -> str:
         """The content of the parity file."""
@@ -64,6 +69,7 @@ class Parity:
             "step": self.source.step,
             "checkpoint_fingerprint": self.source.checkpoint_fingerprint,
             f"largest_{self.quantity}_difference": self.largest_difference,
+            **({"other_differences": dict(self.others)} if self.others else {}),
             "files": self.files,
         }
         return json.dumps(tree, indent=1) + "\n"
@@ -83,14 +89,16 @@ def read_parity(folder: Path) -> Parity:
         difference = float(tree[f"largest_{quantity}_difference"])
         source = ExportSource(tree["step"], tree.get("checkpoint_fingerprint"))
         files = dict(tree.get("files", {}))
+        others = {str(k): float(v) for k, v in tree.get("other_differences", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read: {error!r}; {EXPORT} again") from None
-    if not difference <= PARITY_TOLERANCE:
-        raise UserError(
-            f"{folder}: its {quantity}s differ by {difference:.1e} from the trained model's, more "
-            f"than {PARITY_TOLERANCE:.0e}"
-        )
-    return Parity(source, difference, quantity, files)
+    for what, found in {quantity: difference, **others}.items():
+        if not found <= PARITY_TOLERANCE:
+            raise UserError(
+                f"{folder}: its {what}s differ by {found:.1e} from the trained model's, more than "
+                f"{PARITY_TOLERANCE:.0e}"
+            )
+    return Parity(source, difference, quantity, files, others)
 
 
 def check_export(folder: Path, checkpoint: Checkpoint) -> Parity:
@@ -119,31 +127,44 @@ def check_export(folder: Path, checkpoint: Checkpoint) -> Parity:
     return parity
 
 
-def is_exported(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Whether `folder` holds the export of `checkpoint`, compared and as it was written."""
+def is_exported(folder: Path, checkpoint: Checkpoint, with_files: Collection[str] = ()) -> bool:
+    """Whether `folder` holds the export of `checkpoint`, compared and as it was written.
+
+    `with_files`: files that it must have, by path inside of it.
+    """
     try:
-        check_export(folder, checkpoint)
+        parity = check_export(folder, checkpoint)
     except UserError:
         return False
-    return True
+    return (folder / CARD_NAME).is_file() and parity.files.keys() >= set(with_files)
 
 
 def write_parity(
-    folder: Path, source: ExportSource, difference: float, quantity: Quantity
+    folder: Path,
+    source: ExportSource,
+    difference: float,
+    quantity: Quantity,
+    others: Mapping[str, float] | None = None,
 ) -> Parity:
     """Writes the parity record of the files that `folder` holds now."""
-    parity = Parity(source, difference, quantity, _file_hashes(folder))
+    parity = Parity(source, difference, quantity, _file_hashes(folder), others or {})
     write_atomic(folder / PARITY_NAME, parity.to_json())
     return parity
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:
-    """By name; what is no regular file has no hash. The record itself and notes are left out."""
+    """By path; what is no regular file has no hash. The record itself and notes are left out."""
     return {
-        path.name: file_sha256(path) if path.is_file() and not path.is_symlink() else "no file"
-        for path in sorted(folder.iterdir())
-        if path.name != PARITY_NAME and path.suffix != NOTES_SUFFIX
+        str(path.relative_to(folder)): (
+            file_sha256(path) if path.is_file() and not path.is_symlink() else "no file"
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.name != PARITY_NAME and path.suffix != NOTES_SUFFIX and not _is_folder(path)
     }
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and any(path.iterdir())
 
 
 def load_exported(folder: Path) -> tuple[Any, Any]:
@@ -205,7 +226,7 @@ class ExportedTokenizer:
         return cls(file, special, model.max_row_tokens, model.type_vocab_size > 1)
 
     def write(self, folder: Path) -> None:
-        """Writes what AutoTokenizer needs to `folder`."""
+        """Writes what AutoTokenizer needs to `folder`, and the vocabulary as text files."""
         shutil.copyfile(self.file, folder / "tokenizer.json")  # not its mode
         tokenizer, special = load_tokenizer(self.file), self.special
         ids = {
@@ -226,6 +247,8 @@ class ExportedTokenizer:
             "model_input_names": inputs,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(tree, indent=2) + "\n")
+        for name, content in vocabulary_files(self.file).items():
+            (folder / name).write_text(content, encoding="utf-8")
 
     def special_ids(self) -> dict[str, int]:
         """What config.json may say of the special tokens, besides the padding."""

@@ -50,6 +50,7 @@ class SpanQuestionAnswering(TaskConfig):
 
     type: Literal["span_question_answering"] = "span_question_answering"
     MAIN_METRIC = "f1"
+    EXPORTED_OUTPUTS = ("start_logits", "end_logits")
 
     stride_tokens: NonNegativeInt = 128
     """Tokens of the context that neighbouring windows share."""

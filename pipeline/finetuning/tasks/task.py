@@ -43,6 +43,8 @@ class TaskConfig(Config):
 
     MAIN_METRIC: ClassVar[str]
     """The metric of its progress line."""
+    EXPORTED_OUTPUTS: ClassVar[tuple[str, ...]] = ("logits",)
+    """The scores in the result of transformers' model."""
 
     train: ConfigPath
     """JSON-lines file to train on."""

@@ -1,0 +1,140 @@
+"""What a run's folder records of the way to a checkpoint: data sets, evaluations, code version.
+
+From ``events.jsonl`` alone: the data sets themselves may be gone. Imports no torch.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.dataset.files import read_json
+from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.tracking.event_log import LOG_NAME, read_events
+
+START_NAME = "start.json"
+"""Says what a run started from, if not from random weights."""
+REPORT_NAME = "report.json"
+"""The report of data preparation, beside the rows."""
+LEAST_LANGUAGE_SHARE = 0.01
+"""Languages of a smaller share of the documents are not named."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that a run was started with."""
+
+    name: str
+    context: str
+    """What it was for: "pretraining", "train", ..."""
+    profile: Mapping[str, Any]
+    """Fingerprint or sha256, row width, and the rows, tokens and documents of each source."""
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """The record of a run up to a step."""
+
+    datasets: tuple[DataSet, ...] = ()
+    """Those of the launch that made the step."""
+    evaluations: Mapping[int, Mapping[str, float]] | None = None
+    """By step, the metrics on held-out rows and dev files; None: the run's record is missing."""
+    commit: str | None = None
+    """The git commit of the code; None where it is not recorded."""
+    is_dirty: bool = False
+    """Whether the code differed from the commit."""
+    launches: int = 0
+    """Starts up to the step, resumed ones included."""
+
+
+def read_history(checkpoint: Checkpoint) -> RunHistory:
+    """The record of a checkpoint's run up to its step; empty where the record is missing."""
+    path, step = _run_folder(checkpoint) / LOG_NAME, checkpoint.manifest.step
+    evaluations: dict[int, dict[str, float]] = {}
+    launch: dict[str, Any] = {}
+    launches = 0
+    try:
+        for event, _ in read_events(path):
+            if event["kind"] == "start" and event.get("resumed_from", 0) < max(step, 1):
+                launch, launches = event, launches + 1
+            elif event["kind"] == "metrics" and event["step"] <= step:
+                values = {k: v for k, v in event["values"].items() if _is_evaluation(k)}
+                if values:
+                    evaluations[event["step"]] = values
+    except OSError as error:
+        logger.info("%s: cannot be read (%s): the model card lacks metrics and data", path, error)
+        return RunHistory()
+    parameters = launch.get("params", {})
+    commit = str(parameters.get("git.commit", "unknown"))
+    return RunHistory(
+        datasets=tuple(_data_set(found) for found in launch.get("datasets", [])),
+        evaluations=evaluations,
+        commit=None if commit == "unknown" else commit,
+        is_dirty=bool(parameters.get("git.dirty", False)),
+        launches=launches,
+    )
+
+
+def describe_start(checkpoint: Checkpoint) -> str:
+    """What the weights of a checkpoint's run were before it, without the path of a folder."""
+    start: Any = checkpoint.manifest.config.get("start")
+    record: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        record = read_json(_run_folder(checkpoint) / START_NAME)
+    if not isinstance(record, dict):
+        record = {}
+    if not isinstance(start, dict) or start.get("type") == "scratch":
+        if not record:
+            return "random"
+        start = {"type": "hugging_face"}
+    path = str(record.get("path") or start.get("path") or "")
+    text = f"{str(start.get('type')).replace('_', ' ')} {path.rstrip('/').rsplit('/', 1)[-1]}"
+    if start.get("step") is not None:
+        text += f", step {start['step']}"
+    if record.get("fingerprint"):
+        text += f" (fingerprint `{record['fingerprint']}`)"
+    return text
+
+
+def _run_folder(checkpoint: Checkpoint) -> Path:
+    """The folder of the run, wherever it was moved to: checkpoints are in RUN/checkpoints."""
+    return checkpoint.path.parent.parent
+
+
+def _is_evaluation(name: str) -> bool:
+    return name.startswith(("heldout_", "dev_"))
+
+
+def _data_set(found: Mapping[str, Any]) -> DataSet:
+    profile: Any = {}
+    with contextlib.suppress(ValueError, TypeError):
+        profile = json.loads(found.get("profile", "{}"))
+    return DataSet(
+        name=str(found.get("name", "")),
+        context=str(found.get("context", "")),
+        profile=profile if isinstance(profile, dict) else {},
+    )
+
+
+def languages_of_rows(rows: Path) -> list[str]:
+    """The languages that data preparation found in the texts of `rows`, the most frequent first.
+
+    Empty where its report is gone, or languages were not detected.
+    """
+    counts: dict[str, int] = {}
+    try:
+        report = read_json(rows / REPORT_NAME)
+        for source in report["sources"].values():
+            for code, count in source["filter_values"]["languages"].items():
+                counts[str(code)] = counts.get(str(code), 0) + int(count)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # a card without languages is valid
+    total = sum(counts.values())
+    known = {code: n for code, n in counts.items() if code.isalpha() and len(code) in (2, 3)}
+    frequent = [code for code, n in known.items() if n >= LEAST_LANGUAGE_SHARE * total]
+    return sorted(frequent, key=lambda code: -known[code])

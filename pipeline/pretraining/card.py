@@ -1,0 +1,62 @@
+"""The model card of a pretrained model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.hugging_face.sentence_encoder import SentenceEncoder
+from pipeline.model_cards.card import Card, model_card
+from pipeline.model_cards.run_history import (
+    describe_start,
+    languages_of_rows,
+    read_history,
+)
+from pipeline.run.config import TrainConfig
+from pipeline.run.trained_model import TrainedModel
+
+_USAGE = """\
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForMaskedLM.from_pretrained("FOLDER")"""
+_EMBED = """
+
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("FOLDER").encode(["a text", "another one"])"""
+
+
+def card_of(
+    trained: TrainedModel[TrainConfig],
+    settings: Mapping[str, Any],
+    encoder: SentenceEncoder | None,
+    differences: Mapping[str, float],
+) -> str:
+    """README.md of the export with config.json `settings`; `differences` are those of its parity
+    check, by quantity."""
+    config, manifest = trained.config, trained.checkpoint.manifest
+    languages = {
+        code: None for phase in config.phases for code in languages_of_rows(phase.data.path)
+    }
+    summary = (
+        f"An encoder of the architecture {settings['model_type']}, pretrained by "
+        f"{config.objective.type} (masked language modelling) to step {manifest.step:,}."
+    )
+    if encoder is not None:
+        summary += f" Vectors of texts are {encoder.summary}."
+    card = Card(
+        title=config.name,
+        summary=summary,
+        pipeline_tag="fill-mask",
+        tags=(
+            *(settings["model_type"], "masked-language-model", "encoder"),
+            *["sentence-transformers"] * (encoder is not None),
+        ),
+        usage=_USAGE + _EMBED * (encoder is not None),
+        architecture=settings,
+        recipe={"phases": len(config.phases)},
+        start=describe_start(trained.checkpoint),
+        metrics="heldout_",
+        languages=tuple(languages),
+    )
+    history = read_history(trained.checkpoint)
+    return model_card(card, config, trained.checkpoint, history, differences)
