@@ -12,7 +12,7 @@ from pipeline.checkpoint.start_record import StartRecord
 from pipeline.hugging_face.vocabulary import has_vocabulary
 from pipeline.run.config import TrainConfig
 from pipeline.run.phases import PhaseConfig
-from pipeline.start.config import ContinueHuggingFace, ContinueRun
+from pipeline.start.config import PRETRAINED, ContinueHuggingFace, ContinueRun
 from pipeline.start.record import check_moved_start, own_checkpoint, read_record
 from pipeline.start.start import Start, read_start
 from pipeline.start.vocabulary import check_vocabulary
@@ -69,21 +69,20 @@ def start_errors(config: TrainConfig, start: Start) -> Iterator[str]:
         path = checkpoint.path / file.path
         if not path.is_file() or path.stat().st_size != file.bytes:
             yield f"{path}: missing, or not of {file.bytes:,} bytes"
-    is_finetuned = "tasks" in manifest.config
-    if not is_finetuned:
-        wanted = count_parameters(start.model, manifest.vocab_size)
-        found = num_weights(manifest.parameters)
-        if wanted != found:
-            yield f"it holds {found:,} weights, its model has {wanted:,}"
+    # Not counted: task heads, and the generator of replaced-token detection.
+    of_model = {n: p for n, p in manifest.parameters.items() if n.startswith(PRETRAINED)}
+    wanted, found = count_parameters(start.model, manifest.vocab_size), num_weights(of_model)
+    if wanted != found:
+        yield f"it holds {found:,} weights, its model has {wanted:,}"
     if isinstance(config.start, ContinueRun) and config.start.moments:
-        yield from _moment_errors(config, start, is_finetuned)
+        yield from _moment_errors(config, start)
 
 
-def _moment_errors(config: TrainConfig, start: Start, is_finetuned: bool) -> Iterator[str]:
+def _moment_errors(config: TrainConfig, start: Start) -> Iterator[str]:
     assert start.checkpoint is not None
     stored = start.checkpoint.manifest.config
     advice = "or set start.moments: false to take the weights only"
-    if is_finetuned:
+    if "tasks" in stored:
         yield f"start.moments: of a fine-tuning run; {advice[3:]}"
         return
     optimizer = stored.get("optimizer", {}).get("type", "adamw")

@@ -11,6 +11,11 @@ START_PATHS = {"path", "tokenizer"}
 """Keys of a start that may change, since files move: their content is compared instead."""
 
 
+PRETRAINED = ("encoder.", "head.")
+"""What the names of parameters start with that every model has: its encoder and its
+masked-language-model head. For fine-tuning, pooler and task heads start at random."""
+
+
 class FromRun(Config):
     """The weights in a checkpoint of another run."""
 

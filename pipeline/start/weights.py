@@ -19,11 +19,10 @@ from model.parameters import ParameterSpec, parameter_specs, shard_tensor
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
 from pipeline.start.architecture import GROWING, shape_differences
+from pipeline.start.config import PRETRAINED
 from pipeline.start.start import Start
 from pipeline.start.tiling import Tiling
 
-PRETRAINED = ("encoder.", "head.")
-"""Parameters that every model has; for fine-tuning, pooler and task heads start at random."""
 EVERYTHING = ("",)
 """All parameters that the start has too."""
 OF_TOKENS = ("encoder.embeddings.word.weight", "head.decoder.weight", "head.bias")
