@@ -100,8 +100,8 @@ def _cell(text: str) -> str:
 def table(definition: dict[str, Any], links: dict[str, str]) -> Iterator[str]:
     """The fields of one schema as a Markdown table."""
     required = set(definition.get("required", []))
-    for choice in definition.get("anyOf", []):
-        required |= set(choice.get("required", [])) - {"extends"}
+    for choice in definition.get("anyOf", [])[:1]:
+        required |= set(choice.get("required", []))
     fields = {
         name: node
         for name, node in definition.get("properties", {}).items()

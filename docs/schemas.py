@@ -95,6 +95,9 @@ def json_schema(file: ConfigFile) -> dict[str, Any]:
     required = tree.pop("required", [])
     # What is required may stand in the file that this one extends.
     tree["anyOf"] = [{"required": required}, {"required": ["extends"]}]
+    if "model" in required:  # which may come from the start
+        without = [key for key in required if key != "model"]
+        tree["anyOf"].append({"required": [*without, "start"]})
     return tree
 
 
