@@ -98,9 +98,12 @@ def phase_changes(before: PhaseConfig, now: PhaseConfig) -> list[Difference]:
 
 
 def changes_in_words(before: PhaseConfig, now: PhaseConfig) -> str:
-    """What a phase changes, in one line; without its rows and batch, which the plan shows."""
+    """What a phase changes, in one line; without its rows and batch, which the plan shows, and
+    without warm-ups that end with the phase before."""
+    shown = ("data.path", "batch.global_rows", "batch.micro_rows")
+    of_one_phase = ("schedule.warmup_rows", "schedule.total_rows", "batch.warmup")
     return ", ".join(
         f"{found.path} {found.before} -> {found.now}"
         for found in phase_changes(before, now)
-        if found.path not in ("data.path", "batch.global_rows", "batch.micro_rows")
+        if found.path not in shown and (found.now or found.path not in of_one_phase)
     )

@@ -2,9 +2,13 @@
 
 A key is of one of three kinds:
 - part of the identity (`RunConfig.identity`): it never changes;
-- it decides which rows a step takes (`STREAM_KEYS` of each phase): it may change as long as the
-  steps that were taken keep their rows, so in later phases, or at the end of the present one;
+- it decides which rows a step takes (`STREAM_KEYS` of each phase), or it is the model or the
+  objective of a later phase: it may change as long as the steps that were taken stay the same, so
+  in later phases, or at the end of the present one;
 - any other may change at every start.
+
+The length of the present phase decides also about the learning rates of a schedule that ends with
+it, and about a mask rate that changes over it: then it may not change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +20,9 @@ from configs.differences import differences
 from configs.load import UserError
 from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.data.position import PhaseSteps, StepSegment
+from pipeline.run.changes import changed_later
 from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.phase_length import rates_of_steps_taken
 from pipeline.run.phases import PhaseConfig
 
 STREAM_KEYS = ("total_rows", "batch.global_rows", "batch.warmup", "data.shuffle_unit")
@@ -30,7 +36,7 @@ def forbidden_changes(before: RunConfig, now: RunConfig, consumed_rows: int) -> 
     """
     lines = [str(found) for found in differences(before.identity(), now.identity())]
     if isinstance(before, TrainConfig) and isinstance(now, TrainConfig):
-        lines += _stream_changes(before, now, consumed_rows)
+        lines += _phase_changes(before, now, consumed_rows)
     elif now.end_row < consumed_rows:
         lines += [
             f"{found} (the newest checkpoint is after {consumed_rows:,} rows, {now.end_row:,} are "
@@ -87,7 +93,7 @@ def _is_started(start_row: int, consumed_rows: int) -> bool:
     return start_row == 0 or start_row < consumed_rows
 
 
-def _stream_changes(before: TrainConfig, now: TrainConfig, consumed_rows: int) -> Iterator[str]:
+def _phase_changes(before: TrainConfig, now: TrainConfig, consumed_rows: int) -> Iterator[str]:
     for number, (where, old, start_row) in enumerate(_phases(before)):
         if not _is_started(start_row, consumed_rows):
             return
@@ -102,11 +108,18 @@ def _stream_changes(before: TrainConfig, now: TrainConfig, consumed_rows: int) -
         rows = min(taken, old.steps.total_rows)
         if number and old.data.shuffle_unit != new.data.shuffle_unit:
             yield from _changed_keys(where, old, new, ["data.shuffle_unit"], rows)
+        yield from (
+            f"{found} (after {rows:,} rows of this phase)"
+            for phase, found in changed_later(before, now, ["model", "objective"])
+            if phase == number
+        )
         if not _steps_agree(old.steps, new.steps, taken):
             keys = [key for key in STREAM_KEYS if key != "data.shuffle_unit"]
             if number == 0:  # named as part of the identity
                 keys.remove("batch.global_rows")
             yield from _changed_keys(where, old, new, keys, rows)
+        else:
+            yield from rates_of_steps_taken(where, old, new, rows)
 
 
 def _changed_keys(

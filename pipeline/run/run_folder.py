@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.differences import Difference, differences
+from configs.differences import Difference
 from configs.load import UserError
 from configs.redact import redact
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import read_json
 from model.compute import BreaksBitEquality
 from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
+from pipeline.run.changes import added_phases, differences_of_runs
 from pipeline.run.config import RunConfig
 from pipeline.run.folder_identity import identify
 from pipeline.run.mid_run import changed_data, forbidden_changes, newest_position
@@ -108,7 +109,7 @@ def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
             *changed_data(before, stored.data_fingerprint, data_fingerprint, consumed_rows),
         ],
     )
-    return [_describe_change(change) for change in differences(before, now)]
+    return [*map(_describe_change, differences_of_runs(before, now)), *added_phases(before, now)]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ RUN: dict[str, Any] = {
         "micro_rows": 4,
         "warmup": [{"until_row": 16, "global_rows": 4}, {"until_row": 64, "global_rows": 8}],
     },
+    "schedule": {"type": "constant"},
     "then": [PHASE],
 }
 TASK = {"type": "classification", "labels": ["a", "b"], "train": "t.jsonl"}
@@ -98,6 +99,7 @@ def test_the_identity_never_changes(change: str, value: Any, consumed_rows: int)
         {"then.0.schedule": {"type": "cosine"}, "then.0.data.path": "c"},
         {"then.0.data.weights": {"a": 1.0}, "then.0.batch.micro_rows": 8},
         {"then.0.data.workers": 3, "then": [PHASE, PHASE]},
+        {"then.0.optimizer.lr": 0.5, "then.0.gradient_clipping": 1.0},
     ],
     ids=lambda changes: "+".join(changes),
 )
@@ -150,6 +152,16 @@ NOT_STARTED, IN_WARMUP, IN_PHASE_0, IN_PHASE_1, AT_THE_END = 0, 24, 96, 200, 240
             {IN_PHASE_1, AT_THE_END},
         ),
         ({"then": []}, ["then.0"], {IN_PHASE_1, AT_THE_END}),
+        (
+            {"then.0.objective": {"mask_rate": 0.4}},
+            ["then.0.objective.mask_rate"],
+            {IN_PHASE_1, AT_THE_END},
+        ),
+        (
+            {"then.0.model": {"hidden_dropout": 0.4}},
+            ["then.0.model.hidden_dropout"],
+            {IN_PHASE_1, AT_THE_END},
+        ),
     ],
     ids=str,
 )

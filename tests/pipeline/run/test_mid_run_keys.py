@@ -24,7 +24,7 @@ NEVER: dict[type[RunConfig], set[str]] = {
 BY_POSITION: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *("total_rows", "batch.warmup", "then.*.total_rows", "then.*.batch.global_rows"),
-        *("then.*.batch.warmup", "then.*.data.shuffle_unit"),
+        *("then.*.batch.warmup", "then.*.data.shuffle_unit", "then.*.model", "then.*.objective"),
     },
     FinetuneConfig: {"steps"},
 }
@@ -40,6 +40,7 @@ MAY_CHANGE: dict[type[RunConfig], set[str]] = {
         *ANY_RUN,
         *("evaluation", "data.weights", "batch.micro_rows", "export"),
         *("then.*.schedule", "then.*.data.weights", "then.*.batch.micro_rows"),
+        *("then.*.optimizer", "then.*.gradient_clipping"),
         *(f"{where}data.{key}" for where in ("", "then.*.") for key in DATA),
     },
     FinetuneConfig: {
