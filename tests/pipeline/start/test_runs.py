@@ -13,7 +13,7 @@ from model.hugging_face.families import family_of_model
 from pipeline.run.config import TrainConfig
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import run_ranks
-from tests.pipeline.hugging_face.folders import SAME_SIZES, tiny_folder
+from tests.pipeline.hugging_face.folders import SAME_SIZES, tiny_folder, tiny_tokenizer
 from tests.pipeline.start.continuing import (
     TOKENIZER,
     checkpoint_at,
@@ -172,3 +172,42 @@ def test_a_grown_model_predicts_far_better_than_a_random_one(rows: Path, tmp_pat
     grown, trained = heldout_losses(config)[0], min(heldout_losses(small).values())
     random = math.log(VOCAB_SIZE)
     assert trained < grown < trained + 0.5 * (random - trained)
+
+
+def test_moments_of_muon_are_taken_over_at_another_grid(rows: Path, tmp_path: Path) -> None:
+    muon = {"type": "muon", "lr": 1e-3}
+    parent = parent_config(
+        rows,
+        tmp_path / "parent",
+        optimizer=muon,
+        total_rows=64,
+        parallel={"tensor": 2, "zero_stage": 1},
+        schedule={"type": "constant"},
+    )
+    run_ranks(pretrain, 2, parent)
+    start = {"type": "run", "path": str(parent.output), "moments": True}
+    parallel = {"tensor": 1, "zero_stage": 3}
+    tree = child_tree(rows, tmp_path / "run", start, optimizer=muon, parallel=parallel)
+    run_ranks(run_tree, 2, tree)
+    child = child_config(rows, tmp_path / "run", start)
+    assert_same_bits(state_at(parent, 4), state_at(child, 0))
+    assert checkpoint_at(child, 4).manifest.optimizer_step == 8
+
+
+def test_tokens_of_another_vocabulary_keep_their_vectors(
+    rows: Path, parent: TrainConfig, tmp_path: Path
+) -> None:
+    larger = make_data(tmp_path / "rows", tokenizer=tiny_tokenizer(VOCAB_SIZE + 4))
+    start = {"type": "run", "path": str(parent.output), "step": 10, "new_tokens": "mean"}
+    tree = child_tree(larger, tmp_path / "run", start)
+    run_ranks(run_tree, 2, {**tree, "parallel": {"tensor": 2, "zero_stage": 1}})
+    old = state_at(parent, 10, "weight")
+    new = state_at(child_config(larger, tmp_path / "run", start), 0, "weight")
+    for name in ("encoder.embeddings.word.weight", "head.bias"):
+        before, after = old[f"weight/{name}"], new[f"weight/{name}"]
+        assert after.shape[0] == VOCAB_SIZE + 4
+        assert torch.equal(after[: VOCAB_SIZE - 1], before[:-1]), name
+        assert torch.equal(after[-1], before[-1]), name  # <mask>, which has a new id
+        assert after[VOCAB_SIZE - 1 : -1].any(), name
+    rest = [key for key in old if "word" not in key and key != "weight/head.bias"]
+    assert all(torch.equal(old[key], new[key]) for key in rest)
