@@ -6,6 +6,7 @@ tokenizer_config.json beside the file, and well-known names.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,6 +19,8 @@ from configs.load import UserError
 from data_prep.dataset.files import parse_json, read_regular
 from data_prep.dataset.manifest import SpecialTokens
 from data_prep.dataset.tokenizer import FIRST_SPECIAL_TOKENS, MASK_TOKEN, num_ids
+
+logger = logging.getLogger(__name__)
 
 Role = Literal["bos", "pad", "eos", "unk", "mask"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -115,7 +118,25 @@ class _Roles:
         tokens = {role: self._token(role) for role in ROLES}
         if missing := [role for role in ROLES if tokens[role] is None and role != "unk"]:
             raise self._missing(missing)
+        tokens["pad"] = self._padding_of_its_own(tokens)
         return {role: self._vocabulary[token] for role, token in tokens.items() if token}
+
+    def _padding_of_its_own(self, tokens: Mapping[Role, str | None]) -> str | None:
+        """The padding token; the first in reserve where it has a second role, as EuroBERT's has.
+
+        Padding is known by its id here: the end of a text must not have it.
+        """
+        pad = tokens["pad"]
+        others = {token for role, token in tokens.items() if role != "pad"}
+        reserve = [t for t in self._vocabulary if _UNUSED.fullmatch(t) and t not in others]
+        if pad not in others or "pad" in self._given or not reserve:
+            return pad
+        chosen = min(reserve, key=self._vocabulary.__getitem__)
+        logger.info(
+            "%s: %s is padding and has another role too: padding is %s here",
+            *(self._path, pad, chosen),
+        )
+        return chosen
 
     def _token(self, role: Role) -> str | None:
         if role in self._given:

@@ -252,8 +252,12 @@ class ExportedTokenizer:
 
     def special_ids(self) -> dict[str, int]:
         """What config.json may say of the special tokens, besides the padding."""
-        bos, eos = self.special.bos, self.special.eos
-        return {"bos_token_id": bos, "cls_token_id": bos, "eos_token_id": eos, "sep_token_id": eos}
+        special = self.special
+        return {
+            **dict.fromkeys(("bos_token_id", "cls_token_id"), special.bos),
+            **dict.fromkeys(("eos_token_id", "sep_token_id"), special.eos),
+            "mask_token_id": special.mask,
+        }
 
 
 def _quiet_transformers() -> None:

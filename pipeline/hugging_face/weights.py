@@ -11,6 +11,8 @@ from torch import Tensor
 
 from configs.load import UserError
 from data_prep.dataset.files import path_inside, read_json
+from data_prep.dataset.special_tokens import find_special_tokens
+from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.hugging_face.families import family_of_folder
@@ -53,7 +55,7 @@ def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
     files, tensors = _read_tensors(folder)
     origin = str(folder / "config.json")
     family = family_of_folder(hf, tensors, origin)
-    config, vocab_size = family.model_config(hf, origin)
+    config, vocab_size = family.model_config(_with_own_padding(hf, folder), origin)
     if config.num_layers > len(tensors):
         raise UserError(
             f"{folder}: config.json says {config.num_layers:,} layers, but there are only "
@@ -68,6 +70,19 @@ def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
     special_ids = {key: hf[key] for key in SPECIAL_IDS if isinstance(hf.get(key), int)}
     special_ids["pad_token_id"] = config.pad_token_id
     return HfModel(config, vocab_size, family, state, has_head, special_ids, files)
+
+
+def _with_own_padding(hf: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """config.json with the padding token that its tokenizer has here, if its own has a second role.
+
+    transformers knows padding by a mask, our network by its id (EuroBERT pads with its end token).
+    """
+    file, pad = folder / "tokenizer.json", hf.get("pad_token_id")
+    others = [hf.get(key) for key in ("bos_token_id", "eos_token_id", "mask_token_id")]
+    if pad is None or pad not in others or not file.is_file():
+        return hf
+    special = find_special_tokens(load_tokenizer(file), file, vocab_size=hf.get("vocab_size"))
+    return {**hf, "pad_token_id": special.pad}
 
 
 def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel:
