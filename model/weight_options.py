@@ -15,15 +15,24 @@ class RandomEmbeddings(Config):
 
 
 class PretrainedVectors(Config):
-    """Word vectors start from a word2vec or GloVe file, where it has the token's text."""
+    """Word vectors start from a word2vec, GloVe or fastText file, where it has the token's text."""
 
     type: Literal["vectors"] = "vectors"
     path: ConfigPathText
-    """The file of vectors, of hidden_size dimensions."""
-    format: Literal["word2vec_binary", "word2vec_text", "glove_text"] = "word2vec_text"
-    """word2vec files start with a line of two counts, GloVe's do not."""
+    """The file of vectors; may be compressed by gzip."""
+    format: Literal["word2vec_binary", "word2vec_text", "glove_text", "fasttext_text"] = (
+        "word2vec_text"
+    )
+    """word2vec files, and fastText's (.vec), start with a line of two counts, GloVe's do not."""
+    fit: Literal["exact", "project", "pad"] = "exact"
+    """What is done with vectors that are not hidden_size wide. exact: they are refused; project: a
+    random matrix with orthonormal rows maps them (lengths and angles stay, or about so where the
+    vectors are wider); pad: zeros follow narrower ones."""
+    seed: int = Field(0, ge=0)
+    """Decides the random matrix of `project`."""
     rescale: bool = True
-    """Whether the vectors are scaled to the standard deviation initializer_range."""
+    """Whether the vectors, after that, are scaled to the standard deviation initializer_range;
+    false: as in the file."""
 
 
 class NothingFrozen(Config):

@@ -1,13 +1,13 @@
-"""Word vectors from word2vec or GloVe files, mapped on the vocabulary of a tokenizer."""
+"""Word vectors from word2vec, GloVe or fastText files, mapped on the vocabulary of a tokenizer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.load import ConfigError
+from model.vector_files import read_vectors
 from model.weight_options import PretrainedVectors
 
 SPACE = "\u2581"
@@ -41,28 +41,86 @@ def read_word_vectors(
     """The vectors of `config.path` for `vocabulary` (token texts by id, byte-level or WordPiece).
 
     A token takes the vector of its text without the mark of a preceding space, failing that of
-    its lower-case form. Raises ConfigError for a file that is missing, damaged or of a
-    different width.
+    its lower-case form. Raises ConfigError for a file that is missing, damaged or of a width that
+    does not fit.
     """
     places = _places_by_word(vocabulary)
-    matrix = np.zeros((len(vocabulary), hidden_size), np.float32)
+    rows: dict[int, NDArray[np.float32]] = {}
     is_exact = np.zeros(len(vocabulary), bool)
-    found = np.zeros(len(vocabulary), bool)
-    for word, vector in _read(config):
-        if len(vector) != hidden_size:
-            raise ConfigError(
-                f"{config.path}: the vector of {word!r} has {len(vector)} dimensions, but "
-                f"model.hidden_size is {hidden_size}"
-            )
+    width = hidden_size
+    for word, vector in read_vectors(config):
+        if len(vector) != width:
+            _check_width(config, word, len(vector), hidden_size)
+            width = len(vector)
         for token_id, exact in places.get(word, ()):
             if exact or not is_exact[token_id]:
-                matrix[token_id], found[token_id] = vector, True
+                rows[token_id] = vector
                 is_exact[token_id] |= exact
-    if not found.any():
+    if not rows:
         raise ConfigError(f"{config.path}: none of its words is in the vocabulary")
+    found = np.zeros(len(vocabulary), bool)
+    ids = np.array(sorted(rows))
+    found[ids] = True
+    matrix = np.zeros((len(vocabulary), hidden_size), np.float32)
+    matrix[ids] = _fitted(np.stack([rows[number] for number in ids.tolist()]), hidden_size, config)
     if config.rescale:
         matrix *= standard_deviation / matrix[found].std()
     return WordVectors(matrix, found)
+
+
+def _check_width(config: PretrainedVectors, word: str, width: int, hidden_size: int) -> None:
+    """Raises ConfigError if vectors of `width` dimensions cannot become `hidden_size` wide."""
+    has = f"{config.path}: the vector of {word!r} has {width} dimensions"
+    if config.fit == "exact":
+        raise ConfigError(
+            f"{has}, but model.hidden_size is {hidden_size}: set model.embedding_start.fit: "
+            f"project{' or pad' if width < hidden_size else ''}"
+        )
+    if config.fit == "pad" and width > hidden_size:
+        raise ConfigError(
+            f"{has}, more than model.hidden_size {hidden_size}: "
+            "model.embedding_start.fit: pad cannot make them shorter, project can"
+        )
+
+
+def _fitted(
+    vectors: NDArray[np.float32], hidden_size: int, config: PretrainedVectors
+) -> NDArray[np.float32]:
+    """[N, H] of `vectors` [N, D]: padded with zeros, or projected by a random matrix."""
+    width = vectors.shape[1]
+    if width == hidden_size:
+        return vectors
+    if config.fit == "pad":
+        return np.pad(vectors, ((0, 0), (0, hidden_size - width)))
+    return _exact_product(vectors, projection(width, hidden_size, config.seed))
+
+
+def projection(width: int, hidden_size: int, seed: int) -> NDArray[np.float64]:
+    """[D, H] a random matrix with orthonormal rows (D <= H: lengths and angles of vectors stay) or
+    columns (D > H: they stay about the same, Johnson and Lindenstrauss 1984)."""
+    normal = np.random.default_rng(seed).standard_normal(
+        (max(width, hidden_size), min(width, hidden_size))
+    )
+    basis, triangle = np.linalg.qr(normal)
+    basis *= np.sign(np.diag(triangle))  # the same one whatever the library's signs
+    return basis if width > hidden_size else basis.T
+
+
+def _exact_product(
+    vectors: NDArray[np.float32], matrix: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """[N, H] of [N, D] x [D, H], the same to the last bit for any order of the sums.
+
+    The number of threads differs with the tensor-parallel size, and with it the order. On grids of
+    fixed point (2^-23 of the greatest value, 2^-20 of the matrix) all products and sums of up to
+    512 of them fit in the 53 bits of a double; of wider vectors, the grids are coarser.
+    """
+    spare = max(0, int(np.ceil(np.log2(vectors.shape[1] / 512))))
+    greatest = float(np.abs(vectors).max()) or 1.0
+    step = 2.0 ** (np.ceil(np.log2(greatest)) - 23 + spare)
+    fixed = np.round(vectors.astype(np.float64) / step) * step
+    product: NDArray[np.float64] = fixed @ (np.round(matrix * 2.0**20) / 2.0**20)
+    return product.astype(np.float32)
 
 
 def _places_by_word(vocabulary: Sequence[str]) -> Mapping[str, list[tuple[int, bool]]]:
@@ -92,44 +150,3 @@ def byte_symbols() -> dict[int, str]:
     rest = (byte for byte in range(256) if byte not in symbols)
     symbols.update({byte: chr(256 + place) for place, byte in enumerate(rest)})
     return symbols
-
-
-def _read(config: PretrainedVectors) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    path = Path(config.path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file of word vectors (model.embedding_start.path)")
-    if config.format == "word2vec_binary":
-        yield from _read_binary(path)
-    else:
-        yield from _read_text(path, has_header=config.format == "word2vec_text")
-
-
-def _read_text(path: Path, has_header: bool) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        if has_header:
-            next(lines, None)
-        for number, line in enumerate(lines, start=2 if has_header else 1):
-            # GloVe has words with spaces in them: the numbers are counted from the end, and a
-            # non-breaking space is no separator.
-            word, *values = line.rstrip(" \n").split(" ")
-            try:
-                yield word, np.array(values, dtype=np.float32)
-            except ValueError:
-                if has_header or len(values) < 2:
-                    raise ConfigError(f"{path}:{number}: not a word and its numbers") from None
-
-
-def _read_binary(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    with path.open("rb") as file:
-        header = file.readline().split()
-        if len(header) != 2 or not all(part.isdigit() for part in header):
-            raise ConfigError(f"{path}: does not start with word2vec's two counts")
-        num_words, width = int(header[0]), int(header[1])
-        for number in range(num_words):
-            letters = bytearray()
-            while (letter := file.read(1)) not in (b" ", b""):
-                letters += letter
-            raw = file.read(4 * width)
-            if len(raw) != 4 * width:
-                raise ConfigError(f"{path}: ends at word {number} of the {num_words} it promises")
-            yield letters.strip().decode("utf-8", errors="replace"), np.frombuffer(raw, "<f4")
