@@ -41,6 +41,7 @@ from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.origin import describe_origin
 from pipeline.run.plan import RunPlan, plan_run
+from pipeline.start.start import record_of_folder
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ def start_run(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary, grid: Gr
         data_fingerprint=plan.data_fingerprint,
         tokenizer_sha256=plan.tokenizer_sha256,
         special_tokens=plan.special_tokens,
+        start=record_of_folder(hf.files[0].parent, hf.family.model_type),
     )
     segments = (Segment(phase=0, start_row=0, weights=plan.phases[0].mixture_weights),)
     manifest = build_manifest(

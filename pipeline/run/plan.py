@@ -24,6 +24,7 @@ from pipeline.run.phases import PhaseConfig
 from pipeline.run.start import check_start_rows, plan_start
 from pipeline.run.steps import RunSteps
 from pipeline.start.start import Start
+from pipeline.start.record import own_checkpoint
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,9 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     _check_tokenizers(phases)
     _check_heldout_rows(config, phases)
     plan = RunPlan(config, tuple(phases), tp_size, dp_size)
-    if config.start.type == "scratch":
-        return plan
+    if config.start.type == "scratch":  # but step 0 may have been imported
+        own = own_checkpoint(config.output)
+        return replace(plan, start_record=own.manifest.start if own else None)
     start, record = plan_start(config, phases[0].manifest, plan.tokenizer)
     return replace(plan, start=start, start_record=record)
 

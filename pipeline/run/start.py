@@ -23,13 +23,12 @@ def plan_start(
 ) -> tuple[Start | None, StartRecord | None]:
     """(what the run of `config` starts from, its record), after every check that needs no model.
 
-    `rows` are those of the first phase, `tokenizer` is their file. The start is None for random
-    weights and for a run that has checkpoints, which needs the weights no more; it carries no
-    tensors. Raises UserError where the start is not there, where its model, vocabulary or optimizer
-    is not that of the run, and where it is no longer what the run started from.
+    `rows` are those of the first phase, `tokenizer` is their file. The start is None for a run that
+    has checkpoints, which needs the weights no more; it carries no tensors. Raises UserError where
+    the start is not there, where its model, vocabulary or optimizer is not that of the run, and
+    where it is no longer what the run started from.
     """
-    if not isinstance(config.start, ContinueHuggingFace | ContinueRun):
-        return None, None
+    assert isinstance(config.start, ContinueHuggingFace | ContinueRun)
     record = read_record(config.output)
     checkpoint = own_checkpoint(config.output)
     if checkpoint is not None:

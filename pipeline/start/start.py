@@ -214,11 +214,7 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
     hf = read_hf_folder(config.path, config.leave_out)
     tokenizer = config.tokenizer or config.path / "tokenizer.json"
     special = _check_vocabulary(config.path, tokenizer, hf)
-    record = StartRecord(
-        path=str(config.path),
-        description=f"{config.path.resolve()} ({hf.family.model_type} layout)",
-        fingerprint=_hugging_face_fingerprint(config.path),
-    )
+    record = record_of_folder(config.path, hf.family.model_type)
     return Start(
         hf.config,
         hf.vocab_size,
@@ -227,6 +223,15 @@ def _from_hugging_face(config: FromHuggingFace) -> Start:
         special,
         record=record,
         tensors=hf.state,
+    )
+
+
+def record_of_folder(folder: Path, family: str) -> StartRecord:
+    """What a run that starts from a Hugging Face folder of `family` records."""
+    return StartRecord(
+        path=str(folder),
+        description=f"{folder.resolve()} ({family} layout)",
+        fingerprint=_hugging_face_fingerprint(folder),
     )
 
 

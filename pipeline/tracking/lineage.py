@@ -47,8 +47,9 @@ def describe_start(record: StartRecord | None) -> dict[str, Any]:
         return {}
     return {
         "start.description": record.description,
+    run_id = {"start.run_id": record.tracking_run_id} if record.tracking_run_id else {}
         "start.fingerprint": record.fingerprint,
-        "start.run_id": record.tracking_run_id,
+        **run_id,
     }
 
 
