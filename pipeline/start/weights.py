@@ -129,13 +129,11 @@ def _changed_shards(
     now: ModelConfig,
     vocabulary: NewVocabulary | None,
 ) -> Callable[[str], Tensor | None]:
-    """As `_shards`, of tensors with new tokens and of larger sizes."""
-    tiling = Tiling(start.model, now)
-    whole = _whole_tensors(start)
-    wanted = {tiling.source(name) for name in specs if not tiling.is_new(name)}
+    """As `_shards`, of tensors with new tokens and of larger sizes: those of `PRETRAINED`."""
+    tiling, whole = Tiling(start.model, now), _whole_tensors(start)
+    taken = {n for n in specs if n.startswith(PRETRAINED) and not tiling.is_new(n)}
     if start.checkpoint is not None:
-        lost = {n for n in wanted if n.startswith(PRETRAINED)}
-        lost -= start.checkpoint.manifest.parameters.keys()
+        lost = set(map(tiling.source, taken)) - start.checkpoint.manifest.parameters.keys()
         if lost:
             raise UserError(f"{start.description}: no parameter {', '.join(sorted(lost))}")
     mixtures = None
@@ -144,7 +142,7 @@ def _changed_shards(
         logger.info("vocabulary of %d: %s", vocabulary.vocab_size, mixtures.summary())
 
     def shard(name: str) -> Tensor | None:
-        full = None if tiling.is_new(name) else whole(tiling.source(name))
+        full = whole(tiling.source(name)) if name in taken else None
         if full is None:
             return None
         if mixtures is not None and name in OF_TOKENS:
