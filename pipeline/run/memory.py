@@ -105,7 +105,11 @@ def layer_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: 
     if keeps_probabilities(config.compute):
         probabilities = 5 * model.num_attention_heads * row_tokens / model.hidden_size / tp_size
     ffn = model.ffn_hidden_size / model.hidden_size * (3 if model.is_gated else 2) / 8
-    return one * (outside + (8 + 16 * ffn) / tp_size + probabilities)
+    share = model.key_value_heads / model.num_attention_heads
+    # Queries and output; keys and values, which all backends but flex repeat for their groups.
+    attention = 4 + 4 * (share if config.compute.attention_backend == "flex" else 1)
+    attention += 2 * (1 + share) if model.query_key_norm else 0  # what the norms read
+    return one * (outside + (attention + 16 * ffn) / tp_size + probabilities)
 
 
 def keeps_probabilities(compute: ComputeConfig) -> bool:

@@ -10,7 +10,7 @@ import transformers
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.export import export_run
 from pipeline.optim.optimizer import MOMENTUM_KEY
-from pipeline.run.memory import estimate_memory
+from pipeline.run.memory import MemoryEstimate, estimate_memory
 from pipeline.run.plan import plan_run
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import run_ranks
@@ -109,11 +109,19 @@ def test_it_is_exported_to_its_class(rows: Path, tmp_path: Path) -> None:
 
 
 def test_the_planner_counts_fewer_keys_and_values(rows: Path, tmp_path: Path) -> None:
-    plain = {**MODEL, "num_key_value_heads": None}
-    many, few = (
-        estimate_memory(plan_run(make_config(rows, tmp_path / name, model=model), 1))
-        for name, model in (("many", plain), ("few", MODEL))
-    )
+    grouped = {**MODEL, "attention_dropout": 0.0}
+    flex: dict[str, Any] = {"compute": {"attention_backend": "flex"}, "export": "none"}
+
+    def memory(model: dict[str, Any]) -> MemoryEstimate:
+        return estimate_memory(
+            plan_run(make_config(rows, tmp_path / "planned", model=model, **flex), 1)
+        )
+
+    many = memory({**grouped, "num_key_value_heads": None})
+    normed, few = memory({**grouped, "query_key_norm": True}), memory(grouped)
+    one = 4 * 32 * 32 * 4  # micro-batch x row x hidden size in fp32
+    assert many.activations - few.activations == 2 * (4 / 2) * one / 2
+    assert normed.activations - few.activations == 2 * (2 + 2 / 2) * one / 2
     fewer = 2 * 2 * 32 * 16  # of a layer: 16 of 32 rows of the keys' and of the values' matrix
     assert many.weights - few.weights == 4 * fewer
     assert many.optimizer - few.optimizer == 12 * fewer
