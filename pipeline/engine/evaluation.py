@@ -1,20 +1,60 @@
-"""Held-out scores of a model under DeepSpeed, summed over all ranks."""
+"""Held-out scores of a model, under DeepSpeed or alone, summed over all ranks."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import MLM_HEAD
+from model.parallel.grid import Grid
 from model.parallel.json_exchange import broadcast_json
+from model.parameters import parameter_specs
+from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.data.heldout import HeldoutRows, HeldoutScore, rank_slices
-from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import MicroBatch
 
 
+class EvaluatedModel(Protocol):
+    """What an evaluation needs: `Engine` during training, `PlainModel` after it."""
+
+    @property
+    def grid(self) -> Grid:
+        """The ranks that compute it."""
+
+    @property
+    def model(self) -> Any:
+        """Call it for a forward pass."""
+
+    def start_evaluation(self) -> None:
+        """Turns dropout off."""
+
+
+@dataclass(frozen=True)
+class PlainModel:
+    """A model without optimizer."""
+
+    model: nn.Module
+    grid: Grid
+
+    @classmethod
+    def of(cls, module: nn.Module, grid: Grid, checkpoint: Checkpoint) -> Self:
+        """`module` with the weights of `checkpoint`; raises UserError if they do not fit."""
+        manifest = checkpoint.manifest
+        check_checkpoint(manifest, parameter_specs(module), manifest.tokenizer_sha256)
+        load_weights(module, TensorReader(checkpoint), grid)
+        return cls(module, grid)
+
+    def start_evaluation(self) -> None:
+        """Turns dropout off."""
+        self.model.eval()
+
+
 def heldout_scores(
-    engine: Engine,
+    engine: EvaluatedModel,
     heldout: HeldoutRows,
     micro_rows: int,
     micro_batch: Callable[[Tensor, Tensor, Tensor], MicroBatch],

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from model.config import MLM_HEAD
 from model.parallel.json_exchange import gather_json
 from pipeline.data.heldout import HeldoutRows, load_heldout
-from pipeline.engine.deepspeed_engine import Engine
-from pipeline.engine.evaluation import heldout_scores
+from pipeline.engine.evaluation import EvaluatedModel, heldout_scores
 from pipeline.finetuning.batches import FinetuneBatches, heldout_batch
 from pipeline.finetuning.plan import FinetunePlan
 
@@ -20,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    plan: FinetunePlan, engine: Engine, batches: FinetuneBatches, heldout: HeldoutRows | None
+    plan: FinetunePlan,
+    engine: EvaluatedModel,
+    batches: FinetuneBatches,
+    heldout: HeldoutRows | None,
 ) -> dict[str, float]:
     """``dev_METRIC/TASK`` of every task with a dev file, and the metrics of `heldout`.
 
@@ -42,7 +44,7 @@ def evaluate(
 
 
 def dev_scores(
-    engine: Engine, plan: FinetunePlan, batches: FinetuneBatches, name: str
+    engine: EvaluatedModel, plan: FinetunePlan, batches: FinetuneBatches, name: str
 ) -> list[NDArray[np.float64]]:
     """The scores of every example in the dev file of a task, in its order, on all ranks."""
     engine.start_evaluation()

@@ -1,0 +1,122 @@
+"""Evaluates a checkpoint: ``python -m pipeline.evaluate CONFIG.yaml [--step N | --best]``.
+
+One process computes, in fp32, what training measures: the held-out loss with the same rows and
+masks, or in fine-tuning the metrics on the dev files. Overrides of `data.path`, of
+`evaluation.rows_per_source` and of `tasks.NAME.dev` evaluate on other rows and files.
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from configs import command
+from configs.load import UserError
+from configs.terminal import visible
+from data_prep.dataset.tokenizer import same_tokenizer
+from pipeline.checkpoint.chosen import chosen_checkpoint
+from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.data.shard_cache import open_data_set
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.finetuning.run_config import load_run
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.phase_checks import check_rows
+from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.steps import RunSteps
+from pipeline.run.trained_model import TrainedModel, check_config, read_trained
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """``python -m pipeline.evaluate CONFIG.yaml key.sub=value ... [--step N | --best]``."""
+    parser = command.parser("Compute the held-out loss or the dev metrics of a checkpoint.")
+    parser.add_argument("--step", type=int, help="optimizer step (default: the newest checkpoint)")
+    parser.add_argument(
+        "--best", action="store_true", help="the checkpoint with the lowest held-out loss"
+    )
+    arguments = parser.parse_args()
+    config = load_run(arguments.config, arguments.overrides)
+    folder = checkpoints_folder(config)
+    checkpoint = chosen_checkpoint(folder, arguments.step, arguments.best)
+    values = evaluate_checkpoint(config, checkpoint)
+    print(visible(f"{checkpoint.path}: step {checkpoint.manifest.step:,}"))
+    for name, value in values.items():
+        print(visible(f"  {name} {value:.6g}"))
+
+
+def evaluate_checkpoint(config: RunConfig, checkpoint: Checkpoint) -> dict[str, float]:
+    """The metrics of `checkpoint` under the names that training records them with.
+
+    Raises UserError for a config that disagrees with the checkpoint, for rows of a different
+    tokenizer, and if there is nothing to evaluate on.
+    """
+    # Late: reading a bad config needs no torch.
+    if isinstance(config, FinetuneConfig):
+        return _dev_metrics(config, checkpoint)
+    assert isinstance(config, TrainConfig)
+    trained = read_trained(config, checkpoint, lambda: _beside_rows(config))
+    return _heldout_metrics(config, trained)
+
+
+def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) -> dict[str, float]:
+    from model.heads import build_masked_lm
+    from model.parallel.grid import single_rank_grid
+    from pipeline.data.heldout import load_heldout
+    from pipeline.engine.evaluation import PlainModel, heldout_scores
+    from pipeline.pretraining.step import MaskedMicroBatch
+
+    steps = RunSteps(tuple(phase.steps for phase in trained.config.phases))
+    number = steps.phase_of_last_row(trained.checkpoint.manifest.consumed_rows)
+    phase = config.phases[min(number, len(config.phases) - 1)]
+    manifest = open_data_set(phase.data)
+    check_rows(phase, manifest, f"then.{number - 1}." if number else "")
+    _check_tokenizer(trained, phase.data.path / manifest.tokenizer.path, manifest.tokenizer.sha256)
+    heldout = load_heldout(phase.data, manifest, phase.objective, config.evaluation.rows_per_source)
+    if not heldout.sources:
+        raise UserError(f"{phase.data.path}: the data set has no held-out rows")
+    with single_rank_grid() as grid:
+        module = build_masked_lm(
+            trained.model, trained.vocab_size, grid, trained.config.seed, config.compute
+        )
+        model = PlainModel.of(module, grid, trained.checkpoint)
+        micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
+        scores = heldout_scores(model, heldout, phase.batch.micro_rows, micro_batch)
+    values = heldout.metrics(scores)
+    logger.info(heldout.summary_line(values))
+    return values
+
+
+def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> dict[str, float]:
+    from model.parallel.grid import single_rank_grid
+    from pipeline.engine.evaluation import PlainModel
+    from pipeline.finetuning.batches import FinetuneBatches
+    from pipeline.finetuning.engine import build_finetune_model
+    from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout
+    from pipeline.finetuning.plan import plan_finetuning
+
+    check_config(config, checkpoint)
+    alone = config.model_copy(update={"parallel": config.parallel.model_copy(update={"tensor": 1})})
+    plan = plan_finetuning(alone, world_size=1, is_first=False)
+    heldout = load_mlm_heldout(plan)
+    if not plan.dev and (heldout is None or not heldout.sources):
+        raise UserError(f"{config.output}: no task has a dev file: set tasks.NAME.dev")
+    with single_rank_grid() as grid:
+        model = PlainModel.of(build_finetune_model(plan, grid), grid, checkpoint)
+        return evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
+
+
+def _check_tokenizer(trained: TrainedModel[TrainConfig], path: Path, sha256: str) -> None:
+    """Raises UserError if rows were made with a different tokenizer than the model's."""
+    if sha256 != trained.checkpoint.manifest.tokenizer_sha256 and not same_tokenizer(
+        trained.tokenizer, path
+    ):
+        raise UserError(f"{path.parent}: its rows were made with a different tokenizer")
+
+
+def _beside_rows(config: TrainConfig) -> Path:
+    """The tokenizer of the data set, which older checkpoints do not carry."""
+    return config.data.path / open_data_set(config.data).tokenizer.path
+
+
+if __name__ == "__main__":
+    command.run(main)
