@@ -72,8 +72,8 @@ def load_start(
     """Copies this rank's shards of the weights into `model`; the parameters without any.
 
     Taken are parameters whose names start with one of `prefixes`. `now` is the config of `model`,
-    if it may be larger than that of the start. Raises UserError for a start without one of
-    `PRETRAINED`, or with a different shape.
+    if it may be larger than that of the start. Raises UserError for a start that lacks a part of
+    the encoder or of its head, or has it in a different shape.
     """
     specs = {n: s for n, s in parameter_specs(model).items() if n.startswith(prefixes)}
     changed = shape_differences(start.model, now) if now is not None else []
@@ -100,8 +100,10 @@ def _shards(
     """By name, this rank's shard of a parameter; None where the start lacks it."""
     if start.checkpoint is not None:
         manifest = start.checkpoint.manifest
-        shared = {n: s for n, s in specs.items() if n.startswith(PRETRAINED)}
-        shared |= {n: s for n, s in specs.items() if n in manifest.parameters}
+        needed = _needed(manifest)
+        shared = {
+            n: s for n, s in specs.items() if n in manifest.parameters or n.startswith(needed)
+        }
         check_checkpoint(_only(manifest, shared), shared, start.tokenizer_sha256)
         reader = TensorReader(start.checkpoint)
 
@@ -133,8 +135,9 @@ def _changed_shards(
     tiling, whole = Tiling(start.model, now), _whole_tensors(start)
     taken = {n for n in specs if n.startswith(PRETRAINED) and not tiling.is_new(n)}
     if start.checkpoint is not None:
-        lost = set(map(tiling.source, taken)) - start.checkpoint.manifest.parameters.keys()
-        if lost:
+        manifest = start.checkpoint.manifest
+        absent = set(map(tiling.source, taken)) - manifest.parameters.keys()
+        if lost := {name for name in absent if name.startswith(_needed(manifest))}:
             raise UserError(f"{start.description}: no parameter {', '.join(sorted(lost))}")
     mixtures = None
     if vocabulary is not None:
@@ -161,6 +164,16 @@ def _whole_tensors(start: Start) -> Callable[[str], Tensor | None]:
     tensors = start.tensors
     assert tensors is not None
     return lambda name: tensors[name].float() if name in tensors else None
+
+
+def _needed(manifest: CheckpointManifest) -> tuple[str, ...]:
+    """What the names of parameters start with that a checkpoint has to hold: its head too, unless
+    it has none, as after replaced-token detection with a generator."""
+    return tuple(
+        prefix
+        for prefix in PRETRAINED
+        if prefix == "encoder." or any(name.startswith(prefix) for name in manifest.parameters)
+    )
 
 
 def _only(manifest: CheckpointManifest, names: Container[str]) -> CheckpointManifest:
