@@ -138,6 +138,7 @@ def replay(
         ).eval()
         check_checkpoint(manifest, parameter_specs(model), plan.tokenizer_sha256)
         load_weights(model, TensorReader(trained.checkpoint), grid)
+        model.enter_phase(plan.phases[phase].config.model)  # perhaps that after the checkpoint's
         tokenizer = load_tokenizer(trained.tokenizer)
         return [
             _replay_row(model, stream, tokenizer, masked, address, number)

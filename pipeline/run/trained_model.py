@@ -4,12 +4,12 @@ Export, replay and registration take the architecture, the objective, the tasks 
 and the tokenizer from here. Imports no torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from configs.differences import differences
+from configs.differences import Difference, differences
 from configs.load import UserError
 from configs.redact import redact
 from data_prep.dataset.manifest import SpecialTokens
@@ -17,7 +17,9 @@ from model.config import ModelConfig
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.stored_model import stored_model
 from pipeline.checkpoint.tokenizer import special_tokens_of, tokenizer_of
-from pipeline.run.config import RunConfig
+from pipeline.run.changes import changed_later
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.steps import RunSteps
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
@@ -76,9 +78,10 @@ def check_config(config: ConfigT, checkpoint: Checkpoint) -> ConfigT:
         {key: part for key, part in run.identity().items() if key not in OF_THE_START}
         for run in (stored, given)
     )
+    found = [*differences(before, now), *_of_later_phases(stored, given, checkpoint)]
     lines = [
-        f"  {found.path}: {found.before!r} in the checkpoint, {found.now!r} in the config"
-        for found in differences(before, now)
+        f"  {one.path}: {one.before!r} in the checkpoint, {one.now!r} in the config"
+        for one in found
     ]
     if lines:
         raise UserError(
@@ -87,3 +90,15 @@ def check_config(config: ConfigT, checkpoint: Checkpoint) -> ConfigT:
             + "\ngive the config and the overrides that the run was trained with"
         )
     return stored
+
+
+def _of_later_phases(
+    stored: RunConfig, given: RunConfig, checkpoint: Checkpoint
+) -> Iterator[Difference]:
+    """What differs in model and objective of the later phases that the checkpoint has reached."""
+    if isinstance(stored, TrainConfig) and isinstance(given, TrainConfig):
+        steps = RunSteps(tuple(phase.steps for phase in stored.phases))
+        last = steps.phase_of_last_row(checkpoint.manifest.consumed_rows)
+        for phase, found in changed_later(stored, given, ["model", "objective"]):
+            if phase <= last:
+                yield found

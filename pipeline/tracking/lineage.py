@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from configs.redact import redact
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.later_phases import phase_changes
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.versions import versions
 
@@ -45,9 +47,9 @@ def describe_start(record: StartRecord | None) -> dict[str, Any]:
     """Parameters that name the weights that a run started from."""
     if record is None:
         return {}
+    run_id = {"start.run_id": record.tracking_run_id} if record.tracking_run_id else {}
     return {
         "start.description": record.description,
-    run_id = {"start.run_id": record.tracking_run_id} if record.tracking_run_id else {}
         "start.fingerprint": record.fingerprint,
         **run_id,
     }
@@ -57,11 +59,24 @@ def describe_code(config: RunConfig) -> dict[str, Any]:
     """Parameters of any run with dotted names: config, git commit, package versions."""
     commit, dirty = git_commit()
     tree = config.model_dump(mode="json")
+    if isinstance(config, TrainConfig) and config.then:
+        tree["then"] = _describe_phases(config)
     return {
         **flatten(redact(tree)),
         "git.commit": commit,
         "git.dirty": dirty,
         **{f"version.{name}": version for name, version in versions().items()},
+    }
+
+
+def _describe_phases(config: TrainConfig) -> dict[str, Any]:
+    """By number, the length of each later phase and what it changes of the phase before."""
+    return {
+        str(number): {
+            "total_rows": now.total_rows,
+            **{found.path: found.now for found in phase_changes(before, now)},
+        }
+        for number, (before, now) in enumerate(pairwise(config.phases))
     }
 
 

@@ -5,11 +5,18 @@ from typing import Any
 
 import pytest
 
-from model.config import ModelConfig
-from pipeline.checkpoint.manifest import find_checkpoint, list_checkpoints, read_manifest
+from configs.load import UserError
+from model.hugging_face.families import family_of_model
+from pipeline.checkpoint.manifest import (
+    Checkpoint,
+    find_checkpoint,
+    list_checkpoints,
+    read_manifest,
+)
 from pipeline.checkpoint.stored_model import stored_model
 from pipeline.run.config import TrainConfig
-from pipeline.run.run_folder import RUN_NAME, checkpoints_folder
+from pipeline.run.run_folder import RUN_NAME, checkpoints_folder, is_done
+from pipeline.run.trained_model import check_config
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.pretraining.test_kills import pretrain_until_killed
 from tests.pipeline.training_run import (
@@ -27,11 +34,15 @@ MODEL = {
     "num_attention_heads": 4,
     "max_row_tokens": 64,
     "norm_placement": {"type": "pre"},
+    "first_norm": False,
+    "bias": {"attention": False, "mlp": False, "norm": False, "head": False},
     "activation": {"type": "geglu"},
     "positions": {"type": "rotary", "base": 10_000.0},
     "attention_pattern": {"type": "alternating", "neighbours": 8, "global_every": 2},
+    "type_vocab_size": 0,
 }
-"""ModernBERT's kind."""
+"""ModernBERT's."""
+FOUR_RANKS = {"tensor": 2, "zero_stage": 2}
 FIRST_STEPS, SECOND_STEPS, THIRD_STEPS = 4, 4, 3
 
 
@@ -54,6 +65,7 @@ def modern_config(folder: Path, output: Path, **changes: Any) -> TrainConfig:
         "optimizer": {"type": "muon", "weight_decay": 0.05},
         "schedule": {"type": "constant", "warmup_rows": 32},
         "checkpoint": {"every_steps": 1, "keep_last": 99},
+        "export": "hugging_face",
         "then": [
             {
                 "data": {"path": str(folder / "long")},
@@ -120,11 +132,16 @@ def test_the_switch_is_exact(
     assert_same_bits(final_state(switching), final_state(restarted))
 
 
-def test_killed_around_a_boundary_on_four_ranks(folder: Path, tmp_path: Path) -> None:
-    parallel = {"tensor": 2, "zero_stage": 2}
-    whole = modern_config(folder, tmp_path / "whole", parallel=parallel)
-    run_ranks(pretrain, 4, whole)
-    killed = modern_config(folder, tmp_path / "killed", parallel=parallel)
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> TrainConfig:
+    """The run of three phases on four ranks, without interruption."""
+    config = modern_config(folder, folder / "whole", parallel=FOUR_RANKS)
+    run_ranks(pretrain, 4, config)
+    return config
+
+
+def test_killed_around_a_boundary(folder: Path, whole: TrainConfig, tmp_path: Path) -> None:
+    killed = modern_config(folder, tmp_path / "killed", parallel=FOUR_RANKS)
     taken = 0
     for num_steps in (FIRST_STEPS - 1, 2, SECOND_STEPS):
         with pytest.raises(RankError):
@@ -136,19 +153,40 @@ def test_killed_around_a_boundary_on_four_ranks(folder: Path, tmp_path: Path) ->
     assert_same_bits(final_state(whole), final_state(killed))
     for name in ("loss", "gradient_norm"):
         assert metrics(whole, name) == metrics(killed, name), name
-    check_recorded_models(whole)
-    one_rank = modern_config(folder, tmp_path / "one")
-    run_ranks(pretrain, 1, one_rank)
-    assert metrics(one_rank, "loss") == pytest.approx(metrics(whole, "loss"), rel=1e-5)
 
 
-def check_recorded_models(config: TrainConfig) -> None:
-    """Each checkpoint says which model its weights were trained as: that of its last step."""
-    models: list[ModelConfig] = []
-    for path in list_checkpoints(checkpoints_folder(config)):
-        checkpoint, _ = find_checkpoint(path.parent, before_step=read_manifest(path).step + 1)
-        assert checkpoint is not None
-        models.append(stored_model(checkpoint))
-    first, second, third = (phase.model for phase in config.phases)
+def test_added_phases_on_another_grid(folder: Path, whole: TrainConfig, tmp_path: Path) -> None:
+    """One phase; the next is added while it runs, the last one when both are finished."""
+    for number, world_size in enumerate((1, 4, 1)):
+        then = whole.model_dump(mode="json")["then"][:number]
+        parallel = FOUR_RANKS if world_size == 4 else {"tensor": 1, "zero_stage": 1}
+        config = modern_config(folder, tmp_path / "parts", then=then, parallel=parallel)
+        assert not is_done(config)
+        run_ranks(pretrain, world_size, config)
+        assert is_done(config)
+    for name in ("loss", "gradient_norm"):
+        assert metrics(config, name) == pytest.approx(metrics(whole, name), rel=1e-4), name
+    assert metrics(config, "learning_rate") == metrics(whole, "learning_rate")
+    then[0]["objective"]["mask_rate"] = 0.2
+    changed = modern_config(folder, tmp_path / "parts", then=then)
+    with pytest.raises(UserError, match=r"then\.0\.objective\.mask_rate: 0\.3 before, 0\.2 now"):
+        is_done(changed)
+    checkpoint, _ = find_checkpoint(checkpoints_folder(whole))
+    assert checkpoint is not None
+    with pytest.raises(UserError, match=r"then\.0\.objective\.mask_rate: 0\.3 in the checkpoint"):
+        check_config(changed, checkpoint)
+
+
+def test_a_checkpoint_says_which_model_it_holds(whole: TrainConfig) -> None:
+    """That of its last step, also where the next phase follows."""
+    models = []
+    for path in list_checkpoints(checkpoints_folder(whole)):
+        model = stored_model(Checkpoint(path, read_manifest(path)))
+        models.append(model)
+    first, second, third = (phase.model for phase in whole.phases)
     assert second == third != first
     assert models == [first] * FIRST_STEPS + [second] * (SECOND_STEPS + THIRD_STEPS)
+    exported = [family_of_model(m).hf_config(m, 131) for m in (models[0], models[-1])]
+    bases = [config["rope_parameters"]["full_attention"]["rope_theta"] for config in exported]
+    assert bases == [10_000.0, 160_000.0]
+    assert [config["local_attention"] for config in exported] == [16, 24]
