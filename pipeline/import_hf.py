@@ -77,7 +77,7 @@ def main() -> None:
         help="only write the config with the folder's architecture to this new file",
     )
     arguments = parser.parse_args()
-    hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out))
+    hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out), arguments.tokenizer)
     if arguments.write_config is not None:
         tree = read_tree(arguments.config, arguments.overrides)
         write_config({**tree, "model": model_tree(tree.get("model"), hf)}, arguments.write_config)

@@ -17,6 +17,7 @@ from model.hugging_face.tensors import (
     interleaved,
     layer_norm,
     linear,
+    may_be_equal,
     query_key_value,
 )
 from model.objectives.vocabulary import SpecialIds
@@ -165,7 +166,7 @@ class EuroBert(PairedFamily):
                 continue
             if name != _DECODER:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
-            elif _EMBEDDING in state and not tensor.equal(state[_EMBEDDING]):
+            elif _EMBEDDING in state and not may_be_equal(tensor, state[_EMBEDDING]):
                 yield (
                     f"{name}: differs from {_EMBEDDING}, but config.json says that they are tied "
                     "(tie_word_embeddings)"
@@ -208,7 +209,9 @@ def _errors(hf: Mapping[str, Any]) -> Iterator[str]:
     required = (*_SIZES.values(), "vocab_size")
     wrong = [key for key in required if type(hf.get(key)) is not int or hf[key] < 1]
     for key in wrong:
-        yield f"{key} is missing" if hf.get(key) is None else f"{key} {hf[key]!r} is no number from 1"
+        yield (
+            f"{key} is missing" if hf.get(key) is None else f"{key} {hf[key]!r} is no number from 1"
+        )
     if wrong:
         return
     size = hf["hidden_size"] // hf["num_attention_heads"]

@@ -123,6 +123,20 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def check_tensors(
+        self,
+        tensors: Mapping[str, "Tensor"],
+        config: ModelConfig,
+        vocab_size: int,
+        with_head: bool = True,
+        leave_out: tuple[str, ...] = (),
+    ) -> None:
+        """Raises ConfigError that lists every missing, superfluous and misshapen tensor.
+
+        The tensors may be on the device "meta": then their values are not compared.
+        """
+
+    @abstractmethod
     def from_hf(
         self,
         tensors: Mapping[str, "Tensor"],
@@ -133,8 +147,8 @@ class Family(ABC):
     ) -> dict[str, "Tensor"]:
         """Our full tensors from Hugging Face's; without the head's if not `with_head`.
 
-        Tensors whose names start with one of `leave_out` are skipped. Raises ConfigError that
-        lists every missing, superfluous and misshapen tensor.
+        Tensors whose names start with one of `leave_out` are skipped. Raises the error of
+        `check_tensors`.
         """
 
     @abstractmethod
@@ -169,6 +183,28 @@ class PairedFamily(Family):
     def to_hf(self, state: Mapping[str, "Tensor"], config: ModelConfig) -> dict[str, "Tensor"]:
         return to_theirs(state, self.pairs(config, len(state["encoder.embeddings.word.weight"])))
 
+    def check_tensors(
+        self,
+        tensors: Mapping[str, "Tensor"],
+        config: ModelConfig,
+        vocab_size: int,
+        with_head: bool = True,
+        leave_out: tuple[str, ...] = (),
+    ) -> None:
+        state = self._kept(tensors, leave_out)
+        expected = expected_shapes(self.pairs(config, vocab_size, with_head))
+        errors = [*shape_errors(state, expected), *self.superfluous(state, expected)]
+        if errors:
+            hint = ""
+            if not expected.keys() & state.keys():
+                hint = (
+                    "none has the name that it has there: the weights are of a different family; "
+                )
+            raise ConfigError(
+                f"{hint}{len(errors)} tensor(s) do not fit a {self.model_type} model of the given "
+                "sizes:\n  " + "\n  ".join(errors)
+            )
+
     def from_hf(
         self,
         tensors: Mapping[str, "Tensor"],
@@ -177,17 +213,15 @@ class PairedFamily(Family):
         with_head: bool = True,
         leave_out: tuple[str, ...] = (),
     ) -> dict[str, "Tensor"]:
-        pairs = list(self.pairs(config, vocab_size, with_head))
+        self.check_tensors(tensors, config, vocab_size, with_head, leave_out)
+        state = self._kept(tensors, leave_out)
+        return to_ours(state, self.pairs(config, vocab_size, with_head))
+
+    def _kept(
+        self, tensors: Mapping[str, "Tensor"], leave_out: tuple[str, ...]
+    ) -> dict[str, "Tensor"]:
         modern = self.modern_names(tensors).items()
-        state = {name: tensor for name, tensor in modern if not name.startswith(leave_out)}
-        expected = expected_shapes(pairs)
-        errors = [*shape_errors(state, expected), *self.superfluous(state, expected)]
-        if errors:
-            raise ConfigError(
-                f"{len(errors)} tensor(s) do not fit a {self.model_type} model of the given "
-                "sizes:\n  " + "\n  ".join(errors)
-            )
-        return to_ours(state, pairs)
+        return {name: tensor for name, tensor in modern if not name.startswith(leave_out)}
 
 
 def auto_class(head: HeadType) -> str:

@@ -9,7 +9,13 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import GATED, OF_HEADS, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily
-from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
+from model.hugging_face.tensors import (
+    TensorPair,
+    interleaved,
+    layer_norm,
+    linear,
+    may_be_equal,
+)
 from model.objectives.vocabulary import SpecialIds
 from model.options import AlternatingAttention, RotaryPositions
 
@@ -200,7 +206,7 @@ class ModernBert(PairedFamily):
                 continue
             if name != _DECODER:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
-            elif _EMBEDDING in state and not tensor.equal(state[_EMBEDDING]):
+            elif _EMBEDDING in state and not may_be_equal(tensor, state[_EMBEDDING]):
                 yield f"{name}: differs from {_EMBEDDING}; only tied decoders can be imported"
 
     def check_task(self, config: ModelConfig, head: HeadType) -> None:

@@ -158,6 +158,13 @@ def _interleave(parts: list["Tensor"], pair: TensorPair) -> "Tensor":
     return torch.cat([part.view(-1, rows, *rest) for part, rows in pairs], dim=1).view(-1, *rest)
 
 
+def may_be_equal(one: "Tensor", other: "Tensor") -> bool:
+    """Whether two tensors are equal, or only of equal shape where their values are not at hand."""
+    if one.shape != other.shape:
+        return False
+    return one.is_meta or other.is_meta or one.equal(other)
+
+
 def expected_shapes(pairs: Iterable[TensorPair]) -> dict[str, tuple[int, ...]]:
     """By Hugging Face's name, the shape of every tensor of `pairs`."""
     return dict(named for pair in pairs for named in pair.shapes())

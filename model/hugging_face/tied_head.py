@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from model.hugging_face.tensors import TensorPair, layer_norm, linear
+from model.hugging_face.tensors import TensorPair, layer_norm, linear, may_be_equal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,5 +58,5 @@ class HeadNames:
             twin = state.get(tied.get(name, ""))
             if twin is None:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
-            elif tensor.shape != twin.shape or not tensor.equal(twin):
+            elif not may_be_equal(tensor, twin):
                 yield f"{name}: differs from {tied[name]}; only tied decoders can be imported"

@@ -1,16 +1,15 @@
 """Reads a Hugging Face folder and builds our model from it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from configs.load import UserError
-from data_prep.dataset.files import path_inside, read_json
+from data_prep.dataset.files import read_json
 from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig
@@ -19,8 +18,14 @@ from model.hugging_face.families import family_of_folder
 from model.hugging_face.family import Family
 from model.parallel.grid import Grid
 from model.parameters import parameter_specs, shard_tensor
+from pipeline.hugging_face.vocabulary import has_vocabulary, read_vocabulary
+from pipeline.hugging_face.weight_files import (
+    headers_of,
+    number_format_errors,
+    tensors_of,
+    weight_files,
+)
 
-PICKLE_NAME = "pytorch_model.bin"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -41,35 +46,102 @@ class HfModel:
     """The files with the weights."""
 
 
-def read_hf_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> HfModel:
+def read_hf_folder(
+    folder: Path, leave_out: tuple[str, ...] = (), tokenizer: Path | None = None
+) -> HfModel:
     """The model in `folder` (config.json with model.safetensors or pytorch_model.bin).
 
-    Tensors whose names start with one of `leave_out` are skipped. Raises UserError that names
-    every missing, superfluous or misshapen tensor and every setting that our network does not
-    compute, and for files that are outside of the folder; no model is built before that.
+    Tensors whose names start with one of `leave_out` are skipped; `tokenizer` is the model's, if
+    not that of the folder. Raises one UserError, before any tensor is read, that names every
+    missing, superfluous or misshapen tensor, every setting that our network does not compute, and
+    a tokenizer with more ids than the weights; and for files that are outside of the folder.
     """
     try:
         hf = read_json(folder / "config.json")
     except OSError as error:
         raise UserError(f"{folder}: not a Hugging Face folder: no config.json ({error})") from None
-    files, tensors = _read_tensors(folder)
     origin = str(folder / "config.json")
-    family = family_of_folder(hf, tensors, origin)
-    config, vocab_size = family.model_config(_with_own_padding(hf, folder), origin)
-    if config.num_layers > len(tensors):
-        raise UserError(
-            f"{folder}: config.json says {config.num_layers:,} layers, but there are only "
-            f"{len(tensors):,} tensors"
-        )
-    has_head = family.has_masked_lm_head(tensors)
+    if hf.get("model_type") is not None:
+        family_of_folder(hf, (), origin)  # before the weights, which may be missing too
+    files = weight_files(folder)
+    headers = headers_of(files)
+    family = family_of_folder(hf, headers, origin)
+    has_head = family.has_masked_lm_head(headers)
+    config, vocab_size = _checked(
+        *(family, _with_own_padding(hf, folder), headers, has_head, leave_out),
+        *(folder, tokenizer),
+    )
     try:
-        state = family.from_hf(tensors, config, vocab_size, has_head, leave_out)
+        state = family.from_hf(tensors_of(files), config, vocab_size, has_head, leave_out)
     except UserError as error:
-        hint = "; --leave-out PREFIX skips superfluous ones" * ("superfluous" in str(error))
-        raise UserError(f"{folder}: {error}{hint}") from None
+        raise UserError(f"{folder}: {error}") from None
     special_ids = {key: hf[key] for key in SPECIAL_IDS if isinstance(hf.get(key), int)}
     special_ids["pad_token_id"] = config.pad_token_id
     return HfModel(config, vocab_size, family, state, has_head, special_ids, files)
+
+
+def _checked(
+    family: Family,
+    hf: Mapping[str, Any],
+    headers: Mapping[str, Tensor],
+    has_head: bool,
+    leave_out: tuple[str, ...],
+    folder: Path,
+    tokenizer: Path | None,
+) -> tuple[ModelConfig, int]:
+    """(our config, vocabulary size); raises one UserError with all that is wrong in the folder."""
+    errors, found = list(_tokenizer_errors(hf.get("vocab_size"), folder, tokenizer)), None
+    try:
+        found = family.model_config(hf, str(folder / "config.json"))
+    except UserError as error:
+        errors.insert(0, str(error))
+    if found is not None:
+        errors = [*_tensor_errors(family, *found, headers, has_head, leave_out, folder), *errors]
+    if errors or found is None:
+        raise UserError("\n".join(errors))
+    return found
+
+
+def _tensor_errors(
+    family: Family,
+    config: ModelConfig,
+    vocab_size: int,
+    headers: Mapping[str, Tensor],
+    has_head: bool,
+    leave_out: tuple[str, ...],
+    folder: Path,
+) -> Iterator[str]:
+    layers = config.num_layers
+    if not family.writes_shared_layers_apart:
+        layers = config.layer_group(layers - 1) + 1
+    if layers > len(headers):
+        yield (
+            f"{folder}: config.json says {layers:,} layers, but there are only "
+            f"{len(headers):,} tensors"
+        )
+        return
+    kept = {name: one for name, one in headers.items() if not name.startswith(leave_out)}
+    if wrong := list(number_format_errors(kept)):
+        yield f"{folder}: {len(wrong)} tensor(s) are no weights:\n  " + "\n  ".join(wrong)
+        return
+    try:
+        family.check_tensors(headers, config, vocab_size, has_head, leave_out)
+    except UserError as error:
+        hint = "; --leave-out PREFIX skips superfluous ones" * ("superfluous" in str(error))
+        yield f"{folder}: {error}{hint}"
+
+
+def _tokenizer_errors(vocab_size: Any, folder: Path, tokenizer: Path | None) -> Iterator[str]:
+    """A tokenizer may have fewer ids than the weights, whose vocabulary is then padded."""
+    if type(vocab_size) is not int or (tokenizer is None and not has_vocabulary(folder)):
+        return
+    vocabulary = read_vocabulary(folder, tokenizer)
+    size = max(vocabulary.ids.values(), default=-1) + 1
+    if size > vocab_size:
+        yield (
+            f"{vocabulary.origin}: has {size:,} ids, but the weights of {folder} only "
+            f"{vocab_size:,} (vocab_size in config.json): it is not the tokenizer of this model"
+        )
 
 
 def _with_own_padding(hf: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
@@ -95,55 +167,3 @@ def build_from_hf(hf: HfModel, grid: Grid, seed: int = 0) -> MaskedLanguageModel
                 full = hf.state[name].float()
                 parameter.copy_(shard_tensor(specs[name], full, *grid.tp_shard))
     return model
-
-
-def _read_tensors(folder: Path) -> tuple[tuple[Path, ...], Mapping[str, Tensor]]:
-    """The files with weights, and every tensor in them by name."""
-    files = tuple(file_inside(folder, name) for name in _weight_names(folder))
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            if file.suffix == ".bin":
-                # weights_only: a pickle could run code otherwise.
-                state: Any = torch.load(file, map_location="cpu", weights_only=True)
-                tensors.update(state)
-                continue
-            with safe_open(file, framework="pt") as opened:
-                tensors.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-        except Exception as error:  # each library has its own for damaged files
-            raise UserError(f"{file}: cannot be read: {error}") from None
-    return files, tensors
-
-
-def _weight_names(folder: Path) -> list[str]:
-    """The names of the files with weights: those of the index, one file, or an older pickle."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UserError(f"{index}: no weight_map with the files of the tensors")
-        names = sorted({str(name) for name in weight_map.values()})
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise UserError(f"{index}: {name!r} is no name of a safetensors file beside it")
-    if all((folder / name).exists() for name in names):
-        return names
-    if (folder / PICKLE_NAME).exists():
-        return [PICKLE_NAME]
-    raise UserError(f"{folder}: no weights: expected {' and '.join(names)}, or {PICKLE_NAME}")
-
-
-def file_inside(folder: Path, name: str) -> Path:
-    """The regular file `name` in `folder`; raises UserError if it is none or leads elsewhere.
-
-    In a cache of the Hugging Face hub, the files of a snapshot are links to the folder of blobs of
-    the same model.
-    """
-    root = folder.absolute()
-    is_cached = root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir()
-    cache = root.parent.parent if is_cached else root
-    path = path_inside(cache, str((root / name).relative_to(cache)))
-    if not path.is_file():
-        raise UserError(f"{folder / name}: not a regular file")
-    return folder / name

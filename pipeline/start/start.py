@@ -211,7 +211,7 @@ def _beside_rows(checkpoint: Checkpoint) -> Path:
 def _from_hugging_face(config: FromHuggingFace) -> Start:
     from pipeline.hugging_face.weights import read_hf_folder
 
-    hf = read_hf_folder(config.path, config.leave_out)
+    hf = read_hf_folder(config.path, config.leave_out, config.tokenizer)
     tokenizer = config.tokenizer or config.path / "tokenizer.json"
     special = _check_vocabulary(config.path, tokenizer, hf)
     record = record_of_folder(config.path, hf.family.model_type)

@@ -83,8 +83,7 @@ def test_a_family_is_continued_and_exported_to_its_class(
     (family,) = (one for one in FAMILIES if one.model_type == name)
     tokenizer = tiny_tokenizer(VOCAB_SIZE)
     make_rows(tmp_path / "rows", tokenizer=tokenizer)
-    changes = {"positions": {"type": "learned", "offset": 0}} if name == "albert" else {}
-    hf_folder(family, tmp_path / "hf", **changes, pad_token_id=1)
+    hf_folder(family, tmp_path / "hf", pad_token_id=1)
     tokenizer.save(str(tmp_path / "hf/tokenizer.json"))
     config = make_config(
         tmp_path / "rows",
