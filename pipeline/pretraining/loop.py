@@ -123,7 +123,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     saver.finish()
     engine.close()
     if instability is None:
-        session.end(step, consumed_rows, consumed_rows >= last_row, validation.stop)
+        session.end(step, consumed_rows, consumed_rows >= last_row, validation)
     return instability
 
 

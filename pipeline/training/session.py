@@ -22,7 +22,7 @@ from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
 from pipeline.tracking.record import Record, open_record
 from pipeline.training.equal_ranks import check_equal_ranks
-from pipeline.validation.watch import EarlyStop
+from pipeline.validation.watch import ValidationWatch
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +68,20 @@ class Session:
             raise
 
     def end(
-        self, step: int, consumed_rows: int, is_at_end: bool, early_stop: EarlyStop | None
+        self, step: int, consumed_rows: int, is_at_end: bool, validation: ValidationWatch
     ) -> None:
-        """Marks the run as finished, at its last row or by `early_stop`, or as stopped by a signal.
+        """Marks the run as finished, at its last row or by early stopping, or else as stopped by a
+        signal.
 
         It is at `consumed_rows`; `is_at_end`: it takes no row after them.
         """
+        early_stop = None if is_at_end else validation.stop
         if is_at_end:
-            consumed_rows, early_stop = self.config.end_row, None
-        is_finished = is_at_end or early_stop is not None
+            consumed_rows = self.config.end_row
+        is_finished, is_early = is_at_end or early_stop is not None, early_stop is not None
         if is_finished and self.grid.rank == 0:
-            run_folder.mark_done(self.config, step, consumed_rows, early_stop is not None)
-        tags = {"stopped_early_at": str(step), **early_stop.tags} if early_stop else {}
+            run_folder.mark_done(self.config, step, consumed_rows, is_early)
+        tags = validation.end_tags(step, is_early) if is_finished else {}
         self.record.end("finished" if is_finished else "stopped", tags)
         folder = run_folder.checkpoints_folder(self.config)
         if early_stop:

@@ -25,13 +25,6 @@ class EarlyStop:
     best_score: float | None
     """Its score."""
 
-    @property
-    def tags(self) -> dict[str, str]:
-        """What the record of the run holds of it."""
-        if self.best_step is None:
-            return {}
-        return {"best_step": str(self.best_step), "best_score": repr(self.best_score)}
-
     def __str__(self) -> str:
         best = "none of which had a finite score"
         if self.best_step is not None:
@@ -79,6 +72,17 @@ class ValidationWatch:
             changes["early_stopping"] = _waited(before.early_stopping, value, stopping.min_delta)
         changes |= self._plateau_changes(self._config.plateau, before, value, step)
         self.state = before.model_copy(update=changes)
+
+    def end_tags(self, step: int, is_early: bool) -> dict[str, str]:
+        """What the record of a run holds that finished after `step`; `is_early`: by `stop`."""
+        tags = {"stopped_early": f"step {step}" if is_early else "no"}
+        if self.state is not None and self.state.best_step is not None:
+            best = {
+                "best_step": str(self.state.best_step),
+                "best_score": repr(self.state.best_score),
+            }
+            tags |= best
+        return tags
 
     def is_best(self, step: int) -> bool:
         """Whether the evaluation after `step` is the best so far."""

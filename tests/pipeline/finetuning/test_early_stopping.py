@@ -34,7 +34,7 @@ def test_a_run_stops_early_and_does_not_train_on(pretrained: TrainConfig, tmp_pa
     events = [event for event, _ in read_events(config.output / LOG_NAME)]
     assert events[-1]["tags"] == {
         "state": "finished",
-        "stopped_early_at": "4",
+        "stopped_early": "step 4",
         "best_step": str(best.manifest.step),
         "best_score": repr(best.manifest.dev_error),
     }

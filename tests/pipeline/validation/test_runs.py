@@ -97,7 +97,7 @@ def test_a_run_stops_early_with_a_reduced_learning_rate(whole: TrainConfig) -> N
     assert ends_of(whole) == [
         {
             "state": "finished",
-            "stopped_early_at": str(STEPS),
+            "stopped_early": f"step {STEPS}",
             "best_step": str(best),
             "best_score": repr(losses[best]),
         }
@@ -154,6 +154,14 @@ def test_what_ends_the_waiting_lets_a_stopped_run_continue_on_another_grid(
     rates = metrics(patient, "learning_rate")
     assert rates[STEPS:] == [6.25e-5, 6.25e-5, 3.125e-5, 3.125e-5]
     assert is_done(patient)
+    # With a further phase, the evaluations of this one no longer end the run.
+    then = [{"data": {"path": str(rows), "workers": 0}, "total_rows": 32}]
+    further = make_config(rows, tmp_path / "run", **settings, then=then)
+    assert not is_done(further)
+    run_ranks(pretrain, 1, further)
+    assert len(metrics(further, "loss")) == 20 + 2
+    assert ends_of(further)[-1]["stopped_early"] == "no"
+    assert metrics(further, "learning_rate")[-2:] == [1e-3, 1e-3]
 
 
 def test_after_a_rollback_the_state_is_that_of_the_checkpoint(rows: Path, tmp_path: Path) -> None:
