@@ -85,6 +85,9 @@ def _moment_errors(config: TrainConfig, start: Start) -> Iterator[str]:
     if "tasks" in stored:
         yield f"start.moments: of a fine-tuning run; {advice[3:]}"
         return
+    if start.checkpoint.manifest.averaged is not None:
+        yield f"start.moments: an average of checkpoints has no optimizer state; {advice[3:]}"
+        return
     optimizer = stored.get("optimizer", {}).get("type", "adamw")
     if optimizer != config.optimizer.type:
         yield (
