@@ -11,7 +11,7 @@ from torch import Tensor
 from configs.load import UserError
 from data_prep.dataset.files import read_json
 from data_prep.dataset.special_tokens import find_special_tokens
-from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.dataset.tokenizer import load_tokenizer, num_ids
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.hugging_face.families import family_of_folder
@@ -68,7 +68,13 @@ def read_hf_folder(
     family = family_of_folder(hf, headers, origin)
     has_head = family.has_masked_lm_head(headers)
     config, vocab_size = _checked(
-        *(family, _with_own_padding(hf, folder), headers, has_head, leave_out),
+        *(
+            family,
+            _with_own_padding(hf, tokenizer or folder / "tokenizer.json"),
+            headers,
+            has_head,
+            leave_out,
+        ),
         *(folder, tokenizer),
     )
     try:
@@ -144,16 +150,17 @@ def _tokenizer_errors(vocab_size: Any, folder: Path, tokenizer: Path | None) -> 
         )
 
 
-def _with_own_padding(hf: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """config.json with the padding token that its tokenizer has here, if its own has a second role.
+def _with_own_padding(hf: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
+    """config.json with the padding token of the tokenizer `file`, if its own has a second role.
 
     transformers knows padding by a mask, our network by its id (EuroBERT pads with its end token).
     """
-    file, pad = folder / "tokenizer.json", hf.get("pad_token_id")
+    pad, vocab_size = hf.get("pad_token_id"), hf.get("vocab_size")
     others = [hf.get(key) for key in ("bos_token_id", "eos_token_id", "mask_token_id")]
-    if pad is None or pad not in others or not file.is_file():
+    if pad is None or pad not in others or type(vocab_size) is not int or not file.is_file():
         return hf
-    special = find_special_tokens(load_tokenizer(file), file, vocab_size=hf.get("vocab_size"))
+    tokenizer = load_tokenizer(file)
+    special = find_special_tokens(tokenizer, file, vocab_size=max(vocab_size, num_ids(tokenizer)))
     return {**hf, "pad_token_id": special.pad}
 
 
