@@ -13,7 +13,8 @@ from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.records import num_weights
 from pipeline.hugging_face.card_file import card_text
 from pipeline.model_cards.run_history import DataSet, RunHistory
-from pipeline.run.config import RunConfig
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.later_phases import changes_by_phase
 from pipeline.tracking.lineage import flatten
 
 MAX_EVALUATIONS = 20
@@ -150,8 +151,9 @@ def _sources(found: DataSet) -> list[str]:
 def _recipe(card: Card, config: RunConfig) -> list[tuple[str, Any]]:
     tree = config.model_dump(mode="json", exclude_defaults=False)
     parts = {key: tree[key] for key in _RECIPE if key in tree}
-    for number, phase in enumerate(tree.get("then", ()), 2):
-        parts[f"phase {number}"] = {k: v for k, v in phase.items() if k != "data"}
+    phases = config.phases if isinstance(config, TrainConfig) else ()
+    for number, changes in enumerate(changes_by_phase(phases), 2):
+        parts[f"phase {number}"] = {k: v for k, v in changes.items() if not k.startswith("data.")}
     grid = {"parallel": {k: tree["parallel"][k] for k in ("tensor", "zero_stage")}}
     flat = flatten({**parts, **grid})
     return [(k, v) for k, v in {**card.recipe, **flat}.items() if v not in (None, (), [], {})]

@@ -97,6 +97,14 @@ def phase_changes(before: PhaseConfig, now: PhaseConfig) -> list[Difference]:
     ]
 
 
+def changes_by_phase(phases: Sequence[PhaseConfig]) -> list[dict[str, Any]]:
+    """Of each later phase its length and, by dotted key, the values that it changes."""
+    return [
+        {"total_rows": now.total_rows, **{d.path: d.now for d in phase_changes(before, now)}}
+        for before, now in pairwise(phases)
+    ]
+
+
 def changes_in_words(before: PhaseConfig, now: PhaseConfig) -> str:
     """What a phase changes, in one line; without its rows and batch, which the plan shows, and
     without warm-ups that end with the phase before."""

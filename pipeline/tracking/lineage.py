@@ -10,14 +10,13 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from configs.redact import redact
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.run.config import RunConfig, TrainConfig
-from pipeline.run.later_phases import phase_changes
+from pipeline.run.later_phases import changes_by_phase
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.versions import versions
 
@@ -60,23 +59,13 @@ def describe_code(config: RunConfig) -> dict[str, Any]:
     commit, dirty = git_commit()
     tree = config.model_dump(mode="json")
     if isinstance(config, TrainConfig) and config.then:
-        tree["then"] = _describe_phases(config)
+        changes = changes_by_phase(config.phases)
+        tree["then"] = {str(number): changed for number, changed in enumerate(changes)}
     return {
         **flatten(redact(tree)),
         "git.commit": commit,
         "git.dirty": dirty,
         **{f"version.{name}": version for name, version in versions().items()},
-    }
-
-
-def _describe_phases(config: TrainConfig) -> dict[str, Any]:
-    """By number, the length of each later phase and what it changes of the phase before."""
-    return {
-        str(number): {
-            "total_rows": now.total_rows,
-            **{found.path: found.now for found in phase_changes(before, now)},
-        }
-        for number, (before, now) in enumerate(pairwise(config.phases))
     }
 
 

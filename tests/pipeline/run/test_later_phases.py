@@ -8,7 +8,7 @@ import pytest
 from configs.load import ConfigError, validate
 from model.objectives.span import SpanMaskingConfig
 from pipeline.run.config import TrainConfig
-from pipeline.run.later_phases import changes_in_words
+from pipeline.run.later_phases import changes_by_phase, changes_in_words
 from pipeline.run.mid_run import forbidden_changes
 from pipeline.run.plan import plan_run
 from pipeline.run.plan_report import report
@@ -66,6 +66,14 @@ def test_what_is_not_given_is_as_in_the_phase_before() -> None:
         {"total_rows": 16, "data": {"weights": {"y": 2.0}}, "objective": {"type": "span"}},
     )
     first, second, third, fourth = config.phases
+    assert changes_by_phase(config.phases)[2] == {
+        "total_rows": 16,
+        "objective.type": "span",
+        "objective.mask_rate": 0.15,
+        "objective.max_span_words": 10,
+        "objective.stop_probability": 0.2,
+        "data.weights": {"y": 2.0},
+    }
     assert changes_in_words(first, second) == ""
     assert (second.schedule.warmup_rows, second.batch.warmup) == (0, ())
     assert changes_in_words(second, third).split(", ") == [
