@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.load import ConfigError
 from model.heads import MultiTaskModel, build_multi_task
-from model.hugging_face.families import family_of_model, task_errors
+from model.hugging_face.families import task_errors
 from model.hugging_face.family import auto_class
 from model.parallel.grid import Grid, single_rank_grid
 from model.parameters import parameter_specs
@@ -113,7 +113,7 @@ def _export_task(
 ) -> float:
     task = trained.config.tasks[name]
     head = task.head().type
-    family = family_of_model(trained.model)
+    family = trained.family
     settings = {
         **family.hf_config(trained.model, trained.vocab_size),
         "dtype": "float32",
@@ -155,7 +155,7 @@ def _export_encoder(
 ) -> float:
     """The encoder with its masked-language-model head, which no class of transformers leaves out,
     and the files of sentence-transformers."""
-    family = family_of_model(trained.model)
+    family = trained.family
     settings = family.hf_config(trained.model, trained.vocab_size)
 
     def write_more(unfinished: Path) -> None:
@@ -211,7 +211,7 @@ def _task_differences(
             outputs=lambda: (
                 _scores(ours, theirs, name, task, rows) for rows in _rows(trained, task)
             ),
-            to_hf=lambda state: family_of_model(model).task_to_hf(state, model, name, head),
+            to_hf=lambda state: trained.family.task_to_hf(state, model, name, head),
             quantity="score",
         )
     return {"score": difference, **found}
@@ -232,7 +232,7 @@ def _encoder_differences(
         difference = largest_difference(
             *(ours, theirs),
             outputs=lambda: masked_lm_outputs(ours, theirs, trained.tokenizer, trained.special),
-            to_hf=lambda state: family_of_model(model).to_hf(state, model),
+            to_hf=lambda state: trained.family.to_hf(state, model),
             quantity="logit",
         )
     return {"logit": difference, **found}
@@ -254,8 +254,12 @@ def _scores(
     """The scores of both models on `rows` [B, S], without those of padding."""
     tokens = rows.to(next(ours.parameters()).device)
     is_text = (tokens != ours.config.pad_token_id).long()
-    scores = ours.scores(tokens, [name])[name]
-    expected = task.exported_scores(theirs, tokens, is_text).to(scores.device)
+    inputs = {"input_ids": tokens, "attention_mask": is_text}
+    if ours.config.type_vocab_size > 1:
+        segments = torch.arange(tokens.shape[1]) // 2 % ours.config.type_vocab_size
+        inputs["token_type_ids"] = segments.expand(tokens.shape).contiguous().to(tokens.device)
+    scores = ours.scores(tokens, [name], inputs.get("token_type_ids"))[name]
+    expected = task.exported_scores(theirs, inputs).to(scores.device)
     if scores.dim() == 3:
         return scores[is_text.bool()], expected[is_text.bool()]
     return scores, expected

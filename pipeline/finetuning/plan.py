@@ -1,5 +1,6 @@
 """The plan of a fine-tuning run: all that is known before a model is built."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,12 +115,27 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
     encoder = RowEncoder(start.tokenizer, start.special, longest)
     train = {name: task.read(task.train, encoder) for name, task in config.tasks.items()}
     dev = {name: task.read(task.dev, encoder) for name, task in config.tasks.items() if task.dev}
+    _check_segments([*train.values(), *dev.values()], model, start)
     if not dev:
         for key in ("early_stopping", "plateau"):
             if getattr(config.evaluation, key) is not None:
                 raise ConfigError(f"evaluation.{key}: no task has a dev file: set tasks.*.dev")
     mlm = _plan_mlm(config.mlm, config, start, model, dp_size, is_first) if config.mlm else None
     return FinetunePlan(config, start, model, train, dev, mlm, tp_size, dp_size)
+
+
+def _check_segments(files: Sequence[ExampleFile], model: ModelConfig, start: Start) -> None:
+    """Raises UserError for segment ids that a model with several segments does not have."""
+    if model.type_vocab_size < 2:  # a model without segments is given none
+        return
+    for file in files:
+        for example in file.examples:
+            highest = max((int(row.max()) for row in example.segments if len(row)), default=0)
+            if highest >= model.type_vocab_size:
+                raise UserError(
+                    f"{file.path}: line {example.line}: {start.tokenizer} gives a token the "
+                    f"segment id {highest}, but the model has {model.type_vocab_size} segments"
+                )
 
 
 def _plan_mlm(

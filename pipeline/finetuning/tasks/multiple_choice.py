@@ -1,6 +1,6 @@
 """Multiple choice: the right one of several endings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,8 +67,8 @@ class MultipleChoice(TaskConfig):
         predicted = [values[:, 0].argmax() for values in scores]
         return {"accuracy": score.accuracy(predicted, [example.label for example in examples])}
 
-    def exported_scores(self, model: Any, tokens: "Tensor", is_text: "Tensor") -> "Tensor":
-        shape = (-1, self.num_choices, tokens.shape[1])
-        output = model(input_ids=tokens.view(shape), attention_mask=is_text.view(shape))
+    def exported_scores(self, model: Any, inputs: "Mapping[str, Tensor]") -> "Tensor":
+        shape = (-1, self.num_choices, inputs["input_ids"].shape[1])
+        output = model(**{name: value.reshape(shape) for name, value in inputs.items()})
         scores: Tensor = output.logits.reshape(-1, 1)  # [B, 1] from [examples, choices]
         return scores

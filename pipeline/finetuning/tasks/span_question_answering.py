@@ -4,7 +4,7 @@ S tokens in a row.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,10 +103,10 @@ class SpanQuestionAnswering(TaskConfig):
             f1s.append(score.answer_f1(predicted, answers))
         return {"exact_match": float(np.mean(matches)), "f1": float(np.mean(f1s))}
 
-    def exported_scores(self, model: Any, tokens: "Tensor", is_text: "Tensor") -> "Tensor":
+    def exported_scores(self, model: Any, inputs: "Mapping[str, Tensor]") -> "Tensor":
         import torch
 
-        output = model(input_ids=tokens, attention_mask=is_text)
+        output = model(**inputs)
         return torch.stack([output.start_logits, output.end_logits], dim=-1)  # [B, S, 2]
 
 

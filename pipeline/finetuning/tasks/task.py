@@ -4,7 +4,7 @@ for its head, and the head's scores into metrics. Imports no torch.
 B rows, S tokens in a row, L classes or values; the target -100 leaves a place out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -99,12 +99,13 @@ class TaskConfig(Config):
         """What transformers' config.json says of the task, besides the model and its class."""
         return {}
 
-    def exported_scores(self, model: Any, tokens: "Tensor", is_text: "Tensor") -> "Tensor":
+    def exported_scores(self, model: Any, inputs: "Mapping[str, Tensor]") -> "Tensor":
         """The scores of transformers' `model` in the shape of our head's.
 
-        `tokens` and `is_text` (1 where a token is no padding) are int64 [B, S].
+        `inputs`, each int64 [B, S]: input_ids, attention_mask (1 where a token is no padding) and,
+        for models with more than one segment, token_type_ids.
         """
-        scores: Tensor = model(input_ids=tokens, attention_mask=is_text).logits
+        scores: Tensor = model(**inputs).logits
         return scores
 
 

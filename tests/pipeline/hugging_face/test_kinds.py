@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from configs.load import UserError, validate
+from model.compute import ComputeConfig
 from model.heads import build_multi_task
-from model.parallel.grid import single_rank_grid
+from model.parallel.grid import make_grid, single_rank_grid
 from pipeline.checkpoint.reader import TensorReader, load_weights
 from pipeline.export import export_run
 from pipeline.finetuning.batches import FinetuneBatches
@@ -96,11 +97,17 @@ def pair_config(folder: Path, hf: Path) -> FinetuneConfig:
     ]
     path = str(write_lines(folder / "pairs.jsonl", lines))
     task = {"type": "classification", "labels": ["a", "b"], "examples_per_step": 2}
+    asked = {"question": "was hot", "context": "the oven was hot", "answers": []}
+    asked_path = str(write_lines(folder / "asked.jsonl", [asked]))
+    where = {"type": "span_question_answering", "stride_tokens": 2, "examples_per_step": 1}
     tree = {
         "name": "test",
         "output": str(folder / "finetuned"),
         "start": {"type": "hugging_face", "path": str(hf)},
-        "tasks": {"pair": {**task, "train": path, "dev": path}},
+        "tasks": {
+            "pair": {**task, "train": path, "dev": path},
+            "where": {**where, "train": asked_path},
+        },
         "steps": 2,
         "micro_rows": 2,
         "precision": "fp32",
@@ -109,19 +116,23 @@ def pair_config(folder: Path, hf: Path) -> FinetuneConfig:
     return validate(tree, FinetuneConfig, origin="test")
 
 
-def scores_of_the_pairs(config: FinetuneConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Our scores of the training examples with segments, and without."""
+def scores_of_the_pairs(config: FinetuneConfig, tp_size: int) -> dict[str, torch.Tensor]:
+    """Our scores of the training examples of each task, and of pairs without segments."""
     plan = plan_finetuning(config, 1, is_first=True)
-    batch = FinetuneBatches(plan, 0).task_batch("pair", plan.train["pair"].examples, key=0)
-    assert batch.segments is not None
     heads = {name: task.head() for name, task in config.tasks.items()}
-    with single_rank_grid() as grid, torch.no_grad():
-        model = build_multi_task(plan.model, heads, plan.start.vocab_size, grid, 0).eval()
+    compute = ComputeConfig(sequence_parallel=tp_size > 1)
+    size = plan.start.vocab_size
+    scores = {}
+    with torch.no_grad():
+        grid = make_grid(tp_size)
+        model = build_multi_task(plan.model, heads, size, grid, 0, compute).eval()
         load_weights(model, TensorReader(newest(config)), grid)
-        return (
-            model.scores(batch.tokens, ["pair"], batch.segments)["pair"],
-            model.scores(batch.tokens, ["pair"])["pair"],
-        )
+        for name in heads:
+            batch = FinetuneBatches(plan, 0).task_batch(name, plan.train[name].examples, key=0)
+            assert batch.segments is not None
+            scores[name] = model.scores(batch.tokens, [name], batch.segments)[name]
+            scores[f"{name} without"] = model.scores(batch.tokens, [name])[name]
+    return scores
 
 
 def test_pairs_of_a_bert_have_its_segments(tmp_path: Path) -> None:
@@ -131,7 +142,9 @@ def test_pairs_of_a_bert_have_its_segments(tmp_path: Path) -> None:
     config = pair_config(tmp_path, folder)
     run_ranks(run_finetuning, 1, config)
     run_ranks(export_run, 1, config, newest(config), tmp_path / "out")
-    [(ours, without)] = run_ranks(scores_of_the_pairs, 1, config)
+    [ours] = run_ranks(scores_of_the_pairs, 1, config, 1)
+    for parts in run_ranks(scores_of_the_pairs, 2, config, 2):
+        torch.testing.assert_close(parts, ours, rtol=1e-5, atol=1e-5)
     exported = transformers.AutoTokenizer.from_pretrained(tmp_path / "out/pair")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out/pair")
     lines = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -144,8 +157,24 @@ def test_pairs_of_a_bert_have_its_segments(tmp_path: Path) -> None:
     assert inputs["token_type_ids"].any()
     with torch.no_grad():
         theirs = model.eval()(**inputs).logits
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert not np.allclose(ours, without, atol=1e-4)
+    torch.testing.assert_close(ours["pair"], theirs, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(ours["pair"], ours["pair without"], atol=1e-4)
+    inputs = exported("was hot", "the oven was hot", return_tensors="pt")
+    reader = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out/where")
+    with torch.no_grad():
+        output = reader.eval()(**inputs)
+    theirs = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    found = ours["where"][:, : theirs.shape[1]]
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(found, ours["where without"][:, : theirs.shape[1]], atol=1e-4)
+    template = json.loads((folder / "tokenizer.json").read_text())
+    for part in template["post_processor"]["pair"][3:]:
+        next(iter(part.values()))["type_id"] = 2
+    (folder / "tokenizer.json").write_text(json.dumps(template))
+    with pytest.raises(
+        UserError, match=r"pairs.jsonl: line 1: .* segment id 2, but the model has 2"
+    ):
+        plan_finetuning(config.model_copy(update={"output": tmp_path / "new"}), 1, is_first=True)
 
 
 def test_a_model_of_one_segment_gets_none(tmp_path: Path) -> None:
