@@ -31,7 +31,8 @@ FAMILIES: tuple[Family, ...] = (
     GTE,
     ALBERT,
 )
-"""Every family that can be exported and imported; a model is exported as the first that fits."""
+"""Every family that can be exported and imported. A model is exported as that of the folder that
+its training started from, or as the first that fits."""
 
 MAX_NEAREST = 3
 """Families that an error names for a model that none computes."""
@@ -57,12 +58,13 @@ def head_transform_of(config: ModelConfig) -> Literal["none", "prediction", "den
     return "none"
 
 
-def family_of_model(config: ModelConfig) -> Family:
-    """The family that computes what `config` describes.
+def family_of_model(config: ModelConfig, preferred: str | None = None) -> Family:
+    """The family that computes what `config` describes: the one with the model_type `preferred`,
+    or the first.
 
     Raises ConfigError that names, for the nearest families, every setting to change.
     """
-    for family in FAMILIES:
+    for family in sorted(FAMILIES, key=lambda one: one.model_type != preferred):
         if family.can_hold(config):
             return family
     lines = [

@@ -19,6 +19,8 @@ class StartRecord(Config):
     """What they are."""
     fingerprint: str
     """Their hash."""
+    model_type: str | None = None
+    """The family of a Hugging Face folder."""
     step: int | None = None
     """Optimizer step of the checkpoint, if they are one; the fields below are its manifest's."""
     name: str | None = None

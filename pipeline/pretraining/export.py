@@ -10,7 +10,6 @@ import torch
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
-from model.hugging_face.families import family_of_model
 from model.parallel.grid import single_rank_grid
 from model.parameters import parameter_specs
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
@@ -40,7 +39,7 @@ def export(
     an older export as it was, if the difference is more than rounding.
     """
     options = options or ExportOptions()
-    model, family = trained.model, family_of_model(trained.model)
+    model, family = trained.model, trained.family
     settings = family.hf_config(model, trained.vocab_size)
     encoder = sentence_encoder(model, options)
 
@@ -110,7 +109,7 @@ def _differences(
         difference = largest_difference(
             *(ours, theirs),
             outputs=lambda: masked_lm_outputs(ours, theirs, trained.tokenizer, trained.special),
-            to_hf=lambda state: family_of_model(model).to_hf(state, model),
+            to_hf=lambda state: trained.family.to_hf(state, model),
             quantity="logit",
         )
     return {"logit": difference, **found}

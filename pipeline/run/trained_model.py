@@ -14,6 +14,8 @@ from configs.load import UserError
 from configs.redact import redact
 from data_prep.dataset.manifest import SpecialTokens
 from model.config import ModelConfig
+from model.hugging_face.families import family_of_model
+from model.hugging_face.family import Family
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.stored_model import stored_model
 from pipeline.checkpoint.tokenizer import special_tokens_of, tokenizer_of
@@ -43,6 +45,17 @@ class TrainedModel(Generic[ConfigT]):
     """File of the tokenizer; its hash is checked."""
     special: SpecialTokens
     """Ids of its special tokens."""
+
+    @property
+    def family(self) -> Family:
+        """The Hugging Face family that it is exported as: that of the folder that its training
+        started from, if it still computes the model.
+
+        Raises ConfigError that names, for the nearest families, every setting to change.
+        """
+        start = self.checkpoint.manifest.start
+        started = [record.model_type for record in start.ancestors()] if start else []
+        return family_of_model(self.model, preferred=next(filter(None, started), None))
 
 
 def read_trained(

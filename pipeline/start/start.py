@@ -232,6 +232,7 @@ def record_of_folder(folder: Path, family: str) -> StartRecord:
         path=str(folder),
         description=f"{folder.resolve()} ({family} layout)",
         fingerprint=_hugging_face_fingerprint(folder),
+        model_type=family,
     )
 
 
