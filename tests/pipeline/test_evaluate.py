@@ -17,7 +17,9 @@ from pipeline.evaluate import evaluate_checkpoint
 from pipeline.export import export_run
 from pipeline.finetuning.run_config import load_run
 from pipeline.run.config import TrainConfig
+from pipeline.run.plan import plan_run
 from pipeline.run.run_folder import check_claim, checkpoints_folder
+from pipeline.start.config import ContinueRun
 from tests.gloo import run_ranks
 from tests.pipeline.finetuning.finetune_run import make_finetune_config, run_finetuning
 from tests.pipeline.training_run import (
@@ -152,6 +154,7 @@ def test_an_average_is_evaluated_exported_continued_and_fine_tuned(
         check_claim(config, "any")
 
     start = {"type": "run", "path": str(config.output)}
+    moments = ContinueRun(path=config.output, moments=True)
     branch = validate(
         {
             **read_tree(config.output / "config.yaml"),
@@ -162,6 +165,8 @@ def test_an_average_is_evaluated_exported_continued_and_fine_tuned(
         TrainConfig,
         "test",
     )
+    with pytest.raises(UserError, match="average of checkpoints has no optimizer state"):
+        plan_run(branch.model_copy(update={"start": moments}), 2)
     run_ranks(pretrain, 2, branch)
     assert metrics(branch, "heldout_loss")[-1] == pytest.approx(losses[1], rel=1e-6)
     weights = final_state(branch)
