@@ -10,9 +10,9 @@ from model.parallel.grid import Grid
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.run.plan import RunPlan
-from pipeline.run.start import start_of
 from pipeline.start.auxiliary import auxiliary_vectors
-from pipeline.start.config import ContinueRun
+from pipeline.start.config import ContinueHuggingFace, ContinueRun
+from pipeline.start.pretrained import with_tokenizer
 from pipeline.start.record import read_record
 from pipeline.start.start import Start, read_start
 from pipeline.start.weights import EVERYTHING, NewVocabulary, load_start
@@ -83,4 +83,6 @@ def _read(plan: RunPlan) -> Start:
             f"{plan.config.output}: no checkpoint that verifies, and no record of what the run "
             "started from: choose a new output folder"
         )
-    return read_start(start_of(plan.config, plan.tokenizer), check_hashes=False, recorded=recorded)
+    config = plan.config.start
+    assert isinstance(config, ContinueHuggingFace | ContinueRun)
+    return read_start(with_tokenizer(config, plan.tokenizer), check_hashes=False, recorded=recorded)

@@ -9,10 +9,10 @@ from data_prep.dataset.manifest import Manifest
 from model.size import count_parameters
 from pipeline.checkpoint.records import num_weights
 from pipeline.checkpoint.start_record import StartRecord
-from pipeline.hugging_face.vocabulary import has_vocabulary
 from pipeline.run.config import TrainConfig
 from pipeline.run.phases import PhaseConfig
 from pipeline.start.config import PRETRAINED, ContinueHuggingFace, ContinueRun
+from pipeline.start.pretrained import with_tokenizer
 from pipeline.start.record import check_moved_start, own_checkpoint, read_record
 from pipeline.start.start import Start, read_start
 from pipeline.start.vocabulary import check_vocabulary
@@ -35,7 +35,7 @@ def plan_start(
         if record is not None:
             check_moved_start(config.start, record, config.output)
         return None, checkpoint.manifest.start
-    start = read_start(start_of(config, tokenizer), check_hashes=False, recorded=record)
+    start = read_start(with_tokenizer(config.start, tokenizer), check_hashes=False, recorded=record)
     errors = list(start_errors(config, start))
     if errors:
         raise UserError(
@@ -44,18 +44,6 @@ def plan_start(
     if config.start.new_tokens is None:
         check_vocabulary(start, rows, tokenizer, str(config.data.path))
     return dataclasses.replace(start, tensors=None), start.record
-
-
-def start_of(config: TrainConfig, tokenizer: Path) -> ContinueHuggingFace | ContinueRun:
-    """The start of `config`; for a folder with a vocabulary and without a tokenizer.json, with
-    `tokenizer`, that of the rows, which is compared with the vocabulary."""
-    start = config.start
-    assert isinstance(start, ContinueHuggingFace | ContinueRun)
-    if start.tokenizer is None and isinstance(start, ContinueHuggingFace):
-        is_there = (start.path / "tokenizer.json").is_file() or start.new_tokens is not None
-        if not is_there and has_vocabulary(start.path):
-            return start.model_copy(update={"tokenizer": tokenizer})
-    return start
 
 
 def start_errors(config: TrainConfig, start: Start) -> Iterator[str]:

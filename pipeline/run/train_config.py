@@ -12,13 +12,12 @@ from configs.paths import ConfigPath
 from data_prep.dataset.files import read_json
 from model.config import ModelConfig
 from pipeline.checkpoint.stored_model import stored_model
-from pipeline.hugging_face.architecture import architecture_of
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import RUN_NAME
 from pipeline.start.architecture import check_architecture
 from pipeline.start.config import ContinueHuggingFace, ContinueRun, PretrainingStart
+from pipeline.start.pretrained import model_of_start
 from pipeline.start.record import own_checkpoint
-from pipeline.start.start import find_start
 
 _START: TypeAdapter[PretrainingStart] = TypeAdapter(PretrainingStart)
 _PATH: TypeAdapter[Path] = TypeAdapter(ConfigPath)
@@ -56,16 +55,6 @@ def complete_config(
         free = () if start.new_tokens is None else ("pad_token_id",)
         check_architecture(of_start, config.model, start.grow, str(start.path), free)
     return config
-
-
-def model_of_start(start: ContinueHuggingFace | ContinueRun) -> ModelConfig:
-    """The architecture of a start; its weights are not read.
-
-    Raises UserError where it is not there or cannot be imported.
-    """
-    if isinstance(start, ContinueHuggingFace):
-        return architecture_of(start.path, start.leave_out)[0]
-    return stored_model(find_start(start))
 
 
 def _start_in(tree: Mapping[str, Any]) -> ContinueHuggingFace | ContinueRun | None:

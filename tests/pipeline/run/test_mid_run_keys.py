@@ -11,7 +11,11 @@ from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import RunConfig, TrainConfig
 
 NEVER: dict[type[RunConfig], set[str]] = {
-    TrainConfig: {"seed", "model", "objective", "batch.global_rows", "data.shuffle_unit"},
+    TrainConfig: {
+        *("seed", "model", "objective", "batch.global_rows", "data.shuffle_unit"),
+        *("start.type", "start.step", "start.moments", "start.leave_out"),
+        *("start.grow", "start.new_tokens"),
+    },
     FinetuneConfig: {
         *("seed", "model", "start.type", "start.step", "start.leave_out", "max_row_tokens"),
         *("tasks.*.type", "tasks.*.examples_per_step", "tasks.*.weight", "tasks.*.labels"),
@@ -39,6 +43,7 @@ MAY_CHANGE: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *ANY_RUN,
         *("evaluation", "data.weights", "batch.micro_rows", "export"),
+        *("start.path", "start.tokenizer"),
         *("then.*.schedule", "then.*.data.weights", "then.*.batch.micro_rows"),
         *("then.*.optimizer", "then.*.gradient_clipping"),
         *(f"{where}data.{key}" for where in ("", "then.*.") for key in DATA),
