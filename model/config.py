@@ -19,6 +19,7 @@ from model.head_options import (
     NoPooler,
     Pooler,
 )
+from model.objectives.head_names import MLM_HEAD as MLM_HEAD
 from model.options import (
     Activation,
     AllVisible,
@@ -40,9 +41,6 @@ from model.options import (
     Visibility,
 )
 from model.weight_options import EmbeddingStart, Frozen, NothingFrozen, RandomEmbeddings
-
-MLM_HEAD = "mlm"
-"""The name of the masked-language-model head among the heads of a model."""
 
 
 @dataclass(frozen=True)

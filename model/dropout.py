@@ -26,6 +26,7 @@ class Site(enum.IntEnum):
     MLP_OUTPUT = 3
     VISIBILITY = 4
     HEAD = 6  # 5 was never used
+    GENERATOR = 7
 
 
 def mask_seed(dropout_key: int, layer: int, site: Site, head: int = 0) -> int:

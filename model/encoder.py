@@ -68,12 +68,8 @@ class Encoder(nn.Module):
         key = dropout_key if self.training else None
         dtype = self.embeddings.word.weight.dtype
         backend = choose_backend(self.config, self.compute, tokens.device, key is not None)
-        if unmasked is not None:
-            context = make_row_context(self.config, backend, unmasked, key, dtype)
-        else:
-            context = make_row_context(
-                self.config, backend, tokens, key, dtype, is_padded, is_causal
-            )
+        read = tokens if unmasked is None else unmasked
+        context = make_row_context(self.config, backend, read, key, dtype, is_padded, is_causal)
         hidden: Tensor = self.embeddings(tokens, context, segments)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:

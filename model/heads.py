@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +16,7 @@ from model.config import MLM_HEAD, ModelConfig
 from model.encoder import Encoder
 from model.freezing import freeze
 from model.grid_check import check_grid
+from model.label_slots import at_slots, with_values
 from model.layers import gather_columns, vocabulary_cross_entropy
 from model.lm_head import LanguageModelHead, layers_before_output
 from model.parallel.grid import Grid
@@ -80,10 +80,7 @@ class MaskedLanguageModel(nn.Module):
         """[B, S] the tokens before masking, where documents are found by their <s>; else None."""
         if self.config.packed_rows.type == "across":
             return None
-        row_tokens = tokens.shape[1]
-        with_spare = F.pad(tokens, (0, 1))  # unused slots write after the row
-        places = torch.where(labels >= 0, positions, row_tokens)
-        return with_spare.scatter(1, places, labels.clamp(min=0))[:, :row_tokens]
+        return with_values(tokens, positions, labels, labels)
 
     def _masked_loss(
         self,
@@ -94,8 +91,7 @@ class MaskedLanguageModel(nn.Module):
         slots_at_once: int | None = None,
     ) -> LossAndCounts:
         """The loss at `positions`, the logits of `slots_at_once` of them at a time; None: all."""
-        first = torch.arange(tokens.shape[0], device=tokens.device) * tokens.shape[1]
-        chosen = hidden.index_select(0, (positions + first[:, None]).view(-1))  # [N, H]
+        chosen = at_slots(hidden, positions)  # [N, H]
         labels = labels.view(-1)
         if slots_at_once is None or slots_at_once >= len(labels):
             return self._slot_loss(chosen, labels)
@@ -229,9 +225,9 @@ def build_masked_lm(
     `vocabulary` (token texts by id) is needed where `config.embedding_start` reads word vectors.
     Raises ConfigError if the sizes do not divide by the grid's tensor-parallel size.
     """
-    vectors = _word_vectors(config, vocab_size, vocabulary)
+    vectors = word_vectors_of(config, vocab_size, vocabulary)
     model = MaskedLanguageModel(grid, config, compute or ComputeConfig(), vocab_size)
-    return _with_initial_weights(model, seed, vectors)
+    return with_initial_weights(model, seed, vectors)
 
 
 def build_multi_task(
@@ -246,12 +242,13 @@ def build_multi_task(
     """As `build_masked_lm`, with task heads; parameters of both keep their names and values."""
     if MLM_HEAD in heads:
         raise ConfigError(f"heads.{MLM_HEAD}: this name is taken by the masked-language-model head")
-    vectors = _word_vectors(config, vocab_size, vocabulary)
+    vectors = word_vectors_of(config, vocab_size, vocabulary)
     model = MultiTaskModel(grid, config, compute or ComputeConfig(), vocab_size, heads)
-    return _with_initial_weights(model, seed, vectors)
+    return with_initial_weights(model, seed, vectors)
 
 
-def _with_initial_weights(model: ModelT, seed: int, vectors: WordVectors | None) -> ModelT:
+def with_initial_weights(model: ModelT, seed: int, vectors: WordVectors | None) -> ModelT:
+    """`model` on its device, with its initial weights and parts frozen as its config says."""
     grid, config = model.grid, model.config
     initialize(model, seed, config.initializer_range, *grid.tp_shard)
     if vectors is not None:
@@ -260,9 +257,13 @@ def _with_initial_weights(model: ModelT, seed: int, vectors: WordVectors | None)
     return model.to(grid.device)
 
 
-def _word_vectors(
+def word_vectors_of(
     config: ModelConfig, vocab_size: int, vocabulary: Sequence[str] | None
 ) -> WordVectors | None:
+    """The word vectors that `config` starts from, if any, for the token texts `vocabulary`.
+
+    Raises ConfigError if they are needed and `vocabulary` is not that of `vocab_size` tokens.
+    """
     start = config.embedding_start
     if start.type == "random":
         return None

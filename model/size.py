@@ -7,23 +7,35 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     """Parameters of the encoder with its masked-language-model head, without padding."""
     hidden, width = config.hidden_size, config.embedding_width
     norm = _norm_parameters(config, hidden)
-    positions = 0
-    if config.positions.type == "learned":
-        positions = config.max_row_tokens + config.positions.offset
-    embeddings = (vocab_size + positions + config.type_vocab_size) * width
+    embeddings = count_vectors(config, vocab_size) * width
     embeddings += _norm_parameters(config, width) if config.embedding_norm else 0
     embeddings += 0 if config.embedding_size is None else width * hidden + hidden
-    head = vocab_size if config.bias.decoder else 0
-    head += 0 if config.tied_decoder else vocab_size * width
-    if config.head_layers:
-        head += hidden * width + _norm_parameters(config, width)
-        head += width if config.bias.head else 0
+    head = count_head_parameters(config, vocab_size)
     num_layers = config.num_layers
     if config.parameter_sharing.type == "groups":
         num_layers = config.parameter_sharing.num_groups
     final_norm = norm if config.norm_placement.type == "pre" else 0
     final_norm -= 0 if config.first_norm else norm
     return embeddings + num_layers * count_layer_parameters(config) + final_norm + head
+
+
+def count_vectors(config: ModelConfig, vocab_size: int) -> int:
+    """Vectors of the embedding: words, positions and segments."""
+    positions = 0
+    if config.positions.type == "learned":
+        positions = config.max_row_tokens + config.positions.offset
+    return vocab_size + positions + config.type_vocab_size
+
+
+def count_head_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """Parameters of the masked-language-model head, without a decoder that is tied."""
+    width = config.embedding_width
+    head = vocab_size if config.bias.decoder else 0
+    head += 0 if config.tied_decoder else vocab_size * width
+    if config.head_layers:
+        head += config.hidden_size * width + _norm_parameters(config, width)
+        head += width if config.bias.head else 0
+    return head
 
 
 def count_matrix_parameters(config: ModelConfig) -> int:

@@ -16,16 +16,17 @@ from tokenizers import Tokenizer
 from configs import command
 from configs.load import UserError
 from data_prep.dataset.tokenizer import load_tokenizer
-from model.heads import MaskedLanguageModel, build_masked_lm
+from model.heads import MaskedLanguageModel
 from model.objectives import MaskedRows
 from model.parallel.grid import single_rank_grid
 from model.parameters import parameter_specs
 from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint, list_checkpoints
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
-from pipeline.data.loader import RowStream
+from pipeline.data.loader import RowStream, special_ids
 from pipeline.data.order import RowAddress
 from pipeline.data.position import StepRange
 from pipeline.pretraining.batches import build_stream
+from pipeline.pretraining.model import build_pretraining_model
 from pipeline.pretraining.resume import plan_segments
 from pipeline.run.config import TrainConfig
 from pipeline.run.mid_run import changed_data, forbidden_changes
@@ -133,8 +134,8 @@ def replay(
     masked = stream.masked_rows(stream.reader(), positions)
     manifest = trained.checkpoint.manifest
     with single_rank_grid() as grid:
-        model = build_masked_lm(
-            trained.model, trained.vocab_size, grid, manifest.seed, plan.config.compute
+        model = build_pretraining_model(
+            plan.config, trained.model, special_ids(stream.manifest), grid, manifest.seed
         ).eval()
         check_checkpoint(manifest, parameter_specs(model), plan.tokenizer_sha256)
         load_weights(model, TensorReader(trained.checkpoint), grid)

@@ -11,11 +11,14 @@ from pydantic import Field
 from model.objectives.causal import CausalConfig
 from model.objectives.masking import MaskedRows, Objective, ObjectiveSettings, RowsToMask
 from model.objectives.mlm import MaskedLanguageModelConfig
+from model.objectives.replaced_tokens import ReplacedTokensConfig
 from model.objectives.union import MaskingObjective
 from model.objectives.vocabulary import SpecialIds
 from model.objectives.words import word_starts_of
 
-ObjectiveConfig = Annotated[MaskingObjective | CausalConfig, Field(discriminator="type")]
+ObjectiveConfig = Annotated[
+    MaskingObjective | CausalConfig | ReplacedTokensConfig, Field(discriminator="type")
+]
 """Every objective that a pretraining config may name under `type`."""
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "ObjectiveSettings",
+    "ReplacedTokensConfig",
     "RowsToMask",
     "SpecialIds",
     "word_starts_of",

@@ -5,6 +5,7 @@ An objective is one file with a config class: derived from `MaskingConfig`, with
 row, K label slots of a row, V vocabulary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from configs.load import Config, ConfigError
 from model.objectives.choice import round_half_up
 from model.objectives.corruption import Corruption, corrupt
+from model.objectives.head_names import MLM_HEAD
 from model.objectives.mask_rate import MaskRate, highest_rate, rate_at
 from model.objectives.philox import row_words
 from model.objectives.vocabulary import SpecialIds, Vocabulary
@@ -68,15 +70,27 @@ class MaskedRows:
     ones, or under a causal objective those before the predicted tokens."""
     labels: NDArray[np.integer]
     """[n, K] the original ids that are predicted at `positions`, -100 in unused slots."""
+    sample_keys: NDArray[np.int64] | None = None
+    """[n] random words, of objectives that draw tokens from the network's predictions."""
 
 
 class ObjectiveSettings(Config):
     """Base of all objectives."""
 
     READS_WORDS: ClassVar[bool] = False
-    """Whether the objective needs to know which tokens start a word."""
+    """As `reads_words`, where it does not depend on the settings."""
     IS_CAUSAL: ClassVar[bool] = False
     """Whether no token may see a later one."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the objective needs to know which tokens start a word."""
+        return self.READS_WORDS
+
+    @property
+    def head_weights(self) -> Mapping[str, float]:
+        """The factor on the mean loss of each head that is trained."""
+        return {MLM_HEAD: 1.0}
 
     def num_slots(self, row_tokens: int) -> int:
         """K, the label slots of a row of `row_tokens` tokens: the most that can be predicted."""
@@ -96,7 +110,7 @@ class ObjectiveSettings(Config):
         """
         special = SpecialIds.of(vocabulary) if isinstance(vocabulary, int) else vocabulary
         size = special.vocab_size
-        if self.READS_WORDS and (word_starts is None or word_starts.shape != (size,)):
+        if self.reads_words and (word_starts is None or word_starts.shape != (size,)):
             raise ConfigError(
                 f"objective {getattr(self, 'type', type(self).__name__)} needs to know which of "
                 f"the {size} tokens start a word: give the tokenizer's vocabulary"

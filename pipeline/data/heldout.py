@@ -7,13 +7,14 @@ import hashlib
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dataset.manifest import Manifest
+from model.config import MLM_HEAD
 from model.objectives import MaskedRows, ObjectiveConfig, RowsToMask, SpecialIds
 from pipeline.data.config import DataConfig
 from pipeline.data.loader import build_objective, special_ids
@@ -65,6 +66,8 @@ class HeldoutRows:
     """Loss of the best unigram model of the held-out rows on their masked tokens, nats a token."""
     is_causal: bool = False
     """Whether the rows predict next tokens: all of these numbers are then of those."""
+    head_weights: Mapping[str, float] = field(default_factory=lambda: {MLM_HEAD: 1.0})
+    """The factor on the mean loss of each head in the training."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,7 +135,7 @@ def load_heldout(
     loss = math.nan
     if len(labels):
         loss = unigram_loss(np.concatenate(plain), labels, special_ids(manifest))
-    return HeldoutRows(masked, loss, objective_config.IS_CAUSAL)
+    return HeldoutRows(masked, loss, objective_config.IS_CAUSAL, objective_config.head_weights)
 
 
 def unigram_loss(

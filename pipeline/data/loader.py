@@ -12,8 +12,8 @@ row, K masked slots a row.
 
 import hashlib
 import itertools
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from configs.load import UserError
 from data_prep.dataset.manifest import Manifest, Shard
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer, read_tree
+from model.config import MLM_HEAD
 from model.objectives import (
     MaskedRows,
     Objective,
@@ -63,6 +64,10 @@ class StepBatch:
     """The position of the run after this batch."""
     is_causal: bool = False
     """Whether no token may see a later one."""
+    sample_keys: torch.Tensor | None = None
+    """int64 [A, B]: random words of rows whose replacements the network draws."""
+    head_weights: Mapping[str, float] = field(default_factory=lambda: {MLM_HEAD: 1.0})
+    """The factor on the mean loss of each head."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class RowStream:
             phase=self.phase,
             consumed_rows=self.first_row + step.start_row + step.global_rows,
             is_causal=self.objective.config.IS_CAUSAL,
+            sample_keys=_tensor(masked.sample_keys, shape[:2]),
+            head_weights=self.objective.config.head_weights,
         )
 
     def masked_rows(self, reader: RowReader, positions: NDArray[np.int64]) -> MaskedRows:
@@ -124,7 +131,7 @@ class RowStream:
             mine = address.source == number
             if mine.any():
                 rows[mine] = reader.read(size.name, address.row[mine])
-        places, labels = [], []
+        places, labels, keys = [], [], []
         for start in range(0, len(rows), MASKED_TOGETHER):
             part = slice(start, start + MASKED_TOGETHER)
             masked = self.objective.mask_rows(
@@ -140,7 +147,13 @@ class RowStream:
             rows[part] = masked.tokens
             places.append(masked.positions.astype(np.int32))
             labels.append(masked.labels.astype(np.int32))
-        return MaskedRows(rows, np.concatenate(places), np.concatenate(labels))
+            keys += [] if masked.sample_keys is None else [masked.sample_keys]
+        sample_keys = np.concatenate(keys) if keys else None
+        return MaskedRows(rows, np.concatenate(places), np.concatenate(labels), sample_keys)
+
+
+def _tensor(words: NDArray[np.int64] | None, shape: tuple[int, int]) -> torch.Tensor | None:
+    return None if words is None else torch.from_numpy(words).view(shape)
 
 
 def dropout_key(seed: int, position: int) -> int:
@@ -152,7 +165,7 @@ def dropout_key(seed: int, position: int) -> int:
 def build_objective(config: ObjectiveConfig, data: DataConfig, manifest: Manifest) -> Objective:
     """The objective on the vocabulary of a data set, whose tokenizer decides what a word is."""
     word_starts = None
-    if config.READS_WORDS:
+    if config.reads_words:
         model_type = read_tree(data.path / manifest.tokenizer.path)["model"].get("type", "")
         word_starts = word_starts_of(read_vocabulary(data, manifest), model_type)
     return config.build(special_ids(manifest), word_starts)
@@ -205,7 +218,7 @@ def load_batches(
 
     Raises UserError for rows that cannot be read, also in a worker, without the worker's traceback.
     """
-    data = stream.data
+    data, weights = stream.data, stream.objective.config.head_weights
     loader = DataLoader(
         _Steps(stream, steps, layout, start_row, tuple(skipped)),
         batch_size=None,
@@ -220,8 +233,9 @@ def load_batches(
             if isinstance(packed, Exception):
                 raise packed
             arrays, rest = packed
-            tokens, positions, labels = map(torch.from_numpy, arrays)
-            yield StepBatch(tokens, positions, labels, *rest)
+            tokens, positions, labels, *keys = map(torch.from_numpy, arrays)
+            more: dict[str, Any] = {"sample_keys": keys[0]} if keys else {}
+            yield StepBatch(tokens, positions, labels, **rest, **more, head_weights=weights)
     finally:
         workers = list(getattr(batches, "_workers", ()))
         del batches  # ends the workers, also when the traceback of an error keeps this frame alive
@@ -232,8 +246,8 @@ def load_batches(
             worker.join()
 
 
-_Packed = tuple[tuple[NDArray[np.integer], ...], tuple[Any, ...]]
-"""The arrays of a `StepBatch`, and its other fields in their order."""
+_Packed = tuple[tuple[NDArray[np.integer], ...], dict[str, Any]]
+"""The arrays of a `StepBatch`, keys last, and its other fields by name, without the weights."""
 
 
 def _unchanged(packed: Any) -> Any:
@@ -285,9 +299,10 @@ class _Steps(IterableDataset[_Packed | Exception]):
             )
             # As plain arrays they travel through the pipe; each tensor would cost the rank a round
             # trip to this process for a file descriptor.
-            arrays = (batch.tokens.numpy(), batch.positions.numpy(), batch.labels.numpy())
-            rest = (batch.dropout_keys, batch.step, batch.phase, batch.consumed_rows)
-            yield arrays, (*rest, batch.is_causal)
+            tensors = (batch.tokens, batch.positions, batch.labels, batch.sample_keys)
+            arrays = tuple(tensor.numpy() for tensor in tensors if tensor is not None)
+            names = ("dropout_keys", "step", "phase", "consumed_rows", "is_causal")
+            yield arrays, {name: getattr(batch, name) for name in names}
 
     def _skips(self, step: StepRange) -> bool:
         first = self._stream.first_row

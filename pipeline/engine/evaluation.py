@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from model.config import MLM_HEAD
 from model.parallel.grid import Grid
@@ -57,28 +57,50 @@ def heldout_scores(
     engine: EvaluatedModel,
     heldout: HeldoutRows,
     micro_rows: int,
-    micro_batch: Callable[[Tensor, Tensor, Tensor], MicroBatch],
+    micro_batch: Callable[..., MicroBatch],
 ) -> dict[str, HeldoutScore]:
     """The held-out score of every source, the same on all ranks; training is not affected.
 
     A collective. Each data-parallel rank takes its share, `micro_rows` rows at a time;
-    `micro_batch` makes one of tokens [B, S], positions [B, K] and labels [B, K].
+    `micro_batch` makes one of tokens [B, S], positions [B, K] and labels [B, K]; of rows with
+    `sample_keys` [B] it gets these too, by name.
     """
+    return heldout_scores_of_heads(engine, heldout, micro_rows, micro_batch)[MLM_HEAD]
+
+
+def heldout_scores_of_heads(
+    engine: EvaluatedModel,
+    heldout: HeldoutRows,
+    micro_rows: int,
+    micro_batch: Callable[..., MicroBatch],
+) -> dict[str, dict[str, HeldoutScore]]:
+    """As `heldout_scores`, by each head that the objective trains."""
+    heads = list(heldout.head_weights)
     if not heldout.sources:
-        return {}
+        return {head: {} for head in heads}
     grid = engine.grid
     engine.start_evaluation()
-    shape = (len(heldout.sources), 3)
+    shape = (len(heldout.sources), len(heads), 3)
     sums = torch.zeros(shape, dtype=torch.float64, device=grid.device)
     with torch.no_grad():
         for source_sums, rows in zip(sums, heldout.sources.values(), strict=True):
             slices = rank_slices(len(rows.tokens), micro_rows, grid.dp_rank, grid.dp_size)
             for part, counts in slices:
                 arrays = (rows.tokens[part], rows.positions[part], rows.labels[part])
-                batch = micro_batch(*(torch.from_numpy(array) for array in arrays))
-                scores = batch.forward(engine.model, grid.device)[MLM_HEAD]
+                keys = {}
+                if rows.sample_keys is not None:
+                    keys = {"sample_keys": torch.from_numpy(rows.sample_keys[part])}
+                batch = micro_batch(*(torch.from_numpy(array) for array in arrays), **keys)
+                results = batch.forward(engine.model, grid.device)
+                scores = [torch.stack([n.double() for n in results[head]]) for head in heads]
                 if counts:
-                    source_sums += torch.stack([value.double() for value in scores])
+                    source_sums += torch.stack(scores)
     dist.all_reduce(sums)
     totals = broadcast_json((sums / grid.tp_size).tolist())  # decisions follow from every bit
-    return {name: HeldoutScore(*total) for name, total in zip(heldout.sources, totals, strict=True)}
+    return {
+        head: {
+            name: HeldoutScore(*total[number])
+            for name, total in zip(heldout.sources, totals, strict=True)
+        }
+        for number, head in enumerate(heads)
+    }

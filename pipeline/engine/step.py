@@ -135,15 +135,17 @@ def take_step(
     )
 
 
-def count_labels(grid: Grid, labels: Tensor) -> Tensor:
-    """[1] float64 on the device: the labels of all data-parallel ranks together; a collective.
+def count_labels(grid: Grid, *is_labelled: Tensor) -> Tensor:
+    """[H] float64 on the device: the labels of all data-parallel ranks together; a collective.
 
-    `labels` are this rank's, -100 in unused slots. For callers of `take_step` whose ranks know only
-    their own rows. The count stays on the device, so that the host does not wait for it.
+    `is_labelled` says for each head which of this rank's slots have a label. For callers of
+    `take_step` whose ranks know only their own rows. The counts stay on the device, so that the
+    host does not wait for them.
     """
-    count = (labels >= 0).sum().reshape(1).to(grid.device, torch.float64)
-    dist.all_reduce(count)
-    return count / grid.tp_size  # tensor-parallel peers count the same labels
+    counts = torch.stack([labelled.sum() for labelled in is_labelled])
+    counts = counts.to(grid.device, torch.float64)
+    dist.all_reduce(counts)
+    return counts / grid.tp_size  # tensor-parallel peers count the same labels
 
 
 def _loss_scales(grid: Grid, label_counts: Tensor, weights: Sequence[float]) -> Tensor:

@@ -2,11 +2,11 @@
 
 import logging
 
-from model.heads import build_masked_lm
 from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
-from pipeline.data.loader import read_vocabulary
+from pipeline.data.loader import read_vocabulary, special_ids
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
+from pipeline.pretraining.model import build_pretraining_model
 from pipeline.pretraining.start import restore_moments, take_start
 from pipeline.run.later_phases import changes_in_words
 from pipeline.run.plan import RunPlan
@@ -25,14 +25,8 @@ def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> En
         model_config = model_config.for_loaded_weights()
     elif model_config.embedding_start.type != "random":
         vocabulary = read_vocabulary(config.data, plan.phases[0].manifest)
-    model = build_masked_lm(
-        model_config,
-        plan.vocab_size,
-        grid,
-        config.seed,
-        config.compute,
-        vocabulary=vocabulary,
-    )
+    special = special_ids(plan.phases[0].manifest)
+    model = build_pretraining_model(config, model_config, special, grid, config.seed, vocabulary)
     if model.word_vectors is not None:
         logger.info("word vectors: %s", model.word_vectors)
     optimizers = [phase.config.optimizer for phase in plan.phases]

@@ -11,7 +11,7 @@ from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.data.loader import StepBatch
 from pipeline.data.position import RowWindow, Segment
 from pipeline.engine.deepspeed_engine import Engine
-from pipeline.engine.evaluation import heldout_scores
+from pipeline.engine.evaluation import heldout_scores_of_heads
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
 from pipeline.engine.throughput import StepMeter, log_if_skipped
@@ -20,6 +20,7 @@ from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import PhaseSwitch, build_engine
+from pipeline.pretraining.heldout_metrics import heldout_metrics, summary_line
 from pipeline.pretraining.resume import describe_checkpoint, describe_run, plan_segments
 from pipeline.pretraining.step import MaskedMicroBatch, pretraining_step, step_metrics
 from pipeline.run import run_folder
@@ -169,8 +170,8 @@ def _load_heldout(plan: RunPlan, phase: PhasePlan) -> HeldoutRows:
 def _evaluate(engine: Engine, phase: PhasePlan, heldout: HeldoutRows) -> dict[str, float]:
     """The held-out metrics, which it also logs."""
     micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
-    scores = heldout.metrics(
-        heldout_scores(engine, heldout, phase.config.batch.micro_rows, micro_batch)
-    )
-    logger.info(heldout.summary_line(scores))
-    return scores
+    micro_rows = phase.config.batch.micro_rows
+    scores = heldout_scores_of_heads(engine, heldout, micro_rows, micro_batch)
+    values = heldout_metrics(heldout, scores)
+    logger.info(summary_line(heldout, values))
+    return values

@@ -9,7 +9,9 @@ less the attention probabilities where the attention backend does not keep them.
 from dataclasses import dataclass
 
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
-from model.objectives import ObjectiveSettings
+from model.config import ModelConfig
+from model.generator import count_generator_parameters, generator_of
+from model.objectives import ObjectiveSettings, ReplacedTokensConfig
 from model.size import count_layer_parameters, count_matrix_parameters, count_parameters
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
@@ -52,18 +54,36 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     stage, dp_size = config.parallel.zero_stage, plan.dp_size
     value_bytes = config.value_bytes
     vocab_size = config.compute.padded_vocab_size(plan.vocab_size)
-    parameters = count_parameters(config.model, vocab_size) / plan.tp_size
+    parameters = count_trained(config, vocab_size) / plan.tp_size
     bucket = min(parameters, BUCKET_VALUES)
     # A layer's gathered weights, and those fetched ahead, come on top of a rank's own share.
     gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
     weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
     gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
     activations = max(peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases)
-    in_matrices = count_matrix_parameters(config.model) / plan.tp_size
+    networks = _networks(config.model, config.objective)
+    in_matrices = sum(map(count_matrix_parameters, networks)) / plan.tp_size
     optimizer = config.optimizer.state_bytes(parameters, in_matrices) / dp_size
     if config.parallel.offload_optimizer:
         optimizer = 0
     return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def count_trained(config: TrainConfig, vocab_size: int) -> int:
+    """Parameters of all networks of a run, without padding."""
+    parameters = count_parameters(config.model, vocab_size)
+    if config.objective.type == "replaced_tokens":
+        parameters += count_generator_parameters(config.model, vocab_size, config.objective)
+    return parameters
+
+
+def _networks(model: ModelConfig, objective: ObjectiveSettings) -> list[ModelConfig]:
+    """The networks whose weights are trained."""
+    is_small = isinstance(objective, ReplacedTokensConfig) and objective.generator.type == "small"
+    if not is_small:
+        return [model]
+    assert isinstance(objective, ReplacedTokensConfig)
+    return [model, generator_of(model, objective)]
 
 
 def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> float:
@@ -74,6 +94,10 @@ def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> f
     micro_rows, row_tokens = phase.config.batch.micro_rows, phase.manifest.row_tokens
     objective = phase.config.objective
     layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    if isinstance(objective, ReplacedTokensConfig):
+        generator = generator_of(plan.config.model, objective)
+        smaller = plan.config.model_copy(update={"model": generator})
+        layers += activation_bytes(smaller, micro_rows, row_tokens, plan.tp_size)
     head = head_bytes(plan.config, objective, micro_rows, row_tokens, vocab_size, plan.tp_size)
     if plan.config.compute.activation_checkpointing.type == "none":
         return layers + head

@@ -5,8 +5,10 @@ from itertools import pairwise
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
 from model.config import ModelConfig
+from model.generator import check_generator
 from model.grid_check import check_grid
 from model.hugging_face.families import family_of_model
+from model.objectives import ObjectiveConfig
 from pipeline.run.config import TrainConfig
 from pipeline.run.phases import BatchConfig, PhaseConfig
 
@@ -14,6 +16,7 @@ from pipeline.run.phases import BatchConfig, PhaseConfig
 def check_models(config: TrainConfig, tp_size: int) -> None:
     """Raises ConfigError if the model of a phase cannot be computed on this grid or exported."""
     check_grid(config.model, config.compute, tp_size)
+    check_objectives(config, tp_size)
     check_exportable(config)
     for number, (before, phase) in enumerate(pairwise(config.phases)):
         if phase.model == before.model:
@@ -25,11 +28,39 @@ def check_models(config: TrainConfig, tp_size: int) -> None:
             raise ConfigError(lines) from None
 
 
+def check_objectives(config: TrainConfig, tp_size: int) -> None:
+    """Raises ConfigError for a phase whose objective does not go with its model, or needs other
+    networks than the phase before."""
+    for number, phase in enumerate(config.phases):
+        where = f"then.{number - 1}." if number else ""
+        first, now = config.objective, phase.objective
+        networks = [o.generator if o.type == "replaced_tokens" else None for o in (first, now)]
+        if networks[0] != networks[1]:
+            raise ConfigError(
+                f"{where}objective: {_network_of(now)}, but the first phase {_network_of(first)}: "
+                "replaced_tokens trains parts that no other objective has, so that all phases "
+                "need it with the same objective.generator; a run with another objective can "
+                "continue it (start: {type: run})"
+            )
+        if now.type == "replaced_tokens":
+            check_generator(phase.model, config.compute, now, tp_size)
+
+
+def _network_of(objective: ObjectiveConfig) -> str:
+    if objective.type != "replaced_tokens":
+        return f"is {objective.type}"
+    return f"is replaced_tokens with {objective.generator!r}"
+
+
 def check_exportable(config: TrainConfig) -> None:
     """Raises ConfigError for a phase whose model no class of transformers computes, unless `export`
     says that none is wanted: better before the training than after it."""
     if config.export == "none":
         return
+    if config.objective.type == "replaced_tokens":
+        raise ConfigError(
+            "objective replaced_tokens: its networks are not exported yet: set export: none"
+        )
     checked: list[ModelConfig] = []
     for number, phase in enumerate(config.phases):
         if phase.model in checked:

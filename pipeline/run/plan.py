@@ -10,6 +10,7 @@ from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import ModelConfig
 from model.flops import training_flops
+from model.generator import generator_of
 from pipeline.checkpoint.manifest import Origin
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.checkpoint.tokenizer import check_tokenizer
@@ -23,8 +24,8 @@ from pipeline.run.phase_checks import check_batch, check_models, check_rows
 from pipeline.run.phases import PhaseConfig
 from pipeline.run.start import check_start_rows, plan_start
 from pipeline.run.steps import RunSteps
-from pipeline.start.start import Start
 from pipeline.start.record import own_checkpoint
+from pipeline.start.start import Start
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ class PhasePlan:
     def training_flops(
         self, model: ModelConfig, global_rows: int, masked_tokens: int, is_causal: bool = False
     ) -> int:
-        """Operations of the matrix products of an optimizer step on `model`."""
-        manifest = self.manifest
-        return training_flops(
-            model, manifest.vocab_size, global_rows, manifest.row_tokens, masked_tokens, is_causal
-        )
+        """Operations of the matrix products of an optimizer step on `model`, the generator's of
+        replaced-token detection included."""
+        sizes = (self.manifest.vocab_size, global_rows, self.manifest.row_tokens)
+        objective = self.config.objective
+        if objective.type == "replaced_tokens":
+            generator = generator_of(model, objective)
+            detection = training_flops(model, *sizes, masked_tokens=0)
+            return detection + training_flops(generator, *sizes, masked_tokens)
+        return training_flops(model, *sizes, masked_tokens, is_causal)
 
 
 @dataclass(frozen=True)

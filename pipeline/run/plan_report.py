@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from configs.load import ConfigError
-from model.size import count_parameters
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import MemoryEstimate, estimate_memory
+from pipeline.run.memory import MemoryEstimate, count_trained, estimate_memory
 from pipeline.run.plan import RunPlan, plan_run
 
 
@@ -48,7 +47,7 @@ def report(
 def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) -> Iterator[str]:
     config = plan.config
     yield from plan.summary_lines(0)
-    parameters = count_parameters(config.model, plan.vocab_size)
+    parameters = count_trained(config, plan.vocab_size)
     yield f"parameters {parameters:,}; memory about {memory.summary()}"
     tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)
     yield f"tokens {tokens:,} in {plan.steps.total_steps:,} steps"
