@@ -1,6 +1,6 @@
 """EuroBERT (Boizard et al. 2025) in transformers, which has it from version 5 on.
 
-Version 4 reads the same config.json by the code that the published folders bring.
+The published folders were written by version 4, with code of their own; their keys are read too.
 """
 
 import re
@@ -98,7 +98,7 @@ class EuroBert(PairedFamily):
             "attention_dropout": config.attention_dropout,
             "initializer_range": config.initializer_range,
             "classifier_pooling": "mean" if config.pooler.type == "mean" else "bos",
-            # transformers 5 reads the mapping, the code of the published folders the number.
+            # transformers reads the mapping, the code of the published folders the number.
             "rope_theta": positions.base,
             "rope_parameters": {"rope_type": "default", "rope_theta": positions.base},
             "bos_token_id": special.begin,

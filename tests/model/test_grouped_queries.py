@@ -18,12 +18,12 @@ from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from model.row_context import RowContext, make_row_context
 from model.size import count_matrix_parameters
-from tests.gloo import in_one_rank
+from tests.gloo import run_ranks
 from tests.model.parallel.test_tensor_parallel import assert_parity
 
 VOCAB_SIZE = 203
 ROWS, TOKENS = 2, 12
-HEADS, SIZE = 4, 8
+HEADS, SIZE = 4, 16
 SETTINGS: dict[str, Any] = {
     "num_layers": 1,
     "hidden_size": HEADS * SIZE,
@@ -79,18 +79,33 @@ def plain_attention(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@in_one_rank
 def test_every_backend_equals_plain_attention(variant: str) -> None:
+    run_ranks(compare_with_plain_attention, 1, variant)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_backend_equals_plain_attention_on_cuda(variant: str) -> None:
+    run_ranks(compare_with_plain_attention, 1, variant, device="cuda")
+
+
+def compare_with_plain_attention(variant: str) -> None:
     config = ModelConfig(**{**SETTINGS, **VARIANTS[variant]})
-    module = build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=1).encoder.layers[0].attention
+    grid = make_grid(1)
+    module = build_masked_lm(config, VOCAB_SIZE, grid, seed=1).encoder.layers[0].attention
     assert isinstance(module, SelfAttention)
     generator = torch.Generator().manual_seed(2)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(grid.device)
+
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    x = torch.randn(ROWS * TOKENS, HEADS * SIZE, generator=generator, requires_grad=True)
-    direction = torch.randn(x.shape, generator=generator)
-    tokens = torch.full((ROWS, TOKENS), 9)
+            parameter.add_(random(*parameter.shape) * 0.3)
+    x = random(ROWS * TOKENS, HEADS * SIZE).requires_grad_()
+    direction = random(*x.shape)
+    tokens = torch.full((ROWS, TOKENS), 9, device=grid.device)
     inputs: dict[str, Tensor] = dict(module.named_parameters())
 
     def gradients(output: Tensor) -> list[Tensor]:
@@ -100,12 +115,12 @@ def test_every_backend_equals_plain_attention(variant: str) -> None:
     for backend in backends:
         context = make_row_context(config, backend, tokens, None, torch.float32)
         expected = plain_attention(inputs, config, x, context)
-        if backend == "flex":  # no backward on the CPU
+        if backend == "flex" and x.device.type == "cpu":  # no backward
             with torch.no_grad():
                 torch.testing.assert_close(module(x, context, 0), expected, rtol=1e-5, atol=1e-5)
             continue
         found = module(x, context, 0)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(gradients(found), gradients(expected), rtol=1e-4, atol=1e-4)
 
 
