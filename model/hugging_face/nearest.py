@@ -97,6 +97,7 @@ def _changes(key: str, now: Any, wanted: Any, config: Any) -> Iterator[Change]:
     if not (isinstance(now, dict) and isinstance(wanted, dict)):
         yield Change(key, now, wanted)
     elif now.get("type") == wanted.get("type"):
+        assert now.keys() == wanted.keys()
         for name, value in wanted.items():
             yield from _changes(f"{key}.{name}", now[name], value, None)
     elif len(now) == len(wanted) == 1:
@@ -119,8 +120,8 @@ def _comparable(config: ModelConfig) -> dict[str, Any]:
         if config.num_layers == 1:
             tree["attention_pattern"] = {"type": "full"}
         attention["global_every"] = min(attention["global_every"], config.num_layers)
-    if positions.get("local_base") in (positions.get("base"), None):
-        positions.pop("local_base", None)
+    if "local_base" in positions and positions["local_base"] == positions["base"]:
+        positions["local_base"] = None
     if sharing["type"] == "groups":
         sharing.pop("pooler")  # of heads for whole rows, which check it
         if sharing["num_groups"] == config.num_layers:
