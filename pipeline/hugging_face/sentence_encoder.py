@@ -104,9 +104,16 @@ class SentenceEncoder:
 
 def plain_pooler(model: ModelConfig, kind: PoolingKind) -> Pooler:
     """Our module that takes the hidden state of the first token or the mean of all, no more."""
-    changes = {"pooler": {"type": kind}, "head_transform": {"type": "prediction"}}
-    without = {"parameter_sharing": {"type": "none"}, "frozen": {"type": "nothing"}}
-    return Pooler(ModelConfig.model_validate({**model.model_dump(), **changes, **without}))
+    # Nothing else of the model matters to the module: it has no weights.
+    plain = {
+        "num_layers": 1,
+        "num_attention_heads": 1,
+        "hidden_size": model.hidden_size,
+        "pad_token_id": model.pad_token_id,
+        "pooler": {"type": kind},
+        "head_transform": {"type": "prediction"},
+    }
+    return Pooler(ModelConfig.model_validate(plain))
 
 
 def written_embeddings(folder: Path, hidden: Tensor, is_text: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from pipeline.export import export_run
 from pipeline.fill_mask import fill
 from pipeline.hugging_face.compared_rows import compared_rows, piece_ranges
 from pipeline.hugging_face.folder import load_exported
+from pipeline.pretraining import export as pretraining_export
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
@@ -142,10 +143,12 @@ def test_a_wrong_config_json_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, float],
 ) -> None:
-    real = BertStyle.hf_config
-    monkeypatch.setattr(
-        BertStyle, "hf_config", lambda self, *arguments: {**real(self, *arguments), **changes}
-    )
+    real = pretraining_export.publish
+
+    def with_changes(folder: Path, **given: Any) -> float:
+        return real(folder, **{**given, "config": {**given["config"], **changes}})
+
+    monkeypatch.setattr(pretraining_export, "publish", with_changes)
     with pytest.raises(RankError, match="not exported: its logits differ"):
         forked_export(trained, tmp_path / "hf")
 
