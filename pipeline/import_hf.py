@@ -127,6 +127,8 @@ def start_run(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary, grid: Gr
     Raises UserError if the run has checkpoints already, or if model or vocabulary differ.
     """
     config = plan.config
+    if config.start.type != "scratch":
+        raise UserError(f"start.type {config.start.type}: this run takes its weights from there")
     folder = run_folder.checkpoints_folder(config)
     if list_checkpoints(folder):
         raise UserError(f"{folder}: the run has checkpoints already; choose a new output folder")
