@@ -172,20 +172,6 @@ class EuroBert(PairedFamily):
                     "(tie_word_embeddings)"
                 )
 
-    def check_task(self, config: ModelConfig, head: HeadType) -> None:
-        super().check_task(config, head)
-        kind = config.head_transform.type
-        if head != "token_classification" and kind != "dense":
-            raise ConfigError(
-                "model.head_transform: EuroBERT's classes for whole rows have a dense layer and "
-                "GELU before the output (type: dense)"
-            )
-        if head == "token_classification" and kind == "prediction":
-            raise ConfigError(
-                "model.head_transform: EuroBERT's class for tokens has no layers before the output "
-                "(type: dense or none)"
-            )
-
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, "Tensor"]:

@@ -41,6 +41,19 @@ WHOLE_ROW_HEADS: tuple[HeadType, ...] = (
 """Heads that read one vector a row."""
 
 
+_Transform = Literal["none", "prediction", "dense"]
+_LAYERS: Mapping[_Transform, str] = {
+    "none": "no layers",
+    "prediction": "a dense layer, an activation and a norm",
+    "dense": "a dense layer and GELU",
+}
+
+
+def _layers_before_output(transform: _Transform, head: HeadType) -> _Transform:
+    """What a `head_transform` puts before the output of a head."""
+    return "none" if transform == "dense" and head not in WHOLE_ROW_HEADS else transform
+
+
 class Family(ABC):
     """One architecture of transformers. Tensors are full (not sharded) and fp32 or as stored."""
 
@@ -48,7 +61,7 @@ class Family(ABC):
     """`model_type` in config.json; the name of the family in messages."""
     class_prefix: str
     """What the names of transformers' classes start with, "Roberta" for example."""
-    head_transform: Literal["none", "prediction", "dense"] = "none"
+    head_transform: _Transform = "none"
     """What its classes have before the output layer of a task, see `ModelConfig.head_transform`."""
     heads: tuple[HeadType, ...] = get_args(HeadType)
     """The kinds of task heads that transformers has a class for."""
@@ -72,7 +85,13 @@ class Family(ABC):
 
     def check_task(self, config: ModelConfig, head: HeadType) -> None:
         """Raises ConfigError where no class of transformers computes `head` on `config`."""
-        self.task_class(head)
+        name = self.task_class(head)
+        wanted = _layers_before_output(self.head_transform, head)
+        if _layers_before_output(config.head_transform.type, head) != wanted:
+            raise ConfigError(
+                f"model.head_transform {config.head_transform.type}: {name} has {_LAYERS[wanted]} "
+                f"before the output: set type: {self.head_transform}"
+            )
         if head in WHOLE_ROW_HEADS and self.head_transform == "none":
             check_first_token_pooler(config)
 

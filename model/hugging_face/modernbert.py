@@ -209,14 +209,6 @@ class ModernBert(PairedFamily):
             elif _EMBEDDING in state and not may_be_equal(tensor, state[_EMBEDDING]):
                 yield f"{name}: differs from {_EMBEDDING}; only tied decoders can be imported"
 
-    def check_task(self, config: ModelConfig, head: HeadType) -> None:
-        super().check_task(config, head)
-        if config.head_transform.type != "prediction":
-            raise ConfigError(
-                "model.head_transform: ModernBERT's classes have a dense layer, GELU and a norm "
-                "before the output (type: prediction)"
-            )
-
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
     ) -> dict[str, "Tensor"]:
