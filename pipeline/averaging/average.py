@@ -1,6 +1,7 @@
 """Averages the weights of checkpoints tensor by tensor into the folder of a new run."""
 
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from pipeline.optim.optimizer import WEIGHT_KEY
 from pipeline.run.versions import versions
 
 CONFIG_NAME = "config.yaml"
+VALUES_AT_ONCE = 1 << 20
+"""A larger fp64 copy of a tensor would not fit into the caches."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,26 +70,26 @@ def average(sources: Sequence[Source], output: Path) -> Checkpoint:
     return Checkpoint(final, verify(final))
 
 
-def averaged(sources: Sequence[Source], readers: Sequence[TensorReader], name: str) -> "_Array":
+def averaged(
+    sources: Sequence[Source], readers: Sequence[TensorReader], name: str
+) -> NDArray[np.float32]:
     """The average of a parameter: summed in fp64, divided once, rounded once to fp32.
 
     So equal weights average to the same bits, and no bit depends on the machine.
     """
-    total = None
+    shape = sources[0].checkpoint.manifest.parameters[name].shape
+    total = np.full(math.prod(shape), -0.0)  # 0.0 would lose the sign of zeros
     for source, reader in zip(sources, readers, strict=True):
-        values = reader.full(WEIGHT_KEY, name).numpy()
-        if not np.isfinite(values).all():
-            path = source.checkpoint.path
-            raise UserError(f"{path}: {name} has weights that are not finite: leave it out")
-        part = values.astype(np.float64)
-        part *= source.weight
-        total = part if total is None else np.add(total, part, out=total)
-    assert total is not None
+        values = reader.full(WEIGHT_KEY, name).numpy().ravel()
+        for start in range(0, len(values), VALUES_AT_ONCE):
+            part = values[start : start + VALUES_AT_ONCE].astype(np.float64)
+            if not np.isfinite(part).all():
+                path = source.checkpoint.path
+                raise UserError(f"{path}: {name} has weights that are not finite: leave it out")
+            part *= source.weight
+            total[start : start + VALUES_AT_ONCE] += part
     total /= _total_weight(sources)
-    return total.astype(np.float32)
-
-
-_Array = NDArray[np.float32]
+    return total.astype(np.float32).reshape(shape)
 
 
 def _total_weight(sources: Sequence[Source]) -> float:

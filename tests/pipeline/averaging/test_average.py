@@ -196,6 +196,28 @@ def test_bad_arguments_are_named(runs: tuple[Path, Path], tmp_path: Path) -> Non
         averaged([one], tmp_path / "average")
 
 
+def replace_last_value(checkpoint: Path, value: str) -> None:
+    """Replaces the last weight in the file of a checkpoint, and its hash in the manifest."""
+    record = read_manifest(checkpoint).files[0]
+    file = checkpoint / record.path
+    content = file.read_bytes()[:-4] + np.float32(value).tobytes()
+    file.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    change(checkpoint, files=(record.model_copy(update={"sha256": sha256}),))
+
+
+def test_negative_zeros_stay(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    one = runs[0] / "checkpoints" / "step-00000001"
+    same = [copied(one, tmp_path / name) for name in ("a", "b")]
+    for path in same:
+        replace_last_value(path, "-0.0")
+    result = tensors_of(averaged(same, tmp_path / "average"))
+    before = tensors_of(Checkpoint(same[0], read_manifest(same[0])))
+    for name, tensor in before.items():
+        assert result[name].numpy().tobytes() == tensor.numpy().tobytes()
+    assert any(((t == 0) & t.signbit()).any() for t in before.values())
+
+
 def test_damaged_checkpoints_and_weights_that_are_not_finite_are_refused(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -206,9 +228,7 @@ def test_damaged_checkpoints_and_weights_that_are_not_finite_are_refused(
     file.write_bytes(content)
     with pytest.raises(UserError, match="damaged checkpoint"):
         averaged([other, runs[0]], tmp_path / "average")
-    record = read_manifest(other).files[0]
-    sha256 = hashlib.sha256(content).hexdigest()
-    change(other, files=(record.model_copy(update={"sha256": sha256}),))
+    replace_last_value(other, "nan")
     with pytest.raises(UserError, match="not finite"):
         averaged([other, runs[0]], tmp_path / "average")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
