@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from configs.load import UserError
 from model.hugging_face.families import family_of_model
 from pipeline.run.config import TrainConfig
+from pipeline.run.plan import plan_run
 from pipeline.tracking.event_log import LOG_NAME, read_events
 from tests.gloo import run_ranks
 from tests.pipeline.hugging_face.folders import SAME_SIZES, tiny_folder, tiny_tokenizer
@@ -118,6 +120,12 @@ def test_a_killed_branch_resumes_without_its_start(
     assert record.step == 20
     assert record.data is not None
     assert record.data["paths"] == [str(rows)]
+    shutil.copytree(parent.output, tmp_path / "moved")
+    moved = child_config(rows, tmp_path / "whole", {**start, "path": str(tmp_path / "moved")})
+    assert plan_run(moved, 1).start_record == record
+    other = child_config(rows, tmp_path / "whole", {**start, "path": str(tmp_path / "stopped")})
+    with pytest.raises(UserError, match=r"does not hold the weights that .*whole started from"):
+        plan_run(other, 1)
     # Re-warming is the schedule's own: the first steps rise to the peak again.
     assert metrics(configs[0], "learning_rate")[:2] == [0.0005, 0.001]
 
