@@ -22,7 +22,8 @@ def test_a_run_its_rows_and_its_fine_tuning_in_odd_folders(tmp_path: Path) -> No
     folder = tmp_path / ODD
     pretrained = make_pretrained(folder)
     assert is_done(pretrained)
-    longer = pretrained.model_copy(update={"total_rows": 7 * 16})
+    schedule = pretrained.schedule.model_copy(update={"total_rows": pretrained.total_rows})
+    longer = pretrained.model_copy(update={"total_rows": 7 * 16, "schedule": schedule})
     run_ranks(pretrain, 1, longer)
     assert is_done(longer)
     assert len(list_checkpoints(checkpoints_folder(longer))) == 2
