@@ -59,10 +59,12 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: Checkpoint) -> dict[str, 
 
 
 def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) -> dict[str, float]:
-    from model.heads import build_masked_lm
     from model.parallel.grid import single_rank_grid
     from pipeline.data.heldout import load_heldout
-    from pipeline.engine.evaluation import PlainModel, heldout_scores
+    from pipeline.data.loader import special_ids
+    from pipeline.engine.evaluation import PlainModel, heldout_scores_of_heads
+    from pipeline.pretraining.heldout_metrics import heldout_metrics, summary_line
+    from pipeline.pretraining.model import build_pretraining_model
     from pipeline.pretraining.step import MaskedMicroBatch
 
     steps = RunSteps(tuple(phase.steps for phase in trained.config.phases))
@@ -75,14 +77,14 @@ def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) ->
     if not heldout.sources:
         raise UserError(f"{phase.data.path}: the data set has no held-out rows")
     with single_rank_grid() as grid:
-        module = build_masked_lm(
-            trained.model, trained.vocab_size, grid, trained.config.seed, config.compute
-        )
+        computed = trained.config.model_copy(update={"compute": config.compute})
+        special = special_ids(manifest)
+        module = build_pretraining_model(computed, trained.model, special, grid, config.seed)
         model = PlainModel.of(module, grid, trained.checkpoint)
         micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
-        scores = heldout_scores(model, heldout, phase.batch.micro_rows, micro_batch)
-    values = heldout.metrics(scores)
-    logger.info(heldout.summary_line(values))
+        scores = heldout_scores_of_heads(model, heldout, phase.batch.micro_rows, micro_batch)
+    values = heldout_metrics(heldout, scores)
+    logger.info(summary_line(heldout, values))
     return values
 
 

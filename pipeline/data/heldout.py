@@ -4,6 +4,7 @@ Every data-parallel rank evaluates its part of the rows; the training stream is 
 """
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -71,12 +72,13 @@ class HeldoutRows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the rows with their masks: losses on equal ones can be compared."""
-        digest = hashlib.sha256()
+        """Hash of all that decides which losses can be compared: rows, masks, weights of heads."""
+        digest = hashlib.sha256(json.dumps(dict(self.head_weights), sort_keys=True).encode())
         for name, rows in self.sources.items():
             digest.update(f"{name} {rows.tokens.shape}".encode())
-            for array in (rows.tokens, rows.positions, rows.labels):
-                digest.update(np.ascontiguousarray(array, dtype=np.int64).data)
+            for array in (rows.tokens, rows.positions, rows.labels, rows.sample_keys):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array, dtype=np.int64).data)
         return digest.hexdigest()
 
     def metrics(self, scores: Mapping[str, HeldoutScore]) -> dict[str, float]:

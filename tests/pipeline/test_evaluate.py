@@ -188,6 +188,23 @@ def test_an_average_is_evaluated_exported_continued_and_fine_tuned(
     assert any(name.startswith("dev_accuracy/") for name in evaluated(best))
 
 
+def test_replaced_tokens_are_evaluated_as_in_training(rows: Path, tmp_path: Path) -> None:
+    config = make_config(
+        rows / "short",
+        tmp_path / "run",
+        objective={"type": "replaced_tokens", "generator": {"type": "small", "width": 0.5}},
+        total_rows=4 * 16,
+        checkpoint={"every_steps": 2},
+    )
+    run_ranks(pretrain, 1, config)
+    values = evaluated(config)
+    last = metrics_of(config)[-1]
+    assert "heldout_discriminator_loss" in values
+    assert values == pytest.approx({name: last[name] for name in values}, rel=1e-5)
+    merged = averaged(tmp_path / "average", str(config.output), "--last", "2")
+    assert evaluated(merged)["heldout_discriminator_loss"] != last["heldout_discriminator_loss"]
+
+
 def test_other_rows_and_disagreeing_configs_are_refused(
     run: TrainConfig, rows: Path, tmp_path: Path
 ) -> None:
