@@ -17,6 +17,7 @@ from torch import Tensor
 from configs import command
 from configs.terminal import visible
 from data_prep.dataset.manifest import MANIFEST_NAME
+from model.grid_check import check_grid
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig, RowsToMask
 from model.parallel.grid import close_grid, make_grid
@@ -70,6 +71,7 @@ def main() -> int:
     arguments = parser.parse_args()
     config = load_train(arguments.config, arguments.overrides)
     tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
+    check_grid(config.model, config.compute, tp_size)
     vocab_size = vocab_size_of(config)
     logger.info(
         "tensor parallel %d, ZeRO %d against one rank: %d steps in fp32 on CPU ranks, vocabulary "

@@ -37,6 +37,8 @@ def test_four_ranks_with_options_are_equal(tmp_path: Path) -> None:
         "packed_rows": {"type": "inside"},
         "activation": {"type": "swiglu"},
         "positions": {"type": "rotary"},
+        "query_key_norm": True,
+        "tied_decoder": False,
     }
     compute = ComputeConfig(
         sequence_parallel=True,
