@@ -81,6 +81,13 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _sources_fit(self) -> "DataConfig":
         check_sources(self.sources, self.filters, is_mixed=self.pack.mixed)
+        field = self.pack.order_field
+        known = {f for s in self.sources.values() for f in getattr(s.reader, "metadata_fields", ())}
+        if field is not None and field not in known:
+            raise ValueError(
+                f"pack.order_by.field: no source has {field!r} in its reader.metadata_fields "
+                f"({', '.join(sorted(known)) or 'none'}): add it to those whose records have it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -19,8 +19,15 @@ from data_prep.dedup.removed_lines import REMOVED_SUFFIX
 from data_prep.documents.files import DocumentFile, Documents, document_ids
 from data_prep.documents.lookup import FoundRecord
 from data_prep.history import History
-from data_prep.packing import layout, rows, streams
-from data_prep.packing.location import Place, place_in_source, places_in_mixed, ranges_of, rows_of
+from data_prep.packing import layout, order, order_keys, rows, streams
+from data_prep.packing.location import (
+    Place,
+    place_by_key,
+    place_in_source,
+    places_in_mixed,
+    ranges_of,
+    rows_of,
+)
 from data_prep.preparation import Preparation
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR
 from data_prep.tokenization import encode
@@ -208,6 +215,12 @@ def _packed(document: _Document, fate: Fate) -> bool:
             return False
         interleaved = run.result(streams.InterleaveStage)
         places = places_in_mixed(run.streams, interleaved, split, place)
+    if run.config.pack.order_field is not None:
+        if document.is_pending(order.OrderStage, fate):
+            return False
+        keys = run.result(order_keys.OrderKeysStage).folder / f"{file.name}.{split}.keys.npy"
+        key = np.load(keys, mmap_mode="r")[in_file]
+        places = [place_by_key(run.streams, run.result(order.OrderStage), split, place, key)]
     if document.is_pending(layout.LayoutStage, fate):
         return False
     laid_out = run.result(layout.LayoutStage)

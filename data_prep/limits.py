@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_prep.dedup.limits import DedupLimits
+from data_prep.packing.order import ORDER_DOCUMENTS
 from data_prep.packing.streams import RANGE_DOCUMENTS
 from data_prep.readers.document import BATCH_CHARACTERS
 
@@ -16,3 +17,6 @@ class Limits:
     dedup: DedupLimits = field(default_factory=DedupLimits)
     interleave_documents: int = RANGE_DOCUMENTS
     """Documents whose order is computed at once."""
+    order_documents: int = ORDER_DOCUMENTS
+    """Documents that are sorted by `pack.order_by.field` at once. Where more have equal keys, these
+    are divided after as many documents of the source."""

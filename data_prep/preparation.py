@@ -21,7 +21,7 @@ from data_prep.documents import ingest
 from data_prep.documents.files import Documents
 from data_prep.engine.stage import PartT, Stage, StageResult
 from data_prep.limits import Limits
-from data_prep.packing import streams
+from data_prep.packing import order, order_keys, streams
 from data_prep.report.data import ReportInputs
 from data_prep.tokenization import encode, tokenizer
 
@@ -126,9 +126,12 @@ class Preparation:
     def streams(self) -> streams.Streams:
         """The encoded documents in the order in which they are packed."""
         interleaved = self.result_if_any(streams.InterleaveStage)
-        if interleaved is None:
-            return self.source_streams
-        return streams.mixed_streams(self.source_streams, interleaved)
+        ordered = self.result_if_any(order.OrderStage)
+        if interleaved is not None:
+            return streams.mixed_streams(self.source_streams, interleaved)
+        if ordered is not None:
+            return order.ordered_streams(self.source_streams, ordered)
+        return self.source_streams
 
     def report_inputs(self) -> ReportInputs:
         """What the report describes, when all stages are finished."""
@@ -146,6 +149,7 @@ class Preparation:
             verdicts=self.result(verdicts.VerdictsStage),
             excluded=self.result_if_any(decontaminate.ExcludedNgramsStage),
             overlap=self.result_if_any(decontaminate.OverlapStage),
+            order_keys=self.result_if_any(order_keys.OrderKeysStage),
             tokenizer=self.result(tokenizer.TokenizerStage),
             encoded=self.result(encode.EncodeStage),
             left_out=self.source_streams.left_out,

@@ -24,6 +24,7 @@ ALWAYS = Condition("", lambda config: True)
 LINES = Condition("dedup.lines", lambda config: config.dedup.lines is not None)
 DECONTAMINATE = Condition("decontaminate", lambda config: config.decontaminate is not None)
 MIXED = Condition("pack.mixed", lambda config: config.pack.mixed)
+ORDERED = Condition("pack.order_by", lambda config: config.pack.order_field is not None)
 
 
 def _no_check(run: Preparation) -> None:

@@ -18,9 +18,9 @@ from data_prep.dedup import (
 )
 from data_prep.documents import ingest, losses
 from data_prep.engine.stage import Stage
-from data_prep.packing import layout, rows, streams
+from data_prep.packing import layout, order, order_keys, rows, streams
 from data_prep.preparation import Preparation
-from data_prep.stage_entry import DECONTAMINATE, LINES, MIXED, StageEntry
+from data_prep.stage_entry import DECONTAMINATE, LINES, MIXED, ORDERED, StageEntry
 from data_prep.tokenization import encode, tokenizer
 
 
@@ -179,10 +179,25 @@ def _interleave(run: Preparation) -> streams.InterleaveStage:
     return streams.interleave_stage(encoded, run.source_streams, at_once, repeats)
 
 
+def _order_keys(run: Preparation) -> order_keys.OrderKeysStage:
+    config = run.config
+    assert config.pack.order_field is not None
+    return order_keys.order_keys_stage(
+        run.selection, run.selection_inputs, config.pack.order_field, config.heldout_share
+    )
+
+
+def _order(run: Preparation) -> order.OrderStage:
+    encoded, hashed = run.result(encode.EncodeStage), run.result(order_keys.OrderKeysStage)
+    return order.order_stage(encoded, hashed, run.source_streams, run.limits.order_documents)
+
+
 def _layout(run: Preparation) -> layout.LayoutStage:
     streamed_by: type[Stage[Any]] = encode.EncodeStage
     if run.config.pack.mixed:
         streamed_by = streams.InterleaveStage
+    elif run.config.pack.order_field is not None:
+        streamed_by = order.OrderStage
     streamed = run.result(streamed_by)
     return layout.layout_stage(streamed, streamed_by.name, run.config.pack, run.streams)
 
@@ -200,8 +215,14 @@ def _rows(run: Preparation) -> rows.RowsStage:
 DOCUMENTS = (ingest.IngestStage, clean.CleanStage)
 DEDUPLICATED = (*DOCUMENTS, signatures.SignaturesStage, verdicts.VerdictsStage)
 SELECTED = (*DEDUPLICATED, decontaminate.OverlapStage)
-STREAMED = (encode.EncodeStage, streams.InterleaveStage)
-READ_FOR_REPORT = (*DEDUPLICATED, encode.EncodeStage, tokenizer.TokenizerStage, rows.RowsStage)
+STREAMED = (encode.EncodeStage, streams.InterleaveStage, order.OrderStage)
+READ_FOR_REPORT = (
+    *DEDUPLICATED,
+    encode.EncodeStage,
+    order_keys.OrderKeysStage,
+    tokenizer.TokenizerStage,
+    rows.RowsStage,
+)
 """Whose outputs are read when the rows are published."""
 
 STAGES = (
@@ -258,6 +279,8 @@ STAGES = (
         check=_check_encoded,
     ),
     StageEntry(streams.InterleaveStage, _interleave, [encode.EncodeStage], MIXED),
+    StageEntry(order_keys.OrderKeysStage, _order_keys, SELECTED, ORDERED),
+    StageEntry(order.OrderStage, _order, [encode.EncodeStage, order_keys.OrderKeysStage], ORDERED),
     StageEntry(layout.LayoutStage, _layout, STREAMED),
     StageEntry(rows.RowsStage, _rows, [*STREAMED, layout.LayoutStage]),
 )

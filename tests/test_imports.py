@@ -38,7 +38,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data_prep.tokenization": (
         *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),
     ),
-    "data_prep.packing": ("data_prep.dataset", "data_prep.documents", "data_prep.engine"),
+    "data_prep.packing": (
+        *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),
+    ),
     "data_prep.report": (
         *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),
         "data_prep.filters",

@@ -196,3 +196,16 @@ class MixedStream:
             order = np.load(self._folder / f"{self._names[part]}.order.npy")
             self._loaded = part, (order, np.cumsum(order[2] + 1))
         return self._loaded[1]
+
+
+class KeyedStream(MixedStream):
+    """The documents of one source, in the order of the order stage."""
+
+    def groups(self, first: int, end: int) -> npt.NDArray[np.uint64]:
+        """The hashes of the keys of the documents [first, end)."""
+        found = [np.empty(0, np.uint64)]
+        for part, (part_first, part_end) in enumerate(pairwise(self._first_document)):
+            if part_first < end and part_end > first:
+                groups = np.load(self._folder / f"{self._names[part]}.groups.npy", mmap_mode="r")
+                found.append(np.array(groups[max(first - part_first, 0) : end - part_first]))
+        return np.concatenate(found)

@@ -11,7 +11,9 @@ from data_prep.dataset.atomic import save_array
 from data_prep.dataset.manifest import Split
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.packing.config import PackConfig
-from data_prep.packing.placement import PACKERS
+from data_prep.packing.id_stream import KeyedStream
+from data_prep.packing.order_keys import NO_KEY
+from data_prep.packing.placement import PACKERS, grouped_best_fit
 from data_prep.packing.streams import Streams
 
 BUFFER_DOCUMENTS = 50_000
@@ -46,12 +48,15 @@ class LayoutStage(Stage[LayoutPart]):
 
     mode: str
     row_tokens: int
+    order_by: str | None = None
+    """The type of `pack.order_by`, for best_fit."""
     streams: Streams
 
     @property
     def settings(self) -> Mapping[str, Any]:
         most = dict(self.streams.max_tokens)
         settings = {"mode": self.mode, "row_tokens": self.row_tokens, "buffer": BUFFER_DOCUMENTS}
+        settings |= {"order_by": self.order_by} if self.order_by else {}
         return {**settings, "max_tokens": most} if most else settings
 
     def inputs_for(self, part: LayoutPart) -> Mapping[str, str]:
@@ -61,7 +66,14 @@ class LayoutStage(Stage[LayoutPart]):
         """Writes PART.placements.npy [4, pieces]."""
         stream = self.streams.open(part.split, part.source)
         lengths, starts = stream.documents(part.first, part.end)
-        placements = PACKERS[self.mode](lengths, starts, self.row_tokens)
+        if self.order_by is None:
+            placements = PACKERS[self.mode](lengths, starts, self.row_tokens)
+        else:
+            groups = np.zeros(len(lengths), np.int64)  # of one source
+            if isinstance(stream, KeyedStream):
+                keys = stream.groups(part.first, part.end)
+                groups = np.where(keys == NO_KEY, -1, (keys >> np.uint64(1)).astype(np.int64))
+            placements = grouped_best_fit(lengths, starts, groups, self.row_tokens)
         save_array(folder / f"{part.name}.placements.npy", np.stack(placements))
         counts = {"rows": placements.num_rows, "pieces": len(placements.row)}
         return PartOutput(counts, [f"{part.name}.placements.npy"])
@@ -93,5 +105,6 @@ def layout_stage(
         inputs={streamed_by: streamed.content_fingerprint},
         mode=config.mode,
         row_tokens=config.row_tokens,
+        order_by=config.order_by.type if config.order_by and config.mode == "best_fit" else None,
         streams=streams,
     )

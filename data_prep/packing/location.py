@@ -10,6 +10,8 @@ from data_prep.engine.stage import StageResult
 from data_prep.packing.amounts import places_of
 from data_prep.packing.config import PackConfig
 from data_prep.packing.layout import LayoutPart
+from data_prep.packing.order import OrderPart, segments_with
+from data_prep.packing.order_keys import buckets_of
 from data_prep.packing.placement import EDGE_TOKENS, PACKERS
 from data_prep.packing.streams import MIXED, InterleavePart, Streams, first_in_range
 
@@ -67,6 +69,26 @@ def places_in_mixed(
         first_document += record["documents"]
         first_id += record["documents"] + record["tokens"]
     return found
+
+
+def place_by_key(
+    streams: Streams, ordered: StageResult[OrderPart], split: Split, place: Place, key: np.uint64
+) -> Place:
+    """The place of the same document, with the hash `key`, in the stream of its source that is
+    ordered by a key."""
+    assert streams.keyed is not None
+    bucket = int(buckets_of(np.array([key]))[0])
+    candidates = set(segments_with(ordered, split, place.source, bucket, place.document))
+    first_document = first_id = 0
+    for segment in streams.keyed_segments[split, place.source]:
+        if segment.name in candidates:
+            order = np.load(streams.keyed / f"{segment.name}.order.npy", mmap_mode="r")
+            for at in np.flatnonzero((order[1] == place.start) & (order[2] == place.length)):
+                start = first_id + int((order[2, :at] + 1).sum())
+                return Place(place.source, first_document + int(at), start, place.length)
+        first_document += segment.documents
+        first_id += segment.ids
+    raise IndexError(place.document)
 
 
 def rows_of(

@@ -66,8 +66,42 @@ def best_fit(lengths: I64, starts: I64, row_tokens: int) -> Placements:
     et al. 2024, "Fewer Truncations Improve Language Modeling", section 3).
     """
     start, length = pieces_of(lengths, starts, row_tokens - EDGE_TOKENS)
-    order = np.argsort(-length, kind="stable")
-    sizes = (length[order] + EDGE_TOKENS).tolist()
+    row, column = _best_fit_places(length + EDGE_TOKENS, row_tokens)
+    return _in_order(row, column, start, length)
+
+
+def grouped_best_fit(lengths: I64, starts: I64, groups: I64, row_tokens: int) -> Placements:
+    """Neighbours of the same group share rows, as far as they fit; the rest is filled by best fit.
+
+    `groups` [D] are numbers of the documents' groups; a negative one is a group of its own. One
+    after another, the pieces of a group are put together until the next one does not fit into a
+    row; what was put together is placed whole, by best-fit-decreasing.
+    """
+    longest = row_tokens - EDGE_TOKENS
+    start, length = pieces_of(lengths, starts, longest)
+    group = np.repeat(groups, -(-lengths // longest)).tolist()
+    bundle, offset = np.empty(len(start), np.int64), np.empty(len(start), np.int64)
+    used: list[int] = []
+    before = -1
+    for number, size in enumerate((length + EDGE_TOKENS).tolist()):
+        if group[number] < 0 or group[number] != before or used[-1] + size > row_tokens:
+            used.append(0)
+        bundle[number], offset[number] = len(used) - 1, used[-1]
+        used[-1] += size
+        before = group[number]
+    row, column = _best_fit_places(np.array(used, np.int64), row_tokens)
+    return _in_order(row[bundle], column[bundle] + offset, start, length)
+
+
+def _in_order(row: I64, column: I64, start: I64, length: I64) -> Placements:
+    by_place = np.lexsort((column, row))
+    return Placements(row[by_place], column[by_place], start[by_place], length[by_place])
+
+
+def _best_fit_places(sizes_of: I64, row_tokens: int) -> tuple[I64, I64]:
+    """(row, column) of items of these sizes [N], placed longest first."""
+    order = np.argsort(-sizes_of, kind="stable")
+    sizes = sizes_of[order].tolist()
     row, column = np.empty(len(sizes), np.int64), np.empty(len(sizes), np.int64)
     rows_with_space: list[list[int]] = [[] for _ in range(row_tokens + 1)]
     spaces = 0  # bit r is set where rows_with_space[r] is not empty
@@ -82,13 +116,11 @@ def best_fit(lengths: I64, starts: I64, row_tokens: int) -> Placements:
         else:
             chosen, space = num_rows, row_tokens
             num_rows += 1
-        row[number], column[number] = chosen, row_tokens - space
+        place = order[number]
+        row[place], column[place] = chosen, row_tokens - space
         rows_with_space[space - size].append(chosen)
         spaces |= 1 << (space - size)
-    by_place = np.lexsort((column, row))
-    return Placements(
-        row[by_place], column[by_place], start[order][by_place], length[order][by_place]
-    )
+    return row, column
 
 
 PACKERS = {"doc_sentences": doc_sentences, "best_fit": best_fit}

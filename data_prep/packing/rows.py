@@ -77,7 +77,7 @@ class RowsStage(Stage[ShardPart]):
     @property
     def settings(self) -> Mapping[str, Any]:
         return {
-            **self.config.model_dump(mode="json", exclude={"mixed"}),
+            **self.config.model_dump(mode="json", exclude={"mixed", "order_by"}),
             "special": self.special.tree(),
         }
 

@@ -13,7 +13,7 @@ from data_prep.dataset.manifest import SPLITS, Split
 from data_prep.documents.files import DocumentFile
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.packing.amounts import first_tokens, repeated_count, repeated_documents
-from data_prep.packing.id_stream import IdStream, MixedStream, Segment, SourceStream
+from data_prep.packing.id_stream import IdStream, KeyedStream, MixedStream, Segment, SourceStream
 
 MIXED = "mixed"
 """Name of the one source of rows that hold documents of all sources."""
@@ -35,6 +35,10 @@ class Streams:
     """Folder of the interleave stage, if there is one."""
     mixed: Mapping[Split, Sequence[Segment]] = field(default_factory=dict)
     """Segments of the interleaved streams, by split."""
+    keyed: Path | None = None
+    """Folder of the order stage, if there is one."""
+    keyed_segments: Mapping[tuple[Split, str], Sequence[Segment]] = field(default_factory=dict)
+    """Segments of the streams in the order of their keys, by split and source."""
     max_tokens: Mapping[str, int] = field(default_factory=dict)
     """Most tokens of the training documents, by source, where there is a limit."""
     left_out: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -45,12 +49,15 @@ class Streams:
         """The streams that rows are cut from, by split and source (or MIXED)."""
         if self.order is not None:
             return {(split, MIXED): segments for split, segments in self.mixed.items()}
-        return dict(self.sources)
+        return dict(self.sources if self.keyed is None else self.keyed_segments)
 
     def open(self, split: Split, source: str) -> IdStream:
         """One stream of `packed`."""
         if self.order is None:
-            return SourceStream(self.encoded, self.sources[split, source], self.dtype)
+            stream = SourceStream(self.encoded, self.sources[split, source], self.dtype)
+            if self.keyed is None:
+                return stream
+            return KeyedStream(self.keyed, self.keyed_segments[split, source], [stream])
         return MixedStream(self.order, self.mixed[split], self.open_sources(split))
 
     def open_sources(self, split: Split) -> list[IdStream]:

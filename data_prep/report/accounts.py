@@ -36,13 +36,15 @@ def accounts(
     overlap: StageResult[DocumentFile] | None,
     encoded: StageResult[DocumentFile],
     left_out: Mapping[str, tuple[int, int]],
+    order_keys: StageResult[DocumentFile] | None = None,
 ) -> dict[str, Account]:
     """For each source: ``read``, ``kept`` and ``dropped`` by reason (amounts), ``bad`` and
     ``skipped`` by reason (amounts of records), ``file_bytes``, ``not_read_bytes``,
     ``missing_bytes`` (an estimate; None if it is not known), ``cut_files``, ``likely_encoding``
     (of bad records; None if there is nothing to go by), ``repeated_ids``,
     ``without_tokens`` (documents, which are kept), ``unknown_tokens``, and ``beyond_max_tokens``
-    (kept documents, and tokens, that are in no row, from `left_out`)."""
+    (kept documents, and tokens, that are in no row, from `left_out`); with `order_keys` also
+    ``without_order_key`` (kept documents without the field of `pack.order_by`)."""
     losses = losses_of(ingested)
     without_tokens = _documents_without_tokens(encoded)
     result = {}
@@ -82,6 +84,9 @@ def accounts(
             # Records of version 0.1.0 lack it.
             "unknown_tokens": sum(r.get("unknown_tokens", 0) for r in of_encode),
         }
+        if order_keys is not None:
+            of_keys = _records(source, order_keys)
+            result[source]["without_order_key"] = sum(r["without_key"] for r in of_keys)
     return result
 
 

@@ -43,6 +43,7 @@ class ReportInputs:
     verdicts: StageResult[Part]
     excluded: StageResult[EvaluationPart | HeldoutPart] | None
     overlap: StageResult[DocumentFile] | None
+    order_keys: StageResult[DocumentFile] | None
     tokenizer: StageResult[Part]
     encoded: StageResult[DocumentFile]
     left_out: Mapping[str, tuple[int, int]]
@@ -69,6 +70,7 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
             verdicts=inputs.verdicts,
             overlap=inputs.overlap,
             encoded=inputs.encoded,
+            order_keys=inputs.order_keys,
             left_out=inputs.left_out,
         ),
         "sources": {name: _source_data(name, inputs, manifest) for name in inputs.sources},

@@ -102,6 +102,12 @@ def _tokens(data: Tree) -> Iterator[str]:
     if unknown := {name: a["unknown_tokens"] for name, a in data["accounts"].items()}:
         yield "<h3>Tokens unknown to the tokenizer, whose text is lost</h3>"
         yield _table(["source", "tokens"], [[name, f"{n:,}"] for name, n in unknown.items()])
+    lacking = {
+        n: a["without_order_key"] for n, a in data["accounts"].items() if "without_order_key" in a
+    }
+    if lacking:
+        yield "<h3>Documents without the field of pack.order_by</h3>"
+        yield _table(["source", "documents"], [[name, f"{n:,}"] for name, n in lacking.items()])
     yield "<h3>Share of text tokens in the rows</h3>"
     yield bars({name: {"text": 100 * s["fill"]} for name, s in packed.items()}, " %")
     yield _table(["rows", "train", "held out"], _row_counts(packed))

@@ -82,6 +82,9 @@ def _notes(account: Account) -> Iterator[str]:
     if beyond["documents"]:
         amount = f"{beyond['documents']:,} kept documents ({beyond['tokens']:,} tokens)"
         yield f"  {amount} are beyond max_tokens, and in no row"
+    if account.get("without_order_key"):
+        number = f"{account['without_order_key']:,}"
+        yield f"  {number} kept documents lack the field of pack.order_by, and are packed last"
     if account.get("unknown_tokens"):  # a report of an earlier version lacks it
         yield f"  {account['unknown_tokens']:,} tokens are unknown: the text in their place is lost"
 
@@ -178,6 +181,8 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
         f"{n['train_documents']:,} documents with {n['train_tokens']:,} tokens to train on, "
         f"{n['heldout_documents']:,} with {n['heldout_tokens']:,} held out"
     ),
+    "order_keys": lambda n: f"{n['documents']:,} documents, {n['without_key']:,} without the field",
+    "order": lambda n: f"{n['documents']:,} documents",
     "interleave": lambda n: f"{n['documents']:,} documents",
     "layout": lambda n: f"{n['pieces']:,} pieces in {n['rows']:,} rows" if n["rows"] else "",
     "rows": lambda n: f"{n['rows']:,} rows, {_mb(n['bytes'])}",
