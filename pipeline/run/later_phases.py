@@ -5,13 +5,14 @@ validated config holds every phase whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
 from configs.differences import Difference, differences
-from configs.load import merged
+from configs.load import UserError, merged
 from model.compute import ComputeConfig
 from model.grid_check import compute_errors
 from model.phase_settings import fixed_differences
@@ -86,6 +87,18 @@ def phase_errors(phases: Sequence[PhaseConfig], compute: ComputeConfig) -> Itera
             )
         for error in compute_errors(now.model, compute):
             yield f"{where}: {error}"
+
+
+@contextmanager
+def named_by_phase(where: str) -> Iterator[None]:
+    """Adds the dotted path `where` of a later phase to what a UserError says of its data."""
+    try:
+        yield
+    except UserError as error:
+        if not where:
+            raise
+        is_named = str(error).startswith("data.")
+        raise type(error)(f"{where}{error}" if is_named else f"{where}data: {error}") from None
 
 
 def phase_changes(before: PhaseConfig, now: PhaseConfig) -> list[Difference]:

@@ -18,7 +18,7 @@ from pipeline.data.order import check_mixture, mixture_weights, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.run.config import TrainConfig
-from pipeline.run.later_phases import changes_in_words
+from pipeline.run.later_phases import changes_in_words, named_by_phase
 from pipeline.run.origin import describe_origin
 from pipeline.run.phase_checks import check_batch, check_models, check_rows
 from pipeline.run.phases import PhaseConfig
@@ -169,10 +169,11 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     phases: list[PhasePlan] = []
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
-        manifest = open_data_set(phase.data)
+        with named_by_phase(where):
+            manifest = open_data_set(phase.data)
+            check_mixture(phase.data, manifest)
         check_start_rows(config, phase, manifest.row_tokens, where)
         check_rows(phase, manifest, where)
-        check_mixture(phase.data, manifest)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)

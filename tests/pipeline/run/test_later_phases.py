@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs.load import ConfigError, validate
+from configs.load import ConfigError, UserError, validate
 from model.objectives.span import SpanMaskingConfig
 from pipeline.run.config import TrainConfig
 from pipeline.run.later_phases import changes_by_phase, changes_in_words
@@ -162,6 +162,11 @@ def test_rows_and_windows_of_each_phase_are_checked(tmp_path: Path) -> None:
     batch = {"global_rows": 6, "micro_rows": 4}
     with pytest.raises(ConfigError, match=r"then\.0\.batch\.global_rows 6 is not a multiple"):
         plan({**long, "batch": batch})
+    data = {"path": str(tmp_path / "long"), "weights": {"a": 1, "c": 1}}
+    with pytest.raises(ConfigError, match=r"then\.1\.data\.weights: unknown sources \['c'\]"):
+        plan(long, {**long, "data": data})
+    with pytest.raises(UserError, match=r"then\.1\.data: .*gone"):
+        plan(long, {**long, "data": {"path": str(tmp_path / "gone")}})
 
 
 def test_the_planner_shows_what_a_phase_changes(tmp_path: Path) -> None:
