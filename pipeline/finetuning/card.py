@@ -7,7 +7,7 @@ from model.hugging_face.family import auto_class
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.hugging_face.sentence_encoder import SentenceEncoder
 from pipeline.model_cards.card import PIPELINE_TAGS, Card, model_card
-from pipeline.model_cards.run_history import describe_start, read_history
+from pipeline.model_cards.run_history import describe_start, hub_name, read_history
 from pipeline.run.trained_model import TrainedModel
 
 _USAGE = """\
@@ -49,6 +49,7 @@ def task_card(
             "weight in the loss": task.weight,
         },
         start=describe_start(trained.checkpoint),
+        base_model=hub_name(trained.checkpoint),
         metrics="dev_",
         metrics_suffix=f"/{name}",
     )
@@ -72,6 +73,7 @@ def encoder_card(
         architecture=settings,
         recipe={"tasks": tasks},
         start=describe_start(trained.checkpoint),
+        base_model=hub_name(trained.checkpoint),
         metrics="dev_",
         library="sentence-transformers",
     )

@@ -54,6 +54,8 @@ class Card:
     """Metrics whose names start with this are shown, "heldout_" for example."""
     metrics_suffix: str = ""
     languages: tuple[str, ...] = ()
+    base_model: str | None = None
+    """The hub's name of the model that training started from."""
     library: str = "transformers"
 
 
@@ -91,6 +93,7 @@ def _front_matter(card: Card) -> str:
         "library_name": card.library,
         "pipeline_tag": card.pipeline_tag,
         **({"language": languages if len(languages) > 1 else languages[0]} if languages else {}),
+        **({"base_model": card.base_model} if card.base_model else {}),
         "tags": list(card.tags),
     }
     return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))

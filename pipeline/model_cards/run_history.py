@@ -6,6 +6,7 @@ From ``events.jsonl`` alone: the data sets themselves may be gone. Imports no to
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from data_prep.dataset.files import read_json
 from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.checkpoint.start_record import StartRecord
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
 START_NAME = "start.json"
@@ -82,23 +84,40 @@ def read_history(checkpoint: Checkpoint) -> RunHistory:
 
 def describe_start(checkpoint: Checkpoint) -> str:
     """What the weights of a checkpoint's run were before it, without the path of a folder."""
-    start: Any = checkpoint.manifest.config.get("start")
-    record: Any = {}
-    with contextlib.suppress(OSError, ValueError):
-        record = read_json(_run_folder(checkpoint) / START_NAME)
-    if not isinstance(record, dict):
-        record = {}
-    if not isinstance(start, dict) or start.get("type") == "scratch":
-        if not record:
+    record = checkpoint.manifest.start
+    if record is None:
+        with contextlib.suppress(OSError, ValueError):  # older runs: beside the checkpoints only
+            stored = read_json(_run_folder(checkpoint) / START_NAME)
+            record = StartRecord.model_validate(stored)
+    if record is None:
+        start = checkpoint.manifest.config.get("start")
+        if not isinstance(start, dict) or start.get("type", "scratch") == "scratch":
             return "random"
-        start = {"type": "hugging_face"}
-    path = str(record.get("path") or start.get("path") or "")
-    text = f"{str(start.get('type')).replace('_', ' ')} {path.rstrip('/').rsplit('/', 1)[-1]}"
-    if start.get("step") is not None:
-        text += f", step {start['step']}"
-    if record.get("fingerprint"):
-        text += f" (fingerprint `{record['fingerprint']}`)"
-    return text
+        return f"{start['type']} {_last_part(start.get('path', ''))}".replace("_", " ")
+    return ", before that ".join(_start_text(found) for found in record.ancestors())
+
+
+def _start_text(record: StartRecord) -> str:
+    weights = f"weights `{record.fingerprint[:16]}`"
+    if record.name is None:
+        return f"the model in {_last_part(record.path)} ({weights})"
+    step = "" if record.step is None else f", step {record.step:,}"
+    return f"run {record.name}{step} ({weights})"
+
+
+def hub_name(checkpoint: Checkpoint) -> str | None:
+    """ "owner/name" of the model that the run started from, if that was in a cache of the hub."""
+    record = checkpoint.manifest.start
+    return None if record is None else _hub_name(record.path)
+
+
+def _hub_name(path: str) -> str | None:
+    found = re.search(r"(?:^|/)models--([\w.-]+?)--([\w.-]+)/snapshots/", path)
+    return f"{found[1]}/{found[2]}" if found else None
+
+
+def _last_part(path: str) -> str:
+    return _hub_name(path) or path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _run_folder(checkpoint: Checkpoint) -> Path:

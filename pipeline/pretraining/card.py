@@ -7,6 +7,7 @@ from pipeline.hugging_face.sentence_encoder import SentenceEncoder
 from pipeline.model_cards.card import Card, model_card
 from pipeline.model_cards.run_history import (
     describe_start,
+    hub_name,
     languages_of_rows,
     read_history,
 )
@@ -55,6 +56,7 @@ def card_of(
         architecture=settings,
         recipe={"phases": len(config.phases)},
         start=describe_start(trained.checkpoint),
+        base_model=hub_name(trained.checkpoint),
         metrics="heldout_",
         languages=tuple(languages),
     )

@@ -1,0 +1,79 @@
+"""What a card says of the way to a checkpoint, and what it leaves out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
+from pipeline.checkpoint.start_record import StartRecord
+from pipeline.model_cards.run_history import (
+    describe_start,
+    hub_name,
+    languages_of_rows,
+    read_history,
+)
+
+
+def checkpoint(run: Path, step: int = 10, **fields: Any) -> Checkpoint:
+    """A checkpoint of which only the given fields are read."""
+    path = run / "checkpoints" / f"step-{step:08d}"
+    manifest = CheckpointManifest.model_construct(step=step, **{"config": {}, **fields})
+    return Checkpoint(path, manifest)
+
+
+def start_of(path: str, **fields: Any) -> StartRecord:
+    return StartRecord(path=path, description=path, fingerprint="f" * 64, **fields)
+
+
+def test_the_start_is_named_without_its_path(tmp_path: Path) -> None:
+    assert describe_start(checkpoint(tmp_path)) == "random"
+    cached = "/home/me/hub/models--org--small-bert/snapshots/0123abc"
+    first = start_of(cached)
+    found = checkpoint(tmp_path, start=start_of("/data/run", name="base", step=2000, start=first))
+    text = describe_start(found)
+    assert text == (
+        f"run base, step 2,000 (weights `{'f' * 16}`), before that the model in org/small-bert "
+        f"(weights `{'f' * 16}`)"
+    )
+    assert hub_name(found) is None
+    assert hub_name(checkpoint(tmp_path, start=first)) == "org/small-bert"
+    (tmp_path / "start.json").write_text(start_of("/data/mine").model_dump_json())
+    assert describe_start(checkpoint(tmp_path)) == f"the model in mine (weights `{'f' * 16}`)"
+
+
+def test_the_history_ends_at_the_step(tmp_path: Path) -> None:
+    assert read_history(checkpoint(tmp_path)).evaluations is None
+    profile = json.dumps({"fingerprint": "abc"})
+
+    def start(resumed_from: int, commit: str) -> dict[str, Any]:
+        data = [{"name": commit, "context": "pretraining", "profile": profile}]
+        params = {"git.commit": commit, "git.dirty": True}
+        return {"kind": "start", "resumed_from": resumed_from, "params": params, "datasets": data}
+
+    def metrics(step: int, **values: float) -> dict[str, Any]:
+        return {"kind": "metrics", "step": step, "values": values}
+
+    events = [
+        start(0, "first"),
+        *(metrics(4, loss=3.0), metrics(5, loss=3.0, heldout_loss=2.5)),
+        start(5, "second"),
+        metrics(10, heldout_loss=2.0),
+        start(10, "third"),
+        metrics(15, heldout_loss=1.5),
+    ]
+    lines = [json.dumps({"time_ms": 1, **event}) + "\n" for event in events]
+    (tmp_path / "events.jsonl").write_text("".join(lines) + '{"torn')
+    history = read_history(checkpoint(tmp_path))
+    assert history.evaluations == {5: {"heldout_loss": 2.5}, 10: {"heldout_loss": 2.0}}
+    assert (history.commit, history.is_dirty, history.launches) == ("second", True, 2)
+    assert [data.profile for data in history.datasets] == [{"fingerprint": "abc"}]
+
+
+def test_languages_are_those_of_the_texts(tmp_path: Path) -> None:
+    assert languages_of_rows(tmp_path) == []
+    values = {"languages": {"en": 950, "de": 45, "unknown": 20, "fr": 2}}
+    report = {"sources": {"web": {"filter_values": values}}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert languages_of_rows(tmp_path) == ["en", "de"]
+    (tmp_path / "report.json").write_text("{}")
+    assert languages_of_rows(tmp_path) == []
