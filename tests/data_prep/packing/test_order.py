@@ -17,6 +17,7 @@ from data_prep.config import DataConfig
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.explain import explain
 from data_prep.limits import Limits
 from data_prep.packing.order import _ranges
 from data_prep.packing.order_keys import BUCKETS, NO_KEY, buckets_of, key_hashes
@@ -135,13 +136,20 @@ def shared(rows: list[list[int]], related: Any) -> float:
 
 def test_best_fit_puts_related_documents_into_rows(tmp_path: Path) -> None:
     records = write_threads(tmp_path)
-    rows = {}
+    rows: dict[str, list[list[int]]] = {}
     orders: dict[str, Any] = {"none": None, "source": {"type": "source"}, "field": BY_THREAD}
     for name, order_by in orders.items():
         pack = {"order_by": order_by, "mode": "best_fit", "row_tokens": 128}
         config = config_for(tmp_path, name, pack=pack, heldout_share=0)
         prepare(config)
         rows[name] = pieces_in_rows(config)
+
+    lines = (tmp_path / "raw/forum.jsonl").read_bytes().splitlines(keepends=True)
+    offsets = np.cumsum([0, *map(len, lines)])[: len(lines)]
+    fates = explain(config, [f"forum.jsonl:{offset}" for offset in offsets])
+    for number, fate in enumerate(fates):  # of the last one, by field
+        numbers = [n for first, last in fate["rows"] for n in range(first, last + 1)]
+        assert numbers == [n for n, row in enumerate(rows["field"]) if number in row]
 
     def same_thread(a: int, b: int) -> bool:
         return repr(records[a][1]) == repr(records[b][1]) != "None"
