@@ -147,6 +147,12 @@ class RunPlan:
                 f"({phase.accumulation(rows)} x {self.dp_size} x {phase.config.batch.micro_rows}) "
                 f"of {phase.manifest.row_tokens} tokens from {phase.config.data.path}"
             )
+            window = phase.config.model.attention_pattern
+            if window.type != "full" and window.neighbours >= phase.manifest.row_tokens:
+                lines.append(
+                    f"    model.attention_pattern.neighbours {window.neighbours} reaches beyond "
+                    "these rows: every token sees its whole row"
+                )
             if number:
                 before = self.phases[number - 1].config
                 changes = changes_in_words(before, phase.config)

@@ -175,6 +175,9 @@ def test_the_planner_shows_what_a_phase_changes(tmp_path: Path) -> None:
     config = make_config(tmp_path / "rows", tmp_path / "run", model=MODERN["model"], then=[phase])
     lines = list(report(config, 1, 1))
     assert "    changed from the phase before: model.positions.base 10000.0 -> 160000.0" in lines
+    model = {**MODERN["model"], "attention_pattern": {"type": "window", "neighbours": 32}}
+    wide = make_config(tmp_path / "rows", tmp_path / "run", model=model)
+    assert "neighbours 32 reaches beyond these rows" in list(report(wide, 1, 1))[2]
     model = {**MODERN["model"], "attention_dropout": 0.0}
     with pytest.raises(ConfigError, match=r"then\.0: compute\.attention_backend flex"):
         modern(
