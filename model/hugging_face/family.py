@@ -33,6 +33,8 @@ _CLASS_ENDINGS: Mapping[HeadType, str] = {
 }
 
 
+_ANY_VOCAB_SIZE = 1000
+"""No setting of `ModelConfig` depends on the size of the vocabulary."""
 WHOLE_ROW_HEADS: tuple[HeadType, ...] = (
     "sequence_classification",
     "sequence_regression",
@@ -121,7 +123,11 @@ class Family(ABC):
 
         Raises ConfigError where the sizes of `config` allow no model of the family.
         """
-        return changes_for(self, config)
+        return changes_for(config, self._nearest, self.writes_shared_layers_apart)
+
+    def _nearest(self, config: ModelConfig) -> ModelConfig:
+        written = self.hf_config(config, _ANY_VOCAB_SIZE)
+        return self.model_config(written, f"as {self.model_type}")[0]
 
     def can_hold(self, config: ModelConfig) -> bool:
         """Whether the family computes what `config` describes."""

@@ -5,20 +5,17 @@ that the family computes, and every setting that returns with a different value 
 setting that a family does not know of returns as its default.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from configs.load import ConfigError, shortest_tree
 from model.config import ModelConfig, TrainingChoice
 
-if TYPE_CHECKING:
-    from model.hugging_face.family import Family
-
-ANY_VOCAB_SIZE = 1000
-"""No setting of `ModelConfig` depends on the size of the vocabulary."""
+Nearest = Callable[[ModelConfig], ModelConfig]
+"""The model that a family's config.json of a given model describes."""
 _NOT_COMPUTED = ("embedding_start",)
 """Settings that only decide where the weights start."""
 
@@ -37,36 +34,37 @@ class Change:
         return f"{self.key}: {_text(self.wanted)} (now {_text(self.now)})"
 
 
-def changes_for(family: "Family", config: ModelConfig) -> list[Change]:
-    """The changes that make `config` a model of `family`; none if it is one.
+def changes_for(config: ModelConfig, nearest: Nearest, ignores_sharing: bool) -> list[Change]:
+    """The changes that make `config` a model of the family whose nearest model `nearest` gives;
+    none if it is one.
 
-    Raises ConfigError where the sizes of `config` allow no model of the family.
+    `ignores_sharing`: it has no layers that share their weights, and holds such models all the
+    same. Raises ConfigError where the sizes of `config` allow no model of the family.
     """
-    found = _obstacles(family, config)
+    found = _obstacles(config, nearest, ignores_sharing)
     more = found
     while more:  # a change may give a meaning to a setting that had none: RMSNorm has no bias
-        more = _obstacles(family, with_changes(config, found))
+        more = _obstacles(with_changes(config, found), nearest, ignores_sharing)
         changed = {change.key for change in found}
-        assert not any(change.key in changed for change in more), family.model_type
+        assert not any(change.key in changed for change in more), more
         found += more
     return found
 
 
-def _obstacles(family: "Family", config: ModelConfig) -> list[Change]:
-    written = family.hf_config(config, ANY_VOCAB_SIZE)
-    back, _ = family.model_config(written, f"as {family.model_type}")
+def _obstacles(config: ModelConfig, nearest: Nearest, ignores_sharing: bool) -> list[Change]:
+    back = nearest(config)
     before, after = _comparable(config), _comparable(back)
     found = [
         change
         for name in before
         for change in _changes(f"model.{name}", before[name], after[name], getattr(back, name))
     ]
-    if family.writes_shared_layers_apart:
+    if ignores_sharing:
         needed = [one for one in found if not one.key.startswith("model.parameter_sharing")]
         if not needed or _is_valid(config, needed):
             return needed
     if not _is_valid(config, found):
-        raise ConfigError(f"no {family.model_type} model has these sizes")
+        raise ConfigError("the family has no model of these sizes")
     return found
 
 
