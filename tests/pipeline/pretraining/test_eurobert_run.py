@@ -42,6 +42,7 @@ MODEL: dict[str, Any] = {
     "tied_decoder": False,
 }
 MUON: dict[str, Any] = {"type": "muon", "lr": 2e-3, "adamw_lr": 1e-3}
+LAMB: dict[str, Any] = {"type": "lamb", "lr": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("optimizer", [MUON, {"type": "lamb", "lr": 1e-2}], ids=["muon", "lamb"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(MUON, id="muon"), pytest.param(LAMB, id="lamb", marks=pytest.mark.slow)],
+)
 def test_the_grid_does_not_change_the_steps(
     rows: Path, tmp_path: Path, optimizer: dict[str, Any]
 ) -> None:
