@@ -133,7 +133,7 @@ class RunPlan:
         """What the run is about to do after `step`: a line for the run and one for each phase."""
         config = self.config
         start = f"resumes from step {step:,}" if step else "starts"
-        if self.start is not None:
+        if self.start is not None and not step:
             start += f" from {self.start.description}"
         lines = [
             f"{config.name} {start}: {self.steps.total_steps:,} steps, tensor parallel "
