@@ -49,8 +49,6 @@ class ModernBert(PairedFamily):
         functions = {key: hf.get(key, "gelu") for key in _ACTIVATIONS}
         found = [error_of(key, functions[key], known) for key, known in _ACTIVATIONS.items()]
         errors = [error for error in found if error]
-        if hf.get("tie_word_embeddings", True) is not True:
-            errors.append("tie_word_embeddings is not true")
         required = (*_SIZES.values(), "vocab_size")
         errors += [f"{key} is missing" for key in required if type(hf.get(key)) is not int]
         if not errors:
@@ -80,6 +78,7 @@ class ModernBert(PairedFamily):
             },
             "activation": {"type": GATED[function_of(functions["hidden_activation"])]},
             "head_activation": function_of(functions["classifier_activation"]),
+            "tied_decoder": hf.get("tie_word_embeddings", True),
             "positions": positions,
             "attention_pattern": attention,
             "hidden_dropout": hf.get("mlp_dropout", 0.0),
@@ -143,7 +142,7 @@ class ModernBert(PairedFamily):
             "pad_token_id": config.pad_token_id,
             "eos_token_id": special.end,
             "sep_token_id": special.end,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": config.tied_decoder,
         }
 
     def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:
@@ -186,6 +185,8 @@ class ModernBert(PairedFamily):
         if with_head:
             yield from linear("head.dense", "head.dense", hidden, hidden, bias.head)
             yield from layer_norm("head.norm", "head.norm", hidden, bias.norm)
+            if not config.tied_decoder:
+                yield TensorPair("head.decoder.weight", (_DECODER,), (vocab_size, hidden))
             if bias.decoder:
                 yield TensorPair("head.bias", ("decoder.bias",), (vocab_size,))
 
@@ -207,7 +208,10 @@ class ModernBert(PairedFamily):
             if name != _DECODER:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
             elif _EMBEDDING in state and not may_be_equal(tensor, state[_EMBEDDING]):
-                yield f"{name}: differs from {_EMBEDDING}; only tied decoders can be imported"
+                yield (
+                    f"{name}: differs from {_EMBEDDING}, but config.json says that they are tied "
+                    "(tie_word_embeddings)"
+                )
 
     def task_to_hf(
         self, state: Mapping[str, "Tensor"], config: ModelConfig, name: str, head: HeadType
