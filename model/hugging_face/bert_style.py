@@ -78,6 +78,9 @@ class BertStyle(PairedFamily):
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
         if hf.get("model_type") is not None:
             return bool(hf["model_type"] == self.model_type)
+        classes = re.compile(rf"{self.class_prefix}(Model|For\w+)")
+        if any(classes.fullmatch(str(name)) for name in hf.get("architectures") or ()):
+            return True
         return any(name.split(".")[0] == self.prefix for name in tensor_names)
 
     def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:

@@ -44,6 +44,11 @@ def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin:
     for family in FAMILIES:
         if family.matches(hf, names):
             return family
+    if hf.get("model_type") is None:
+        raise ConfigError(
+            f"{origin}: no model_type, and neither architectures nor the names of the tensors say "
+            "which it is: add it; known: " + ", ".join(family.model_type for family in FAMILIES)
+        )
     raise ConfigError(
         f"{origin}: model_type {hf.get('model_type')!r} cannot be imported; known: "
         + ", ".join(family.model_type for family in FAMILIES)

@@ -11,6 +11,7 @@ from torch import Tensor
 from configs.load import UserError
 from data_prep.dataset.files import path_inside, read_json
 
+SAFETENSORS_NAME = "model.safetensors"
 PICKLE_NAME = "pytorch_model.bin"
 _DTYPES = {
     "F64": torch.float64,
@@ -88,22 +89,31 @@ def _pickled(file: Path, device: str) -> dict[str, Tensor]:
 
 
 def _weight_names(folder: Path) -> list[str]:
-    """The names of the files with weights: those of the index, one file, or an older pickle."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UserError(f"{index}: no weight_map with the files of the tensors")
-        names = sorted({str(name) for name in weight_map.values()})
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise UserError(f"{index}: {name!r} is no name of a safetensors file beside it")
-    if all((folder / name).exists() for name in names):
-        return names
-    if (folder / PICKLE_NAME).exists():
-        return [PICKLE_NAME]
-    raise UserError(f"{folder}: no weights: expected {' and '.join(names)}, or {PICKLE_NAME}")
+    """The names of the files with weights: safetensors, or older pickles; one file, or those of an
+    index."""
+    expected = [_names_of(folder, name) for name in (SAFETENSORS_NAME, PICKLE_NAME)]
+    for names in expected:
+        if all((folder / name).exists() for name in names):
+            return names
+    shown = ", or ".join(" and ".join(names) for names in expected)
+    raise UserError(f"{folder}: no weights: expected {shown}")
+
+
+def _names_of(folder: Path, name: str) -> list[str]:
+    """`name`, or the names of the files that its index lists."""
+    index = folder / f"{name}.index.json"
+    if not index.exists():
+        return [name]
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index}: no weight_map with the files of the tensors")
+    suffix = Path(name).suffix
+    names = sorted({str(file) for file in weight_map.values()})
+    for file in names:
+        if Path(file).name != file or Path(file).suffix != suffix:
+            kind = suffix.removeprefix(".")
+            raise UserError(f"{index}: {file!r} is no name of a {kind} file beside it")
+    return names
 
 
 def file_inside(folder: Path, name: str) -> Path:
