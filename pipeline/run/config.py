@@ -1,7 +1,7 @@
 """The schema of a training run: one file holds everything that decides its results.
 
 What is computed (`model`, `objective`, `seed` and the other parts of `identity()`) never changes
-during a run. How it is computed (`compute`, `parallel`, `precision`) may change whenever the run is
+within a phase of a run. How it is computed (`compute`, `parallel`, `precision`) may change whenever the run is
 resumed; after a change of a field marked with `BreaksBitEquality` the resumed run is no longer
 bit-equal to an uninterrupted one.
 """
