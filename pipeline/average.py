@@ -6,6 +6,7 @@ be evaluated and exported (``FOLDER/config.yaml``), fine-tuned, and started from
 run, path: FOLDER}``). Its manifest names the checkpoints, their weights and their hashes.
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -52,7 +53,10 @@ def main() -> None:
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers with commas between them") from None
 
 
 if __name__ == "__main__":
