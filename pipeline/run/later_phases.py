@@ -124,7 +124,7 @@ def changes_in_words(before: PhaseConfig, now: PhaseConfig) -> str:
     shown = ("data.path", "batch.global_rows", "batch.micro_rows")
     of_one_phase = ("schedule.warmup_rows", "schedule.total_rows", "batch.warmup")
     return ", ".join(
-        f"{found.path} {found.before} -> {found.now}"
+        f"{found.path} {'' if found.before is None else f'{found.before} -> '}{found.now}"
         for found in phase_changes(before, now)
         if found.path not in shown and (found.now or found.path not in of_one_phase)
     )
