@@ -19,6 +19,7 @@ from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.later_phases import changes_by_phase
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.versions import versions
+from pipeline.tracking.sent import run_id_of
 
 RECORDED_VARIABLES = (
     *("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION"),
@@ -46,12 +47,13 @@ def describe_start(record: StartRecord | None) -> dict[str, Any]:
     """Parameters that name the weights that a run started from."""
     if record is None:
         return {}
-    run_id = {"start.run_id": record.tracking_run_id} if record.tracking_run_id else {}
-    return {
+    found = {
         "start.description": record.description,
         "start.fingerprint": record.fingerprint,
-        **run_id,
+        # A checkpoint that was saved before MLflow was reached does not have it.
+        "start.run_id": record.tracking_run_id or run_id_of(Path(record.path)),
     }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def describe_code(config: RunConfig) -> dict[str, Any]:
