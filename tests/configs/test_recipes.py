@@ -27,7 +27,7 @@ def recipe(name: str, *overrides: str) -> TrainConfig:
     ("name", "millions", "trillions", "batches"),
     [
         ("modern-base", 149, 2.02, [4608, 72, 72]),
-        ("modern-large", 395, 2.02, [4928, 4928, 77, 77]),
+        ("modern-large", 395, 2.02, [4928, 4928, 80, 80]),
         ("multilingual", 149, 3.0, [4608, 576, 576]),
     ],
 )
