@@ -32,6 +32,8 @@ class MemoryEstimate:
     optimizer: float
     """fp32 master weights and moments; 0 where they are in host memory."""
     activations: float
+    phase: int = 0
+    """Number of the phase whose activations need most."""
 
     @property
     def total_gb(self) -> float:
@@ -60,13 +62,14 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
     weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
     gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
-    activations = max(peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases)
+    peaks = [peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases]
+    activations = max(peaks)
     networks = _networks(config.model, config.objective)
     in_matrices = sum(map(count_matrix_parameters, networks)) / plan.tp_size
     optimizer = config.optimizer.state_bytes(parameters, in_matrices) / dp_size
     if config.parallel.offload_optimizer:
         optimizer = 0
-    return MemoryEstimate(weights, gradients, optimizer, activations)
+    return MemoryEstimate(weights, gradients, optimizer, activations, peaks.index(activations))
 
 
 def count_trained(config: TrainConfig, vocab_size: int) -> int:

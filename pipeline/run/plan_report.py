@@ -63,9 +63,10 @@ def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
     """The setting that reduces the largest part of `memory` most."""
     config = plan.config
     if memory.activations > memory.weights + memory.gradients + memory.optimizer:
-        rows = config.batch.micro_rows
+        rows = plan.phases[memory.phase].config.batch.micro_rows
+        where = f"then.{memory.phase - 1}." if memory.phase else ""
         if rows > 1:
-            return f"lower batch.micro_rows (now {rows}); the batch stays the same"
+            return f"lower {where}batch.micro_rows (now {rows}); the batch stays the same"
         return "set compute.activation_checkpointing.type to layers; it changes no result"
     if config.parallel.zero_stage < 3 and plan.dp_size > 1:
         return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"

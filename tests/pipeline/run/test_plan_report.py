@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError, UserError
+from configs.load import ConfigError, UserError, validate
 from model.size import count_parameters
+from pipeline.run.config import TrainConfig
 from pipeline.run.memory import activation_bytes, estimate_memory
 from pipeline.run.plan import plan_run
 from pipeline.run.plan_report import report
@@ -76,6 +77,11 @@ def test_what_does_not_fit_is_refused_with_advice(rows: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"does not fit: .*one has 6 GB; raise parallel.zero_st"):
         list(report(config, 1, 2, gpu_memory_gb=6))
     assert list(report(config, 1, 2, gpu_memory_gb=16))
+    later = {"total_rows": 960, "batch": {"global_rows": 960, "micro_rows": 960}}
+    tree = config.model_dump(mode="json") | {"then": [later, {"total_rows": 960, "batch": {"micro_rows": 1}}]}
+    longer = validate(tree, TrainConfig, "test")
+    with pytest.raises(ConfigError, match=r"lower then\.0\.batch\.micro_rows \(now 960\)"):
+        list(report(longer, 1, 1, gpu_memory_gb=7))
 
 
 @pytest.mark.parametrize(
