@@ -56,6 +56,7 @@ STARTS: tuple[Mapping[str, Any], ...] = (
         "embedding_size": 128,
         "parameter_sharing": {"type": "groups", "num_groups": 1},
         "activation": {"type": "gelu_tanh"},
+        "head_activation": "gelu_tanh",
     },
 )
 """A family is compared in the model nearest to one of these, so that what it has is switched on."""
