@@ -75,6 +75,8 @@ def is_finished_without_work(config: DataConfig) -> bool:
 def _request_of(config: DataConfig, files: Iterable[tuple[str, SourceFile]]) -> str:
     """A hash of the settings that matter and of all files, by source, with sizes and times."""
     settings = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    if config.pack.order_by is None:
+        del settings["pack"]["order_by"]  # data sets of older versions were made without the key
     functions = [settings_of(config.filters_of(name).custom) for name in config.sources]
     known = {
         (source, file.path, file.num_bytes, file.modified)
