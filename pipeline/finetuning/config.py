@@ -24,7 +24,7 @@ from pipeline.validation.config import ValidationConfig
 TASK_PATHS = {"train", "dev"}
 """Keys of a task that may change: the content of `train` is compared, `dev` trains nothing."""
 
-MLM_STREAM_KEYS = ("weights", "shuffle_unit")
+MLM_STREAM_KEYS = ("weights", "sampling_exponent", "shuffle_unit")
 """Keys of `mlm.data` that decide the order of the rows."""
 
 StartConfig = Annotated[FromRun | FromHuggingFace, Field(discriminator="type")]

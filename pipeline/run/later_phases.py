@@ -16,10 +16,13 @@ from configs.load import UserError, merged
 from model.compute import ComputeConfig
 from model.grid_check import compute_errors
 from model.phase_settings import fixed_differences
+from pipeline.data.config import DataConfig
 from pipeline.run.phases import LaterPhaseConfig, PhaseConfig
 
 SETTINGS = ("model", "objective", "optimizer", "gradient_clipping", "schedule", "batch")
 """What a phase takes over from the phase before, besides its data."""
+SHARES = ("weights", "sampling_exponent")
+"""The keys of `data` that decide the shares of its sources, of which one is given."""
 OF_THE_MACHINE = ("cache_gb", "verify", "workers", "prefetch_steps")
 """Settings of `data` that do not depend on the data set."""
 
@@ -50,13 +53,18 @@ def _complete(before: PhaseConfig, given: Mapping[str, Any]) -> dict[str, Any]:
         if key in ("schedule", "batch"):
             kept = kept.repeated()
         result[key] = _inherited(kept, given.get(key))
-    data = given.get("data")
-    if isinstance(data, Mapping) and (data.get("path") or data.get("url")):
-        machine = before.data.model_dump(mode="json", include=set(OF_THE_MACHINE))
-        result["data"] = {**machine, **data}
-    else:
-        result["data"] = _inherited(before.data, data)
+    result["data"] = _data(before.data, given.get("data"))
     return result
+
+
+def _data(kept: DataConfig, given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        return _inherited(kept, given)
+    if given.get("path") or given.get("url"):  # a data set of its own
+        return {**kept.model_dump(mode="json", include=set(OF_THE_MACHINE)), **given}
+    if not given.keys().isdisjoint(SHARES):
+        kept = kept.model_copy(update=dict.fromkeys(SHARES))
+    return _inherited(kept, given)
 
 
 def _inherited(kept: Any, given: Any) -> Any:

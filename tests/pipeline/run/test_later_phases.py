@@ -89,6 +89,8 @@ def test_what_is_not_given_is_as_in_the_phase_before() -> None:
     assert third.data.workers == 3
     assert (fourth.data.path, fourth.data.weights) == (third.data.path, {"y": 2.0})
     assert fourth.model == third.model
+    other_shares = modern({"total_rows": 80, "data": {"sampling_exponent": 0.5}}).then[0].data
+    assert (str(other_shares.path), other_shares.weights) == (str(first.data.path), None)
     assert fourth.objective == SpanMaskingConfig(type="span")
     assert validate(config.model_dump(mode="json"), TrainConfig, "stored") == config
 

@@ -21,7 +21,7 @@ NEVER: dict[type[RunConfig], set[str]] = {
         *("tasks.*.type", "tasks.*.examples_per_step", "tasks.*.weight", "tasks.*.labels"),
         *("tasks.*.stride_tokens", "tasks.*.max_answer_tokens", "tasks.*.num_choices"),
         *("mlm.objective", "mlm.rows_per_step", "mlm.weight"),
-        *("mlm.data.weights", "mlm.data.shuffle_unit"),
+        *("mlm.data.weights", "mlm.data.sampling_exponent", "mlm.data.shuffle_unit"),
     },
 }
 """Part of the identity of a run."""
@@ -42,7 +42,8 @@ DATA = {"path", "url", "cache_gb", "verify", "workers", "prefetch_steps"}
 MAY_CHANGE: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *ANY_RUN,
-        *("evaluation", "data.weights", "batch.micro_rows", "export"),
+        *("evaluation", "data.weights", "data.sampling_exponent", "then.*.data.sampling_exponent"),
+        *("batch.micro_rows", "export"),
         *("start.path", "start.tokenizer"),
         *("then.*.schedule", "then.*.data.weights", "then.*.batch.micro_rows"),
         *("then.*.optimizer", "then.*.gradient_clipping"),
