@@ -15,12 +15,13 @@ from pipeline.checkpoint.stored_model import stored_model
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import RUN_NAME
 from pipeline.start.architecture import check_architecture
-from pipeline.start.config import ContinueHuggingFace, ContinueRun, PretrainingStart
+from pipeline.start.config import PretrainingStart, Scratch
 from pipeline.start.pretrained import model_of_start
 from pipeline.start.record import own_checkpoint
 
 _START: TypeAdapter[PretrainingStart] = TypeAdapter(PretrainingStart)
 _PATH: TypeAdapter[Path] = TypeAdapter(ConfigPath)
+_ANY_MODEL = {"num_layers": 1, "hidden_size": 1, "num_attention_heads": 1}
 
 
 def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -41,8 +42,12 @@ def complete_config(
     before; a model section gives training choices, or repeats the rest. Raises ConfigError that
     names every key in which it disagrees.
     """
-    start = _start_in(tree)
+    start = _start_of(tree)
     if start is None:
+        # Reported without the keys of a model that is not known.
+        validate({**tree, "model": _ANY_MODEL}, TrainConfig, origin, errors)
+        raise AssertionError(f"{origin}: a start that only the whole config accepts")
+    if isinstance(start, Scratch):
         return validate(tree, TrainConfig, origin, errors)
     model, given = _model_of_run(tree), tree.get("model")
     of_start = None if model is not None else model_of_start(start)
@@ -57,16 +62,15 @@ def complete_config(
     return config
 
 
-def _start_in(tree: Mapping[str, Any]) -> ContinueHuggingFace | ContinueRun | None:
-    """The start that a config names; None: random weights, or a start with errors, which the
-    validation of the whole config reports."""
-    if not isinstance(tree.get("start"), dict):
-        return None
+def _start_of(tree: Mapping[str, Any]) -> PretrainingStart | None:
+    """The start that a config names; None for one with errors."""
+    given = tree.get("start", {})
+    if isinstance(given, dict):
+        given = {"type": Scratch().type, **given}
     try:
-        start = _START.validate_python(tree["start"])
+        return _START.validate_python(given)
     except ValidationError:
         return None
-    return start if isinstance(start, ContinueHuggingFace | ContinueRun) else None
 
 
 def _model_of_run(tree: Mapping[str, Any]) -> ModelConfig | None:

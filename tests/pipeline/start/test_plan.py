@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.load import UserError
+from configs.load import ConfigError, UserError
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import manifest_json, read_manifest
 from pipeline.finetuning.run_config import load_run
@@ -122,6 +122,26 @@ def test_a_step_that_is_gone_is_named_with_those_that_are_there(
     best = plan_of(child_tree(rows, tmp_path / "run", of_run(parent, step="best"))).start
     assert best is not None
     assert best.record.step == 20
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"type": "runn", "path": "x"}, "start: unknown type 'runn'; did you mean 'run'?"),
+        ({"type": "run"}, "start.path: required"),
+        ({"type": "hugging_face", "path": "x", "moments": True}, "start.moments: unknown key"),
+        ({"path": "x"}, "start.path: unknown key"),
+        ("x", "start: should be a mapping"),
+        (None, "start: "),
+        ({}, "model: required"),
+    ],
+)
+def test_a_start_with_errors_is_what_is_reported(
+    rows: Path, tmp_path: Path, start: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=r": 1 error\(s\)") as error:
+        child_config(rows, tmp_path / "run", start)
+    assert message in str(error.value)
 
 
 def test_folders_that_cannot_be_continued(rows: Path, hf: Path, tmp_path: Path) -> None:
