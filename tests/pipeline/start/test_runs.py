@@ -202,11 +202,12 @@ def test_moments_of_muon_are_taken_over_at_another_grid(rows: Path, tmp_path: Pa
     assert checkpoint_at(child, 4).manifest.optimizer_step == 8
 
 
+@pytest.mark.parametrize("method", ["mean", "focus"])
 def test_tokens_of_another_vocabulary_keep_their_vectors(
-    rows: Path, parent: TrainConfig, tmp_path: Path
+    rows: Path, parent: TrainConfig, tmp_path: Path, method: str
 ) -> None:
     larger = make_data(tmp_path / "rows", tokenizer=tiny_tokenizer(VOCAB_SIZE + 4))
-    start = {"type": "run", "path": str(parent.output), "step": 10, "new_tokens": "mean"}
+    start = {"type": "run", "path": str(parent.output), "step": 10, "new_tokens": method}
     tree = child_tree(larger, tmp_path / "run", start)
     run_ranks(run_tree, 2, {**tree, "parallel": {"tensor": 2, "zero_stage": 1}})
     old = state_at(parent, 10, "weight")
