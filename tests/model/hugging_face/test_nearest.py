@@ -25,6 +25,8 @@ CHOICES: dict[str, list[Any]] = {
     "first_norm": [True, False],
     "query_key_norm": [False, True],
     "activation": [{"type": t} for t in ("gelu", "gelu_tanh", "geglu", "swiglu")],
+    "head_layers": [True, False],
+    "tied_decoder": [True, False],
     "head_activation": ["gelu", "gelu_tanh", "silu"],
     "positions": [
         {"type": "learned"},
