@@ -175,3 +175,19 @@ def build_replaced_tokens(
     vectors = word_vectors_of(config, special.vocab_size, vocabulary)
     model = ReplacedTokensModel(grid, config, compute or ComputeConfig(), special, objective)
     return with_initial_weights(model, seed, vectors)
+
+
+class Discriminator(MaskedLanguageModel):
+    """What replaced-token detection leaves: the encoder and its head, with plain word vectors."""
+
+    def __init__(
+        self, grid: Grid, config: ModelConfig, compute: ComputeConfig, vocab_size: int
+    ) -> None:
+        super().__init__(grid, config, compute, vocab_size)
+        del self.head
+        self.replaced_head = ReplacedTokenHead(config)
+
+    def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """[B, S] scores of `tokens`, above 0 for those taken for replaced; no dropout."""
+        scores: Tensor = self.replaced_head(self.encoder(tokens, None, segments))
+        return scores.view(tokens.shape)

@@ -90,6 +90,10 @@ def export_run(
     pooling = options.pooling or trained.model.pooler.type
     if options.are_exported(folder, checkpoint, pooling):
         return {}
+    if trained.config.objective.type == "replaced_tokens":
+        from pipeline.pretraining.discriminator_export import export_discriminator
+
+        return {folder: export_discriminator(trained, folder, options)}
     from pipeline.pretraining.export import export
 
     return {folder: export(trained, folder, options)}

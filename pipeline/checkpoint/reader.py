@@ -19,6 +19,7 @@ from configs.load import UserError
 from data_prep.dataset.files import open_inside
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs
+from pipeline.checkpoint.discriminator import SUMMANDS, WORD
 from pipeline.checkpoint.manifest import (
     Checkpoint,
     CheckpointManifest,
@@ -71,6 +72,9 @@ class TensorReader:
 
     def full(self, state_key: str, parameter: str) -> torch.Tensor:
         """The full tensor, fp32, without padding."""
+        if self._is_sum(state_key, parameter):
+            first, second = (self.full(state_key, summand) for summand in SUMMANDS)
+            return first + second
         record = self._parameters[parameter]
         key = tensor_key(state_key, parameter)
         if record.partition_dim is None:
@@ -81,6 +85,9 @@ class TensorReader:
         self, state_key: str, parameter: str, spec: ParameterSpec, tp_rank: int, tp_size: int
     ) -> torch.Tensor:
         """Rank `tp_rank`'s shard, fp32, with zeros for vocabulary padding; reads nothing else."""
+        if self._is_sum(state_key, parameter):
+            parts = (self.local(state_key, name, spec, tp_rank, tp_size) for name in SUMMANDS)
+            return sum(parts, torch.zeros(()))
         key = tensor_key(state_key, parameter)
         dim = spec.partition_dim
         if dim is None:
@@ -97,6 +104,10 @@ class TensorReader:
                 result.narrow(dim, first - start, last - first).copy_(piece)
             offset += size
         return result
+
+    def _is_sum(self, state_key: str, parameter: str) -> bool:
+        """Whether a weight is stored as its summands, see `pipeline.checkpoint.discriminator`."""
+        return state_key == "weight" and parameter == WORD and not self.has(state_key, parameter)
 
     def _check_shape(self, key: str, record: ParameterRecord) -> None:
         """Raises UserError unless the parts of a tensor make the shape of the manifest."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from model.hugging_face.electra import AUTO_CLASS
 from pipeline.hugging_face.sentence_encoder import SentenceEncoder
 from pipeline.model_cards.card import Card, model_card
 from pipeline.model_cards.run_history import (
@@ -38,21 +39,30 @@ def card_of(
     languages = {
         code: None for phase in config.phases for code in languages_of_rows(phase.data.path)
     }
+    is_discriminator = config.objective.type == "replaced_tokens"
+    masking = (
+        "" if is_discriminator or config.objective.IS_CAUSAL else " (masked language modelling)"
+    )
     summary = (
         f"An encoder of the architecture {settings['model_type']}, pretrained by "
-        f"{config.objective.type} (masked language modelling) to step {manifest.step:,}."
+        f"{config.objective.type}{masking} to step {manifest.step:,}."
     )
+    usage = _USAGE.replace("AutoModelForMaskedLM", AUTO_CLASS) if is_discriminator else _USAGE
     if encoder is not None:
         summary += f" Vectors of texts are {encoder.summary}."
     card = Card(
         title=config.name,
         summary=summary,
-        pipeline_tag="fill-mask",
+        pipeline_tag="feature-extraction" if is_discriminator else "fill-mask",
         tags=(
-            *(settings["model_type"], "masked-language-model", "encoder"),
+            *(
+                settings["model_type"],
+                "discriminator" if is_discriminator else "masked-language-model",
+                "encoder",
+            ),
             *["sentence-transformers"] * (encoder is not None),
         ),
-        usage=_USAGE + _EMBED * (encoder is not None),
+        usage=usage + _EMBED * (encoder is not None),
         architecture=settings,
         recipe={"phases": len(config.phases)},
         start=describe_start(trained.checkpoint),

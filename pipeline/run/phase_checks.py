@@ -7,6 +7,7 @@ from data_prep.dataset.manifest import Manifest
 from model.config import ModelConfig
 from model.generator import check_generator
 from model.grid_check import check_grid
+from model.hugging_face.electra import DISCRIMINATOR_CLASS, discriminator_changes
 from model.hugging_face.families import family_of_model
 from model.objectives import ObjectiveConfig
 from pipeline.run.config import TrainConfig
@@ -58,9 +59,8 @@ def check_exportable(config: TrainConfig) -> None:
     if config.export == "none":
         return
     if config.objective.type == "replaced_tokens":
-        raise ConfigError(
-            "objective replaced_tokens: its networks are not exported yet: set export: none"
-        )
+        _check_discriminators(config)
+        return
     checked: list[ModelConfig] = []
     for number, phase in enumerate(config.phases):
         if phase.model in checked:
@@ -74,6 +74,22 @@ def check_exportable(config: TrainConfig) -> None:
                 "Change the settings of one of these lines, or set export: none to train the model "
                 "without an export"
             ) from None
+
+
+def _check_discriminators(config: TrainConfig) -> None:
+    """Raises ConfigError for discriminators that ELECTRA's class does not compute."""
+    for phase in config.phases:
+        try:
+            changes = discriminator_changes(phase.model)
+        except ConfigError as error:
+            raise ConfigError(f"model: no {DISCRIMINATOR_CLASS}: {error}") from None
+        if changes:
+            raise ConfigError(
+                f"model: after replaced_tokens it is exported as {DISCRIMINATOR_CLASS}, which "
+                f"needs {', '.join(map(str, changes))}\nChange these settings, or set export: none "
+                "to train the model without an export; fine-tuning and a run that continues it "
+                "(start: {type: run}) read its checkpoints"
+            )
 
 
 def check_rows(phase: PhaseConfig, manifest: Manifest, where: str) -> None:

@@ -16,6 +16,7 @@ from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, same_tokenizer
 from model.config import ModelConfig
 from pipeline.checkpoint.best import find_best
+from pipeline.checkpoint.discriminator import with_plain_vectors
 from pipeline.checkpoint.manifest import (
     Checkpoint,
     CheckpointManifest,
@@ -92,7 +93,7 @@ def read_start(
 
 
 def _from_run(config: FromRun, check_hashes: bool, recorded: StartRecord | None) -> Start:
-    checkpoint = find_start(config, recorded)
+    checkpoint = with_plain_vectors(find_start(config, recorded))
     if check_hashes:
         verify(checkpoint.path)
     manifest = checkpoint.manifest

@@ -169,5 +169,3 @@ def test_what_it_does_not_go_with_is_refused_by_name(rows: Path, tmp_path: Path)
     assert "does not go with objective.generator.embeddings separate" in refused(
         **settings("separate", model=vectors)
     )
-    exported = settings(name, export="hugging_face")
-    assert "export: none" in refused(**exported)
