@@ -52,6 +52,12 @@ def generator_of(model: ModelConfig, objective: ReplacedTokensConfig) -> ModelCo
     return generator_config(model, objective.generator)
 
 
+def has_summed_vectors(objective: ReplacedTokensConfig) -> bool:
+    """Whether the discriminator's word vectors are the generator's plus its own."""
+    generator = objective.generator
+    return generator.type == "small" and generator.embeddings == "disentangled"
+
+
 def count_generator_parameters(
     model: ModelConfig, vocab_size: int, objective: ReplacedTokensConfig
 ) -> int:

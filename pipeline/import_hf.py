@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from configs import command, folder_lock
-from configs.load import UserError, load, read_tree, shortest_tree, validate
+from configs.load import ConfigError, UserError, load, read_tree, shortest_tree, validate
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig, TrainingChoice, architecture_differences
@@ -84,6 +84,12 @@ def main() -> None:
         logger.info("%s: written; start the run with it", arguments.write_config)
         return
     config = load(arguments.config, TrainConfig, arguments.overrides)
+    if config.objective.type == "replaced_tokens":
+        raise ConfigError(
+            "objective replaced_tokens: a Hugging Face folder has the weights of one network only: "
+            "remove --from and set start: {type: hugging_face, path: FOLDER} in the config, which "
+            "starts the other parts at random"
+        )
     plan = plan_run(config, world_size=config.parallel.tensor)
     vocabulary = read_vocabulary(arguments.folder, arguments.tokenizer)
     lock = folder_lock.hold(config.output)

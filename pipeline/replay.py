@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from configs import command
 from configs.load import UserError
@@ -28,6 +29,7 @@ from pipeline.data.position import StepRange
 from pipeline.pretraining.batches import build_stream
 from pipeline.pretraining.model import build_pretraining_model
 from pipeline.pretraining.resume import plan_segments
+from pipeline.pretraining.step import MaskedMicroBatch
 from pipeline.run.config import TrainConfig
 from pipeline.run.mid_run import changed_data, forbidden_changes
 from pipeline.run.plan import RunPlan, plan_run
@@ -51,7 +53,7 @@ class ReplayedRow:
     row: int
     """Number of the row in its source."""
     loss: float
-    """Mean over the row's masked tokens, in nats."""
+    """Mean over the row's labels, in nats; the weighted sum over the heads that are trained."""
     gradient_norm: float
     """Norm of the gradient of `loss` over all parameters."""
     text: str
@@ -181,15 +183,24 @@ def _replay_row(
     number: int,
 ) -> ReplayedRow:
     device = next(model.parameters()).device
-    tokens, positions, labels = (
-        torch.from_numpy(array[number : number + 1]).to(device).long()
-        for array in (masked.tokens, masked.positions, masked.labels)
+    row = slice(number, number + 1)
+    keys = masked.sample_keys
+    batch = MaskedMicroBatch(
+        torch.from_numpy(masked.tokens[row]),
+        torch.from_numpy(masked.positions[row]),
+        torch.from_numpy(masked.labels[row]),
+        is_causal=stream.objective.config.IS_CAUSAL,
+        sample_keys=None if keys is None else torch.from_numpy(keys[row]),
     )
     model.zero_grad()
-    is_causal = stream.objective.config.IS_CAUSAL
-    loss_sum, count, _ = model(tokens, positions, labels, None, is_causal=is_causal)
-    loss = loss_sum / count.clamp(min=1)
-    loss.backward()
+    results = batch.forward(model, device)
+    weights = stream.objective.config.head_weights
+    means = [
+        weights[head] * loss_sum / count.clamp(min=1)
+        for head, (loss_sum, count, _) in results.items()
+    ]
+    loss: Tensor = torch.stack(means).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]
     mask = str(tokenizer.id_to_token(stream.manifest.special_tokens.mask))
     shown = tokenizer.decode(masked.tokens[number].tolist(), skip_special_tokens=False)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
 from model.config import ModelConfig
-from model.generator import check_generator
+from model.generator import check_generator, has_summed_vectors
 from model.grid_check import check_grid
 from model.hugging_face.electra import DISCRIMINATOR_CLASS, discriminator_changes
 from model.hugging_face.families import family_of_model
@@ -45,6 +45,11 @@ def check_objectives(config: TrainConfig, tp_size: int) -> None:
             )
         if now.type == "replaced_tokens":
             check_generator(phase.model, config.compute, now, tp_size)
+            if config.start.type == "hugging_face" and has_summed_vectors(now):
+                raise ConfigError(
+                    "start.type hugging_face does not go with objective.generator.embeddings "
+                    "disentangled, whose word vectors are a sum: use shared or separate"
+                )
 
 
 def _network_of(objective: ObjectiveConfig) -> str:

@@ -14,13 +14,20 @@ from tests.pipeline.test_export import trained  # noqa: F401
 from tests.pipeline.training_run import make_config, make_rows, metrics, pretrain
 
 
+@pytest.mark.parametrize("objective", ["mlm", "causal", "replaced_tokens"])
 def test_losses_of_a_replayed_step_are_those_of_the_step(
+    objective: str,
     trained: TrainConfig,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     model = {**trained.model.model_dump(), "hidden_dropout": 0.0, "attention_dropout": 0.0}
     config = make_config(
-        trained.data.path, tmp_path / "run", model=model, checkpoint={"every_steps": 6}
+        trained.data.path,
+        tmp_path / "run",
+        model=model,
+        checkpoint={"every_steps": 6},
+        total_rows=16 * 16,
+        objective={"type": objective},
     )
     run_ranks(pretrain, 1, config)
     plan = plan_run(config, 1)

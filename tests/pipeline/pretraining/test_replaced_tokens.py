@@ -169,3 +169,7 @@ def test_what_it_does_not_go_with_is_refused_by_name(rows: Path, tmp_path: Path)
     assert "does not go with objective.generator.embeddings separate" in refused(
         **settings("separate", model=vectors)
     )
+    start = {"type": "hugging_face", "path": str(tmp_path)}
+    assert "start.type hugging_face does not go with" in refused(
+        **settings("disentangled", start=start)
+    )
