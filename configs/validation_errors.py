@@ -40,8 +40,7 @@ def _message(item: Any, name: str, schema: type[BaseModel]) -> str | None:
     """What is wrong, without the path; None if other errors say it better."""
     kind, location, context = item["type"], item["loc"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        fields = _fields_at(schema, location[:-1])
-        return f"unknown key{_hint(str(location[-1]), fields, 'known keys')}"
+        return f"unknown key{_hint_at(schema, location, name)}"
     if kind == "missing":
         return "required, but missing"
     if kind == "union_tag_invalid":
@@ -61,6 +60,26 @@ def _message(item: Any, name: str, schema: type[BaseModel]) -> str | None:
 def _hint(word: str, known: Sequence[str], title: str) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; {title}: {_join(known)}"
+
+
+def _hint_at(schema: Any, location: Sequence[int | str], name: str) -> str:
+    """What is known in place of the unknown key at `location`, which `name` is in the file.
+
+    A choice without `type` is taken for the default one, so the key may be that of another type.
+    """
+    chosen, key = ["", *map(str, location)][-2:]
+    known = _fields_at(schema, location[:-1])
+    members = _models(_step_to(schema, location[:-2]))
+    others = [m for m in members if chosen not in _tags_of(m)]
+    if len(others) < len(members) and not difflib.get_close_matches(key, known, n=1):
+        fields = {field for model in others for field in model.model_fields}
+        for close in difflib.get_close_matches(key, sorted(fields), n=1):
+            tags = [t for m in others if close in m.model_fields for t in _tags_of(m)]
+            return (
+                f" of the type {chosen!r}; {close!r} is one of {' and '.join(map(repr, tags))}: "
+                f"set {name.removesuffix(f'.{key}')}.type"
+            )
+    return _hint(key, known, "known keys")
 
 
 def _step_to(schema: Any, location: Sequence[int | str]) -> list[Any]:

@@ -103,6 +103,14 @@ class Gallery(Config):
         ("a: {title: x, shape: {type: circle, radus: 1}}", ["did you mean 'radius'?"]),
         ("a: {title: x, shape: {type: circl}}", ["  drawings.a.shape: unknown type 'circl'; did"]),
         ("a: {title: x, shapes: [{side: 1}]}", ["without `type`; types: square, circle"]),
+        (
+            "a: {title: x, shape: {radius: 2}}",
+            [
+                "shape.radius: unknown key of the type 'square'; 'radius' is one of 'circle': set "
+                "drawings.a.shape.type"
+            ],
+        ),
+        ("a: {title: x, shapes: [{type: square, radus: 2}]}", ["'radius' is one of 'circle': set"]),
         ("Ä: {title: x}", ["  drawings.Ä: String should match pattern"]),
         ("a: x", ["  drawings.a: should be a mapping (key: value), got 'x'"]),
         ("a: {title: x}\nlanguage: german", ["  language: Input", "  language: no 'german'"]),

@@ -130,7 +130,11 @@ def test_a_step_that_is_gone_is_named_with_those_that_are_there(
         ({"type": "runn", "path": "x"}, "start: unknown type 'runn'; did you mean 'run'?"),
         ({"type": "run"}, "start.path: required"),
         ({"type": "hugging_face", "path": "x", "moments": True}, "start.moments: unknown key"),
-        ({"path": "x"}, "start.path: unknown key"),
+        (
+            {"path": "x"},
+            "start.path: unknown key of the type 'scratch'; 'path' is one of 'hugging_face' and "
+            "'run': set start.type",
+        ),
         ("x", "start: should be a mapping"),
         (None, "start: "),
         ({}, "model: required"),
