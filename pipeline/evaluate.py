@@ -13,7 +13,7 @@ from configs import command
 from configs.load import UserError
 from configs.terminal import visible
 from data_prep.dataset.tokenizer import same_tokenizer
-from pipeline.checkpoint.chosen import chosen_checkpoint
+from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FinetuneConfig
@@ -30,14 +30,11 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """``python -m pipeline.evaluate CONFIG.yaml key.sub=value ... [--step N | --best]``."""
     parser = command.parser("Compute the held-out loss or the dev metrics of a checkpoint.")
-    parser.add_argument("--step", type=int, help="optimizer step (default: the newest checkpoint)")
-    parser.add_argument(
-        "--best", action="store_true", help="the checkpoint with the lowest held-out loss"
-    )
+    add_choice(parser)
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
     folder = checkpoints_folder(config)
-    checkpoint = chosen_checkpoint(folder, arguments.step, arguments.best)
+    checkpoint = choose_checkpoint(folder, arguments.step, arguments.best)
     values = evaluate_checkpoint(config, checkpoint)
     print(visible(f"{checkpoint.path}: step {checkpoint.manifest.step:,}"))
     for name, value in values.items():

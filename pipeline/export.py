@@ -9,8 +9,7 @@ import logging
 from pathlib import Path
 
 from configs import command
-from configs.load import UserError
-from pipeline.checkpoint.choice import choose_checkpoint
+from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FinetuneConfig
@@ -27,14 +26,7 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Exports a checkpoint of the run."""
     parser = command.parser("Export a checkpoint of a run to Hugging Face.")
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)"
-    )
-    parser.add_argument(
-        "--best",
-        action="store_true",
-        help="the checkpoint with the lowest held-out loss (fine-tuning: dev error)",
-    )
+    add_choice(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -48,9 +40,12 @@ def main() -> None:
         "the mean of all (default: pretraining as model.pooler, fine-tuning none)",
     )
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
+    parser.add_argument(
+        "--register",
+        action="store_true",
+        help="also register the exported model in MLflow, under the name of the run (pretraining)",
+    )
     arguments = parser.parse_args()
-    if arguments.best and arguments.step is not None:
-        raise UserError("--step and --best: give one of them")
     config = load_run(arguments.config, arguments.overrides)
     options = ExportOptions(arguments.sentence_transformers, arguments.onnx)
     folder = arguments.output or config.output / EXPORT_NAME
@@ -67,6 +62,10 @@ def main() -> None:
         )
     if not differences:
         logger.info("%s: step %d is exported already", folder, step)
+    if arguments.register:
+        from pipeline.registry import register_export
+
+        register_export(config, config.name, checkpoint, folder)
 
 
 def export_run(

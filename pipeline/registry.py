@@ -2,7 +2,7 @@
 
 The model is logged with its run in MLflow's transformers flavour, with the parity error that the
 export measured. An export without a parity record, with too large an error, with files that changed
-since, or of weights other than the newest checkpoint's is refused; contents are compared by sha256.
+since, or of weights other than the checkpoint's is refused; contents are compared by sha256.
 """
 
 import logging
@@ -12,10 +12,11 @@ from pathlib import Path
 from configs import command
 from configs.load import UserError
 from configs.redact import redact
-from pipeline.checkpoint.manifest import find_checkpoint
+from pipeline.checkpoint.choice import add_choice, choose_checkpoint
+from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.finetuning.run_config import load_run
 from pipeline.hugging_face.folder import EXPORT_NAME, Parity, check_export, load_exported
-from pipeline.run.config import TrainConfig
+from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.folder_identity import identify
 from pipeline.run.run_folder import checkpoints_folder
 from pipeline.run.trained_model import check_config
@@ -30,13 +31,20 @@ def main() -> None:
     """Registers the export of the run."""
     parser = command.parser("Register a run's exported model in MLflow.")
     parser.add_argument("--name", help="name of the registered model (default: the run's name)")
+    add_choice(parser)
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
+    checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
+    name, folder = arguments.name or config.name, config.output / EXPORT_NAME
+    register_export(config, name, checkpoint, folder)
+
+
+def register_export(config: RunConfig, name: str, checkpoint: Checkpoint, folder: Path) -> None:
+    """Registers the export of `checkpoint` in `folder`, if it is of a pretraining run."""
     if not isinstance(config, TrainConfig):
         logger.info("%s: a fine-tuning run; only pretrained models are registered", config.output)
         return
-    name = arguments.name or config.name
-    version, parity = register(config, name)
+    version, parity = register(config, name, checkpoint, folder)
     logger.info(
         "%s version %s in %s: step %d, parity error %.1e",
         *(name, version, redact(tracking_uri(config))),
@@ -44,33 +52,29 @@ def main() -> None:
     )
 
 
-def register(config: TrainConfig, name: str) -> tuple[str, Parity]:
-    """(version, parity record) of the newly registered model.
+def register(
+    config: TrainConfig, name: str, checkpoint: Checkpoint, folder: Path
+) -> tuple[str, Parity]:
+    """(version, parity record) of the newly registered model, the export of `checkpoint`.
 
-    Raises UserError for an export whose parity is not proven, or that is not of the run's newest
-    checkpoint, and for a config that disagrees with that.
+    Raises UserError for an export whose parity is not proven, or that is of another checkpoint, and
+    for a config that disagrees with that.
     """
-    folder = config.output / EXPORT_NAME
-    checkpoint, problems = find_checkpoint(checkpoints_folder(config))
-    for problem in problems:
-        logger.warning("%s; skipped", problem)
-    if checkpoint is None:
-        raise UserError(f"{checkpoints_folder(config)}: no complete checkpoint to compare with")
     check_config(config, checkpoint)
     parity = check_export(folder, checkpoint)
-    newest = checkpoint.manifest.step
+    step = checkpoint.manifest.step
     run = MlflowRun(tracking_uri(config), config.tracking.experiment, _run_key(config), config.name)
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "model"
         save_transformers_model(*load_exported(folder), target)
-        source = run.log_folder(target, f"model-step-{newest:08d}")
+        source = run.log_folder(target, f"model-step-{step:08d}")
     tags = {
-        "step": newest,
+        "step": step,
         "parity_error": parity.largest_difference,
         "output": folder.resolve(),
     }
     description = (
-        f"Step {newest} of run {config.name}; its logits differ by at most "
+        f"Step {step} of run {config.name}; its logits differ by at most "
         f"{parity.largest_difference:.1e} from the trained model's."
     )
     return run.register(name, source, tags, description), parity

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Exports a run to Hugging Face: a pretrained model, which is also registered in MLflow, or all tasks.
-#   sbatch slurm/export.sh configs/base.yaml key.sub=value ...
+#   sbatch slurm/export.sh configs/base.yaml key.sub=value ...  [--best | --step N] [--onnx]
 # A fine-tuning run gets one folder per task; its models are not registered.
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
@@ -18,5 +18,4 @@ fail() { echo "error: $*" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "no allocation: submit this with 'sbatch $0 CONFIG.yaml'"
 cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
 [[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
-"$VENV/bin/python" -m pipeline.export "$@" || exit
-"$VENV/bin/python" -m pipeline.registry "$@"
+"$VENV/bin/python" -m pipeline.export --register "$@"

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -23,12 +24,26 @@ MAX_SHOWN = 20
 logger = logging.getLogger(__name__)
 
 
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds the options ``--step`` and ``--best``."""
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)"
+    )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="the checkpoint with the lowest held-out loss (fine-tuning: dev error)",
+    )
+
+
 def choose_checkpoint(folder: Path, step: int | None = None, best: bool = False) -> Checkpoint:
     """The checkpoint of `step` in `folder`, the best one, or the newest complete one.
 
     Its files are hashed; damaged ones that are skipped are logged. Raises UserError, with the steps
     that there are, for a step that is gone, and where no checkpoint has a score or is complete.
     """
+    if best and step is not None:
+        raise UserError("--step and --best: give one of them")
     if step is not None:
         return _checkpoint_of(folder, step)
     if best:

@@ -1,8 +1,8 @@
 """The schema of a training run: one file holds everything that decides its results.
 
 What is computed (`model`, `objective`, `seed` and the other parts of `identity()`) never changes
-within a phase of a run. How it is computed (`compute`, `parallel`, `precision`) may change whenever the run is
-resumed; after a change of a field marked with `BreaksBitEquality` the resumed run is no longer
+within a phase. How it is computed (`compute`, `parallel`, `precision`) may change whenever the run
+is resumed; after a change of a field marked with `BreaksBitEquality` the resumed run is no longer
 bit-equal to an uninterrupted one.
 """
 

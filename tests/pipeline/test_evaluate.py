@@ -11,7 +11,7 @@ from configs.load import UserError, read_tree, validate
 from data_prep.tokenization.train import train_tokenizer
 from model.options import RotaryPositions
 from pipeline import average
-from pipeline.checkpoint.chosen import chosen_checkpoint
+from pipeline.checkpoint.choice import choose_checkpoint
 from pipeline.checkpoint.stored_model import stored_model
 from pipeline.evaluate import evaluate_checkpoint
 from pipeline.export import export_run
@@ -79,7 +79,7 @@ def run(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 def evaluated(config: Any, step: int | None = None) -> dict[str, float]:
     """In a process of its own: a world made here would hang ranks forked later."""
-    checkpoint = chosen_checkpoint(checkpoints_folder(config), step)
+    checkpoint = choose_checkpoint(checkpoints_folder(config), step)
     (values,) = run_ranks(evaluate_checkpoint, 1, config, checkpoint)
     return dict(values)
 
@@ -100,7 +100,7 @@ def test_the_losses_are_those_that_training_measured(run: TrainConfig) -> None:
     }
     assert list(recorded) == [2, 4, 6, 8, 10]
     for step, base in ((6, 10_000), (8, 500)):  # in the first phase, and in the second
-        model = stored_model(chosen_checkpoint(checkpoints_folder(run), step))
+        model = stored_model(choose_checkpoint(checkpoints_folder(run), step))
         assert isinstance(model.positions, RotaryPositions)
         assert model.positions.base == base
         values = evaluated(run, step)
@@ -117,20 +117,22 @@ def metrics_of(config: TrainConfig) -> list[dict[str, float]]:
 
 def test_checkpoints_are_chosen_by_step_and_by_loss(run: TrainConfig) -> None:
     folder = checkpoints_folder(run)
-    assert chosen_checkpoint(folder).manifest.step == 10
-    assert chosen_checkpoint(folder, 4).manifest.step == 4
-    best = chosen_checkpoint(folder, is_best=True).manifest
+    assert choose_checkpoint(folder).manifest.step == 10
+    assert choose_checkpoint(folder, 4).manifest.step == 4
+    best = choose_checkpoint(folder, best=True).manifest
     assert best.heldout_loss == min(m for m in losses_of_last_phase(run))
     for step, is_best, message in (
-        (5, False, r"no checkpoint of step 5; there are step-00000002, "),
-        (4, True, "exclude each other"),
+        (5, False, r"no checkpoint of step 5; there are those of steps "),
+        (4, True, "give one of them"),
     ):
         with pytest.raises(UserError, match=message):
-            chosen_checkpoint(folder, step, is_best)
+            choose_checkpoint(folder, step, is_best)
     with pytest.raises(UserError, match="train first"):
-        chosen_checkpoint(folder / "none")
-    with pytest.raises(UserError, match=r"whose held-out loss .* there are none"):
-        chosen_checkpoint(folder / "none", is_best=True)
+        choose_checkpoint(folder / "none")
+    with pytest.raises(
+        UserError, match=r"no checkpoint with a held-out loss .* there is no complete one"
+    ):
+        choose_checkpoint(folder / "none", best=True)
 
 
 def losses_of_last_phase(config: TrainConfig) -> list[float]:
@@ -147,7 +149,7 @@ def test_an_average_is_evaluated_exported_continued_and_fine_tuned(
     losses = [evaluated(each)["heldout_loss"] for each in (alone, config)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
-    checkpoint = chosen_checkpoint(checkpoints_folder(config))
+    checkpoint = choose_checkpoint(checkpoints_folder(config))
     (differences,) = run_ranks(export_run, 1, config, checkpoint, config.output / "hf")
     assert max(differences.values()) < 1e-4
     with pytest.raises(UserError, match="average of checkpoints, which cannot be resumed"):
@@ -210,7 +212,7 @@ def test_other_rows_and_disagreeing_configs_are_refused(
 ) -> None:
     make_rows(tmp_path / "other", tokenizer=train_tokenizer([SENTENCE[::-1]] * 60, 270))
     tree = run.model_dump(mode="json")
-    checkpoint = chosen_checkpoint(checkpoints_folder(run), 2)
+    checkpoint = choose_checkpoint(checkpoints_folder(run), 2)
     for changes, message in (
         ({"data": {"path": str(tmp_path / "other")}}, "different tokenizer"),
         ({"seed": 99}, "seed"),

@@ -45,7 +45,9 @@ def test_an_exponent_raises_the_shares_of_small_sources() -> None:
     data = DataConfig.model_validate({"path": "rows", "sampling_exponent": 0.5})
     sources = [*SOURCES, SourceSize("empty", 0, 64)]
     weights = mixture_weights(data, sources)
-    assert weights == pytest.approx({"a": 31.6227766, "b": 11.4017543, "c": 2.64575131, "empty": 0.0})
+    assert weights == pytest.approx(
+        {"a": 31.6227766, "b": 11.4017543, "c": 2.64575131, "empty": 0.0}
+    )
     source = small_windows([(0, weights)], 3, sources).rows_at(np.arange(4567)).source
     assert np.bincount(source) == pytest.approx([3162, 1140, 265], abs=1)
     by_rows = DataConfig.model_validate({"path": "rows"})

@@ -78,7 +78,9 @@ def test_what_does_not_fit_is_refused_with_advice(rows: Path, tmp_path: Path) ->
         list(report(config, 1, 2, gpu_memory_gb=6))
     assert list(report(config, 1, 2, gpu_memory_gb=16))
     later = {"total_rows": 960, "batch": {"global_rows": 960, "micro_rows": 960}}
-    tree = config.model_dump(mode="json") | {"then": [later, {"total_rows": 960, "batch": {"micro_rows": 1}}]}
+    tree = config.model_dump(mode="json") | {
+        "then": [later, {"total_rows": 960, "batch": {"micro_rows": 1}}]
+    }
     longer = validate(tree, TrainConfig, "test")
     with pytest.raises(ConfigError, match=r"lower then\.0\.batch\.micro_rows \(now 960\)"):
         list(report(longer, 1, 1, gpu_memory_gb=7))

@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     checkpoint, _ = find_checkpoint(checkpoints_folder(config))
     assert checkpoint is not None
     run_ranks(export_run, 1, config, checkpoint, config.output / "hf")
-    register(config, "tiny-roberta")
+    register(config, "tiny-roberta", checkpoint, config.output / "hf")
     return config
 
 

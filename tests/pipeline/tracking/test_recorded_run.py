@@ -15,8 +15,10 @@ from mlflow.entities import Run
 
 from configs.load import UserError
 from data_prep.tokenization.train import train_tokenizer
+from pipeline.checkpoint.choice import choose_checkpoint
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.export import export_run
+from pipeline.hugging_face.folder import Parity
 from pipeline.registry import register
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
@@ -187,10 +189,17 @@ def parity_error(config: TrainConfig, run: Run) -> float:
     return float(differences[folder])
 
 
+def register_newest(config: TrainConfig, name: str) -> tuple[str, Parity]:
+    """Registers the export of the newest checkpoint."""
+    return register(
+        config, name, choose_checkpoint(checkpoints_folder(config)), config.output / "hf"
+    )
+
+
 def test_an_exported_model_is_registered_with_its_parity_error(
     config: TrainConfig, client: MlflowClient, parity_error: float
 ) -> None:
-    version, _ = register(config, "tiny")
+    version, _ = register_newest(config, "tiny")
     found = client.get_model_version("tiny", version)
     assert float(found.tags["parity_error"]) == parity_error
     assert found.run_id == run_id_of(config.output)
@@ -245,14 +254,14 @@ def test_without_parity_nothing_is_registered(
     shutil.copytree(config.output, tmp_path / "run")
     change_export(tmp_path / "run" / "hf", damage)
     with pytest.raises(UserError, match=message):
-        register(config.model_copy(update={"output": tmp_path / "run"}), "refused")
+        register_newest(config.model_copy(update={"output": tmp_path / "run"}), "refused")
     assert not client.search_registered_models("name = 'refused'")
 
 
 @pytest.mark.usefixtures("parity_error")
 def test_a_config_that_disagrees_registers_nothing(config: TrainConfig) -> None:
     with pytest.raises(UserError, match=r"seed: 7 in the checkpoint, 8 in the config"):
-        register(config.model_copy(update={"seed": 8}), "refused")
+        register_newest(config.model_copy(update={"seed": 8}), "refused")
 
 
 def test_a_node_is_sampled_until_its_rank_ends(
