@@ -46,8 +46,8 @@ def pretrain_in_parts(config: TrainConfig) -> None:
         pretrain(config)
 
 
-def test_runs_are_equal_on_any_grid_and_resume_bit_for_bit(rows: Path, tmp_path: Path) -> None:
-    one = make_config(rows, tmp_path / "one", **SETTINGS)
+def test_runs_are_equal_on_any_grid(rows: Path, tmp_path: Path) -> None:
+    one = make_config(rows, tmp_path / "one", **SETTINGS, total_rows=96)
     run_ranks(pretrain, 1, one)
     assert metrics(one, "masked_tokens")[0] == 16 * (ROW_TOKENS - 1)
     for world_size, parallel, compute in (
@@ -55,7 +55,12 @@ def test_runs_are_equal_on_any_grid_and_resume_bit_for_bit(rows: Path, tmp_path:
         (2, {"zero_stage": 3}, {"activation_checkpointing": {"type": "layers"}}),
     ):
         other = make_config(
-            rows, tmp_path / f"{parallel}", **SETTINGS, parallel=parallel, compute=compute
+            rows,
+            tmp_path / f"{parallel}",
+            **SETTINGS,
+            total_rows=96,
+            parallel=parallel,
+            compute=compute,
         )
         run_ranks(pretrain_in_parts, world_size, other)
         for name in ("loss", "gradient_norm"):
