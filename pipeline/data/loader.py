@@ -12,8 +12,8 @@ row, K masked slots a row.
 
 import hashlib
 import itertools
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from configs.load import UserError
 from data_prep.dataset.manifest import Manifest, Shard
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer, read_tree
-from model.config import MLM_HEAD
 from model.objectives import (
     MaskedRows,
     Objective,
@@ -38,36 +37,11 @@ from pipeline.data.config import DataConfig
 from pipeline.data.order import RowOrder
 from pipeline.data.position import PhaseSteps, RowWindow, StepRange
 from pipeline.data.shard_cache import Prefetcher, row_reader, shard_cache
+from pipeline.data.step_batch import StepBatch as StepBatch
 from pipeline.launch.signals import ignore_stop_signals
 
 MASKED_TOGETHER = 256
 """Rows that are masked at once: their random words stay in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """What one data-parallel rank computes in one optimizer step."""
-
-    tokens: torch.Tensor
-    """uint16 or uint32 [A, B, S], as on disk: the rows with their masks."""
-    positions: torch.Tensor
-    """int32 [A, B, K]: positions of each row that predict a token, see `MaskedRows`."""
-    labels: torch.Tensor
-    """int32 [A, B, K]: the tokens that they predict; -100 in unused slots."""
-    dropout_keys: tuple[int, ...]
-    """A keys, one for each micro-batch; a function of (seed, position of its first row)."""
-    step: StepRange
-    """The rows of the global batch, as positions in the stream of its phase."""
-    phase: int
-    """Number of its phase, from 0."""
-    consumed_rows: int
-    """The position of the run after this batch."""
-    is_causal: bool = False
-    """Whether no token may see a later one."""
-    sample_keys: torch.Tensor | None = None
-    """int64 [A, B]: random words of rows whose replacements the network draws."""
-    head_weights: Mapping[str, float] = field(default_factory=lambda: {MLM_HEAD: 1.0})
-    """The factor on the mean loss of each head."""
 
 
 @dataclass(frozen=True)
