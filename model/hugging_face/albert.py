@@ -9,6 +9,7 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
 from model.hugging_face.family import WHOLE_ROW_HEADS, PairedFamily
+from model.hugging_face.settings import number_errors
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
@@ -183,13 +184,8 @@ def _errors(hf: Mapping[str, Any]) -> Iterator[str]:
     for key, allowed in only.items():
         if hf.get(key, allowed) != allowed:
             yield f"{key} {hf[key]!r} is not supported (only {allowed!r})"
-    numbers = dict.fromkeys((*_SIZES.values(), "vocab_size", "num_hidden_groups"), 1)
-    for key, least in {**numbers, "pad_token_id": 0, "bos_token_id": 0}.items():
-        if hf.get(key) is None:
-            if key in numbers and key != "num_hidden_groups":
-                yield f"{key} is missing"
-        elif type(hf[key]) is not int or hf[key] < least:
-            yield f"{key} {hf[key]!r} is no number from {least}"
+    optional = {"num_hidden_groups": 1, "pad_token_id": 0, "bos_token_id": 0, "type_vocab_size": 1}
+    yield from number_errors(hf, (*_SIZES.values(), "vocab_size"), optional)
     layers, groups = hf.get("num_hidden_layers"), _num_groups(hf)
     if type(layers) is int and type(groups) is int and not _groups_agree(layers, groups):
         yield f"num_hidden_groups {groups} of num_hidden_layers {layers} is not supported"

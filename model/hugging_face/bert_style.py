@@ -10,6 +10,7 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily
+from model.hugging_face.settings import number_errors
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
@@ -75,12 +76,13 @@ class BertStyle(PairedFamily):
         """What the names of the encoder's tensors start with."""
         return self.encoder_name or self.model_type.replace("-", "_")
 
+    @property
+    def positions_depend_on_padding(self) -> bool:
+        return self.positions_start_after_pad
+
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
         if hf.get("model_type") is not None:
             return bool(hf["model_type"] == self.model_type)
-        classes = re.compile(rf"{self.class_prefix}(Model|For\w+)")
-        if any(classes.fullmatch(str(name)) for name in hf.get("architectures") or ()):
-            return True
         return any(name.split(".")[0] == self.prefix for name in tensor_names)
 
     def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
@@ -92,11 +94,9 @@ class BertStyle(PairedFamily):
         function = hf.get("hidden_act", "gelu")
         if error := error_of("hidden_act", function, PLAIN):
             errors.insert(0, error)
-        required = dict.fromkeys((*_SIZES.values(), "max_position_embeddings", "vocab_size"), 1)
-        errors += [f"{key} is missing" for key in required if hf.get(key) is None]
-        for key, least in {**required, "pad_token_id": 0, "bos_token_id": 0}.items():
-            if hf.get(key) is not None and (type(hf[key]) is not int or hf[key] < least):
-                errors.append(f"{key} {hf[key]!r} is no number from {least}")
+        required = (*_SIZES.values(), "max_position_embeddings", "vocab_size")
+        optional = {"pad_token_id": 0, "bos_token_id": 0, "type_vocab_size": 1}
+        errors += number_errors(hf, required, optional)
         if errors:
             raise ConfigError(f"{origin}: cannot be imported:\n  " + "\n  ".join(errors))
         given = hf.get("pad_token_id")

@@ -12,6 +12,7 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import GATED, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily
+from model.hugging_face.settings import flag_errors, number_errors, rope_base, rope_errors
 from model.hugging_face.tensors import (
     TensorPair,
     interleaved,
@@ -72,7 +73,7 @@ class EuroBert(PairedFamily):
             "activation": {"type": GATED[function_of(hf.get("hidden_act", "silu"))]},
             "head_layers": False,
             "tied_decoder": hf.get("tie_word_embeddings", False),
-            "positions": {"type": "rotary", "base": _theta(hf)},
+            "positions": {"type": "rotary", "base": rope_base(hf, _DEFAULT_BASE)},
             "hidden_dropout": 0.0,
             "attention_dropout": hf.get("attention_dropout", 0.0),
             "initializer_range": hf.get("initializer_range", 0.02),
@@ -192,12 +193,11 @@ def _errors(hf: Mapping[str, Any]) -> Iterator[str]:
     """What keeps the model of a config.json from being ours."""
     if error := error_of("hidden_act", hf.get("hidden_act", "silu"), GATED):
         yield error
-    required = (*_SIZES.values(), "vocab_size")
-    wrong = [key for key in required if type(hf.get(key)) is not int or hf[key] < 1]
-    for key in wrong:
-        yield (
-            f"{key} is missing" if hf.get(key) is None else f"{key} {hf[key]!r} is no number from 1"
-        )
+    optional = {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 0}
+    wrong = list(number_errors(hf, (*_SIZES.values(), "vocab_size"), optional))
+    yield from wrong
+    yield from flag_errors(hf, ("attention_bias", "mlp_bias", "tie_word_embeddings"))
+    yield from rope_errors(hf)
     if wrong:
         return
     size = hf["hidden_size"] // hf["num_attention_heads"]
@@ -205,19 +205,6 @@ def _errors(hf: Mapping[str, Any]) -> Iterator[str]:
         yield f"head_dim {hf['head_dim']!r} is not supported (only {size}, hidden_size / heads)"
     if hf.get("pad_token_id", 0) is None:
         yield "pad_token_id is null: set it to a token that no text needs"
-    for key in ("rope_parameters", "rope_scaling"):
-        given = hf.get(key) or {}
-        kind = given.get("rope_type") or given.get("type") or "default"
-        if kind != "default":
-            yield f"{key}.rope_type {kind!r} is not supported (only 'default')"
-        if given.get("partial_rotary_factor", 1.0) != 1.0:
-            yield f"{key}.partial_rotary_factor is not supported (only 1.0)"
-
-
-def _theta(hf: Mapping[str, Any]) -> float:
-    """The rotary base, as transformers 5 or the code of the published folders writes it."""
-    parameters = hf.get("rope_parameters") or {}
-    return float(parameters.get("rope_theta") or hf.get("rope_theta") or _DEFAULT_BASE)
 
 
 EUROBERT = EuroBert()

@@ -41,6 +41,10 @@ MAX_NEAREST = 3
 def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin: str) -> Family:
     """The family of a folder with the config.json `hf`; `origin` names it in the ConfigError."""
     names = list(tensor_names)
+    if hf.get("model_type") is None:
+        for family in FAMILIES:
+            if any(family.has_class(str(name)) for name in hf.get("architectures") or ()):
+                return family
     for family in FAMILIES:
         if family.matches(hf, names):
             return family

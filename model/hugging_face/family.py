@@ -5,6 +5,7 @@ and tensors both ways and names transformers' classes. Neither transformers nor 
 here: export and import call the family's methods.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -71,6 +72,11 @@ class Family(ABC):
     """Whether layers that share their weights are exported one by one."""
 
     @property
+    def positions_depend_on_padding(self) -> bool:
+        """Whether the row of a position in the position matrix depends on the padding's id."""
+        return False
+
+    @property
     def masked_lm_class(self) -> str:
         """transformers' class with the masked-language-model head."""
         return f"{self.class_prefix}ForMaskedLM"
@@ -97,11 +103,16 @@ class Family(ABC):
         if head in WHOLE_ROW_HEADS and self.head_transform == "none":
             check_first_token_pooler(config)
 
+    def has_class(self, name: str) -> bool:
+        """Whether `name` is one of transformers' classes of the family."""
+        return re.fullmatch(rf"{self.class_prefix}(Model|For\w+)", name) is not None
+
     @abstractmethod
     def matches(self, hf: Mapping[str, Any], tensor_names: Iterable[str]) -> bool:
         """Whether a folder with the config.json `hf` and these tensors is of this family.
 
-        Old files lack `model_type`; then the names of the tensors decide.
+        Old files lack `model_type`; then the names of the tensors decide, where `architectures`
+        names no class.
         """
 
     @abstractmethod

@@ -9,6 +9,7 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import GATED, OF_HEADS, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily
+from model.hugging_face.settings import flag_errors, number_errors, rope_errors
 from model.hugging_face.tensors import (
     TensorPair,
     interleaved,
@@ -30,6 +31,16 @@ _SIZES = {
     "ffn_hidden_size": "intermediate_size",
     "max_row_tokens": "max_position_embeddings",
 }
+_FLAGS = {
+    "attention": "attention_bias",
+    "mlp": "mlp_bias",
+    "norm": "norm_bias",
+    "head": "classifier_bias",
+    "decoder": "decoder_bias",
+}
+"""`model.bias`; only the last is true by default."""
+_EVERY, _LONGEST, _DEFAULT_WINDOW = "global_attn_every_n_layers", "max_position_embeddings", 128
+_DEFAULT_PAD_TOKEN_ID, _BEGIN = 50_283, ("cls_token_id", "bos_token_id")
 _DECODER, _EMBEDDING = "decoder.weight", "model.embeddings.tok_embeddings.weight"
 _HEAD = ("head.", "decoder.")
 _FULL, _LOCAL = "full_attention", "sliding_attention"
@@ -49,8 +60,10 @@ class ModernBert(PairedFamily):
         functions = {key: hf.get(key, "gelu") for key in _ACTIVATIONS}
         found = [error_of(key, functions[key], known) for key, known in _ACTIVATIONS.items()]
         errors = [error for error in found if error]
-        required = (*_SIZES.values(), "vocab_size")
-        errors += [f"{key} is missing" for key in required if type(hf.get(key)) is not int]
+        optional = {"pad_token_id": 0, "cls_token_id": 0, "bos_token_id": 0, _EVERY: 1}
+        errors += number_errors(hf, (*_SIZES.values(), "vocab_size"), optional)
+        errors += flag_errors(hf, (*_FLAGS.values(), "tie_word_embeddings"))
+        errors += rope_errors(hf, (_FULL, _LOCAL))
         if not errors:
             errors += self._errors_of_layers(hf)
         if errors:
@@ -58,7 +71,7 @@ class ModernBert(PairedFamily):
         every = _global_every(hf)
         attention: dict[str, Any] = {"type": "full"}
         if every > 1:
-            neighbours = hf.get("local_attention", 128) // 2
+            neighbours = hf.get("local_attention", _DEFAULT_WINDOW) // 2
             attention = {"type": "alternating", "neighbours": neighbours, "global_every": every}
         positions = {"type": "rotary", "base": _theta(hf, _FULL)}
         if every > 1:
@@ -69,13 +82,7 @@ class ModernBert(PairedFamily):
             "norm_placement": {"type": "pre"},
             "layer_norm_eps": hf.get("norm_eps", 1e-5),
             "first_norm": False,
-            "bias": {
-                "attention": hf.get("attention_bias", False),
-                "mlp": hf.get("mlp_bias", False),
-                "norm": hf.get("norm_bias", False),
-                "head": hf.get("classifier_bias", False),
-                "decoder": hf.get("decoder_bias", True),
-            },
+            "bias": {ours: hf.get(its, ours == "decoder") for ours, its in _FLAGS.items()},
             "activation": {"type": GATED[function_of(functions["hidden_activation"])]},
             "head_activation": function_of(functions["classifier_activation"]),
             "tied_decoder": hf.get("tie_word_embeddings", True),
@@ -84,19 +91,26 @@ class ModernBert(PairedFamily):
             "hidden_dropout": hf.get("mlp_dropout", 0.0),
             "attention_dropout": hf.get("attention_dropout", 0.0),
             "initializer_range": hf.get("initializer_range", 0.02),
-            "pad_token_id": hf.get("pad_token_id") or 0,
-            "begin_token_id": hf.get("cls_token_id") or hf.get("bos_token_id") or 0,
+            "pad_token_id": hf.get("pad_token_id", _DEFAULT_PAD_TOKEN_ID) or 0,
+            "begin_token_id": next((hf[k] for k in _BEGIN if hf.get(k) is not None), 0),
         }
         return validate(tree, ModelConfig, origin), int(hf["vocab_size"])
 
     def _errors_of_layers(self, hf: Mapping[str, Any]) -> Iterator[str]:
-        for name, parameters in (hf.get("rope_parameters") or {}).items():
-            kind = (parameters or {}).get("rope_type", "default")
-            if kind != "default":
-                yield f"rope_parameters.{name}.rope_type {kind!r} is not supported"
         types = hf.get("layer_types")
         if types is not None and types != _layer_types(len(types), _global_every(hf)):
             yield "layer_types: only a full layer first and then after every n - 1 local ones"
+        elif types is not None and len(types) != hf["num_hidden_layers"]:
+            yield f"layer_types: {len(types)}, num_hidden_layers: {hf['num_hidden_layers']}"
+        elif _global_every(hf) > 1:
+            window, longest = hf.get("local_attention", _DEFAULT_WINDOW), hf[_LONGEST]
+            if type(window) is not int or window < 2:
+                yield f"local_attention {window!r} is no number from 2"
+            elif window // 2 >= longest:
+                yield (
+                    f"local_attention {window} reaches beyond {_LONGEST} {longest}: set it to at "
+                    f"most {2 * longest - 1}"
+                )
 
     def hf_config(self, config: ModelConfig, vocab_size: int) -> dict[str, Any]:
         special = SpecialIds.of(vocab_size)
@@ -117,19 +131,15 @@ class ModernBert(PairedFamily):
             "hidden_activation": name_of(config.activation.type, GATED),
             "classifier_activation": name_of(config.head_activation, OF_HEADS),
             "norm_eps": config.layer_norm_eps,
-            "norm_bias": config.bias.norm,
-            "attention_bias": config.bias.attention,
-            "mlp_bias": config.bias.mlp,
-            "classifier_bias": config.bias.head,
+            **{its: getattr(config.bias, ours) for ours, its in _FLAGS.items()},
             "classifier_pooling": "mean" if config.pooler.type == "mean" else "cls",
-            "decoder_bias": config.bias.decoder,
             "attention_dropout": config.attention_dropout,
             "embedding_dropout": config.hidden_dropout,
             "mlp_dropout": config.hidden_dropout,
             "initializer_range": config.initializer_range,
             "local_attention": 2 * neighbours,
             # transformers 4 reads these three, transformers 5 the two after them.
-            "global_attn_every_n_layers": every,
+            _EVERY: every,
             "global_rope_theta": positions.base,
             "local_rope_theta": local_base,
             "layer_types": _layer_types(config.num_layers, every),
@@ -234,7 +244,7 @@ def _layer_types(num_layers: int, every: int) -> list[str]:
 
 def _global_every(hf: Mapping[str, Any]) -> int:
     """Every how many layers attention is full."""
-    types, every = hf.get("layer_types"), hf.get("global_attn_every_n_layers", 3)
+    types, every = hf.get("layer_types"), hf.get(_EVERY) or 3
     if types is None or types == _layer_types(len(types), every):
         return int(every)
     later = [number for number, kind in enumerate(types) if kind == _FULL and number]

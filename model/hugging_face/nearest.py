@@ -129,8 +129,6 @@ def _comparable(config: ModelConfig) -> dict[str, Any]:
     bias["norm"] = bias["norm"] or config.norm.type == "rms_norm"
     if not config.head_layers:
         bias["head"], tree["head_activation"] = True, "gelu"
-    if not config.head_layers:
-        bias["head"], tree["head_activation"] = True, "gelu"
     return tree
 
 

@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import GATED, error_of, function_of, name_of
 from model.hugging_face.family import WHOLE_ROW_HEADS, PairedFamily
+from model.hugging_face.settings import number_errors, rope_base, rope_errors
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
 from model.hugging_face.tied_head import HeadNames
 from model.objectives.vocabulary import SpecialIds
@@ -75,7 +76,7 @@ class RotaryStyle(PairedFamily):
         pad = hf.get("pad_token_id")
         tree = {
             **{key: hf[its] for key, its in _SIZES.items()},
-            "positions": {"type": "rotary", "base": float(self._rope(hf)[1])},
+            "positions": {"type": "rotary", "base": rope_base(hf, self.default_theta)},
             "type_vocab_size": hf.get("type_vocab_size", self.default_type_vocab_size),
             "layer_norm_eps": hf.get("layer_norm_eps", 1e-12),
             "bias": self.bias,
@@ -89,14 +90,6 @@ class RotaryStyle(PairedFamily):
         }
         return validate(tree, ModelConfig, origin), int(hf["vocab_size"])
 
-    def _rope(self, hf: Mapping[str, Any]) -> tuple[Any, Any]:
-        """(type, base) of the rotary positions, which older files have at the top level."""
-        given = hf.get("rope_parameters") or {}
-        old = hf.get("rope_scaling") or {}
-        kind = given.get("rope_type") or old.get("rope_type") or old.get("type") or "default"
-        theta = given.get("rope_theta") or hf.get("rope_theta") or self.default_theta
-        return kind, theta
-
     def _errors(self, hf: Mapping[str, Any]) -> Iterator[str]:
         if error := error_of("hidden_act", hf.get("hidden_act", self.default_hidden_act), GATED):
             yield error
@@ -105,18 +98,9 @@ class RotaryStyle(PairedFamily):
                 yield f"{key} {hf[key]!r} is not supported (only False)"
         if hf.get("tie_word_embeddings", True) is not True:
             yield "tie_word_embeddings False is not supported (only True)"
-        numbers = dict.fromkeys((*_SIZES.values(), "vocab_size"), 1)
-        for key, least in {**numbers, "pad_token_id": 0, "bos_token_id": 0}.items():
-            if hf.get(key) is None:
-                if key in numbers:
-                    yield f"{key} is missing"
-            elif type(hf[key]) is not int or hf[key] < least:
-                yield f"{key} {hf[key]!r} is no number from {least}"
-        kind, theta = self._rope(hf)
-        if kind != "default":
-            yield f"rope_type {kind!r} is not supported (only 'default')"
-        if type(theta) not in (int, float):
-            yield f"rope_theta {theta!r} is no number"
+        optional = {"pad_token_id": 0, "bos_token_id": 0, "type_vocab_size": 0}
+        yield from number_errors(hf, (*_SIZES.values(), "vocab_size"), optional)
+        yield from rope_errors(hf)
         size, heads = hf.get("head_dim"), hf.get("num_attention_heads")
         if size is not None and type(heads) is int and size * heads != hf.get("hidden_size"):
             yield f"head_dim {size!r} x num_attention_heads {heads} is not hidden_size"

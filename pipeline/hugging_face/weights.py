@@ -70,7 +70,7 @@ def read_hf_folder(
     config, vocab_size = _checked(
         *(
             family,
-            _with_own_padding(hf, tokenizer or folder / "tokenizer.json"),
+            _with_own_padding(hf, family, tokenizer or folder / "tokenizer.json"),
             headers,
             has_head,
             leave_out,
@@ -150,11 +150,14 @@ def _tokenizer_errors(vocab_size: Any, folder: Path, tokenizer: Path | None) -> 
         )
 
 
-def _with_own_padding(hf: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
+def _with_own_padding(hf: Mapping[str, Any], family: Family, file: Path) -> Mapping[str, Any]:
     """config.json with the padding token of the tokenizer `file`, if its own has a second role.
 
     transformers knows padding by a mask, our network by its id (EuroBERT pads with its end token).
+    Where the positions depend on the id, as in RoBERTa, it stays.
     """
+    if family.positions_depend_on_padding:
+        return hf
     pad, vocab_size = hf.get("pad_token_id"), hf.get("vocab_size")
     others = [hf.get(key) for key in ("bos_token_id", "eos_token_id", "mask_token_id")]
     if pad is None or pad not in others or type(vocab_size) is not int or not file.is_file():
