@@ -38,6 +38,7 @@ _DEFAULT_PAD_TOKEN_ID, _DEFAULT_BEGIN_TOKEN_ID = 128_001, 128_000
 _DEFAULT_BASE = 10_000.0
 _DECODER, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _WITHOUT_PREFIX = re.compile(r"(embed_tokens|layers\.\d+|norm)\.")
+_TASK_DENSE, _TASK_OUTPUT = "dense.", "classifier."
 _BUFFER = re.compile(r"(.*\.)?rotary_emb\.(original_)?inv_freq$")
 
 
@@ -165,6 +166,8 @@ class EuroBert(PairedFamily):
         for name, tensor in state.items():
             if name in expected or _BUFFER.match(name):
                 continue
+            if name.startswith(_TASK_DENSE) and not any(n.startswith(_TASK_OUTPUT) for n in state):
+                continue  # of a task whose output is left out
             if name != _DECODER:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
             elif _EMBEDDING in state and not may_be_equal(tensor, state[_EMBEDDING]):

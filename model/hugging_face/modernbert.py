@@ -42,7 +42,7 @@ _FLAGS = {
 _EVERY, _LONGEST, _DEFAULT_WINDOW = "global_attn_every_n_layers", "max_position_embeddings", 128
 _DEFAULT_PAD_TOKEN_ID, _BEGIN = 50_283, ("cls_token_id", "bos_token_id")
 _DECODER, _EMBEDDING = "decoder.weight", "model.embeddings.tok_embeddings.weight"
-_HEAD = ("head.", "decoder.")
+_HEAD, _TASK_OUTPUT = ("head.", "decoder."), "classifier."
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 
@@ -156,7 +156,10 @@ class ModernBert(PairedFamily):
         }
 
     def has_masked_lm_head(self, tensor_names: Iterable[str]) -> bool:
-        return any(name.startswith("head.") for name in tensor_names)
+        """A task's head has layers of the same names as those of the masked-language-model head."""
+        names = list(tensor_names)
+        is_task = any(name.startswith(_TASK_OUTPUT) for name in names)
+        return not is_task and any(name.startswith(_HEAD) for name in names)
 
     def pairs(
         self, config: ModelConfig, vocab_size: int, with_head: bool = True

@@ -10,13 +10,15 @@ import transformers
 
 from model.config import ModelConfig
 from model.hugging_face.families import FAMILIES
-from model.hugging_face.family import Family
+from model.hugging_face.family import Family, PairedFamily, auto_class
+from model.hugging_face.tensors import to_theirs
 from pipeline.export import export_run
 from pipeline.hugging_face.vocabulary import read_vocabulary
 from pipeline.hugging_face.weights import read_hf_folder
 from pipeline.import_hf import model_tree, start_run
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
+from pipeline.start.config import FromHuggingFace
 from tests.gloo import in_one_rank, run_ranks
 from tests.model.hugging_face.test_parity import MODELS, SAME_NETWORK
 from tests.pipeline.hugging_face.folders import tiny_tokenizer
@@ -59,6 +61,20 @@ def test_the_files_of_transformers_return_to_the_bit(family: Family, tmp_path: P
     assert not encoder.has_head
     assert encoder.config == found.config
     assert encoder.state.keys() < found.state.keys()
+
+
+@by_family
+def test_the_encoder_of_a_fine_tuned_folder_is_read(family: PairedFamily, tmp_path: Path) -> None:
+    """The layers before a task's output are not the masked-language-model head."""
+    leave_out = FromHuggingFace(path=tmp_path).leave_out
+    for head in family.heads:
+        folder = tmp_path / head
+        written = hf_folder(family, folder, auto_class(head)).state_dict()
+        found = read_hf_folder(folder, leave_out)
+        assert not found.has_head
+        with_encoder = family.pairs(found.config, VOCAB_SIZE, with_head=False)
+        for name, tensor in to_theirs(found.state, with_encoder).items():
+            assert torch.equal(tensor, written[name]), name
 
 
 @in_one_rank
