@@ -24,20 +24,19 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from configs.load import UserError
 from data_prep.dataset.manifest import Manifest, Shard
 from data_prep.dataset.row_reader import RowReader
-from data_prep.dataset.tokenizer import load_tokenizer, read_tree
 from model.objectives import (
     MaskedRows,
     Objective,
     ObjectiveConfig,
     RowsToMask,
     SpecialIds,
-    word_starts_of,
 )
 from pipeline.data.config import DataConfig
 from pipeline.data.order import RowOrder
 from pipeline.data.position import PhaseSteps, RowWindow, StepRange
 from pipeline.data.shard_cache import Prefetcher, row_reader, shard_cache
 from pipeline.data.step_batch import StepBatch as StepBatch
+from pipeline.data.words import read_word_starts
 from pipeline.launch.signals import ignore_stop_signals
 
 MASKED_TOGETHER = 256
@@ -140,8 +139,7 @@ def build_objective(config: ObjectiveConfig, data: DataConfig, manifest: Manifes
     """The objective on the vocabulary of a data set, whose tokenizer decides what a word is."""
     word_starts = None
     if config.reads_words:
-        model_type = read_tree(data.path / manifest.tokenizer.path)["model"].get("type", "")
-        word_starts = word_starts_of(read_vocabulary(data, manifest), model_type)
+        word_starts = read_word_starts(data, manifest)
     return config.build(special_ids(manifest), word_starts)
 
 
@@ -157,12 +155,6 @@ def special_ids(manifest: Manifest) -> SpecialIds:
         vocab_size=manifest.vocab_size,
         others=special.others or (),
     )
-
-
-def read_vocabulary(data: DataConfig, manifest: Manifest) -> list[str]:
-    """The text of every token of a data set's tokenizer, by id; empty for ids without a token."""
-    tokenizer = load_tokenizer(data.path / manifest.tokenizer.path)
-    return [tokenizer.id_to_token(number) or "" for number in range(manifest.vocab_size)]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import logging
 
 from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
-from pipeline.data.loader import read_vocabulary, special_ids
+from pipeline.data.loader import special_ids
+from pipeline.data.words import read_vocabulary
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
 from pipeline.pretraining.model import build_pretraining_model
 from pipeline.pretraining.start import restore_moments, take_start

@@ -17,6 +17,7 @@ from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import check_mixture, mixture_weights, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
+from pipeline.data.words import check_words
 from pipeline.run.config import TrainConfig
 from pipeline.run.later_phases import changes_in_words, named_by_phase
 from pipeline.run.origin import describe_origin
@@ -166,8 +167,9 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
     models that cannot be exported, rows longer than the positions, windows of a later phase beyond
-    its rows, mixture weights that do not fit the sources, phases whose data have different
-    tokenizers, and a start that is not there or does not fit.
+    its rows, objectives on words that the tokenizer does not show, mixture weights that do not fit
+    the sources, phases whose data have different tokenizers, and a start that is not there or does
+    not fit.
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
@@ -180,6 +182,7 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
             check_mixture(phase.data, manifest)
         check_start_rows(config, phase, manifest.row_tokens, where)
         check_rows(phase, manifest, where)
+        check_words(phase.objective, phase.data, manifest, where)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
     _check_tokenizers(phases)

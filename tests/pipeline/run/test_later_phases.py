@@ -13,6 +13,7 @@ from pipeline.run.mid_run import forbidden_changes
 from pipeline.run.plan import plan_run
 from pipeline.run.plan_report import report
 from pipeline.run.run_folder import check_claim, claim
+from tests.pipeline.hugging_face.folders import tiny_tokenizer
 from tests.pipeline.run.test_mid_run import (
     IN_PHASE_0,
     IN_WARMUP,
@@ -21,7 +22,7 @@ from tests.pipeline.run.test_mid_run import (
     ROWS_OF_PHASE_0,
     train_config,
 )
-from tests.pipeline.training_run import make_config, make_rows
+from tests.pipeline.training_run import VOCAB_SIZE, make_config, make_rows
 
 MODERN: dict[str, Any] = {
     "total_rows": 160,
@@ -169,6 +170,19 @@ def test_rows_and_windows_of_each_phase_are_checked(tmp_path: Path) -> None:
         plan(long, {**long, "data": data})
     with pytest.raises(UserError, match=r"then\.1\.data: .*gone"):
         plan(long, {**long, "data": {"path": str(tmp_path / "gone")}})
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_words_that_the_tokenizer_does_not_show(number: int, tmp_path: Path) -> None:
+    make_rows(tmp_path / "rows", tokenizer=tiny_tokenizer(VOCAB_SIZE))
+    phases: list[dict[str, Any]] = [{"total_rows": 128} for _ in range(3)]
+    phases[number]["objective"] = {"type": "span"}
+    settings = {**phases[0], "then": phases[1:]}
+    config = make_config(tmp_path / "rows", tmp_path / "run", **settings)
+    where = "then.1." if number else ""
+    with pytest.raises(ConfigError) as error:
+        plan_run(config, 1)
+    assert str(error.value).startswith(f"{where}objective.type span: the tokens of this vocabulary")
 
 
 def test_the_planner_shows_what_a_phase_changes(tmp_path: Path) -> None:
