@@ -129,16 +129,19 @@ def _check_special_tokens(phase: PhaseConfig, manifest: Manifest, where: str) ->
                 f"model.packed_rows inside and model.visibility find documents by the token before "
                 f"them, which in {path} ({where}data.path) is also the token after them"
             )
+    elif model.begin_token_id >= manifest.vocab_size:  # of the tokenizer of a start, for example
+        ids["begin_token_id"] = special.bos
     errors = [
         f"model.{key} is {getattr(model, key)}, but {wanted} in the rows of {path} "
         f"({where}data.path): set model.{key} to {wanted}"
         for key, wanted in ids.items()
         if getattr(model, key) != wanted
     ]
-    if errors and model.positions.type == "learned" and model.pad_token_id != special.pad:
+    positions = model.positions
+    if positions.type == "learned" and positions.offset not in (0, special.pad + 1) and errors:
         offset = special.pad + 1 if special.pad <= 1 else 0
         errors.append(
-            f"model.positions.offset is {model.positions.offset}: Hugging Face's RoBERTa has "
+            f"model.positions.offset is {positions.offset}: Hugging Face's RoBERTa has "
             f"{special.pad + 1} with this padding id, its BERT 0; set model.positions to "
             f"{{type: learned, offset: {offset}}} for an export"
         )

@@ -57,7 +57,7 @@ def complete_config(
         given = merged(base.model_dump(mode="json"), given or {})
     config = validate({**tree, "model": given}, TrainConfig, origin, errors)
     if of_start is not None:  # what changed since a run was started, its folder says
-        free = () if start.new_tokens is None else ("pad_token_id",)
+        free = () if start.new_tokens is None else ("pad_token_id", "positions.offset")
         check_architecture(of_start, config.model, start.grow, str(start.path), free)
     return config
 

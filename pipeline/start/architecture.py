@@ -42,7 +42,11 @@ def check_architecture(
         raise ConfigError(
             f"the model section disagrees with the weights of {description}:\n  "
             + "\n  ".join(lines)
-            + "\nleave these keys out: the model is that of the start"
+            + (
+                "\nleave these keys out: the model is that of the start"
+                if grow is None
+                else "\nonly sizes may be larger (start.grow); all else is that of the start"
+            )
         )
 
 

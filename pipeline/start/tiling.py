@@ -65,10 +65,10 @@ class Tiling:
             unit = 2 if self._start.is_gated else 1
             return _blocks(centred(old // unit, new // unit), np.arange(unit), unit)
         if name == "encoder.embeddings.position.weight" and dim == 0:
-            assert self._start.positions.type == "learned"
-            offset = self._start.positions.offset
-            places = offset + np.arange(new - offset) % (old - offset)
-            return np.concatenate([np.arange(offset), places])
+            before, offset = _offset(self._start), _offset(self._now)
+            places = before + np.arange(new - offset) % (old - before)
+            # Those before the offset are of padding, if of anything.
+            return np.concatenate([np.arange(offset) % max(before, 1), places])
         return centred(old, new)
 
     def _heads(self, extra: int) -> Index:
@@ -99,6 +99,11 @@ def _blocks(blocks: Index, inside: Index, size: int) -> Index:
     """The places of `blocks` of `size` places, of each the places `inside`."""
     index: Index = (blocks[:, None] * size + inside).reshape(-1)
     return index
+
+
+def _offset(config: ModelConfig) -> int:
+    assert config.positions.type == "learned"
+    return config.positions.offset
 
 
 def _num_stored_layers(config: ModelConfig) -> int:

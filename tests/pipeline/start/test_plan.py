@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.load import ConfigError, UserError
+from data_prep.dataset.manifest import read_manifest as read_rows
+from data_prep.dataset.manifest import write_manifest
 from model.config import ModelConfig
 from pipeline.checkpoint.manifest import manifest_json, read_manifest
 from pipeline.finetuning.run_config import load_run
@@ -185,6 +187,24 @@ def test_another_tokenizer_is_refused_with_the_way_to_the_right_one(
     tiny_tokenizer(VOCAB_SIZE - 3).save(str(folder / "tokenizer.json"))
     start = {"type": "hugging_face", "path": str(folder)}
     refused({**tree, "start": start}, "tokenizer.json, vocab_size: 131}")
+
+
+def test_special_tokens_of_another_vocabulary(rows: Path, hf: Path, tmp_path: Path) -> None:
+    """The advice works, also that on positions, whose weights are those of the start."""
+    tokenizer = tiny_tokenizer(VOCAB_SIZE, **{"<s>": 1, "<pad>": 0})
+    other = make_data(tmp_path / "rows", tokenizer=tokenizer)
+    manifest = read_rows(other)
+    special = manifest.special_tokens.model_copy(update={"bos": 1, "pad": 0})
+    write_manifest(other, manifest.model_copy(update={"special_tokens": special}))
+    start = {"type": "hugging_face", "path": str(hf), "new_tokens": "mean"}
+    tree = child_tree(other, tmp_path / "run", start)
+    refused(tree, "set model.pad_token_id to 0", "{type: learned, offset: 1} for an export")
+    model = {"pad_token_id": 0, "positions": {"type": "learned", "offset": 1}}
+    assert plan_of({**tree, "model": model, "export": "hugging_face"}).start is not None
+    out_of_range = {**model, "begin_token_id": VOCAB_SIZE}
+    refused({**tree, "model": out_of_range}, "set model.begin_token_id to 1")
+    kept = {**tree, "start": {**start, "new_tokens": None}, "model": model}
+    refused(kept, "model.positions.offset is 1, the start's 2")
 
 
 def test_a_folder_with_a_vocabulary_and_no_tokenizer_json(

@@ -108,6 +108,18 @@ def test_equal_sizes_stay_as_they_are() -> None:
     assert torch.equal(Tiling(config, config).tiled(name, tensor, (16, 8)), tensor)
 
 
+@pytest.mark.parametrize(("old", "new", "rows"), [(2, 1, [0, 2, 3, 4]), (0, 2, [0, 0, 0, 1, 2])])
+def test_positions_move_with_the_padding_id(old: int, new: int, rows: list[int]) -> None:
+    sizes = {**SMALL, "max_row_tokens": 3}
+    start, now = (
+        ModelConfig(**{**sizes, "positions": {"type": "learned", "offset": offset}})
+        for offset in (old, new)
+    )
+    small = torch.arange(3.0 + old)[:, None].expand(-1, 8)
+    name = "encoder.embeddings.position.weight"
+    assert Tiling(start, now).tiled(name, small, (3 + new, 8))[:, 0].tolist() == rows
+
+
 def test_the_norm_that_the_first_layer_lacks_is_new() -> None:
     modern = {"norm_placement": {"type": "pre"}, "first_norm": False}
     start = ModelConfig(**{**SMALL, **modern})
