@@ -9,6 +9,9 @@ tokenizer gives it:
 - Unigram takes the segmentation of the highest score. Old scores stay, and so does the lowest
   one, which the score of unknown characters follows from.
 - WordLevel knows whole words.
+
+Characters of the corpus that no token holds come first (`learned_characters`): where one occurs,
+the old tokenizer gave an unknown token or bytes, and the new one gives a new token or the same.
 """
 
 import json
@@ -22,7 +25,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from configs.load import UserError
+from data_prep.tokenization.corpus_words import word_counts
 from data_prep.tokenization.existing import PreparedTokenizer
+from data_prep.tokenization.learned_characters import Marks, learn_characters
 from data_prep.tokenization.learned_tokens import (
     MIN_FREQUENCY,
     NewToken,
@@ -33,12 +38,8 @@ from data_prep.tokenization.learned_tokens import (
 )
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_WORDS = re.compile("[ \u2581]*[^ \u2581]+|[ \u2581]+")
-"""Words of a text that the tokenizer does not split: merges never run across spaces."""
 _UNKNOWN = ""
 """Stands for text without a piece."""
-_LONGEST_WORD = 200
-"""Characters of a word that is learned from; longer ones are no words."""
 
 
 def extended_tokenizer(
@@ -52,20 +53,14 @@ def extended_tokenizer(
     tree = json.loads(old.tokenizer.to_str())
     learn = _KINDS[tree["model"]["type"]]
     _put_added_into_model(tree, old.vocab_size, path)
-    new = learn(old.tokenizer, tree, word_counts(old.tokenizer, texts), num_tokens)
+    is_cut = tree["model"]["type"] in ("BPE", "Unigram")  # others know a word as a whole only
+    new = learn(old.tokenizer, tree, word_counts(old.tokenizer, texts, is_cut), num_tokens)
     if len(new) < num_tokens:
         raise UserError(
             f"tokenizer.new_tokens: the documents give only {len(new)} new tokens, not "
             f"{num_tokens}; set a smaller number, or give more text (tokenizer.sample_mb, sources)"
         )
-    model = tree["model"]
-    for number, (token, score) in enumerate(new.items(), start=old.vocab_size):
-        if isinstance(model["vocab"], dict):
-            model["vocab"][token] = number
-        else:
-            model["vocab"].append([token, score])
-    tokenizer = Tokenizer.from_str(json.dumps(tree))
-    tokenizer.encode_special_tokens = True
+    tokenizer = _with_tokens(tree, new, old.vocab_size)
     _check_ids(old.tokenizer, tokenizer, list(new), old.vocab_size)
     return replace(old, tokenizer=tokenizer, vocab_size=old.vocab_size + len(new))
 
@@ -98,20 +93,17 @@ def check_extensible(old: PreparedTokenizer, path: str) -> None:
             )
 
 
-def word_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    """How often each word (piece of the pre-tokenizer) occurs in the normalised texts."""
-    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
-    counts: Counter[str] = Counter()
-    for text in texts:
-        if normalizer is not None:
-            text = normalizer.normalize_str(text)
-        pieces = [text]
-        if splitter is not None:
-            pieces = [piece for piece, _ in splitter.pre_tokenize_str(text)]
-        if len(pieces) == 1:
-            pieces = _WORDS.findall(pieces[0])
-        counts.update(piece for piece in pieces if len(piece) <= _LONGEST_WORD)
-    return counts
+def _with_tokens(tree: Mapping[str, Any], tokens: Mapping[str, float], first: int) -> Tokenizer:
+    """The tokenizer `tree` with `tokens` and their scores, numbered from `first`."""
+    vocabulary = tree["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        vocabulary = vocabulary | {token: first + n for n, token in enumerate(tokens)}
+    else:
+        vocabulary = [*vocabulary, *([token, score] for token, score in tokens.items())]
+    extended = {**tree, "model": {**tree["model"], "vocab": vocabulary}}
+    tokenizer = Tokenizer.from_str(json.dumps(extended))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def _put_added_into_model(tree: dict[str, Any], size: int, path: str) -> None:
@@ -156,18 +148,28 @@ def _learn_bpe(
     """New tokens; their merges are appended to those of `tree`."""
     model = tree["model"]
     prefix = model.get("continuing_subword_prefix") or ""
+    marks = Marks(prefix, model.get("end_of_word_suffix") or "")
+    characters = learn_characters(
+        words, model["vocab"], marks, num_tokens, bool(model.get("byte_fallback"))
+    )
+    if characters:
+        first = max(model["vocab"].values()) + 1
+        tokenizer = _with_tokens(tree, dict.fromkeys(characters, 0.0), first)
     rules = Rules(lambda left, right: left + right[len(prefix) :], merged, lambda _: True, False)
     segment, excluded = _segmenter(tokenizer), _no_text(tree)
-    tokens = learn_tokens(words, segment, model["vocab"], excluded, rules, num_tokens)
+    known = {*model["vocab"], *characters}
+    wanted = num_tokens - len(characters)
+    tokens = learn_tokens(words, segment, known, excluded, rules, wanted)
     as_text = bool(model["merges"]) and isinstance(model["merges"][0], str)
     model["merges"] += [f"{t.left} {t.right}" if as_text else [t.left, t.right] for t in tokens]
-    return dict.fromkeys((token.text for token in tokens), 0.0)
+    return dict.fromkeys([*characters, *(token.text for token in tokens)], 0.0)
 
 
 def _learn_wordpiece(
     tokenizer: Tokenizer, tree: dict[str, Any], words: Counter[str], num_tokens: int
 ) -> dict[str, float]:
-    """New pieces: first the characters that lack a piece of their own, see the module's text."""
+    """New pieces: first the characters that lack a piece of their own, see the module's text, then
+    those that no piece holds."""
     model = tree["model"]
     prefix: str = model["continuing_subword_prefix"]
     excluded = _no_text(tree)
@@ -178,7 +180,12 @@ def _learn_wordpiece(
             f"tokenizer.new_tokens: {len(characters)} characters occur in pieces of the vocabulary "
             f"but have no piece of their own, which new pieces may need; set at least that many"
         )
-    pieces.update(prefix + character for character in characters)
+    single = [prefix + character for character in characters]
+    most = int(model["max_input_chars_per_word"])
+    usual = {word: num for word, num in words.items() if len(word) <= most}
+    known = {*model["vocab"], *single}
+    single += learn_characters(usual, known, Marks(prefix), num_tokens - len(single), False)
+    pieces.update(single)
     longest = max(map(len, pieces))
 
     def cut(word: str) -> Pieces:
@@ -202,11 +209,9 @@ def _learn_wordpiece(
         return cut("".join(p[len(prefix) :] if n else p for n, p in enumerate(old)))
 
     rules = Rules(lambda left, right: left + right[len(prefix) :], applied, lambda _: True, True)
-    most = int(model["max_input_chars_per_word"])
-    usual = {word: num for word, num in words.items() if len(word) <= most}
-    wanted = num_tokens - len(characters)
+    wanted = num_tokens - len(single)
     tokens = learn_tokens(usual, cut, set(pieces), excluded, rules, wanted)
-    return dict.fromkeys([*(prefix + c for c in characters), *(t.text for t in tokens)], 0.0)
+    return dict.fromkeys([*single, *(t.text for t in tokens)], 0.0)
 
 
 def _lacking(tokenizer: Tokenizer, pieces: set[str], prefix: str) -> list[str]:
@@ -228,10 +233,20 @@ def _learn_unigram(
     theirs (Kudo 2018, equation 2); a pair becomes one where that is above the scores of the two."""
     scores: dict[str, float] = dict(tree["model"]["vocab"])
     lowest = min(scores.values())
+    num_characters = sum(num * len(word) for word, num in words.items())
+    characters = learn_characters(
+        words, scores, Marks(), num_tokens, bool(tree["model"].get("byte_fallback"))
+    )
+    found = {
+        character: max(math.log(num / num_characters), lowest)
+        for character, num in characters.items()
+    }
+    if found:
+        tokenizer = _with_tokens(tree, found, len(scores))
+        scores |= found
     segment, excluded = _segmenter(tokenizer), {*_no_text(tree), _UNKNOWN}
     cut = {word: [p if p in scores else _UNKNOWN for p in segment(word)] for word in words}
     total = sum(num * len(cut[word]) for word, num in words.items())
-    found: dict[str, float] = {}
 
     def accepts(token: NewToken) -> bool:
         score = max(math.log(token.num / total), lowest)
@@ -241,7 +256,7 @@ def _learn_unigram(
         return True
 
     rules = Rules(lambda left, right: left + right, merged, accepts, False)
-    learn_tokens(words, cut.__getitem__, set(scores), excluded, rules, num_tokens)
+    learn_tokens(words, cut.__getitem__, set(scores), excluded, rules, num_tokens - len(found))
     return found
 
 
