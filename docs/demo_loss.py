@@ -60,7 +60,7 @@ def draw(outputs: list[Path]) -> None:
 def main() -> None:
     """Draws the picture."""
     parser = command.plain_parser("Draw the loss curves of the demo's two models.")
-    parser.add_argument("outputs", type=Path, nargs=2, metavar="RUN")
+    parser.add_argument("outputs", type=Path, nargs=2, metavar="RUN", help="folders of the runs")
     draw(parser.parse_args().outputs)
 
 
