@@ -78,10 +78,17 @@ def _read_lines(
     path: Path, file: BufferedIOBase, width: int | None, first_line: int
 ) -> Iterator[Entry]:
     """A word and its numbers on every line; `width` None: as many as the first line has."""
+    blank = 0
     for number, line in enumerate(file, start=first_line):
         # Words may hold spaces (GloVe): numbers are counted from the end. A non-breaking space,
         # and other white space, is no separator.
-        fields = line.rstrip(b" \r\n").split(b" ")
+        fields = line.rstrip(b" \t\r\n").split(b" ")
+        if fields == [b""] and not blank:
+            blank = number
+        if blank and fields != [b""]:
+            raise ConfigError(f"{path}:{blank}: not a word and {width} numbers")
+        if blank:
+            continue  # lines at the end
         if width is None:
             if _COUNTS.fullmatch(line):
                 raise ConfigError(

@@ -47,15 +47,19 @@ def read_word_vectors(
     places = _places_by_word(vocabulary)
     rows: dict[int, NDArray[np.float32]] = {}
     is_exact = np.zeros(len(vocabulary), bool)
-    width = hidden_size
+    width: int | None = None
     for word, vector in read_vectors(config):
         if len(vector) != width:
-            _check_width(config, word, len(vector), hidden_size)
+            if len(vector) != hidden_size:
+                _check_width(config, word, len(vector), hidden_size)
             width = len(vector)
         for token_id, exact in places.get(word, ()):
-            if exact or not is_exact[token_id]:
+            # Of entries for the same word, the first, which is the more frequent word's.
+            if token_id not in rows or (exact and not is_exact[token_id]):
                 rows[token_id] = vector
                 is_exact[token_id] |= exact
+    if not rows and width is None:
+        raise ConfigError(f"{config.path}: holds no vectors")
     if not rows:
         raise ConfigError(f"{config.path}: none of its words is in the vocabulary")
     found = np.zeros(len(vocabulary), bool)
@@ -64,7 +68,13 @@ def read_word_vectors(
     matrix = np.zeros((len(vocabulary), hidden_size), np.float32)
     matrix[ids] = _fitted(np.stack([rows[number] for number in ids.tolist()]), hidden_size, config)
     if config.rescale:
-        matrix *= standard_deviation / matrix[found].std()
+        deviation = matrix[found].std()
+        if not deviation:
+            raise ConfigError(
+                f"{config.path}: all numbers of the {len(rows)} vectors that tokens take are "
+                "equal: they cannot be scaled (model.embedding_start.rescale)"
+            )
+        matrix *= standard_deviation / deviation
     return WordVectors(matrix, found)
 
 
@@ -126,21 +136,29 @@ def _exact_product(
 def _places_by_word(vocabulary: Sequence[str]) -> Mapping[str, list[tuple[int, bool]]]:
     """By word: the ids of its tokens, and whether the word is the token's text as it stands."""
     decode = {symbol: byte for byte, symbol in byte_symbols().items()}
-    is_word_piece = any(token.startswith("##") and len(token) > 2 for token in vocabulary)
-    is_sentence_piece = any(token.startswith(SPACE) for token in vocabulary)
+    mark = _mark(vocabulary)
     places: dict[str, list[tuple[int, bool]]] = {}
     for token_id, token in enumerate(vocabulary):
-        if not (is_word_piece or is_sentence_piece) and all(symbol in decode for symbol in token):
+        if mark is None and all(symbol in decode for symbol in token):
             text = bytes(decode[symbol] for symbol in token).decode("utf-8", errors="replace")
         else:
             text = token
-        word = text.removeprefix("##").removeprefix(SPACE).strip()
+        word = text.removeprefix(mark or "").strip()
         if not word or "\ufffd" in word:
             continue
         places.setdefault(word, []).append((token_id, True))
         if word.lower() != word:
             places.setdefault(word.lower(), []).append((token_id, False))
     return places
+
+
+def _mark(vocabulary: Sequence[str]) -> str | None:
+    """The mark in front of the tokens of a WordPiece or SentencePiece vocabulary; None for a
+    byte-level one. The most frequent mark decides: GPT-2's vocabulary has "####", as text."""
+    marks = ("##", SPACE, byte_symbols()[ord(" ")])
+    counts = [sum(t.startswith(mark) and len(t) > len(mark) for t in vocabulary) for mark in marks]
+    most = max(counts)
+    return marks[counts.index(most)] if most > counts[-1] else None
 
 
 def byte_symbols() -> dict[int, str]:

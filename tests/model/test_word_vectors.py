@@ -184,3 +184,26 @@ def test_a_missing_vocabulary_is_an_error() -> None:
     config = ModelConfig.model_validate({**SIZES, "embedding_start": start})
     with pytest.raises(ConfigError, match="needs the texts of all 8 tokens, got 0"):
         build_masked_lm(config, 8, make_grid(1), 1)
+
+
+def test_a_byte_level_vocabulary_may_hold_hashes_as_text(tmp_path: Path) -> None:
+    vocabulary = ["####", "Ġthe", "ĠÃ©tÃ©", "################"]  # GPT-2 and RoBERTa have these
+    vectors = read_word_vectors(write(tmp_path, "glove_text"), vocabulary, 4, 0.02)
+    assert vectors.found.tolist() == [False, True, True, False]
+
+
+def test_of_repeated_words_the_first_counts_and_blank_lines_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    path.write_bytes(b"THE 9 9\r\nThe 5 6\r\nthe 1 2\r\nthe 3 4\r\n. . . 7 8\r\n\r\n\n")
+    config = PretrainedVectors(path=str(path), format="glove_text", rescale=False)
+    vectors = read_word_vectors(config, ["the", "The", "tHE"], 2, 0.02)
+    assert vectors.matrix.tolist() == [[1, 2], [5, 6], [1, 2]]
+
+
+def test_vectors_that_cannot_be_scaled_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    for content, message in (("", "holds no vectors"), ("the 0 0\n", "are equal")):
+        path.write_text(content)
+        config = PretrainedVectors(path=str(path), format="glove_text")
+        with pytest.raises(ConfigError, match=message):
+            read_word_vectors(config, ["the"], 2, 0.02)
