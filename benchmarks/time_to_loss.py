@@ -185,17 +185,18 @@ def train_ours(config_path: Path, overrides: list[str], rows: int, folder: Path)
     """One run of this system, from its launch to its end."""
     tensor = load(config_path, TrainConfig, overrides).parallel.tensor
     changes = [*overrides, f"total_rows={rows}", f"output={folder}", "tracking.enabled=false"]
+    log = folder.parent / f"{folder.name}.log"
     started, cpu = time.perf_counter(), _children_cpu_s()
     Launched(
         [
             *("-m", "deepspeed.launcher.runner", "--num_accelerators", str(tensor)),
             *("pipeline/train.py", str(config_path), *changes),
         ],
-        folder.with_suffix(".log"),
+        log,
     ).finish()
     wall_s, cpu_s = time.perf_counter() - started, _children_cpu_s() - cpu
     export = ["-m", "pipeline.export", str(config_path), *changes]
-    Launched(export, folder.with_suffix(".log")).finish()
+    Launched(export, log).finish()
     config = load(config_path, TrainConfig, changes)
     loss, accuracy = score(folder / "hf", config)
     return Result(wall_s, cpu_s, config.steps.total_steps, rows, loss, accuracy)
