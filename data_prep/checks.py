@@ -28,6 +28,8 @@ from data_prep.first_records import (
     first_of_files,
 )
 from data_prep.folders import folder_problems, own_files_matched, space_notice
+from data_prep.packing.order_keys import NO_KEY, key_hashes
+from data_prep.readers.metadata import as_json
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 from data_prep.tokenization.tokenizer import TokenizerStage, notices_before
@@ -237,12 +239,39 @@ def _tokenizer(findings: Findings) -> Iterator[str]:
         yield message if message.startswith("tokenizer") else f"tokenizer: {message}"
 
 
+def _packing(findings: Findings) -> Iterator[str]:
+    """The field that documents are packed by is in the first records of a source at least."""
+    field_name = findings.config.pack.order_field
+    if field_name is None:
+        return
+    lacking = {}
+    for name, found in findings.sources.items():
+        documents = [document for records in found.read for document in records.documents]
+        metadata = [as_json(document.metadata or {}) for document in documents]
+        if metadata and (key_hashes(metadata, len(metadata), field_name) == NO_KEY).all():
+            lacking[name] = f"none of the first {len(documents)} documents of {name}"
+    if not lacking:
+        return
+    which = ", ".join(lacking.values())
+    if lacking.keys() == findings.config.sources.keys():
+        yield (
+            f"pack.order_by.field: {which} has {field_name!r}: it would order nothing; give the "
+            "field that the records have, by its dotted path, or order_by: {type: source}"
+        )
+    else:
+        findings.notices.append(
+            f"pack.order_by.field: {which} has {field_name!r}: documents without it stay in the "
+            "order of their source"
+        )
+
+
 CHECKS: Sequence[Callable[[Findings], Iterator[str]]] = (
     _folders,
     _sources,
     _filters,
     _evaluation,
     _tokenizer,
+    _packing,
 )
 """In the order of the keys of the config. Languages, scrub patterns, encodings, weights and other
 values are checked where the config is read."""

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.load import ConfigError
+from configs.load import ConfigError, UserError
+from data_prep.checks import check
 from data_prep.config import DataConfig
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.row_reader import RowReader
@@ -221,3 +222,25 @@ def test_values_are_hashed_as_json() -> None:
 def test_what_has_no_effect_is_refused(tmp_path: Path, pack: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_for(tmp_path, "x", pack={"order_by": BY_THREAD, **pack})
+
+
+def test_a_field_that_no_record_has_is_refused_before_the_work(tmp_path: Path) -> None:
+    write_threads(tmp_path)
+    config = config_for(tmp_path, "typo", pack={"order_by": BY_THREAD})
+    order_by = config.pack.order_by.model_copy(update={"field": "thraed"})  # type: ignore[union-attr]
+    pack = config.pack.model_copy(update={"order_by": order_by})
+    config = config.model_copy(update={"pack": pack})
+    (forum,) = config.sources.values()
+    reader = forum.reader.model_copy(update={"metadata_fields": ("thraed",)})
+    typo = forum.model_copy(update={"reader": reader})
+    alone = config.model_copy(update={"sources": {"forum": typo}})
+    with pytest.raises(UserError, match=r"none of the first 20 documents of forum has 'thraed'"):
+        check(alone)
+    with open(tmp_path / "raw/other.jsonl", "w") as file:
+        file.write(json.dumps({"text": "one", "thraed": 0}) + "\n")
+    files = (str(tmp_path / "raw/other.jsonl"),)
+    other = typo.model_copy(update={"reader": reader.model_copy(update={"files": files})})
+    both = config.model_copy(update={"sources": {"forum": typo, "other": other}})
+    (notice,) = [n for n in check(both).notices if "order_by" in n]
+    assert "documents of forum has 'thraed'" in notice
+    assert "other" not in notice
