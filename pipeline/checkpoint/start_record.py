@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.load import Config
+from pipeline.checkpoint.records import AveragedCheckpoint
 
 
 class StartRecord(Config):
@@ -29,6 +30,8 @@ class StartRecord(Config):
     """Paths of the data of its phases, and their fingerprint."""
     tracking_run_id: str | None = None
     """MLflow's id of the run."""
+    averaged: tuple[AveragedCheckpoint, ...] | None = None
+    """The checkpoints that they are the average of; None: one checkpoint, or a folder."""
     start: "StartRecord | None" = None
     """What that run started from; None: random weights."""
 

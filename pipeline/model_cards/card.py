@@ -12,7 +12,7 @@ import yaml
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.checkpoint.records import num_weights
 from pipeline.hugging_face.card_file import card_text
-from pipeline.model_cards.run_history import DataSet, RunHistory
+from pipeline.model_cards.run_history import DataSet, RunHistory, describe_average
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.later_phases import changes_by_phase
 from pipeline.tracking.lineage import flatten
@@ -79,7 +79,7 @@ def model_card(
         "## Training",
         _table(("setting", "value"), _recipe(card, config)),
         "## Metrics",
-        _metrics(card, history),
+        _metrics(card, checkpoint, history),
         "## Lineage",
         _table(("", ""), _lineage(card, config, checkpoint, history, differences)),
     ]
@@ -162,7 +162,9 @@ def _recipe(card: Card, config: RunConfig) -> list[tuple[str, Any]]:
     return [(k, v) for k, v in {**card.recipe, **flat}.items() if v not in (None, (), [], {})]
 
 
-def _metrics(card: Card, history: RunHistory) -> str:
+def _metrics(card: Card, checkpoint: Checkpoint, history: RunHistory) -> str:
+    if checkpoint.manifest.averaged is not None:
+        return "Those of an average are not recorded: `python -m pipeline.evaluate` computes them."
     if history.evaluations is None:
         return "The run's record is missing."
     found = {
@@ -203,7 +205,9 @@ def _lineage(
     commit = history.commit or "not recorded"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     parity = ", ".join(f"{what} {found:.1e}" for what, found in differences.items())
+    average = [("average of", describe_average(manifest.averaged))] if manifest.averaged else []
     return [
+        *average,
         ("run", config.name),
         ("step", f"{manifest.step:,}"),
         ("rows read", f"{manifest.consumed_rows:,}"),

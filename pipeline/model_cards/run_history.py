@@ -7,13 +7,14 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.dataset.files import read_json
 from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.checkpoint.records import AveragedCheckpoint
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
@@ -55,8 +56,24 @@ class RunHistory:
 
 
 def read_history(checkpoint: Checkpoint) -> RunHistory:
-    """The record of a checkpoint's run up to its step; empty where the record is missing."""
-    path, step = _run_folder(checkpoint) / LOG_NAME, checkpoint.manifest.step
+    """The record of a checkpoint's run up to its step; empty where the record is missing.
+
+    An average has the data sets of its checkpoints' runs, and no evaluations: those are not its.
+    """
+    manifest = checkpoint.manifest
+    if manifest.averaged is None:
+        return _read_history(_run_folder(checkpoint), manifest.step)
+    last_steps: dict[Path, int] = {}
+    for part in manifest.averaged:
+        run = Path(part.path).parent.parent
+        last_steps[run] = max(part.step, last_steps.get(run, 0))
+    datasets = [d for run, step in last_steps.items() for d in _read_history(run, step).datasets]
+    unique = {json.dumps([d.name, d.context, d.profile], sort_keys=True): d for d in datasets}
+    return RunHistory(datasets=tuple(unique.values()))
+
+
+def _read_history(run: Path, step: int) -> RunHistory:
+    path = run / LOG_NAME
     evaluations: dict[int, dict[str, float]] = {}
     launch: dict[str, Any] = {}
     launches = 0
@@ -99,10 +116,21 @@ def describe_start(checkpoint: Checkpoint) -> str:
 
 def _start_text(record: StartRecord) -> str:
     weights = f"weights `{record.fingerprint[:16]}`"
+    if record.averaged is not None:
+        return f"the average of {describe_average(record.averaged)} ({weights})"
     if record.name is None:
         return f"the model in {_last_part(record.path)} ({weights})"
     step = "" if record.step is None else f", step {record.step:,}"
     return f"run {record.name}{step} ({weights})"
+
+
+def describe_average(parts: Sequence[AveragedCheckpoint]) -> str:
+    """The checkpoints of an average with their shares, without the path of a folder."""
+    return ", ".join(
+        f"run {Path(part.path).parent.parent.name} step {part.step:,} "
+        f"(share {part.weight:.4g}, checkpoint `{part.sha256[:16]}`)"
+        for part in parts
+    )
 
 
 def hub_name(checkpoint: Checkpoint) -> str | None:

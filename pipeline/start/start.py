@@ -151,6 +151,7 @@ def record_of(config: FromRun, checkpoint: Checkpoint) -> StartRecord:
         name=str(manifest.config.get("name")),
         data={"fingerprint": manifest.data_fingerprint, "paths": _data_paths(manifest)},
         tracking_run_id=manifest.tracking_run_id,
+        averaged=manifest.averaged,
         start=manifest.start,
     )
 

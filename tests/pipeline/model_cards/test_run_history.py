@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
+from pipeline.checkpoint.records import AveragedCheckpoint
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.model_cards.run_history import (
     describe_start,
@@ -67,6 +68,30 @@ def test_the_history_ends_at_the_step(tmp_path: Path) -> None:
     assert history.evaluations == {5: {"heldout_loss": 2.5}, 10: {"heldout_loss": 2.0}}
     assert (history.commit, history.is_dirty, history.launches) == ("second", True, 2)
     assert [data.profile for data in history.datasets] == [{"fingerprint": "abc"}]
+
+
+def test_an_average_names_its_checkpoints_and_their_data(tmp_path: Path) -> None:
+    def part(run: str, step: int, weight: float) -> AveragedCheckpoint:
+        path = tmp_path / run / "checkpoints" / f"step-{step:08d}"
+        return AveragedCheckpoint(path=str(path), step=step, weight=weight, sha256=run * 16)
+
+    for run in ("one", "two"):
+        data = [{"name": name, "context": "pretraining"} for name in ("web", run)]
+        event = {"time_ms": 1, "kind": "start", "datasets": data}
+        values = {"time_ms": 1, "kind": "metrics", "step": 10, "values": {"heldout_loss": 2.0}}
+        (tmp_path / run).mkdir()
+        lines = json.dumps(event) + "\n" + json.dumps(values) + "\n"
+        (tmp_path / run / "events.jsonl").write_text(lines)
+    parts = (part("one", 5, 0.25), part("one", 10, 0.25), part("two", 10, 0.5))
+    history = read_history(checkpoint(tmp_path / "average", averaged=parts))
+    assert [found.name for found in history.datasets] == ["web", "one", "two"]
+    assert history.evaluations is None
+    continued = checkpoint(tmp_path, start=start_of("/data/average", averaged=parts[1:]))
+    assert describe_start(continued) == (
+        "the average of run one step 10 (share 0.25, checkpoint `oneoneoneoneoneo`), "
+        "run two step 10 (share 0.5, checkpoint `twotwotwotwotwot`) "
+        f"(weights `{'f' * 16}`)"
+    )
 
 
 def test_languages_are_those_of_the_texts(tmp_path: Path) -> None:
