@@ -4,7 +4,7 @@ A run's config names in `then` only what changes. `complete_phases` fills in the
 validated config holds every phase whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -131,8 +131,16 @@ def changes_in_words(before: PhaseConfig, now: PhaseConfig) -> str:
     without warm-ups that end with the phase before."""
     shown = ("data.path", "batch.global_rows", "batch.micro_rows")
     of_one_phase = ("schedule.warmup_rows", "schedule.total_rows", "batch.warmup")
-    return ", ".join(
-        f"{found.path} {'' if found.before is None else f'{found.before} -> '}{found.now}"
+    return in_words(
+        found
         for found in phase_changes(before, now)
         if found.path not in shown and (found.now or found.path not in of_one_phase)
+    )
+
+
+def in_words(changes: Iterable[Difference]) -> str:
+    """Changed settings in one line."""
+    return ", ".join(
+        f"{found.path} {'' if found.before is None else f'{found.before} -> '}{found.now}"
+        for found in changes
     )

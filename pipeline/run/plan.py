@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from configs.differences import differences
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
@@ -19,7 +20,7 @@ from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.data.words import check_words
 from pipeline.run.config import TrainConfig
-from pipeline.run.later_phases import changes_in_words, named_by_phase
+from pipeline.run.later_phases import changes_in_words, in_words, named_by_phase
 from pipeline.run.origin import describe_origin
 from pipeline.run.phase_checks import check_batch, check_models, check_rows
 from pipeline.run.phases import PhaseConfig
@@ -141,6 +142,9 @@ class RunPlan:
             f"{self.tp_size} x data parallel {self.dp_size}, ZeRO {config.parallel.zero_stage}, "
             f"{config.precision}"
         ]
+        if self.start is not None and not step:
+            changes = in_words(differences(self.start.model, config.model, "model"))
+            lines += [f"  changed from the start: {changes}"] if changes else []
         for number, phase in enumerate(self.phases):
             rows = phase.config.batch.global_rows
             lines.append(

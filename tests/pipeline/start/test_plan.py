@@ -93,7 +93,12 @@ def test_a_model_section_gives_training_choices_and_may_repeat_the_rest(
     assert load_run(tmp_path / "run.yaml") == config
     plan = plan_of(tree)
     assert plan.start is not None
-    assert "(step 10)" in plan.summary_lines(0)[0]
+    first, changes, *_ = plan.summary_lines(0)
+    assert "(step 10)" in first
+    assert changes == (
+        "  changed from the start: model.packed_rows.restart_positions True, "
+        "model.packed_rows.type across -> inside, model.attention_dropout 0.1 -> 0.0"
+    )
     folder = {"type": "hugging_face", "path": str(hf)}
     assert child_config(rows, tmp_path / "other", folder).model.type_vocab_size == 2
     assert plan_of(child_tree(rows, tmp_path / "other", folder)).start is not None
