@@ -150,7 +150,11 @@ def _step_values(
 def _log_progress(
     plan: RunPlan, batch: StepBatch, meter: StepMeter, step: int, values: dict[str, float]
 ) -> None:
-    rows_left = plan.phases[batch.phase].steps.total_rows - batch.step.end_row
+    phase, later = plan.phases[batch.phase], plan.phases[batch.phase + 1 :]
+    # A row of a later phase counts by its length, so that the time left is that of the whole run.
+    later_tokens = sum(other.steps.total_rows * other.manifest.row_tokens for other in later)
+    rows_left = phase.steps.total_rows - batch.step.end_row
+    rows_left += later_tokens // phase.manifest.row_tokens
     meter.log_progress(step, plan.steps.total_steps, rows_left, f"{values['loss']:.3f}", values)
 
 
