@@ -26,9 +26,9 @@ from data_prep.dataset.tokenizer import load_tokenizer, num_ids, text_tokenizer
 from data_prep.tokenization.train import train_tokenizer
 from model.config import ModelConfig
 from model.head_types import HeadType
-from model.heads import build_multi_task
 from model.hugging_face.families import family_of_model, head_transform_of
 from model.hugging_face.family import auto_class
+from model.multi_task import build_multi_task
 from model.parallel.grid import Grid, single_rank_grid
 from model.parameters import parameter_specs, shard_tensor
 from model.task_heads import SequenceClassification, TaskHeadConfig, TokenClassification

@@ -57,8 +57,17 @@ class Embeddings(nn.Module):
         """Takes over the settings of a phase."""
         self.rate = config.hidden_dropout
 
-    def forward(self, tokens: Tensor, context: RowContext, segments: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        context: RowContext,
+        segments: Tensor | None,
+        perturbation: Tensor | None = None,
+    ) -> Tensor:
+        """`perturbation` [T(/tp), E] is added to the word vectors."""
         hidden: Tensor = self.word(tokens.view(-1))  # [T(/tp), H]
+        if perturbation is not None:
+            hidden = hidden + perturbation.to(hidden.dtype)
         if self.position is not None:
             hidden = hidden + self.position(self._local(self._position_rows(tokens, context)))
         if self.segment is not None:

@@ -51,12 +51,14 @@ class Encoder(nn.Module):
         unmasked: Tensor | None = None,
         is_padded: bool | None = None,
         is_causal: bool = False,
+        perturbation: Tensor | None = None,
     ) -> Tensor:
         """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None.
 
         `unmasked` [B, S] are the tokens before masking, if <s> could be masked: the documents
         of a row are found by their <s>.
-        `is_padded` and `is_causal` are explained in `make_row_context`.
+        `is_padded` and `is_causal` are explained in `make_row_context`; `perturbation` [T(/tp), E]
+        is added to the word vectors.
         """
         check_row_tokens(self.config, tokens.shape[1])
         _, token_shards = self.grid.token_shard
@@ -70,7 +72,7 @@ class Encoder(nn.Module):
         backend = choose_backend(self.config, self.compute, tokens.device, key is not None)
         read = tokens if unmasked is None else unmasked
         context = make_row_context(self.config, backend, read, key, dtype, is_padded, is_causal)
-        hidden: Tensor = self.embeddings(tokens, context, segments)  # [T(/tp), H]
+        hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]
         hidden = self._run_all(hidden, context)
         if self.norm is not None:
             hidden = self.norm(hidden)

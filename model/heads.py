@@ -1,9 +1,9 @@
-"""The whole models: masked language modelling, and any set of task heads beside it.
+"""The model of masked language modelling; `model.multi_task` has task heads beside it.
 
 B rows, S tokens in a row, K label slots of a row, N = B x K, H hidden, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.load import ConfigError
+from model.adversarial import (
+    Adversary,
+    Predictions,
+    gaussian_noise,
+    smoothness,
+    symmetric_divergence,
+    text_of,
+)
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.encoder import Encoder
@@ -18,11 +26,12 @@ from model.freezing import freeze
 from model.grid_check import check_grid
 from model.label_slots import at_slots, with_values
 from model.layers import gather_columns, vocabulary_cross_entropy
-from model.lm_head import LanguageModelHead, layers_before_output
+from model.lm_head import LanguageModelHead
+from model.objectives.head_names import ADVERSARIAL
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, initialize, shard_tensor
 from model.phase_settings import FollowsConfig, fixed_differences
-from model.task_heads import LossAndCounts, Pooler, TaskHead, TaskHeadConfig
+from model.task_heads import LossAndCounts
 from model.word_vectors import WordVectors, read_word_vectors
 
 ModelT = TypeVar("ModelT", bound="MaskedLanguageModel")
@@ -63,18 +72,78 @@ class MaskedLanguageModel(nn.Module):
         dropout_key: int | None = None,
         is_padded: bool | None = None,
         is_causal: bool = False,
-    ) -> LossAndCounts:
+        adversary: Adversary | None = None,
+    ) -> LossAndCounts | dict[str, LossAndCounts]:
         """(sum of the losses in fp32, number of labels, number predicted right), scalars.
 
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
         `is_padded`: whether there is padding among the tokens; None: they are searched for it.
         `is_causal`: no token sees a later one, and the labels are the tokens after `positions`.
+        With an `adversary`: these by head, the divergence under its perturbation as a head.
         """
+        if adversary is not None:
+            return self._with_adversary(
+                tokens, (positions, labels), dropout_key, is_padded, adversary
+            )
         unmasked = None if is_causal else self._unmasked(tokens, positions, labels)
         hidden = self.encoder(tokens, dropout_key, None, unmasked, is_padded, is_causal)  # [T, H]
         slots = SLOTS_AT_ONCE if is_causal else None
         return self._masked_loss(hidden, tokens, positions, labels, slots)
+
+    def _with_adversary(
+        self,
+        tokens: Tensor,
+        masked: tuple[Tensor, Tensor],
+        dropout_key: int | None,
+        is_padded: bool | None,
+        adversary: Adversary,
+    ) -> dict[str, LossAndCounts]:
+        unmasked = self._unmasked(tokens, *masked)
+
+        def predict(perturbation: Tensor | None) -> dict[str, Tensor]:
+            hidden = self.encoder(
+                tokens, dropout_key, None, unmasked, is_padded, False, perturbation
+            )
+            return {MLM_HEAD: self._slot_logits(hidden, masked[0])}
+
+        def distances(one: Predictions, other: Predictions) -> dict[str, Tensor]:
+            return {MLM_HEAD: self._slot_distance(one[MLM_HEAD], other[MLM_HEAD], masked[1])}
+
+        clean = predict(None)
+        found = self._smoothness(tokens, clean, predict, distances, adversary)
+        return with_distances({MLM_HEAD: self._logits_loss(clean[MLM_HEAD], masked[1])}, found)
+
+    def _smoothness(
+        self,
+        tokens: Tensor,
+        clean: Predictions,
+        predict: Callable[[Tensor], Predictions],
+        distances: Callable[[Predictions, Predictions], dict[str, Tensor]],
+        adversary: Adversary,
+    ) -> dict[str, Tensor]:
+        # Every pass draws the same dropout, whose masks are keyed: the divergence is that of the
+        # perturbation alone.
+        width = self.config.embedding_width
+        noise = gaussian_noise(adversary.row_keys, tokens, width, self.grid)
+        is_text = text_of(tokens, self.config.pad_token_id, self.grid)
+        return smoothness(clean, predict, distances, noise, is_text, adversary.options)
+
+    def _slot_logits(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        chosen = at_slots(hidden, positions)  # [N, H]
+        logits: Tensor = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]
+        return logits
+
+    def _slot_distance(self, one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
+        return (symmetric_divergence(one, other, self.grid) * (labels.view(-1) >= 0)).sum()
+
+    def _logits_loss(self, logits: Tensor, labels: Tensor) -> LossAndCounts:
+        """The loss of logits [N, V/tp] that are needed afterwards."""
+        labels = labels.view(-1)
+        is_used = labels >= 0
+        # The cross entropy works in place.
+        losses, is_right = vocabulary_cross_entropy(logits.clone(), labels.clamp(min=0), self.grid)
+        return (losses * is_used).sum(), is_used.sum(), (is_right & is_used).sum()
 
     def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:
         """[B, S] the tokens before masking, where documents are found by their <s>; else None."""
@@ -133,83 +202,15 @@ class MaskedLanguageModel(nn.Module):
         return hidden.view(*tokens.shape, -1)
 
 
-class MultiTaskModel(MaskedLanguageModel):
-    """One encoder with the masked-language-model head and any number of named task heads."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        config: ModelConfig,
-        compute: ComputeConfig,
-        vocab_size: int,
-        heads: Mapping[str, TaskHeadConfig],
-    ) -> None:
-        super().__init__(grid, config, compute, vocab_size)
-        self.task_heads = nn.ModuleDict(
-            {name: head.build(name, config) for name, head in heads.items()}
-        )
-        self.pooler = Pooler(config)
-        layers = {
-            name: layers_before_output(self.grid, config, self._head(name).reads_pooled)
-            for name in heads
-        }
-        self.transforms = nn.ModuleDict(
-            {name: found for name, found in layers.items() if found is not None}
-        )
-
-    def forward(  # type: ignore[override]
-        self,
-        tokens: Tensor,
-        labels: Mapping[str, Tensor] | None,
-        masked: tuple[Tensor, Tensor] | None = None,
-        dropout_key: int | None = None,
-        segments: Tensor | None = None,
-    ) -> dict[str, LossAndCounts] | dict[str, Tensor]:
-        """By head, (loss sum, number labelled, number right), from one pass through the encoder.
-
-        `labels` are by head name; `masked` (positions, labels), [B, K] each, asks for the masked
-        language model's, under the name `MLM_HEAD`. Labels of -100 leave rows out of a head.
-        Without labels and masks: the scores of every head, no dropout.
-        """
-        if labels is None and masked is None:
-            return self.scores(tokens, list(self.task_heads), segments)
-        labels = labels or {}
-        unmasked = None if masked is None else self._unmasked(tokens, *masked)
-        hidden = self.encoder(tokens, dropout_key, segments, unmasked)  # [T, H]
-        results: dict[str, LossAndCounts] = {}
-        if masked is not None:
-            results[MLM_HEAD] = self._masked_loss(hidden, tokens, *masked)
-        scores = self._scores(hidden, tokens, list(labels), dropout_key)
-        for name, head_labels in labels.items():
-            results[name] = self._head(name).loss(scores[name], head_labels)
-        return results
-
-    def scores(
-        self, tokens: Tensor, names: Sequence[str], segments: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """By head name, its scores for `tokens` [B, S] without dropout."""
-        return self._scores(self.encoder(tokens, None, segments), tokens, names, None)
-
-    def _scores(
-        self, hidden: Tensor, tokens: Tensor, names: Sequence[str], dropout_key: int | None
-    ) -> dict[str, Tensor]:
-        by_row = hidden.view(*tokens.shape, -1)  # [B, S, H]
-        pooled = None
-        if any(self._head(name).reads_pooled for name in names):
-            pooled = self.pooler(by_row, tokens, self.encoder)  # [B, H]
-        scores = {}
-        for name in names:
-            head = self._head(name)
-            features = pooled if head.reads_pooled else by_row
-            if name in self.transforms:
-                features = self.transforms[name](features)
-            scores[name] = head(features, dropout_key)
-        return scores
-
-    def _head(self, name: str) -> TaskHead:
-        head = self.task_heads[name]
-        assert isinstance(head, TaskHead)
-        return head
+def with_distances(
+    results: Mapping[str, LossAndCounts], found: Mapping[str, Tensor]
+) -> dict[str, LossAndCounts]:
+    """`results` by head, and for each head its divergence `found` as a head, of as many labels."""
+    more = {
+        ADVERSARIAL + name: (value, results[name][1], torch.zeros_like(results[name][2]))
+        for name, value in found.items()
+    }
+    return {**results, **more}
 
 
 def build_masked_lm(
@@ -227,23 +228,6 @@ def build_masked_lm(
     """
     vectors = word_vectors_of(config, vocab_size, vocabulary)
     model = MaskedLanguageModel(grid, config, compute or ComputeConfig(), vocab_size)
-    return with_initial_weights(model, seed, vectors)
-
-
-def build_multi_task(
-    config: ModelConfig,
-    heads: Mapping[str, TaskHeadConfig],
-    vocab_size: int,
-    grid: Grid,
-    seed: int,
-    compute: ComputeConfig | None = None,
-    vocabulary: Sequence[str] | None = None,
-) -> MultiTaskModel:
-    """As `build_masked_lm`, with task heads; parameters of both keep their names and values."""
-    if MLM_HEAD in heads:
-        raise ConfigError(f"heads.{MLM_HEAD}: this name is taken by the masked-language-model head")
-    vectors = word_vectors_of(config, vocab_size, vocabulary)
-    model = MultiTaskModel(grid, config, compute or ComputeConfig(), vocab_size, heads)
     return with_initial_weights(model, seed, vectors)
 
 

@@ -57,10 +57,15 @@ def draw_tokens(logits: Tensor, keys: Tensor, is_allowed: Tensor, grid: Grid) ->
 
 def gumbel_noise(keys: Tensor, ids: Tensor) -> Tensor:
     """[N, V] fp32 standard Gumbel noise, a function of the key and the id, of [N] and [V]."""
-    bits = _mixed(keys[:, None] + (ids + 1) * _STEP)
+    bits = random_words(keys, ids)
     # Of [0, 1): small values, which make high noise, keep their relative precision in fp32.
     uniform = _shifted(bits, 11).float().mul_(2.0**-53)
     return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def random_words(keys: Tensor, ids: Tensor) -> Tensor:
+    """[N, V] int64 random words, a function of the key and the id, of [N] and [V]."""
+    return _mixed(keys[:, None] + (ids + 1) * _STEP)
 
 
 def _mixed(words: Tensor) -> Tensor:

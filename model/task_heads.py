@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from configs.load import Config
+from model.adversarial import symmetric_divergence
 from model.config import ModelConfig
 from model.dropout import Site, dropout, mask_seed
 from model.encoder import Encoder
@@ -142,12 +143,20 @@ class TaskHead(nn.Module):
         """(loss sum, number labelled, number right) of `scores`."""
         raise NotImplementedError
 
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        """How far two scores are apart, a sum over the same items as the loss: the symmetric
+        divergence of classes, the squared error of numbers."""
+        raise NotImplementedError
+
 
 class SequenceClassificationHead(TaskHead):
     """Scores [B, L], labels [B]."""
 
     def loss(self, scores: Tensor, labels: Tensor) -> LossAndCounts:
         return _cross_entropy(scores, labels)
+
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        return _divergence(scores, others, labels)
 
 
 class SequenceRegressionHead(TaskHead):
@@ -159,6 +168,10 @@ class SequenceRegressionHead(TaskHead):
         error = torch.where(is_used, scores - labels.nan_to_num(), 0.0)
         return error.square().sum(), is_used.sum(), torch.zeros_like(is_used.sum())
 
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        is_used = ~labels.view_as(scores).float().isnan()
+        return torch.where(is_used, scores - others, 0.0).square().sum()
+
 
 class TokenClassificationHead(TaskHead):
     """Scores [B, S, L], labels [B, S]."""
@@ -167,6 +180,9 @@ class TokenClassificationHead(TaskHead):
 
     def loss(self, scores: Tensor, labels: Tensor) -> LossAndCounts:
         return _cross_entropy(scores.flatten(0, 1), labels.flatten())
+
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        return _divergence(scores.flatten(0, 1), others.flatten(0, 1), labels.flatten())
 
 
 class SpanQuestionAnsweringHead(TaskHead):
@@ -180,6 +196,10 @@ class SpanQuestionAnsweringHead(TaskHead):
         is_used = labels[:, 0] >= 0
         is_right = (scores.argmax(dim=1) == labels).all(dim=1) & is_used
         return loss_sum / 2, is_used.sum(), is_right.sum()
+
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        ends, other_ends = (s.transpose(1, 2).flatten(0, 1) for s in (scores, others))  # [2B, S]
+        return _divergence(ends, other_ends, labels.flatten()) / 2
 
 
 class MultipleChoiceHead(TaskHead):
@@ -201,6 +221,16 @@ class MultipleChoiceHead(TaskHead):
                 "choices"
             )
         return _cross_entropy(scores.view(-1, self.num_choices), labels)
+
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        if not len(labels):
+            return scores[:0].sum()
+        choices, other_choices = (s.view(-1, self.num_choices) for s in (scores, others))
+        return _divergence(choices, other_choices, labels)
+
+
+def _divergence(scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+    return (symmetric_divergence(scores, others) * (labels >= 0)).sum()
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor) -> LossAndCounts:

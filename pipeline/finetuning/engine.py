@@ -2,7 +2,7 @@
 
 import logging
 
-from model.heads import MultiTaskModel, build_multi_task
+from model.multi_task import MultiTaskModel, build_multi_task
 from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.engine.deepspeed_engine import Engine, resume_engine

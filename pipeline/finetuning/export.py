@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from configs.load import ConfigError
-from model.heads import MultiTaskModel, build_multi_task
 from model.hugging_face.families import task_errors
 from model.hugging_face.family import auto_class
+from model.multi_task import MultiTaskModel, build_multi_task
 from model.parallel.grid import Grid, single_rank_grid
 from model.parameters import parameter_specs
 from pipeline.checkpoint.manifest import Checkpoint

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.heads import MultiTaskModel
+from model.multi_task import MultiTaskModel
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.hugging_face.comparison import largest_of
 from pipeline.hugging_face.outputs import embedding_outputs

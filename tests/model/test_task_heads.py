@@ -9,8 +9,9 @@ from pydantic import TypeAdapter
 
 from configs.load import ConfigError
 from model.config import ModelConfig
-from model.heads import MultiTaskModel, build_masked_lm, build_multi_task
+from model.heads import build_masked_lm
 from model.hugging_face.families import family_of_model
+from model.multi_task import MultiTaskModel, build_multi_task
 from model.parallel.grid import close_grid, make_grid
 from model.parameters import parameter_specs, unpad_local
 from model.task_heads import TaskHeadConfig

@@ -11,7 +11,7 @@ import transformers
 
 from configs.load import UserError, validate
 from model.compute import ComputeConfig
-from model.heads import build_multi_task
+from model.multi_task import build_multi_task
 from model.parallel.grid import make_grid, single_rank_grid
 from pipeline.checkpoint.reader import TensorReader, load_weights
 from pipeline.export import export_run
