@@ -184,6 +184,10 @@ def _describe_os_error(error: OSError) -> str | None:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{name}: {os.strerror(error.errno)}: check the owner and the permissions"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return f"{name}: {os.strerror(error.errno)}: choose a different path"
+    if error.errno == errno.EFBIG:
+        return f"{name}: {os.strerror(error.errno)}: raise the limit on file sizes (ulimit -f)"
     return None
 
 

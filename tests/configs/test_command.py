@@ -116,6 +116,8 @@ def exit_code(error: Exception | None) -> int | str | None:
         (UserError("the sky fell"), "error: the sky fell\n"),
         (UserError("http://me:hunter2@host is down"), "error: http://***@host is down\n"),
         (OSError(errno.ENOSPC, "full", "rows.tar"), "no space left while writing rows.tar"),
+        (NotADirectoryError(errno.ENOTDIR, "no", "a/b"), "a/b: Not a directory: choose"),
+        (OSError(errno.EFBIG, "no", "rows.tar"), "rows.tar: File too large: raise the limit"),
         (PermissionError(errno.EACCES, "no", "rows.tar"), f"rows.tar: {os.strerror(errno.EACCES)}"),
     ],
 )

@@ -15,6 +15,8 @@ from mlflow.entities import Run
 
 from configs.load import UserError
 from data_prep.tokenization.train import train_tokenizer
+from pipeline.averaging.average import average
+from pipeline.averaging.sources import find_checkpoints, with_weights
 from pipeline.checkpoint.choice import choose_checkpoint
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.export import export_run
@@ -208,6 +210,27 @@ def test_an_exported_model_is_registered_with_its_parity_error(
     mlflow.set_tracking_uri(config.tracking.uri)
     fill = mlflow.transformers.load_model(f"models:/tiny/{version}")
     assert len(fill("the cat sat on <mask> mat")) == 5
+
+
+@pytest.mark.usefixtures("parity_error")
+def test_an_average_has_a_run_of_its_own(
+    config: TrainConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    sources = with_weights(find_checkpoints([config.output], 1), None, None)
+    checkpoint = average(sources, tmp_path / "merged")
+    merged = config.model_copy(update={"output": tmp_path / "merged"})
+    run_ranks(export_run, 1, merged, checkpoint, tmp_path / "merged" / "hf")
+    versions = [
+        client.get_model_version("tiny-average", register_newest(merged, name)[0])
+        for name in ["tiny-average"] * 2
+    ]
+    assert len({version.run_id for version in versions}) == 1
+    assert versions[0].run_id != run_id_of(config.output)
+    assert "The average of run" in versions[0].description
+    found = client.get_run(versions[0].run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["averaged.0.tracking_run_id"] == run_id_of(config.output)
+    assert not (tmp_path / "merged" / "folder.json").exists()
 
 
 def change_export(hf: Path, damage: str) -> None:
