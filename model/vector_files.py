@@ -15,6 +15,7 @@ from configs.load import ConfigError
 from model.weight_options import PretrainedVectors
 
 _GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
 _COUNTS = re.compile(rb"\s*(\d+)\s+(\d+)\s*")
 _LONGEST_WORD = 100_000
 """Bytes of a word of a binary file; more means that the file is damaged."""
@@ -42,6 +43,8 @@ def read_vectors(config: PretrainedVectors) -> Iterator[Entry]:
         with path.open("rb") as raw:
             is_compressed = raw.read(len(_GZIP)) == _GZIP
         with gzip.open(path) if is_compressed else path.open("rb") as file:
+            if file.peek(len(_BOM)).startswith(_BOM):
+                file.read(len(_BOM))
             if config.format == "word2vec_binary":
                 yield from _read_binary(path, file)
             elif config.format == "glove_text":

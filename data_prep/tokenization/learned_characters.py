@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from data_prep.tokenization.learned_tokens import MIN_FREQUENCY
 
-CHARACTER_COVERAGE = 0.9995
-"""Share of the characters of a corpus that have a token in the end, the default of SentencePiece
-(`character_coverage`; Kudo and Richardson 2018). The rest is noise: emoji, damaged text, names in
-other scripts."""
+CHARACTER_COVERAGE = 0.9999
+"""Share of the characters of a corpus that have a token in the end, above the default of
+SentencePiece (`character_coverage` 0.9995; Kudo and Richardson 2018): to WordPiece a word with one
+unknown character is unknown as a whole. The rest is noise: emoji, damaged text, foreign names."""
 _NO_TEXT = frozenset({"Cc", "Cn", "Co", "Cs"})
 """Control characters, unassigned and private code points."""
 

@@ -194,10 +194,10 @@ def test_a_byte_level_vocabulary_may_hold_hashes_as_text(tmp_path: Path) -> None
 
 def test_of_repeated_words_the_first_counts_and_blank_lines_do_not(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
-    path.write_bytes(b"THE 9 9\r\nThe 5 6\r\nthe 1 2\r\nthe 3 4\r\n. . . 7 8\r\n\r\n\n")
+    path.write_bytes(b"\xef\xbb\xbfTHE 9 9\r\nThe 5 6\r\nthe 1 2\r\nthe 3 4\r\n. . . 7 8\r\n\r\n\n")
     config = PretrainedVectors(path=str(path), format="glove_text", rescale=False)
-    vectors = read_word_vectors(config, ["the", "The", "tHE"], 2, 0.02)
-    assert vectors.matrix.tolist() == [[1, 2], [5, 6], [1, 2]]
+    vectors = read_word_vectors(config, ["the", "The", "tHE", "THE"], 2, 0.02)
+    assert vectors.matrix.tolist() == [[1, 2], [5, 6], [1, 2], [9, 9]]
 
 
 def test_vectors_that_cannot_be_scaled_are_refused(tmp_path: Path) -> None:

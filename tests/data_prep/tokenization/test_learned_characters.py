@@ -46,7 +46,7 @@ def test_a_script_without_tokens_is_learned(kind: str, script: str, tmp_path: Pa
 
 
 def test_characters_come_by_frequency_until_nearly_all_are_covered() -> None:
-    words = {"ab": 5000, "cb": 40, "d": 40, "e": 2, "f": 1, "\x00": 90, "bé": 60}
+    words = {"ab": 25_000, "cb": 40, "d": 40, "e": 2, "f": 1, "\x00": 90, "bé": 60}
     vocabulary = {"a", "##b"}
     found = learn_characters(words, vocabulary, Marks("##"), 9, byte_fallback=False)
     assert list(found.items()) == [("##é", 60), ("b", 60), ("c", 40), ("d", 40)]
