@@ -8,16 +8,20 @@ B rows, S tokens in a row, T = B x S, E width of the word vectors, N predictions
 ``/tp`` sharded over tensor-parallel ranks, tokens under sequence parallelism only.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.adversarial_options import FreeLb, VirtualAdversary
+from model.objectives.philox import row_words
 from model.parallel.grid import Grid
 from model.sampling import draw_keys, random_words
 
@@ -32,6 +36,25 @@ class Adversary:
     options: VirtualAdversary
     row_keys: Tensor
     """[B] int64: random words of the rows, on which the first perturbation depends."""
+
+    def on(self, device: torch.device) -> "Adversary":
+        """With its keys on `device`."""
+        return Adversary(self.options, self.row_keys.to(device, non_blocking=True))
+
+
+def row_keys(seed: int, positions: NDArray[np.int64]) -> Tensor:
+    """int64 of the shape of `positions`: a random word for the row at each position of a run."""
+    digest = hashlib.blake2b(f"perturbation/{seed}".encode(), digest_size=8).digest()
+    numbers = positions.ravel()
+    zeros = np.zeros_like(numbers)
+    words = row_words(
+        1,
+        seed=int.from_bytes(digest, "little"),
+        passes=zeros,
+        sources=zeros,
+        row_numbers=numbers,
+    )
+    return torch.from_numpy(words[:, 0].view(np.int64).reshape(positions.shape))
 
 
 def gaussian_noise(row_keys: Tensor, tokens: Tensor, width: int, grid: Grid) -> Tensor:

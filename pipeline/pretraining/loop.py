@@ -86,7 +86,8 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
             try:
                 with profiler.step(step + 1):
                     result = pretraining_step(
-                        engine, batch, learning_rate, session.stop, meter.data_wait_s
+                        *(engine, batch, learning_rate, session.stop, meter.data_wait_s),
+                        *(plan.phases[batch.phase].config.adversarial, config.seed),
                     )
             except StepAbandoned:
                 break

@@ -3,21 +3,28 @@
 A micro-batches of a rank in a step, B rows of each, S tokens in a row, K label slots of a row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.load import UserError
+from model.adversarial import Adversary, row_keys
+from model.adversarial_options import Alum, NoAdversary
 from model.config import MLM_HEAD
 from model.heads import MaskedLanguageModel
-from model.objectives.head_names import KEPT_SHARE, REPLACED_HEAD
+from model.objectives.head_names import ADVERSARIAL, KEPT_SHARE, REPLACED_HEAD
+from model.parallel.grid import Grid
 from model.task_heads import LossAndCounts
 from pipeline.data.loader import StepBatch
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult, count_labels, take_step
 from pipeline.launch.stop_agreement import StopAgreement
+
+NO_ADVERSARY = NoAdversary()
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class MaskedMicroBatch:
     """Whether no token may see a later one."""
     sample_keys: Tensor | None = None
     """[B] int64: random words of rows whose replacements the network draws."""
+    adversary: Adversary | None = None
+    """None: no perturbation."""
 
     def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
         """(loss sum, number of labels, number predicted right), by head."""
@@ -46,6 +55,11 @@ class MaskedMicroBatch:
             for tensor in (self.tokens, self.positions, self.labels)
         )
         more = (self.dropout_key, self.is_padded, self.is_causal)
+        if self.adversary is not None:
+            found: dict[str, LossAndCounts] = model(
+                tokens, positions, labels, *more, adversary=self.adversary.on(device)
+            )
+            return found
         if self.sample_keys is None:
             return {MLM_HEAD: model(tokens, positions, labels, *more)}
         keys = self.sample_keys.to(device, non_blocking=True)
@@ -59,24 +73,43 @@ def pretraining_step(
     learning_rate: float,
     stop: StopAgreement | None = None,
     data_wait_s: float = 0.0,
+    adversarial: Alum | NoAdversary = NO_ADVERSARY,
+    seed: int = 0,
 ) -> StepResult:
     """Takes one optimizer step on `batch`; a collective.
 
+    `adversarial` is that of its phase, whose noise depends on the `seed` of the run.
     Raises UserError for a global batch without a label.
     """
     assert isinstance(engine.module, MaskedLanguageModel)
     pad_token_id = engine.module.config.pad_token_id
     micro_batches = split_into_micro_batches(batch, pad_token_id)
-    has_label = dict.fromkeys(batch.head_weights, batch.tokens.int() != pad_token_id)
-    has_label[MLM_HEAD] = batch.labels >= 0
+    weights = dict(batch.head_weights)
+    if adversarial.type != "none":
+        weights[ADVERSARIAL + MLM_HEAD] = adversarial.alpha
+        keys = row_keys(seed, row_positions(batch, engine.grid))  # [A, B]
+        micro_batches = [
+            replace(micro_batch, adversary=Adversary(adversarial, mine))
+            for micro_batch, mine in zip(micro_batches, keys, strict=True)
+        ]
+    has_label = dict.fromkeys(weights, batch.tokens.int() != pad_token_id)
+    for head in (MLM_HEAD, ADVERSARIAL + MLM_HEAD):
+        if head in weights:
+            has_label[head] = batch.labels >= 0
     label_counts = count_labels(engine.grid, *has_label.values())
-    weights = batch.head_weights
     result = take_step(
         engine, micro_batches, label_counts, weights, learning_rate, stop, data_wait_s
     )
     if not result.label_counts[MLM_HEAD]:
         raise UserError("a global batch without a token to predict: raise objective.mask_rate")
     return result
+
+
+def row_positions(batch: StepBatch, grid: Grid) -> NDArray[np.int64]:
+    """[A, B]: the positions in the run of the rows that this rank has of `batch`."""
+    end, num_rows = batch.consumed_rows, batch.step.global_rows
+    rows = np.arange(end - num_rows, end).reshape(-1, grid.dp_size, batch.tokens.shape[1])
+    return rows[:, grid.dp_rank]
 
 
 def split_into_micro_batches(batch: StepBatch, pad_token_id: int) -> list[MaskedMicroBatch]:
@@ -104,6 +137,11 @@ def step_metrics(result: StepResult) -> dict[str, float]:
         "accuracy": result.accuracies[MLM_HEAD],
         "masked_tokens": result.label_counts[MLM_HEAD],
     }
+    if ADVERSARIAL + MLM_HEAD in result.losses:
+        values |= {
+            "mlm_loss": result.losses[MLM_HEAD],
+            "adversarial_loss": result.losses[ADVERSARIAL + MLM_HEAD],
+        }
     if REPLACED_HEAD in result.losses:
         values |= {
             "generator_loss": result.losses[MLM_HEAD],

@@ -178,6 +178,11 @@ class TrainConfig(RunConfig, PhaseConfig):
     def _can_be_computed(self) -> Self:
         errors = list(compute_errors(self.model, self.compute))
         errors += phase_errors(self.phases, self.compute)
+        if self.precision == "fp16" and any(p.adversarial.type != "none" for p in self.phases):
+            errors.append(
+                "precision fp16 does not go with adversarial, whose small gradients are zero in "
+                "it: use bf16 or fp32"
+            )
         if errors:
             raise ValueError("; ".join(errors))
         return self
@@ -188,6 +193,7 @@ class TrainConfig(RunConfig, PhaseConfig):
             "start": self.start.model_dump(mode="json", exclude=START_PATHS),
             "model": self.model,
             "objective": self.objective,
+            "adversarial": self.adversarial,
             "batch.global_rows": self.batch.global_rows,
             "data.shuffle_unit": self.data.shuffle_unit,
         }

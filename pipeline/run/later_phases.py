@@ -19,7 +19,15 @@ from model.phase_settings import fixed_differences
 from pipeline.data.config import DataConfig
 from pipeline.run.phases import LaterPhaseConfig, PhaseConfig
 
-SETTINGS = ("model", "objective", "optimizer", "gradient_clipping", "schedule", "batch")
+SETTINGS = (
+    "model",
+    "objective",
+    "adversarial",
+    "optimizer",
+    "gradient_clipping",
+    "schedule",
+    "batch",
+)
 """What a phase takes over from the phase before, besides its data."""
 SHARES = ("weights", "sampling_exponent")
 """The keys of `data` that decide the shares of its sources, of which one is given."""

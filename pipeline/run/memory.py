@@ -102,6 +102,11 @@ def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> f
         smaller = plan.config.model_copy(update={"model": generator})
         layers += activation_bytes(smaller, micro_rows, row_tokens, plan.tp_size)
     head = head_bytes(plan.config, objective, micro_rows, row_tokens, vocab_size, plan.tp_size)
+    if phase.config.adversarial.type != "none":
+        # The clean and the perturbed pass at once; four fp32 copies of the predictions are kept
+        # for the gradient of their divergence, or made while it is computed.
+        slots = micro_rows * objective.num_slots(row_tokens)
+        layers, head = 2 * layers, 2 * head + 16 * slots * vocab_size / plan.tp_size
     if plan.config.compute.activation_checkpointing.type == "none":
         return layers + head
     again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)

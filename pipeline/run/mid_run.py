@@ -110,7 +110,7 @@ def _phase_changes(before: TrainConfig, now: TrainConfig, consumed_rows: int) ->
             yield from _changed_keys(where, old, new, ["data.shuffle_unit"], rows)
         yield from (
             f"{found} (after {rows:,} rows of this phase)"
-            for phase, found in changed_later(before, now, ["model", "objective"])
+            for phase, found in changed_later(before, now, ["model", "objective", "adversarial"])
             if phase == number
         )
         if not _steps_agree(old.steps, new.steps, taken):

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from configs.load import Config
+from model.adversarial_options import NoAdversary, PretrainingAdversary
 from model.compute import BreaksBitEquality
 from model.config import ModelConfig
 from model.objectives import ObjectiveConfig
@@ -84,11 +85,24 @@ class PhaseConfig(UpdateConfig):
     objective: ObjectiveConfig
     """Which tokens are masked, and what is predicted."""
 
+    adversarial: PretrainingAdversary = NoAdversary()
+    """Adversarial training on the word vectors, beside an objective that masks tokens."""
+
     @property
     def steps(self) -> PhaseSteps:
         """The optimizer steps of the phase."""
         warmup = [(stage.until_row, stage.global_rows) for stage in self.batch.warmup]
         return phase_steps(self.total_rows, self.batch.global_rows, warmup)
+
+    @model_validator(mode="after")
+    def _adversary_fits(self) -> Self:
+        if self.adversarial.type != "none" and self.objective.type in ("causal", "replaced_tokens"):
+            raise ValueError(
+                f"adversarial {self.adversarial.type} does not go with objective "
+                f"{self.objective.type}, only with objectives that mask tokens: set adversarial: "
+                "{type: none}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -130,6 +144,9 @@ class LaterPhaseConfig(PhaseConfig):
 
     objective: ObjectiveConfig
     """The objective with its mask rate, as in the phase before if not given."""
+
+    adversarial: PretrainingAdversary
+    """Adversarial training, as in the phase before if not given."""
 
     optimizer: OptimizerConfig
     """Settings of the optimizer, as in the phase before if not given; its `type` is that of the

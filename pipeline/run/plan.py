@@ -9,6 +9,7 @@ from configs.differences import differences
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest, SpecialTokens
 from data_prep.dataset.tokenizer import same_tokenizer
+from model.adversarial_options import passes_per_step
 from model.config import ModelConfig
 from model.flops import training_flops
 from model.generator import generator_of
@@ -52,14 +53,15 @@ class PhasePlan:
         self, model: ModelConfig, global_rows: int, masked_tokens: int, is_causal: bool = False
     ) -> int:
         """Operations of the matrix products of an optimizer step on `model`, the generator's of
-        replaced-token detection included."""
+        replaced-token detection and the passes of an adversary included."""
         sizes = (self.manifest.vocab_size, global_rows, self.manifest.row_tokens)
         objective = self.config.objective
         if objective.type == "replaced_tokens":
             generator = generator_of(model, objective)
             detection = training_flops(model, *sizes, masked_tokens=0)
             return detection + training_flops(generator, *sizes, masked_tokens)
-        return training_flops(model, *sizes, masked_tokens, is_causal)
+        plain = training_flops(model, *sizes, masked_tokens, is_causal)
+        return round(plain * passes_per_step(self.config.adversarial))
 
 
 @dataclass(frozen=True)
