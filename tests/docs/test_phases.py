@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from configs.load import validate
+from configs.differences import differences
+from configs.load import load, validate
 from docs.generate import ROOT
 from model.hugging_face.families import family_of_model
 from pipeline.run.config import TrainConfig
@@ -20,7 +21,7 @@ MODERN, FALLING = (
 
 def test_the_recipe_of_modernbert() -> None:
     config = validate(MODERN, TrainConfig, "docs/phases.md")
-    first, long, decay = config.phases
+    _, long, decay = config.phases
     models = [phase.model for phase in config.phases]
     assert [family_of_model(model).model_type for model in models] == ["modernbert"] * 3
     assert [model.positions.base_of(None) for model in models] == [1e4, 1.6e5, 1.6e5]  # type: ignore[union-attr]
@@ -29,8 +30,14 @@ def test_the_recipe_of_modernbert() -> None:
         phase.total_rows * width / 1e9
         for phase, width in zip(config.phases, (1024, 8192, 8192), strict=True)
     ]
-    assert [round(count) for count in tokens] == [1700, 250, 50]
-    assert first.batch.global_rows * 1024 == long.batch.global_rows * 8192
+    assert [round(count) for count in tokens] == [1719, 250, 50]
+    recipe = load(ROOT / "configs" / "modern-base.yaml", TrainConfig)
+    changed = [
+        d.path
+        for pair in zip(recipe.phases, config.phases, strict=True)
+        for d in differences(*pair)
+    ]
+    assert changed == ["batch.warmup", "name", "output"]
     assert (long.schedule.type, long.schedule.warmup_rows) == ("constant", 0)
     rate = decay.schedule.learning_rate
     rows = decay.steps.total_rows
