@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from configs.load import ConfigError
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.grid_check import check_grid
+from model.head_options import NoHeadTransform, NoPooler
 from model.objectives.replaced_tokens import ReplacedTokensConfig, SmallGenerator
 from model.size import count_head_parameters, count_parameters, count_vectors
 from model.weight_options import RandomEmbeddings
@@ -18,10 +21,11 @@ def generator_config(model: ModelConfig, generator: SmallGenerator) -> ModelConf
     """The architecture of the generator of `model`: the same with fewer heads and layers.
 
     Where it uses vectors of the model's embeddings, it has their width, with a linear layer from
-    there to its own hidden width. Raises ValueError where no such model exists.
+    there to its own hidden width and the dense layer of the head back. What stands on the encoder
+    besides that head belongs to the model. Raises ValueError where no such model exists.
     """
     groups = max(1, round(model.key_value_heads * generator.width))
-    heads = groups * (model.num_attention_heads // model.key_value_heads)
+    heads = groups * max(1, round(model.num_attention_heads * generator.width / groups))
     hidden = heads * model.head_size
     inner = model.ffn_hidden_size * hidden / model.hidden_size / INNER_WIDTH_MULTIPLE
     layers = max(1, round(model.num_layers * generator.depth))
@@ -39,6 +43,9 @@ def generator_config(model: ModelConfig, generator: SmallGenerator) -> ModelConf
         "num_key_value_heads": groups if model.num_key_value_heads is not None else None,
         "ffn_hidden_size": max(1, round(inner)) * INNER_WIDTH_MULTIPLE,
         "embedding_size": embedding_size,
+        "head_layers": model.head_layers or embedding_size is not None,
+        "pooler": NoPooler(),
+        "head_transform": NoHeadTransform(),
         "parameter_sharing": sharing,
         "embedding_start": RandomEmbeddings(),
     }
@@ -84,11 +91,19 @@ def check_generator(
             check_grid(generator_config(model, objective.generator), compute, tp_size)
         except ValueError as error:
             errors.append(
-                f"objective.generator with width {objective.generator.width:g}: {error}; change "
+                f"objective.generator with width {objective.generator.width:g}: "
+                f"{_reason(error)}; change "
                 "objective.generator.width or parallel.tensor"
             )
     if errors:
         raise ConfigError("\n".join(errors))
+
+
+def _reason(error: ValueError) -> str:
+    """What is wrong, in one line, without pydantic's frame."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
 
 
 def _disagreements(model: ModelConfig, objective: ReplacedTokensConfig) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from configs.load import ConfigError
 from model.generator import generator_of
-from model.objectives import SpecialIds
+from model.objectives import ReplacedTokensConfig, SpecialIds
 from model.parallel.grid import make_grid
 from pipeline.engine.step import StepResult
 from pipeline.pretraining import loop
@@ -118,12 +118,26 @@ def test_both_networks_learn(rows: Path, tmp_path: Path) -> None:
     assert sum(accuracy[-10:]) / 10 > sum(kept[-10:]) / 10 + 0.03
 
 
-@pytest.mark.parametrize("tied", [{}, {"embedding_size": 16}])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"embedding_size": 16},
+        {"head_layers": False},
+        {"num_key_value_heads": 1, "tied_decoder": False},
+        {"head_transform": {"type": "prediction"}, "pooler": {"type": "mean"}},
+    ],
+    ids=str,
+)
 @in_one_rank
-def test_weights_are_counted_as_they_are(tied: dict[str, int]) -> None:
+def test_weights_are_counted_as_they_are(kind: dict[str, Any]) -> None:
     grid = make_grid(1)
     for name in GENERATORS:
-        config = make_config(Path("rows"), Path("run"), **settings(name, model={**MODEL, **tied}))
+        config = make_config(Path("rows"), Path("run"), **settings(name, model={**MODEL, **kind}))
+        assert isinstance(config.objective, ReplacedTokensConfig)
+        generator = generator_of(config.model, config.objective)
+        is_narrow = GENERATORS[name].get("width") == 0.5
+        assert generator.num_attention_heads == (2 if is_narrow else 4), name
         special = SpecialIds.of(VOCAB_SIZE)
         model = build_pretraining_model(config, config.model, special, grid, seed=1)
         sizes = [parameter.spec.full_shape for parameter in model.parameters()]  # type: ignore[attr-defined]
