@@ -3,9 +3,9 @@
     python -m benchmarks.muon_steps --rows 204800 --output FOLDER [--sizes 64 128] [--batches 256]
 
 Encoders of ModernBERT's kind (3 layers) on the demo's rows, 15 % masks, constant learning rates
-after a warm-up over a tenth of the rows, fp32, one rank. Each optimizer is trained with every learning
-rate of its list (AdamW's for the embeddings beside Muon is half of Muon's); the best last loss
-counts. Finished runs in FOLDER are not repeated.
+after a warm-up over a tenth of the rows, fp32, one rank. Each optimizer is trained with every
+learning rate of its list (AdamW's for the embeddings beside Muon is half of Muon's); the best last
+loss counts. Finished runs in FOLDER are not repeated.
 """
 
 from dataclasses import dataclass
