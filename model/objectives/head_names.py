@@ -2,8 +2,8 @@
 
 MLM_HEAD = "mlm"
 """The masked-language-model head among the heads of a model."""
-ADVERSARIAL = "adversarial_"
-"""Before the name of a head: the divergence of its predictions under a perturbation, as a head."""
+ADVERSARIAL = "adversarial/"
+"""Before the name of a head, the divergence of its predictions under a perturbation as a head."""
 REPLACED_HEAD = "replaced"
 """The discriminator's head: was this token replaced?"""
 KEPT_SHARE = "kept"

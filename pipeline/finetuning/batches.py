@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.adversarial import Adversary
 from model.config import MLM_HEAD
 from model.objectives import MaskedRows
 from model.task_heads import LossAndCounts
@@ -48,14 +49,22 @@ class MicroBatch:
     """A function of (seed, position of its first row in the run); None: no dropout."""
     segments: Tensor | None = None
     """Segment ids, int64 [B, S]; None: all 0."""
+    first_row: int = 0
+    """The position of its first row in the run."""
+    adversary: Adversary | None = None
+    """A regulariser; None: none."""
 
-    def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
-        """By head, (loss sum, number of labels, number predicted right) of `model` on the rows."""
+    def forward(
+        self, model: Any, device: torch.device, perturbation: Tensor | None = None
+    ) -> dict[str, LossAndCounts]:
+        """By head, (loss sum, number of labels, number predicted right) of `model` on the rows,
+        with `perturbation` added to their word vectors."""
         targets = {name: value.to(device) for name, value in self.targets.items()}
         masked = self.masked and tuple(value.to(device) for value in self.masked)
         segments = None if self.segments is None else self.segments.to(device)
         results: dict[str, LossAndCounts] = model(
-            self.tokens.to(device), targets, masked, self.dropout_key, segments
+            *(self.tokens.to(device), targets, masked, self.dropout_key, segments),
+            *(self.adversary and self.adversary.on(device), perturbation),
         )
         return results
 
@@ -127,14 +136,14 @@ class FinetuneBatches:
                 label_counts[MLM_HEAD] += int((masked.labels[part] >= 0).sum())
                 widths.append(masked.tokens[part].shape)
                 if is_mine:
-                    mine.append(self._mlm_batch(masked, part, key))
+                    mine.append(self._mlm_batch(masked, part, key, first_row))
                 continue
             task, examples = config.tasks[head], self._examples(head, number)[part]
             width = self._width(examples)
             label_counts[head] += task.num_used(task.targets(examples, width))
             widths.append((len(examples) * task.rows_per_example, width))
             if is_mine:
-                mine.append(self.task_batch(head, examples, key))
+                mine.append(self.task_batch(head, examples, key, first_row=first_row))
         while len(mine) < self.per_step:  # fewer than the other ranks: rows without labels
             name = next(iter(config.tasks))
             examples = self._examples(name, number)[: self._micro_examples(name)]
@@ -144,7 +153,12 @@ class FinetuneBatches:
         return FinetuneStep(tuple(mine), label_counts, rows, tuple(widths))
 
     def task_batch(
-        self, name: str, examples: Sequence[Example], key: int, is_used: bool = True
+        self,
+        name: str,
+        examples: Sequence[Example],
+        key: int,
+        is_used: bool = True,
+        first_row: int = 0,
     ) -> MicroBatch:
         """The micro-batch of some examples of a task."""
         rows = [row for example in examples for row in example.rows]
@@ -166,6 +180,7 @@ class FinetuneBatches:
             masked,
             key,
             self._segments(examples, width),
+            first_row,
         )
 
     def _segments(self, examples: Sequence[Example], width: int) -> Tensor | None:
@@ -223,12 +238,12 @@ class FinetuneBatches:
         size = self._plan.config.mlm.rows_per_step
         return self._stream.masked_rows(self._reader, np.arange(number * size, (number + 1) * size))
 
-    def _mlm_batch(self, masked: MaskedRows, part: slice, key: int) -> MicroBatch:
+    def _mlm_batch(self, masked: MaskedRows, part: slice, key: int, first_row: int) -> MicroBatch:
         tokens = torch.from_numpy(masked.tokens[part]).long()
         positions = torch.from_numpy(masked.positions[part]).long()
         labels = torch.from_numpy(masked.labels[part]).long()
         targets = self._all_targets({}, *tokens.shape)
-        return MicroBatch(tokens, targets, (positions, labels), key)
+        return MicroBatch(tokens, targets, (positions, labels), key, first_row=first_row)
 
     def _all_targets(
         self, targets: Mapping[str, NDArray[np.generic]], num_rows: int, width: int

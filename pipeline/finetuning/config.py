@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from configs.load import Config
+from model.adversarial_options import FinetuningAdversary, NoAdversary
 from model.compute import BreaksBitEquality
 from model.config import MLM_HEAD, ModelConfig
 from model.head_options import FirstTokenPooler, HeadTransform, Pooler
@@ -91,6 +92,9 @@ class FinetuneConfig(RunConfig):
     model: ModelChanges = ModelChanges()
     """Changes to the pretrained model."""
 
+    adversarial: FinetuningAdversary = NoAdversary()
+    """Adversarial training on the word vectors, in all tasks and `mlm`."""
+
     max_row_tokens: int | None = Field(None, ge=8)
     """Maximum sequence length of the tasks in tokens (default: the model's positions)."""
 
@@ -128,6 +132,7 @@ class FinetuneConfig(RunConfig):
             "mlm": mlm and _without(mlm, {"data", "heldout_rows_per_source"}),
             "mlm.data": mlm and {key: getattr(mlm.data, key) for key in MLM_STREAM_KEYS},
             "model": self.model,
+            "adversarial": self.adversarial,
             "max_row_tokens": self.max_row_tokens,
         }
 
@@ -166,6 +171,11 @@ class FinetuneConfig(RunConfig):
                     f"micro_rows {self.micro_rows} is less than the {task.rows_per_example} rows "
                     f"of one example of tasks.{name}"
                 )
+        if self.precision == "fp16" and self.adversarial.type == "smart":
+            raise ValueError(
+                "precision fp16 does not go with adversarial smart, whose small gradients are zero "
+                "in it: use bf16 or fp32"
+            )
         if self.schedule.warmup_rows > (self.schedule.total_rows or self.end_row):
             raise ValueError(
                 f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule of "

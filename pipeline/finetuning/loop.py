@@ -1,5 +1,6 @@
 """The training loop of fine-tuning: everything that happens to a step, in the order it happens."""
 
+from model.objectives.head_names import ADVERSARIAL
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
@@ -8,6 +9,7 @@ from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
 from pipeline.engine.throughput import StepMeter, log_if_skipped
 from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
+from pipeline.finetuning.adversary import passes_of
 from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.engine import build_finetune_engine
@@ -46,7 +48,8 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     config, grid, meter = plan.config, session.grid, session.meter
     checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
     batches = FinetuneBatches(plan, grid.dp_rank)
-    engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step)
+    passes = passes_of(config.adversarial)
+    engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step * passes)
     start = start_progress(checkpoint, session.skipped)
     validation = ValidationWatch(config.evaluation, start.validation)
     last_row = run_steps(plan).end_row(start.skipped)
@@ -68,7 +71,7 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
                 with profiler.step(step + 1):
                     result = finetuning_step(
                         *(engine, batch, config.weights, learning_rate),
-                        *(session.stop, meter.data_wait_s),
+                        *(session.stop, meter.data_wait_s, config.adversarial, config.seed),
                     )
             except StepAbandoned:
                 break
@@ -119,7 +122,8 @@ def _learning_rate(config: FinetuneConfig, batch: FinetuneStep) -> float:
 
 
 def _losses(result: StepResult) -> str:
-    return "  ".join(f"{name} {loss:.3f}" for name, loss in result.losses.items())
+    losses = result.losses.items()
+    return "  ".join(f"{head} {loss:.3f}" for head, loss in losses if not head.startswith(ADVERSARIAL))
 
 
 def _step_values(

@@ -105,7 +105,7 @@ def plain_step(config: TrainConfig) -> None:
     batch = next(run_batches(plan, plan_segments(plan, None), (), 0, 0))
     keys = row_keys(config.seed, torch.arange(16).view(4, 4).numpy())
     count = (batch.labels >= 0).sum()
-    mlm = divergence = 0.0
+    mlm, divergence = torch.zeros(()), torch.zeros(())
     for tokens, positions, labels, key, mine in zip(
         *(t.long() for t in (batch.tokens, batch.positions, batch.labels)),
         *(batch.dropout_keys, keys),
@@ -126,7 +126,7 @@ def plain_step(config: TrainConfig) -> None:
         found = _divergence(clean, _logits(model, tokens, positions, key, perturbation)[is_used])
         loss = F.cross_entropy(clean, labels.view(-1)[is_used], reduction="sum")
         ((loss + 10 * found) / count).backward()  # type: ignore[no-untyped-call]
-        mlm, divergence = mlm + float(loss) / count, divergence + float(found) / count
+        mlm, divergence = mlm + loss.detach() / count, divergence + found.detach() / count
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     for name, value in (
         ("mlm_loss", mlm),
