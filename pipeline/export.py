@@ -50,7 +50,7 @@ def main() -> None:
     options = ExportOptions(arguments.sentence_transformers, arguments.onnx)
     folder = arguments.output or config.output / EXPORT_NAME
     if arguments.output is not None:
-        for target in _targets(config, folder):
+        for target in _targets(config, folder.resolve()):
             check_target(target)
     checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
     differences = export_run(config, checkpoint, folder, options)

@@ -139,6 +139,18 @@ def is_exported(folder: Path, checkpoint: Checkpoint, with_files: Collection[str
     return (folder / CARD_NAME).is_file() and parity.files.keys() >= set(with_files)
 
 
+def foreign_files(folder: Path) -> list[str]:
+    """The files in `folder` that its export did not write, notes left out, by path inside of it.
+
+    Of a folder without a readable parity record with the names of its files: none.
+    """
+    try:
+        files = json.loads((folder / PARITY_NAME).read_bytes())["files"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [name for name in _file_names(folder) if name not in files]
+
+
 def write_parity(
     folder: Path,
     source: ExportSource,
@@ -153,11 +165,17 @@ def write_parity(
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:
-    """By path; what is no regular file has no hash. The record itself and notes are left out."""
+    """By path; what is no regular file has no hash."""
     return {
-        str(path.relative_to(folder)): (
-            file_sha256(path) if path.is_file() and not path.is_symlink() else "no file"
-        )
+        name: file_sha256(path) if path.is_file() and not path.is_symlink() else "no file"
+        for name, path in _file_names(folder).items()
+    }
+
+
+def _file_names(folder: Path) -> dict[str, Path]:
+    """The files of an export by their path inside of it, without the parity record and notes."""
+    return {
+        str(path.relative_to(folder)): path
         for path in sorted(folder.rglob("*"))
         if path.name != PARITY_NAME and path.suffix != NOTES_SUFFIX and not _is_folder(path)
     }

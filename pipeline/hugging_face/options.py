@@ -8,7 +8,7 @@ from typing import Literal
 from configs.load import UserError
 from data_prep.dataset.files import read_json
 from pipeline.checkpoint.manifest import Checkpoint
-from pipeline.hugging_face.folder import PARITY_NAME, is_exported
+from pipeline.hugging_face.folder import PARITY_NAME, foreign_files, is_exported
 
 PoolingChoice = Literal["first", "mean", "none"]
 """The vector of a text: the first token's, the mean of all tokens', or no such vector."""
@@ -60,4 +60,9 @@ def check_target(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PARITY_NAME).is_file():
         raise UserError(
             f"{folder}: holds files that are not an export (no {PARITY_NAME}); choose a new folder"
+        )
+    if foreign := foreign_files(folder):
+        raise UserError(
+            f"{folder}: besides an export it holds {', '.join(foreign[:3])}"
+            f"{', ...' * (len(foreign) > 3)}, which would be removed: move what you need"
         )

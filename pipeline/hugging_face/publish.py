@@ -1,5 +1,6 @@
 """Writes an exported folder and publishes it only after its outputs were compared with ours."""
 
+import itertools
 import json
 import logging
 import shutil
@@ -18,11 +19,14 @@ from pipeline.hugging_face.card_file import is_edited
 from pipeline.hugging_face.folder import (
     CARD_NAME,
     CONFIG_NAME,
+    NOTES_SUFFIX,
+    PARITY_NAME,
     PARITY_TOLERANCE,
     WEIGHTS_NAME,
     ExportedTokenizer,
     ExportSource,
     Quantity,
+    foreign_files,
     write_parity,
 )
 
@@ -54,9 +58,12 @@ def publish(
     `tensors` and `config` are those of Hugging Face; `write_more` adds files. `compare` returns the
     largest differences between what a folder computes and the trained model by quantity, `quantity`
     and what was added; `card` makes a model card of them. A card that was edited by hand is kept as
-    ``README.edited.md``. Raises UserError, leaving an older export as it was, if a difference is
-    more than rounding.
+    ``README.edited.md``, other notes under their names; a folder that holds more than an export
+    is moved aside. Raises UserError, leaving an older export as it was, if a difference is more
+    than rounding.
     """
+    # A link or ".." in the path could lead to a folder that was never checked.
+    folder = folder.resolve()
     unfinished = folder.with_name(f".{folder.name}-unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -80,23 +87,41 @@ def publish(
     (unfinished / CARD_NAME).write_text(card(found), encoding="utf-8")
     others = {what: difference for what, difference in found.items() if what != quantity}
     write_parity(unfinished, source, found[quantity], quantity, others)
-    _keep_edited_card(folder, unfinished)
-    if folder.exists():
-        shutil.rmtree(folder)
+    _keep_notes(folder, unfinished)
+    _make_way(folder)
     unfinished.rename(folder)
     fsync_folder(folder.parent)
     return max(found.values())
 
 
-def _keep_edited_card(old: Path, new: Path) -> None:
-    """Copies what a user wrote in the card of an older export, which is about to be replaced."""
-    cards = [old / EDITED_CARD_NAME]
-    if (old / CARD_NAME).is_file() and is_edited(old / CARD_NAME):
-        cards = [old / CARD_NAME]
-        logger.warning(
-            "%s was edited; it is kept as %s beside the new one",
-            *(old / CARD_NAME, EDITED_CARD_NAME),
-        )
-    for card in cards:
-        if card.is_file():
-            shutil.copyfile(card, new / EDITED_CARD_NAME)
+def _keep_notes(old: Path, new: Path) -> None:
+    """Copies what a user wrote beside an older export, which is about to be replaced."""
+    for note in sorted(old.rglob(f"*{NOTES_SUFFIX}")):
+        name = note.relative_to(old)
+        if note == old / CARD_NAME:
+            if not is_edited(note):
+                continue
+            name = Path(EDITED_CARD_NAME)
+            logger.warning("%s was edited; it is kept as %s beside the new one", note, name)
+        elif note == old / EDITED_CARD_NAME and (new / EDITED_CARD_NAME).exists():
+            continue  # the card that was edited last counts
+        if note.is_file():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(note, new / name)
+
+
+def _make_way(folder: Path) -> None:
+    """Removes an older export; moves aside what holds anything else."""
+    if not folder.exists():
+        return
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if is_empty or ((folder / PARITY_NAME).is_file() and not foreign_files(folder)):
+        shutil.rmtree(folder)
+        return
+    aside = next(
+        path
+        for number in itertools.count(1)
+        if not (path := folder.with_name(f"{folder.name}-before-{number}")).exists()
+    )
+    folder.rename(aside)
+    logger.warning("%s held files that are no export: moved to %s", folder, aside)

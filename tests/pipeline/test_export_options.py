@@ -31,7 +31,7 @@ from pipeline.hugging_face.text_rows import TEXTS, text_rows
 from pipeline.hugging_face.vocabulary_files import vocabulary_files
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
-from tests.gloo import run_ranks
+from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import make_config, make_rows, pretrain
 from tests.tokenizer_kinds import save
 
@@ -167,6 +167,34 @@ def test_what_is_not_an_export_stays(trained: TrainConfig, tmp_path: Path) -> No
         with pytest.raises(UserError, match="holds files that are not an export"):
             export.main()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_no_file_of_a_user_is_lost(trained: TrainConfig, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "precious").write_text("mine")
+    # The path leads to a folder only once "missing" exists.
+    with pytest.raises(RankError, match="holds files that are not an export"):
+        command(trained, "--output", str(home / "missing" / ".."))
+    (tmp_path / "link").symlink_to(home / "linked")
+    folder = home / "linked"
+    command(trained, "--step", "5", "--output", str(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink()
+    (folder / "notes.md").write_text("my notes")
+    command(trained, "--step", "10", "--output", str(tmp_path / "link"))
+    assert json.loads((folder / "parity.json").read_text())["step"] == 10
+    assert (folder / "notes.md").read_text() == "my notes"
+    (folder / "scores.csv").write_text("mine")
+    with pytest.raises(RankError, match=r"besides an export it holds scores.csv, which would be"):
+        command(trained, "--output", str(folder))
+    # As at the end of a training, which goes on without a question.
+    checkpoint = choose_checkpoint(checkpoints_folder(trained), 5)
+    assert run_ranks(export.export_run, 1, trained, checkpoint, folder)[0][folder] < 1e-5
+    assert json.loads((folder / "parity.json").read_text())["step"] == 5
+    assert {path.name for path in folder.parent.iterdir()} == {
+        *("precious", "linked", "linked-before-1")
+    }
+    assert (home / "linked-before-1" / "scores.csv").read_text() == "mine"
 
 
 def test_an_edited_card_is_kept(trained: TrainConfig, tmp_path: Path) -> None:
