@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+from pydantic_core import to_jsonable_python
+
 from configs.load import ConfigError
 from data_prep.dataset.manifest import Manifest
 from model.config import ModelConfig
@@ -55,7 +57,9 @@ def check_objectives(config: TrainConfig, tp_size: int) -> None:
 def _network_of(objective: ObjectiveConfig) -> str:
     if objective.type != "replaced_tokens":
         return f"is {objective.type}"
-    return f"is replaced_tokens with {objective.generator!r}"
+    generator = to_jsonable_python(objective.generator)
+    settings = ", ".join(f"{key}: {value}" for key, value in generator.items())
+    return f"is replaced_tokens with generator: {{{settings}}}"
 
 
 def check_exportable(config: TrainConfig) -> None:
@@ -97,10 +101,14 @@ def _check_discriminators(config: TrainConfig) -> None:
             )
 
 
-def check_rows(phase: PhaseConfig, manifest: Manifest, where: str) -> None:
+def check_rows(
+    phase: PhaseConfig, manifest: Manifest, where: str, *, keeps_vocabulary: bool = False
+) -> None:
     """Raises ConfigError if the rows of a data set do not fit the model of their phase.
 
     `where` is the dotted path before the keys of the phase, empty for the first one.
+    `keeps_vocabulary` is true for the run of a pretrained model with its own vocabulary, of which
+    the ids of special tokens are part.
     """
     path, model, row_tokens = phase.data.path, phase.model, manifest.row_tokens
     if row_tokens > model.max_row_tokens:
@@ -116,10 +124,12 @@ def check_rows(phase: PhaseConfig, manifest: Manifest, where: str) -> None:
             f"rows of {row_tokens} tokens in {path} ({where}data.path): use at most "
             f"{row_tokens - 1}, or type: full"
         )
-    _check_special_tokens(phase, manifest, where)
+    _check_special_tokens(phase, manifest, where, keeps_vocabulary)
 
 
-def _check_special_tokens(phase: PhaseConfig, manifest: Manifest, where: str) -> None:
+def _check_special_tokens(
+    phase: PhaseConfig, manifest: Manifest, where: str, keeps_vocabulary: bool
+) -> None:
     path, model, special = phase.data.path, phase.model, manifest.special_tokens
     ids = {"pad_token_id": special.pad}
     if model.packed_rows.type != "across" or model.visibility.type != "all":
@@ -131,9 +141,12 @@ def _check_special_tokens(phase: PhaseConfig, manifest: Manifest, where: str) ->
             )
     elif model.begin_token_id >= manifest.vocab_size:  # of the tokenizer of a start, for example
         ids["begin_token_id"] = special.bos
+    advice = "set "
+    if keeps_vocabulary:
+        advice = "prepare the rows with the tokenizer of the start, or set start.new_tokens and "
     errors = [
         f"model.{key} is {getattr(model, key)}, but {wanted} in the rows of {path} "
-        f"({where}data.path): set model.{key} to {wanted}"
+        f"({where}data.path): {advice}model.{key} to {wanted}"
         for key, wanted in ids.items()
         if getattr(model, key) != wanted
     ]

@@ -187,7 +187,8 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
             manifest = open_data_set(phase.data)
             check_mixture(phase.data, manifest)
         check_start_rows(config, phase, manifest.row_tokens, where)
-        check_rows(phase, manifest, where)
+        keeps_vocabulary = config.start.type != "scratch" and config.start.new_tokens is None
+        check_rows(phase, manifest, where, keeps_vocabulary=keeps_vocabulary)
         check_words(phase.objective, phase.data, manifest, where)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))

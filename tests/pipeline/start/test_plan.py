@@ -208,7 +208,9 @@ def test_special_tokens_of_another_vocabulary(rows: Path, hf: Path, tmp_path: Pa
     assert plan_of({**tree, "model": model, "export": "hugging_face"}).start is not None
     out_of_range = {**model, "begin_token_id": VOCAB_SIZE}
     refused({**tree, "model": out_of_range}, "set model.begin_token_id to 1")
-    kept = {**tree, "start": {**start, "new_tokens": None}, "model": model}
+    own = {**tree, "start": {**start, "new_tokens": None}}
+    refused(own, "prepare the rows with the tokenizer of the start, or set start.new_tokens")
+    kept = {**own, "model": model}
     refused(kept, "model.positions.offset is 1, the start's 2")
 
 
