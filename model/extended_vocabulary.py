@@ -153,7 +153,8 @@ def _shared(
     same = np.full(new_size, -1, np.int64)
     if is_extension(old, new):
         same[: min(old_size, new_size)] = np.arange(min(old_size, new_size))
-        added = [n for n in new.get_vocab(with_added_tokens=True).values() if n >= num_ids(old)]
+        first = num_ids(old)
+        added = [n for n in new.get_vocab(with_added_tokens=True).values() if n >= first]
         same[added] = -1  # a padded matrix may have rows there, which no token was trained with
         return same
     old_ids = {key: number for number, key in TokenTexts(old).keys().items()}

@@ -106,13 +106,17 @@ def piece_finder(old: "Tokenizer", new: "Tokenizer") -> Callable[[int], list[int
     """
     old_texts, new_texts = TokenTexts(old), TokenTexts(new)
     names = {number: token for token, number in new_texts._vocabulary.items()}
+    special = {n for n, token in new.get_added_tokens_decoder().items() if token.special}
     is_same_kind = old_texts.alphabet == new_texts.alphabet
 
     def pieces(number: int) -> list[int]:
         token = names.get(number, "")
         key = new_texts.key(token)
         if key is None:
-            return [] if token not in new_texts.added else _text_pieces(old, new, number, token)
+            if token not in new_texts.added or number in special:
+                return []
+            added: list[int] = old.encode(token, add_special_tokens=False).ids
+            return added
         starts_word, text = key
         if old_texts.alphabet == "word_piece" and not starts_word:
             return _continuing(old, old_texts.prefix, text.decode("utf-8", "ignore"))
@@ -126,14 +130,6 @@ def piece_finder(old: "Tokenizer", new: "Tokenizer") -> Callable[[int], list[int
         return found
 
     return pieces
-
-
-def _text_pieces(old: "Tokenizer", new: "Tokenizer", number: int, token: str) -> list[int]:
-    """The pieces of an added token that is text; none for a special one."""
-    if new.get_added_tokens_decoder()[number].special:
-        return []
-    found: list[int] = old.encode(token, add_special_tokens=False).ids
-    return found
 
 
 def _continuing(old: "Tokenizer", prefix: str, text: str) -> list[int]:
