@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils.flop_counter import FlopCounterMode
 
+from model.config import ModelConfig
+from model.flops import training_flops
 from model.parameters import ParameterSpec
 from pipeline.checkpoint.manifest import find_checkpoint
 from pipeline.optim.layerwise_adam import WholeParameter
@@ -120,6 +123,20 @@ def test_matrices_are_divided_by_their_cost() -> None:
     assert [len(of) for of in owners(dict.fromkeys(range(9), (4, 4)), 3)] == [3, 3, 3]
     assert owners({}, 2) == [[], []]
     assert owners({0: (2, 2)}, 3) == [[0], [], []]
+
+
+def test_operations_are_few_beside_those_of_a_step() -> None:
+    """docs/training.md: RoBERTa base, a step of 8,192 rows of 512 tokens; counted by torch."""
+    model = ModelConfig(num_layers=12, hidden_size=768, num_attention_heads=12)
+    size = (64, 64, 64)  # query, key and value of a head
+    shapes = {0: (3 * 768, 768), 1: (768, 768), 2: (3072, 768), 3: (768, 3072)}
+    parts: dict[int, tuple[int, ...]] = {0: size, 1: (1,), 2: (1,), 3: (1,)}
+    layer = {number: torch.empty(shape, device="meta") for number, shape in shapes.items()}
+    with FlopCounterMode(display=False) as counter:
+        orthogonalised_all(layer, parts, MuonConfig(type="muon").iterations)
+    operations = model.num_layers * counter.get_total_flops()
+    step = training_flops(model, 50_265, 8192, 512, masked_tokens=8192 * 77)
+    assert operations / step == pytest.approx(0.00065, rel=0.01)
 
 
 def exchange_on_a_grid(tp_size: int) -> None:
