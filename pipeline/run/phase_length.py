@@ -24,16 +24,33 @@ def rates_of_steps_taken(
     if schedule == now.schedule and any(
         schedule.depends_on_end(taken_rows, rows) for rows in (old_rows, new_rows)
     ):
+        last = schedule.learning_rate(1.0, old_rows, old_rows)
         yield (
             f"{change}: the {schedule.type} schedule ends with the phase, so {taken_rows:,} rows "
-            "would have been trained on with different learning rates; keep it, and add a phase "
-            f"under `then` (or set {where}schedule.total_rows: {old_rows})"
+            "would have been trained on with different learning rates; choose a new output folder, "
+            f"or keep {where}total_rows and add a phase under `then` ({where}schedule.total_rows: "
+            f"{old_rows} would train all later rows at {last:g} x the peak)"
         )
     if _holds_schedule(before.objective):
         yield (
             f"{change}: {where}objective.mask_rate changes over the phase, so {taken_rows:,} rows "
-            "would have had different masks; keep it, and add a phase under `then`"
+            "would have had different masks; choose a new output folder, or keep "
+            f"{where}total_rows and add a phase under `then`"
         )
+
+
+def rows_after_schedule(phase: PhaseConfig) -> str | None:
+    """A line if the learning rate of a phase falls to its last value before the end."""
+    schedule, rows, end = phase.schedule, phase.steps.total_rows, phase.schedule.total_rows
+    if end is None or end >= rows:
+        return None
+    last, start = (schedule.learning_rate(1.0, row, rows) for row in (rows, schedule.warmup_rows))
+    if last == start:  # constant
+        return None
+    return (
+        f"schedule.total_rows {end:,} ends before these {rows:,} rows: the last {rows - end:,} "
+        f"have {last:g} x the peak learning rate"
+    )
 
 
 def _holds_schedule(config: BaseModel) -> bool:

@@ -24,6 +24,7 @@ from pipeline.run.config import TrainConfig
 from pipeline.run.later_phases import changes_in_words, in_words, named_by_phase
 from pipeline.run.origin import describe_origin
 from pipeline.run.phase_checks import check_batch, check_models, check_rows
+from pipeline.run.phase_length import rows_after_schedule
 from pipeline.run.phases import PhaseConfig
 from pipeline.run.start import check_start_rows, plan_start
 from pipeline.run.steps import RunSteps
@@ -160,6 +161,8 @@ class RunPlan:
                     f"    model.attention_pattern.neighbours {window.neighbours} reaches beyond "
                     "these rows: every token sees its whole row"
                 )
+            if early := rows_after_schedule(phase.config):
+                lines.append(f"    {early}")
             if number:
                 before = self.phases[number - 1].config
                 changes = changes_in_words(before, phase.config)

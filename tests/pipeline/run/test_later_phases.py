@@ -235,6 +235,25 @@ def test_the_length_of_the_present_phase(
         assert forbidden_changes(before, other, IN_PHASE_0) == []
 
 
+def test_a_schedule_that_ends_before_its_phase_is_shown(tmp_path: Path) -> None:
+    """As after a trial that is continued: the refusal says what its own hint leads to."""
+    linear = {"type": "linear", "final_ratio": 0.25}
+    trial = train_config({"schedule": linear})
+    (line,) = forbidden_changes(trial, train_config({"schedule": linear, "total_rows": 320}), 96)
+    rows = trial.phases[0].steps.total_rows
+    assert "choose a new output folder, or keep total_rows and add a phase under `then`" in line
+    assert f"schedule.total_rows: {rows} would train all later rows at 0.25 x the peak" in line
+    make_rows(tmp_path / "rows")
+    shown = {}
+    for kind in ("linear", "constant"):
+        schedule = {"type": kind, "total_rows": 160}
+        config = make_config(tmp_path / "rows", tmp_path / "run", schedule=schedule)
+        shown[kind] = "\n".join(plan_run(config, 1).summary_lines(0))
+    ends = "schedule.total_rows 160 ends before these 320 rows: the last 160 have 0 x the peak"
+    assert ends in shown["linear"]
+    assert "ends before" not in shown["constant"]
+
+
 def test_what_a_phase_takes_over_is_reported_once(tmp_path: Path) -> None:
     here = {"output": str(tmp_path / "run"), "then": [PHASE, PHASE]}
     claim(train_config(here), "a+b+c")
