@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from configs.load import UserError
 from model.config import ModelConfig
 from pipeline.checkpoint.stored_model import stored_model
 from pipeline.hugging_face.architecture import architecture_of
@@ -16,6 +17,8 @@ def model_of_start(start: ContinueHuggingFace | ContinueRun) -> ModelConfig:
     Raises UserError where it is not there or cannot be imported.
     """
     if isinstance(start, ContinueHuggingFace):
+        if (start.path / "checkpoints").is_dir() and not (start.path / "config.json").exists():
+            raise UserError(f"{start.path}: the folder of a run: set start.type: run")
         return architecture_of(start.path, start.leave_out)[0]
     return stored_model(find_start(start))
 

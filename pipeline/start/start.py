@@ -18,6 +18,7 @@ from model.config import ModelConfig
 from pipeline.checkpoint.best import find_best
 from pipeline.checkpoint.discriminator import with_plain_vectors
 from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
     Checkpoint,
     CheckpointManifest,
     checkpoint_folder,
@@ -118,7 +119,7 @@ def find_start(config: FromRun, recorded: StartRecord | None = None) -> Checkpoi
     folder = config.path / "checkpoints"
     found = list_checkpoints(folder)
     if not found:
-        raise UserError(f"{folder}: no checkpoint: train first, or correct start.path")
+        raise UserError(f"{folder}: no checkpoint: {_advice_on_path(config.path)}")
     step = config.step if recorded is None or recorded.step is None else recorded.step
     if step == "best":
         best = find_best(folder)
@@ -134,6 +135,18 @@ def find_start(config: FromRun, recorded: StartRecord | None = None) -> Checkpoi
             f"{folder}: no checkpoint of step {step} (start.step); steps: " + _steps(found)
         )
     return Checkpoint(path, read_manifest(path))
+
+
+def _advice_on_path(path: Path) -> str:
+    """What to do about a `path` that is no folder of a run with checkpoints."""
+    if (path / MANIFEST_NAME).is_file() and path.parent.name == "checkpoints":
+        step = path.name.removeprefix("step-").lstrip("0") or "0"
+        return f"set start.path to the folder of the run, {path.parents[1]}, and start.step: {step}"
+    if path.name == "checkpoints" and list_checkpoints(path):
+        return f"set start.path to the folder of the run, {path.parent}"
+    if (path / "config.json").is_file():
+        return "a Hugging Face folder? Set start.type: hugging_face"
+    return "train first, or correct start.path"
 
 
 def _steps(found: list[Path]) -> str:

@@ -131,6 +131,19 @@ def test_a_step_that_is_gone_is_named_with_those_that_are_there(
     assert best.record.step == 20
 
 
+def test_paths_that_name_something_else_than_the_type_says(
+    rows: Path, parent: TrainConfig, hf: Path, tmp_path: Path
+) -> None:
+    checkpoints = parent.output / "checkpoints"
+    for kind, path, message in (
+        ("run", checkpoints, f"set start.path to the folder of the run, {parent.output}"),
+        ("run", checkpoints / "step-00000010", f"run, {parent.output}, and start.step: 10"),
+        ("run", hf, "Set start.type: hugging_face"),
+        ("hugging_face", parent.output, "the folder of a run: set start.type: run"),
+    ):
+        refused(child_tree(rows, tmp_path / "x", {"type": kind, "path": str(path)}), message)
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [
