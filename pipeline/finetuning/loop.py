@@ -123,7 +123,9 @@ def _learning_rate(config: FinetuneConfig, batch: FinetuneStep) -> float:
 
 def _losses(result: StepResult) -> str:
     losses = result.losses.items()
-    return "  ".join(f"{head} {loss:.3f}" for head, loss in losses if not head.startswith(ADVERSARIAL))
+    return "  ".join(
+        f"{head} {loss:.3f}" for head, loss in losses if not head.startswith(ADVERSARIAL)
+    )
 
 
 def _step_values(

@@ -7,8 +7,8 @@ import pytest
 
 from model.size import count_parameters
 from pipeline.finetuning.run_config import load_run
+from pipeline.run.config import TrainConfig
 from pipeline.run.phase_checks import check_exportable
-from pipeline.run.train_config import TrainConfig
 from pipeline.start.architecture import growth_errors
 from tests.pipeline.hugging_face.folders import TINY, tiny_folder, tiny_tokenizer
 

@@ -268,7 +268,7 @@ def test_backends_agree_on_cuda(name: str, backend: str) -> None:
 def compare_on_cuda(name: str, backend: str) -> None:
     device = torch.device("cuda")
     rule = rules()[name]
-    moved = {
+    moved: dict[str, Any] = {
         key: None if value is None else value.to(device)
         for key, value in vars(rule).items()
         if key in ("pieces", "visible", "hidden")

@@ -29,6 +29,7 @@ from pipeline.export import export_run
 from pipeline.fill_mask import fill
 from pipeline.hugging_face.compared_rows import compared_rows, piece_ranges
 from pipeline.hugging_face.folder import load_exported
+from pipeline.hugging_face.publish import publish
 from pipeline.pretraining import export as pretraining_export
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
@@ -143,7 +144,7 @@ def test_a_wrong_config_json_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, float],
 ) -> None:
-    real = pretraining_export.publish
+    real = publish
 
     def with_changes(folder: Path, **given: Any) -> float:
         return real(folder, **{**given, "config": {**given["config"], **changes}})

@@ -127,7 +127,9 @@ def test_matrices_are_divided_by_their_cost() -> None:
 
 def test_operations_are_few_beside_those_of_a_step() -> None:
     """docs/training.md: RoBERTa base, a step of 8,192 rows of 512 tokens; counted by torch."""
-    model = ModelConfig(num_layers=12, hidden_size=768, num_attention_heads=12)
+    model = ModelConfig(
+        num_layers=12, hidden_size=768, num_attention_heads=12, ffn_hidden_size=3072
+    )
     size = (64, 64, 64)  # query, key and value of a head
     shapes = {0: (3 * 768, 768), 1: (768, 768), 2: (3072, 768), 3: (768, 3072)}
     parts: dict[int, tuple[int, ...]] = {0: size, 1: (1,), 2: (1,), 3: (1,)}

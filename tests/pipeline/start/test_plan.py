@@ -209,7 +209,7 @@ def test_another_tokenizer_is_refused_with_the_way_to_the_right_one(
 
 def test_special_tokens_of_another_vocabulary(rows: Path, hf: Path, tmp_path: Path) -> None:
     """The advice works, also that on positions, whose weights are those of the start."""
-    tokenizer = tiny_tokenizer(VOCAB_SIZE, **{"<s>": 1, "<pad>": 0})
+    tokenizer = tiny_tokenizer(VOCAB_SIZE, (), **{"<s>": 1, "<pad>": 0})
     other = make_data(tmp_path / "rows", tokenizer=tokenizer)
     manifest = read_rows(other)
     special = manifest.special_tokens.model_copy(update={"bos": 1, "pad": 0})
