@@ -32,7 +32,7 @@ from pipeline.hugging_face.folder import (
 )
 from pipeline.hugging_face.onnx_file import OnnxModel, write_onnx
 from pipeline.hugging_face.options import SENTENCE_ENCODER, ExportOptions
-from pipeline.hugging_face.outputs import masked_lm_outputs, onnx_batches
+from pipeline.hugging_face.outputs import compute_of_comparison, masked_lm_outputs, onnx_batches
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.hugging_face.sentence_encoder import SentenceEncoder
 from pipeline.hugging_face.text_rows import text_rows
@@ -171,7 +171,10 @@ def _trained_network(trained: Trained, grid: Grid) -> MultiTaskModel:
     """Our model with the weights of the checkpoint."""
     checkpoint, config = trained.checkpoint, trained.config
     heads = {name: task.head() for name, task in config.tasks.items()}
-    ours = build_multi_task(trained.model, heads, trained.vocab_size, grid, config.seed).eval()
+    compute = compute_of_comparison(trained.model)
+    ours = build_multi_task(
+        trained.model, heads, trained.vocab_size, grid, config.seed, compute
+    ).eval()
     check_checkpoint(
         checkpoint.manifest, parameter_specs(ours), checkpoint.manifest.tokenizer_sha256
     )

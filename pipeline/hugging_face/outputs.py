@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.dataset.manifest import SpecialTokens
+from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel
 from pipeline.hugging_face.compared_rows import compared_rows, piece_ranges
@@ -25,9 +26,17 @@ NUM_COMPARED_ROWS = 8
 NUM_PIECES = 3
 TOKENS_AT_ONCE = 4096
 """Tokens whose logits are compared together, but at least one row."""
+SDPA_ROW_TOKENS = 2048
+"""For longer rows the explicit backend would hold all attention scores in memory."""
 ONNX_SIZES = ((1, 1), (1, 7), (3, 16), (2, 33), (1, 128))
 """Rows and tokens of the batches on which ONNX is compared; longer ones than the model's rows are
 cut."""
+
+
+def compute_of_comparison(model: ModelConfig) -> ComputeConfig:
+    """How the trained model computes what is compared: in little memory where rows are long."""
+    is_long = model.max_row_tokens > SDPA_ROW_TOKENS
+    return ComputeConfig(attention_backend="sdpa" if is_long else "auto")
 
 
 def masked_lm_outputs(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from configs.load import UserError
-from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.hugging_face.electra import AUTO_CLASS, discriminator_config, discriminator_to_hf
 from model.parallel.grid import single_rank_grid
@@ -23,7 +22,7 @@ from pipeline.checkpoint.reader import TensorReader, load_weights
 from pipeline.hugging_face.comparison import largest_difference
 from pipeline.hugging_face.folder import ExportedTokenizer, ExportSource, load_auto_model
 from pipeline.hugging_face.options import ExportOptions
-from pipeline.hugging_face.outputs import masked_lm_outputs
+from pipeline.hugging_face.outputs import compute_of_comparison, masked_lm_outputs
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.pretraining.card import card_of
 from pipeline.run.config import TrainConfig
@@ -59,7 +58,8 @@ def export_discriminator(
 def _differences(trained: TrainedModel[TrainConfig], folder: Path) -> Mapping[str, float]:
     model = trained.model
     with single_rank_grid() as grid, torch.no_grad():
-        ours = Discriminator(grid, model, ComputeConfig(), trained.vocab_size).to(grid.device)
+        compute = compute_of_comparison(model)
+        ours = Discriminator(grid, model, compute, trained.vocab_size).to(grid.device)
         load_weights(ours.eval(), TensorReader(with_plain_vectors(trained.checkpoint)), grid)
         theirs = _WithOurPositions(load_auto_model(folder, AUTO_CLASS).to(grid.device), model)
         difference = largest_difference(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import single_rank_grid
@@ -17,15 +16,17 @@ from pipeline.hugging_face.comparison import largest_difference, largest_of
 from pipeline.hugging_face.folder import ExportedTokenizer, ExportSource, load_exported
 from pipeline.hugging_face.onnx_file import OnnxModel, write_onnx
 from pipeline.hugging_face.options import ExportOptions
-from pipeline.hugging_face.outputs import embedding_outputs, masked_lm_outputs, onnx_outputs
+from pipeline.hugging_face.outputs import (
+    compute_of_comparison,
+    embedding_outputs,
+    masked_lm_outputs,
+    onnx_outputs,
+)
 from pipeline.hugging_face.publish import publish, read_state
 from pipeline.hugging_face.sentence_encoder import SentenceEncoder, plain_pooler
 from pipeline.pretraining.card import card_of
 from pipeline.run.config import TrainConfig
 from pipeline.run.trained_model import TrainedModel
-
-SDPA_ROW_TOKENS = 2048
-"""For longer rows the explicit backend would hold all attention scores in memory."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,7 @@ def _differences(
 ) -> Mapping[str, float]:
     """The largest differences between the outputs of `folder` and the trained model."""
     checkpoint, model = trained.checkpoint, trained.model
-    is_long = model.max_row_tokens > SDPA_ROW_TOKENS
-    compute = ComputeConfig(attention_backend="sdpa" if is_long else "auto")
+    compute = compute_of_comparison(model)
     found = {}
     with single_rank_grid() as grid, torch.no_grad():
         ours = build_masked_lm(model, trained.vocab_size, grid, trained.config.seed, compute).eval()
