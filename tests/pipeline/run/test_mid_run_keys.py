@@ -14,13 +14,13 @@ NEVER: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *("seed", "model", "objective", "batch.global_rows", "data.shuffle_unit"),
         *("start.type", "start.step", "start.moments", "start.leave_out"),
-        *("start.grow", "start.new_tokens"),
+        *("start.grow", "start.new_tokens", "adversarial"),
     },
     FinetuneConfig: {
         *("seed", "model", "start.type", "start.step", "start.leave_out", "max_row_tokens"),
         *("tasks.*.type", "tasks.*.examples_per_step", "tasks.*.weight", "tasks.*.labels"),
         *("tasks.*.stride_tokens", "tasks.*.max_answer_tokens", "tasks.*.num_choices"),
-        *("mlm.objective", "mlm.rows_per_step", "mlm.weight"),
+        *("mlm.objective", "mlm.rows_per_step", "mlm.weight", "adversarial"),
         *("mlm.data.weights", "mlm.data.sampling_exponent", "mlm.data.shuffle_unit"),
     },
 }
@@ -29,6 +29,7 @@ BY_POSITION: dict[type[RunConfig], set[str]] = {
     TrainConfig: {
         *("total_rows", "batch.warmup", "then.*.total_rows", "then.*.batch.global_rows"),
         *("then.*.batch.warmup", "then.*.data.shuffle_unit", "then.*.model", "then.*.objective"),
+        "then.*.adversarial",
     },
     FinetuneConfig: {"steps"},
 }
