@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from configs import command
+from configs.load import UserError
 from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
@@ -47,6 +48,15 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
+    if (
+        arguments.register
+        and isinstance(config, TrainConfig)
+        and config.objective.type == "replaced_tokens"
+    ):
+        raise UserError(
+            "--register takes models with a masked-language-model head, which the discriminator of "
+            "replaced_tokens has not: leave --register out"
+        )
     options = ExportOptions(arguments.sentence_transformers, arguments.onnx)
     folder = arguments.output or config.output / EXPORT_NAME
     if arguments.output is not None:

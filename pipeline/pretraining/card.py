@@ -1,6 +1,7 @@
 """The model card of a pretrained model."""
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from model.hugging_face.electra import AUTO_CLASS
@@ -13,6 +14,7 @@ from pipeline.model_cards.run_history import (
     read_history,
 )
 from pipeline.run.config import TrainConfig
+from pipeline.run.steps import RunSteps
 from pipeline.run.trained_model import TrainedModel
 
 _USAGE = """\
@@ -40,12 +42,9 @@ def card_of(
         code: None for phase in config.phases for code in languages_of_rows(phase.data.path)
     }
     is_discriminator = config.objective.type == "replaced_tokens"
-    masking = (
-        "" if is_discriminator or config.objective.IS_CAUSAL else " (masked language modelling)"
-    )
     summary = (
         f"An encoder of the architecture {settings['model_type']}, pretrained by "
-        f"{config.objective.type}{masking} to step {manifest.step:,}."
+        f"{objectives_so_far(config, manifest.consumed_rows)} to step {manifest.step:,}."
     )
     usage = _USAGE.replace("AutoModelForMaskedLM", AUTO_CLASS) if is_discriminator else _USAGE
     if encoder is not None:
@@ -72,3 +71,16 @@ def card_of(
     )
     history = read_history(trained.checkpoint)
     return model_card(card, config, trained.checkpoint, history, differences)
+
+
+def objectives_so_far(config: TrainConfig, consumed_rows: int) -> str:
+    """The objectives of the phases up to a row, in their order; neighbours of one kind once."""
+    steps = RunSteps(tuple(phase.steps for phase in config.phases))
+    reached = config.phases[: steps.phase_of_last_row(consumed_rows) + 1]
+    kinds = [kind for kind, _ in groupby(phase.objective.type for phase in reached)]
+    masking = {
+        phase.objective.type: " (masked language modelling)"
+        for phase in reached
+        if phase.objective.type != "replaced_tokens" and not phase.objective.IS_CAUSAL
+    }
+    return ", then ".join(kind + masking.get(kind, "") for kind in kinds)

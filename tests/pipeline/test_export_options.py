@@ -1,6 +1,5 @@
 """Any checkpoint is exported, with a model card, a vocabulary, sentence vectors and ONNX."""
 
-import inspect
 import json
 import shutil
 import sys
@@ -25,15 +24,11 @@ from pipeline import export
 from pipeline.checkpoint.best import find_best
 from pipeline.checkpoint.choice import choose_checkpoint
 from pipeline.checkpoint.manifest import read_manifest
-from pipeline.finetuning import export as finetuning_export
 from pipeline.hugging_face.card_file import LICENSE_NOTE
 from pipeline.hugging_face.options import ExportOptions
-from pipeline.hugging_face.outputs import compute_of_comparison
 from pipeline.hugging_face.sentence_encoder import SentenceEncoder, written_embeddings
 from pipeline.hugging_face.text_rows import TEXTS, text_rows
 from pipeline.hugging_face.vocabulary_files import vocabulary_files
-from pipeline.pretraining import discriminator_export
-from pipeline.pretraining import export as pretraining_export
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
@@ -270,18 +265,6 @@ def test_rows_of_texts_fit_the_model(tmp_path: Path) -> None:
         if longest == 512:
             assert (rows == special.mask).any()
             assert (rows[0] == special.bos).sum() == 3
-
-
-def test_long_rows_are_compared_in_little_memory() -> None:
-    """Explicit attention scores of 8,192 tokens take 3 GiB a layer of 12 heads."""
-    sizes = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 1}
-    backends = [
-        compute_of_comparison(ModelConfig(**sizes, max_row_tokens=longest)).attention_backend
-        for longest in (512, 8192)
-    ]
-    assert backends == ["auto", "sdpa"]
-    for module in (pretraining_export, discriminator_export, finetuning_export):
-        assert "compute_of_comparison(" in inspect.getsource(module), module
 
 
 @pytest.mark.parametrize("kind", ["first", "mean"])
