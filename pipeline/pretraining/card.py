@@ -78,7 +78,7 @@ def objectives_so_far(config: TrainConfig, consumed_rows: int) -> str:
     steps = RunSteps(tuple(phase.steps for phase in config.phases))
     reached = config.phases[: steps.phase_of_last_row(consumed_rows) + 1]
     kinds = [kind for kind, _ in groupby(phase.objective.type for phase in reached)]
-    masking = {
+    masking: dict[str, str] = {
         phase.objective.type: " (masked language modelling)"
         for phase in reached
         if phase.objective.type != "replaced_tokens" and not phase.objective.IS_CAUSAL
