@@ -12,6 +12,11 @@ from tests.data_prep.readers.reading import WHOLE_BYTES, reader_config
 from tests.data_prep.readers.test_members import read, zip_of
 
 
+def name_of(value: object) -> str:
+    """For the names of tests: compressed content holds the time, and so differs in each process."""
+    return value if isinstance(value, str) else "content"
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -31,6 +36,7 @@ from tests.data_prep.readers.test_members import read, zip_of
         (gzip.compress(zip_of({"a": b"one"})), "a compressed zip archive"),
         (b"\x28\xb5\x2f\xfd\x23\x07\x00\x00\x00\x01\x01\x00\x00", "a dictionary"),
     ],
+    ids=name_of,
 )
 def test_files_of_other_kinds_are_refused_by_name_before_the_work(
     tmp_path: Path, content: bytes, named: str
@@ -57,6 +63,7 @@ def test_files_of_other_kinds_are_refused_by_name_before_the_work(
         ("text", b"PAR1", "type: parquet"),
         ("csv", b"%PDF-1.7", "a PDF document"),
     ],
+    ids=name_of,
 )
 def test_every_reader_names_the_right_one(
     tmp_path: Path, kind: str, content: bytes, named: str
