@@ -51,7 +51,7 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     passes = passes_of(config.adversarial)
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step * passes)
     start = start_progress(checkpoint, session.skipped)
-    validation = ValidationWatch(config.evaluation, start.validation)
+    validation = ValidationWatch(config.evaluation, start.validation, score_name="dev error")
     last_row = run_steps(plan).end_row(start.skipped)
     keep = config.checkpoint.for_validation(config.evaluation)
     saver = Saver(run_folder.checkpoints_folder(config), keep, grid, plan.start.tokenizer)

@@ -80,7 +80,7 @@ class FinetunePlan:
         for name, file in self.train.items():
             task = config.tasks[name]
             epochs = config.steps * task.examples_per_step / len(file.examples)
-            cut = f", {file.num_cut:,} cut to the longest row" if file.num_cut else ""
+            cut = f", {file.num_cut:,} truncated to max_row_tokens" if file.num_cut else ""
             dev = f"{len(self.dev[name].examples):,} to evaluate on" if name in self.dev else "none"
             lines.append(
                 f"  {name} ({task.type}): {epochs:.1f} epochs of {len(file.examples):,} examples "

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class MuonConfig(AdamSettings):
-    """Muon on the matrices of the layers; AdamW on embeddings, heads, biases and norms.
+    """Muon on the matrices of the layers; AdamW, with `adamw_lr`, `beta1`, `beta2` and `eps`, on
+    embeddings, heads, biases and norms.
 
     Query, key and value are separate matrices to it, and so are the gate and the value of a gated
     activation. Each update is that of the whole matrix at any grid.
@@ -28,7 +29,9 @@ class MuonConfig(AdamSettings):
     type: Literal["muon"]
 
     lr: PositiveFloat = 4e-3
-    """The peak learning rate of the matrices, on the scale of AdamW's (Liu et al. 2025)."""
+    """The peak learning rate of the matrices, on the scale of AdamW's (Liu et al. 2025): elements
+    of an update have a root mean square of 0.2 lr. Jordan's 0.02 is about 9e-3 here for square
+    matrices of width 128, and 3.6e-3 for those of width 768."""
     adamw_lr: PositiveFloat = 2e-3
     """The peak learning rate of all other parameters, which follows the same schedule."""
     momentum: float = Field(0.95, ge=0, lt=1)

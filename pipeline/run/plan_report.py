@@ -7,6 +7,7 @@ from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.memory import MemoryEstimate, count_trained, estimate_memory
 from pipeline.run.plan import RunPlan, plan_run
+from pipeline.start.record import own_checkpoint
 
 
 def report(
@@ -46,7 +47,8 @@ def report(
 
 def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) -> Iterator[str]:
     config = plan.config
-    yield from plan.summary_lines(0)
+    newest = own_checkpoint(config.output)
+    yield from plan.summary_lines(newest.manifest.step if newest else 0)
     parameters = count_trained(config, plan.vocab_size)
     yield f"parameters {parameters:,}; memory about {memory.summary()}"
     tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)

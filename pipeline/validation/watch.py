@@ -24,11 +24,13 @@ class EarlyStop:
     """The step of the best one; None where no score was finite."""
     best_score: float | None
     """Its score."""
+    score_name: str
+    """What the score is."""
 
     def __str__(self) -> str:
-        best = "none of which had a finite score"
+        best = f"none of which had a finite {self.score_name}"
         if self.best_step is not None:
-            best = f"the best was step {self.best_step:,} with {self.best_score:.4f}"
+            best = f"the best was step {self.best_step:,}: {self.score_name} {self.best_score:.4f}"
         return f"{self.evaluations} evaluations in a row without an improvement; {best}"
 
 
@@ -36,10 +38,14 @@ class ValidationWatch:
     """Observes every evaluation of a run."""
 
     def __init__(
-        self, config: ValidationConfig, state: ValidationState | None, num_phases: int = 1
+        self,
+        config: ValidationConfig,
+        state: ValidationState | None,
+        num_phases: int = 1,
+        score_name: str = "held-out loss",
     ) -> None:
         """`state` is what the newest checkpoint records."""
-        self._config = config
+        self._config, self._score_name = config, score_name
         self._last_phase = num_phases - 1
         self.state = state
 
@@ -96,7 +102,9 @@ class ValidationWatch:
             return None
         if state.early_stopping.evaluations < stopping.patience:
             return None
-        return EarlyStop(state.early_stopping.evaluations, state.best_step, state.best_score)
+        return EarlyStop(
+            state.early_stopping.evaluations, state.best_step, state.best_score, self._score_name
+        )
 
     def _plateau_changes(
         self, plateau: PlateauConfig | None, before: ValidationState, value: float, step: int

@@ -13,7 +13,7 @@ from configs.load import ConfigError, UserError
 from data_prep.dataset.manifest import read_manifest as read_rows
 from data_prep.dataset.manifest import write_manifest
 from model.config import ModelConfig
-from pipeline.checkpoint.manifest import manifest_json, read_manifest
+from pipeline.checkpoint.manifest import find_checkpoint, manifest_json, read_manifest
 from pipeline.finetuning.run_config import load_run
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan, plan_run
@@ -326,3 +326,10 @@ def test_a_config_without_a_start_is_as_before(rows: Path, parent: TrainConfig) 
     before = TrainConfig.from_stored(stored, "older")
     assert before.identity() == parent.identity()
     assert isinstance(before.model, ModelConfig)
+
+
+def test_the_plan_of_a_run_with_checkpoints_says_where_it_resumes(parent: TrainConfig) -> None:
+    newest = find_checkpoint(parent.output / "checkpoints")[0]
+    assert newest is not None
+    first = next(report(parent, 1, 1))
+    assert first.startswith(f"{parent.name} resumes from step {newest.manifest.step:,}: ")
