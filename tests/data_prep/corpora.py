@@ -52,6 +52,7 @@ def config_of(folder: Path, **changes: Any) -> DataConfig:
                     "type": "jsonl",
                     "files": [str(folder / "raw/*.jsonl")],
                     "id_field": "id",
+                    "metadata_fields": ["id"],
                 }
             },
         },

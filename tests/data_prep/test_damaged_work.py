@@ -18,22 +18,42 @@ from data_prep.stages import STAGES, names_from
 from data_prep.tokenization.tokenizer import TOKENIZER_FILE
 from tests.data_prep.corpora import config_of, hashes_of, write_corpus
 
-EVERY_STAGE: dict[str, Any] = {
+MIXED: dict[str, Any] = {
     "dedup": {"lines": {"min_words": 2, "max_documents": 1}},
     "decontaminate": {"ngram_words": 2, "max_share": 0.15},
     "pack": {"row_tokens": 32, "block_rows": 8, "shard_mb": 1, "mixed": True},
     "part_mb": 0.2,
 }
+ORDERED = {
+    **MIXED,
+    "pack": {**MIXED["pack"], "mixed": False, "order_by": {"type": "field", "field": "id"}},
+}
+NOT_IN = {"mixed": {"order_keys", "order"}, "ordered": {"interleave"}}
+"""Stages that a packing does not need; together they have every stage there is."""
 NAMES = [entry.name for entry in STAGES]
 
 
+@pytest.fixture(scope="module", params=NOT_IN)
+def packing(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus and its rows, prepared by every stage there is."""
+def every_stage(packing: str) -> dict[str, Any]:
+    """The settings of a run of every stage that goes with the packing."""
+    return MIXED if packing == "mixed" else ORDERED
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, packing: str, every_stage: dict[str, Any]
+) -> Path:
+    """A corpus and its rows."""
     folder = tmp_path_factory.mktemp("made")
     write_corpus(folder / "raw")
-    prepare(config_of(folder, **EVERY_STAGE))
-    assert sorted(path.name for path in (folder / "work").iterdir()) == sorted(NAMES)
+    prepare(config_of(folder, **every_stage))
+    names = {path.name for path in (folder / "work").iterdir()}
+    assert names == set(NAMES) - NOT_IN[packing]
     return folder
 
 
@@ -66,10 +86,12 @@ def test_no_file_in_a_work_folder_is_a_pickle(made: Path) -> None:
         np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def test_stages_read_only_what_they_declare(made: Path, tmp_path: Path) -> None:
+def test_stages_read_only_what_they_declare(
+    made: Path, tmp_path: Path, packing: str, every_stage: dict[str, Any]
+) -> None:
     """The folders of all other stages are out of the way while a stage runs."""
     (tmp_path / "raw").symlink_to(made / "raw")
-    config = config_of(tmp_path, **EVERY_STAGE)
+    config = config_of(tmp_path, **every_stage)
     ran: list[str] = []
 
     @contextmanager
@@ -87,17 +109,17 @@ def test_stages_read_only_what_they_declare(made: Path, tmp_path: Path) -> None:
         ran.append(name)
 
     prepare(config, around_stage=alone)
-    assert ran == NAMES
+    assert ran == [name for name in NAMES if name not in NOT_IN[packing]]
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
 
 
 @pytest.mark.parametrize("later", [False, True])
 def test_bits_flipped_in_any_file_do_not_reach_the_rows(
-    made: Path, tmp_path: Path, logged: list[str], later: bool
+    made: Path, tmp_path: Path, logged: list[str], every_stage: dict[str, Any], later: bool
 ) -> None:
     """Every output of every stage is damaged, then the last stage or the last two run again."""
     (tmp_path / "raw").symlink_to(made / "raw")
-    config = config_of(tmp_path, **EVERY_STAGE)
+    config = config_of(tmp_path, **every_stage)
     prepare(config)
     outputs = [p for p in files_in(tmp_path / "work") if p.suffix != ".json"]
     outputs.append(tmp_path / "work/tokenizer" / TOKENIZER_FILE)
@@ -111,17 +133,19 @@ def test_bits_flipped_in_any_file_do_not_reach_the_rows(
     prepare(config)
     assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
     assert any("damaged; part" in message and ".ids" in message for message in logged)
-    read = [path for path in outputs if path.parent.name in ("encode", "interleave", "ingest")]
+    read = [
+        path for path in outputs if path.parent.name in ("encode", "interleave", "order", "ingest")
+    ]
     assert read
     assert all(path.read_bytes() == before[path] for path in read)
 
 
 @pytest.mark.parametrize("name", ["record.json", "done.json", "plan.json"])
 def test_flipped_bits_in_records_and_plans_do_not_reach_the_rows(
-    made: Path, tmp_path: Path, logged: list[str], name: str
+    made: Path, tmp_path: Path, logged: list[str], every_stage: dict[str, Any], name: str
 ) -> None:
     (tmp_path / "raw").symlink_to(made / "raw")
-    config = config_of(tmp_path, **EVERY_STAGE)
+    config = config_of(tmp_path, **every_stage)
     prepare(config)
     for path in files_in(tmp_path / "work"):
         if path.name.endswith("record.json"):
@@ -140,11 +164,11 @@ def test_flipped_bits_in_records_and_plans_do_not_reach_the_rows(
 
 @pytest.mark.parametrize("name", ["ids", "signatures", "verdicts", "encode", "rows"])
 def test_files_damaged_while_a_stage_reads_them_are_noticed(
-    made: Path, tmp_path: Path, logged: list[str], name: str
+    made: Path, tmp_path: Path, logged: list[str], every_stage: dict[str, Any], name: str
 ) -> None:
     """A bit of each input flips after it was written or compared, before the stage reads it."""
     (tmp_path / "raw").symlink_to(made / "raw")
-    config = config_of(tmp_path, **EVERY_STAGE)
+    config = config_of(tmp_path, **every_stage)
 
     @contextmanager
     def damaging(stage: str) -> Iterator[None]:
