@@ -18,6 +18,7 @@ from typing import Any
 
 from configs.differences import differences
 from configs.load import UserError
+from model.options import PerPhase
 from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.data.position import PhaseSteps, StepSegment
 from pipeline.run.changes import changed_later
@@ -45,6 +46,26 @@ def forbidden_changes(before: RunConfig, now: RunConfig, consumed_rows: int) -> 
             if found.path == "steps"
         ]
     return lines
+
+
+def changes_for_a_phase(before: RunConfig, now: RunConfig, consumed_rows: int) -> list[str]:
+    """The keys that differ in a phase that has started, but that a later phase may change.
+
+    Whoever changes them in a run probably looks for a phase.
+    """
+    if not isinstance(before, TrainConfig) or not isinstance(now, TrainConfig):
+        return []
+    found: dict[str, None] = {}
+    for (_, old, start_row), new in zip(_phases(before), now.phases, strict=False):
+        if not _is_started(start_row, consumed_rows):
+            break
+        if "replaced_tokens" not in (old.objective.type, new.objective.type):
+            found |= {key: None for key in ("objective", "adversarial") if _differ(old, new, key)}
+        if old.batch.global_rows != new.batch.global_rows:
+            found["batch.global_rows"] = None
+        of_model = differences(old.model, new.model, "model")
+        found |= {one.path: None for one in of_model if one.has_mark(PerPhase)}
+    return list(found)
 
 
 def changed_data(
@@ -128,6 +149,10 @@ def _changed_keys(
     for key in keys:
         for found in differences(_value(old, key), _value(new, key), f"{where}{key}"):
             yield f"{found} (after {rows:,} rows of this phase: rows would be skipped or repeated)"
+
+
+def _differ(old: PhaseConfig, new: PhaseConfig, key: str) -> bool:
+    return bool(getattr(old, key) != getattr(new, key))
 
 
 def _value(phase: PhaseConfig, key: str) -> Any:

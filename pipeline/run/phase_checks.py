@@ -116,14 +116,6 @@ def check_rows(
             f"model.max_row_tokens {model.max_row_tokens} is less than the rows of "
             f"{row_tokens} tokens in {path} ({where}data.path)"
         )
-    pattern = model.attention_pattern
-    # The window of a first phase may be that of a pretrained model, whatever its rows.
-    if where and pattern.type != "full" and pattern.neighbours >= row_tokens:
-        raise ConfigError(
-            f"{where}model.attention_pattern.neighbours: {pattern.neighbours} reaches beyond the "
-            f"rows of {row_tokens} tokens in {path} ({where}data.path): use at most "
-            f"{row_tokens - 1}, or type: full"
-        )
     _check_special_tokens(phase, manifest, where, keeps_vocabulary)
 
 

@@ -175,10 +175,9 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
 
     Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
-    models that cannot be exported, rows longer than the positions, windows of a later phase beyond
-    its rows, objectives on words that the tokenizer does not show, mixture weights that do not fit
-    the sources, phases whose data have different tokenizers, and a start that is not there or does
-    not fit.
+    models that cannot be exported, rows longer than the positions, objectives on words that the
+    tokenizer does not show, mixture weights that do not fit the sources, phases whose data have
+    different tokenizers, and a start that is not there or does not fit.
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)

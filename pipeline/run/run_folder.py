@@ -24,7 +24,12 @@ from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.run.changes import added_phases, differences_of_runs
 from pipeline.run.config import RunConfig
 from pipeline.run.folder_identity import identify
-from pipeline.run.mid_run import changed_data, forbidden_changes, newest_position
+from pipeline.run.mid_run import (
+    changed_data,
+    changes_for_a_phase,
+    forbidden_changes,
+    newest_position,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +52,8 @@ def is_done(config: RunConfig) -> bool:
         return False
     stored = _read(config)
     if stored is not None:
-        _refuse(config, forbidden_changes(stored.config, config, min(rows, config.end_row)))
+        taken = min(rows, config.end_row)
+        _refuse(config, stored.config, forbidden_changes(stored.config, config, taken), taken)
     return True
 
 
@@ -102,13 +108,11 @@ def check_claim(config: RunConfig, data_fingerprint: str) -> list[str]:
     before = stored.config
     now = config.from_stored(_without_credentials(config), origin="this run")
     consumed_rows = newest_position(checkpoints_folder(config))
-    _refuse(
-        config,
-        [
-            *forbidden_changes(before, now, consumed_rows),
-            *changed_data(before, stored.data_fingerprint, data_fingerprint, consumed_rows),
-        ],
-    )
+    lines = [
+        *forbidden_changes(before, now, consumed_rows),
+        *changed_data(before, stored.data_fingerprint, data_fingerprint, consumed_rows),
+    ]
+    _refuse(now, before, lines, consumed_rows)
     return [*map(_describe_change, differences_of_runs(before, now)), *added_phases(before, now)]
 
 
@@ -135,13 +139,20 @@ def _read(config: RunConfig) -> _Stored | None:
     return _Stored(config.from_stored(redact(tree, {}), origin=str(path)), fingerprint)
 
 
-def _refuse(config: RunConfig, lines: list[str]) -> None:
-    if lines:
-        raise UserError(
-            f"{config.output} holds a different run; it differs in\n"
-            + "\n".join(f"  {line}" for line in lines)
-            + "\nchoose a new output folder, or restore the settings of that run"
+def _refuse(config: RunConfig, before: RunConfig, lines: list[str], consumed_rows: int) -> None:
+    if not lines:
+        return
+    advice = "choose a new output folder, or restore the settings of that run"
+    if keys := changes_for_a_phase(before, config, consumed_rows):
+        advice += (
+            f"; to train on with another {' and '.join(keys)}, restore them too and add a phase "
+            "with the new values under `then` (docs/phases.md)"
         )
+    raise UserError(
+        f"{config.output} holds a different run; it differs in\n"
+        + "\n".join(f"  {line}" for line in lines)
+        + f"\n{advice}"
+    )
 
 
 def _refuse_averages(config: RunConfig) -> None:

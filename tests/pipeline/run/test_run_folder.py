@@ -112,6 +112,31 @@ def test_the_model_and_the_rows_may_not_change(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"objective": {"type": "mlm", "mask_rate": 0.3}}, "objective"),
+        ({"objective": {"type": "causal"}, "seed": 8}, "objective"),
+        (
+            {"batch": {"global_rows": 32, "micro_rows": 8}, "adversarial": {"type": "alum"}},
+            "adversarial and batch.global_rows",
+        ),
+        ({"objective": {"type": "replaced_tokens"}}, None),
+        ({"seed": 8}, None),
+    ],
+    ids=str,
+)
+def test_a_refused_change_names_the_phase_that_may_have_it(
+    tmp_path: Path, changes: dict[str, Any], keys: str | None
+) -> None:
+    claim(config_of(tmp_path), "rows")
+    with pytest.raises(UserError) as error:
+        check_claim(config_of(tmp_path, **changes), "rows")
+    last = str(error.value).splitlines()[-1]
+    assert ("add a phase" in last) == (keys is not None)
+    assert keys is None or f"to train on with another {keys}, " in last
+
+
 def test_an_old_run_folder_is_resumed(tmp_path: Path) -> None:
     claim(config_of(tmp_path), "rows")
     make_old(tmp_path, {})

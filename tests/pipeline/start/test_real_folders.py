@@ -32,7 +32,7 @@ def proteins(count: int) -> list[str]:
     return [" ".join(generator.choice(AMINO_ACIDS, 80)) for _ in range(count)]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @pytest.mark.parametrize("name", ["rxnfp", "antiberty", "minilm"])
 def test_real_weights_are_continued_and_exported(name: str, tmp_path: Path) -> None:
     """Folders with a vocab.txt and no tokenizer.json; that of minilm has no head either."""
