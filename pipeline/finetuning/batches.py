@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.adversarial import Adversary
-from model.config import MLM_HEAD
+from model.config import MLM_HEAD, ModelConfig
 from model.objectives import MaskedRows
 from model.task_heads import LossAndCounts
 from pipeline.data.loader import RowStream, build_objective, dropout_key
 from pipeline.data.order import build_order, permutation, train_sources
 from pipeline.data.position import RowWindow
-from pipeline.finetuning.examples import Example
+from pipeline.finetuning.examples import Example, Ids
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.tasks.task import UNUSED
 from pipeline.run.steps import RunSteps, phase_steps
@@ -161,37 +161,25 @@ class FinetuneBatches:
         first_row: int = 0,
     ) -> MicroBatch:
         """The micro-batch of some examples of a task."""
-        rows = [row for example in examples for row in example.rows]
         width = self._width(examples)
-        tokens = np.full(
-            (len(rows), width), self._plan.model.pad_token_id, dtype=np.int64
+        tokens = padded(
+            [row for example in examples for row in example.rows],
+            *(width, self._plan.model.pad_token_id),
         )  # [B, S]
-        for number, row in enumerate(rows):
-            tokens[number, : len(row)] = row
         task = self._plan.config.tasks[name]
         targets = {name: task.targets(examples, width)} if is_used else {}
         masked = None
         if self._plan.mlm is not None:
-            nothing = torch.zeros((len(rows), 1), dtype=torch.int64)
+            nothing = torch.zeros((len(tokens), 1), dtype=torch.int64)
             masked = (nothing, nothing + UNUSED)
         return MicroBatch(
-            torch.from_numpy(tokens),
+            tokens,
             self._all_targets(targets, *tokens.shape),
             masked,
             key,
-            self._segments(examples, width),
+            segments_of(examples, width, self._plan.model),
             first_row,
         )
-
-    def _segments(self, examples: Sequence[Example], width: int) -> Tensor | None:
-        """[B, S] the segment ids of the rows; None where all are 0 or the model has no others."""
-        rows = [row for example in examples for row in example.segments]
-        if self._plan.model.type_vocab_size < 2 or not any(row.any() for row in rows):
-            return None
-        segments = np.zeros((len(rows), width), dtype=np.int64)
-        for number, row in enumerate(rows):
-            segments[number, : len(row)] = row
-        return torch.from_numpy(segments)
 
     def dev_batches(self, name: str) -> Iterator[tuple[list[int], MicroBatch, bool]]:
         """(numbers of examples, micro-batch, whether it counts) for this rank to evaluate."""
@@ -258,9 +246,30 @@ class FinetuneBatches:
         return config.micro_rows // config.tasks[name].rows_per_example
 
     def _width(self, examples: Sequence[Example]) -> int:
-        longest = max(len(row) for example in examples for row in example.rows)
-        width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        return max(longest, min(width, self._plan.model.max_row_tokens))
+        return padded_width(examples, self._plan.model.max_row_tokens)
+
+
+def padded_width(examples: Sequence[Example], max_row_tokens: int) -> int:
+    """The width of a micro-batch of `examples` in a model of `max_row_tokens`."""
+    longest = max(len(row) for example in examples for row in example.rows)
+    width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    return max(longest, min(width, max_row_tokens))
+
+
+def padded(rows: Sequence[Ids], width: int, value: int) -> Tensor:
+    """[B, S] `rows` of at most `width` tokens with `value` after them."""
+    result = np.full((len(rows), width), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        result[number, : len(row)] = row
+    return torch.from_numpy(result)
+
+
+def segments_of(examples: Sequence[Example], width: int, model: ModelConfig) -> Tensor | None:
+    """[B, S] the segment ids of the rows; None where all are 0 or the model has no others."""
+    rows = [row for example in examples for row in example.segments]
+    if model.type_vocab_size < 2 or not any(row.any() for row in rows):
+        return None
+    return padded(rows, width, 0)
 
 
 def heldout_batch(tokens: Tensor, positions: Tensor, labels: Tensor) -> MicroBatch:

@@ -29,6 +29,9 @@ class Line(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    id: Any = None
+    """A name of the line, which its prediction repeats."""
+
 
 LineT = TypeVar("LineT", bound=Line)
 
@@ -51,13 +54,20 @@ class Example:
     rows: tuple[Ids, ...]
     """Token ids of its rows; more than one only in multiple choice."""
     label: Any
-    """The correct class, value, choice, (first, last) token, or one class for each token."""
+    """The correct class, value, choice, (first, last) token, or one class for each token; None
+    where the line has none, in a file to predict."""
     line: int
     """The line of the file that it is from, counting from 1."""
     window: Window | None = None
     """Of a question whose answer is in a text."""
     segments: tuple[Ids, ...] = ()
     """Segment ids (token types) of its rows, as the tokenizer gives them; without: all 0."""
+    words: tuple[str, ...] = ()
+    """Of a line whose words are labelled."""
+    word_places: tuple[int | None, ...] = ()
+    """For each word, the token that carries its class; None for a word that was cut off."""
+    id: Any = None
+    """The name of the line, if it has one."""
 
 
 @dataclass(frozen=True)

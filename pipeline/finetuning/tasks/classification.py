@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
 from pipeline.finetuning.tasks.task import (
     LabelledTask,
     Scores,
+    check_label,
     example_file,
     example_of,
+    softmax,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ class TextLine(Line):
 class LabelledText(TextLine):
     """A text with its class."""
 
-    label: str | int
+    label: str | int | None = None
 
 
 class Classification(LabelledTask):
@@ -41,10 +46,11 @@ class Classification(LabelledTask):
 
         return SequenceClassification(num_labels=len(self.labels))
 
-    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
         def examples_of(line: LabelledText, number: int) -> list[Example]:
-            label = self.number_of(line.label)
-            return [example_of([encoder.row(line.text, line.second_text)], label, number)]
+            check_label(line.label, "label", needs_labels)
+            label = None if line.label is None else self.number_of(line.label)
+            return [example_of([encoder.row(line.text, line.second_text)], label, number, line)]
 
         return example_file(path, encoder, LabelledText, examples_of)
 
@@ -54,6 +60,13 @@ class Classification(LabelledTask):
         return {
             "accuracy": score.accuracy(predicted, labels),
             "macro_f1": score.macro_f1(predicted, labels, len(self.labels)),
+        }
+
+    def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
+        shares = softmax(scores)
+        return {
+            "label": self.labels[int(scores.argmax())],
+            "scores": dict(zip(self.labels, shares.tolist(), strict=True)),
         }
 
     def exported_settings(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from pipeline.finetuning import metrics as score
@@ -13,8 +14,10 @@ from pipeline.finetuning.tasks.task import (
     Scores,
     Targets,
     TaskConfig,
+    check_label,
     example_file,
     example_of,
+    softmax,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class ChoiceLine(Line):
 
     text: str
     choices: tuple[str, ...]
-    label: NonNegativeInt
+    label: NonNegativeInt | None = None
 
 
 class MultipleChoice(TaskConfig):
@@ -49,14 +52,15 @@ class MultipleChoice(TaskConfig):
 
         return task_heads.MultipleChoice(num_choices=self.num_choices)
 
-    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
         def examples_of(line: ChoiceLine, number: int) -> list[Example]:
             if len(line.choices) != self.num_choices:
                 raise ValueError(f"{len(line.choices)} choices, num_choices is {self.num_choices}")
-            if line.label >= self.num_choices:
+            check_label(line.label, "label", needs_labels)
+            if line.label is not None and line.label >= self.num_choices:
                 raise ValueError(f"label {line.label} is not a choice: they count from 0")
             rows = [encoder.row(line.text, choice) for choice in line.choices]
-            return [example_of(rows, line.label, number)]
+            return [example_of(rows, line.label, number, line)]
 
         return example_file(path, encoder, ChoiceLine, examples_of)
 
@@ -66,6 +70,10 @@ class MultipleChoice(TaskConfig):
     def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
         predicted = [values[:, 0].argmax() for values in scores]
         return {"accuracy": score.accuracy(predicted, [example.label for example in examples])}
+
+    def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
+        shares = softmax(scores[:, 0])
+        return {"choice": int(shares.argmax()), "scores": shares.tolist()}
 
     def exported_scores(self, model: Any, inputs: "Mapping[str, Tensor]") -> "Tensor":
         shape = (-1, self.num_choices, inputs["input_ids"].shape[1])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from pipeline.finetuning import metrics as score
@@ -14,6 +15,7 @@ from pipeline.finetuning.tasks.task import (
     Scores,
     Targets,
     TaskConfig,
+    check_label,
     example_file,
     example_of,
 )
@@ -28,7 +30,7 @@ LARGEST_VALUE = float(np.finfo(np.float32).max)
 class RatedText(TextLine):
     """A text with its value."""
 
-    value: FiniteFloat = Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)
+    value: FiniteFloat | None = Field(None, ge=-LARGEST_VALUE, le=LARGEST_VALUE)
 
 
 class Regression(TaskConfig):
@@ -42,9 +44,11 @@ class Regression(TaskConfig):
 
         return SequenceRegression()
 
-    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
+    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
         def examples_of(line: RatedText, number: int) -> list[Example]:
-            return [example_of([encoder.row(line.text, line.second_text)], line.value, number)]
+            check_label(line.value, "value", needs_labels)
+            row = encoder.row(line.text, line.second_text)
+            return [example_of([row], line.value, number, line)]
 
         return example_file(path, encoder, RatedText, examples_of)
 
@@ -64,6 +68,9 @@ class Regression(TaskConfig):
             "pearson": score.pearson(predicted, values),
             "mean_squared_error": float(np.square(predicted - values).mean()),
         }
+
+    def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
+        return {"value": float(scores[0])}
 
     def exported_settings(self) -> dict[str, Any]:
         return {"problem_type": "regression", "num_labels": 1}

@@ -19,9 +19,9 @@ from data_prep.dataset.manifest import file_sha256
 from pipeline.finetuning.examples import (
     Example,
     ExampleFile,
+    Line,
     LineT,
     RowEncoder,
-    Window,
     read_lines,
 )
 
@@ -72,8 +72,11 @@ class TaskConfig(Config):
         """The head of the model."""
         raise NotImplementedError
 
-    def read(self, path: Path, encoder: RowEncoder) -> ExampleFile:
-        """The examples in a file; UserError names every bad line."""
+    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
+        """The examples in a file; UserError names every bad line.
+
+        Without `needs_labels` (a file to predict), a line may have no label.
+        """
         raise NotImplementedError
 
     def targets(self, examples: Sequence[Example], row_tokens: int) -> Targets:
@@ -92,7 +95,26 @@ class TaskConfig(Config):
         return int((targets >= 0).sum())
 
     def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
-        """Metrics of all examples of a file; `scores` are the head's, one array an example."""
+        """Metrics of all examples of a file; `scores` are the head's, one array an example.
+
+        All of `examples` have labels.
+        """
+        raise NotImplementedError
+
+    def predictions(
+        self, examples: Sequence[Example], scores: Scores
+    ) -> list[tuple[Example, dict[str, Any]]]:
+        """For each line of a file, its (first) example and what is predicted for it, as JSON.
+
+        `examples` are all of some lines; `scores` are the head's, one array an example.
+        """
+        return [
+            (example, self.prediction(example, one))
+            for example, one in zip(examples, scores, strict=True)
+        ]
+
+    def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
+        """What is predicted for an example that is a line of its own."""
         raise NotImplementedError
 
     def exported_settings(self) -> dict[str, Any]:
@@ -140,13 +162,27 @@ class LabelledTask(TaskConfig):
         }
 
 
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probabilities of the classes in the last dimension."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def check_label(label: Any, name: str, needs_labels: bool) -> None:
+    """Raises ValueError for a line without the label `name` in a file that `needs_labels`."""
+    if label is None and needs_labels:
+        raise ValueError(f"{name}: required, but missing")
+
+
 def example_of(
-    encodings: Sequence[Encoding], label: Any, line: int, window: Window | None = None
+    encodings: Sequence[Encoding], label: Any, number: int, line: Line, **fields: Any
 ) -> Example:
-    """The example with a row for each of `encodings`; the other arguments as its fields."""
+    """The example with a row for each of `encodings`, of `line` with its `number` in the file;
+    `fields` are further ones of `Example`."""
     rows = tuple(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
     segments = tuple(np.array(encoding.type_ids, dtype=np.int64) for encoding in encodings)
-    return Example(rows, label, line, window, segments)
+    return Example(rows, label, number, segments=segments, id=line.id, **fields)
 
 
 def example_file(

@@ -51,10 +51,14 @@ def task_of(name: str, path: Path) -> TaskConfig:
 
 
 def read(
-    name: str, folder: Path, lines: list[dict[str, Any]], encoder: RowEncoder
+    name: str,
+    folder: Path,
+    lines: list[dict[str, Any]],
+    encoder: RowEncoder,
+    needs_labels: bool = True,
 ) -> tuple[TaskConfig, ExampleFile]:
     task = task_of(name, write_lines(folder / f"{name}.jsonl", lines))
-    return task, task.read(task.train, encoder)
+    return task, task.read(task.train, encoder, needs_labels)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +150,79 @@ def test_the_best_answer_is_short_and_in_order() -> None:
     spans = np.array([[-1, -1], [0, 3], [4, 7], [8, 11]])
     window = Window("cat dog rat", ("dog",), spans)
     scores = np.array([[9.0, 9.0], [5.0, 0.0], [4.0, 3.0], [0.0, 6.0]])
-    assert best_answer([(window, scores)], 2, may_be_empty=False) == "dog rat"
-    assert best_answer([(window, scores)], 3, may_be_empty=False) == "cat dog rat"
-    assert best_answer([(window, scores)], 3, may_be_empty=True) == ""
+    assert best_answer([(window, scores)], 2).text_or_none(False) == "dog rat"
+    assert best_answer([(window, scores)], 3).text_or_none(False) == "cat dog rat"
+    assert best_answer([(window, scores)], 3).text_or_none(True) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("animal", "label"),
+        ("length", "value"),
+        ("tags", "labels"),
+        ("where", "answers"),
+        ("next", "label"),
+    ],
+)
+def test_labels_may_be_missing_only_in_files_to_predict(
+    tmp_path: Path, encoder: RowEncoder, name: str, key: str
+) -> None:
+    without = {k: v for k, v in GOOD[name].items() if k != key}
+    path = write_lines(tmp_path / "file.jsonl", [GOOD[name], {**without, "id": "q1"}])
+    task = task_of(name, path)
+    with pytest.raises(UserError, match=f"line 2: {key}: required, but missing"):
+        task.read(path, encoder)
+    first, second = task.read(path, encoder, needs_labels=False).examples
+    assert first.label is not None
+    assert (second.label, second.id) == (None, "q1")
+    assert [row.tolist() for row in first.rows] == [row.tolist() for row in second.rows]
+
+
+def test_predictions_name_labels_words_and_places(tmp_path: Path, encoder: RowEncoder) -> None:
+    found = {}
+    for name, one in {
+        "animal": np.array([0.0, np.log(3.0), 0.0, 0.0]),
+        "length": np.array([0.25]),
+        "next": np.array([[0.0], [np.log(3.0)]]),
+    }.items():
+        task, file = read(name, tmp_path, [GOOD[name]], encoder)
+        ((_, found[name]),) = task.predictions(file.examples, [one])
+    assert found["animal"]["label"] == "dog"
+    assert found["animal"]["scores"] == pytest.approx(
+        {"cat": 1 / 6, "dog": 1 / 2, "hat": 1 / 6, "rat": 1 / 6}
+    )
+    assert found["length"] == {"value": 0.25}
+    assert found["next"] == {"choice": 1, "scores": pytest.approx([0.25, 0.75])}
+    task, file = read("tags", tmp_path, [{"words": ["the", "cat", *["xyzzy"] * 9]}], encoder, False)
+    scores = np.zeros((16, 2))
+    place = file.examples[0].word_places[1]
+    assert place is not None
+    scores[place, 1] = np.log(4.0)
+    ((_, tags),) = task.predictions(file.examples, [scores])
+    assert tags["words"] == ["the", "cat", *["xyzzy"] * 9]
+    assert tags["labels"][:3] == ["no", "yes", "no"]
+    assert tags["labels"][-1] is None  # cut off
+    assert tags["scores"][:2] == pytest.approx([0.5, 0.8])
+
+
+def test_the_prediction_of_a_question_is_one_for_all_its_windows(
+    tmp_path: Path, encoder: RowEncoder
+) -> None:
+    context = " ".join(["the dog"] * 12 + ["cat"])
+    lines = [{"question": "who", "context": text} for text in (context, "a cat")]
+    task, file = read("where", tmp_path, lines, encoder, False)
+    scores = [np.zeros((len(example.rows[0]), 2)) for example in file.examples]
+    window = file.examples[-2].window
+    assert window is not None
+    scores[-2][window.spans[:, 0] == context.index("cat"), 0] = 4.0  # in the last window
+    scores[-2][window.spans[:, 1] == len(context), 1] = 4.0
+    scores[-1][0] = 1.0  # <s>: the second question has no answer
+    (first, one), (second, other) = task.predictions(file.examples, scores)
+    assert (first.line, second.line) == (1, 2)
+    assert (one["answer"], one["start"]) == ("cat", context.index("cat"))
+    assert (one["score"], one["no_answer_score"], one["has_answer"]) == (8.0, 0.0, True)
+    assert (other["no_answer_score"], other["has_answer"]) == (2.0, False)
 
 
 def test_metrics() -> None:
