@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("configs", "data_prep", "model", "pipeline")
-EVERYWHERE = ("configs",)
+PACKAGES = ("configs", "data_prep", "model", "pages", "pipeline")
+EVERYWHERE = ("configs", "pages")
 """May be imported by every package."""
 IN_ALL_OF_PIPELINE = ("model", "data_prep.dataset")
 """May be imported by every package of pipeline/."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "configs": (),
+    "pages": (),
     "model": ("model.objectives", "model.parallel"),
     "model.objectives": (),
     "model.parallel": (),
@@ -90,8 +91,8 @@ they may import everything of their side, and only commands may import commands.
 """
 
 COMPOSERS = {
-    "data_prep": ("configs", "data_prep"),
-    "pipeline": ("configs", "model", "data_prep.dataset", "pipeline"),
+    "data_prep": (*EVERYWHERE, "data_prep"),
+    "pipeline": (*EVERYWHERE, *IN_ALL_OF_PIPELINE, "pipeline"),
 }
 
 

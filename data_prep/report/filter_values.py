@@ -8,7 +8,8 @@ from typing import Any
 
 from data_prep.engine.stage import Record
 from data_prep.filters.statistics import least_value, merged, next_value
-from data_prep.report.charts import COLOURS, bars
+from pages.bars import bars
+from pages.colours import colour
 
 _COLUMNS, _WIDTH, _HEIGHT, _LABELS = 40, 300, 70, 18
 _CUT_SHARE = 0.005
@@ -114,14 +115,14 @@ def _chart(bins: Sequence[Sequence[float]], limits: Sequence[float]) -> str:
     step = _WIDTH / _COLUMNS
     shapes = [
         f'<rect x="{n * step:.1f}" y="{_HEIGHT - height:.1f}" width="{step - 0.5:.1f}" '
-        f'height="{height:.1f}" fill="{COLOURS[0]}"/>'
+        f'height="{height:.1f}" fill="{colour(0)}"/>'
         for n, count in enumerate(columns)
         if (height := count / greatest * _HEIGHT) > 0
     ]
     for limit in sorted(set(limits))[:_MOST_LIMITS]:
         x = place(limit) * _WIDTH
         shapes.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" stroke="{COLOURS[3]}" '
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" stroke="{colour(3)}" '
             f'stroke-width="1.5"><title>limit {limit:,.6g}</title></line>'
         )
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):

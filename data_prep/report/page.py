@@ -1,15 +1,15 @@
 """The page of the report: tables and charts in one HTML file, from the report's data."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
-from data_prep.report.charts import bars, histogram
 from data_prep.report.evaluation_sets import COLUMNS
 from data_prep.report.filter_values import filter_sections
+from pages.bars import bars, histogram
+from pages.page import page
+from pages.table import table
 
 Tree = dict[str, Any]
 _MOST_REASONS = 30
@@ -44,7 +44,7 @@ def render(data: Tree) -> str:
         *_tokens(data),
         *_examples(data),
     ]
-    return _PAGE.format(body="\n".join(parts))
+    return page("Data preparation", parts)
 
 
 def _scrubbed(sources: Mapping[str, Tree]) -> Iterator[str]:
@@ -56,7 +56,7 @@ def _scrubbed(sources: Mapping[str, Tree]) -> Iterator[str]:
             [name, *(f"{source['scrubbed'].get(kind, 0):,}" for kind in kinds)]
             for name, source in sources.items()
         ]
-        yield _table(["source", *kinds], rows)
+        yield table(["source", *kinds], rows)
 
 
 def _duplicates(data: Tree) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _duplicates(data: Tree) -> Iterator[str]:
         [name, *(f"{count:,}" for count in row)]
         for name, row in zip(sources, data["stays_by_goes"], strict=True)
     ]
-    yield _table(["kept \\ dropped", *sources], rows)
+    yield table(["kept \\ dropped", *sources], rows)
     yield (
         f"<p>{data['compared']['candidates']:,} pairs of documents were compared; "
         f"{data['compared']['uncompared']:,} documents of very large candidate sets were not "
@@ -87,7 +87,7 @@ def _evaluation_sets(data: Tree) -> Iterator[str]:
     if sets:
         rows = [[name, *(f"{counts[key]:,}" for key in COLUMNS)] for name, counts in sets.items()]
         yield "<h2>Evaluation texts in the documents</h2>"
-        yield _table(["evaluation set", *COLUMNS.values()], rows)
+        yield table(["evaluation set", *COLUMNS.values()], rows)
 
 
 def _tokens(data: Tree) -> Iterator[str]:
@@ -101,16 +101,16 @@ def _tokens(data: Tree) -> Iterator[str]:
     yield from _extension(data)
     if unknown := {name: a["unknown_tokens"] for name, a in data["accounts"].items()}:
         yield "<h3>Tokens unknown to the tokenizer, whose text is lost</h3>"
-        yield _table(["source", "tokens"], [[name, f"{n:,}"] for name, n in unknown.items()])
+        yield table(["source", "tokens"], [[name, f"{n:,}"] for name, n in unknown.items()])
     lacking = {
         n: a["without_order_key"] for n, a in data["accounts"].items() if "without_order_key" in a
     }
     if lacking:
         yield "<h3>Documents without the field of pack.order_by</h3>"
-        yield _table(["source", "documents"], [[name, f"{n:,}"] for name, n in lacking.items()])
+        yield table(["source", "documents"], [[name, f"{n:,}"] for name, n in lacking.items()])
     yield "<h3>Share of text tokens in the rows</h3>"
     yield bars({name: {"text": 100 * s["fill"]} for name, s in packed.items()}, " %")
-    yield _table(["rows", "train", "held out"], _row_counts(packed))
+    yield table(["rows", "train", "held out"], _row_counts(packed))
 
 
 def _extension(data: Tree) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _extension(data: Tree) -> Iterator[str]:
             ]
             for name, n in extension["fertility"].items()
         ]
-        yield _table(["source", "bytes", "before", "after"], rows)
+        yield table(["source", "bytes", "before", "after"], rows)
 
 
 def _examples(data: Tree) -> Iterator[str]:
@@ -152,13 +152,13 @@ def _examples(data: Tree) -> Iterator[str]:
         if source["repeated_ids"]
     ]
     yield "<h2>Examples of dropped documents</h2>"
-    yield _table(["source", "reason", "document", "text"], dropped)
+    yield table(["source", "reason", "document", "text"], dropped)
     yield "<h2>Examples of near-duplicates</h2>"
-    yield _table(["kept", "text", "dropped", "text"], near)
+    yield table(["kept", "text", "dropped", "text"], near)
     yield "<h2>Records that could not be read</h2>"
-    yield _table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>"
+    yield table(["source", "reason", "where", "detail"], bad) if bad else "<p>None.</p>"
     yield "<h2>Documents with the id of an earlier document</h2>"
-    yield _table(["source", "documents", "examples of ids"], same_id) if same_id else "<p>None.</p>"
+    yield table(["source", "documents", "examples of ids"], same_id) if same_id else "<p>None.</p>"
 
 
 def _stages_table(sources: Mapping[str, Tree]) -> str:
@@ -175,7 +175,7 @@ def _stages_table(sources: Mapping[str, Tree]) -> str:
         ]
         for name, s in sources.items()
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _row_counts(packed: Mapping[str, Tree]) -> list[list[str]]:
@@ -206,7 +206,7 @@ def _accounts_table(accounts: Mapping[str, Tree]) -> str:
                 rows.append([name, what, "", _amount(0, num_bytes)[1]])
         if account["missing_bytes"] is None:
             rows.append([name, f"missing in {account['cut_files']} cut file(s): unknown", "", ""])
-    return _table(["source", "", "records", "MB"], rows)
+    return table(["source", "", "records", "MB"], rows)
 
 
 def _megabytes(account: Tree) -> dict[str, float]:
@@ -255,40 +255,3 @@ def _size_classes(sizes: Mapping[str, int]) -> dict[str, int]:
 
 def _amount(documents: int, num_bytes: int) -> tuple[str, str]:
     return f"{documents:,}", f"{num_bytes / 1e6:,.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns of numbers are aligned right."""
-    marks = [
-        ' class="number"' if all(_NUMBER.fullmatch(cell) for cell in column) else ""
-        for column in (zip(*rows, strict=True) if rows else [()] * len(head))
-    ]
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        inner = (f"<{tag}{m}>{escape(c)}</{tag}>" for c, m in zip(cells, marks, strict=True))
-        return "<tr>" + "".join(inner) + "</tr>"
-
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
-
-
-_NUMBER = re.compile(r"[\d,.]+")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Data preparation</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem;
-        margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }}
-th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }}
-.number {{ text-align: right; }}
-td {{ max-width: 26rem; overflow-wrap: anywhere; vertical-align: top; }}
-svg {{ display: block; max-width: 60rem; margin: .5rem 0 1.5rem; }}
-svg text {{ font-size: 12px; }}
-.charts {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
-.charts figure {{ margin: 0 0 1rem; width: 300px; font-size: 13px; }}
-.charts svg {{ margin: 0; }}
-.legend span {{ margin-right: 1.2rem; }}
-.legend i {{ display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; }}
-</style></head><body>
-{body}
-</body></html>
-"""

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-COLOURS = ("#35618e", "#c8823b", "#5b8c5a", "#a14f5b", "#7a6a9b", "#4c9ca3", "#8a7b52")
+from pages.colours import colour
+from pages.legend import legend
+
 _WIDTH, _ROW, _LABEL, _GAP = 720, 18, 230, 4
 
 
@@ -23,17 +25,15 @@ def bars(series: Mapping[str, Mapping[str, float]], unit: str = "") -> str:
             width = values.get(name, 0) * scale
             if width > 0:
                 title = f"<title>{escape(f'{label}, {name}')}: {values[name]:,.10g}</title>"
-                colour = COLOURS[names.index(name) % len(COLOURS)]
                 shapes.append(
                     f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_ROW}" '
-                    f'fill="{colour}">{title}</rect>'
+                    f'fill="{colour(names.index(name))}">{title}</rect>'
                 )
                 x += width
         total = sum(values.values())
         shown = f"{total:,.0f}" if total >= 1000 else f"{total:.4g}"
         shapes.append(_text(x + 6, y, f"{shown}{unit}", "start"))
-    legend = "" if len(names) < 2 else _legend(names)
-    return legend + _svg(shapes, len(series) * (_ROW + _GAP))
+    return (legend(names) if len(names) > 1 else "") + _svg(shapes, len(series) * (_ROW + _GAP))
 
 
 def histogram(counts: Mapping[str, Sequence[int]], labels: Sequence[str]) -> str:
@@ -52,21 +52,13 @@ def histogram(counts: Mapping[str, Sequence[int]], labels: Sequence[str]) -> str
             title = f"<title>{escape(name)}, {escape(labels[place])}: {share:.1%}</title>"
             shapes.append(
                 f'<rect x="{x:.1f}" y="{height - tall:.1f}" width="{column:.1f}" '
-                f'height="{tall:.1f}" fill="{COLOURS[number % len(COLOURS)]}">{title}</rect>'
+                f'height="{tall:.1f}" fill="{colour(number)}">{title}</rect>'
             )
     shapes += [
         _text(place * width + width / 2, height + 2, label, "middle")
         for place, label in enumerate(labels)
     ]
-    return _legend(list(counts)) + _svg(shapes, height + _ROW + _GAP)
-
-
-def _legend(names: Sequence[str]) -> str:
-    entries = "".join(
-        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{escape(name)}</span>'
-        for number, name in enumerate(names)
-    )
-    return f'<p class="legend">{entries}</p>'
+    return legend(list(counts)) + _svg(shapes, height + _ROW + _GAP)
 
 
 def _text(x: float, y: float, content: str, anchor: str) -> str:
@@ -77,4 +69,5 @@ def _text(x: float, y: float, content: str, anchor: str) -> str:
 
 def _svg(shapes: Sequence[str], height: float) -> str:
     content = "".join(shapes)
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img">{content}</svg>'
+    svg = f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" class="wide">{content}</svg>'
+    return f'<div class="scroll" tabindex="0">{svg}</div>'
