@@ -29,11 +29,42 @@ def describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
 
     An error of the whole file has no path.
     """
+    alternatives: dict[tuple[int | str, ...], list[Any]] = {}
     for item in error.errors(include_url=False):
-        location = item["loc"]
-        name = ".".join(str(part) for part in _in_file(location, schema))
+        alternatives.setdefault(_before_alternatives(item["loc"], schema), []).append(item)
+    for place, items in alternatives.items():
+        yield from _lines(place, items, schema)
+
+
+def _lines(
+    place: tuple[int | str, ...], items: Sequence[Any], schema: type[BaseModel]
+) -> Iterator[str]:
+    """A line for each error at `place`; one for a value that is none of several alternatives."""
+    paths = [tuple(_in_file(item["loc"], schema)) for item in items]
+    path = tuple(_in_file(place, schema))
+    inside = [(item, p) for item, p in zip(items, paths, strict=True) if len(p) > len(path)]
+    if len(items) > 1 and not inside:
+        yield f"{'.'.join(map(str, path))}: {_none_of(items)}"
+        return
+    # A mapping is meant to be the alternative that has keys.
+    for item, found in inside or zip(items, paths, strict=True):
+        name = ".".join(map(str, found))
         if message := _message(item, name, schema):
             yield f"{name}: {message}" if name else message
+
+
+def _none_of(items: Sequence[Any]) -> str:
+    """What is wrong with a value that is none of several alternatives."""
+    sentences = [str(item["ctx"]["error"]) for item in items if item["type"] == "value_error"]
+    reasons = [
+        _PLAIN.get(item["type"], item["msg"]).split(", unable")[0].removeprefix("Input ")
+        for item in items
+        if item["type"] != "value_error"
+    ]
+    if reasons:
+        wanted = " or ".join(reason.removeprefix("should be ") for reason in reasons)
+        sentences.append(f"should be {wanted}, got {_shorten(items[0]['input'])}")
+    return "; or ".join(sentences)
 
 
 def _message(item: Any, name: str, schema: type[BaseModel]) -> str | None:
@@ -104,9 +135,11 @@ def _step(annotations: Sequence[Any], part: int | str) -> tuple[list[Any], bool]
         return tagged, False
     if part == _KEY_OF_MAPPING:
         return members, False
+    if named := [member for member in members if _is_model(member) and member.__name__ == part]:
+        return named, False
     # A name such as "list[str]" or "literal['detect']" of a member that has no keys.
-    is_member = isinstance(part, str) and bool(members) and not any(map(_is_model, members))
-    return (members, False) if is_member else ([], True)
+    plain = [m for m in members if not _is_model(m) and m is not types.NoneType]
+    return (plain, False) if isinstance(part, str) and plain else ([], True)
 
 
 def _inner(annotation: Any, part: int | str) -> Iterator[Any]:
@@ -132,6 +165,19 @@ def _members(annotations: Iterable[Any]) -> Iterator[Any]:
             yield from _members(arguments[:1])
         else:
             yield annotation
+
+
+def _before_alternatives(
+    location: tuple[int | str, ...], schema: type[BaseModel]
+) -> tuple[int | str, ...]:
+    """`location` up to a union without `type`, of which pydantic tried every member, or whole."""
+    annotations: list[Any] = [schema]
+    for number, part in enumerate(location):
+        tags = [tag for model in _models(annotations) for tag in _tags_of(model)]
+        annotations, is_in_file = _step(annotations, part)
+        if not is_in_file and part != _KEY_OF_MAPPING and part not in tags:
+            return location[:number]
+    return location
 
 
 def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:

@@ -88,6 +88,8 @@ class Gallery(Config):
     drawings: dict[Annotated[str, Field(pattern="^[a-z]+$")], Drawing]
     language: Literal["detect"] | Annotated[str, AfterValidator(known_language)] = "detect"
     titles: tuple[str, ...] = ()
+    size: float | Square = 1.0
+    step: int | Literal["newest"] = 1
 
     @model_validator(mode="after")
     def _has_titles(self) -> "Gallery":
@@ -113,7 +115,22 @@ class Gallery(Config):
         ("a: {title: x, shapes: [{type: square, radus: 2}]}", ["'radius' is one of 'circle': set"]),
         ("Ä: {title: x}", ["  drawings.Ä: String should match pattern"]),
         ("a: x", ["  drawings.a: should be a mapping (key: value), got 'x'"]),
-        ("a: {title: x}\nlanguage: german", ["  language: Input", "  language: no 'german'"]),
+        (
+            "a: {title: x}\nlanguage: german",
+            [
+                "1 error(s)",
+                "  language: no 'german' is known; or should be 'detect', got 'german'",
+            ],
+        ),
+        (
+            "a: {title: x}\nsize: big",
+            ["  size: should be a valid number or a mapping (key: value)"],
+        ),
+        (
+            "a: {title: x}\nsize: {type: square, radius: 1}",
+            ["1 error(s)", "  size.radius: unknown"],
+        ),
+        ("a: {title: x}\nstep: oldest", ["  step: should be a valid integer or 'newest', got "]),
         ("a: {title: x}\ntitles: {a: b}", ["  titles: should be a list, got {'a': 'b'}"]),
         ("a: {title: x}\ntitles: [none]", ["\n  titles: no titles are none"]),
     ],
