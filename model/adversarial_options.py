@@ -18,7 +18,10 @@ class NoAdversary(Config):
 
 class VirtualAdversary(Config):
     """Base of regularisers: the divergence between the predictions on the clean and on the
-    perturbed embedding is a part of the loss."""
+    perturbed embedding is a part of the loss.
+
+    The defaults are those of the authors of both in github.com/namisan/mt-dnn
+    (``alum/adv_masked_lm_task.py``, ``mt_dnn/perturbation.py``)."""
 
     steps: PositiveInt = 1
     """Ascent steps (K in the papers)."""
@@ -36,7 +39,8 @@ class Alum(VirtualAdversary):
 
     type: Literal["alum"] = "alum"
     alpha: PositiveFloat = 10.0
-    """Factor on the mean divergence; the mean loss has 1 (ALUM in pretraining: 10)."""
+    """Factor on the mean divergence; the mean loss has 1 (10 in pretraining, 1 in fine-tuning: Liu
+    et al. 2020; ``alum/alum_train.sh`` of their code)."""
 
 
 class Smart(VirtualAdversary):
@@ -45,7 +49,8 @@ class Smart(VirtualAdversary):
 
     type: Literal["smart"] = "smart"
     alpha: PositiveFloat = 1.0
-    """Factor on the mean divergence of each task, times the weight of the task."""
+    """Factor on the mean divergence of each task, times the weight of the task (1, 3 or 5 in the
+    paper, by task; 1 by default in its code)."""
 
 
 class FreeLb(Config):
@@ -53,13 +58,17 @@ class FreeLb(Config):
     their mean trains the weights."""
 
     type: Literal["freelb"] = "freelb"
-    steps: PositiveInt = 3
-    """Forward and backward passes of each micro-batch (K)."""
-    step_size: PositiveFloat = 0.03
-    """Length of an ascent step: the Euclidean norm over all tokens of a row."""
-    radius: PositiveFloat = 0.15
-    """Largest Euclidean norm of the perturbation of a row; the first one is drawn uniformly from
-    (-radius, radius) divided by the root of the number of its values."""
+    steps: PositiveInt = 2
+    """Forward and backward passes of each micro-batch (K). The defaults of all three keys are those
+    for MNLI and RoBERTa-large in the authors' code (github.com/zhuchen03/FreeLB,
+    ``launch/FreeLB/mnli-fp32-clip.sh``); other tasks there have 2 or 3."""
+    step_size: PositiveFloat = 0.1
+    """Length of an ascent step: the Euclidean norm over all tokens of a row (0.025 to 0.15 in the
+    authors' code, by task)."""
+    radius: PositiveFloat = 0.3
+    """Largest Euclidean norm of the perturbation of a row (0.2 to 0.62 there); the first one is
+    drawn uniformly from (-radius, radius) divided by the root of the number of its values (Zhu et
+    al. 2020, algorithm 1; their code has a range of its own there, 0.1 for MNLI)."""
 
 
 PretrainingAdversary = Annotated[NoAdversary | Alum, Field(discriminator="type")]

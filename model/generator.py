@@ -1,5 +1,6 @@
 """The sizes of the generator of replaced-token detection. Imports no torch."""
 
+import itertools
 from collections.abc import Iterator
 
 from pydantic import ValidationError
@@ -24,8 +25,7 @@ def generator_config(model: ModelConfig, generator: SmallGenerator) -> ModelConf
     there to its own hidden width and the dense layer of the head back. What stands on the encoder
     besides that head belongs to the model. Raises ValueError where no such model exists.
     """
-    groups = max(1, round(model.key_value_heads * generator.width))
-    heads = groups * max(1, round(model.num_attention_heads * generator.width / groups))
+    groups, heads = _heads(model, generator.width)
     hidden = heads * model.head_size
     inner = model.ffn_hidden_size * hidden / model.hidden_size / INNER_WIDTH_MULTIPLE
     layers = max(1, round(model.num_layers * generator.depth))
@@ -50,6 +50,12 @@ def generator_config(model: ModelConfig, generator: SmallGenerator) -> ModelConf
         "embedding_start": RandomEmbeddings(),
     }
     return ModelConfig.model_validate({**model.model_dump(), **changes})
+
+
+def _heads(model: ModelConfig, width: float) -> tuple[int, int]:
+    """(key/value heads, heads) of a generator of `width`, at least one each."""
+    groups = max(1, round(model.key_value_heads * width))
+    return groups, groups * max(1, round(model.num_attention_heads * width / groups))
 
 
 def generator_of(model: ModelConfig, objective: ReplacedTokensConfig) -> ModelConfig:
@@ -113,7 +119,16 @@ def _disagreements(model: ModelConfig, objective: ReplacedTokensConfig) -> Itera
             "generator and its discriminator are trained whole"
         )
     generator = objective.generator
-    if generator.type != "small" or generator.embeddings == "shared":
+    if generator.type != "small":
+        return
+    if generator.width < 1 and _heads(model, generator.width)[1] == model.num_attention_heads:
+        enough = next(n for n in itertools.count(2) if max(1, round(n * generator.width)) < n)
+        yield (
+            f"objective.generator.width {generator.width:g} would be as wide as the model, which "
+            f"has {model.num_attention_heads} attention head(s), and a generator only whole ones: "
+            f"set model.num_attention_heads to {enough} or more, or objective.generator.width to 1"
+        )
+    if generator.embeddings == "shared":
         return
     if model.embedding_start.type != "random":
         yield (

@@ -23,8 +23,9 @@ class SharedGenerator(Config):
 
 
 class SmallGenerator(Config):
-    """A generator of its own, smaller than the discriminator (ELECTRA: width 1/4 to 1/3 of it;
-    DeBERTaV3: width 1, depth 1/2, embeddings disentangled)."""
+    """A generator of its own, smaller than the discriminator (ELECTRA: width 1/4 of it for small
+    and large, 1/3 for base, Clark et al. 2020, table 6; DeBERTaV3: width 1, depth 1/2, embeddings
+    disentangled, He et al. 2021, section 3)."""
 
     type: Literal["small"] = "small"
     width: float = Field(0.25, gt=0, le=1)
@@ -50,11 +51,13 @@ class ReplacedTokensConfig(ObjectiveSettings):
     masking: MaskingObjective = MaskedLanguageModelConfig(
         corruption=Corruption(mask=1.0, random=0.0)
     )
-    """What is masked for the generator (default: 15 % of the tokens, all by <mask>)."""
+    """What is masked for the generator (default: 15 % of the tokens, all by <mask>: Clark et al.
+    2020, section 2; 25 % in their large model, and their code leaves 15 % of these as they are)."""
     generator: Generator = SmallGenerator()
     """What proposes the replacements."""
     weight: PositiveFloat = 50.0
-    """Factor on the discriminator's mean loss; the generator's has 1 (ELECTRA: 50)."""
+    """Factor on the discriminator's mean loss; the generator's has 1 (50: Clark et al. 2020, table
+    6, and ``disc_weight`` in github.com/google-research/electra, configure_pretraining.py)."""
 
     @model_validator(mode="after")
     def _special_tokens_stay(self) -> "ReplacedTokensConfig":

@@ -172,6 +172,10 @@ def test_what_it_does_not_go_with_is_refused_by_name(rows: Path, tmp_path: Path)
     narrow = settings(name, parallel={"tensor": 2})
     narrow["objective"] = {**narrow["objective"], "generator": {"type": "small", "width": 0.25}}
     assert "objective.generator with width 0.25: " in refused(**narrow)
+    one_head = {**MODEL, "num_attention_heads": 1}
+    message = refused(**settings(name, model=one_head))
+    assert "as wide as the model, which has 1 attention head(s)" in message
+    assert "model.num_attention_heads to 2 or more" in message
     then = [{"objective": {"type": "mlm"}}]
     assert "then.0.objective: is mlm, but the first phase is replaced_tokens" in refused(
         **settings(name, then=[{"total_rows": 32, **phase} for phase in then])
