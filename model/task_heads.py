@@ -24,15 +24,18 @@ LossAndCounts = tuple[Tensor, Tensor, Tensor]
 
 
 class SequenceClassification(Config):
-    """One of `num_labels` classes for each row."""
+    """One of `num_labels` classes for each row, or each of them by itself."""
 
     type: Literal["sequence_classification"] = "sequence_classification"
     num_labels: int = Field(2, gt=1)
     """Classes."""
+    is_multi_label: bool = False
+    """Whether a row has any number of the classes."""
 
     def build(self, name: str, model: ModelConfig) -> "TaskHead":
         """The head, with its weights not initialised."""
-        return SequenceClassificationHead(name, model, self.num_labels)
+        kind = MultiLabelHead if self.is_multi_label else SequenceClassificationHead
+        return kind(name, model, self.num_labels)
 
 
 class SequenceRegression(Config):
@@ -157,6 +160,23 @@ class SequenceClassificationHead(TaskHead):
 
     def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
         return _divergence(scores, others, labels)
+
+
+class MultiLabelHead(TaskHead):
+    """Scores [B, L], labels [B, L] of 0 and 1; NaN leaves a label out. Each is a decision of its
+    own, with the logistic loss."""
+
+    def loss(self, scores: Tensor, labels: Tensor) -> LossAndCounts:
+        is_used = ~labels.isnan()
+        wanted = labels.nan_to_num().to(scores.dtype)
+        losses = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        is_right = ((scores >= 0) == (wanted > 0)) & is_used
+        return torch.where(is_used, losses, 0.0).sum(), is_used.sum(), is_right.sum()
+
+    def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        """That of two Bernoulli distributions p and q is (p - q) (logit p - logit q)."""
+        difference = (scores.sigmoid() - others.sigmoid()) * (scores - others)
+        return torch.where(~labels.isnan(), difference, 0.0).sum()
 
 
 class SequenceRegressionHead(TaskHead):

@@ -24,7 +24,7 @@ def evaluate(
     batches: FinetuneBatches,
     heldout: HeldoutRows | None,
 ) -> dict[str, float]:
-    """``dev_METRIC/TASK`` of every task with a dev file, and the metrics of `heldout`.
+    """``dev_METRIC/TASK`` of every task with dev files, and the metrics of `heldout`.
 
     `heldout` are packed rows for masked language modelling, None without. Also logs the scores in
     one line. A collective.
@@ -32,7 +32,7 @@ def evaluate(
     values: dict[str, float] = {}
     for name, file in plan.dev.items():
         scores = dev_scores(engine, plan, batches, name)
-        for metric, value in plan.config.tasks[name].metrics(file.examples, scores).items():
+        for metric, value in plan.config.tasks[name].metrics_of_kept(file.examples, scores).items():
             if math.isfinite(value):  # the correlation of equal predictions is not
                 values[f"dev_{metric}/{name}"] = value
     if heldout is not None:
@@ -46,11 +46,13 @@ def evaluate(
 def dev_scores(
     engine: EvaluatedModel, plan: FinetunePlan, batches: FinetuneBatches, name: str
 ) -> list[NDArray[np.float64]]:
-    """The scores of every example in the dev file of a task, in its order, on all ranks."""
+    """What the metrics of a task need of the scores of every example in its dev files (its
+    `kept_scores`), in their order, on all ranks."""
+    task, examples = plan.config.tasks[name], plan.dev[name].examples
     engine.start_evaluation()
     grid = engine.grid
     mine: dict[int, NDArray[np.float64]] = {}
-    rows = plan.config.tasks[name].rows_per_example
+    rows = task.rows_per_example
     with torch.no_grad():
         for numbers, batch, counts in batches.dev_batches(name):
             segments = None if batch.segments is None else batch.segments.to(grid.device)
@@ -58,7 +60,7 @@ def dev_scores(
             by_row = scores.double().cpu().numpy()
             for place, number in enumerate(numbers if counts else []):
                 one = by_row[place * rows : (place + 1) * rows]
-                mine[number] = one if rows > 1 else one[0]
+                mine[number] = task.kept_scores(examples[number], one if rows > 1 else one[0])
     parts = gather_json([[n, s.tolist()] for n, s in mine.items()] if grid.tp_rank == 0 else [])
     together = {number: np.array(scores) for part in parts for number, scores in part}
     return [together[number] for number in sorted(together)]
@@ -86,7 +88,7 @@ def mean_error(plan: FinetunePlan, scores: Mapping[str, float]) -> float | None:
 
 def _main_metrics(plan: FinetunePlan) -> list[str]:
     """The name of the main metric of each task that is evaluated."""
-    return [f"dev_{plan.config.tasks[name].MAIN_METRIC}/{name}" for name in plan.dev]
+    return [f"dev_{plan.config.tasks[name].main_metric}/{name}" for name in plan.dev]
 
 
 def _summary_line(plan: FinetunePlan, scores: Mapping[str, float]) -> str:

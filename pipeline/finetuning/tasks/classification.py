@@ -1,25 +1,20 @@
 """Text classification: one label per text."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.finetuning import metrics as score
-from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
-from pipeline.finetuning.tasks.task import (
-    LabelledTask,
-    Scores,
-    check_label,
-    example_file,
-    example_of,
-    softmax,
-)
+from pipeline.finetuning.examples import Example, Line, RowEncoder
+from pipeline.finetuning.tasks.task import LabelledTask, Scores, example_of, softmax
 
 if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
+
+BINARY_F1 = "f1"
+"""F1 of the second of two classes."""
 
 
 class TextLine(Line):
@@ -32,35 +27,41 @@ class TextLine(Line):
 class LabelledText(TextLine):
     """A text with its class."""
 
-    label: str | int | None = None
+    label: str | int | float | None = None
 
 
 class Classification(LabelledTask):
     """One class for each text or pair of texts."""
 
     type: Literal["classification"] = "classification"
-    MAIN_METRIC = "accuracy"
+    LINE = LabelledText
+    MAIN_METRICS = ("accuracy", "macro_f1", "micro_f1", "matthews", BINARY_F1)
 
     def head(self) -> "TaskHeadConfig":
         from model.task_heads import SequenceClassification
 
         return SequenceClassification(num_labels=len(self.labels))
 
-    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
-        def examples_of(line: LabelledText, number: int) -> list[Example]:
-            check_label(line.label, "label", needs_labels)
-            label = None if line.label is None else self.number_of(line.label)
-            return [example_of([encoder.row(line.text, line.second_text)], label, number, line)]
+    def examples_of(self, line: LabelledText, number: int, encoder: RowEncoder) -> list[Example]:
+        label = self.number_or_none(line.label)
+        return [example_of([encoder.row(line.text, line.second_text)], label, number, line)]
 
-        return example_file(path, encoder, LabelledText, examples_of)
+    def allowed_metrics(self) -> tuple[str, ...]:
+        is_binary = len(self.labels) == 2
+        return tuple(name for name in self.MAIN_METRICS if is_binary or name != BINARY_F1)
 
-    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
+    def metrics_of_kept(self, examples: Sequence[Example], kept: Scores) -> dict[str, float]:
         labels = [example.label for example in examples]
-        predicted = [values.argmax() for values in scores]
-        return {
+        predicted = [int(values.argmax()) for values in kept]
+        found = {
             "accuracy": score.accuracy(predicted, labels),
-            "macro_f1": score.macro_f1(predicted, labels, len(self.labels)),
+            "macro_f1": score.macro_f1(predicted, labels),
+            "micro_f1": score.micro_f1(predicted, labels),
+            "matthews": score.matthews(predicted, labels),
         }
+        if len(self.labels) == 2:
+            found[BINARY_F1] = score.binary_f1(predicted, labels)
+        return found
 
     def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
         shares = softmax(scores)

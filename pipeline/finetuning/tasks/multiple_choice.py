@@ -1,7 +1,6 @@
 """Multiple choice: the right one of several endings."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,16 +8,9 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from pipeline.finetuning import metrics as score
-from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
-from pipeline.finetuning.tasks.task import (
-    Scores,
-    Targets,
-    TaskConfig,
-    check_label,
-    example_file,
-    example_of,
-    softmax,
-)
+from pipeline.finetuning.examples import Example, Line, RowEncoder
+from pipeline.finetuning.inputs.record import BadRecord
+from pipeline.finetuning.tasks.task import Scores, Targets, TaskConfig, example_of, softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +30,8 @@ class MultipleChoice(TaskConfig):
     """Which of `num_choices` texts follows a text."""
 
     type: Literal["multiple_choice"] = "multiple_choice"
-    MAIN_METRIC = "accuracy"
+    LINE = ChoiceLine
+    MAIN_METRICS = ("accuracy",)
 
     num_choices: int = Field(gt=1)
     """Choices of every question."""
@@ -52,23 +45,21 @@ class MultipleChoice(TaskConfig):
 
         return task_heads.MultipleChoice(num_choices=self.num_choices)
 
-    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
-        def examples_of(line: ChoiceLine, number: int) -> list[Example]:
-            if len(line.choices) != self.num_choices:
-                raise ValueError(f"{len(line.choices)} choices, num_choices is {self.num_choices}")
-            check_label(line.label, "label", needs_labels)
-            if line.label is not None and line.label >= self.num_choices:
-                raise ValueError(f"label {line.label} is not a choice: they count from 0")
-            rows = [encoder.row(line.text, choice) for choice in line.choices]
-            return [example_of(rows, line.label, number, line)]
-
-        return example_file(path, encoder, ChoiceLine, examples_of)
+    def examples_of(self, line: ChoiceLine, number: int, encoder: RowEncoder) -> list[Example]:
+        if len(line.choices) != self.num_choices:
+            count = len(line.choices)
+            raise BadRecord("value", f"{count} choices, num_choices is {self.num_choices}")
+        if line.label is not None and line.label >= self.num_choices:
+            message = f"label {line.label} is not a choice: they count from 0"
+            raise BadRecord("unknown_label", message, value=str(line.label))
+        rows = [encoder.row(line.text, choice) for choice in line.choices]
+        return [example_of(rows, line.label, number, line)]
 
     def no_targets(self, num_rows: int, row_tokens: int) -> Targets:
         return np.empty(0, dtype=np.int64)
 
-    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
-        predicted = [values[:, 0].argmax() for values in scores]
+    def metrics_of_kept(self, examples: Sequence[Example], kept: Scores) -> dict[str, float]:
+        predicted = [values[:, 0].argmax() for values in kept]
         return {"accuracy": score.accuracy(predicted, [example.label for example in examples])}
 
     def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:

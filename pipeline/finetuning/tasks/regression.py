@@ -1,7 +1,6 @@
 """Text regression: one number per text."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,16 +8,9 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from pipeline.finetuning import metrics as score
-from pipeline.finetuning.examples import Example, ExampleFile, RowEncoder
+from pipeline.finetuning.examples import Example, RowEncoder
 from pipeline.finetuning.tasks.classification import TextLine
-from pipeline.finetuning.tasks.task import (
-    Scores,
-    Targets,
-    TaskConfig,
-    check_label,
-    example_file,
-    example_of,
-)
+from pipeline.finetuning.tasks.task import Scores, Targets, TaskConfig, example_of
 
 if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
@@ -37,20 +29,18 @@ class Regression(TaskConfig):
     """One number for each text or pair of texts."""
 
     type: Literal["regression"] = "regression"
-    MAIN_METRIC = "pearson"
+    LINE = RatedText
+    LABEL_FIELDS = ("value",)
+    MAIN_METRICS = ("pearson", "spearman")
 
     def head(self) -> "TaskHeadConfig":
         from model.task_heads import SequenceRegression
 
         return SequenceRegression()
 
-    def read(self, path: Path, encoder: RowEncoder, needs_labels: bool = True) -> ExampleFile:
-        def examples_of(line: RatedText, number: int) -> list[Example]:
-            check_label(line.value, "value", needs_labels)
-            row = encoder.row(line.text, line.second_text)
-            return [example_of([row], line.value, number, line)]
-
-        return example_file(path, encoder, RatedText, examples_of)
+    def examples_of(self, line: RatedText, number: int, encoder: RowEncoder) -> list[Example]:
+        row = encoder.row(line.text, line.second_text)
+        return [example_of([row], line.value, number, line)]
 
     def targets(self, examples: Sequence[Example], row_tokens: int) -> Targets:
         return np.array([[example.label] for example in examples], dtype=np.float32)
@@ -61,11 +51,12 @@ class Regression(TaskConfig):
     def num_used(self, targets: Targets) -> int:
         return int((~np.isnan(targets)).sum())
 
-    def metrics(self, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
+    def metrics_of_kept(self, examples: Sequence[Example], kept: Scores) -> dict[str, float]:
         values = np.array([example.label for example in examples])
-        predicted = np.array([values[0] for values in scores])
+        predicted = np.array([values[0] for values in kept])
         return {
             "pearson": score.pearson(predicted, values),
+            "spearman": score.spearman(predicted, values),
             "mean_squared_error": float(np.square(predicted - values).mean()),
         }
 

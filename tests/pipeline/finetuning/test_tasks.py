@@ -16,7 +16,7 @@ from pipeline.finetuning.batches import FinetuneBatches
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder, Window
 from pipeline.finetuning.plan import plan_finetuning
-from pipeline.finetuning.tasks.span_question_answering import best_answer
+from pipeline.finetuning.tasks.answers import best_answers, window_answers
 from pipeline.finetuning.tasks.task import TaskConfig
 from pipeline.finetuning.tasks.union import FinetuneTask
 from tests.pipeline.finetuning.finetune_run import (
@@ -69,7 +69,7 @@ def read(
         ("length", {"value": "much"}, "line 2: value: Input should be a valid number"),
         ("length", {"value": float("nan")}, "line 2: value: Input should be a finite number"),
         ("tags", {"labels": ["no"]}, "line 2: 1 labels for 2 words"),
-        ("tags", {"words": ["the cat", "a"]}, "'the cat' is empty or has white space in it"),
+        ("tags", {"words": [" cat", "a"]}, "' cat' is empty or has white space around it"),
         (
             "where",
             {"answers": [{"text": "cat", "start": 1}]},
@@ -150,9 +150,19 @@ def test_the_best_answer_is_short_and_in_order() -> None:
     spans = np.array([[-1, -1], [0, 3], [4, 7], [8, 11]])
     window = Window("cat dog rat", ("dog",), spans)
     scores = np.array([[9.0, 9.0], [5.0, 0.0], [4.0, 3.0], [0.0, 6.0]])
-    assert best_answer([(window, scores)], 2).text_or_none(False) == "dog rat"
-    assert best_answer([(window, scores)], 3).text_or_none(False) == "cat dog rat"
-    assert best_answer([(window, scores)], 3).text_or_none(True) == ""
+    two, three = (
+        best_answers(window.context, [window_answers(window, scores, longest, 20)], 20)
+        for longest in (2, 3)
+    )
+    assert two.text(None) == "dog rat"
+    assert three.text(None) == "cat dog rat"
+    assert three.null_difference == 18 - 11
+    assert (three.text(6.9), three.text(7.0)) == ("", "cat dog rat")
+    assert [(answer.text, answer.score) for answer in two.best[:3]] == [
+        ("dog rat", 10.0),
+        ("cat dog", 8.0),
+        ("dog", 7.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +238,7 @@ def test_the_prediction_of_a_question_is_one_for_all_its_windows(
 def test_metrics() -> None:
     assert score.accuracy([1, 2, 3], [1, 2, 0]) == pytest.approx(2 / 3)
     # class 0: 4/5; class 1: 0, it is only predicted; class 2: neither, left out
-    assert score.macro_f1([0, 0, 1], [0, 0, 0], 3) == pytest.approx((4 / 5 + 0) / 2)
+    assert score.macro_f1([0, 0, 1], [0, 0, 0]) == pytest.approx((4 / 5 + 0) / 2)
     assert score.pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
     assert score.pearson([1, 2, 3], [3, 2, 4]) == pytest.approx(0.5)
     assert np.isnan(score.pearson([1, 1], [1, 2]))

@@ -1,0 +1,91 @@
+"""The formats that tasks are read from, in one union, and which one a file has."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from configs.load import Config, ConfigError, UserError
+from pipeline.finetuning.inputs.arrow import Arrow, Parquet
+from pipeline.finetuning.inputs.conll import Conll, ConllU
+from pipeline.finetuning.inputs.content import content_of, plain_name
+from pipeline.finetuning.inputs.fields import Fields
+from pipeline.finetuning.inputs.json_files import JsonFile, JsonLines, read_json_file
+from pipeline.finetuning.inputs.record import Record
+from pipeline.finetuning.inputs.squad import Squad, is_squad
+from pipeline.finetuning.inputs.tables import Csv, Tsv
+
+
+class Reader(Protocol):
+    """What reads the files of one format."""
+
+    def records(self, path: Path, fields: Fields) -> Iterator[Record]:
+        """The records of a file."""
+
+
+class Auto(Config):
+    """The format that the ending of the file's name stands for."""
+
+    type: Literal["auto"] = "auto"
+
+    def records(self, path: Path, fields: Fields) -> Iterator[Record]:
+        """The records of a file."""
+        yield from format_of(path).records(path, fields)
+
+
+InputFormat = Annotated[
+    Auto | JsonLines | JsonFile | Tsv | Csv | Squad | Conll | ConllU | Parquet | Arrow,
+    Field(discriminator="type"),
+]
+
+_BY_ENDING: Mapping[str, Callable[[], Reader]] = {
+    **dict.fromkeys((".jsonl", ".ndjson"), JsonLines),
+    **dict.fromkeys((".tsv", ".tab"), Tsv),
+    ".csv": Csv,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio", ".bioes"), Conll),
+    ".conllu": ConllU,
+    **dict.fromkeys((".parquet", ".pq"), Parquet),
+    **dict.fromkeys((".arrow", ".feather"), Arrow),
+}
+_BY_START: Mapping[bytes, Callable[[], Reader]] = {
+    b"PAR1": Parquet,
+    b"ARROW1": Arrow,
+    b"{": JsonLines,
+}
+
+
+def format_of(path: Path) -> Reader:
+    """The format of a file by the ending of its name, or else by its first bytes.
+
+    Raises UserError if it cannot be opened, ConfigError where neither tells.
+    """
+    name = plain_name(path)
+    if name.endswith(".json"):
+        return _json_format(path)
+    for ending, build in _BY_ENDING.items():
+        if name.endswith(ending):
+            return build()
+    with content_of(path) as content:
+        start = content.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    for magic, build in _BY_START.items():
+        if start.startswith(magic):
+            return build()
+    known = ", ".join(_BY_ENDING)
+    raise ConfigError(
+        f"{path}: its name does not end in .json, {known}: set the task's format: {{type: ...}}"
+    )
+
+
+def _json_format(path: Path) -> Reader:
+    """SQuAD's form, a list of objects, or, under this name too, JSON lines."""
+    try:
+        tree = read_json_file(path)
+    except UserError as error:
+        if "Extra data" in str(error):
+            return JsonLines()
+        raise
+    if is_squad(tree):
+        return Squad()
+    is_one_object = isinstance(tree, dict) and not isinstance(tree.get("data"), list)
+    return JsonLines() if is_one_object else JsonFile()
