@@ -36,6 +36,8 @@ class Mlp(nn.Module):
             activated = F.gelu(inner, approximate="tanh")
         else:
             gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)  # [T, F/tp] each
+            if not gate.is_cuda:  # torch's CPU kernels compute strided values one by one
+                gate = gate.contiguous()
             gate = F.gelu(gate) if self.activation == "geglu" else F.silu(gate)
             activated = gate * value
         result: Tensor = self.down(activated)
