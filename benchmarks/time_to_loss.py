@@ -5,11 +5,11 @@ r"""Time to a loss: Hugging Face's Trainer for a fixed time, then this system un
 
 Both train on the rows of the config's data set, with its tokenizer and the sizes of its model. The
 Trainer does it the usual way: the named class, 15 % masks (ModernBERT: 30 %) drawn anew for each
-batch, bf16 autocast, a linear schedule that ends with the time. This system trains one run for each
-number of `--rows`, each with a whole schedule of its own, launched as a user launches it, start-up
-included, until one is as good. Both results are Hugging Face folders; the same function scores
-them: mean loss on the held-out rows with fixed 15 % masks, fp32. The Trainer needs `accelerate`,
-which the project itself does not.
+batch, autocast where the config's precision is bf16, a linear schedule that ends with the time.
+This system trains one run for each number of `--rows`, each with a whole schedule of its own,
+launched as a user launches it, start-up included, until one is as good. Both results are Hugging
+Face folders; the same function scores them: mean loss on the held-out rows with fixed 15 % masks,
+fp32. The Trainer needs `accelerate`, which the project itself does not.
 """
 
 import argparse
@@ -153,7 +153,7 @@ def train_hugging_face(
             weight_decay=0.01,
             warmup_steps=min(500, num_steps // 10),
             lr_scheduler_type="linear",
-            bf16=True,
+            bf16=config.precision == "bf16",
             use_cpu=True,
             report_to=[],
             save_strategy="no",

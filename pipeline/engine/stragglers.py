@@ -123,8 +123,13 @@ def straggler_line(forward_s: NDArray[np.float64], names: Sequence[str]) -> str 
     return f"slow ranks, as multiples of the median forward time: {', '.join(parts)}{more}"
 
 
-def measure_peak_flops(device: torch.device, dtype: torch.dtype, num_cores: float = 1.0) -> float:
-    """Operations a second of this rank in a large matrix product: the best of many.
+def measure_peak_flops(
+    device: torch.device,
+    dtype: torch.dtype,
+    num_cores: float = 1.0,
+    duration_s: float = PEAK_SECONDS,
+) -> float:
+    """Operations a second of this rank in a large matrix product: the best within `duration_s`.
 
     On the CPU those of a second of processor time, on the `num_cores` cores that the rank may use:
     time that other processes take from it then makes no difference.
@@ -139,7 +144,7 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype, num_cores: floa
     _wait(device)
     best = float("inf")
     started_at = time.perf_counter()
-    while best == float("inf") or time.perf_counter() - started_at < PEAK_SECONDS:
+    while best == float("inf") or time.perf_counter() - started_at < duration_s:
         start = clock()
         torch.mm(left, right)
         _wait(device)

@@ -15,6 +15,8 @@ from pipeline.engine.stragglers import StragglerWatch, measure_peak_flops, rank_
 logger = logging.getLogger(__name__)
 
 RATE_WINDOW_STEPS = 50
+EMULATION_RATIO = 3.0
+"""How much faster fp32 has to be for another number format to count as emulated."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -29,6 +31,9 @@ class StepMeter:
         num_cores = rank_cores()
         dist.barrier()  # ranks of a node share its processors: all measure at the same time
         peak = measure_peak_flops(device, DTYPES[precision], num_cores)
+        if dist.get_rank() == 0 and precision != "fp32":
+            in_fp32 = measure_peak_flops(device, torch.float32, num_cores, duration_s=0.2)
+            _warn_if_emulated(precision, peak, in_fp32)
         total = torch.tensor([peak], dtype=torch.float64, device=device)
         dist.all_reduce(total)
         self.peak_flops = float(total)
@@ -119,3 +124,16 @@ def _duration(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     minutes, seconds_left = divmod(rest, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds_left:02d}s"
+
+
+def _warn_if_emulated(precision: str, peak: float, in_fp32: float) -> None:
+    """`peak` and `in_fp32`: operations a second in `precision` and in fp32.
+
+    Processors and GPUs that lack a number format compute in it many times slower than in fp32.
+    """
+    if in_fp32 > EMULATION_RATIO * peak:
+        logger.warning(
+            "matrix products in %s are %.0f times slower than in fp32 on this device, which has no "
+            "instructions for %s: set precision=fp32",
+            *(precision, in_fp32 / peak, precision),
+        )

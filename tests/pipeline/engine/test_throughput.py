@@ -157,3 +157,21 @@ def test_the_metrics_of_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         metrics(config, "tokens_per_s_per_rank"), metrics(config, "tokens_per_s"), strict=True
     )
     assert all(total == pytest.approx(2 * each) for each, total in rates)
+
+
+@pytest.mark.parametrize(
+    ("precision", "peaks", "warns"),
+    [("bf16", (1e9, 1.2e10), True), ("bf16", (1e10, 5e9), False), ("fp32", (1e9,), False)],
+)
+@in_one_rank
+def test_a_number_format_that_the_device_lacks_is_named(
+    precision: str, peaks: tuple[float, ...], warns: bool
+) -> None:
+    with (
+        mock.patch.object(throughput, "measure_peak_flops", side_effect=peaks),
+        mock.patch.object(throughput.logger, "warning") as warning,
+    ):
+        throughput.StepMeter(torch.device("cpu"), precision)
+    assert warning.call_count == warns
+    if warns:
+        assert "bf16 are 12 times slower" in warning.call_args.args[0] % warning.call_args.args[1:]
