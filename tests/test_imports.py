@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.training": (
         *("pipeline.launch", "pipeline.data", "pipeline.fault_tolerance", "pipeline.run"),
-        *("pipeline.tracking", "pipeline.engine", "pipeline.validation"),
+        *("pipeline.tracking", "pipeline.engine", "pipeline.validation", "pipeline.checkpoint"),
     ),
     "pipeline.hugging_face": ("pipeline.checkpoint",),
     "pipeline.model_cards": (

@@ -4,11 +4,10 @@ from model.objectives.head_names import ADVERSARIAL
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
-from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
-from pipeline.engine.throughput import StepMeter, log_if_skipped
-from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
+from pipeline.engine.throughput import StepMeter
+from pipeline.fault_tolerance.loss_spikes import Instability
 from pipeline.finetuning.adversary import passes_of
 from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
 from pipeline.finetuning.config import FinetuneConfig
@@ -22,6 +21,7 @@ from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.run import run_folder
 from pipeline.training.session import Session, open_session
+from pipeline.training.state import TrainingState
 from pipeline.validation.watch import ValidationWatch
 
 
@@ -56,65 +56,50 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     keep = config.checkpoint.for_validation(config.evaluation)
     saver = Saver(run_folder.checkpoints_folder(config), keep, grid, plan.start.tokenizer)
     heldout = load_mlm_heldout(plan)
-    watch = StabilityWatch(config.stability, start.recent_losses)
+
+    def save(at: Progress) -> None:
+        saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
+
+    state = TrainingState(start, last_row, keep, config.stability, validation, save)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
-    step, consumed_rows, dev_error = start.step, start.consumed_rows, start.score
-    saved_step, instability = start.step, None
-    first_row = last_row if validation.stop else consumed_rows
     with session.running() as (watchdog, profiler):
         meter.start_step()
-        for batch in batches.steps_from(first_row, start.skipped):
+        for batch in batches.steps_from(state.first_row, start.skipped):
             watchdog.alive()
             meter.data_arrived()
             learning_rate = validation.learning_rate(_learning_rate(config, batch), 0)
             try:
-                with profiler.step(step + 1):
+                with profiler.step(state.step + 1):
                     result = finetuning_step(
                         *(engine, batch, config.weights, learning_rate),
                         *(session.stop, meter.data_wait_s, config.adversarial, config.seed),
                     )
             except StepAbandoned:
                 break
-            step += 1
-            consumed_rows = batch.rows.end_row
-            is_last, dev_error = consumed_rows == last_row, None
             values = _step_values(plan, batch, learning_rate, result, meter)
-            log_if_skipped(step, result, batch.rows)
-            instability = watch.observe(result.loss, result.is_finite, batch.rows)
-            if instability is not None:
+            state.add_step(result, batch.rows)
+            if state.instability is not None:
                 break
-            if step % config.log_every_steps == 0 or is_last:
-                meter.log_progress(
-                    step, config.steps, last_row - consumed_rows, _losses(result), values
-                )
-            if step % config.evaluate_every_steps == 0 or is_last:
+            if state.is_due(config.log_every_steps):
+                rows_left = last_row - state.consumed_rows
+                meter.log_progress(state.step, config.steps, rows_left, _losses(result), values)
+            if state.is_due(config.evaluate_every_steps):
                 scores = evaluate(plan, engine, batches, heldout)
-                dev_error = mean_error(plan, scores)
-                validation.observe(step, dev_error, 0, plan.dev_fingerprint)
+                state.add_evaluation(mean_error(plan, scores), 0, plan.dev_fingerprint)
                 values |= scores
-            session.record.metrics(step, values)
-            is_best = keep.keep_best > 0 and validation.is_best(step)
-            if step % keep.every_steps == 0 or is_last or is_best or validation.stop:
-                at = start.at(step, consumed_rows, dev_error, watch.recent_losses, validation.state)
-                saved_step = _save(plan, engine, saver, at)
+            session.record.metrics(state.step, values)
+            if state.save_is_due:
+                state.save()
             saver.report_errors()
             if result.stop_requested or validation.stop:
                 break
             meter.start_step()
-        if instability is None and step > saved_step:  # a signal between two saves
-            at = start.at(step, consumed_rows, dev_error, watch.recent_losses, validation.state)
-            _save(plan, engine, saver, at)
+        if state.has_unsaved_steps:
+            state.save()
     saver.finish()
     engine.close()
-    if instability is None:
-        session.end(step, consumed_rows, consumed_rows >= last_row, validation)
-    return instability
-
-
-def _save(plan: FinetunePlan, engine: Engine, saver: Saver, at: Progress) -> int:
-    """Starts to save the state at `at`, and returns its step."""
-    saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
-    return at.step
+    session.end(state)
+    return state.instability
 
 
 def _learning_rate(config: FinetuneConfig, batch: FinetuneStep) -> float:

@@ -9,13 +9,13 @@ from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.data.loader import StepBatch
-from pipeline.data.position import RowWindow, Segment
+from pipeline.data.position import RowWindow
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.evaluation import heldout_scores_of_heads
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
-from pipeline.engine.throughput import StepMeter, log_if_skipped
-from pipeline.fault_tolerance.loss_spikes import Instability, StabilityWatch
+from pipeline.engine.throughput import StepMeter
+from pipeline.fault_tolerance.loss_spikes import Instability
 from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.pretraining.batches import run_batches
@@ -27,6 +27,7 @@ from pipeline.run import run_folder
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.start.record import write_record
 from pipeline.training.session import Session, open_session
+from pipeline.training.state import TrainingState
 from pipeline.validation.watch import ValidationWatch
 
 logger = logging.getLogger(__name__)
@@ -65,17 +66,17 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     keep = config.checkpoint.for_validation(config.evaluation)
     saver = Saver(run_folder.checkpoints_folder(config), keep, grid, plan.tokenizer)
     heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
-    watch = StabilityWatch(config.stability, start.recent_losses)
+
+    def save(at: Progress) -> None:
+        saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
+
+    state = TrainingState(start, last_row, keep, config.stability, validation, save)
     session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
     if checkpoint is None and config.start.type != "scratch":
         scores = _evaluate(engine, plan.phases[0], heldouts[0])
         session.record.metrics(0, scores)
-        at = start.at(0, 0, scores.get("heldout_loss"), (), start.validation)
-        _save(plan, engine, saver, segments, at)
-    step, consumed_rows, heldout_loss = start.step, start.consumed_rows, start.score
-    saved_step, instability = start.step, None
-    first_row = last_row if validation.stop else consumed_rows
-    loading = run_batches(plan, segments, start.skipped, grid.dp_rank, first_row)
+        state.save(scores.get("heldout_loss"))
+    loading = run_batches(plan, segments, start.skipped, grid.dp_rank, state.first_row)
     with closing(loading) as batches, session.running() as (watchdog, profiler):
         meter.start_step()
         for batch in batches:
@@ -84,49 +85,38 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
             phases.enter(batch.phase)
             learning_rate = validation.learning_rate(_learning_rate(plan, batch), batch.phase)
             try:
-                with profiler.step(step + 1):
+                with profiler.step(state.step + 1):
                     result = pretraining_step(
                         *(engine, batch, learning_rate, session.stop, meter.data_wait_s),
                         *(plan.phases[batch.phase].config.adversarial, config.seed),
                     )
             except StepAbandoned:
                 break
-            step += 1
-            rows = RowWindow(start_row=consumed_rows, end_row=batch.consumed_rows)
-            consumed_rows = batch.consumed_rows
-            is_last, heldout_loss = consumed_rows == last_row, None
             values = _step_values(plan, batch, learning_rate, result, meter)
-            log_if_skipped(step, result, rows)
-            instability = watch.observe(result.loss, result.is_finite, rows)
-            if instability is not None:
+            rows = RowWindow(start_row=state.consumed_rows, end_row=batch.consumed_rows)
+            state.add_step(result, rows)
+            if state.instability is not None:
                 break
-            if step % config.log_every_steps == 0 or is_last:
-                _log_progress(plan, batch, meter, step, values)
-            if step % config.evaluation.every_steps == 0 or is_last:
+            if state.is_due(config.log_every_steps):
+                _log_progress(plan, batch, meter, state.step, values)
+            if state.is_due(config.evaluation.every_steps):
                 heldout = heldouts[batch.phase]
                 scores = _evaluate(engine, plan.phases[batch.phase], heldout)
-                heldout_loss = scores.get("heldout_loss")
-                validation.observe(step, heldout_loss, batch.phase, heldout.fingerprint)
+                state.add_evaluation(scores.get("heldout_loss"), batch.phase, heldout.fingerprint)
                 values |= scores
-            session.record.metrics(step, values)
-            is_best = keep.keep_best > 0 and validation.is_best(step)
-            if step % keep.every_steps == 0 or is_last or is_best or validation.stop:
-                at = start.at(
-                    step, consumed_rows, heldout_loss, watch.recent_losses, validation.state
-                )
-                saved_step = _save(plan, engine, saver, segments, at)
+            session.record.metrics(state.step, values)
+            if state.save_is_due:
+                state.save()
             saver.report_errors()
             if result.stop_requested or validation.stop:
                 break
             meter.start_step()
-        if instability is None and step > saved_step:  # a signal between two saves
-            at = start.at(step, consumed_rows, heldout_loss, watch.recent_losses, validation.state)
-            _save(plan, engine, saver, segments, at)
+        if state.has_unsaved_steps:
+            state.save()
     saver.finish()
     engine.close()
-    if instability is None:
-        session.end(step, consumed_rows, consumed_rows >= last_row, validation)
-    return instability
+    session.end(state)
+    return state.instability
 
 
 def _learning_rate(plan: RunPlan, batch: StepBatch) -> float:
@@ -157,14 +147,6 @@ def _log_progress(
     rows_left = phase.steps.total_rows - batch.step.end_row
     rows_left += later_tokens // phase.manifest.row_tokens
     meter.log_progress(step, plan.steps.total_steps, rows_left, f"{values['loss']:.3f}", values)
-
-
-def _save(
-    plan: RunPlan, engine: Engine, saver: Saver, segments: tuple[Segment, ...], at: Progress
-) -> int:
-    """Starts to save the state at `at`, and returns its step."""
-    saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
-    return at.step
 
 
 def _load_heldout(plan: RunPlan, phase: PhasePlan) -> HeldoutRows:

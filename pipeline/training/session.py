@@ -22,7 +22,7 @@ from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
 from pipeline.tracking.record import Record, open_record
 from pipeline.training.equal_ranks import check_equal_ranks
-from pipeline.validation.watch import ValidationWatch
+from pipeline.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +67,16 @@ class Session:
             self.record.end("failed")
             raise
 
-    def end(
-        self, step: int, consumed_rows: int, is_at_end: bool, validation: ValidationWatch
-    ) -> None:
+    def end(self, state: TrainingState) -> None:
         """Marks the run as finished, at its last row or by early stopping, or else as stopped by a
-        signal.
-
-        It is at `consumed_rows`; `is_at_end`: it takes no row after them.
-        """
-        early_stop = None if is_at_end else validation.stop
-        if is_at_end:
-            consumed_rows = self.config.end_row
-        is_finished, is_early = is_at_end or early_stop is not None, early_stop is not None
+        signal; does nothing where it rolls back."""
+        if state.instability is not None:
+            return
+        step, validation = state.step, state.validation
+        early_stop = None if state.is_at_end else validation.stop
+        consumed_rows = self.config.end_row if state.is_at_end else state.consumed_rows
+        is_early = early_stop is not None
+        is_finished = state.is_at_end or is_early
         if is_finished and self.grid.rank == 0:
             run_folder.mark_done(self.config, step, consumed_rows, is_early)
         tags = validation.end_tags(step, is_early) if is_finished else {}
