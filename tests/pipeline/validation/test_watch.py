@@ -37,7 +37,7 @@ def test_a_run_stops_after_so_many_evaluations_without_an_improvement() -> None:
     assert (watch.stop.best_step, watch.stop.best_score) == (3, 2.91)
     tags = {"stopped_early": "step 3", "best_step": "3", "best_score": "2.91"}
     assert watch.end_tags(3, is_early=True) == tags
-    assert "step 3 with 2.91" in str(watch.stop)
+    assert "step 3: held-out loss 2.9100" in str(watch.stop)
     none = watch_of(early_stopping={"patience": 1})
     assert observed(none, [math.inf]) == [1]
     assert none.stop is not None
