@@ -138,6 +138,15 @@ def build_mask(
     return AttentionMask(backend, blocks=blocks)
 
 
+def check_trainable(compute: ComputeConfig, device: torch.device) -> None:
+    """Raises ConfigError for a backend that has no backward pass on `device`."""
+    if compute.attention_backend == "flex" and device.type == "cpu":
+        raise ConfigError(
+            "compute.attention_backend flex has no backward pass on the CPU, and this machine has "
+            "no CUDA device: use auto or explicit"
+        )
+
+
 def choose_backend(
     config: ModelConfig, compute: ComputeConfig, device: torch.device, with_dropout: bool
 ) -> Backend:
@@ -146,10 +155,8 @@ def choose_backend(
     On the CPU explicit softmax (at 512 tokens faster than torch's flash attention). On CUDA sdpa,
     except for windows and packed rows, whose empty blocks FlexAttention skips; it has no dropout.
     """
-    if compute.attention_backend == "flex" and device.type == "cpu" and torch.is_grad_enabled():
-        raise ConfigError(
-            "compute.attention_backend flex has no backward pass on the CPU: use auto or explicit"
-        )
+    if torch.is_grad_enabled():
+        check_trainable(compute, device)
     if compute.attention_backend != "auto":
         return compute.attention_backend
     if device.type == "cpu":

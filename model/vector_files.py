@@ -53,6 +53,8 @@ def read_vectors(config: PretrainedVectors) -> Iterator[Entry]:
                 yield from _read_counted_lines(path, file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{path}: damaged gzip file: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _counts(path: Path, file: BufferedIOBase, advice: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from configs.load import ConfigError
 from model.vector_files import read_vectors
 from model.weight_options import PretrainedVectors
 
+CHECKED_ENTRIES = 1_000
+"""Of a file of vectors, read before anything is built."""
 SPACE = "\u2581"
 """SentencePiece's mark of a space."""
 
@@ -50,8 +53,7 @@ def read_word_vectors(
     width: int | None = None
     for word, vector in read_vectors(config):
         if len(vector) != width:
-            if len(vector) != hidden_size:
-                _check_width(config, word, len(vector), hidden_size)
+            _check_width(config, word, len(vector), hidden_size)
             width = len(vector)
         for token_id, exact in places.get(word, ()):
             # Of entries for the same word, the first, which is the more frequent word's.
@@ -78,8 +80,22 @@ def read_word_vectors(
     return WordVectors(matrix, found)
 
 
+def check_vectors(config: PretrainedVectors, hidden_size: int) -> None:
+    """Raises ConfigError where the first entries of `config.path` show that they cannot be taken:
+    a file that is missing, of another format, or of a width that does not fit."""
+    entries = islice(read_vectors(config), CHECKED_ENTRIES)
+    first = next(entries, None)
+    if first is None:
+        raise ConfigError(f"{config.path}: holds no vectors")
+    _check_width(config, first.word, len(first.vector), hidden_size)
+    for _ in entries:
+        pass  # each is checked as it is read
+
+
 def _check_width(config: PretrainedVectors, word: str, width: int, hidden_size: int) -> None:
     """Raises ConfigError if vectors of `width` dimensions cannot become `hidden_size` wide."""
+    if width == hidden_size:
+        return
     has = f"{config.path}: the vector of {word!r} has {width} dimensions"
     if config.fit == "exact":
         raise ConfigError(

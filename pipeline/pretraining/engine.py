@@ -2,6 +2,7 @@
 
 import logging
 
+from model.attention_masks import check_trainable
 from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.loader import special_ids
@@ -18,9 +19,11 @@ logger = logging.getLogger(__name__)
 def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> Engine:
     """The model of the run under DeepSpeed, with its first weights or in the state of `checkpoint`.
 
-    Raises UserError if the checkpoint is of a different model or tokenizer.
+    Raises UserError if the checkpoint is of a different model or tokenizer, and for an attention
+    backend that cannot be trained on this device.
     """
     config = plan.config
+    check_trainable(config.compute, grid.device)
     model_config, vocabulary = config.model, None
     if checkpoint is not None:
         model_config = model_config.for_loaded_weights()

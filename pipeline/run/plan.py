@@ -13,6 +13,7 @@ from model.adversarial_options import passes_per_step
 from model.config import ModelConfig
 from model.flops import training_flops
 from model.generator import generator_of
+from model.word_vectors import check_vectors
 from pipeline.checkpoint.manifest import Origin
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.checkpoint.tokenizer import check_tokenizer
@@ -177,7 +178,8 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
     models that cannot be exported, rows longer than the positions, objectives on words that the
     tokenizer does not show, mixture weights that do not fit the sources, phases whose data have
-    different tokenizers, and a start that is not there or does not fit.
+    different tokenizers, word vectors whose first entries cannot be taken, and a start that is not
+    there or does not fit.
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
@@ -199,6 +201,8 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     plan = RunPlan(config, tuple(phases), tp_size, dp_size)
     if config.start.type == "scratch":  # but step 0 may have been imported
         own = own_checkpoint(config.output)
+        if own is None and config.model.embedding_start.type == "vectors":
+            check_vectors(config.model.embedding_start, config.model.embedding_width)
         return replace(plan, start_record=own.manifest.start if own else None)
     start, record = plan_start(config, phases[0].manifest, plan.tokenizer)
     return replace(plan, start=start, start_record=record)

@@ -51,6 +51,8 @@ def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) ->
     yield from plan.summary_lines(newest.manifest.step if newest else 0)
     parameters = count_trained(config, plan.vocab_size)
     yield f"parameters {parameters:,}; memory about {memory.summary()}"
+    if config.compute.attention_backend == "flex":
+        yield "compute.attention_backend flex trains on CUDA devices only"
     tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)
     yield f"tokens {tokens:,} in {plan.steps.total_steps:,} steps"
     if tokens_per_s:

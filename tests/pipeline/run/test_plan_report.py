@@ -13,9 +13,11 @@ from pipeline.run.memory import activation_bytes, estimate_memory
 from pipeline.run.plan import plan_run
 from pipeline.run.plan_report import report
 from pipeline.run.run_folder import RUN_NAME, claim
-from tests.pipeline.training_run import ROW_TOKENS, make_config, make_rows
+from tests.gloo import RankError, run_ranks
+from tests.pipeline.training_run import ROW_TOKENS, make_config, make_rows, pretrain
 
 ROOT = Path(__file__).parents[3]
+MODEL = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": ROW_TOKENS}
 WIDE = {
     "num_layers": 24,
     "hidden_size": 1024,
@@ -133,3 +135,37 @@ def test_the_command_imports_no_torch(rows: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "data parallel 4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file of word vectors"),
+        ("the 1 2 3\n", "does not start with word2vec's two counts"),
+        ("2 3\nthe 1 2 3\nof 1 2 x\n", "vectors.txt:3: not a word and 3 numbers"),
+        ("1 3\nthe 1 2 3\n", "has 3 dimensions, but model.hidden_size is 32: set model.embedding_"),
+    ],
+)
+def test_word_vectors_that_cannot_be_taken_are_named_in_the_plan(
+    rows: Path, tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "vectors.txt"
+    if text is not None:
+        path.write_text(text)
+    fit = "exact" if "dimensions" in message else "project"
+    vectors = {"type": "vectors", "path": str(path), "fit": fit}
+    model = {**MODEL, "embedding_start": vectors}
+    with pytest.raises(ConfigError) as error:
+        list(report(make_config(rows, tmp_path / "run", model=model), 1, 1))
+    assert message in str(error.value)
+
+
+def test_the_plan_says_where_flex_attention_trains(rows: Path, tmp_path: Path) -> None:
+    """Not refused: the plan may be made on another machine than the run."""
+    model = {**MODEL, "attention_dropout": 0.0}
+    flex = {"attention_backend": "flex"}
+    config = make_config(rows, tmp_path / "run", model=model, compute=flex)
+    assert "compute.attention_backend flex trains on CUDA devices only" in report(config, 1, 1)
+    with pytest.raises(RankError, match="flex has no backward pass on the CPU") as error:
+        run_ranks(pretrain, 1, config)
+    assert "build_engine" in str(error.value)
