@@ -68,7 +68,7 @@ def labels(ticks: Sequence[float]) -> list[str]:
             return [f"{tick / scale:.6g}{unit}" if tick else "0" for tick in ticks]
     if 0 < greatest < 1e-3:
         return [f"{tick:.2g}" if tick else "0" for tick in ticks]
-    return [f"{tick:.6g}" for tick in ticks]
+    return [f"{tick:,.6g}" for tick in ticks]
 
 
 def _nice_step(least: float) -> float:

@@ -55,6 +55,8 @@ class Chart:
     is_log: bool = False
     """A logarithmic y axis; values of 0 and less are gaps."""
     from_zero: bool = False
+    x_range: tuple[float, float] | None = None
+    """Least and greatest x, so that charts beside each other agree; None: those of the lines."""
     caption: str = ""
 
 
@@ -116,7 +118,8 @@ def _axes(chart: Chart) -> tuple[Axis, Axis]:
     y_axis = log_axis(values) if chart.is_log else None
     if y_axis is None:
         y_axis = linear_axis(values, from_zero=chart.from_zero)
-    return tight_axis(min(xs, default=0.0), max(xs, default=1.0)), y_axis
+    low, high = chart.x_range or (min(xs, default=0.0), max(xs, default=1.0))
+    return tight_axis(low, high), y_axis
 
 
 def _grid(chart: Chart, x_axis: Axis, y_axis: Axis) -> list[str]:
@@ -142,7 +145,8 @@ def _band_and_line(line: Line, number: int, x_axis: Axis, y_axis: Axis) -> list[
     if line.low is not None and line.high is not None:
         shapes += [
             f'<path d="{_band(run, places, line.low, line.high, y_axis)}" '
-            f'fill="{colour(number)}" fill-opacity="0.25"/>'
+            f'fill="{colour(number)}" fill-opacity="0.2" stroke="{colour(number)}" '
+            'stroke-width="0.6" stroke-opacity="0.45"/>'
             for run in _runs(line.low, y_axis)
         ]
     for run in _runs(line.y, y_axis):

@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.averaging": ("pipeline.optim", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.tracking": ("pipeline.launch", "pipeline.run", "pipeline.checkpoint"),
+    "pipeline.reporting": (*("pipeline.checkpoint", "pipeline.run", "pipeline.tracking"),),
     "pipeline.engine": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.run"),
         "pipeline.checkpoint",
@@ -229,6 +230,7 @@ def test_no_file_takes_the_name_of_an_installed_package() -> None:
         ("pipeline.checkpoint.manifest", ("torch", "safetensors", "deepspeed", "transformers")),
         ("pipeline.optim.union", ("torch", "deepspeed", "megatron")),
         ("pipeline.tracking.lineage", ("torch", "mlflow", "deepspeed")),
+        ("pipeline.report", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("pipeline.slurm_job", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         (
             "pipeline.finetuning.run_config",

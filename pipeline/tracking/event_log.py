@@ -7,7 +7,9 @@ still here. A disk that is full does not end training: events are kept in memory
 | kind | content |
 |---|---|
 | created | `key`: the id of the folder that the record was started in |
-| start | `resumed_from`: the last optimizer step that is kept, 0 for a new run; parameters, tags |
+| start | `resumed_from`: the last optimizer step that is kept, 0 for a new run; parameters, tags; \
+`removed_to`: the last step whose metrics were removed, because it is computed again |
+| rollback | `reason`; the rows from `start_row` to before `end_row` are skipped from here on |
 | metrics | `step`, and `values` by name |
 | note | parameters, tags, files |
 | end | the state of the run |
@@ -92,19 +94,20 @@ class EventLog:
         """Adds the metrics of optimizer step `step`."""
         self.append("metrics", {"step": step, "values": dict(values)})
 
-    def discard_after(self, step: int) -> None:
-        """Removes the metrics of steps after `step`.
+    def discard_after(self, step: int) -> int | None:
+        """Removes the metrics of steps after `step`, and returns the last of them; None: no step.
 
         For a run that resumes from step `step` and repeats the later ones. Where there is no space
         for the new file they stay, and the start that follows says from which step on they are
         repeated.
         """
         try:
-            self._discard_after(step)
+            return self._discard_after(step)
         except OSError as error:
             logger.warning(
                 "%s: metrics of steps after %d are not removed (%s)", self._path, step, error
             )
+            return None
 
     def report_lost(self) -> None:
         """Tries to write what waits, and logs how many events are lost if the disk is still full.
@@ -136,7 +139,7 @@ class EventLog:
             self._retry_at = None
         self._unwritten_bytes = sum(map(len, self._unwritten))
 
-    def _discard_after(self, step: int) -> None:
+    def _discard_after(self, step: int) -> int | None:
         first, start = None, 0
         for event, end in read_events(self._path):
             if _is_after(event, step):
@@ -144,19 +147,25 @@ class EventLog:
                 break
             start = end
         if first is None:
-            return
+            return None
         with open_regular(self._path) as stream, open_atomic(self._path) as target:
             copy_bytes(stream, target, first)
-            _copy_kept(stream, target, step)
+            return _copy_kept(stream, target, step)
 
 
-def _copy_kept(stream: BinaryIO, target: BinaryIO, step: int) -> None:
-    """Copies the remaining whole lines but the metrics of steps after `step`."""
+def _copy_kept(stream: BinaryIO, target: BinaryIO, step: int) -> int:
+    """Copies the remaining whole lines but the metrics of steps after `step`, and returns the last
+    of those steps."""
+    last = step
     for line in stream:
         if not line.endswith(b"\n"):
-            return
-        if not _is_after(parse_line(line), step):  # unreadable ones stay, and are reported
+            break
+        event = parse_line(line)
+        if _is_after(event, step):
+            last = max(last, event["step"])
+        else:  # unreadable ones stay, and are reported
             target.write(line)
+    return last
 
 
 def _is_after(event: Any, step: int) -> bool:
@@ -169,7 +178,7 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], i
     A line that is no event is skipped, and reported with its number and bytes.
     """
     for event, end in read_objects(path, offset, is_event):
-        yield _with_new_names(event), end
+        yield with_new_names(event), end
 
 
 def is_event(event: Any) -> bool:
@@ -189,7 +198,7 @@ def is_event(event: Any) -> bool:
     )
 
 
-def _with_new_names(event: dict[str, Any]) -> dict[str, Any]:
+def with_new_names(event: dict[str, Any]) -> dict[str, Any]:
     renamed = {OLD_KEYS.get(key, key): value for key, value in event.items()}
     renamed["kind"] = OLD_KINDS.get(renamed["kind"], renamed["kind"])
     return renamed

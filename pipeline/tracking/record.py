@@ -31,6 +31,10 @@ class Record(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of one optimizer step; at most one call per step."""
 
+    def rollback(self, reason: str, start_row: int, end_row: int) -> None:
+        """Training goes back to its newest checkpoint, and skips rows: `start_row` to before
+        `end_row`."""
+
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """The run is "finished", "stopped" or "failed"; the last call. `tags`: more about it."""
 
@@ -50,6 +54,9 @@ class NodeRecord:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Does nothing: rank 0 records the metrics of all ranks."""
 
+    def rollback(self, reason: str, start_row: int, end_row: int) -> None:
+        """Does nothing: rank 0 records it."""
+
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Stops sampling."""
         if self._sampler is not None:
@@ -67,9 +74,10 @@ class RunRecord(NodeRecord):
     def start(self, step: int, content: Mapping[str, Any]) -> None:
         """Discards the metrics of later steps, then starts to send to MLflow."""
         self._stop_sender()  # it reads the file that is about to be rewritten
-        self._log.discard_after(step)
+        removed_to = self._log.discard_after(step)
+        removed = {} if removed_to is None else {"removed_to": removed_to}
         files = keep_reports(self._config.output, content.get("files", []))
-        self._log.append("start", {**content, "files": files, "resumed_from": step})
+        self._log.append("start", {**content, "files": files, "resumed_from": step, **removed})
         if self._config.tracking.enabled:
             self._sender = SenderProcess(self._config.output)
         super().start(step, content)
@@ -79,6 +87,11 @@ class RunRecord(NodeRecord):
         self._log.metrics(step, values)
         if self._sender is not None:
             self._sender.watch()
+
+    def rollback(self, reason: str, start_row: int, end_row: int) -> None:
+        """Records why the next start goes back, and which rows it skips."""
+        content = {"reason": reason, "start_row": start_row, "end_row": end_row}
+        self._log.append("rollback", content)
 
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Records the state and waits until all is sent, at most END_TIMEOUT_S seconds."""

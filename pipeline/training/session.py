@@ -66,6 +66,8 @@ class Session:
         except UserError:
             self.record.end("failed")
             raise
+        rows = instability.rows
+        self.record.rollback(instability.reason, rows.start_row, rows.end_row)
 
     def end(self, state: TrainingState) -> None:
         """Marks the run as finished, at its last row or by early stopping, or else as stopped by a
