@@ -30,7 +30,11 @@ def main() -> None:
     """Makes the missing sources."""
     parser = command.plain_parser(__doc__ or "")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the sources go")
-    folder = parser.parse_args().folder
+    make_corpus(parser.parse_args().folder)
+
+
+def make_corpus(folder: Path) -> None:
+    """Makes the sources that are missing in `folder`."""
     for name, texts_in in SOURCES.items():
         path = folder / f"{name}.jsonl"
         if not path.exists():

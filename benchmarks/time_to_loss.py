@@ -241,7 +241,12 @@ def main() -> None:
     print(_line(f"Trainer, {arguments.kind}", base, base), flush=True)
     for rows in arguments.rows:
         folder = arguments.output / f"{arguments.config.stem}-{rows}"
-        result = train_ours(arguments.config, arguments.set, rows, folder)
+        stored = arguments.output / f"{folder.name}.json"
+        if stored.exists():
+            result = Result(**json.loads(stored.read_text()))
+        else:
+            result = train_ours(arguments.config, arguments.set, rows, folder)
+            stored.write_text(json.dumps(asdict(result), indent=1) + "\n")
         print(_line(f"{arguments.config.stem}, {rows:,} rows", result, base), flush=True)
         if result.loss <= base.loss:
             return

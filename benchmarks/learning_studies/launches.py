@@ -1,0 +1,110 @@
+"""Starts the commands of this project as a user would, and reads what they record.
+
+What depends on the form of configs, commands and records is in this module and in `score`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.launch.environment import free_port
+from pipeline.run.run_folder import DONE_NAME
+from pipeline.tracking.event_log import LOG_NAME, read_events
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_LAST_LINES = 30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def run_command(arguments: Sequence[str], log: Path, threads: int = 1) -> Cost:
+    """Runs Python with `arguments` in the repository's root; its output is appended to `log`.
+
+    Stopped with this process. Raises RuntimeError with the last lines of the log if it fails.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=stream, stderr=stream
+        )
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+    if process.returncode:
+        lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+        text = "\n".join(lines)
+        raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{text}")
+    return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime)
+
+
+def train(tree: Mapping[str, Any], folder: Path, ranks: int = 1, threads: int = 1) -> Cost:
+    """Pretrains or fine-tunes the config `tree` in `folder`/run; resumes what was interrupted.
+
+    The cost is that of the last launch alone.
+    """
+    script = "finetune" if "tasks" in tree else "train"
+    config = write_config(tree, folder)
+    arguments = [f"pipeline/{script}.py", str(config)]
+    if ranks > 1:
+        launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
+        arguments = [*launcher, "--master_port", str(free_port()), *arguments]
+    cost = run_command(arguments, folder / "log.txt", threads)
+    if not (folder / "run" / DONE_NAME).exists():
+        raise RuntimeError(f"{folder}: the run was stopped; the same command goes on with it")
+    return cost
+
+
+def write_config(tree: Mapping[str, Any], folder: Path) -> Path:
+    """The file of a config whose run is in `folder`/run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    complete = {"name": folder.name, **tree, "output": str(folder / "run")}
+    complete |= {"precision": "fp32", "tracking": {"enabled": False}}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(complete, sort_keys=False))
+    return path
+
+
+def score(
+    folder: Path, *, best: bool = False, changes: Sequence[str] = (), mask_rate: float | None = None
+) -> dict[str, float]:
+    """The scores of the run in `folder`/run, of its last or best checkpoint, by metric.
+
+    `changes` of the config say on what. With `mask_rate`: the held-out loss with that share of
+    masks, whatever the objective of the run.
+    """
+    result = folder / "scores.json"
+    arguments = ["-m", "benchmarks.learning_studies.score", str(folder / "config.yaml")]
+    arguments += [*changes, "--result", str(result)]
+    arguments += ["--best"] if best else []
+    arguments += [] if mask_rate is None else ["--mask-rate", str(mask_rate)]
+    run_command(arguments, folder / "log.txt")
+    scores: dict[str, float] = json.loads(result.read_text())
+    return scores
+
+
+def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """(optimizer step, value) of a metric in the record of the run in `folder`/run."""
+    found = {}  # a step that was repeated after a resume: the last value counts
+    for event, _ in read_events(folder / "run" / LOG_NAME):
+        if event["kind"] == "metrics" and metric in event["values"]:
+            found[int(event["step"])] = float(event["values"][metric])
+    return sorted(found.items())
