@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data_prep.dataset.atomic import write_atomic
 from pipeline.launch.environment import free_port
 from pipeline.run.run_folder import DONE_NAME
 from pipeline.tracking.event_log import LOG_NAME, read_events
@@ -31,11 +32,16 @@ class Cost:
     cpu_s: float
 
 
-def run_command(arguments: Sequence[str], log: Path, threads: int = 1) -> Cost:
+def run_command(arguments: Sequence[str], log: Path, threads: int = 1) -> None:
     """Runs Python with `arguments` in the repository's root; its output is appended to `log`.
 
-    Stopped with this process. Raises RuntimeError with the last lines of the log if it fails.
+    Raises RuntimeError with the last lines of the log if it fails.
     """
+    _check(arguments, log, launch(arguments, log, threads)[0])
+
+
+def launch(arguments: Sequence[str], log: Path, threads: int) -> tuple[int, Cost]:
+    """The exit code of a command, and what it took. It is stopped with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -49,28 +55,41 @@ def run_command(arguments: Sequence[str], log: Path, threads: int = 1) -> Cost:
     finally:
         if process.returncode is None:
             process.terminate()
-    if process.returncode:
+    cost = Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime)
+    return process.returncode, cost
+
+
+def _check(arguments: Sequence[str], log: Path, code: int) -> None:
+    if code:
         lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
         text = "\n".join(lines)
-        raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{text}")
-    return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime)
+        raise RuntimeError(f"{' '.join(arguments)} ended with {code}:\n{text}")
 
 
 def train(tree: Mapping[str, Any], folder: Path, ranks: int = 1, threads: int = 1) -> Cost:
     """Pretrains or fine-tunes the config `tree` in `folder`/run; resumes what was interrupted.
 
-    The cost is that of the last launch alone.
+    The cost is that of all launches that ended, interrupted ones included.
     """
     script = "finetune" if "tasks" in tree else "train"
-    config = write_config(tree, folder)
+    config, log = write_config(tree, folder), folder / "log.txt"
     arguments = [f"pipeline/{script}.py", str(config)]
     if ranks > 1:
         launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
         arguments = [*launcher, "--master_port", str(free_port()), *arguments]
-    cost = run_command(arguments, folder / "log.txt", threads)
+    code, cost = launch(arguments, log, threads)
+    total = _add_cost(folder / "cost.json", cost)
+    _check(arguments, log, code)
     if not (folder / "run" / DONE_NAME).exists():
         raise RuntimeError(f"{folder}: the run was stopped; the same command goes on with it")
-    return cost
+    return total
+
+
+def _add_cost(path: Path, cost: Cost) -> Cost:
+    before = Cost(**json.loads(path.read_text())) if path.exists() else Cost(0.0, 0.0)
+    total = Cost(before.wall_s + cost.wall_s, before.cpu_s + cost.cpu_s)
+    write_atomic(path, json.dumps(asdict(total)) + "\n")
+    return total
 
 
 def write_config(tree: Mapping[str, Any], folder: Path) -> Path:

@@ -48,7 +48,7 @@ TASKS = {
     "sections": Task(task_sources.package_descriptions, Sizes(1800, 360, 1200), 8, 80),
     "definitions": Task(task_sources.definitions, Sizes(2850, 475, 1900), 6, 32),
     "tagging": Task(
-        *(task_sources.tagged_sentences, Sizes(1000, 250, 1500), 10, 64),
+        *(task_sources.tagged_sentences, Sizes(1000, 250, 1500), 10, 128),
         is_tagging=True,
         balanced=False,
     ),

@@ -1,12 +1,12 @@
 """A cut form of the studies: launches, scores and results of real runs, each of a few steps."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from benchmarks.learning_studies import ablations, corpora, pretraining
-from benchmarks.learning_studies.launches import curve, run_command, train
+from benchmarks.learning_studies import ablations, corpora, launches, pretraining
+from benchmarks.learning_studies.launches import Cost, curve, run_command
 from benchmarks.learning_studies.results import Results
 from benchmarks.learning_studies.tasks import TASKS, task_file
 from data_prep.tokenization.train import train_tokenizer
@@ -89,8 +89,15 @@ def test_a_command_that_fails_says_what_it_printed(tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_is_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped: Callable[..., object] = lambda *arguments, **options: None  # noqa: E731
-    monkeypatch.setattr("benchmarks.learning_studies.launches.run_command", stopped)
-    with pytest.raises(RuntimeError, match="stopped"):
-        train({"total_rows": 16}, tmp_path / "run")
+    def stopped(arguments: Sequence[str], log: Path, threads: int) -> tuple[int, Cost]:
+        return 0, Cost(wall_s=2.0, cpu_s=1.5)
+
+    monkeypatch.setattr(launches, "launch", stopped)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="stopped"):
+            launches.train({"total_rows": 16}, tmp_path / "run")
+    (tmp_path / "run" / "run").mkdir()
+    (tmp_path / "run" / "run" / "DONE").touch()
+    cost = launches.train({"total_rows": 16}, tmp_path / "run")
+    assert cost == Cost(wall_s=6.0, cpu_s=4.5)  # of all launches
     assert "precision: fp32" in (tmp_path / "run" / "config.yaml").read_text()
