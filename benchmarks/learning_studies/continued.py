@@ -7,14 +7,16 @@ language modelling starts at random; the domain is the documentation of the Linu
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.learning_studies import pretraining
 from benchmarks.learning_studies.corpora import prepare_corpus, summary
 from benchmarks.learning_studies.launches import curve, train
-from benchmarks.learning_studies.results import Results, Values
+from benchmarks.learning_studies.results import Results, Values, side_by_side
 from configs.load import UserError
 from data_prep.dataset.atomic import write_atomic
 
@@ -35,10 +37,13 @@ MODEL = {
     "begin_token_id": 101,
 }
 """BERT's network in the sizes of the model, for the run from scratch."""
-TOTAL_ROWS = 8192
+TOTAL_ROWS = 5120
 BATCH_ROWS = 16
 NUM_EVALUATIONS = 16
 LEARNING_RATES = {"scratch": 5e-4, "continued": 2e-4}
+FINE_TUNING_LR = 1e-4
+FINE_TUNING_SHARE = 0.4
+"""Of the epochs of the study of pretraining."""
 
 
 def run(folder: Path, scale: float) -> None:
@@ -51,23 +56,27 @@ def run(folder: Path, scale: float) -> None:
         compute = partial(pretrain, rows=rows, start=start, name=name, scale=scale)
         results.compute(name, compute)
     results.compute("rows", lambda _: rows_needed(results))
-    starts = {
-        ("before", pretraining.SEEDS[0]): start,
-        ("after", pretraining.SEEDS[0]): results.run_folder("continued") / "run",
-    }
-    for name in ("sections", "sentiment"):  # near the domain, and far from it
-        for (kind, seed), path in starts.items():
-            lr = pretraining.LEARNING_RATES[0] / 5  # of a model that was trained for long
-            compute = partial(
-                pretraining.fine_tune,
-                tasks=folder / "tasks",
-                name=name,
-                start=path,
-                lr=lr,
-                seed=seed,
-                scale=scale / 3,
-            )
-            results.compute(f"{name}-{kind}-{seed}", compute)
+    fine_tune_all(
+        results, {"before": start, "after": results.run_folder("continued") / "run"}, scale
+    )
+
+
+def fine_tune_all(results: Results, starts: Mapping[str, Path], scale: float) -> None:
+    """Two tasks, one near the domain and one far from it, before and after."""
+    jobs = []
+    for task, (kind, path) in product(("sections", "sentiment"), starts.items()):
+        compute = partial(
+            pretraining.fine_tune,
+            tasks=results.folder / "tasks",
+            name=task,
+            start=path,
+            lr=FINE_TUNING_LR,
+            seed=1,
+            scale=scale * FINE_TUNING_SHARE,
+        )
+        name = f"{task}-{kind}-1"
+        jobs.append(partial(pretraining.compute_and_forget, results, name, compute))
+    side_by_side(jobs)
 
 
 def fetch_model(folder: Path) -> Path:

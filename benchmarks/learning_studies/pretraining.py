@@ -5,7 +5,7 @@ the better dev score of the first seed; its test scores are reported for all see
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def fine_tune_all(results: Results, starts: Mapping[tuple[str, int], Path], scal
         compute = partial(
             fine_tune, tasks=tasks, name=name, start=path, lr=lr, seed=seed, scale=scale
         )
-        return results.compute(f"{name}-{start}-{lr:g}-{seed}", compute)
+        return compute_and_forget(results, f"{name}-{start}-{lr:g}-{seed}", compute)
 
     kinds = [(name, start) for name in TASKS for start in dict.fromkeys(s for s, _ in starts)]
     first = [(*kind, lr, SEEDS[0]) for kind in kinds for lr in LEARNING_RATES]
@@ -110,6 +110,13 @@ def fine_tune_all(results: Results, starts: Mapping[tuple[str, int], Path], scal
         for seed in SEEDS[1:]
     ]
     side_by_side([partial(job, *arguments) for arguments in rest])
+
+
+def compute_and_forget(results: Results, name: str, compute: Callable[[Path], Values]) -> Values:
+    """A result, whose checkpoints are deleted: together they are gigabytes."""
+    values = results.compute(name, compute)
+    shutil.rmtree(results.run_folder(name) / "run" / "checkpoints", ignore_errors=True)
+    return values
 
 
 def best_lr(results: Results, name: str, start: str) -> float:
@@ -132,7 +139,6 @@ def fine_tune(
     metric = f"dev_{TASKS[name].metric}/{name}"
     points = curve(folder, metric)
     test = score(folder, best=True, changes=[f"tasks.{name}.dev={task_file(tasks, name, 'test')}"])
-    shutil.rmtree(folder / "run" / "checkpoints")  # 32 of them are more than the scores are worth
     return {
         "dev": max(value for _, value in points),
         "test": test[metric],

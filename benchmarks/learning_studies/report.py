@@ -26,7 +26,7 @@ QUESTIONS = {
     "mask 40 % and 30 %": ("mask-40", "base"),
     "256 and 2,048 rows a step": ("batch-256", "batch-2048"),
     "learned and rotary positions": ("learned-positions", "base"),
-    "AdamW and Muon": ("adamw-2e-3 adamw-4e-3", "base muon-4e-3"),
+    "AdamW and Muon": ("adamw-2e-3 adamw-4e-3", "base"),
 }
 """What is compared: two variants, or lists of which the better one counts."""
 
