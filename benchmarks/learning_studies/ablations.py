@@ -67,7 +67,7 @@ VARIANTS = {
     "adamw-2e-3": Variant(adamw(2e-3)),
     "adamw-4e-3": Variant(adamw(4e-3)),
 }
-"""By name. AdamW has two learning rates, of which the better one counts; Muon has that of the demo."""
+"""By name. Of AdamW's two learning rates the better one counts; Muon has that of the demo."""
 
 
 def run(folder: Path, scale: float) -> None:
