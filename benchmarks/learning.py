@@ -49,14 +49,14 @@ def main() -> None:
     parser.add_argument("what", choices=["prepare", *STUDIES, "all", "report"])
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of data, runs and results")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the length of all runs")
-    parser.add_argument("--page", type=Path, default=report.PAGE, help="the page that is written")
+    parser.add_argument("--page", type=Path, help="the page to write, docs/quality.md if not given")
     parser.add_argument("--time-to-loss", type=Path, help="folder of benchmarks.time_to_loss")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     if arguments.scale <= 0:
         raise UserError(f"--scale {arguments.scale}: give a number above 0, such as 0.01")
     if arguments.what == "report":
-        report.write(folder, arguments.page, arguments.time_to_loss)
+        report.write(folder, arguments.page or report.PAGE, arguments.time_to_loss)
         return
     check_scale(folder, arguments.scale)
     signal.signal(signal.SIGTERM, _stop_children)
