@@ -137,6 +137,14 @@ def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     return tree
 
 
+def tree_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """The mapping that `overrides` ("key.sub=value") alone describe; ConfigError as `read_tree`."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(tree, override)
+    return tree
+
+
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in seen:

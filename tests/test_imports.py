@@ -78,6 +78,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
         "pipeline.model_cards",
     ),
+    "pipeline.prediction": (
+        *("pipeline.run", "pipeline.checkpoint", "pipeline.engine", "pipeline.hugging_face"),
+        "pipeline.finetuning",
+    ),
     "pipeline.finetuning": (
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
@@ -221,6 +225,7 @@ def test_no_file_takes_the_name_of_an_installed_package() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
+        ("pipeline.predict", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("pipeline.plan", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("pipeline.run.config", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("data_prep.run", ("torch", "deepspeed", "megatron", "mlflow", "transformers", "dask")),

@@ -20,19 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.adversarial import Adversary
-from model.config import MLM_HEAD, ModelConfig
+from model.config import MLM_HEAD
 from model.objectives import MaskedRows
 from model.task_heads import LossAndCounts
 from pipeline.data.loader import RowStream, build_objective, dropout_key
 from pipeline.data.order import build_order, permutation, train_sources
 from pipeline.data.position import RowWindow
-from pipeline.finetuning.examples import Example, Ids
+from pipeline.finetuning.examples import Example
+from pipeline.finetuning.padding import padded, padded_width, segments_of
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.tasks.task import UNUSED
 from pipeline.run.steps import RunSteps, phase_steps
-
-WIDTH_MULTIPLE = 8
-"""Rows are padded to a multiple of this: faster on accelerators, needed by sequence parallelism."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class FinetuneBatches:
             self._all_targets(targets, *tokens.shape),
             masked,
             key,
-            segments_of(examples, width, self._plan.model),
+            segments_of(examples, width, self._plan.model.type_vocab_size),
             first_row,
         )
 
@@ -247,29 +245,6 @@ class FinetuneBatches:
 
     def _width(self, examples: Sequence[Example]) -> int:
         return padded_width(examples, self._plan.model.max_row_tokens)
-
-
-def padded_width(examples: Sequence[Example], max_row_tokens: int) -> int:
-    """The width of a micro-batch of `examples` in a model of `max_row_tokens`."""
-    longest = max(len(row) for example in examples for row in example.rows)
-    width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-    return max(longest, min(width, max_row_tokens))
-
-
-def padded(rows: Sequence[Ids], width: int, value: int) -> Tensor:
-    """[B, S] `rows` of at most `width` tokens with `value` after them."""
-    result = np.full((len(rows), width), value, dtype=np.int64)
-    for number, row in enumerate(rows):
-        result[number, : len(row)] = row
-    return torch.from_numpy(result)
-
-
-def segments_of(examples: Sequence[Example], width: int, model: ModelConfig) -> Tensor | None:
-    """[B, S] the segment ids of the rows; None where all are 0 or the model has no others."""
-    rows = [row for example in examples for row in example.segments]
-    if model.type_vocab_size < 2 or not any(row.any() for row in rows):
-        return None
-    return padded(rows, width, 0)
 
 
 def heldout_batch(tokens: Tensor, positions: Tensor, labels: Tensor) -> MicroBatch:

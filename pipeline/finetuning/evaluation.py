@@ -14,6 +14,7 @@ from pipeline.data.heldout import HeldoutRows, load_heldout
 from pipeline.engine.evaluation import EvaluatedModel, heldout_scores
 from pipeline.finetuning.batches import FinetuneBatches, heldout_batch
 from pipeline.finetuning.plan import FinetunePlan
+from pipeline.tracking.label_tables import LabelTable
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +24,20 @@ def evaluate(
     engine: EvaluatedModel,
     batches: FinetuneBatches,
     heldout: HeldoutRows | None,
+    tables: dict[str, LabelTable] | None = None,
 ) -> dict[str, float]:
     """``dev_METRIC/TASK`` of every task with dev files, and the metrics of `heldout`.
 
-    `heldout` are packed rows for masked language modelling, None without. Also logs the scores in
-    one line. A collective.
+    `heldout` are packed rows for masked language modelling, None without. `tables` is given the
+    table of each task with labels. Also logs the scores in one line. A collective.
     """
     values: dict[str, float] = {}
     for name, file in plan.dev.items():
-        scores = dev_scores(engine, plan, batches, name)
-        for metric, value in plan.config.tasks[name].metrics_of_kept(file.examples, scores).items():
+        task, kept = plan.config.tasks[name], dev_scores(engine, plan, batches, name)
+        table = task.label_table(file.examples, kept)
+        if tables is not None and table is not None:
+            tables[name] = table
+        for metric, value in task.metrics_of_kept(file.examples, kept).items():
             if math.isfinite(value):  # the correlation of equal predictions is not
                 values[f"dev_{metric}/{name}"] = value
     if heldout is not None:

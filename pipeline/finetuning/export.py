@@ -22,6 +22,7 @@ from pipeline.finetuning.card import encoder_card, task_card
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.sentence_encoder import embedding_difference, sentence_encoder
 from pipeline.finetuning.tasks.task import TaskConfig
+from pipeline.finetuning.tasks.task_file import TASK_NAME, task_json
 from pipeline.hugging_face.compared_rows import compared_rows
 from pipeline.hugging_face.comparison import largest_difference, largest_of
 from pipeline.hugging_face.folder import (
@@ -119,7 +120,10 @@ def _export_task(
         **task.exported_settings(),
     }
 
+    longest = trained.config.max_row_tokens or trained.model.max_row_tokens
+
     def write_more(unfinished: Path) -> None:
+        (unfinished / TASK_NAME).write_text(task_json(name, task, longest))
         if options.onnx:
             logger.info("%s: writing ONNX", folder)
             write_onnx(

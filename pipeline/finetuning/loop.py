@@ -20,6 +20,8 @@ from pipeline.finetuning.step import finetuning_step, step_flops, step_metrics
 from pipeline.launch.environment import Launch
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.run import run_folder
+from pipeline.tracking.label_plots import keep_plots
+from pipeline.tracking.label_tables import LabelTable
 from pipeline.training.session import Session, open_session
 from pipeline.training.state import TrainingState
 from pipeline.validation.watch import ValidationWatch
@@ -41,6 +43,8 @@ def finetune(
     with open_session(plan.config, launch, profile, data) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
+    if launch.rank == 0 and run_folder.is_done(plan.config):
+        keep_plots(plan.config.output)
 
 
 def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Instability | None:
@@ -84,7 +88,10 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
                 rows_left = last_row - state.consumed_rows
                 meter.log_progress(state.step, config.steps, rows_left, _losses(result), values)
             if state.is_due(config.evaluate_every_steps):
-                scores = evaluate(plan, engine, batches, heldout)
+                tables: dict[str, LabelTable] = {}
+                scores = evaluate(plan, engine, batches, heldout, tables)
+                trees = {name: table.to_json() for name, table in tables.items()}
+                session.record.tables(state.step, trees)
                 state.add_evaluation(mean_error(plan, scores), 0, plan.dev_fingerprint)
                 values |= scores
             session.record.metrics(state.step, values)

@@ -7,6 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,6 +66,32 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     return float(spearmanr(x, y).statistic)
 
 
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probabilities of the classes in the last dimension."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def entities(tags: Sequence[str], tagging: str) -> list[tuple[str, int, int]]:
+    """(type, first word, last word) of each entity in the tags of a sentence; as `entity_scores`
+    counts them."""
+    from seqeval.metrics.sequence_labeling import get_entities
+    from seqeval.scheme import Entities
+
+    if tagging == "conlleval":
+        return [(kind, first, last) for kind, first, last in get_entities(list(tags))]
+    (found,) = Entities([list(tags)], _scheme(tagging)).entities
+    return [(entity.tag, entity.start, entity.end - 1) for entity in found]
+
+
+def _scheme(tagging: str) -> Any:
+    from seqeval import scheme
+
+    schemes = {"iob1": scheme.IOB1, "iob2": scheme.IOB2, "bioes": scheme.IOBES}
+    return {**schemes, "bilou": scheme.BILOU}[tagging]
+
+
 def entity_scores(
     predicted: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], tagging: str
 ) -> tuple[float, float, float]:
@@ -72,18 +99,15 @@ def entity_scores(
 
     `tagging` is a scheme that is taken strictly, or "conlleval". 0 where there are no entities.
     """
-    from seqeval import scheme
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
     from seqeval.metrics.v1 import precision_recall_fscore_support as strict_scores
 
     true, found = [list(tags) for tags in labels], [list(tags) for tags in predicted]
-    schemes = {"iob1": scheme.IOB1, "iob2": scheme.IOB2, "bioes": scheme.IOBES}
-    schemes["bilou"] = scheme.BILOU
     if tagging == "conlleval":
         scores = precision_recall_fscore_support(true, found, average="micro", zero_division=0)
     else:
         scores = strict_scores(
-            true, found, average="micro", zero_division=0, scheme=schemes[tagging]
+            true, found, average="micro", zero_division=0, scheme=_scheme(tagging)
         )
     precision, recall, f1, _ = scores
     return float(precision), float(recall), float(f1)

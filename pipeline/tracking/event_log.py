@@ -11,6 +11,7 @@ still here. A disk that is full does not end training: events are kept in memory
 `removed_to`: the last step whose metrics were removed, because it is computed again |
 | rollback | `reason`; the rows from `start_row` to before `end_row` are skipped from here on |
 | metrics | `step`, and `values` by name |
+| tables | `step`, and by task what an evaluation found for each label (`label_tables.py`) |
 | note | parameters, tags, files |
 | end | the state of the run |
 

@@ -9,6 +9,7 @@ from pipeline.run.config import RunConfig
 from pipeline.tracking import system_metrics
 from pipeline.tracking.event_log import EventLog
 from pipeline.tracking.kept_files import keep_reports
+from pipeline.tracking.label_tables import TABLES_KIND
 from pipeline.tracking.sender_process import SenderProcess, report_unsent
 from pipeline.tracking.tracked_run import tracked_run
 
@@ -35,6 +36,9 @@ class Record(Protocol):
         """Training goes back to its newest checkpoint, and skips rows: `start_row` to before
         `end_row`."""
 
+    def tables(self, step: int, tables: Mapping[str, Any]) -> None:
+        """What the evaluation after a step found for the labels of each task."""
+
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """The run is "finished", "stopped" or "failed"; the last call. `tags`: more about it."""
 
@@ -56,6 +60,9 @@ class NodeRecord:
 
     def rollback(self, reason: str, start_row: int, end_row: int) -> None:
         """Does nothing: rank 0 records it."""
+
+    def tables(self, step: int, tables: Mapping[str, Any]) -> None:
+        """Does nothing: rank 0 records them."""
 
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Stops sampling."""
@@ -92,6 +99,11 @@ class RunRecord(NodeRecord):
         """Records why the next start goes back, and which rows it skips."""
         content = {"reason": reason, "start_row": start_row, "end_row": end_row}
         self._log.append("rollback", content)
+
+    def tables(self, step: int, tables: Mapping[str, Any]) -> None:
+        """Appends the tables of an evaluation to the event log."""
+        if tables:
+            self._log.append(TABLES_KIND, {"step": step, "tables": dict(tables)})
 
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Records the state and waits until all is sent, at most END_TIMEOUT_S seconds."""

@@ -292,8 +292,10 @@ def _send_kept_file(run: MlflowRun, folder: Path, name: str) -> None:
 
 
 def _send_plots(run: MlflowRun, folder: Path) -> None:
+    from pipeline.tracking.label_plots import draw_tasks
     from pipeline.tracking.plots import draw_curves
 
     with tempfile.TemporaryDirectory() as temporary:
-        for path in draw_curves(folder, Path(temporary)):
+        place = Path(temporary)
+        for path in [*draw_curves(folder, place), *draw_tasks(folder, place)]:
             run.log_file(path, PLOTS_FOLDER)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, Line, RowEncoder
-from pipeline.finetuning.tasks.task import LabelledTask, Scores, example_of, softmax
+from pipeline.finetuning.tasks.task import LabelledTask, Scores, example_of
+from pipeline.tracking.label_tables import LabelTable
 
 if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
@@ -63,8 +64,12 @@ class Classification(LabelledTask):
             found[BINARY_F1] = score.binary_f1(predicted, labels)
         return found
 
+    def label_table(self, examples: Sequence[Example], kept: Scores) -> LabelTable:
+        true = [example.label for example in examples]
+        return LabelTable.of_classes(self.labels, true, [values.argmax() for values in kept])
+
     def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
-        shares = softmax(scores)
+        shares = score.softmax(scores)
         return {
             "label": self.labels[int(scores.argmax())],
             "scores": dict(zip(self.labels, shares.tolist(), strict=True)),

@@ -15,6 +15,7 @@ from pipeline.finetuning.examples import Example, RowEncoder
 from pipeline.finetuning.inputs.record import BadRecord
 from pipeline.finetuning.tasks.classification import TextLine
 from pipeline.finetuning.tasks.task import LabelledTask, Scores, Targets, example_of
+from pipeline.tracking.label_tables import LabelTable
 
 if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
@@ -125,6 +126,12 @@ class MultiLabelClassification(LabelledTask):
             "macro_f1": score.macro_f1(predicted, labels),
             "accuracy": score.accuracy(predicted, labels),
         }
+
+    def label_table(self, examples: Sequence[Example], kept: Scores) -> LabelTable:
+        true = np.stack([example.label for example in examples]) > 0
+        return LabelTable.of_sets(
+            self.labels, true, np.stack([self.predicted(values) for values in kept])
+        )
 
     def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
         found = self.predicted(scores)

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, Line, RowEncoder
 from pipeline.finetuning.inputs.record import BadRecord
-from pipeline.finetuning.tasks.task import Scores, Targets, TaskConfig, example_of, softmax
+from pipeline.finetuning.tasks.task import Scores, Targets, TaskConfig, example_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class MultipleChoice(TaskConfig):
         return {"accuracy": score.accuracy(predicted, [example.label for example in examples])}
 
     def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
-        shares = softmax(scores[:, 0])
+        shares = score.softmax(scores[:, 0])
         return {"choice": int(shares.argmax()), "scores": shares.tolist()}
 
     def exported_scores(self, model: Any, inputs: "Mapping[str, Tensor]") -> "Tensor":

@@ -22,6 +22,7 @@ from pipeline.finetuning.inputs.formats import Auto, InputFormat
 from pipeline.finetuning.inputs.paths import files_of
 from pipeline.finetuning.inputs.reading import Source, is_missing, read_examples
 from pipeline.finetuning.inputs.record import BadRecord, Reason
+from pipeline.tracking.label_tables import LabelTable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,6 +165,10 @@ class TaskConfig(Config):
         """What `metrics_of_kept` needs of the scores of one example, which all ranks are told."""
         return scores
 
+    def label_table(self, examples: Sequence[Example], kept: Scores) -> LabelTable | None:
+        """What was predicted for the items of each label; None for a task without labels."""
+        return None
+
     def predictions(
         self, examples: Sequence[Example], scores: Scores
     ) -> list[tuple[Example, dict[str, Any]]]:
@@ -275,13 +280,6 @@ class LabelledTask(TaskConfig):
             "id2label": {str(number): label for number, label in enumerate(self.labels)},
             "label2id": {label: number for number, label in enumerate(self.labels)},
         }
-
-
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probabilities of the classes in the last dimension."""
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
 
 
 def example_of(

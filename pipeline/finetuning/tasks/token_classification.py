@@ -12,15 +12,15 @@ from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, Ids, Line, RowEncoder
 from pipeline.finetuning.inputs.reading import is_missing
 from pipeline.finetuning.inputs.record import BadRecord
-from pipeline.finetuning.tasks.tagging import Tagging, num_broken, tagging_of, wrong_label
+from pipeline.finetuning.tasks.tagging import OUTSIDE, Tagging, num_broken, tagging_of, wrong_label
 from pipeline.finetuning.tasks.task import (
     UNUSED,
     LabelledTask,
     Scores,
     Targets,
     example_of,
-    softmax,
 )
+from pipeline.tracking.label_tables import LabelTable
 
 if TYPE_CHECKING:
     from model.task_heads import TaskHeadConfig
@@ -130,14 +130,26 @@ class TokenClassification(LabelledTask):
         return np.asarray(scores[places].argmax(axis=1), dtype=np.float64)
 
     def prediction(self, example: Example, scores: NDArray[np.float64]) -> dict[str, Any]:
-        shares = softmax(scores)
+        shares = score.softmax(scores)
         best = shares.argmax(axis=-1)
         tags = [None if p is None else self.labels[best[p]] for p in example.word_places]
-        return {
+        found = {
             "words": list(example.words),
             "labels": tags,
             "scores": [None if p is None else float(shares[p].max()) for p in example.word_places],
         }
+        if self.scheme != "none":
+            known = [tag or OUTSIDE for tag in tags]
+            found["entities"] = [
+                {
+                    "type": kind,
+                    "first": first,
+                    "last": last,
+                    "text": " ".join(example.words[first : last + 1]),
+                }
+                for kind, first, last in score.entities(known, self.scheme)
+            ]
+        return found
 
     def metrics_of_kept(self, examples: Sequence[Example], kept: Scores) -> dict[str, float]:
         labels = [example.label[example.label >= 0] for example in examples]
@@ -152,6 +164,10 @@ class TokenClassification(LabelledTask):
             )
             found |= dict(zip(_ENTITY_METRICS, (f1, precision, recall), strict=True))
         return found
+
+    def label_table(self, examples: Sequence[Example], kept: Scores) -> LabelTable:
+        true = np.concatenate([example.label[example.label >= 0] for example in examples])
+        return LabelTable.of_classes(self.labels, true, np.concatenate(kept))
 
     def _tags(self, sentences: Sequence[Ids]) -> list[list[str]]:
         return [[self.labels[number] for number in numbers] for numbers in sentences]

@@ -216,6 +216,19 @@ def test_predictions_name_labels_words_and_places(tmp_path: Path, encoder: RowEn
     assert tags["scores"][:2] == pytest.approx([0.5, 0.8])
 
 
+def test_tags_are_joined_to_entities(tmp_path: Path, encoder: RowEncoder) -> None:
+    path = write_lines(tmp_path / "words.jsonl", [{"words": ["the", "red", "cat", "sat"]}])
+    tree = {"type": "token_classification", "labels": ["O", "B-X", "I-X"], "train": str(path)}
+    task: TaskConfig = TypeAdapter(FinetuneTask).validate_python(tree)
+    file = task.read(path, encoder, needs_labels=False)
+    scores = np.zeros((len(file.examples[0].rows[0]), 3))
+    for place, label in zip(file.examples[0].word_places, (0, 1, 2, 0), strict=True):
+        assert place is not None
+        scores[place, label] = 1.0
+    ((_, found),) = task.predictions(file.examples, [scores])
+    assert found["entities"] == [{"type": "X", "first": 1, "last": 2, "text": "red cat"}]
+
+
 def test_the_prediction_of_a_question_is_one_for_all_its_windows(
     tmp_path: Path, encoder: RowEncoder
 ) -> None:
