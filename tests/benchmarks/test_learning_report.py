@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.learning import check_scale
-from benchmarks.learning_studies import ablations, corpora, pretraining
+from benchmarks.learning_studies import ablations, continued, corpora, pretraining
 from benchmarks.learning_studies.continued import first_step_below
 from benchmarks.learning_studies.readings import losses, spread, verdict
 from benchmarks.learning_studies.report import ablation_table, pretraining_table, replaced, write
@@ -144,6 +144,15 @@ def test_configs_of_all_variants_are_valid(studies: Path, name: str) -> None:
     if name == "doc-sentences":  # half as many tokens in a row, so twice the rows
         base = ablations.variant_config(studies, ablations.Variant(), seed=2, scale=0.5)
         assert tree["total_rows"] == 2 * base["total_rows"]
+
+
+def test_the_network_from_scratch_is_that_of_the_continued_model() -> None:
+    tree = continued.run_config(Path("rows"), Path("minilm"), "scratch", scale=0.01)
+    config = complete_config({"name": "x", "output": "x", **tree}, "scratch")
+    assert config.model.ffn_hidden_size == 1536
+    other = continued.run_config(Path("rows"), Path("minilm"), "continued", scale=0.01)
+    different = {key for key in tree if tree[key] != other[key]}
+    assert different == {"start", "model", "optimizer"}
 
 
 def test_one_source_is_read_in_place_of_the_mixture(studies: Path) -> None:
