@@ -66,6 +66,8 @@ def table_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def pretraining_table(results: Results) -> str:
     """Test accuracy of every task, %, and what the pretraining reached."""
+    if not any(name.startswith(tuple(TASKS)) for name in results.all()):
+        return encoder_line(results.get("encoder"))
     rows = []
     for name in TASKS:
         linear = results.get(f"linear-{name}") or {}
