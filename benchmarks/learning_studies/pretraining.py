@@ -34,8 +34,6 @@ def run(folder: Path, scale: float) -> None:
     results = Results(folder, STUDY)
     rows = prepare_corpus(folder, "encoder")
     results.compute("corpus", partial(summary, rows=rows))
-    for name in TASKS:
-        results.compute(f"linear-{name}", partial(linear, tasks=folder / "tasks", name=name))
     results.compute("encoder", partial(pretrain, rows=rows, scale=scale))
     starts: dict[tuple[str, int], Path] = {}
     for seed in SEEDS:
@@ -43,6 +41,8 @@ def run(folder: Path, scale: float) -> None:
         results.compute(f"random-{seed}", partial(random_weights, rows=rows, seed=seed))
         starts["scratch", seed] = results.run_folder(f"random-{seed}") / "run"
     fine_tune_all(results, starts, scale)
+    for name in TASKS:
+        results.compute(f"linear-{name}", partial(linear, tasks=folder / "tasks", name=name))
 
 
 def linear(_: Path, tasks: Path, name: str) -> Values:
