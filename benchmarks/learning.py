@@ -7,12 +7,12 @@ r"""What encoders learn here: studies of quality, not of speed. Results: docs/qu
 Each result is a JSON file in FOLDER/results; what is there is not repeated, and a run that was
 interrupted goes on at its last checkpoint: start the same command again. All runs are in fp32.
 
-| study | runs | budget, hours of two cores |
+| study | runs | budget, hours of two cores, not yet measured |
 |---|---|---|
-| pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.8 + 0.8 |
-| ablations | 12 variants of a network of 3 x 128, two or three seeds each | 1.4 |
+| pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.8 + 1.2 |
+| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.2 |
 | data | the same on 3 other forms of the corpus, two seeds each | 0.4 |
-| continued | a model of 22 M parameters on one domain, and from scratch | 0.7 |
+| continued | a model of 22 M parameters on one domain, and from scratch | 0.8 |
 
 ``--scale 0.01`` shortens all runs a hundredfold, to see that they work. Give each scale a folder
 of its own. The fifth study, time to a loss, is `benchmarks.time_to_loss`;
