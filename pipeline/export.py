@@ -42,6 +42,11 @@ def main() -> None:
     )
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write a folder again that holds this export already, for a card of today's record",
+    )
+    parser.add_argument(
         "--register",
         action="store_true",
         help="also register the exported model in MLflow, under the name of the run (pretraining)",
@@ -57,7 +62,7 @@ def main() -> None:
             "--register takes models with a masked-language-model head, which the discriminator of "
             "replaced_tokens has not: leave --register out"
         )
-    options = ExportOptions(arguments.sentence_transformers, arguments.onnx)
+    options = ExportOptions(arguments.sentence_transformers, arguments.onnx, arguments.force)
     folder = arguments.output or config.output / EXPORT_NAME
     if arguments.output is not None:
         for target in _targets(config, folder.resolve()):
@@ -71,7 +76,11 @@ def main() -> None:
             *(exported, step, difference),
         )
     if not differences:
-        logger.info("%s: step %d is exported already", folder, step)
+        logger.info(
+            "%s: step %d is exported already, as it was (--force writes it again, with a card of "
+            "today's record)",
+            *(folder, step),
+        )
     if arguments.register:
         from pipeline.registry import register_export
 

@@ -9,9 +9,9 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
 from model.hugging_face.family import WHOLE_ROW_HEADS, PairedFamily
-from model.hugging_face.settings import number_errors
+from model.hugging_face.settings import number_errors, value_errors
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
-from model.hugging_face.tied_head import HeadNames
+from model.hugging_face.tied_head import NOT_TIED, HeadNames
 from model.objectives.vocabulary import SpecialIds
 
 if TYPE_CHECKING:
@@ -178,12 +178,11 @@ def _errors(hf: Mapping[str, Any]) -> Iterator[str]:
         yield error
     only = {
         "position_embedding_type": "absolute",
-        "tie_word_embeddings": True,
         "inner_group_num": 1,
     }
-    for key, allowed in only.items():
-        if hf.get(key, allowed) != allowed:
-            yield f"{key} {hf[key]!r} is not supported (only {allowed!r})"
+    yield from value_errors(hf, only)
+    if hf.get("tie_word_embeddings", True) is not True:
+        yield NOT_TIED
     optional = {"num_hidden_groups": 1, "pad_token_id": 0, "bos_token_id": 0, "type_vocab_size": 1}
     yield from number_errors(hf, (*_SIZES.values(), "vocab_size"), optional)
     layers, groups = hf.get("num_hidden_layers"), _num_groups(hf)

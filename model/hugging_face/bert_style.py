@@ -10,9 +10,9 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import PLAIN, error_of, function_of, name_of
 from model.hugging_face.family import PairedFamily
-from model.hugging_face.settings import number_errors
+from model.hugging_face.settings import number_errors, value_errors
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
-from model.hugging_face.tied_head import HeadNames
+from model.hugging_face.tied_head import NOT_TIED, HeadNames
 from model.objectives.vocabulary import SpecialIds
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _SUPPORTED: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
-    "tie_word_embeddings": True,
 }
 _SIZES = {
     "num_layers": "num_hidden_layers",
@@ -86,11 +85,9 @@ class BertStyle(PairedFamily):
         return any(name.split(".")[0] == self.prefix for name in tensor_names)
 
     def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
-        errors = [
-            f"{key} {hf[key]!r} is not supported (only {allowed!r})"
-            for key, allowed in _SUPPORTED.items()
-            if hf.get(key, allowed) != allowed
-        ]
+        errors = list(value_errors(hf, _SUPPORTED))
+        if hf.get("tie_word_embeddings", True) is not True:
+            errors.append(NOT_TIED)
         function = hf.get("hidden_act", "gelu")
         if error := error_of("hidden_act", function, PLAIN):
             errors.insert(0, error)

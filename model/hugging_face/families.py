@@ -34,6 +34,13 @@ FAMILIES: tuple[Family, ...] = (
 """Every family that can be exported and imported. A model is exported as that of the folder that
 its training started from, or as the first that fits."""
 
+OWN_CODE = {
+    "new": (
+        "of GTE's own code (trust_remote_code); transformers 5 has these models as gte: take the "
+        "folder's version for transformers 5, or set model_type to 'gte' in config.json"
+    ),
+}
+"""By `model_type` of published code that preceded transformers' class: what to do with it."""
 MAX_NEAREST = 3
 """Families that an error names for a model that none computes."""
 
@@ -53,8 +60,11 @@ def family_of_folder(hf: Mapping[str, Any], tensor_names: Iterable[str], origin:
             f"{origin}: no model_type, and neither architectures nor the names of the tensors say "
             "which it is: add it; known: " + ", ".join(family.model_type for family in FAMILIES)
         )
+    advice = OWN_CODE.get(str(hf.get("model_type")))
     raise ConfigError(
-        f"{origin}: model_type {hf.get('model_type')!r} cannot be imported; known: "
+        f"{origin}: model_type {hf.get('model_type')!r} cannot be imported"
+        + (f": it is {advice}" if advice else "")
+        + "; known: "
         + ", ".join(family.model_type for family in FAMILIES)
     )
 

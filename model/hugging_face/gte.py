@@ -30,4 +30,10 @@ GTE = RotaryStyle(
         "qkv_proj": ("q_proj", "k_proj", "v_proj"),
         "up_gate_proj": ("up_proj", "gate_proj"),
     },
+    own_code_keys={},
+    own_code_settings={
+        "position_embedding_type": "rope",
+        "layer_norm_type": "layer_norm",
+        "logn_attention_scale": False,
+    },
 )

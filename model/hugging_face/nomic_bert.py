@@ -33,4 +33,22 @@ NOMIC_BERT = RotaryStyle(
         (r"\.norm2\.", ".post_mlp_layernorm."),
     ),
     fused={"Wqkv": ("q_proj", "k_proj", "v_proj")},
+    own_code_keys={
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size",
+        "n_positions": "max_position_embeddings",
+        "layer_norm_epsilon": "layer_norm_eps",
+        "rotary_emb_base": "rope_theta",
+        "resid_pdrop": "hidden_dropout_prob",
+        "attn_pdrop": "attention_probs_dropout_prob",
+    },
+    own_code_settings={
+        **dict.fromkeys(("prenorm", "use_rms_norm", "parallel_block", "causal"), False),
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        "activation_function": "swiglu",
+    },
 )

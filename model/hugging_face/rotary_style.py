@@ -14,9 +14,9 @@ from model.config import ModelConfig
 from model.head_types import HeadType
 from model.hugging_face.activations import GATED, error_of, function_of, name_of
 from model.hugging_face.family import WHOLE_ROW_HEADS, PairedFamily
-from model.hugging_face.settings import number_errors, rope_base, rope_errors
+from model.hugging_face.settings import number_errors, rope_base, rope_errors, value_errors
 from model.hugging_face.tensors import TensorPair, interleaved, layer_norm, linear
-from model.hugging_face.tied_head import HeadNames
+from model.hugging_face.tied_head import NOT_TIED, HeadNames
 from model.objectives.vocabulary import SpecialIds
 from model.options import RotaryPositions
 
@@ -60,6 +60,12 @@ class RotaryStyle(PairedFamily):
     """(pattern, replacement) from names in its files to those in memory."""
     fused: Mapping[str, tuple[str, ...]]
     """The matrices, in their order, that a fused one of its files is made of."""
+    own_code_keys: Mapping[str, str]
+    """Of the published code (trust_remote_code) that preceded transformers' class: the keys of
+    sizes that have other names there, with today's names."""
+    own_code_settings: Mapping[str, Any]
+    """Of that code: settings that transformers' class does not read, with the values that it
+    computes."""
     heads: tuple[HeadType, ...] = (
         *("sequence_classification", "sequence_regression"),
         "token_classification",
@@ -69,6 +75,7 @@ class RotaryStyle(PairedFamily):
         return bool(hf.get("model_type") == self.model_type)
 
     def model_config(self, hf: Mapping[str, Any], origin: str) -> tuple[ModelConfig, int]:
+        self._check_own_code(hf, origin)
         errors = list(self._errors(hf))
         if errors:
             raise ConfigError(f"{origin}: cannot be imported:\n  " + "\n  ".join(errors))
@@ -90,14 +97,32 @@ class RotaryStyle(PairedFamily):
         }
         return validate(tree, ModelConfig, origin), int(hf["vocab_size"])
 
+    def _check_own_code(self, hf: Mapping[str, Any], origin: str) -> None:
+        """Raises ConfigError for a config.json of the model's own code, with today's keys."""
+        old = {
+            key: its
+            for key, its in self.own_code_keys.items()
+            if hf.get(key) is not None and hf.get(its) is None
+        }
+        if old:
+            today = ", ".join(f'"{its}": {hf[key]!r}' for key, its in old.items())
+            errors = list(value_errors(hf, self.own_code_settings))
+            raise ConfigError(
+                f"{origin}: {', '.join(old)} are keys of the model's own code (trust_remote_code), "
+                f"not of transformers' {self.class_prefix}: take the folder's version for "
+                f"transformers 5, or add to config.json what they mean there: {today}"
+                + (f"; but {'; '.join(errors)}" if errors else "")
+            )
+
     def _errors(self, hf: Mapping[str, Any]) -> Iterator[str]:
+        yield from value_errors(hf, self.own_code_settings)
         if error := error_of("hidden_act", hf.get("hidden_act", self.default_hidden_act), GATED):
             yield error
         for key in ("is_decoder", "add_cross_attention"):
             if hf.get(key):
                 yield f"{key} {hf[key]!r} is not supported (only False)"
         if hf.get("tie_word_embeddings", True) is not True:
-            yield "tie_word_embeddings False is not supported (only True)"
+            yield NOT_TIED
         optional = {"pad_token_id": 0, "bos_token_id": 0, "type_vocab_size": 0}
         yield from number_errors(hf, (*_SIZES.values(), "vocab_size"), optional)
         yield from rope_errors(hf)

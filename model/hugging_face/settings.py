@@ -29,6 +29,13 @@ def flag_errors(hf: Mapping[str, Any], keys: Iterable[str]) -> Iterator[str]:
             yield f"{key} {hf[key]!r} is neither true nor false"
 
 
+def value_errors(hf: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each key that is given with another value than the `wanted` one."""
+    for key, value in wanted.items():
+        if hf.get(key) not in (None, value):
+            yield f"{key} {hf[key]!r} is not supported (only {value!r})"
+
+
 def rope_errors(hf: Mapping[str, Any], kinds: Iterable[str] = ()) -> Iterator[str]:
     """A line for each setting of rotary positions that the network does not compute.
 

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NOT_TIED = (
+    "tie_word_embeddings False is not supported (only True): only ModernBERT and EuroBERT have "
+    "decoders of their own; set it to true in config.json, and leave out the head, by "
+    "start.leave_out, if its decoder is another matrix: it then starts at random"
+)
+"""What config.json says of a model whose decoder cannot be imported."""
+
+
 @dataclass(frozen=True)
 class HeadNames:
     """Names of the masked-language-model head's parts."""
@@ -59,4 +67,8 @@ class HeadNames:
             if twin is None:
                 yield f"{name}: superfluous (shape {list(tensor.shape)})"
             elif not may_be_equal(tensor, twin):
-                yield f"{name}: differs from {tied[name]}; only tied decoders can be imported"
+                head = f"{self.decoder.rpartition('.')[0]}."
+                yield (
+                    f"{name}: differs from {tied[name]}, and only tied decoders can be imported: "
+                    f"leave out the head (start.leave_out: ['{head}']), which then starts at random"
+                )

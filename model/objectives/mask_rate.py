@@ -34,3 +34,8 @@ def rate_at(rate: MaskRate, progress: float | NDArray[np.floating]) -> NDArray[n
 def highest_rate(rate: MaskRate) -> float:
     """The highest rate of a schedule, which decides the number of label slots."""
     return max(rate.start, rate.end) if isinstance(rate, LinearMaskRate) else rate
+
+
+def lowest_rate(rate: MaskRate) -> float:
+    """The lowest rate of a schedule."""
+    return min(rate.start, rate.end) if isinstance(rate, LinearMaskRate) else rate

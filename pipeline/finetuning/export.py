@@ -3,6 +3,7 @@ request one with the encoder and its pooler for sentence-transformers."""
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def export_tasks(
     found = {}
     state = _State(checkpoint)
     encoder_folder = folder / SENTENCE_ENCODER
-    plain = ExportOptions(options.pooling)  # vectors have no ONNX
+    plain = replace(options, onnx=False)  # vectors have no ONNX
     if pooling != "none" and not plain.are_exported(encoder_folder, checkpoint, pooling):
         encoder = sentence_encoder(trained, state.tensors, pooling)
         found[SENTENCE_ENCODER] = _export_encoder(trained, state.tensors, encoder, encoder_folder)

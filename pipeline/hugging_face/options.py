@@ -29,6 +29,8 @@ class ExportOptions:
     writes none."""
     onnx: bool = False
     """Whether model.onnx is written."""
+    again: bool = False
+    """Whether a folder that holds the export already is written again."""
 
     def check_packages(self) -> None:
         """Raises UserError that names missing optional packages."""
@@ -40,7 +42,10 @@ class ExportOptions:
             )
 
     def are_exported(self, folder: Path, checkpoint: Checkpoint, pooling: PoolingChoice) -> bool:
-        """Whether `folder` holds the export of `checkpoint` with these additions and `pooling`."""
+        """Whether `folder` holds the export of `checkpoint` with these additions and `pooling`, and
+        nobody wants it `again`."""
+        if self.again:
+            return False
         names = [ONNX_NAME] if self.onnx else []
         return is_exported(folder, checkpoint, names) and written_pooling(folder) == pooling
 

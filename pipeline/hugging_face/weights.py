@@ -66,7 +66,8 @@ def read_hf_folder(
     files = weight_files(folder)
     headers = headers_of(files)
     family = family_of_folder(hf, headers, origin)
-    has_head = family.has_masked_lm_head(headers)
+    kept = (name for name in headers if not name.startswith(leave_out))
+    has_head = family.has_masked_lm_head(kept)
     config, vocab_size = _checked(
         *(
             family,

@@ -10,11 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, model_validator
 
 from configs.load import Config, validate
 from configs.moved_keys import move_keys
@@ -81,7 +77,7 @@ class RunConfig(UpdateConfig):
     output: ConfigPath
     """Folder of the run: checkpoints, metrics, exported model. One folder for each run."""
 
-    seed: NonNegativeInt = 1
+    seed: int = Field(1, ge=0, lt=1 << 64)
     """Decides initial weights, row order, masks and dropout."""
 
     precision: Annotated[Literal["bf16", "fp16", "fp32"], BreaksBitEquality()] = "bf16"

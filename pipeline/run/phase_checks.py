@@ -12,8 +12,12 @@ from model.grid_check import check_grid
 from model.hugging_face.electra import DISCRIMINATOR_CLASS, discriminator_changes
 from model.hugging_face.families import family_of_model
 from model.objectives import ObjectiveConfig
+from model.objectives.mask_rate import lowest_rate
 from pipeline.run.config import TrainConfig
 from pipeline.run.phases import BatchConfig, PhaseConfig
+
+EDGE_TOKENS = 2
+"""The first and the last token of a row, which are never masked."""
 
 
 def check_models(config: TrainConfig, tp_size: int) -> None:
@@ -116,7 +120,22 @@ def check_rows(
             f"model.max_row_tokens {model.max_row_tokens} is less than the rows of "
             f"{row_tokens} tokens in {path} ({where}data.path)"
         )
+    _check_mask_rate(phase, row_tokens, where)
     _check_special_tokens(phase, manifest, where, keeps_vocabulary)
+
+
+def _check_mask_rate(phase: PhaseConfig, row_tokens: int, where: str) -> None:
+    """Raises ConfigError for a mask rate that, rounded to whole tokens, masks nothing in a row."""
+    objective = phase.objective
+    masking = objective.masking if objective.type == "replaced_tokens" else objective
+    rate = getattr(masking, "mask_rate", None)
+    if rate is None or lowest_rate(rate) * (row_tokens - EDGE_TOKENS) >= 0.5:
+        return
+    key = "objective.masking" if objective.type == "replaced_tokens" else "objective"
+    raise ConfigError(
+        f"{where}{key}.mask_rate {lowest_rate(rate):g} masks no token of a row of {row_tokens} "
+        f"tokens in {phase.data.path} ({where}data.path): use at least {1 / row_tokens:.2g}"
+    )
 
 
 def _check_special_tokens(

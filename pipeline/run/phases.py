@@ -106,20 +106,37 @@ class PhaseConfig(UpdateConfig):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
-        warmup_rows = max((stage.until_row for stage in self.batch.warmup), default=0)
-        if self.total_rows < self.batch.global_rows + warmup_rows:
-            raise ValueError(
-                f"total_rows {self.total_rows} is less than one optimizer step of "
-                f"batch.global_rows {self.batch.global_rows}"
-                + (f" after the batch warm-up of {warmup_rows} rows" if warmup_rows else "")
-            )
-        end = self.schedule.total_rows or self.total_rows
-        if self.schedule.warmup_rows > end:
-            raise ValueError(
-                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule "
-                f"of {end} rows"
-            )
+        errors, fitting = _too_long(self)
+        if errors:
+            raise ValueError(f"{'; '.join(errors)}; for a run of this length: {' '.join(fitting)}")
         return self
+
+
+def _too_long(phase: PhaseConfig) -> tuple[list[str], list[str]]:
+    """(what does not fit into the rows of a phase, the overrides with which all of it does)."""
+    errors, fitting = [], []
+    rows, batch, schedule = phase.total_rows, phase.batch, phase.schedule
+    warmup_rows = max((stage.until_row for stage in batch.warmup), default=0)
+    if rows < batch.global_rows + warmup_rows:
+        errors.append(
+            f"total_rows {rows} is less than one optimizer step of batch.global_rows "
+            f"{batch.global_rows}"
+            + (f" after the batch warm-up of {warmup_rows} rows" if warmup_rows else "")
+        )
+        if warmup_rows:
+            fitting.append("batch.warmup=[]")
+        if rows < batch.global_rows:
+            micro_rows = min(batch.micro_rows, rows)
+            fitting.append(f"batch.global_rows={micro_rows}")
+            if micro_rows < batch.micro_rows:
+                fitting.append(f"batch.micro_rows={micro_rows}")
+    end = schedule.total_rows or rows
+    if schedule.warmup_rows > end:
+        errors.append(
+            f"schedule.warmup_rows {schedule.warmup_rows} is longer than the schedule of {end} rows"
+        )
+        fitting.append(f"schedule.warmup_rows={end // 10}")
+    return errors, fitting
 
 
 class LaterPhaseConfig(PhaseConfig):

@@ -61,29 +61,37 @@ def shape_differences(start: ModelConfig, now: ModelConfig) -> list[Difference]:
 
 def growth_errors(start: ModelConfig, now: ModelConfig) -> Iterator[str]:
     """A line for each size of `start` that cannot become that of `now` by tiling."""
-    for key in GROWING:
+    # What a user did not set is that of the start.
+    given = [key for key in GROWING if getattr(now, key) != getattr(start, key)]
+    for key in given:
         if key == "max_row_tokens" and now.positions.type != "learned":
             continue
         if _size(now, key) < _size(start, key):
             yield f"model.{key} is {_size(now, key)}, less than the start's {_size(start, key)}"
     if now.head_size != start.head_size:
         heads = now.hidden_size / start.head_size
-        advice = f"set num_attention_heads to {heads:g}"
+        advice = f"set model.num_attention_heads to {heads:g}"
         if heads != int(heads):
-            advice = f"choose a hidden_size that is a multiple of {start.head_size}"
+            advice = f"choose a model.hidden_size that is a multiple of {start.head_size}"
         yield (
-            f"the size of an attention head is {now.head_size}, the start's {start.head_size}, "
-            f"which cannot grow: {advice}"
+            f"{_given(now, given, 'hidden_size', 'num_attention_heads')} would make the size of an "
+            f"attention head {now.head_size}; the start's is {start.head_size} and cannot grow: "
+            f"{advice}"
         )
     old, new = (one.num_attention_heads // one.key_value_heads for one in (start, now))
     if new < old:
         yield (
-            f"each of model.num_key_value_heads serves {new} heads, in the start {old}, which "
-            f"cannot become fewer: set num_key_value_heads to "
-            f"{max(1, now.num_attention_heads // old)}"
+            f"{_given(now, given, 'num_attention_heads', 'num_key_value_heads')} would make each "
+            f"head of keys and values serve {new} heads, in the start {old}, which cannot become "
+            f"fewer: set model.num_key_value_heads to {max(1, now.num_attention_heads // old)}"
         )
     if (start.embedding_size is None) != (now.embedding_size is None):
         yield "model.embedding_size: a layer after the embedding cannot be added by tiling"
+
+
+def _given(config: ModelConfig, given: Container[str], *keys: str) -> str:
+    """Those of `keys` that are `given`, with their values."""
+    return " and ".join(f"model.{key} {_size(config, key)}" for key in keys if key in given)
 
 
 def _size(config: ModelConfig, key: str) -> int:

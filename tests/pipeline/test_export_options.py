@@ -103,6 +103,9 @@ def test_a_folder_of_any_step_with_all_files(trained: TrainConfig, tmp_path: Pat
     before = (folder / "parity.json").stat().st_mtime_ns
     command(trained, "--step", "10", "--output", str(folder))  # has more than is asked for
     assert (folder / "parity.json").stat().st_mtime_ns == before
+    command(trained, "--step", "10", "--output", str(folder), "--force")
+    assert (folder / "parity.json").stat().st_mtime_ns > before
+    assert not (folder / "README.edited.md").exists()
 
 
 def check_vocabulary(folder: Path) -> None:

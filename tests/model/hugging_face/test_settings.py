@@ -105,3 +105,25 @@ def test_a_folder_without_model_type_is_known_by_its_class(family: Family, kind:
     architectures = {"architectures": [family.class_prefix + kind]}
     names = ["bert.embeddings.word_embeddings.weight"]  # in files of NomicBERT too
     assert family_of_folder(architectures, names, "config.json") is family
+
+
+def test_folders_of_code_that_preceded_transformers_are_named() -> None:
+    """NomicBERT's and GTE's on the hub, which load with trust_remote_code only."""
+    hf = {"model_type": "nomic_bert", "vocab_size": 99, "n_embd": 32, "n_layer": 4, "n_head": 4}
+    hf |= {"n_inner": 48, "n_positions": 24, "rotary_emb_base": 1000, "qkv_proj_bias": False}
+    family = family_of_folder(hf, [], "config.json")
+    with pytest.raises(ConfigError) as error:
+        family.model_config(hf, "config.json")
+    message = str(error.value)
+    assert "n_embd, n_layer, n_head, n_inner, n_positions, rotary_emb_base are keys of" in message
+    assert '"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4' in message
+    today = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    today |= {"intermediate_size": 48, "max_position_embeddings": 24, "rope_theta": 1000}
+    assert family.model_config({**hf, **today}, "config.json")[0].hidden_size == 32
+    with pytest.raises(ConfigError, match=r"prenorm True is not supported \(only False\)"):
+        family.model_config({**hf, **today, "prenorm": True}, "config.json")
+    with pytest.raises(ConfigError, match="'new' cannot be imported: it is of GTE's own code"):
+        family_of_folder({"model_type": "new"}, [], "config.json")
+    assert "position_embedding_type 'absolute' is not supp" in refusal(
+        "gte", position_embedding_type="absolute"
+    )

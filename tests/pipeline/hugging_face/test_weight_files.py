@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from configs.load import UserError
 from pipeline.hugging_face.weights import read_hf_folder
@@ -65,3 +67,19 @@ def test_odd_numbers_in_a_config_are_named(tmp_path: Path) -> None:
     (folder / "config.json").write_text("[1]")
     with pytest.raises(UserError, match=r"config\.json: not a JSON mapping"):
         read_hf_folder(folder)
+
+
+def test_a_decoder_of_its_own_can_be_left_out(tmp_path: Path) -> None:
+    """With the whole head, as the error says: it then starts at random."""
+    folder = tiny_folder(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["lm_head.decoder.weight"] = torch.ones(99, 32)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"lm_head\.decoder\.weight: differs(.|\n)*\['lm_head\.'\]"):
+        read_hf_folder(folder)
+    found = read_hf_folder(folder, ("lm_head.",))
+    assert not found.has_head
+    assert not any(name.startswith("head.") for name in found.state)
+    change_config(folder, tie_word_embeddings=False)
+    with pytest.raises(UserError, match="only ModernBERT and EuroBERT have decoders of their own"):
+        read_hf_folder(folder, ("lm_head.",))

@@ -137,6 +137,22 @@ def test_what_a_phase_cannot_change_is_named(phase: dict[str, Any], message: str
         modern({"total_rows": 80, **phase}, {"total_rows": 80})
 
 
+def test_what_does_not_fit_into_a_short_run_is_named_at_once_with_what_fits() -> None:
+    long = {"schedule": {"type": "constant", "warmup_rows": 400}}
+    with pytest.raises(ConfigError, match="1 error") as error:
+        modern(**long, total_rows=20)
+    message = str(error.value)
+    assert "less than one optimizer step of batch.global_rows 16 after the batch warm-up" in message
+    assert "schedule.warmup_rows 400 is longer than the schedule of 20 rows" in message
+    assert message.endswith("length: batch.warmup=[] schedule.warmup_rows=2")
+    batch = {**MODERN["batch"], "warmup": []}
+    modern(schedule={"type": "constant", "warmup_rows": 2}, total_rows=20, batch=batch)
+    with pytest.raises(ConfigError) as error:
+        modern(**long, total_rows=3)
+    fitting = "batch.warmup=[] batch.global_rows=3 batch.micro_rows=3 schedule.warmup_rows=0"
+    assert str(error.value).endswith(fitting)
+
+
 def test_errors_of_the_first_phase_are_reported_once() -> None:
     with pytest.raises(ConfigError, match="1 error") as error:
         modern({"total_rows": 80}, {"total_rows": 80}, optimizer={"type": "muon", "lr": -1.0})

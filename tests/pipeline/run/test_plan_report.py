@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,3 +170,23 @@ def test_the_plan_says_where_flex_attention_trains(rows: Path, tmp_path: Path) -
     with pytest.raises(RankError, match="flex has no backward pass on the CPU") as error:
         run_ranks(pretrain, 1, config)
     assert "build_engine" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": {"type": "mlm", "mask_rate": 0.01}}, "objective.mask_rate 0.01 masks no "),
+        (
+            {"objective": {"type": "mlm", "mask_rate": {"type": "linear", "end": 0.01}}},
+            "masks no token of a row of 32 tokens",
+        ),
+        ({"seed": 2**64}, "seed: Input should be less than 18446744073709551616"),
+    ],
+    ids=["rate", "schedule", "seed"],
+)
+def test_numbers_that_fail_in_training_are_refused(
+    changes: dict[str, Any], message: str, rows: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan_run(make_config(rows, tmp_path / "run", **changes), 1)
+    assert message in str(error.value)

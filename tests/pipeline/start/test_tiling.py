@@ -135,8 +135,20 @@ def test_the_norm_that_the_first_layer_lacks_is_new() -> None:
         ({"hidden_size": 4}, None, ["model.hidden_size is 4, the start's 8\n"]),
         ({"ffn_hidden_size": 5}, "tiling", ["model.ffn_hidden_size is 5, less than"]),
         ({"num_layers": 1}, "tiling", ["model.num_layers is 1, less than the start's 2"]),
-        ({"hidden_size": 12}, "tiling", ["head is 3, the start's 2", "num_attention_heads to 6"]),
-        ({"num_key_value_heads": 4}, "tiling", ["serves 1 heads, in the start 2"]),
+        (
+            {"hidden_size": 12},
+            "tiling",
+            [
+                "model.hidden_size 12 would make the size of an attention head 3; the start's is 2",
+                "set model.num_attention_heads to 6",
+            ],
+        ),
+        (
+            {"num_key_value_heads": 4},
+            "tiling",
+            ["model.num_key_value_heads 4 would make each head of keys and values serve 1 heads"],
+        ),
+        ({"hidden_size": 4}, "tiling", ["model.hidden_size is 4, less than the start's 8\n"]),
         ({"max_row_tokens": 9}, "tiling", ["model.max_row_tokens is 9, less than"]),
         ({"embedding_size": 8}, "tiling", ["embedding_size"]),
         (
@@ -154,6 +166,9 @@ def test_what_cannot_start_from_a_model_is_named(
         check_architecture(start, ModelConfig(**{**SMALL, **changes}), grow, "here")
     for message in messages:
         assert message in str(error.value)
+    if grow is not None:  # what was not set is not named as if it had been
+        first = [line.split()[0] for line in str(error.value).splitlines()[1:-1]]
+        assert {name.rstrip(":").split(".")[1] for name in first} == changes.keys()
 
 
 def test_what_shapes_no_weight_is_free() -> None:
