@@ -8,6 +8,7 @@ from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
 from pipeline.engine.throughput import StepMeter
 from pipeline.fault_tolerance.loss_spikes import Instability
+from pipeline.finetuning.account import log_account
 from pipeline.finetuning.adversary import passes_of
 from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
 from pipeline.finetuning.config import FinetuneConfig
@@ -106,6 +107,8 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     saver.finish()
     engine.close()
     session.end(state)
+    if state.instability is None:
+        log_account(plan.splits)
     return state.instability
 
 

@@ -12,6 +12,7 @@ from model.hugging_face.families import task_errors
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import check_mixture
 from pipeline.data.shard_cache import open_data_set, verify_data_set
+from pipeline.finetuning.account import Splits, account_lines
 from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
 from pipeline.finetuning.own_start import start_of_run
@@ -68,6 +69,11 @@ class FinetunePlan:
             start=self.start.record,
         )
 
+    @property
+    def splits(self) -> Splits:
+        """The files of all tasks, by split."""
+        return {"train": self.train, "dev": self.dev}
+
     def summary_lines(self, step: int) -> list[str]:
         """What the run is about to do after `step`: a line for the run and one for each task."""
         config = self.config
@@ -80,12 +86,12 @@ class FinetunePlan:
         for name, file in self.train.items():
             task = config.tasks[name]
             epochs = config.steps * task.examples_per_step / len(file.examples)
-            cut = f", {file.num_cut:,} truncated to max_row_tokens" if file.num_cut else ""
             dev = f"{len(self.dev[name].examples):,} to evaluate on" if name in self.dev else "none"
             lines.append(
                 f"  {name} ({task.type}): {epochs:.1f} epochs of {len(file.examples):,} examples "
-                f"of {file.num_lines:,} lines{cut}; {dev}"
+                f"of {file.num_lines:,} records; {dev}"
             )
+        lines += [f"  {line}" for line in account_lines(self.splits)]
         heads = {name: task.head().type for name, task in config.tasks.items()}
         for error, names in task_errors(self.model, heads).items():
             lines.append(f"  {', '.join(names)}: cannot be exported: {error}")

@@ -5,6 +5,7 @@ from typing import Any
 from pipeline.checkpoint.manifest import CheckpointManifest, build_manifest
 from pipeline.checkpoint.progress import Progress
 from pipeline.engine.deepspeed_engine import Engine
+from pipeline.finetuning.account import account_parameters
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.tracking import lineage
 from pipeline.tracking.sent import run_id_of
@@ -40,11 +41,12 @@ def describe_run(plan: FinetunePlan) -> dict[str, Any]:
             "start.fingerprint": plan.start.fingerprint,
             "data.fingerprint": plan.data_fingerprint,
             "data.tokenizer_sha256": plan.start.tokenizer_sha256,
+            **account_parameters(plan.splits),
         },
         "tags": {"state": "running", **lineage.describe_launch()},
         "datasets": [
-            lineage.describe_file(name, split, file.path, file.sha256, len(file.examples))
-            for split, files in (("train", plan.train), ("dev", plan.dev))
+            lineage.describe_file(name, split, file.files, file.sha256, len(file.examples))
+            for split, files in plan.splits.items()
             for name, file in files.items()
         ],
         "files": [],

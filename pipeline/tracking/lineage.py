@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +126,14 @@ def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
 
 
 def describe_file(
-    name: str, context: str, path: Path, sha256: str, num_examples: int
+    name: str, context: str, files: Sequence[Path], sha256: str, num_examples: int
 ) -> dict[str, str]:
-    """A file of examples, as MLflow expects a data set."""
+    """One or more files of examples, as MLflow expects a data set."""
+    paths = [str(path.resolve()) for path in files]
     return {
         "name": name,
         "digest": sha256[:16],
-        "source": json.dumps({"uri": str(path.resolve())}),
+        "source": json.dumps({"uri": paths[0] if len(paths) == 1 else paths}),
         "profile": json.dumps({"sha256": sha256, "examples": num_examples}),
         "context": context,
     }

@@ -105,7 +105,7 @@ def _sentence(
             is_last_of_one = column < 0 and len(cells) < 2
             if 0 <= index < len(cells) and not is_last_of_one:
                 values[name].append(cells[index])
-            elif name in fields.required or name in fields.sources:
+            elif fields.is_needed(name):
                 return Record(f"line {number}", error=_short(cells, name, column, comments))
     return Record(f"line {first}", {name: found for name, found in values.items() if found})
 

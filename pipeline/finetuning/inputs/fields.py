@@ -36,11 +36,17 @@ class Fields:
     """Among them `id`."""
     sources: Mapping[str, FieldSource]
     """By field; a field that is not in it stands under its own name."""
+    may_lack: tuple[str, ...] = ()
+    """Fields that files need not have, even where `sources` names their columns."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All fields."""
         return (*self.required, *self.optional)
+
+    def is_needed(self, name: str) -> bool:
+        """Whether a file without the field is an error."""
+        return name in self.required or (name in self.sources and name not in self.may_lack)
 
     def source(self, name: str) -> FieldSource:
         """Where a field stands."""
@@ -55,16 +61,16 @@ class Fields:
         errors = []
         for name in self.names:
             source = self.source(name)
-            several = isinstance(source, tuple)
+            columns = source if isinstance(source, tuple) else (source,)
             found = []
-            for column in source if isinstance(source, tuple) else (source,):
+            for column in columns:
                 index = _index_of(column, header, num_columns)
                 if index is not None:
                     found.append(index)
-                elif name in self.required or name in self.sources:
+                elif self.is_needed(name):
                     errors.append(_no_column(name, column, header, num_columns))
-            if found:
-                places[name] = tuple(found) if several else found[0]
+            if len(found) == len(columns):
+                places[name] = tuple(found) if isinstance(source, tuple) else found[0]
         if errors:
             raise ConfigError(f"{path}: {'; '.join(errors)}")
         return Columns(places)
@@ -79,16 +85,17 @@ class Fields:
         errors = []
         for name in self.names:
             source = self.source(name)
+            columns = source if isinstance(source, tuple) else (source,)
             found = []
-            for column in source if isinstance(source, tuple) else (source,):
+            for column in columns:
                 index = _index_of(column, header, len(header))
                 if isinstance(column, int) and index is not None:
                     found.append(header[index])
                 elif _root(str(column), header) in header:
                     found.append(str(column))
-                elif name in self.required or name in self.sources:
+                elif self.is_needed(name):
                     errors.append(_no_column(name, column, header, len(header)))
-            if found:
+            if len(found) == len(columns):
                 sources[name] = tuple(found) if isinstance(source, tuple) else found[0]
         if errors:
             raise ConfigError(f"{path}: {'; '.join(errors)}")
@@ -172,8 +179,8 @@ def did_you_mean(name: object, available: Sequence[str]) -> str:
     shown = [text if len(text) <= 40 else f"{text[:40]}..." for text in available]
     rest = ", ..." * (len(shown) > MAX_SHOWN_NAMES)
     close = difflib.get_close_matches(str(name), available, 1, 0.6)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{meant}; there are {', '.join(shown[:MAX_SHOWN_NAMES]) or 'none'}{rest}"
+    names = f"{', '.join(shown[:MAX_SHOWN_NAMES]) or 'none'}{rest}"
+    return f"; did you mean {close[0]!r}? There are {names}" if close else f"; there are {names}"
 
 
 def _values_at(record: Mapping[str, Any], column: Column) -> list[Any]:

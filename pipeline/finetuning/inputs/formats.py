@@ -85,7 +85,4 @@ def _json_format(path: Path) -> Reader:
         if "Extra data" in str(error):
             return JsonLines()
         raise
-    if is_squad(tree):
-        return Squad()
-    is_one_object = isinstance(tree, dict) and not isinstance(tree.get("data"), list)
-    return JsonLines() if is_one_object else JsonFile()
+    return Squad() if is_squad(tree) else JsonFile()

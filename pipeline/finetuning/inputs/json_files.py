@@ -25,13 +25,15 @@ class JsonLines(Config):
 
 
 class JsonFile(Config):
-    """One JSON value: a list of objects, or an object with such a list under "data"."""
+    """One JSON value: a list of objects, an object with such a list under "data", or one record."""
 
     type: Literal["json"] = "json"
 
     def records(self, path: Path, fields: Fields) -> Iterator[Record]:
         """The objects of a file."""
-        for number, item in enumerate(items_of(read_json_file(path), path), start=1):
+        tree = read_json_file(path)
+        is_record = isinstance(tree, dict) and not isinstance(tree.get("data"), list)
+        for number, item in enumerate([tree] if is_record else items_of(tree, path), start=1):
             yield record_of(f"record {number}", item, fields)
 
 

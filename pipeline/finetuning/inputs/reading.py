@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -98,18 +99,23 @@ class _Reading(Generic[LineT]):
         if record.error is not None:
             raise record.error
         line = self._validated(record)
+        texts = [getattr(line, name) for name in self.text_fields]
+        key = _encoded(texts)
+        labels = _encoded([getattr(line, name) for name in self.source.label_fields])
+        if key is None or labels is None:
+            check_unicode(line.model_dump(exclude={"id"}))
         examples = self.examples_of(line, len(self.records) + 1)
-        texts = [getattr(line, name) for name in self._text_fields()]
         self.num_empty += any(_is_empty(text) for text in texts)
-        key = json.dumps(texts, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(key, digest_size=8).digest()
+        digest = hashlib.blake2b(key or b"", digest_size=8).digest()
         own_id = None if line.id is None else str(line.id)
         self.records.append(SourceRecord(path, record.place, digest, own_id))
         self.examples += examples
 
-    def _text_fields(self) -> Iterator[str]:
+    @cached_property
+    def text_fields(self) -> tuple[str, ...]:
+        """The fields that a prediction is made from."""
         others = ("id", *self.source.label_fields)
-        return (name for name in self.source.schema.model_fields if name not in others)
+        return tuple(name for name in self.source.schema.model_fields if name not in others)
 
     def _validated(self, record: Record) -> LineT:
         labels = self.source.label_fields
@@ -124,7 +130,6 @@ class _Reading(Generic[LineT]):
             messages = "; ".join(_describe(item) for item in error.errors())
             missing = all(item["type"] == "missing" for item in error.errors())
             raise BadRecord("missing" if missing else "value", messages) from None
-        check_unicode(line.model_dump(exclude={"id"}))
         if self.source.needs_labels:
             for name in self.source.label_fields:
                 if is_missing(getattr(line, name)):
@@ -158,7 +163,7 @@ class _Reading(Generic[LineT]):
             shown = [f"{label!r} {n:,}" for label, n in self.unknown.most_common(MAX_SHOWN_LABELS)]
             rest = len(self.unknown) - MAX_SHOWN_LABELS
             more = f" and {rest} more" if rest > 0 else ""
-            yield f"unknown labels: {', '.join(shown)}{more}"
+            yield f"unknown labels: {', '.join(shown)}{more}: name them in labels or label_names"
         reasons = [f"{reason} ({count:,})" for reason, count in self.error_reasons.most_common()]
         yield (
             f"by reason: {', '.join(reasons)}; to leave such records out and count them, list the "
@@ -182,6 +187,14 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _encoded(values: list[Any]) -> bytes | None:
+    """The values as bytes; None if a text of them is not Unicode."""
+    try:
+        return json.dumps(values, ensure_ascii=False, default=repr).encode()
+    except UnicodeEncodeError:
+        return None
 
 
 def _is_empty(value: Any) -> bool:

@@ -4,7 +4,6 @@ targets for its head, and the head's scores into metrics. Imports no torch.
 B rows, S tokens in a row, L classes or values; the target -100 leaves a place out.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,7 +16,7 @@ from tokenizers import Encoding
 from configs.load import Config
 from configs.paths import ConfigPathText
 from pipeline.finetuning.examples import Example, ExampleFile, Line, RowEncoder
-from pipeline.finetuning.inputs.fields import Fields, FieldSource
+from pipeline.finetuning.inputs.fields import Fields, FieldSource, did_you_mean
 from pipeline.finetuning.inputs.formats import Auto, InputFormat
 from pipeline.finetuning.inputs.paths import files_of
 from pipeline.finetuning.inputs.reading import Source, is_missing, read_examples
@@ -109,23 +108,17 @@ class TaskConfig(Config):
         required = [name for name in inputs if self.LINE.model_fields[name].is_required()]
         labels = [name for name in self.LABEL_FIELDS if needs_labels]
         optional = [name for name in self.LINE.model_fields if name not in (*required, *labels)]
-        sources = {
-            name: source
-            for name, source in self.fields.items()
-            if needs_labels or name not in self.LABEL_FIELDS
-        }
+        may_lack = () if needs_labels else self.LABEL_FIELDS
         source: Source[Any] = Source(
             schema=self.LINE,
             label_fields=self.LABEL_FIELDS,
             needs_labels=needs_labels,
             format=self.format,
-            fields=Fields((*required, *labels), tuple(optional), sources),
+            fields=Fields((*required, *labels), tuple(optional), self.fields, may_lack),
             skip=self.skip,
         )
         return read_examples(
-            files_of(patterns),
-            source,
-            encoder,
+            *(files_of(patterns), source, encoder),
             lambda line, number: self.examples_of(line, number, encoder),
         )
 
@@ -203,10 +196,8 @@ class TaskConfig(Config):
     def _fields_exist(cls, fields: dict[str, FieldSource]) -> dict[str, FieldSource]:
         for name in fields:
             if name not in cls.LINE.model_fields:
-                known = tuple(cls.LINE.model_fields)
-                close = difflib.get_close_matches(name, known, 1)
-                meant = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{name!r} is not one of {', '.join(known)}{meant}")
+                known = did_you_mean(name, tuple(cls.LINE.model_fields))
+                raise ValueError(f"{name!r} is no field of this task{known}")
         return fields
 
     @model_validator(mode="after")

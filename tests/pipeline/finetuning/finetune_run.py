@@ -1,4 +1,4 @@
-"""Small fine-tuning runs on forked ranks: five tasks with something to learn."""
+"""Small fine-tuning runs on forked ranks: six tasks with something to learn."""
 
 import json
 from collections.abc import Iterable
@@ -28,6 +28,11 @@ TASKS: dict[str, dict[str, Any]] = {
     "tags": {"type": "token_classification", "labels": ["no", "yes"], "examples_per_step": 4},
     "where": {"type": "span_question_answering", "stride_tokens": 4, "examples_per_step": 4},
     "next": {"type": "multiple_choice", "num_choices": 2, "examples_per_step": 4},
+    "inside": {
+        "type": "multi_label_classification",
+        "labels": list(ANIMALS),
+        "examples_per_step": 4,
+    },
 }
 
 
@@ -38,7 +43,7 @@ def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
 
 
 def make_tasks(folder: Path, num_lines: int = 24) -> dict[str, dict[str, Any]]:
-    """The five tasks with their files in `folder`."""
+    """The six tasks with their files in `folder`."""
     generator = np.random.default_rng(0)
     words = SENTENCE.split()
     files: dict[str, list[dict[str, Any]]] = {name: [] for name in TASKS}
@@ -54,6 +59,8 @@ def make_tasks(folder: Path, num_lines: int = 24) -> dict[str, dict[str, Any]]:
         question = {"question": "who", "context": text, "answers": answers}
         files["where"].append(question if answers else {**question, "context": "a red bed"})
         choices = [animal, "bed"] if number % 2 else ["bed", animal]
+        animals = [name for name in ANIMALS if name in (animal, *some)]
+        files["inside"].append({"text": text, "labels": animals})
         files["next"].append({"text": "the", "choices": choices, "label": 1 - number % 2})
     folder.mkdir(parents=True, exist_ok=True)
     return {
@@ -75,7 +82,7 @@ def make_pretrained(folder: Path, **changes: Any) -> TrainConfig:
 
 
 def make_finetune_config(pretrained: TrainConfig, output: Path, **changes: Any) -> FinetuneConfig:
-    """All five tasks and MLM for 6 steps; `changes` replace top-level keys."""
+    """All six tasks and MLM for 6 steps; `changes` replace top-level keys."""
     tree: dict[str, Any] = {
         "name": "test",
         "output": str(output),

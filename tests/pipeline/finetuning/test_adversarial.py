@@ -25,7 +25,7 @@ from tests.gloo import RankError, run_ranks
 from tests.pipeline.finetuning.finetune_run import make_finetune_config, run_finetuning
 from tests.pipeline.training_run import assert_same_bits, final_state, metrics
 
-HEADS = ["animal", "length", "tags", "where", "next", "mlm"]
+HEADS = ["animal", "length", "tags", "where", "next", "inside", "mlm"]
 # Larger than in the papers, so that the perturbations matter.
 FREELB = {"type": "freelb", "steps": 2, "step_size": 0.5, "radius": 0.6}
 SMART = {"type": "smart", "alpha": 3, "noise": 0.01, "step_size": 0.1}

@@ -36,7 +36,7 @@ from tests.pipeline.finetuning.finetune_run import (
 
 @pytest.fixture(scope="module")
 def finetuned(pretrained: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
-    """A finished run of all five tasks at tensor parallel 2."""
+    """A finished run of all six tasks at tensor parallel 2."""
     config = make_finetune_config(
         pretrained, tmp_path_factory.mktemp("run") / "run", parallel={"tensor": 2}, mlm=None
     )
@@ -67,6 +67,11 @@ def test_every_task_is_loaded_by_its_auto_class(finetuned: FinetuneConfig, tmp_p
         assert type(model).__name__ == model.config.architectures[0]
     classify = transformers.pipeline("text-classification", str(tmp_path / "hf" / "animal"))
     assert classify("the cat and the cat")[0]["label"] in ANIMALS
+    mark = transformers.pipeline("text-classification", str(tmp_path / "hf" / "inside"))
+    assert mark.model.config.problem_type == "multi_label_classification"
+    probabilities = {one["label"]: one["score"] for one in mark("the cat and the dog", top_k=None)}
+    assert set(probabilities) == set(ANIMALS)
+    assert sum(probabilities.values()) != pytest.approx(1, abs=1e-3)  # each by itself
     tokens = torch.tensor([[0, 5, 2]])
     rating = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "hf" / "length"

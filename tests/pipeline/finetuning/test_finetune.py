@@ -1,4 +1,4 @@
-"""Fine-tuning: five tasks and masked language modelling in one run, equal at every grid."""
+"""Fine-tuning: six tasks and masked language modelling in one run, equal at every grid."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ from tests.pipeline.finetuning.finetune_run import (
 )
 from tests.pipeline.training_run import assert_same_bits, final_state, metrics
 
-HEADS = ["animal", "length", "tags", "where", "next", "mlm"]
+HEADS = ["animal", "length", "tags", "where", "next", "inside", "mlm"]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_all_heads_learn_in_one_run(pretrained: TrainConfig, tmp_path: Path) -> 
     assert scores["dev_exact_match/where"] > 0.9
     assert scores["dev_accuracy/next"] == 1
     assert scores["dev_pearson/length"] > 0.9
+    assert scores["dev_micro_f1/inside"] > 0.75
     assert "heldout_loss/a" in scores
 
 
