@@ -65,5 +65,6 @@ def test_a_model_of_no_family_is_named_before_the_training(tmp_path: Path) -> No
     base = make_pretrained(tmp_path / "base", model=model)
     config = make_finetune_config(base, tmp_path / "run")
     lines = "\n".join(plan_finetuning(config, 1, is_first=True).summary_lines(0))
-    assert "animal, length, tags, where, next: cannot be exported: no Hugging Face class" in lines
+    names = "animal, length, tags, where, next, inside"
+    assert f"{names}: cannot be exported: no Hugging Face class" in lines
     assert "roberta: model.activation.type: gelu (now swiglu)" in lines
