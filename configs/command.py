@@ -61,7 +61,7 @@ class CommandParser(argparse.ArgumentParser):
         arguments = self.parse_intermixed_args(words, namespace)
         if self._words:  # argparse cannot tell them from overrides, and takes all as those
             given = arguments.overrides
-            overrides = [word for word in given if _OVERRIDE.match(word)]
+            overrides = [word for word in given if is_override(word)]
             arguments.overrides = overrides
             setattr(arguments, self._words, [word for word in given if word not in overrides])
         return arguments
@@ -104,6 +104,11 @@ def parser(
         name, shown, help_text = words
         result.add_argument(name, metavar=shown, nargs="*", help=help_text)
     return result
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is an override, ``key.sub=value``."""
+    return _OVERRIDE.match(word) is not None
 
 
 def plain_parser(description: str) -> CommandParser:

@@ -131,7 +131,11 @@ def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
 
     Raises ConfigError if a file cannot be read or an override cannot be applied.
     """
-    tree = _read_with_parents(Path(path), seen=())
+    return with_overrides(_read_with_parents(Path(path), seen=()), overrides)
+
+
+def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree`, in which `overrides` are applied; raises ConfigError for one that cannot be."""
     for override in overrides:
         _apply_override(tree, override)
     return tree

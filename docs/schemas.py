@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import to_jsonable_python
 
 from data_prep.config import DataConfig
+from pipeline.evaluation.config import EvaluationConfig
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
 
@@ -35,6 +36,12 @@ FILES = (
     ConfigFile("train", "Pretraining", "deepspeed pipeline/train.py CONFIG.yaml", TrainConfig),
     ConfigFile(
         "finetune", "Fine-tuning", "deepspeed pipeline/finetune.py CONFIG.yaml", FinetuneConfig
+    ),
+    ConfigFile(
+        "evaluate",
+        "Evaluation",
+        "python -m pipeline.evaluate MODEL... CONFIG.yaml",
+        EvaluationConfig,
     ),
 )
 

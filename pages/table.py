@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-_NUMBER = re.compile(r"[-+−]?[\d,.]+(e[-+]?\d+)?\s?%?")
+_ONE = r"[-+−]?[\d,.]+(e[-+]?\d+)?\s?%?"
+_NUMBER = re.compile(rf"{_ONE}( ± {_ONE})?( \*)?")
+"""With the half width of an interval, and a mark, where there are such."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], row_headers: bool = False) -> str:

@@ -1,120 +1,99 @@
-"""Evaluates a checkpoint: ``python -m pipeline.evaluate CONFIG.yaml [--step N | --best]``.
+"""Evaluates models side by side: ``python -m pipeline.evaluate MODEL... [CONFIG]``.
 
-One process computes, in fp32, what training measures: the held-out loss with the same rows and
-masks, or in fine-tuning the metrics on the dev files. Overrides of `data.path`, of
-`evaluation.rows_per_source` and of `tasks.NAME.dev` evaluate on other rows and files.
+MODEL is the folder or the config of a run (RUN, RUN@STEP, RUN@best), a checkpoint, or a Hugging
+Face folder. CONFIG says which checks, on what; without one, everything that the models and the
+run's own data allow. Overrides are keys of CONFIG or, where a model is given by its run's config,
+keys of that: `data.path`, `evaluation.rows_per_source` and `tasks.NAME.dev` evaluate on other rows
+and files.
 """
 
-import logging
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs import command
-from configs.load import UserError
+from configs.credentials import credentials_in
+from configs.load import UserError, read_tree, validate, with_overrides
 from configs.terminal import visible
-from data_prep.dataset.tokenizer import same_tokenizer
-from pipeline.checkpoint.choice import add_choice, choose_checkpoint
-from pipeline.checkpoint.manifest import Checkpoint
-from pipeline.data.shard_cache import open_data_set
-from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.run_config import load_run
-from pipeline.run.config import RunConfig, TrainConfig
-from pipeline.run.phase_checks import check_rows
-from pipeline.run.run_folder import checkpoints_folder
-from pipeline.run.steps import RunSteps
-from pipeline.run.trained_model import TrainedModel, check_config, read_trained
+from pipeline.checkpoint.choice import add_choice
+from pipeline.evaluation.as_trained import evaluate_checkpoint as evaluate_checkpoint  # benchmarks
+from pipeline.evaluation.checks import evaluate_models, fingerprint_of
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.finding import MODEL_FORMS, find_models
+from pipeline.evaluation.inputs import read_inputs
+from pipeline.evaluation.models import FoundModel
+from pipeline.evaluation.record import record
+from pipeline.evaluation.results import Evaluation
+from pipeline.evaluation.terminal import table
+from pipeline.evaluation.written import REPORT_NAME, check_folder, results_folder, write_results
 
-logger = logging.getLogger(__name__)
+RUN_KEYS = frozenset(("model", "tasks", "total_rows", "start", "objective", "batch"))
+"""Keys by which the config of a run is told from a file of checks."""
+EVALUATION_KEYS = frozenset(EvaluationConfig.model_fields)
 
 
 def main() -> None:
-    """``python -m pipeline.evaluate CONFIG.yaml key.sub=value ... [--step N | --best]``."""
-    parser = command.parser("Compute the held-out loss or the dev metrics of a checkpoint.")
+    """Prints a table, and writes it as JSON and HTML, and to MLflow."""
+    parser = command.CommandParser(
+        "Evaluate models side by side: held-out text, probes, embeddings, speed.",
+        takes_overrides=True,
+    )
+    parser.add_argument(
+        "models",
+        metavar="MODEL|CONFIG.yaml|key.sub=value",
+        nargs="+",
+        help=f"models: {MODEL_FORMS}; at most one file of checks; values, as YAML, that replace "
+        "those of the file of checks or of a run's config",
+    )
     add_choice(parser)
     arguments = parser.parse_args()
-    config = load_run(arguments.config, arguments.overrides)
-    folder = checkpoints_folder(config)
-    checkpoint = choose_checkpoint(folder, arguments.step, arguments.best)
-    values = evaluate_checkpoint(config, checkpoint)
-    print(visible(f"{checkpoint.path}: step {checkpoint.manifest.step:,}"))
-    for name, value in values.items():
-        print(visible(f"  {name} {value:.6g}"))
+    words = [word for word in arguments.models if not command.is_override(word)]
+    overrides = [word for word in arguments.models if command.is_override(word)]
+    own = [text for text in overrides if text.split("=")[0].split(".")[0] in EVALUATION_KEYS]
+    of_runs = [text for text in overrides if text not in own]
+    config, words = read_config(words, own)
+    models = find_models(words, config.models, of_runs, arguments.step, arguments.best)
+    evaluate(config, models)
 
 
-def evaluate_checkpoint(config: RunConfig, checkpoint: Checkpoint) -> dict[str, float]:
-    """The metrics of `checkpoint` under the names that training records them with.
+def read_config(
+    words: Sequence[str], overrides: Sequence[str]
+) -> tuple[EvaluationConfig, list[str]]:
+    """(the config among `words` with `overrides`, the other words, which are models).
 
-    Raises UserError for a config that disagrees with the checkpoint, for rows of a different
-    tokenizer, and if there is nothing to evaluate on.
+    A YAML file is a config of an evaluation unless it has a key of a run. Raises UserError for two
+    of them, and where no model is left.
     """
-    # Late: reading a bad config needs no torch.
-    if isinstance(config, FinetuneConfig):
-        return _dev_metrics(config, checkpoint)
-    assert isinstance(config, TrainConfig)
-    trained = read_trained(config, checkpoint, lambda: _beside_rows(config))
-    return _heldout_metrics(config, trained)
+    files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
+    trees = {word: read_tree(word) for word in files}
+    chosen = [word for word, tree in trees.items() if not RUN_KEYS & tree.keys()]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)}: at most one file of checks")
+    origin = chosen[0] if chosen else "command line"
+    tree = with_overrides(trees[origin] if chosen else {}, overrides)
+    config = validate(tree, EvaluationConfig, origin, tuple(credentials_in(tree)))
+    models = [word for word in words if word not in chosen]
+    if not models and not config.models:
+        raise UserError(f"{origin}: no model: {MODEL_FORMS}, or set models in the file of checks")
+    return config, models
 
 
-def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) -> dict[str, float]:
-    from model.parallel.grid import single_rank_grid
-    from pipeline.data.heldout import load_heldout
-    from pipeline.data.loader import special_ids
-    from pipeline.engine.evaluation import PlainModel, heldout_scores_of_heads
-    from pipeline.pretraining.heldout_metrics import heldout_metrics, summary_line
-    from pipeline.pretraining.model import build_pretraining_model
-    from pipeline.pretraining.step import MaskedMicroBatch
+def evaluate(config: EvaluationConfig, models: Sequence[FoundModel]) -> Evaluation:
+    """The results of `models`, which are written, recorded and printed.
 
-    steps = RunSteps(tuple(phase.steps for phase in trained.config.phases))
-    number = steps.phase_of_last_row(trained.checkpoint.manifest.consumed_rows)
-    phase = config.phases[min(number, len(config.phases) - 1)]
-    manifest = open_data_set(phase.data)
-    check_rows(phase, manifest, f"then.{number - 1}." if number else "")
-    _check_tokenizer(trained, phase.data.path / manifest.tokenizer.path, manifest.tokenizer.sha256)
-    heldout = load_heldout(phase.data, manifest, phase.objective, config.evaluation.rows_per_source)
-    if not heldout.sources:
-        raise UserError(f"{phase.data.path}: the data set has no held-out rows")
-    with single_rank_grid() as grid:
-        computed = trained.config.model_copy(update={"compute": config.compute})
-        special = special_ids(manifest)
-        module = build_pretraining_model(computed, trained.model, special, grid, config.seed)
-        model = PlainModel.of(module, grid, trained.checkpoint)
-        micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
-        scores = heldout_scores_of_heads(model, heldout, phase.batch.micro_rows, micro_batch)
-    values = heldout_metrics(heldout, scores)
-    logger.info(summary_line(heldout, values))
-    return values
-
-
-def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> dict[str, float]:
-    from model.parallel.grid import single_rank_grid
-    from pipeline.engine.evaluation import PlainModel
-    from pipeline.finetuning.batches import FinetuneBatches
-    from pipeline.finetuning.engine import build_finetune_model
-    from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout
-    from pipeline.finetuning.plan import plan_finetuning
-
-    check_config(config, checkpoint)
-    alone = config.model_copy(update={"parallel": config.parallel.model_copy(update={"tensor": 1})})
-    plan = plan_finetuning(alone, world_size=1, is_first=False)
-    heldout = load_mlm_heldout(plan)
-    if not plan.dev and (heldout is None or not heldout.sources):
-        raise UserError(f"{config.output}: no task has a dev file: set tasks.NAME.dev")
-    with single_rank_grid() as grid:
-        model = PlainModel.of(build_finetune_model(plan, grid), grid, checkpoint)
-        return evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
-
-
-def _check_tokenizer(trained: TrainedModel[TrainConfig], path: Path, sha256: str) -> None:
-    """Raises UserError if rows were made with a different tokenizer than the model's."""
-    if sha256 != trained.checkpoint.manifest.tokenizer_sha256 and not same_tokenizer(
-        trained.tokenizer, path
-    ):
-        raise UserError(f"{path.parent}: its rows were made with a different tokenizer")
-
-
-def _beside_rows(config: TrainConfig) -> Path:
-    """The tokenizer of the data set, which older checkpoints do not carry."""
-    return config.data.path / open_data_set(config.data).tokenizer.path
+    Raises UserError, before any model is computed, for probes and texts that cannot be read and
+    for a folder that holds a different evaluation.
+    """
+    inputs = read_inputs(config, models)
+    fingerprint = fingerprint_of(config, models, inputs)
+    folder = results_folder(config, [model.name for model in models], fingerprint)
+    check_folder(folder, fingerprint)
+    evaluation = evaluate_models(config, models, inputs)
+    write_results(evaluation, folder)
+    print(visible(table(evaluation)))
+    print(visible(f"{folder / REPORT_NAME}"))
+    if config.mlflow.enabled:
+        record(evaluation, models, config.mlflow, folder)
+    return evaluation
 
 
 if __name__ == "__main__":

@@ -88,6 +88,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
         "pipeline.model_cards",
     ),
+    "pipeline.evaluation": (
+        *("pipeline.data", "pipeline.run", "pipeline.checkpoint", "pipeline.tracking"),
+        *("pipeline.engine", "pipeline.hugging_face", "pipeline.pretraining"),
+        "pipeline.finetuning",
+    ),
 }
 """What a package may import of this project besides itself, the standard table of the layout.
 
@@ -241,6 +246,7 @@ def test_no_file_takes_the_name_of_an_installed_package() -> None:
             "pipeline.finetuning.run_config",
             ("torch", "deepspeed", "megatron", "mlflow", "transformers"),
         ),
+        ("pipeline.evaluate", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
         ("model.layers", ("transformers", "deepspeed", "mlflow")),
     ],
 )

@@ -195,10 +195,16 @@ def load_exported(folder: Path) -> tuple[Any, Any]:
         holds = f"it holds the exported tasks {', '.join(tasks)}" if tasks else f"{EXPORT} first"
         raise UserError(f"{folder}: no model with a masked-language-model head there; {holds}")
     model = load_auto_model(folder, "AutoModelForMaskedLM")
+    return load_auto_tokenizer(folder), model
+
+
+def load_auto_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a Hugging Face folder, by transformers; UserError where it has none."""
+    _quiet_transformers()
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder), model
+        return AutoTokenizer.from_pretrained(folder)
     except (ValueError, OSError) as error:
         raise UserError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
 

@@ -13,7 +13,7 @@ from model.options import RotaryPositions
 from pipeline import average
 from pipeline.checkpoint.choice import choose_checkpoint
 from pipeline.checkpoint.stored_model import stored_model
-from pipeline.evaluate import evaluate_checkpoint
+from pipeline.evaluation.as_trained import evaluate_checkpoint
 from pipeline.export import export_run
 from pipeline.finetuning.run_config import load_run
 from pipeline.run.config import TrainConfig

@@ -1,0 +1,1 @@
+"""Evaluation of models side by side: held-out text, probes, embeddings, speed."""

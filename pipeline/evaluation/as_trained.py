@@ -1,0 +1,103 @@
+"""What training measures, of one checkpoint: held-out loss with its masks, or dev metrics.
+
+One process computes it in fp32, with the same rows, masks and files.
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from configs.load import UserError
+from data_prep.dataset.tokenizer import same_tokenizer
+from pipeline.checkpoint.manifest import Checkpoint
+from pipeline.data.shard_cache import open_data_set
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.run.config import RunConfig, TrainConfig
+from pipeline.run.phase_checks import check_rows
+from pipeline.run.phases import PhaseConfig
+from pipeline.run.steps import RunSteps
+from pipeline.run.trained_model import TrainedModel, check_config, read_trained
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_checkpoint(config: RunConfig, checkpoint: Checkpoint) -> dict[str, float]:
+    """The metrics of `checkpoint` under the names that training records them with.
+
+    Raises UserError for a config that disagrees with the checkpoint, for rows of a different
+    tokenizer, and if there is nothing to evaluate on.
+    """
+    # Late: reading a bad config needs no torch.
+    if isinstance(config, FinetuneConfig):
+        return _dev_metrics(config, checkpoint)
+    assert isinstance(config, TrainConfig)
+    trained = read_trained(config, checkpoint, lambda: _beside_rows(config))
+    return _heldout_metrics(config, trained)
+
+
+def phase_of(config: TrainConfig, checkpoint: Checkpoint) -> tuple[int, PhaseConfig]:
+    """(number, config) of the phase that `checkpoint` was saved in, by its last row."""
+    steps = RunSteps(tuple(phase.steps for phase in config.phases))
+    number = steps.phase_of_last_row(checkpoint.manifest.consumed_rows)
+    return number, config.phases[min(number, len(config.phases) - 1)]
+
+
+def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) -> dict[str, float]:
+    from model.parallel.grid import single_rank_grid
+    from pipeline.data.heldout import load_heldout
+    from pipeline.data.loader import special_ids
+    from pipeline.engine.evaluation import PlainModel, heldout_scores_of_heads
+    from pipeline.pretraining.heldout_metrics import heldout_metrics, summary_line
+    from pipeline.pretraining.model import build_pretraining_model
+    from pipeline.pretraining.step import MaskedMicroBatch
+
+    number, _ = phase_of(trained.config, trained.checkpoint)
+    phase = config.phases[min(number, len(config.phases) - 1)]
+    manifest = open_data_set(phase.data)
+    check_rows(phase, manifest, f"then.{number - 1}." if number else "")
+    _check_tokenizer(trained, phase.data.path / manifest.tokenizer.path, manifest.tokenizer.sha256)
+    heldout = load_heldout(phase.data, manifest, phase.objective, config.evaluation.rows_per_source)
+    if not heldout.sources:
+        raise UserError(f"{phase.data.path}: the data set has no held-out rows")
+    with single_rank_grid() as grid:
+        computed = trained.config.model_copy(update={"compute": config.compute})
+        special = special_ids(manifest)
+        module = build_pretraining_model(computed, trained.model, special, grid, config.seed)
+        model = PlainModel.of(module, grid, trained.checkpoint)
+        micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
+        scores = heldout_scores_of_heads(model, heldout, phase.batch.micro_rows, micro_batch)
+    values = heldout_metrics(heldout, scores)
+    logger.info(summary_line(heldout, values))
+    return values
+
+
+def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> dict[str, float]:
+    from model.parallel.grid import single_rank_grid
+    from pipeline.engine.evaluation import PlainModel
+    from pipeline.finetuning.batches import FinetuneBatches
+    from pipeline.finetuning.engine import build_finetune_model
+    from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout
+    from pipeline.finetuning.plan import plan_finetuning
+
+    check_config(config, checkpoint)
+    alone = config.model_copy(update={"parallel": config.parallel.model_copy(update={"tensor": 1})})
+    plan = plan_finetuning(alone, world_size=1, is_first=False)
+    heldout = load_mlm_heldout(plan)
+    if not plan.dev and (heldout is None or not heldout.sources):
+        raise UserError(f"{config.output}: no task has a dev file: set tasks.NAME.dev")
+    with single_rank_grid() as grid:
+        model = PlainModel.of(build_finetune_model(plan, grid), grid, checkpoint)
+        return evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
+
+
+def _check_tokenizer(trained: TrainedModel[TrainConfig], path: Path, sha256: str) -> None:
+    """Raises UserError if rows were made with a different tokenizer than the model's."""
+    if sha256 != trained.checkpoint.manifest.tokenizer_sha256 and not same_tokenizer(
+        trained.tokenizer, path
+    ):
+        raise UserError(f"{path.parent}: its rows were made with a different tokenizer")
+
+
+def _beside_rows(config: TrainConfig) -> Path:
+    """The tokenizer of the data set, which older checkpoints do not carry."""
+    return config.data.path / open_data_set(config.data).tokenizer.path
