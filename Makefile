@@ -92,8 +92,8 @@ export-versions: $(INSTALLED_DEV) ## exports in transformers 4.57 and sentence-t
 	python -m benchmarks.export_versions --python $(VENV)-versions/bin/python
 
 .PHONY: test-ui
-test-ui: $(INSTALLED_DEV) ## MLflow's pages in Chromium (chromium chromium-driver)
-	python -m pytest -m browser -rs tests/pipeline/tracking/test_mlflow_ui.py
+test-ui: $(INSTALLED_DEV) ## pages of reports and of MLflow in Chromium (chromium chromium-driver)
+	python -m pytest -m browser -rs tests/pages tests/pipeline/tracking/test_mlflow_ui.py
 
 .PHONY: check
 check: $(INSTALLED_DEV) ## lint, format and type checks

@@ -53,12 +53,13 @@ nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; pa
 table { border-collapse: collapse; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
 th[scope=row] { font-weight: normal; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td { max-width: 26rem; overflow-wrap: anywhere; vertical-align: top; }
 svg { display: block; max-width: 60rem; }
 svg.wide { min-width: 32rem; }
 svg text { font-size: 12px; fill: var(--text); }
 svg .axis { fill: var(--quiet); }
+svg .inside { fill: var(--back); }
 svg .grid { stroke: var(--line); }
 figure { margin: 0; }
 .charts { display: flex; flex-wrap: wrap; gap: 0 1.5rem; }

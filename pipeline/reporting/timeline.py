@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from pages.axes import labels, tight_axis
+from pages.axes import Axis, labels, tight_axis
 from pages.colours import colour
 from pages.table import table
 from pipeline.reporting.launches import ROLLED_BACK, Launch
@@ -77,7 +77,7 @@ def duration_text(seconds: float) -> str:
 
 def _launches_table(launches: Sequence[Launch]) -> str:
     head = ["launch", "started (UTC)", "from step", "to step", "computed again", "time", "end"]
-    head += ["nodes", "tensor x data parallel", "job"]
+    head += ["nodes", "tensor x data parallel", "Slurm job"]
     rows = [
         [
             str(number),
@@ -93,6 +93,8 @@ def _launches_table(launches: Sequence[Launch]) -> str:
         ]
         for number, launch in enumerate(launches, 1)
     ]
+    if not any(launch.job for launch in launches):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     note = ""
     if len(rows) > MAX_ROWS:
         note = f"<p>The last {MAX_ROWS} of {len(rows):,} launches:</p>"
@@ -141,16 +143,10 @@ def _chart(run: RunRecord) -> str:
         times_ms = [float(launch.started_ms) for launch in backs]
         lanes.append(("rollbacks", "".join(_ticks(steps, times_ms, place, 3))))
     height = len(lanes) * _LANE
-    shapes = []
+    shapes = _hours(hours, width, height)
     for number, (name, content) in enumerate(lanes):
         label = f'<text x="{_LEFT - 8}" y="{_BAR - 3}" text-anchor="end">{name}</text>'
         shapes.append(f'<g transform="translate(0 {number * _LANE})">{label}{content}</g>')
-    for tick, label in zip(hours.ticks, labels(hours.ticks), strict=True):
-        x = _LEFT + hours.share(tick) * width
-        shapes.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
-        shapes.append(
-            f'<text class="axis" x="{x:.1f}" y="{height + 14}" text-anchor="middle">{label}</text>'
-        )
     shapes.append(
         f'<text class="axis" x="{_LEFT + width / 2}" y="{height + 30}" text-anchor="middle">'
         f"hours since {time_text(first)} UTC</text>"
@@ -159,6 +155,18 @@ def _chart(run: RunRecord) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {height + 36}" role="img" aria-label="Timeline" class="wide">'
     )
     return f'<div class="scroll" tabindex="0">{svg}{"".join(shapes)}</svg></div>'
+
+
+def _hours(hours: Axis, width: float, height: float) -> list[str]:
+    """The lines and labels of the time axis."""
+    shapes = []
+    for tick, label in zip(hours.ticks, labels(hours.ticks), strict=True):
+        x = _LEFT + hours.share(tick) * width
+        shapes.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
+        shapes.append(
+            f'<text class="axis" x="{x:.1f}" y="{height + 14}" text-anchor="middle">{label}</text>'
+        )
+    return shapes
 
 
 def _bars(launches: Sequence[Launch], place: Callable[[float], float]) -> Iterator[str]:
@@ -174,6 +182,11 @@ def _bars(launches: Sequence[Launch], place: Callable[[float], float]) -> Iterat
             f'<rect x="{start:.1f}" y="1" width="{max(end - start, 1.5):.1f}" height="{_BAR}" '
             f'rx="2" {look} stroke="var(--back)"><title>{escape(title)}</title></rect>'
         )
+        if end - start > 8 * len(str(number)) + 4:
+            yield (
+                f'<text class="inside" x="{(start + end) / 2:.1f}" y="{_BAR - 3}" '
+                f'text-anchor="middle">{number}</text>'
+            )
 
 
 def _ticks(

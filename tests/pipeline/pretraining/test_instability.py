@@ -14,6 +14,8 @@ from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult
 from pipeline.pretraining import loop
 from pipeline.pretraining.step import pretraining_step
+from pipeline.reporting.launches import ROLLED_BACK
+from pipeline.reporting.run_record import read_run
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder, is_done
 from tests.gloo import RankError, run_ranks
@@ -55,6 +57,11 @@ def test_instability_rolls_back_and_skips_the_rows(rows: Path, tmp_path: Path, k
     assert newest(config).step == 33
     assert is_done(config)
     assert metrics(config, "rows") == [16 * n for n in (*range(1, 25), *range(28, 37))]
+    first, second = read_run(config.output).launches.all
+    assert (first.state, first.last_step) == (ROLLED_BACK, 15)
+    assert (second.resumed_from, second.removed_to, second.last_step) == (15, 26, 33)
+    assert second.rollback is not None
+    assert (second.rollback.start_row, second.rollback.end_row) == (24 * 16, 27 * 16)
 
 
 def test_instability_that_does_not_end_stops_the_run(rows: Path, tmp_path: Path) -> None:
