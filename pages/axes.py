@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+GREATEST = 1e100
+"""Values beyond it are held at the end of an axis."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -24,8 +27,8 @@ class Axis:
 
 
 def linear_axis(values: Iterable[float], most_ticks: int = 6, from_zero: bool = False) -> Axis:
-    """An axis that shows all finite `values`, from 0 to 1 where there are none."""
-    finite = [value for value in values if math.isfinite(value)]
+    """An axis that shows all `values` up to `GREATEST`, from 0 to 1 where there are none."""
+    finite = [value for value in values if abs(value) <= GREATEST]
     if from_zero:
         finite.append(0.0)
     low, high = min(finite, default=0.0), max(finite, default=1.0)
@@ -39,8 +42,9 @@ def linear_axis(values: Iterable[float], most_ticks: int = 6, from_zero: bool = 
 
 def tight_axis(low: float, high: float, most_ticks: int = 6) -> Axis:
     """An axis from exactly `low` to `high`, with ticks at round numbers between them."""
+    low, high = (min(GREATEST, max(-GREATEST, end)) for end in (low, high))  # NaN: -GREATEST
     if low >= high:
-        low, high = low - 0.5, low + 0.5
+        low, high = low - (abs(low) or 1) * 0.5, low + (abs(low) or 1) * 0.5
     step = _nice_step((high - low) / most_ticks)
     first, last = math.ceil(low / step), math.floor(high / step)
     return Axis(low, high, tuple(number * step for number in range(first, last + 1)))
@@ -48,7 +52,7 @@ def tight_axis(low: float, high: float, most_ticks: int = 6) -> Axis:
 
 def log_axis(values: Iterable[float]) -> Axis | None:
     """A logarithmic axis that shows all positive finite `values`; None where there are none."""
-    positive = [value for value in values if math.isfinite(value) and value > 0]
+    positive = [value for value in values if 1 / GREATEST <= value <= GREATEST]
     if not positive:
         return None
     first = math.floor(math.log10(min(positive)) + 1e-9)

@@ -19,6 +19,8 @@ _START_KINDS = (b'"start"', b'"begin"')
 """As they stand in the log of this version and of version 0.1.0."""
 _TOO_LONG = b"?\n"
 MAX_STEP = 1 << 53
+_METRICS_COUNTS = ("step", "time_ms")
+_COUNTS = ("time_ms", "resumed_from", "behind_step", "removed_to", "start_row", "end_row")
 
 
 class EventReader:
@@ -46,7 +48,7 @@ class EventReader:
                     self.has_torn_end = True
                     continue
                 event = _parse(line)
-                if not is_event(event) or not 0 <= event.get("step", 0) <= MAX_STEP:
+                if not _is_usable(event):
                     self.num_unreadable += bool(line.strip())
                 elif event["kind"] != "metrics":
                     yield with_new_names(event)
@@ -67,6 +69,15 @@ def _parse(line: bytes) -> Any:
         return parse_line(line)
 
 
+def _is_usable(event: Any) -> bool:
+    """Whether a JSON value is an event whose numbers are steps, rows and times that can be."""
+    if not is_event(event):
+        return False
+    keys = _METRICS_COUNTS if event["kind"] == "metrics" else _COUNTS
+    counts = [event[key] for key in keys if key in event]
+    return all(isinstance(count, int) and 0 <= count <= MAX_STEP for count in counts)
+
+
 def _limits(stream: BinaryIO, end: int) -> list[tuple[int, int]]:
     """(offset of a start, the last step before it that counts), the last start first.
 
@@ -77,7 +88,7 @@ def _limits(stream: BinaryIO, end: int) -> list[tuple[int, int]]:
         if line.startswith(b'{"kind": "metrics"') or not any(k in line for k in _START_KINDS):
             continue
         event = parse_line(line)
-        if is_event(event):
+        if _is_usable(event):
             event = with_new_names(event)
             if event["kind"] == "start" and "resumed_from" in event:
                 starts.append((offset, int(event["resumed_from"])))

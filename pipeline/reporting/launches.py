@@ -120,7 +120,7 @@ class Launches:
         self._rollback = None
         self.all.append(launch)
         self.parameters = dict(parameters)
-        self.datasets = list(event.get("datasets", []))
+        self.datasets = [found for found in event.get("datasets", []) if isinstance(found, dict)]
 
 
 def _grid(parameters: Mapping[str, Any]) -> str:

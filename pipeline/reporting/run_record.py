@@ -1,5 +1,6 @@
 """What the folder of a run records, read for a report. Imports no torch."""
 
+import errno
 import logging
 import math
 from collections import defaultdict
@@ -170,7 +171,8 @@ def _no_record(folder: Path, error: OSError) -> str:
     if not folder.exists():
         return f"{folder}: no such folder"
     if (folder / LOG_NAME).exists():
-        return f"{folder / LOG_NAME}: cannot be read ({error.strerror or error})"
+        reason = "a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
+        return f"{folder / LOG_NAME}: cannot be read ({reason or error})"
     inner = sorted(path.parent for path in folder.glob(f"*/{LOG_NAME}"))
     message = f"{folder}: no {LOG_NAME}: this is not the folder of a run that was started"
     if inner:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from configs.load import UserError
 from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
+from pipeline.reporting.events import MAX_STEP
 from pipeline.tracking.checkpoint_record import CHECKPOINTS_NAME, PRUNED_KEY, is_entry
 from pipeline.tracking.json_lines import read_objects
 
@@ -32,7 +33,7 @@ def read_saves(folder: Path) -> tuple[list[Save], list[str]]:
     if path.exists():
         try:
             for entry, _ in read_objects(path, is_valid=is_entry):
-                if not entry.get(PRUNED_KEY):
+                if not entry.get(PRUNED_KEY) and 0 <= entry["step"] <= MAX_STEP:
                     saves[entry["step"]] = _recorded(entry)
         except OSError as error:
             problems.append(f"{CHECKPOINTS_NAME} cannot be read ({error})")
@@ -70,6 +71,6 @@ def _recorded(entry: dict[str, object]) -> Save:
         end_row=end_row,
         score=next((float(s) for s in scores if isinstance(s, int | float)), None),
         sha256=str(entry.get("sha256", "")),
-        num_bytes=num_bytes if isinstance(num_bytes, int) else 0,
+        num_bytes=num_bytes if isinstance(num_bytes, int) and num_bytes < 1 << 63 else 0,
         is_there=False,
     )

@@ -167,6 +167,8 @@ def _state(run: RunRecord) -> str:
     if not launches:
         return "not started"
     last = launches[-1]
+    if last.ended_ms is None and run.done is not None:
+        return "finished, as DONE says"
     if last.ended_ms is None:
         return f"running or killed; last heard of {time_text(last.until_ms)} UTC"
     early = last.end_tags.get("stopped_early", "no")

@@ -1,16 +1,21 @@
 """What is read of a run's folder: launches, curves, damage."""
 
 import json
+import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from configs.load import UserError
 from pipeline.reporting import run_record
 from pipeline.reporting.launches import ROLLED_BACK, UNKNOWN_END
+from pipeline.reporting.positions import AXES
+from pipeline.reporting.render import render
 from pipeline.reporting.run_record import read_run
 from pipeline.tracking.event_log import LOG_NAME, EventLog
+from tests.pages.test_pages import checked
 from tests.pipeline.reporting.recorded_runs import (
     PARAMETERS,
     append_lines,
@@ -90,6 +95,49 @@ def test_damaged_lines_are_counted(tmp_path: Path) -> None:
     assert [problem.split()[0] for problem in run.problems] == ["4", "1"]
     assert "incomplete last line" in run.problems[1]
     assert run.last_step == 40
+
+
+STRANGE: tuple[Any, ...] = (
+    None,
+    -1,
+    10**400,
+    1e308,
+    "x",
+    "",
+    [],
+    {},
+    [1],
+    {"a": {"b": []}},
+    True,
+    "\ud800",
+)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_record_with_strange_values_can_be_shown(tmp_path: Path, seed: int) -> None:
+    finished_run(tmp_path)
+    entry = {"step": 10, "path": "x", "end_row": 160, "sha256": "ab", "heldout_loss": 5.0}
+    files = {LOG_NAME: (tmp_path / LOG_NAME).read_text(), "start.json": '{"start": {"start": {}}}'}
+    files["checkpoints.jsonl"] = json.dumps(entry | {"bytes": 10}) + "\n"
+    generator = random.Random(seed)
+    for name, text in files.items():
+        lines = [change(json.loads(line), generator) for line in text.splitlines()]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)) + "\n")
+    run = read_run(tmp_path)
+    for axis in AXES:
+        checked(render([run, run], axis))
+        checked(render([run], axis))
+
+
+def change(tree: dict[str, Any], generator: random.Random) -> dict[str, Any]:
+    """`tree` with strange values in some places."""
+    changed: dict[str, Any] = {}
+    for key, value in tree.items():
+        if generator.random() < 0.05:
+            changed[key] = generator.choice(STRANGE)
+        else:
+            changed[key] = change(value, generator) if isinstance(value, dict) else value
+    return changed
 
 
 def test_a_line_that_is_too_long_is_left_out(
