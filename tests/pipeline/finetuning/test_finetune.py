@@ -75,7 +75,7 @@ def test_all_heads_learn_in_one_run(pretrained: TrainConfig, tmp_path: Path) -> 
     assert scores["dev_exact_match/where"] > 0.9
     assert scores["dev_accuracy/next"] == 1
     assert scores["dev_pearson/length"] > 0.9
-    assert scores["dev_micro_f1/inside"] > 0.75
+    assert scores["dev_micro_f1/inside"] > 0.6
     assert "heldout_loss/a" in scores
 
 
