@@ -12,24 +12,49 @@ class _Schedule(Config):
     warmup_rows: NonNegativeInt = 0
     """Rows over which the learning rate rises linearly from 0."""
 
+    warmup_share: float | None = Field(None, ge=0, lt=1)
+    """The warm-up as a share of the rows up to the end of the schedule (RoBERTa's fine-tuning:
+    0.06), in place of `warmup_rows`."""
+
     total_rows: PositiveInt | None = None
     """Rows at which the schedule ends (default: where training ends)."""
 
+    @model_validator(mode="after")
+    def _has_one_warmup(self) -> Self:
+        if self.warmup_share is not None and self.warmup_rows:
+            raise ValueError(
+                f"warmup_rows {self.warmup_rows} and warmup_share {self.warmup_share}: give one"
+            )
+        return self
+
+    def warmup(self, training_rows: int) -> float:
+        """Rows of the warm-up of a training of `training_rows` rows."""
+        if self.warmup_share is None:
+            return self.warmup_rows
+        return self.warmup_share * (self.total_rows or training_rows)
+
     def learning_rate(self, peak: float, consumed_rows: int, training_rows: int) -> float:
         """The rate of the optimizer step whose last row is number `consumed_rows` of the stream."""
-        if consumed_rows < self.warmup_rows:
-            return peak * consumed_rows / self.warmup_rows
+        warmup = self.warmup(training_rows)
+        if consumed_rows < warmup:
+            return peak * consumed_rows / warmup
         end = self.total_rows or training_rows
-        span = max(1, end - self.warmup_rows)
-        return peak * self._decay(min(1.0, (consumed_rows - self.warmup_rows) / span))
+        span = max(1, end - warmup)
+        return peak * self._decay(min(1.0, (consumed_rows - warmup) / span))
 
     def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
         """Whether rates up to row `consumed_rows` would differ if training ended later."""
-        return self.total_rows is None and consumed_rows > self.warmup_rows
+        return self.total_rows is None and (
+            self._warmup_depends_on_end(consumed_rows) or consumed_rows > self.warmup_rows
+        )
+
+    def _warmup_depends_on_end(self, consumed_rows: int) -> bool:
+        return bool(self.warmup_share) and self.total_rows is None and consumed_rows > 0
 
     def repeated(self) -> Self:
         """The same kind for the phase after: it has no warm-up, and ends with that phase."""
-        return self.model_copy(update={"warmup_rows": 0, "total_rows": None})
+        changes = {"warmup_rows": 0, "warmup_share": None, "total_rows": None}
+        return self.model_copy(update=changes)
 
     def _decay(self, progress: float) -> float:
         raise NotImplementedError
@@ -41,8 +66,8 @@ class ConstantSchedule(_Schedule):
     type: Literal["constant"] = "constant"
 
     def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
-        """Never."""
-        return False
+        """Only with a warm-up that is a share."""
+        return self._warmup_depends_on_end(consumed_rows)
 
     def _decay(self, progress: float) -> float:
         return 1.0
@@ -87,7 +112,9 @@ class WarmupStableDecaySchedule(_Schedule):
     """The last learning rate as a share of the peak."""
 
     def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
-        """Once the decay has started."""
+        """Once the decay has started; from the first row with a warm-up that is a share."""
+        if self._warmup_depends_on_end(consumed_rows):
+            return True
         stable_rows = (training_rows - self.warmup_rows) * (1 - self.decay_share)
         is_stable = consumed_rows <= self.warmup_rows + stable_rows
         return super().depends_on_end(consumed_rows, training_rows) and not is_stable
@@ -114,7 +141,8 @@ class InverseSqrtSchedule(_Schedule):
 
     type: Literal["inverse_sqrt"] = "inverse_sqrt"
     scale_rows: PositiveInt | None = None
-    """Rows after the warm-up at which the rate is peak / sqrt(2); as `warmup_rows` if not given."""
+    """Rows after the warm-up at which the rate is peak / sqrt(2); as `warmup_rows` if not given.
+    To be given where the warm-up is a share."""
 
     @model_validator(mode="after")
     def _has_a_scale(self) -> Self:
@@ -128,14 +156,15 @@ class InverseSqrtSchedule(_Schedule):
 
     def learning_rate(self, peak: float, consumed_rows: int, training_rows: int) -> float:
         """The rate of the optimizer step whose last row is number `consumed_rows` of the stream."""
-        if consumed_rows < self.warmup_rows:
+        warmup = self.warmup(training_rows)
+        if consumed_rows < warmup:
             return super().learning_rate(peak, consumed_rows, training_rows)
-        rows = min(consumed_rows, self.total_rows or consumed_rows) - self.warmup_rows
+        rows = min(consumed_rows, self.total_rows or consumed_rows) - warmup
         return peak * math.sqrt(self._scale / (self._scale + max(0, rows)))
 
     def depends_on_end(self, consumed_rows: int, training_rows: int) -> bool:
-        """Never."""
-        return False
+        """Only with a warm-up that is a share."""
+        return self._warmup_depends_on_end(consumed_rows)
 
     def repeated(self) -> Self:
         """The same kind for the phase after, with the same scale."""

@@ -138,7 +138,8 @@ def changes_in_words(before: PhaseConfig, now: PhaseConfig) -> str:
     """What a phase changes, in one line; without its rows and batch, which the plan shows, and
     without warm-ups that end with the phase before."""
     shown = ("data.path", "batch.global_rows", "batch.micro_rows")
-    of_one_phase = ("schedule.warmup_rows", "schedule.total_rows", "batch.warmup")
+    of_schedule = ("schedule.warmup_rows", "schedule.warmup_share", "schedule.total_rows")
+    of_one_phase = (*of_schedule, "batch.warmup")
     return in_words(
         found
         for found in phase_changes(before, now)

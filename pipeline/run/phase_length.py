@@ -1,5 +1,6 @@
 """What else a phase's length decides: rates that fall until its end."""
 
+import math
 from collections.abc import Iterator
 
 from pydantic import BaseModel
@@ -44,7 +45,8 @@ def rows_after_schedule(phase: PhaseConfig) -> str | None:
     schedule, rows, end = phase.schedule, phase.steps.total_rows, phase.schedule.total_rows
     if end is None or end >= rows:
         return None
-    last, start = (schedule.learning_rate(1.0, row, rows) for row in (rows, schedule.warmup_rows))
+    first = math.ceil(schedule.warmup(rows))
+    last, start = (schedule.learning_rate(1.0, row, rows) for row in (rows, first))
     if last == start:  # constant
         return None
     return (

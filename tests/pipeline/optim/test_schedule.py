@@ -21,6 +21,14 @@ def rates(tree: dict[str, Any], *rows: int, training_rows: int = ROWS) -> list[f
     ("tree", "rows", "expected"),
     [
         ({"type": "constant", "warmup_rows": 100}, (50, 100, 1000), [0.25, 0.5, 0.5]),
+        ({"type": "constant", "warmup_share": 0.1}, (50, 100, 1000), [0.25, 0.5, 0.5]),
+        ({"type": "linear", "warmup_share": 0.2}, (100, 200, 600), [0.25, 0.5, 0.25]),
+        ({"type": "linear", "warmup_share": 0.2, "total_rows": 500}, (50, 100), [0.25, 0.5]),
+        (
+            {"type": "inverse_sqrt", "warmup_share": 0.1, "scale_rows": 100},
+            (50, 100, 400),
+            [0.25, 0.5, 0.25],
+        ),
         ({"type": "linear"}, (0, 250, 1000), [0.5, 0.375, 0.0]),
         ({"type": "linear", "warmup_rows": 200, "final_ratio": 0.5}, (600, 1000), [0.375, 0.25]),
         ({"type": "linear", "total_rows": 500}, (250, 500, 900), [0.25, 0.0, 0.0]),
@@ -70,6 +78,10 @@ def test_the_decay_without_new_keys_has_the_bits_of_older_versions() -> None:
     [
         ({"type": "constant", "warmup_rows": 100}, None),
         ({"type": "inverse_sqrt", "warmup_rows": 100}, None),
+        ({"type": "constant", "warmup_share": 0.1}, 1),
+        ({"type": "inverse_sqrt", "warmup_share": 0.1, "scale_rows": 9}, 1),
+        ({"type": "wsd", "warmup_share": 0.2, "decay_share": 0.25}, 1),
+        ({"type": "linear", "warmup_share": 0.1, "total_rows": 500}, None),
         ({"type": "linear", "warmup_rows": 100}, 101),
         ({"type": "linear", "warmup_rows": 100, "total_rows": 500}, None),
         ({"type": "cosine"}, 1),
@@ -92,3 +104,10 @@ def test_the_next_phase_repeats_no_warmup() -> None:
     assert schedule.repeated().learning_rate(PEAK, 300, ROWS) == PEAK / 2
     with pytest.raises(ValidationError, match="needs scale_rows"):
         SCHEDULE.validate_python({"type": "inverse_sqrt"})
+    shared = SCHEDULE.validate_python({"type": "linear", "warmup_share": 0.1})
+    assert shared.repeated().learning_rate(PEAK, 0, ROWS) == PEAK
+
+
+def test_a_warmup_is_given_once() -> None:
+    with pytest.raises(ValidationError, match=r"warmup_rows 5 and warmup_share 0\.1: give one"):
+        SCHEDULE.validate_python({"type": "linear", "warmup_rows": 5, "warmup_share": 0.1})
