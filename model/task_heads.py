@@ -31,11 +31,13 @@ class SequenceClassification(Config):
     """Classes."""
     is_multi_label: bool = False
     """Whether a row has any number of the classes."""
+    class_weights: tuple[float, ...] | None = None
+    """Factor on the loss of a row of each class (default: 1); not for several labels a row."""
 
     def build(self, name: str, model: ModelConfig) -> "TaskHead":
         """The head, with its weights not initialised."""
         kind = MultiLabelHead if self.is_multi_label else SequenceClassificationHead
-        return kind(name, model, self.num_labels)
+        return kind(name, model, self.num_labels, self.class_weights)
 
 
 class SequenceRegression(Config):
@@ -56,10 +58,12 @@ class TokenClassification(Config):
     type: Literal["token_classification"] = "token_classification"
     num_labels: int = Field(gt=1)
     """Classes."""
+    class_weights: tuple[float, ...] | None = None
+    """Factor on the loss of a token of each class (default: 1)."""
 
     def build(self, name: str, model: ModelConfig) -> "TaskHead":
         """The head, with its weights not initialised."""
-        return TokenClassificationHead(name, model, self.num_labels)
+        return TokenClassificationHead(name, model, self.num_labels, self.class_weights)
 
 
 class SpanQuestionAnswering(Config):
@@ -128,9 +132,17 @@ class TaskHead(nn.Module):
     reads_pooled = True
     """Whether it reads the pooled rows [B, H], or the tokens [B, S, H]."""
 
-    def __init__(self, name: str, config: ModelConfig, num_outputs: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        num_outputs: int,
+        class_weights: tuple[float, ...] | None = None,
+    ) -> None:
+        """`class_weights`: factors on the loss of an item by its class."""
         super().__init__()
         self.rate = config.hidden_dropout
+        self.class_weights = class_weights
         self.number = zlib.crc32(name.encode()) & 0x7FFFFFFF
         self.output = ReplicatedLinear(config.hidden_size, num_outputs)
 
@@ -156,7 +168,7 @@ class SequenceClassificationHead(TaskHead):
     """Scores [B, L], labels [B]."""
 
     def loss(self, scores: Tensor, labels: Tensor) -> LossAndCounts:
-        return _cross_entropy(scores, labels)
+        return _cross_entropy(scores, labels, self.class_weights)
 
     def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
         return _divergence(scores, others, labels)
@@ -199,7 +211,7 @@ class TokenClassificationHead(TaskHead):
     reads_pooled = False
 
     def loss(self, scores: Tensor, labels: Tensor) -> LossAndCounts:
-        return _cross_entropy(scores.flatten(0, 1), labels.flatten())
+        return _cross_entropy(scores.flatten(0, 1), labels.flatten(), self.class_weights)
 
     def distance(self, scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
         return _divergence(scores.flatten(0, 1), others.flatten(0, 1), labels.flatten())
@@ -253,7 +265,12 @@ def _divergence(scores: Tensor, others: Tensor, labels: Tensor) -> Tensor:
     return (symmetric_divergence(scores, others) * (labels >= 0)).sum()
 
 
-def _cross_entropy(scores: Tensor, labels: Tensor) -> LossAndCounts:
-    loss_sum = F.cross_entropy(scores, labels, ignore_index=-100, reduction="sum")
+def _cross_entropy(
+    scores: Tensor, labels: Tensor, class_weights: tuple[float, ...] | None = None
+) -> LossAndCounts:
+    """The loss sum is divided by the number of labels: with weights too, so that each is a factor
+    on its examples, whatever else is in the batch."""
+    weight = None if class_weights is None else scores.new_tensor(class_weights)
+    loss_sum = F.cross_entropy(scores, labels, weight, ignore_index=-100, reduction="sum")
     is_used = labels >= 0
     return loss_sum, is_used.sum(), ((scores.argmax(dim=-1) == labels) & is_used).sum()

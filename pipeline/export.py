@@ -14,7 +14,7 @@ from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.run_config import load_run
+from pipeline.finetuning.run_config import load_result
 from pipeline.hugging_face.folder import EXPORT_NAME
 from pipeline.hugging_face.options import POOLINGS, SENTENCE_ENCODER, ExportOptions, check_target
 from pipeline.run.config import RunConfig, TrainConfig
@@ -52,7 +52,7 @@ def main() -> None:
         help="also register the exported model in MLflow, under the name of the run (pretraining)",
     )
     arguments = parser.parse_args()
-    config = load_run(arguments.config, arguments.overrides)
+    config = load_result(arguments.config, arguments.overrides)
     if (
         arguments.register
         and isinstance(config, TrainConfig)

@@ -5,6 +5,7 @@ command starts a run and resumes it after any interruption.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not pipeline/
@@ -22,6 +23,12 @@ def main() -> None:
     launch = read_launch()
     with ReportOnce(launch.rank) as errors:
         run = read_command("Fine-tune a pretrained encoder, or resume it.", load_finetuning, launch)
+        if run.config.sweep is not None:
+            with heavy_imports():
+                from pipeline.finetuning.sweep.run import run_sweep
+
+            run_sweep(run.config, launch, errors, run.profile)
+            return
         if run.is_done:
             return
         # Late, so that --help and errors in the config do not wait for torch and DeepSpeed.
@@ -30,6 +37,7 @@ def main() -> None:
             from pipeline.finetuning.plan import plan_finetuning
 
         plan = plan_finetuning(run.config, launch.world_size, is_first=launch.rank == 0)
+        run = replace(run, config=plan.config)  # with the steps that its epochs come to
         run.claim_folder(errors, plan.data_fingerprint)
         finetune(plan, launch, run.profile)
 

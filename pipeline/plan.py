@@ -4,7 +4,6 @@ from configs import command
 from configs.terminal import visible
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
-from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan_report import report
 
@@ -32,22 +31,19 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
     if isinstance(config, FinetuneConfig):
-        from pipeline.finetuning.plan import plan_finetuning  # late: it imports torch
+        from pipeline.finetuning import plan_report  # late: it imports torch
 
-        ranks = arguments.nodes * arguments.gpus_per_node
-        plan = plan_finetuning(config, ranks, is_first=False)
-        changes = run_folder.check_claim(config, plan.data_fingerprint)
-        for line in [*plan.summary_lines(0), *changes]:
-            print(visible(line))
-        return
-    assert isinstance(config, TrainConfig)
-    for line in report(
-        config,
-        arguments.nodes,
-        arguments.gpus_per_node,
-        gpu_memory_gb=arguments.gpu_memory_gb,
-        tokens_per_s=arguments.tokens_per_s,
-    ):
+        lines = plan_report.report(
+            *(config, arguments.nodes, arguments.gpus_per_node),
+            *(arguments.gpu_memory_gb, arguments.tokens_per_s),
+        )
+    else:
+        assert isinstance(config, TrainConfig)
+        lines = report(
+            *(config, arguments.nodes, arguments.gpus_per_node),
+            *(arguments.gpu_memory_gb, arguments.tokens_per_s),
+        )
+    for line in lines:
         print(visible(line))
 
 

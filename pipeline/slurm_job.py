@@ -23,7 +23,10 @@ from configs import command
 from configs.load import UserError
 from data_prep.dataset.atomic import write_atomic
 from pipeline.checkpoint.manifest import newest_step
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
+from pipeline.finetuning.sweep.children import all_children
+from pipeline.finetuning.sweep.results import read_results
 from pipeline.launch.shared_error import clear_error, has_error
 from pipeline.run import run_folder
 from pipeline.run.config import RunConfig
@@ -61,9 +64,9 @@ def judge(
     Counts failures in the run's folder. A newer checkpoint or a new job (`is_first_try`) resets the
     count.
     """
-    if run_folder.is_done(config):
+    if is_finished(config):
         return Verdict("finished", 0, "the run is finished")
-    step = newest_step(run_folder.checkpoints_folder(config))
+    step = progress(config)
     if signal_name == "TERM":
         return Verdict("killed", EXIT_STOPPED, f"cancelled at the checkpoint of step {step}")
     if exit_code == 0 and signal_name == "USR1":
@@ -91,6 +94,25 @@ def judge(
         f"failure {failures} of at most {limit} at the checkpoint of step {step} (exit code "
         f"{exit_code}): will try again",
     )
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether the run is finished, or all children of a sweep have ended."""
+    if isinstance(config, FinetuneConfig) and config.sweep is not None:
+        return read_results(config).is_finished
+    return run_folder.is_done(config)
+
+
+def progress(config: RunConfig) -> int:
+    """The step of the newest checkpoint; in a sweep the sum over the folders of its children."""
+    return sum(newest_step(run_folder.checkpoints_folder(run)) for run in _runs(config))
+
+
+def _runs(config: RunConfig) -> list[RunConfig]:
+    """The run, or the children of a sweep."""
+    if isinstance(config, FinetuneConfig) and config.sweep is not None:
+        return [child.config for child in all_children(config)]
+    return [config]
 
 
 def count_failure(output: Path, step: int, is_first_try: bool) -> int:
@@ -140,13 +162,13 @@ def wait_for_silence(config: RunConfig, silence_s: float, start_s: float = 900.0
     Whether the log changes is observed, on a clock that only counts seconds: its time is set by the
     file server, and both clocks may be set in mid-run.
     """
-    path = config.output / LOG_NAME
-    last = _signature(path)
+    paths = [run.output / LOG_NAME for run in (config, *_runs(config))]
+    last = [_signature(path) for path in paths]
     deadline = time.monotonic() + max(start_s, silence_s)
     while time.monotonic() <= deadline:
         time.sleep(min(WATCH_POLL_S, silence_s / 4))
-        now = _signature(path)
-        if now is not None and now != last:
+        now = [_signature(path) or old for path, old in zip(paths, last, strict=True)]
+        if now != last:
             last, deadline = now, time.monotonic() + silence_s
 
 

@@ -275,6 +275,12 @@ def permutation(length: int, *key: int | str) -> Int64:
     return np.argsort(raw, kind="stable").astype(np.int64)
 
 
+def uniform(length: int, *key: int | str) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on `key` alone; a longer sequence starts with the shorter."""
+    raw = np.random.Philox(key=_philox_key(key)).random_raw(length)
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def _philox_key(key: tuple[int | str, ...]) -> NDArray[np.uint64]:
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.frombuffer(digest, dtype=np.uint64)

@@ -22,6 +22,7 @@ from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weig
 from pipeline.engine import deepspeed_compat
 from pipeline.engine.zero_state import ZeroState
 from pipeline.optim.loss_scale import LossScale
+from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.optim.optimizer import OptimizerSettings
 from pipeline.run.config import RunConfig
 from pipeline.run.memory import BUCKET_VALUES
@@ -241,10 +242,12 @@ def _initialize(
 
     parameters = [parameter for _, parameter in trained]
     num_values = sum(parameter.numel() for parameter in parameters)
+    optimizer = config.optimizer.build(parameters, grid.device)
+    split_by_lr_share(optimizer)
     with deepspeed_compat.without_start_messages():
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=config.optimizer.build(parameters, grid.device),
+            optimizer=optimizer,
             config=deepspeed_config(config, max_accumulation, num_values),
             mpu=grid,
             dist_init_required=False,

@@ -39,6 +39,10 @@ class StabilityConfig(Config):
     """How often a run may roll back before it stops with an error."""
 
 
+class DivergedError(UserError):
+    """A run stays unstable, however often it rolls back."""
+
+
 @dataclass(frozen=True)
 class Instability:
     """Why a run rolls back, and the rows that it then skips."""
@@ -96,10 +100,10 @@ def roll_back(
 ) -> tuple[RowWindow, ...]:
     """The windows of rows to skip after `instability`, those of this launch so far included.
 
-    Raises UserError if the run has rolled back as often as `config` allows.
+    Raises DivergedError if the run has rolled back as often as `config` allows.
     """
     if len(skipped) >= config.max_rollbacks:
-        raise UserError(
+        raise DivergedError(
             f"{instability.reason}, after {len(skipped)} rollbacks (stability.max_rollbacks): the "
             "run stops here. Look at its metrics, lower the learning rate, or clip gradients"
         )

@@ -11,7 +11,6 @@ B rows, S tokens in a row, K label slots of a row.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,12 @@ from model.config import MLM_HEAD
 from model.objectives import MaskedRows
 from model.task_heads import LossAndCounts
 from pipeline.data.loader import RowStream, build_objective, dropout_key
-from pipeline.data.order import build_order, permutation, train_sources
+from pipeline.data.order import build_order, train_sources
 from pipeline.data.position import RowWindow
 from pipeline.finetuning.examples import Example
 from pipeline.finetuning.padding import padded, padded_width, segments_of
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.tasks.task import UNUSED
-from pipeline.run.steps import RunSteps, phase_steps
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ class FinetuneStep:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all ranks."""
-        return self.rows.end_row - self.rows.start_row
+        """Rows of all ranks; with sampled tasks not all positions of the step hold one."""
+        return sum(rows for rows, _ in self.widths)
 
     @property
     def num_tokens(self) -> int:
@@ -101,8 +99,15 @@ class FinetuneBatches:
 
     @property
     def per_step(self) -> int:
-        """Micro-batches of this rank in every step (gradient accumulation)."""
-        return -(-sum(1 for _ in self._chunks(0)) // self._plan.dp_size)
+        """The most micro-batches of this rank in a step (gradient accumulation)."""
+        order = self._plan.task_order
+        if order.sampling.type == "all":
+            return self._num_micro_batches(order.tasks(0))
+        return max(self._num_micro_batches((name,)) for name in self._plan.config.tasks)
+
+    def _num_micro_batches(self, names: Sequence[str]) -> int:
+        """Micro-batches of this rank in a step on these tasks."""
+        return -(-sum(1 for _ in self._chunks(0, names)) // self._plan.dp_size)
 
     def steps_from(
         self, consumed_rows: int, skipped: Sequence[RowWindow] = ()
@@ -111,7 +116,7 @@ class FinetuneBatches:
 
         Steps with a row in a `skipped` window are left out.
         """
-        (steps,) = run_steps(self._plan).phases
+        (steps,) = self._plan.steps.phases
         for step in steps.from_row(consumed_rows):
             if not any(
                 window.start_row < step.end_row and step.start_row < window.end_row
@@ -126,7 +131,8 @@ class FinetuneBatches:
         label_counts = dict.fromkeys(self._plan.heads, 0)
         mine: list[MicroBatch] = []
         widths = []
-        for index, (head, part, first_row) in enumerate(self._chunks(number)):
+        names = self._plan.task_order.tasks(number)
+        for index, (head, part, first_row) in enumerate(self._chunks(number, names)):
             is_mine = index % self._plan.dp_size == self._dp_rank
             key = dropout_key(config.seed, first_row)
             if head == MLM_HEAD:
@@ -142,10 +148,10 @@ class FinetuneBatches:
             widths.append((len(examples) * task.rows_per_example, width))
             if is_mine:
                 mine.append(self.task_batch(head, examples, key, first_row=first_row))
-        while len(mine) < self.per_step:  # fewer than the other ranks: rows without labels
-            name = next(iter(config.tasks))
-            examples = self._examples(name, number)[: self._micro_examples(name)]
-            mine.append(self.task_batch(name, examples, key=0, is_used=False))
+        # With fewer than the other ranks: rows without labels.
+        while len(mine) < self._num_micro_batches(names):
+            examples = self._examples(names[0], number)[: self._micro_examples(names[0])]
+            mine.append(self.task_batch(names[0], examples, key=0, is_used=False))
         first = number * config.rows_per_step
         rows = RowWindow(start_row=first, end_row=first + config.rows_per_step)
         return FinetuneStep(tuple(mine), label_counts, rows, tuple(widths))
@@ -190,12 +196,13 @@ class FinetuneBatches:
             batch = self.task_batch(name, [examples[n] for n in numbers], key=0)
             yield list(numbers), batch, mine < len(parts)
 
-    def _chunks(self, number: int) -> Iterator[tuple[str, slice, int]]:
-        """(head, which of its examples, position of the first row) of a step's micro-batches."""
+    def _chunks(self, number: int, names: Sequence[str]) -> Iterator[tuple[str, slice, int]]:
+        """(head, which of its examples, position of the first row) of the micro-batches of a step,
+        which trains on the tasks `names`."""
         config = self._plan.config
         row = number * config.rows_per_step
-        for name, task in config.tasks.items():
-            size = self._micro_examples(name)
+        for name in names:
+            task, size = config.tasks[name], self._micro_examples(name)
             for first in range(0, task.examples_per_step, size):
                 last = min(first + size, task.examples_per_step)
                 yield name, slice(first, last), row + first * task.rows_per_example
@@ -209,12 +216,7 @@ class FinetuneBatches:
         """The examples of a task in a step: every epoch has an order of its own."""
         examples = self._plan.train[name].examples
         size = self._plan.config.tasks[name].examples_per_step
-        chosen = []
-        for place in range(number * size, (number + 1) * size):
-            epoch, index = divmod(place, len(examples))
-            order = _order(len(examples), self._plan.config.seed, name, epoch)
-            chosen.append(examples[order[index]])
-        return chosen
+        return [examples[i] for i in self._plan.task_order.examples(number, name, size)]
 
     def _masked_rows(self, number: int) -> MaskedRows | None:
         """The masked rows of all ranks in a step."""
@@ -250,16 +252,6 @@ class FinetuneBatches:
 def heldout_batch(tokens: Tensor, positions: Tensor, labels: Tensor) -> MicroBatch:
     """The micro-batch of held-out packed rows: tokens [B, S], positions and labels [B, K]."""
     return MicroBatch(tokens.long(), {}, (positions.long(), labels.long()), dropout_key=None)
-
-
-def run_steps(plan: FinetunePlan) -> RunSteps:
-    """The optimizer steps of the run, all of equal size."""
-    return RunSteps((phase_steps(plan.config.end_row, plan.config.rows_per_step),))
-
-
-@lru_cache(maxsize=64)
-def _order(length: int, seed: int, name: str, epoch: int) -> NDArray[np.int64]:
-    return permutation(length, seed, "finetune", name, epoch)
 
 
 def _mlm_stream(plan: FinetunePlan) -> RowStream | None:

@@ -1,5 +1,6 @@
 """The schema of a fine-tuning run: start weights, tasks, optimizer. Imports no torch."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -14,6 +15,8 @@ from model.objectives import MaskedLanguageModelConfig, MaskingObjective
 from model.weight_options import Frozen
 from pipeline.data.config import DataConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
+from pipeline.finetuning.sweep.config import SweepConfig
+from pipeline.finetuning.task_sampling import EveryTask, SampledTask, TaskSampling
 from pipeline.finetuning.tasks.union import FinetuneTask
 from pipeline.optim.adamw import AdamWConfig
 from pipeline.optim.schedule import LinearSchedule, ScheduleConfig
@@ -28,7 +31,32 @@ TASK_PATHS = {"train", "dev"}
 MLM_STREAM_KEYS = ("weights", "sampling_exponent", "shuffle_unit")
 """Keys of `mlm.data` that decide the order of the rows."""
 
-StartConfig = Annotated[FromRun | FromHuggingFace, Field(discriminator="type")]
+
+class SourceHead(Config):
+    """The head of a task in the run that is started from."""
+
+    task: str
+    """The task there."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    """By label here, the label there whose row it starts from (default: that of the same name; a
+    label without one starts at random)."""
+
+    @classmethod
+    def of(cls, given: "str | SourceHead") -> "SourceHead":
+        """The head that the name of a task, or a mapping, stands for."""
+        return cls(task=given) if isinstance(given, str) else given
+
+
+class FromFinetunedRun(FromRun):
+    """The weights in a checkpoint of another run, pretraining or fine-tuning."""
+
+    heads: dict[str, str | SourceHead | None] = Field(default_factory=dict)
+    """By task here, the task of the start whose head it takes, with the pooler; null: its head
+    starts at random (default: taken where name, type and labels are the same)."""
+
+
+StartConfig = Annotated[FromFinetunedRun | FromHuggingFace, Field(discriminator="type")]
 
 
 class ModelChanges(Config):
@@ -98,14 +126,32 @@ class FinetuneConfig(RunConfig):
     max_row_tokens: int | None = Field(None, ge=8)
     """Maximum sequence length of the tasks in tokens (default: the model's positions)."""
 
-    steps: PositiveInt
-    """Optimizer steps; each trains on all tasks."""
+    steps: PositiveInt | None = None
+    """Optimizer steps. Give this or `epochs`."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the examples of `epochs_of`, in place of `steps`."""
+
+    epochs_of: str | None = None
+    """The task that `epochs` and `evaluate_every_epochs` count (default: the one with the most
+    batches, so that every task is seen at least so often)."""
+
+    task_sampling: TaskSampling = EveryTask()
+    """Which tasks each step trains on."""
+
+    layerwise_lr_decay: float | None = Field(None, gt=0, le=1)
+    """Factor on the learning rate for each layer below the heads (default: the same rate for all):
+    pooler and heads have the full rate, the last layer of n this factor of it, the first one its
+    n-th power, the embeddings its (n+1)-th (BEiT, Bao et al. 2022, after ELECTRA)."""
 
     micro_rows: Annotated[PositiveInt, BreaksBitEquality()] = 8
     """Micro-batch size: rows of one forward and backward pass on one rank."""
 
     evaluate_every_steps: PositiveInt = 100
     """Optimizer steps between evaluations. The last step is always evaluated."""
+
+    evaluate_every_epochs: PositiveFloat | None = None
+    """Epochs between evaluations, in place of `evaluate_every_steps`."""
 
     evaluation: ValidationConfig = ValidationConfig()
     """What follows from the scores on the dev files."""
@@ -122,6 +168,9 @@ class FinetuneConfig(RunConfig):
     stability: StabilityConfig = StabilityConfig()
     """When the run rolls back to its newest checkpoint."""
 
+    sweep: SweepConfig | None = None
+    """Values of settings to try, each in a run of its own (default: one run)."""
+
     def identity(self) -> dict[str, Any]:
         mlm = self.mlm
         return {
@@ -134,13 +183,16 @@ class FinetuneConfig(RunConfig):
             "model": self.model,
             "adversarial": self.adversarial,
             "max_row_tokens": self.max_row_tokens,
+            "task_sampling": self.task_sampling,
+            "steps of annealed sampling": self.steps if self._is_annealed else None,
         }
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimizer step over all tasks and ranks."""
-        rows = sum(t.examples_per_step * t.rows_per_example for t in self.tasks.values())
-        return rows + (self.mlm.rows_per_step if self.mlm else 0)
+        """Rows of one optimizer step over all tasks and ranks; with sampled tasks the most."""
+        rows = [t.examples_per_step * t.rows_per_example for t in self.tasks.values()]
+        of_tasks = sum(rows) if self.task_sampling.type == "all" else max(rows)
+        return of_tasks + (self.mlm.rows_per_step if self.mlm else 0)
 
     @property
     def validation(self) -> ValidationConfig:
@@ -148,9 +200,28 @@ class FinetuneConfig(RunConfig):
         return self.evaluation
 
     @property
+    def num_steps(self) -> int:
+        """Optimizer steps, known once the files of a run in epochs are read."""
+        assert self.steps is not None, "the config of a plan has steps"
+        return self.steps
+
+    @property
     def end_row(self) -> int:
         """Rows of all steps."""
-        return self.steps * self.rows_per_step
+        return self.num_steps * self.rows_per_step
+
+    def with_length_of(self, stored: RunConfig | None) -> "FinetuneConfig | None":
+        if self.steps is not None:
+            return self
+        if not isinstance(stored, FinetuneConfig) or stored.steps is None:
+            return None
+        if (stored.epochs, stored.epochs_of) != (self.epochs, self.epochs_of):
+            return None
+        return self.model_copy(update={"steps": stored.steps})
+
+    @property
+    def _is_annealed(self) -> bool:
+        return isinstance(self.task_sampling, SampledTask) and self.task_sampling.annealed
 
     @property
     def weights(self) -> dict[str, float]:
@@ -176,12 +247,35 @@ class FinetuneConfig(RunConfig):
                 "precision fp16 does not go with adversarial smart, whose small gradients are zero "
                 "in it: use bf16 or fp32"
             )
-        if self.schedule.warmup_rows > (self.schedule.total_rows or self.end_row):
-            raise ValueError(
-                f"schedule.warmup_rows {self.schedule.warmup_rows} is longer than the schedule of "
-                f"{self.schedule.total_rows or self.end_row} rows"
-            )
+        self._check_length()
         return self
+
+    def _check_length(self) -> None:
+        """Raises ValueError for a length that is missing or cannot be computed."""
+        is_swept = self.sweep is not None and {"epochs", "steps"} & self.sweep.axes.keys()
+        if self.steps is None and self.epochs is None and not is_swept:
+            raise ValueError("steps or epochs: one of them is required")
+        if self.epochs_of is not None and self.epochs_of not in self.tasks:
+            names = ", ".join(self.tasks)
+            raise ValueError(f"epochs_of {self.epochs_of}: not one of the tasks {names}")
+        if self.epochs is not None and self._is_annealed:
+            raise ValueError(
+                "epochs does not go with task_sampling.annealed, whose probabilities depend on the "
+                "number of steps: give steps"
+            )
+        for error in self.length_errors():
+            raise ValueError(error)
+
+    def length_errors(self) -> Iterator[str]:
+        """What does not fit the number of steps, if that is known."""
+        if self.steps is None:
+            return
+        end, warmup = self.schedule.total_rows or self.end_row, self.schedule.warmup_rows
+        if warmup > end:
+            yield (
+                f"schedule.warmup_rows {warmup} is longer than the schedule of {end} rows: lower "
+                "it, or give schedule.warmup_share"
+            )
 
 
 def _without(config: Config, keys: set[str]) -> dict[str, Any]:

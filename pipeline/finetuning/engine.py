@@ -6,7 +6,10 @@ from model.multi_task import MultiTaskModel, build_multi_task
 from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
+from pipeline.finetuning.head_weights import load_heads
+from pipeline.finetuning.layer_decay import declare_layer_decay
 from pipeline.finetuning.plan import FinetunePlan
+from pipeline.finetuning.start_heads import find_heads
 from pipeline.start.start import read_start
 from pipeline.start.weights import load_start
 
@@ -16,7 +19,12 @@ logger = logging.getLogger(__name__)
 def build_finetune_model(plan: FinetunePlan, grid: Grid) -> MultiTaskModel:
     """The fp32 model of the run with its initial weights; what no task trains is frozen."""
     config = plan.config
-    heads = {name: task.head() for name, task in config.tasks.items()}
+    heads = {
+        name: task.head().model_copy(update={"class_weights": plan.class_weights[name]})
+        if name in plan.class_weights
+        else task.head()
+        for name, task in config.tasks.items()
+    }
     model = build_multi_task(
         plan.model, heads, plan.start.vocab_size, grid, config.seed, config.compute
     )
@@ -24,6 +32,8 @@ def build_finetune_model(plan: FinetunePlan, grid: Grid) -> MultiTaskModel:
         model.head.requires_grad_(False)
     if not any(task.reads_pooled for task in config.tasks.values()):
         model.pooler.requires_grad_(False)
+    if config.layerwise_lr_decay is not None:
+        declare_layer_decay(model, config.layerwise_lr_decay)
     return model
 
 
@@ -43,6 +53,8 @@ def build_finetune_engine(
     if not start.has_weights:  # the run has checkpoints, but none of them verifies
         start = read_start(plan.config.start, check_hashes=False)
     missing = load_start(start, model, grid)
+    if start.checkpoint is not None:
+        load_heads(find_heads(plan.config, start), start.checkpoint, model, grid)
     if plan.mlm is not None and any(name.startswith("head.") for name in missing):
         logger.info(
             "the pretrained weights have no masked-language-model head: it starts at random"

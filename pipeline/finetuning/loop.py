@@ -10,7 +10,7 @@ from pipeline.engine.throughput import StepMeter
 from pipeline.fault_tolerance.loss_spikes import Instability
 from pipeline.finetuning.account import log_account
 from pipeline.finetuning.adversary import passes_of
-from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep, run_steps
+from pipeline.finetuning.batches import FinetuneBatches, FinetuneStep
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.engine import build_finetune_engine
 from pipeline.finetuning.evaluation import evaluate, load_mlm_heldout, mean_error
@@ -19,10 +19,12 @@ from pipeline.finetuning.plan import FinetunePlan
 from pipeline.finetuning.resume import describe_checkpoint, describe_run
 from pipeline.finetuning.step import finetuning_step, step_flops, step_metrics
 from pipeline.launch.environment import Launch
+from pipeline.launch.signals import StopRequest
 from pipeline.launch.stop_agreement import StepAbandoned
 from pipeline.run import run_folder
 from pipeline.tracking.label_plots import keep_plots
 from pipeline.tracking.label_tables import LabelTable
+from pipeline.tracking.parent_run import ParentRun
 from pipeline.training.session import Session, open_session
 from pipeline.training.state import TrainingState
 from pipeline.validation.watch import ValidationWatch
@@ -32,23 +34,27 @@ def finetune(
     plan: FinetunePlan,
     launch: Launch,
     profile: ProfiledSteps | None = None,
+    stop: StopRequest | None = None,
+    parent: ParentRun | None = None,
 ) -> None:
     """Trains to the last step or to a stop signal; every rank calls it.
 
-    `profile`: the steps to profile.
+    `profile`: the steps to profile. `stop` and `parent`: of the sweep that the run belongs to.
     Raises UserError when training was unstable more often than `stability.max_rollbacks` allows.
     """
     if launch.rank == 0:
         record_start(plan.config, plan.start)
     data = {"files": plan.data_fingerprint, "start": plan.start.fingerprint}
-    with open_session(plan.config, launch, profile, data) as session:
-        while instability := _train_from_newest_checkpoint(plan, session):
-            session.roll_back(instability, plan.config.stability)
+    with open_session(plan.config, launch, profile, data, stop) as session:
+        while instability := _train_from_newest_checkpoint(plan, session, parent):
+            session.roll_back(instability, plan.stability)
     if launch.rank == 0 and run_folder.is_done(plan.config):
         keep_plots(plan.config.output)
 
 
-def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Instability | None:
+def _train_from_newest_checkpoint(
+    plan: FinetunePlan, session: Session, parent: ParentRun | None
+) -> Instability | None:
     """Trains until the end, a stop signal, or an instability, which it returns."""
     config, grid, meter = plan.config, session.grid, session.meter
     checkpoint = newest_checkpoint(run_folder.checkpoints_folder(config), grid)
@@ -57,7 +63,7 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     engine = build_finetune_engine(plan, grid, checkpoint, batches.per_step * passes)
     start = start_progress(checkpoint, session.skipped)
     validation = ValidationWatch(config.evaluation, start.validation, score_name="dev error")
-    last_row = run_steps(plan).end_row(start.skipped)
+    last_row = plan.steps.end_row(start.skipped)
     keep = config.checkpoint.for_validation(config.evaluation)
     saver = Saver(run_folder.checkpoints_folder(config), keep, grid, plan.start.tokenizer)
     heldout = load_mlm_heldout(plan)
@@ -65,8 +71,8 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
     def save(at: Progress) -> None:
         saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
 
-    state = TrainingState(start, last_row, keep, config.stability, validation, save)
-    session.announce(start.step, describe_run(plan), plan.summary_lines(start.step))
+    state = TrainingState(start, last_row, keep, plan.stability, validation, save)
+    session.announce(start.step, describe_run(plan, parent), plan.summary_lines(start.step))
     with session.running() as (watchdog, profiler):
         meter.start_step()
         for batch in batches.steps_from(state.first_row, start.skipped):
@@ -86,8 +92,8 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
             if state.instability is not None:
                 break
             if state.is_due(config.log_every_steps):
-                rows_left = last_row - state.consumed_rows
-                meter.log_progress(state.step, config.steps, rows_left, _losses(result), values)
+                rows_left = _rows_between(plan, state.consumed_rows, last_row)
+                meter.log_progress(state.step, config.num_steps, rows_left, _losses(result), values)
             if state.is_due(config.evaluate_every_steps):
                 tables: dict[str, LabelTable] = {}
                 scores = evaluate(plan, engine, batches, heldout, tables)
@@ -114,6 +120,11 @@ def _train_from_newest_checkpoint(plan: FinetunePlan, session: Session) -> Insta
 
 def _learning_rate(config: FinetuneConfig, batch: FinetuneStep) -> float:
     return config.schedule.learning_rate(config.optimizer.lr, batch.rows.end_row, config.end_row)
+
+
+def _rows_between(plan: FinetunePlan, start_row: int, end_row: int) -> int:
+    """About how many rows the steps between two positions take."""
+    return round((end_row - start_row) / plan.config.rows_per_step * plan.mean_step_rows)
 
 
 def _losses(result: StepResult) -> str:

@@ -13,12 +13,20 @@ from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import check_mixture
 from pipeline.data.shard_cache import open_data_set, verify_data_set
 from pipeline.finetuning.account import Splits, account_lines
+from pipeline.fault_tolerance.loss_spikes import StabilityConfig
+from pipeline.finetuning.class_weights import class_weights
 from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
+from pipeline.finetuning.length import counted_task, with_steps
 from pipeline.finetuning.own_start import start_of_run
+from pipeline.finetuning.read_files import FileReader, ReadFiles
+from pipeline.finetuning.start_heads import TakenHead, find_heads, head_lines
+from pipeline.finetuning.task_order import TaskOrder
+from pipeline.finetuning.tasks.task import LabelledTask
 from pipeline.run.origin import describe_origin
 from pipeline.run.phases import BatchConfig, PhaseConfig
 from pipeline.run.plan import PhasePlan, data_parallel_size
+from pipeline.run.steps import RunSteps, phase_steps
 from pipeline.start.start import Start
 
 
@@ -74,24 +82,76 @@ class FinetunePlan:
         """The files of all tasks, by split."""
         return {"train": self.train, "dev": self.dev}
 
+    @cached_property
+    def task_order(self) -> TaskOrder:
+        """Which tasks each step trains on."""
+        sizes = {name: len(file.examples) for name, file in self.train.items()}
+        config = self.config
+        return TaskOrder(config.task_sampling, sizes, config.num_steps, config.seed)
+
+    @cached_property
+    def taken_heads(self) -> dict[str, TakenHead]:
+        """By task, the head that it takes from the run that it starts from."""
+        return find_heads(self.config, self.start) if self.start.checkpoint else {}
+
+    @cached_property
+    def class_weights(self) -> dict[str, tuple[float, ...]]:
+        """By task, of those that have them, the factor on the loss of each class."""
+        found = {
+            name: class_weights(self.config.tasks[name], file) for name, file in self.train.items()
+        }
+        return {name: weights for name, weights in found.items() if weights is not None}
+
+    @cached_property
+    def steps(self) -> RunSteps:
+        """The optimizer steps of the run, all of equal size."""
+        return RunSteps((phase_steps(self.config.end_row, self.config.rows_per_step),))
+
+    @cached_property
+    def mean_step_rows(self) -> float:
+        """Rows of a step, on the average over the run."""
+        config, order = self.config, self.task_order
+        rows = sum(
+            order.num_batches(name) * task.examples_per_step * task.rows_per_example
+            for name, task in config.tasks.items()
+        )
+        return rows / config.num_steps + (config.mlm.rows_per_step if config.mlm else 0)
+
+    @property
+    def stability(self) -> StabilityConfig:
+        """When the run rolls back: losses of different tasks are not compared with each other."""
+        changes = {} if self.config.task_sampling.type == "all" else {"spike_deviations": 0.0}
+        return self.config.stability.model_copy(update=changes)
+
     def summary_lines(self, step: int) -> list[str]:
         """What the run is about to do after `step`: a line for the run and one for each task."""
         config = self.config
         start = f"resumes from step {step:,}" if step else f"starts from {self.start.description}"
         lines = [
-            f"{config.name} {start}: {config.steps:,} steps of {config.rows_per_step:,} rows, "
+            f"{config.name} {start}: {config.num_steps:,} steps of {self._step_in_words()}, "
             f"tensor parallel {self.tp_size} x data parallel {self.dp_size}, ZeRO "
             f"{config.parallel.zero_stage}, {config.precision}"
         ]
+        if config.epochs is not None and len(config.tasks) > 1:
+            name = counted_task(config, self.task_order.num_examples)
+            lines.append(f"  {config.epochs:g} epochs are those of {name}")
         for name, file in self.train.items():
             task = config.tasks[name]
-            epochs = config.steps * task.examples_per_step / len(file.examples)
+            batches = self.task_order.num_batches(name)
+            epochs = batches * task.examples_per_step / len(file.examples)
             dev = f"{len(self.dev[name].examples):,} to evaluate on" if name in self.dev else "none"
             lines.append(
                 f"  {name} ({task.type}): {epochs:.1f} epochs of {len(file.examples):,} examples "
                 f"of {file.num_lines:,} records; {dev}"
             )
+            if name in self.class_weights:
+                assert isinstance(task, LabelledTask)
+                pairs = zip(task.labels, self.class_weights[name], strict=True)
+                shown = ", ".join(f"{label} {weight:.3g}" for label, weight in pairs)
+                lines.append(f"    class weights: {shown}")
         lines += [f"  {line}" for line in account_lines(self.splits)]
+        if not step:
+            lines += head_lines(config, self.start, self.taken_heads)
         heads = {name: task.head().type for name, task in config.tasks.items()}
         for error, names in task_errors(self.model, heads).items():
             lines.append(f"  {', '.join(names)}: cannot be exported: {error}")
@@ -101,9 +161,21 @@ class FinetunePlan:
             )
         return lines
 
+    def _step_in_words(self) -> str:
+        config = self.config
+        if config.task_sampling.type == "all":
+            return f"{config.rows_per_step:,} rows"
+        mlm = f" and {config.mlm.rows_per_step:,} rows of {MLM_HEAD}" if config.mlm else ""
+        return f"one task each{mlm}"
 
-def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> FinetunePlan:
+
+def plan_finetuning(
+    config: FinetuneConfig, world_size: int, is_first: bool, files: ReadFiles | None = None
+) -> FinetunePlan:
     """The plan of `config` on `world_size` ranks; rank 0 (`is_first`) also checks hashes.
+
+    `files` remembers what was read, for other plans on the same files. The config of the plan has
+    the steps that its epochs come to.
 
     Raises UserError, before anything is allocated, for ranks that do not divide, a start that does
     not fit, and data files with bad lines, all of which are named.
@@ -119,15 +191,19 @@ def plan_finetuning(config: FinetuneConfig, world_size: int, is_first: bool) -> 
             f"max_row_tokens {longest} is more than the {model.max_row_tokens} of the model"
         )
     encoder = RowEncoder(start.tokenizer, start.special, longest)
-    train = {name: task.read(task.train, encoder) for name, task in config.tasks.items()}
-    dev = {name: task.read(task.dev, encoder) for name, task in config.tasks.items() if task.dev}
+    reader = FileReader(encoder, start.tokenizer_sha256, {} if files is None else files)
+    train = {name: reader.read(task, task.train) for name, task in config.tasks.items()}
+    dev = {name: reader.read(task, task.dev) for name, task in config.tasks.items() if task.dev}
     _check_segments([*train.values(), *dev.values()], model, start)
+    config = with_steps(config, {name: len(file.examples) for name, file in train.items()})
     if not dev:
         for key in ("early_stopping", "plateau"):
             if getattr(config.evaluation, key) is not None:
                 raise ConfigError(f"evaluation.{key}: no task has a dev file: set tasks.*.dev")
     mlm = _plan_mlm(config.mlm, config, start, model, dp_size, is_first) if config.mlm else None
-    return FinetunePlan(config, start, model, train, dev, mlm, tp_size, dp_size)
+    plan = FinetunePlan(config, start, model, train, dev, mlm, tp_size, dp_size)
+    _ = plan.class_weights, plan.taken_heads  # their errors come before training
+    return plan
 
 
 def _check_segments(files: Sequence[ExampleFile], model: ModelConfig, start: Start) -> None:
@@ -170,7 +246,7 @@ def _plan_mlm(
     rows = mlm.rows_per_step
     phase = PhaseConfig(
         data=mlm.data,
-        total_rows=config.steps * rows,
+        total_rows=config.num_steps * rows,
         batch=BatchConfig(global_rows=rows, micro_rows=min(rows, config.micro_rows)),
         model=model,
         objective=mlm.objective,

@@ -8,6 +8,7 @@ from pipeline.engine.deepspeed_engine import Engine
 from pipeline.finetuning.account import account_parameters
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.tracking import lineage
+from pipeline.tracking.parent_run import ParentRun
 from pipeline.tracking.sent import run_id_of
 
 
@@ -30,9 +31,10 @@ def describe_checkpoint(
     )
 
 
-def describe_run(plan: FinetunePlan) -> dict[str, Any]:
-    """The content of a start in the run's record: parameters, tags and data sets."""
+def describe_run(plan: FinetunePlan, parent: ParentRun | None = None) -> dict[str, Any]:
+    """The content of a start in the run's record: parameters, tags, data sets, and the parent."""
     return {
+        **({} if parent is None else {"parent": parent.describe()}),
         "params": {
             **lineage.describe_code(plan.config),
             "grid.tp_size": plan.tp_size,

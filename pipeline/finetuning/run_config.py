@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.credentials import credentials_in
-from configs.load import load, read_tree, validate
+from configs.load import read_tree, validate
 from pipeline.finetuning.config import FinetuneConfig, is_finetuning
+from pipeline.finetuning.length import given_twice
+from pipeline.finetuning.sweep.results import best_child
 from pipeline.run.config import RunConfig
 from pipeline.run.train_config import complete_config
 
@@ -19,10 +21,23 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = read_tree(path, overrides)
     errors = tuple(credentials_in(tree))
     if is_finetuning(tree):
-        return validate(tree, FinetuneConfig, str(path), errors)
+        return validate(tree, FinetuneConfig, str(path), (*errors, *given_twice(tree)))
     return complete_config(tree, str(path), errors)
+
+
+def load_result(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """As `load_run`; of a sweep its best child.
+
+    Raises UserError if the sweep is not finished.
+    """
+    config = load_run(path, overrides)
+    if isinstance(config, FinetuneConfig) and config.sweep is not None:
+        return best_child(config)
+    return config
 
 
 def load_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
     """The config of a fine-tuning run in `path`; raises ConfigError as `configs.load.load`."""
-    return load(path, FinetuneConfig, overrides)
+    tree = read_tree(path, overrides)
+    errors = (*credentials_in(tree), *given_twice(tree))
+    return validate(tree, FinetuneConfig, str(path), errors)

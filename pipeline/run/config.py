@@ -137,6 +137,11 @@ class RunConfig(UpdateConfig):
         """The position after the last row of the run."""
         raise NotImplementedError
 
+    def with_length_of(self, stored: "RunConfig | None") -> "RunConfig | None":
+        """This config with an `end_row`, where that depends on data: that of `stored`, the config
+        of the last start, if it asked for the same length. None: not known yet."""
+        return self
+
     @property
     def validation(self) -> ValidationConfig:
         """What follows from evaluations."""

@@ -7,6 +7,7 @@ less the attention probabilities where the attention backend does not keep them.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import ModelConfig
@@ -113,7 +114,23 @@ def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> f
     return layers - again + max(again, head)
 
 
-def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
+class Computed(Protocol):
+    """What decides the memory of activations."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The network."""
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """How it is computed."""
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a value."""
+
+
+def activation_bytes(config: Computed, micro_rows: int, row_tokens: int, tp_size: int) -> float:
     """Bytes that the layers keep for the backward pass of one micro-batch on one rank.
 
     sbh (10 + 24/t + 5as/(ht)) a layer in 16 bits (Korthikanti et al. 2022, equation 2); the last
@@ -128,7 +145,7 @@ def activation_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_s
     return model.num_layers * 2 * one + layer
 
 
-def layer_bytes(config: TrainConfig, micro_rows: int, row_tokens: int, tp_size: int) -> float:
+def layer_bytes(config: Computed, micro_rows: int, row_tokens: int, tp_size: int) -> float:
     """Bytes that one layer keeps, if it is not computed again."""
     model = config.model
     one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
@@ -150,7 +167,7 @@ def keeps_probabilities(compute: ComputeConfig) -> bool:
 
 
 def head_bytes(
-    config: TrainConfig,
+    config: Computed,
     objective: ObjectiveSettings,
     micro_rows: int,
     row_tokens: int,

@@ -48,12 +48,17 @@ def is_done(config: RunConfig) -> bool:
     Raises UserError that names every difference if the folder holds a different run.
     """
     rows, stopped_early = _read_done(config.output / DONE_NAME)
-    if rows < config.end_row and (not stopped_early or stopped_early != _early_stop_of(config)):
+    if not rows:
         return False
     stored = _read(config)
+    asked = config.with_length_of(stored.config if stored else None)
+    if asked is None:
+        return False
+    if rows < asked.end_row and (not stopped_early or stopped_early != _early_stop_of(asked)):
+        return False
     if stored is not None:
-        taken = min(rows, config.end_row)
-        _refuse(config, stored.config, forbidden_changes(stored.config, config, taken), taken)
+        taken = min(rows, asked.end_row)
+        _refuse(asked, stored.config, forbidden_changes(stored.config, asked, taken), taken)
     return True
 
 

@@ -188,7 +188,9 @@ def is_event(event: Any) -> bool:
         return False
     if not isinstance(event.get("time_ms"), int):
         return False
-    mappings = all(isinstance(event.get(key, {}), dict) for key in ("params", "tags", "values"))
+    mappings = all(
+        isinstance(event.get(key, {}), dict) for key in ("params", "tags", "values", "parent")
+    )
     lists = all(isinstance(event.get(key, []), list) for key in ("datasets", "files"))
     if not (mappings and lists) or not isinstance(event.get("status", ""), str):
         return False

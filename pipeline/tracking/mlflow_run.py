@@ -88,6 +88,13 @@ class MlflowRun:
         run = self._find(key)
         return None if run is None else str(run.info.run_id)
 
+    def find_or_create(self, key: str, name: str) -> str:
+        """MLflow's id of the run with `key` in the same experiment, which is created if needed."""
+        run = self._find(key) or self._client.create_run(
+            self._experiment_id, run_name=name, tags={RUN_KEY_TAG: key}
+        )
+        return str(run.info.run_id)
+
     def _find(self, key: str) -> "Run | None":
         quoted = key.replace("'", "")  # keys are hexadecimal
         query = f"tags.{RUN_KEY_TAG} = '{quoted}'"

@@ -22,6 +22,7 @@ from pipeline.tracking.event_log import LOG_NAME, is_event, read_events
 from pipeline.tracking.json_lines import read_objects
 from pipeline.tracking.kept_files import open_kept
 from pipeline.tracking.mlflow_run import MlflowRun, checkpoint_name, is_rejection
+from pipeline.tracking.parent_run import tag_parent, tags_of_copy
 from pipeline.tracking.sent import Position, ServerState, position_at, read_sent, write_sent
 from pipeline.tracking.tracked_run import TrackedRun
 
@@ -120,7 +121,7 @@ class Sender:
             identity = separate(self._folder, identity)
             run = self._open_run(identity)
         if run.is_new:
-            run.log_tags(_parent_tags(run, identity))
+            run.log_tags(tags_of_copy(run, identity))
         elif OWNER_TAG not in run.tags:
             run.log_tags({OWNER_TAG: identity.owner})
         self._sent = read_sent(self._folder, identity)
@@ -192,6 +193,8 @@ class Sender:
         """Sends an event other than metrics."""
         self._send("parameters", run.log_params, event.get("params", {}))
         self._send("tags", run.log_tags, event.get("tags", {}))
+        if "parent" in event:
+            self._send("the parent run", tag_parent, run, event["parent"])
         self._send("data sets", run.log_datasets, event.get("datasets", []))
         self._send("the step that training resumed from", self._delete_repeated, run, event)
         for name in event.get("files", []):
@@ -268,16 +271,6 @@ class Sender:
 
 def _metric_values(event: Mapping[str, Any]) -> list[MetricValue]:
     return [(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
-
-
-def _parent_tags(run: MlflowRun, identity: FolderIdentity) -> dict[str, str]:
-    """Tags of a copied folder's run: MLflow's id of the parent, if it has that, and its folder."""
-    parent = identity.parent
-    if parent is None:
-        return {}
-    run_id = parent.run_id or (run.find_id(parent.id) if parent.id else None)
-    tags = {"parent_run": run_id or parent.id, "parent_folder": parent.path}
-    return {name: value for name, value in tags.items() if value}
 
 
 def _send_kept_file(run: MlflowRun, folder: Path, name: str) -> None:

@@ -102,12 +102,13 @@ def open_session(
     launch: Launch,
     profile: ProfiledSteps | None,
     data: Mapping[str, str],
+    stop: StopRequest | None = None,
 ) -> Iterator[Session]:
     """The process group of `launch` and what is kept over the whole launch; a collective.
 
-    `data`: fingerprints of what it is trained on. The process group ends with the block, unless by
-    an error (`process_group`). Raises UserError if the ranks differ in anything that decides what
-    they compute.
+    `data`: fingerprints of what it is trained on. `stop`: that of a launch of several runs. The
+    process group ends with the block, unless by an error (`process_group`). Raises UserError if
+    the ranks differ in anything that decides what they compute.
     """
     with process_group(launch):
         check_equal_ranks(config, data)
@@ -117,6 +118,6 @@ def open_session(
             grid,
             record=open_record(config, grid.rank),
             meter=StepMeter(grid.device, config.precision),
-            stop=StopAgreement(StopRequest(), launch_store(), grid.rank, grid.world_size),
+            stop=StopAgreement(stop or StopRequest(), launch_store(), grid.rank, grid.world_size),
             profile=profile,
         )

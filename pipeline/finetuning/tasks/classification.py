@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from pipeline.finetuning import metrics as score
 from pipeline.finetuning.examples import Example, Line, RowEncoder
-from pipeline.finetuning.tasks.task import LabelledTask, Scores, example_of
+from pipeline.finetuning.tasks.task import Scores, example_of
+from pipeline.finetuning.tasks.weighted import WeightedTask
 from pipeline.tracking.label_tables import LabelTable
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class LabelledText(TextLine):
     label: str | int | float | None = None
 
 
-class Classification(LabelledTask):
+class Classification(WeightedTask):
     """One class for each text or pair of texts."""
 
     type: Literal["classification"] = "classification"

@@ -15,11 +15,11 @@ from pipeline.finetuning.inputs.record import BadRecord
 from pipeline.finetuning.tasks.tagging import OUTSIDE, Tagging, num_broken, tagging_of, wrong_label
 from pipeline.finetuning.tasks.task import (
     UNUSED,
-    LabelledTask,
     Scores,
     Targets,
     example_of,
 )
+from pipeline.finetuning.tasks.weighted import WeightedTask
 from pipeline.tracking.label_tables import LabelTable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LabelledWords(Line):
         return value.split() if isinstance(value, str) else value
 
 
-class TokenClassification(LabelledTask):
+class TokenClassification(WeightedTask):
     """One class for each word; the word's first token carries it."""
 
     type: Literal["token_classification"] = "token_classification"

@@ -105,6 +105,6 @@ def run_finetuning(config: FinetuneConfig) -> None:
     log.configure(rank)
     plan = plan_finetuning(config, world_size, is_first=rank == 0)
     if rank == 0:
-        run_folder.claim(config, plan.data_fingerprint)
+        run_folder.claim(plan.config, plan.data_fingerprint)
     dist.barrier()
     finetune(plan, Launch(rank, rank, world_size, world_size))

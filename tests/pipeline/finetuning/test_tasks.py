@@ -272,7 +272,7 @@ def test_every_epoch_takes_each_example_once_at_any_number_of_ranks(config: Fine
     one = FinetuneBatches(plan_finetuning(config, 1, is_first=True), 0)
     three = [FinetuneBatches(plan_finetuning(config, 3, is_first=True), r) for r in range(3)]
     seen = []
-    for number in range(config.steps):
+    for number in range(config.num_steps):
         step = one.step(number)
         parts = [batches.step(number) for batches in three]
         assert all(part.label_counts == step.label_counts for part in parts)

@@ -279,7 +279,7 @@ def test_a_finished_fine_tuning_run_resumes_for_more_steps(tmp_path: Path) -> No
     tree = {**FINETUNING, "output": str(tmp_path / "run")}
     config = validate(tree, FinetuneConfig, "test")
     claim(config, "files")
-    mark_done(config, config.steps, config.end_row)
+    mark_done(config, config.num_steps, config.end_row)
     assert is_done(config)
     assert not is_done(validate({**tree, "steps": 11}, FinetuneConfig, "test"))
     with pytest.raises(UserError, match="seed: 1 before, 2 now"):

@@ -1,0 +1,153 @@
+"""What a fine-tuning run needs of each accelerator's memory, by arithmetic (`pipeline.run.memory`).
+
+Micro-batches are padded to their longest row, so the longest row of the files decides. Frozen parts
+have weights, but no gradients and no optimizer state, and no activations are kept below the lowest
+trained part.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from configs.load import ConfigError
+from model.compute import ComputeConfig
+from model.config import MLM_HEAD, ModelConfig
+from model.size import (
+    count_head_parameters,
+    count_layer_parameters,
+    count_matrix_parameters,
+    count_parameters,
+    count_vectors,
+)
+from pipeline.finetuning.batches import padded_width
+from pipeline.finetuning.plan import FinetunePlan
+from pipeline.run.memory import BUCKET_VALUES, MemoryEstimate, activation_bytes, head_bytes
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What the memory of activations depends on."""
+
+    model: ModelConfig
+    compute: ComputeConfig
+    value_bytes: int
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a run, without padding."""
+
+    total: int
+    trained: int
+    trained_in_matrices: int
+    """Of the trained ones, those in the matrices of layers."""
+
+
+def count_finetuned(plan: FinetunePlan) -> Parameters:
+    """Parameters of the encoder, its heads and those of the tasks."""
+    model, vocab_size = plan.model, plan.start.vocab_size
+    hidden = model.hidden_size
+    layers_of_heads = 0  # the pooler, or what stands before the output of each head
+    if model.head_transform.type != "none":
+        layers_of_heads = len(plan.config.tasks) * (hidden * hidden + 2 * hidden)
+    elif model.pooler.type != "none":
+        layers_of_heads = hidden * hidden + hidden
+    outputs = [getattr(task.head(), "num_labels", 2) for task in plan.config.tasks.values()]
+    heads = layers_of_heads + sum(outputs) * (hidden + 1)
+    total = count_parameters(model, vocab_size) + heads
+    frozen_layers, freezes_embeddings = _frozen(model)
+    frozen = frozen_layers * count_layer_parameters(model)
+    if freezes_embeddings:
+        frozen += count_vectors(model, vocab_size) * model.embedding_width
+    if plan.mlm is None:
+        frozen += count_head_parameters(model, vocab_size)
+    in_matrices = count_matrix_parameters(model)
+    in_matrices = in_matrices * (model.num_layers - frozen_layers) // model.num_layers
+    return Parameters(total, total - frozen, in_matrices)
+
+
+def estimate_finetuning(plan: FinetunePlan) -> MemoryEstimate:
+    """The memory of the micro-batch that needs most."""
+    config, tp_size, dp_size = plan.config, plan.tp_size, plan.dp_size
+    stage, value_bytes = config.parallel.zero_stage, config.value_bytes
+    found = count_finetuned(plan)
+    total, trained = found.total / tp_size, found.trained / tp_size
+    gathered = 2 * count_layer_parameters(plan.model) / tp_size
+    weights = value_bytes * (total if stage < 3 else total / dp_size + gathered)
+    sums = trained if stage == 1 else trained / dp_size
+    gradients = value_bytes * min(trained, BUCKET_VALUES) + 4 * sums
+    in_matrices = found.trained_in_matrices / tp_size
+    optimizer = config.optimizer.state_bytes(trained, in_matrices) / dp_size
+    if config.parallel.offload_optimizer:
+        optimizer = 0
+    activations = max(size for _, _, _, size in widest_batches(plan))
+    return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def widest_batches(plan: FinetunePlan) -> Iterator[tuple[str, int, int, float]]:
+    """By head, (name, rows, tokens of each, bytes kept) of its largest micro-batch on a rank."""
+    config, model = plan.config, plan.model
+    frozen_layers, freezes_embeddings = _frozen(model)
+    kept = model.num_layers - (frozen_layers if freezes_embeddings else 0)
+    network = _Network(
+        model.model_copy(update={"num_layers": kept}), config.compute, config.value_bytes
+    )
+    passes = 2 if config.adversarial.type == "smart" else 1
+    vocab_size = config.compute.padded_vocab_size(plan.start.vocab_size)
+    for name, file in plan.train.items():
+        task = config.tasks[name]
+        examples = min(config.micro_rows // task.rows_per_example, task.examples_per_step)
+        rows = examples * task.rows_per_example
+        width = padded_width(file.examples, model.max_row_tokens)
+        size = activation_bytes(network, rows, width, plan.tp_size)
+        if plan.mlm is not None:  # its head sees a slot of each row
+            size += rows * vocab_size / plan.tp_size * (2 * config.value_bytes + 8)
+        yield name, rows, width, passes * size
+    if plan.mlm is not None and config.mlm is not None:
+        rows = min(config.mlm.rows_per_step, config.micro_rows)
+        shape = (rows, plan.mlm.manifest.row_tokens)
+        size = activation_bytes(network, *shape, plan.tp_size)
+        objective = config.mlm.objective
+        size += head_bytes(network, objective, *shape, vocab_size, plan.tp_size)
+        yield MLM_HEAD, *shape, passes * size
+
+
+def memory_lines(plan: FinetunePlan, gpu_memory_gb: float | None = None) -> Iterator[str]:
+    """What the planner prints of it; raises ConfigError for more than `gpu_memory_gb`."""
+    memory, found = estimate_finetuning(plan), count_finetuned(plan)
+    name, *shape, _ = max(widest_batches(plan), key=lambda one: one[3])
+    if gpu_memory_gb is not None and memory.total_gb > gpu_memory_gb:
+        raise ConfigError(
+            f"does not fit: {memory.summary()}, but one has {gpu_memory_gb:g} GB; "
+            + _advice(plan, memory)
+        )
+    yield (
+        f"parameters {found.total:,}, of which {found.trained:,} are trained; memory about "
+        f"{memory.summary()}"
+    )
+    yield (
+        f"largest micro-batch: {shape[0]} rows of {shape[1]} tokens ({name}), "
+        f"{prod(shape):,} tokens"
+    )
+
+
+def _advice(plan: FinetunePlan, memory: MemoryEstimate) -> str:
+    config = plan.config
+    if memory.activations > memory.weights + memory.gradients + memory.optimizer:
+        if config.micro_rows > max(task.rows_per_example for task in config.tasks.values()):
+            return f"lower micro_rows (now {config.micro_rows}); the steps stay the same"
+        return "lower max_row_tokens, or set compute.activation_checkpointing.type to layers"
+    if config.parallel.zero_stage < 3 and plan.dp_size > 1:
+        return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"
+    more = f"raise parallel.tensor (now {plan.tp_size}), freeze layers (model.frozen)"
+    return more + ("" if config.parallel.offload_optimizer else ", or parallel.offload_optimizer")
+
+
+def _frozen(model: ModelConfig) -> tuple[int, bool]:
+    """(frozen layers, whether the embeddings are frozen), as `model.freezing` does."""
+    frozen = model.frozen
+    if frozen.type == "nothing":
+        return 0, False
+    if frozen.type == "lower":
+        return frozen.num_layers, frozen.embeddings
+    return model.num_layers - frozen.num_layers, True

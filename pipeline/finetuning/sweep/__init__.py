@@ -1,0 +1,1 @@
+"""Sweeps: many fine-tuning runs on the values of some settings, and what follows from them."""
