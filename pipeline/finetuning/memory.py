@@ -19,7 +19,7 @@ from model.size import (
     count_parameters,
     count_vectors,
 )
-from pipeline.finetuning.batches import padded_width
+from pipeline.finetuning.padding import padded_width
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.run.memory import BUCKET_VALUES, MemoryEstimate, activation_bytes, head_bytes
 

@@ -12,8 +12,8 @@ from model.hugging_face.families import task_errors
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import check_mixture
 from pipeline.data.shard_cache import open_data_set, verify_data_set
-from pipeline.finetuning.account import Splits, account_lines
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
+from pipeline.finetuning.account import Splits, account_lines
 from pipeline.finetuning.class_weights import class_weights
 from pipeline.finetuning.config import FinetuneConfig, MlmConfig
 from pipeline.finetuning.examples import ExampleFile, RowEncoder
