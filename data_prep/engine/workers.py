@@ -27,6 +27,7 @@ from configs.paths import ConfigPathText
 from data_prep.engine.engine import Engine, SerialEngine
 from data_prep.engine.interrupts import Stopped
 from data_prep.engine.resources import Resources, usable_resources
+from data_prep.engine.tasks import named, run_all, tasks_of
 
 START_ATTEMPTS = 3
 """How often worker processes are started where one of them dies before it is ready."""
@@ -232,23 +233,24 @@ class DaskEngine:
         if self._client is None:
             self._client = self._connect()
             logger.info("Dask dashboard: %s", _dashboard_of(self._client))
+        tasks = tasks_of(len(calls), num_workers=len(self._client.nthreads()))
         # Dask's pages show the names; no key is used twice, as its first result might be kept.
-        keys = {f"{name}-{uuid4().hex}": name for name in names}
+        keys = {f"{names[task.start]}-{uuid4().hex}": named(names[task]) for task in tasks}
         # A task of its own: workers get its result once each, and again if they are restarted.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")
             once = [self._client.submit(_same, v, key=f"shared-{uuid4().hex}") for v in shared]
         futures = [
-            self._client.submit(function, *once, *call, key=key)
-            for key, call in zip(keys, calls, strict=True)
+            self._client.submit(run_all, function, calls[task], *once, key=key)
+            for key, task in zip(keys, tasks, strict=True)
         ]
         try:
             for future in as_completed(futures, loop=self._client.loop):
-                yield future.result()
+                yield from future.result()
                 future.release()
         except KilledWorker as error:
             raise UserError(
-                f"{keys.get(str(error.task), error.task)}: this part killed its worker process "
+                f"{keys.get(str(error.task), error.task)} killed its worker process "
                 f"{error.allowed_failures + 1} times (usually memory): raise "
                 "engine.worker_memory_mb, lower engine.workers, or lower part_mb with "
                 "--restart-from ingest (for the tokenizer, also tokenizer.sample_mb)"
