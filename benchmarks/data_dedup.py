@@ -143,16 +143,16 @@ def own(texts: Sequence[bytes]) -> list[int]:
         keys = word_sequence_hashes(batch)
         hashes.append(keys)
         signed.append(signatures(batch, 5, keys[0]))
-    all_signed = np.concatenate(signed, axis=1)
+    all_signed = np.concatenate(signed)
     numbers, rules = np.arange(len(texts)), NearDedupConfig()
     pairs = []
     for band in range(NUM_BANDS * rules.groupings):
         keys = band_keys(all_signed, band)
         again = recurring(keys)
         pairs.append(
-            near_pairs(
-                keys[again], numbers[again], lambda n: all_signed[:, n], rules.min_similarity
-            )[0]
+            near_pairs(keys[again], numbers[again], lambda n: all_signed[n], rules.min_similarity)[
+                0
+            ]
         )
     goes, stays = clusters(np.concatenate(pairs, axis=1), len(texts))
     labels = numbers.copy()

@@ -3,7 +3,7 @@
 ``python -m benchmarks.data_joins [--documents 5000000] [--join-documents 10000000]``
 
 Writes signatures and hashes like the stage ``signatures``, a fifth of the documents being copies
-with some bytes changed, and runs the stages ``first_pairs`` to ``pairs``, then ``verdicts``, each
+with some bytes changed, and runs the stages ``keys`` to ``pairs``, then ``verdicts``, each
 in its own process. No text is involved.
 """
 
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from configs import command
-from data_prep.dedup.candidates import first_pairs_stage, pairs_stage
+from data_prep.dedup.candidates import all_bands, first_pairs_stage, pairs_stage
 from data_prep.dedup.config import DedupConfig
+from data_prep.dedup.keys import keys_stage
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.signatures import FileRun
@@ -44,6 +45,9 @@ def main() -> None:
         "--documents", type=int, nargs="+", default=_DOCUMENTS, help="sizes to measure"
     )
     parser.add_argument("--join-documents", type=int, help="documents of one range of keys")
+    parser.add_argument(
+        "--equal", type=float, default=0.0, help="share of the documents that are all equal"
+    )
     parser.add_argument("--work", type=Path, help="work folder; a temporary one by default")
     arguments = parser.parse_args()
     head = (
@@ -57,17 +61,17 @@ def main() -> None:
     print("".join(f"{title:>18}" for title in head))
     for documents in arguments.documents:
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-            signed = write_signatures(Path(folder), documents)
+            signed = write_signatures(Path(folder), documents, arguments.equal)
             cells: list[float] = [documents]
-            for stages in (("first_pairs", "clusters", "pairs"), ("verdicts",)):
+            for stages in (("keys", "first_pairs", "clusters", "pairs"), ("verdicts",)):
                 cells += measured(stages, signed, Path(folder), arguments.join_documents)
             size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
             cells.append(size / documents)
             print("".join(f"{cell:>18,.1f}" for cell in cells), flush=True)
 
 
-def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
-    """The result of a signatures stage with `documents` documents."""
+def write_signatures(folder: Path, documents: int, equal: float) -> StageResult[FileRun]:
+    """The result of a signatures stage with `documents` documents, of which `equal` are equal."""
     target = folder / "signatures"
     target.mkdir()
     parts, records = [], []
@@ -76,14 +80,16 @@ def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
     for first in range(0, documents, _PART_DOCUMENTS):
         count = min(_PART_DOCUMENTS, documents - first)
         name = f"made-{first // _PART_DOCUMENTS:06d}"
-        signatures = generate.integers(0, 1 << 64, (NUM_BANDS, count), dtype=np.uint64)
+        signatures = generate.integers(0, 1 << 64, (count, NUM_BANDS), dtype=np.uint64)
         hashes = generate.integers(0, 1 << 64, (2, count), dtype=np.uint64)
         if previous is not None:  # copies of its documents, a byte of every other band changed
             copies = np.flatnonzero(generate.random(count) < _COPIES)
-            signatures[:, copies] = previous[:, copies % previous.shape[1]]
-            changes = generate.integers(1, 256, (7, len(copies)), dtype=np.uint64)
-            signatures[::2, copies] ^= changes
-        previous = signatures
+            signatures[copies] = previous[copies % len(previous)]
+            changes = generate.integers(1, 256, (len(copies), 7), dtype=np.uint64)
+            signatures[copies[:, None], np.arange(0, NUM_BANDS, 2)] ^= changes
+        previous = signatures.copy()
+        is_equal = generate.random(count) < equal
+        signatures[is_equal], hashes[:, is_equal] = 1, 1
         np.save(target / f"{name}.signatures.npy", signatures)
         np.save(target / f"{name}.hashes.npy", hashes)
         np.save(target / f"{name}.bytes.npy", np.full(count, DOCUMENT_BYTES, np.uint32))
@@ -97,7 +103,7 @@ def write_signatures(folder: Path, documents: int) -> StageResult[FileRun]:
             content=name,
         )
         parts.append(FileRun(name=name, num_bytes=size, source="made", files=[file]))
-        records.append({"documents": count})
+        records.append({"documents": count, "outputs": {name: {"xxh3_128": name}}})
     return StageResult(folder=target, parts=parts, records=records, content_fingerprint="made")
 
 
@@ -128,9 +134,10 @@ def _run(
         seconds += time.process_time() - start if stage.name in stages else 0
         return result
 
-    first = run(first_pairs_stage(signed, config, limits))
+    keys = run(keys_stage(signed, all_bands(config)))
+    first = run(first_pairs_stage(signed, keys, config, limits))
     joined = run(clusters_stage(signed, first, limits))
-    pairs = run(pairs_stage(signed, joined, config, limits))
+    pairs = run(pairs_stage(signed, keys, joined, config, limits))
     if "verdicts" in stages:
         run(verdicts_stage(signed, first, joined, pairs, ["made"], limits))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

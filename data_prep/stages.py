@@ -11,6 +11,7 @@ from data_prep.dedup import (
     candidates,
     clean,
     decontaminate,
+    keys,
     lines,
     repeated_ids,
     signatures,
@@ -88,9 +89,14 @@ def _signatures(run: Preparation) -> signatures.SignaturesStage:
     return signatures.signatures_stage(run.documents, run.config.dedup, run.limits.dedup)
 
 
-def _first_pairs(run: Preparation) -> candidates.FirstPairsStage:
+def _keys(run: Preparation) -> keys.KeysStage:
     signed = run.result(signatures.SignaturesStage)
-    return candidates.first_pairs_stage(signed, run.config.dedup, run.limits.dedup)
+    return keys.keys_stage(signed, candidates.all_bands(run.config.dedup))
+
+
+def _first_pairs(run: Preparation) -> candidates.FirstPairsStage:
+    signed, sorted_keys = run.result(signatures.SignaturesStage), run.result(keys.KeysStage)
+    return candidates.first_pairs_stage(signed, sorted_keys, run.config.dedup, run.limits.dedup)
 
 
 def _clusters(run: Preparation) -> verdicts.ClustersStage:
@@ -100,9 +106,13 @@ def _clusters(run: Preparation) -> verdicts.ClustersStage:
 
 
 def _pairs(run: Preparation) -> candidates.PairsStage:
-    signed = run.result(signatures.SignaturesStage)
-    clustered = run.result(verdicts.ClustersStage)
-    return candidates.pairs_stage(signed, clustered, run.config.dedup, run.limits.dedup)
+    return candidates.pairs_stage(
+        run.result(signatures.SignaturesStage),
+        run.result(keys.KeysStage),
+        run.result(verdicts.ClustersStage),
+        run.config.dedup,
+        run.limits.dedup,
+    )
 
 
 def _verdicts(run: Preparation) -> verdicts.VerdictsStage:
@@ -213,6 +223,7 @@ def _rows(run: Preparation) -> rows.RowsStage:
 
 
 DOCUMENTS = (ingest.IngestStage, clean.CleanStage)
+SIGNED = (signatures.SignaturesStage, keys.KeysStage)
 DEDUPLICATED = (*DOCUMENTS, signatures.SignaturesStage, verdicts.VerdictsStage)
 SELECTED = (*DEDUPLICATED, decontaminate.OverlapStage)
 STREAMED = (encode.EncodeStage, streams.InterleaveStage, order.OrderStage)
@@ -239,9 +250,10 @@ STAGES = (
     StageEntry(lines.LineTableStage, _line_table, [lines.LineRepeatsStage], LINES),
     StageEntry(clean.CleanStage, _clean, [ingest.IngestStage, lines.LineTableStage], LINES),
     StageEntry(signatures.SignaturesStage, _signatures, DOCUMENTS),
-    StageEntry(candidates.FirstPairsStage, _first_pairs, [signatures.SignaturesStage]),
+    StageEntry(keys.KeysStage, _keys, [signatures.SignaturesStage]),
+    StageEntry(candidates.FirstPairsStage, _first_pairs, SIGNED),
     StageEntry(verdicts.ClustersStage, _clusters, [candidates.FirstPairsStage]),
-    StageEntry(candidates.PairsStage, _pairs, [signatures.SignaturesStage, verdicts.ClustersStage]),
+    StageEntry(candidates.PairsStage, _pairs, [*SIGNED, verdicts.ClustersStage]),
     StageEntry(
         verdicts.VerdictsStage,
         _verdicts,

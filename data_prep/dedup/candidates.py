@@ -1,12 +1,13 @@
 """Exact and near duplicates across all sources: the stages that find pairs of them.
 
 Documents are numbered in the order of the sources in the config, of the files, and in the files.
-The state on disk is 132 bytes per document: 112 of signature, 16 of hash and 4 of length. Joins
-sort one range of keys at a time and read signatures by offset; no stage holds all documents.
+Joins read the keys of one range at a time, and signatures by document; no stage that is here holds
+all documents, nor all that share a key.
 
 Candidates come from LSH banding: documents with equal keys of a band. A duplicate has equal keys in
 many bands, often in all. So equal documents and two bands come first and are joined to clusters;
-the other bands write only the pairs that join these clusters further.
+the other bands leave out the copies of equal documents, and write only the pairs that join these
+clusters further.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +20,11 @@ import numpy as np
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.clusters import fewest_pairs, number_type
 from data_prep.dedup.config import DedupConfig, NearDedupConfig
-from data_prep.dedup.joins import exact_pairs, near_pairs
+from data_prep.dedup.hash_ranges import range_of
+from data_prep.dedup.keys import KeyRuns
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.minhash import NUM_BANDS, band_keys
+from data_prep.dedup.minhash import NUM_BANDS
+from data_prep.dedup.range_join import KnownClusters, RangeJoin
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.dedup.signatures import FileRun
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
@@ -30,6 +33,8 @@ from data_prep.text.batch import I64
 _FIRST_BANDS = 2
 LABELS = "clusters.labels.npy"
 """File of the clusters known after the first pairs: the label of each document."""
+COPIES = "clusters.copies.npy"
+"""File of a bit for each document: whether an earlier one is equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class FirstPairsStage(Stage[PairsPart]):
     """Finds pairs with equal hashes, and with similar signatures among those of the first bands."""
 
     name = "first_pairs"
-    version = 4
+    version = 5
     output = "pairs"
 
     exact: bool
@@ -60,8 +65,14 @@ class FirstPairsStage(Stage[PairsPart]):
     """Folder of the signatures stage."""
     runs: Sequence[FileRun]
     """Its parts."""
+    keys: Path
+    """Folder of the keys stage."""
+    bands: Sequence[int | None]
+    """The bands that it sorted."""
     labels: Path | None = None
     """File of the labels of the clusters known so far; pairs inside them are left out."""
+    copies: Path | None = None
+    """File of a bit for each document that has an equal earlier one, which stands for it."""
     limits: DedupLimits
 
     @property
@@ -74,31 +85,24 @@ class FirstPairsStage(Stage[PairsPart]):
         duplicate here; first is the first of the documents that it is connected to. Of a cluster
         that is known so far, only its first document counts."""
         store = SignatureStore(self.signatures, self.runs, self.limits)
-        labels = np.load(self.labels, mmap_mode="r") if self.labels else None
-
-        def roots_of(numbers: I64) -> I64:
-            return numbers if labels is None else labels[numbers].astype(np.int64)
-
-        if part.band is None:
-            keys, numbers = store.recurring_keys(
-                "hashes", lambda hashes: hashes[0], part.number, part.num_ranges
-            )
-            pairs = exact_pairs(keys, store.second_hashes_of(numbers), numbers)
-            compared = {"candidates": pairs.shape[1], "uncompared": 0}
-        else:
-            assert self.near is not None
-            band = part.band
-            keys, numbers = store.recurring_keys(
-                "signatures", lambda s: band_keys(s, band), part.number, part.num_ranges
-            )
-            pairs, compared = near_pairs(
-                keys, numbers, store.signatures_of, self.near.min_similarity, roots_of
-            )
-        pairs = roots_of(pairs)
-        pairs = fewest_pairs(pairs[:, pairs[0] != pairs[1]])
+        known = KnownClusters(self.labels, self.copies)
+        join = RangeJoin(
+            KeyRuns(self.keys, self.runs, self.bands, self.limits),
+            store,
+            known,
+            self.near.min_similarity if self.near else 1.0,
+            self.limits,
+        )
         narrow = number_type(store.num_documents)
-        save_array(folder / f"{part.name}.pairs.npy", pairs.astype(narrow))
-        return PartOutput({**compared, "pairs": pairs.shape[1]}, [f"{part.name}.pairs.npy"])
+        found = [np.empty((2, 0), narrow)]
+        low, high = range_of(part.number, part.num_ranges)
+        for some in join.pairs(part.band, int(low), int(high)):
+            pairs: I64 = known.roots_of(some)
+            found.append(fewest_pairs(pairs[:, pairs[0] != pairs[1]]).astype(narrow))
+        joined = np.concatenate(found, axis=1)
+        save_array(folder / f"{part.name}.pairs.npy", joined)
+        counts = {**join.compared, "pairs": joined.shape[1]}
+        return PartOutput(counts, [f"{part.name}.pairs.npy"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,46 +112,58 @@ class PairsStage(FirstPairsStage):
     name = "pairs"
 
 
+def all_bands(config: DedupConfig) -> list[int | None]:
+    """What documents are joined by: None for exact duplicates, and the bands."""
+    near = range(NUM_BANDS * config.near.groupings if config.near else 0)
+    return [*([None] if config.exact else []), *near]
+
+
 def first_pairs_stage(
-    signed: StageResult[FileRun], config: DedupConfig, limits: DedupLimits
+    signed: StageResult[FileRun],
+    sorted_keys: StageResult[FileRun],
+    config: DedupConfig,
+    limits: DedupLimits,
 ) -> FirstPairsStage:
     """Exact duplicates and the first bands: a part for each range of their keys."""
-    bands = range(_num_bands(config))[:_FIRST_BANDS]
+    bands = [band for band in all_bands(config) if band is None or band < _FIRST_BANDS]
     return FirstPairsStage(
-        parts=_parts(signed, [None, *bands] if config.exact else bands, limits),
-        inputs={"signatures": signed.content_fingerprint},
+        parts=_parts(signed, bands, limits),
+        inputs={"keys": sorted_keys.content_fingerprint},
         exact=config.exact,
         near=config.near,
         signatures=signed.folder,
         runs=signed.parts,
+        keys=sorted_keys.folder,
+        bands=all_bands(config),
         limits=limits,
     )
 
 
 def pairs_stage(
     signed: StageResult[FileRun],
+    sorted_keys: StageResult[FileRun],
     clustered: StageResult[Part],
     config: DedupConfig,
     limits: DedupLimits,
 ) -> PairsStage:
     """The other bands: a part for each range of their keys."""
+    bands = [band for band in all_bands(config) if band is not None and band >= _FIRST_BANDS]
     return PairsStage(
-        parts=_parts(signed, range(_num_bands(config))[_FIRST_BANDS:], limits),
+        parts=_parts(signed, bands, limits),
         inputs={
-            "signatures": signed.content_fingerprint,
+            "keys": sorted_keys.content_fingerprint,
             "clusters": clustered.content_fingerprint,
         },
         exact=config.exact,
         near=config.near,
         signatures=signed.folder,
         runs=signed.parts,
+        keys=sorted_keys.folder,
+        bands=all_bands(config),
         labels=clustered.folder / LABELS,
+        copies=clustered.folder / COPIES,
         limits=limits,
     )
-
-
-def _num_bands(config: DedupConfig) -> int:
-    return NUM_BANDS * config.near.groupings if config.near else 0
 
 
 def _parts(

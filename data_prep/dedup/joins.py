@@ -1,6 +1,6 @@
 """Pairs of equal and of similar documents, from sorted keys: pure functions of arrays."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,11 @@ _PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
 
 
 def recurring(keys: U64) -> I64:
-    """The positions of the keys that occur in `keys` at least twice, equal keys side by side.
+    """The positions of the keys that occur in `keys` at least twice, ascending by key and position.
 
     Most keys occur once; leaving them out saves memory in what follows.
     """
-    order = np.argsort(keys)
+    order = np.argsort(keys, kind="stable")  # quick where `keys` are sorted runs
     ascending = keys[order]
     again = ascending[1:] == ascending[:-1]
     del ascending
@@ -77,6 +77,58 @@ def near_pairs(
     pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
     uncompared = len(rest) if len(rest) > 1 else 0  # a single one was compared with all
     return pairs, {"candidates": candidates, "uncompared": uncompared}
+
+
+def exact_pairs_of_one_key(
+    numbers: Iterable[I64], second_keys_of: Callable[[I64], U64]
+) -> Iterator[I64]:
+    """The `exact_pairs` of documents that all have the same first key.
+
+    `numbers`: the documents, ascending, some at a time; the memory does not depend on how many.
+    """
+    first_of: dict[int, int] = {}
+    for some in numbers:
+        seconds, places, inverse = np.unique(
+            second_keys_of(some), return_index=True, return_inverse=True
+        )
+        found = zip(seconds.tolist(), some[places].tolist(), strict=True)
+        first = np.array([first_of.setdefault(key, number) for key, number in found])[inverse]
+        yield np.stack([first[first != some], some[first != some]])
+
+
+class SimilarToFirst:
+    """The `near_pairs` of a large set of documents that all have the same key.
+
+    The memory does not depend on how many there are.
+    """
+
+    def __init__(self, signatures_of: Callable[[I64], U64], min_similarity: float) -> None:
+        self._signatures_of, self._min_similarity = signatures_of, min_similarity
+        self.compared = {"candidates": 0, "uncompared": 0}
+        """As `near_pairs` counts them, once `pairs` is at its end."""
+
+    def pairs(self, numbers: Iterable[I64]) -> Iterator[I64]:
+        """[2, P] from each part of `numbers`, the documents, ascending, some at a time."""
+        firsts: list[int] = []
+        signed: list[U64] = []
+        left_over = 0
+        for some in numbers:
+            signatures = self._signatures_of(some)
+            rest = np.arange(len(some))
+            for turn in range(_MAX_ROUNDS):
+                if turn == len(firsts) and len(rest):
+                    firsts.append(int(some[rest[0]]))
+                    signed.append(signatures[rest[:1]])
+                    rest = rest[1:]
+                if not len(rest):
+                    break
+                self.compared["candidates"] += len(rest)
+                similar = similarity(signed[turn], signatures[rest]) >= self._min_similarity
+                found = some[rest[similar]]
+                yield np.stack([np.full(len(found), firsts[turn]), found])
+                rest = rest[~similar]
+            left_over += len(rest)
+        self.compared["uncompared"] = left_over if left_over > 1 else 0
 
 
 def _pairs_in_small_sets(

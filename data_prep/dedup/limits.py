@@ -8,9 +8,12 @@ class DedupLimits:
     """Sizes that decide memory and speed of the stages. Results do not depend on them."""
 
     signature_parts: int = 1024
-    """Parts of the signatures at most: each join reads the files of all of them."""
+    """Parts of the signatures at most: each range of a join reads a slice of all of them."""
     join_documents: int = 10_000_000
     """Documents of a join. It takes about 60 bytes per document, 100 where most have duplicates."""
+    set_documents: int = 1 << 18
+    """Documents with equal keys that are compared in memory; more of them are read a few at a
+    time."""
     join_lines: int = 16_000_000
     """Different lines of a part that looks for repeated ones."""
     join_ids: int = 20_000_000

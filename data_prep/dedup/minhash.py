@@ -19,12 +19,12 @@ NUM_HASHES = NUM_BANDS * BAND_ROWS
 _SEED = 1
 _CHANCE = 1 / 256
 Signatures = U64
-"""[14, D]: a column is a text, a row a band, whose eight bytes are one integer."""
+"""[D, 14]: a row is a text, a column a band, whose eight bytes are one integer."""
 
 
 def signatures(batch: TextBatch, ngram_words: int, text_hashes: U64) -> Signatures:
     """The signature of each text's set of n-grams of words, or of characters in scripts without
-    spaces: [14, D].
+    spaces: [D, 14].
 
     A text of fewer than `ngram_words` has one item, its hash of `text_hashes` ([D]), so that it
     resembles only its equal.
@@ -41,11 +41,11 @@ def signatures(batch: TextBatch, ngram_words: int, text_hashes: U64) -> Signatur
     content = b"".join([array("I", row).tobytes() for row in matrix.to_rows()])
     rows = np.frombuffer(content, dtype=np.uint32).reshape(len(batch.texts), NUM_HASHES)
     lowest_bytes = rows.astype(np.uint8)  # [D, 112]
-    return np.ascontiguousarray(lowest_bytes.view("<u8").T)  # [14, D]
+    return lowest_bytes.view("<u8")  # [D, 14]
 
 
 def band_keys(signatures: Signatures, band: int) -> U64:
-    """The eight bytes of one band of each signature as an integer: [14, D] to [D].
+    """The eight bytes of one band of each signature as an integer: [D, 14] to [D].
 
     The bands 0 .. 13 are those of the signature. The same bytes in a different grouping, the r-th
     byte of a band from the r-th next one, give 14 more: at a similarity of .8 they find most of the
@@ -53,15 +53,15 @@ def band_keys(signatures: Signatures, band: int) -> U64:
     """
     grouping, band = divmod(band, NUM_BANDS)
     if grouping == 0:
-        return np.asarray(signatures[band])
-    bytes_of = signatures.view(np.uint8).reshape(NUM_BANDS, -1, BAND_ROWS)
-    columns = [bytes_of[(band + r * grouping) % NUM_BANDS, :, r] for r in range(BAND_ROWS)]
+        return np.ascontiguousarray(signatures[:, band])
+    bytes_of = signatures.view(np.uint8).reshape(-1, NUM_BANDS, BAND_ROWS)
+    columns = [bytes_of[:, (band + r * grouping) % NUM_BANDS, r] for r in range(BAND_ROWS)]
     keys: U64 = np.stack(columns, axis=1).view("<u8")[:, 0]
     return keys
 
 
 def similarity(left: Signatures, right: Signatures) -> npt.NDArray[np.float64]:
-    """The estimated Jaccard similarity of each pair of signatures: [14, P] twice to [P]."""
-    differing = np.ascontiguousarray((left ^ right).T).view(np.uint8)  # [P, 112]
+    """The estimated Jaccard similarity of each pair of signatures: [P, 14] twice to [P]."""
+    differing = np.ascontiguousarray(left ^ right).view(np.uint8)  # [P, 112]
     agreement: npt.NDArray[np.float64] = (differing == 0).mean(axis=1)
     return (agreement - _CHANCE) / (1 - _CHANCE)

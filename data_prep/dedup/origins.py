@@ -84,5 +84,5 @@ class Origins:
         if self._near is None:
             return [Twin(other, None) for other in others]
         signatures = self._store.signatures_of(np.array([*others, number], dtype=np.int64))
-        estimates: npt.NDArray[np.float64] = similarity(signatures[:, :-1], signatures[:, -1:])
+        estimates: npt.NDArray[np.float64] = similarity(signatures[:-1], signatures[-1:])
         return [Twin(*pair) for pair in zip(others, estimates.tolist(), strict=True)]

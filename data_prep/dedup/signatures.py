@@ -55,6 +55,14 @@ def file_runs(documents: Documents, most: int) -> Iterator[FileRun]:
             yield _file_run(source, number, run)
 
 
+def first_documents(runs: Sequence[FileRun]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The names of the runs that have documents, and the numbers of their first documents, with the
+    number of all documents at the end."""
+    filled = [run for run in runs if run.num_documents]
+    counts = [run.num_documents for run in filled]
+    return [run.name for run in filled], np.append(0, np.cumsum(counts, dtype=np.int64))
+
+
 def _file_run(source: str, number: int, files: Sequence[DocumentFile]) -> FileRun:
     num_bytes = sum(file.num_bytes for file in files)
     return FileRun(name=f"{source}-{number:06d}", num_bytes=num_bytes, source=source, files=files)
@@ -64,11 +72,11 @@ def _file_run(source: str, number: int, files: Sequence[DocumentFile]) -> FileRu
 class SignaturesStage(Stage[FileRun]):
     """Computes 112 bytes of MinHash, a hash of 16 bytes and the length of each document.
 
-    Joins read the files of all parts, each many times, so there are at most about a thousand.
+    A range of a join reads a slice of a file of each part, so there are at most about a thousand.
     """
 
     name = "signatures"
-    version = 3
+    version = 4
     output = "arrays"
 
     documents: Path
@@ -84,13 +92,13 @@ class SignaturesStage(Stage[FileRun]):
         return {file.name: file.content for file in part.files}
 
     def run_part(self, folder: Path, part: FileRun) -> PartOutput:
-        """Writes PART.signatures.npy [14, D], PART.hashes.npy [2, D], PART.bytes.npy [D]."""
+        """Writes PART.signatures.npy [D, 14], PART.hashes.npy [2, D], PART.bytes.npy [D]."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "hashes": np.empty((2, part.num_documents), np.uint64),
             "bytes": np.empty(part.num_documents, np.uint32),
         }
         if self.ngram_words is not None:
-            arrays["signatures"] = np.empty((NUM_BANDS, part.num_documents), np.uint64)
+            arrays["signatures"] = np.empty((part.num_documents, NUM_BANDS), np.uint64)
         start = 0
         for file in part.files:
             for first, texts in read_texts(self.documents / f"{file.name}.parquet"):
@@ -101,7 +109,7 @@ class SignaturesStage(Stage[FileRun]):
                 arrays["bytes"][here] = batch.lengths
                 if self.ngram_words is not None:
                     signed = signatures(batch, self.ngram_words, hashes[0])
-                    arrays["signatures"][:, here] = signed
+                    arrays["signatures"][here] = signed
             start += file.num_documents
         for name, array in arrays.items():
             save_array(folder / f"{part.name}.{name}.npy", array)

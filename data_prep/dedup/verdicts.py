@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from data_prep.dataset.atomic import save_array
-from data_prep.dedup.candidates import LABELS, PairsPart
+from data_prep.dedup.candidates import COPIES, LABELS, PairsPart
 from data_prep.dedup.clusters import Labels, duplicates, join, number_type
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.signatures import FileRun
@@ -38,23 +38,30 @@ class ClustersStage(Stage[Part]):
     """Joins the first pairs to clusters, their connected components."""
 
     name = "clusters"
-    version = 1
-    output = "a number per document"
+    version = 2
+    output = "a number and a bit per document"
 
+    exact_pairs: Sequence[Path]
+    """Files of pairs of exact duplicates."""
     pairs: Sequence[Path]
-    """Files of pairs."""
+    """Files of all pairs."""
     num_documents: int
     limits: DedupLimits
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
-        """Writes clusters.labels.npy [documents]: the first document of each one's cluster."""
+        """Writes clusters.labels.npy [documents]: the first document of each one's cluster;
+        clusters.copies.npy [documents / 8]: a bit for each one that has an equal earlier one."""
+        copies = np.zeros(-(-self.num_documents // 8), dtype=np.uint8)
+        for pairs in _pairs_in(self.exact_pairs, self.limits.pairs):
+            np.bitwise_or.at(copies, pairs[1] >> 3, 128 >> (pairs[1] & 7).astype(np.uint8))
+        save_array(folder / COPIES, copies)
         with _labels_in(folder, self.num_documents, self.limits.labels) as labels:
             for pairs in _pairs_in(self.pairs, self.limits.pairs):
                 join(labels, pairs)
             # Makes every label a root, too.
             joined = sum(len(found) for found, _ in duplicates(labels, self.limits.labels))
             save_array(folder / LABELS, labels)
-        return PartOutput({"joined": joined}, [LABELS])
+        return PartOutput({"joined": joined}, [LABELS, COPIES])
 
 
 def clusters_stage(
@@ -64,6 +71,7 @@ def clusters_stage(
     return ClustersStage(
         parts=[Part(name="clusters")],
         inputs={"first_pairs": first_pairs.content_fingerprint},
+        exact_pairs=_exact_files(first_pairs),
         pairs=first_pairs.files(".pairs.npy"),
         num_documents=signed.total("documents"),
         limits=limits,
@@ -157,18 +165,23 @@ def verdicts_stage(
     limits: DedupLimits,
 ) -> VerdictsStage:
     """A single part."""
-    files = zip(first_pairs.parts, first_pairs.files(".pairs.npy"), strict=True)
     return VerdictsStage(
         parts=[Part(name="verdicts")],
         inputs={"pairs": pairs.content_fingerprint},
         sources=sources,
-        exact_pairs=[path for part, path in files if part.band is None],
+        exact_pairs=_exact_files(first_pairs),
         pairs=pairs.files(".pairs.npy"),
         labels=clustered.folder / LABELS,
         signatures=signed.folder,
         runs=signed.parts,
         limits=limits,
     )
+
+
+def _exact_files(first_pairs: StageResult[PairsPart]) -> list[Path]:
+    """The files of pairs of exact duplicates."""
+    files = zip(first_pairs.parts, first_pairs.files(".pairs.npy"), strict=True)
+    return [path for part, path in files if part.band is None]
 
 
 def _save_kept_for(path: Path, labels: Labels, num_duplicates: int, limits: DedupLimits) -> None:

@@ -1,0 +1,179 @@
+"""Sorted runs of keys: what a join reads instead of the keys of all documents.
+
+A run is a part of the signatures stage. For every band it holds the keys of its documents in
+ascending order, each with the document that has it. A join of a range of keys then reads a slice of
+each run: over all ranges every key is read once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.dataset.atomic import open_atomic
+from data_prep.dedup.clusters import number_type
+from data_prep.dedup.joins import recurring
+from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.mapped_arrays import MappedArrays
+from data_prep.dedup.minhash import band_keys
+from data_prep.dedup.signatures import FileRun, first_documents
+from data_prep.engine.stage import PartOutput, Stage, StageResult
+from data_prep.text.batch import I64, U64
+
+_BYTES_PER_KEY = 12
+_HIGHEST = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysStage(Stage[FileRun]):
+    """Sorts the keys of each band, 12 bytes each, so that a join reads only its range of them."""
+
+    name = "keys"
+    version = 1
+    output = "arrays"
+
+    bands: Sequence[int | None]
+    """None stands for the hashes of exact duplicates."""
+    signatures: Path
+    """Folder of the signatures stage."""
+    contents: Mapping[str, str]
+    """A hash of the outputs of each of its parts, by name."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"bands": list(self.bands)}
+
+    def inputs_for(self, part: FileRun) -> Mapping[str, str]:
+        return {part.name: self.contents[part.name]}
+
+    def run_part(self, folder: Path, part: FileRun) -> PartOutput:
+        """Writes PART.keys.npy [bands, D], ascending, and PART.rows.npy [bands, D]: the row of each
+        key's document in the part."""
+        names = [f"{part.name}.keys.npy", f"{part.name}.rows.npy"]
+        shape = (len(self.bands), part.num_documents)
+        with ExitStack() as stack:
+            keys_file, rows_file = (
+                stack.enter_context(open_atomic(folder / name)) for name in names
+            )
+            for file, dtype in ((keys_file, "<u8"), (rows_file, "<u4")):
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            for band in self.bands:
+                keys = self._keys_of(part, band)
+                rows = np.argsort(keys, kind="stable")  # of equal keys, the earlier document first
+                keys_file.write(keys[rows].data)
+                rows_file.write(rows.astype("<u4").data)
+        return PartOutput({"documents": part.num_documents}, names)
+
+    def _keys_of(self, part: FileRun, band: int | None) -> U64:
+        if band is None:
+            hashes: U64 = np.load(self.signatures / f"{part.name}.hashes.npy", mmap_mode="r")
+            return np.ascontiguousarray(hashes[0])
+        return band_keys(np.load(self.signatures / f"{part.name}.signatures.npy"), band)
+
+
+def keys_stage(signed: StageResult[FileRun], bands: Sequence[int | None]) -> KeysStage:
+    """A part for each part of the signatures."""
+    return KeysStage(
+        parts=signed.parts,
+        inputs={"signatures": signed.content_fingerprint},
+        bands=bands,
+        signatures=signed.folder,
+        contents=signed.contents(lambda run: run.name),
+    )
+
+
+@dataclass(frozen=True)
+class KeyRange:
+    """The keys of one band from `low` to `high`."""
+
+    row: int
+    """The band's row in the files."""
+    low: int
+    high: int
+    bounds: npt.NDArray[np.int64]
+    """[runs, 2]: where they start and end in each run."""
+
+    @property
+    def num_keys(self) -> int:
+        """How many there are, equal ones included."""
+        return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
+
+
+class KeyRuns:
+    """The runs of all parts, read by ranges of keys."""
+
+    def __init__(
+        self,
+        folder: Path,
+        runs: Sequence[FileRun],
+        bands: Sequence[int | None],
+        limits: DedupLimits,
+    ) -> None:
+        """`folder` is that of the keys stage, `runs` are its parts."""
+        self._bands = list(bands)
+        self._names, self._first = first_documents(runs)
+        self.num_documents = int(self._first[-1])
+        self._number_type = number_type(self.num_documents)
+        num_bytes = self.num_documents * _BYTES_PER_KEY * len(self._bands)
+        self._files = MappedArrays(folder, limits.open_files, num_bytes <= limits.mapped_bytes)
+
+    def ranges(self, band: int | None, low: int, high: int, most: int) -> Iterator[KeyRange]:
+        """The keys of `band` from `low` to `high` in ranges of at most `most` keys.
+
+        A range has more where all of them are equal.
+        """
+        row = self._bands.index(band)
+        found = KeyRange(row, low, high, self._bounds(row, low, high))
+        if found.num_keys <= most or low == high:
+            yield found
+            return
+        middle = (low + high) // 2
+        yield from self.ranges(band, low, middle, most)
+        yield from self.ranges(band, middle + 1, high, most)
+
+    def recurring_in(self, part: KeyRange) -> tuple[U64, I64]:
+        """The keys of `part` that at least two documents have, and the numbers of these documents:
+        ascending by key and number."""
+        keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, self._number_type)]
+        for run, (start, end) in enumerate(part.bounds.tolist()):
+            if start < end:
+                keys.append(self._files.read(self._file("keys", run), part.row, start, end))
+                numbers.append(self._numbers(run, part.row, start, end))
+        all_keys = np.concatenate(keys)
+        keys.clear()
+        again = recurring(all_keys)
+        return all_keys[again], np.concatenate(numbers)[again].astype(np.int64)
+
+    def numbers_in(self, part: KeyRange, at_once: int) -> Iterator[I64]:
+        """The numbers of the documents of `part`, whose keys are all equal, ascending, up to
+        `at_once` at a time."""
+        for run, (start, end) in enumerate(part.bounds.tolist()):
+            for at in range(start, end, at_once):
+                yield self._numbers(run, part.row, at, min(at + at_once, end)).astype(np.int64)
+
+    def _numbers(self, run: int, row: int, start: int, end: int) -> npt.NDArray[np.integer[Any]]:
+        rows = self._files.read(self._file("rows", run), row, start, end)
+        numbers: npt.NDArray[np.integer[Any]] = rows.astype(self._number_type)
+        numbers += self._number_type(self._first[run])
+        return numbers
+
+    def _bounds(self, row: int, low: int, high: int) -> npt.NDArray[np.int64]:
+        bounds = np.zeros((len(self._names), 2), dtype=np.int64)
+        for run in range(len(self._names)):
+            keys = self._files.array(self._file("keys", run))[row]
+            bounds[run, 0] = np.searchsorted(keys, np.uint64(low)) if low else 0
+            bounds[run, 1] = (
+                np.searchsorted(keys, np.uint64(high), side="right")
+                if high < _HIGHEST
+                else len(keys)
+            )
+            self._files.release(self._file("keys", run))
+        return bounds
+
+    def _file(self, kind: str, run: int) -> str:
+        return f"{self._names[run]}.{kind}.npy"

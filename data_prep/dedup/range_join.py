@@ -1,0 +1,111 @@
+"""The join of a range of keys: pairs of the documents that have a key in common."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.dedup.joins import (
+    SimilarToFirst,
+    exact_pairs,
+    exact_pairs_of_one_key,
+    near_pairs,
+)
+from data_prep.dedup.keys import KeyRange, KeyRuns
+from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.signature_store import SignatureStore
+from data_prep.text.batch import I64
+
+_AT_ONCE = 1 << 16
+_SLACK = 1.25
+"""By how much a range of keys may exceed the usual number of documents before it is divided."""
+
+
+class KnownClusters:
+    """What the first pairs say of the documents, by number."""
+
+    def __init__(self, labels: Path | None = None, copies: Path | None = None) -> None:
+        """Files of a label and of a bit for each document; None: nothing is known."""
+        self._labels = np.load(labels, mmap_mode="r") if labels else None
+        self._copies = np.load(copies, mmap_mode="r") if copies else None
+
+    def roots_of(self, numbers: I64) -> I64:
+        """The first document of the cluster of each."""
+        return numbers if self._labels is None else self._labels[numbers].astype(np.int64)
+
+    def are_first(self, numbers: I64) -> npt.NDArray[np.bool_]:
+        """Whether no earlier document is equal."""
+        if self._copies is None:
+            return np.ones(len(numbers), dtype=bool)
+        bits = self._copies[numbers >> 3] & (128 >> (numbers & 7)).astype(np.uint8)
+        are_first: npt.NDArray[np.bool_] = bits == 0
+        return are_first
+
+
+class RangeJoin:
+    """Pairs of documents whose keys are in a range.
+
+    The memory does not depend on how many documents share a key.
+    """
+
+    def __init__(
+        self,
+        runs: KeyRuns,
+        store: SignatureStore,
+        known: KnownClusters,
+        min_similarity: float,
+        limits: DedupLimits,
+    ) -> None:
+        self._runs, self._store, self._known = runs, store, known
+        self._min_similarity, self._limits = min_similarity, limits
+        self.compared: Counter[str] = Counter(candidates=0, uncompared=0)
+        """Pairs that were compared, and documents that were not, once `pairs` is at its end."""
+
+    def pairs(self, band: int | None, low: int, high: int) -> Iterator[I64]:
+        """[2, P] (earlier, later), some at a time, of the keys of `band` from `low` to `high`; None
+        for exact duplicates, the later ones of which have one pair each."""
+        most = int(self._limits.join_documents * _SLACK)
+        for part in self._runs.ranges(band, low, high, most):
+            if part.low == part.high and part.num_keys > most:
+                yield from self._pairs_of_one_key(band, self._runs.numbers_in(part, _AT_ONCE))
+            else:
+                yield from self._pairs_in(band, part)
+
+    def _pairs_in(self, band: int | None, part: KeyRange) -> Iterator[I64]:
+        keys, numbers = self._runs.recurring_in(part)
+        if not len(keys):
+            return
+        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+        sizes = np.diff(np.append(starts, len(keys)))
+        is_large = sizes > self._limits.set_documents
+        for start, size in zip(starts[is_large].tolist(), sizes[is_large].tolist(), strict=True):
+            end = start + size
+            parts = (numbers[at : min(at + _AT_ONCE, end)] for at in range(start, end, _AT_ONCE))
+            yield from self._pairs_of_one_key(band, parts)
+        rest = np.repeat(~is_large, sizes)
+        if band is not None:
+            rest &= self._known.are_first(numbers)
+        keys, numbers = keys[rest], numbers[rest]
+        if band is None:
+            pairs = exact_pairs(keys, self._store.second_hashes_of(numbers), numbers)
+            self.compared["candidates"] += pairs.shape[1]
+        else:
+            pairs, compared = near_pairs(
+                *(keys, numbers, self._store.signatures_of),
+                *(self._min_similarity, self._known.roots_of),
+            )
+            self.compared.update(compared)
+        yield pairs
+
+    def _pairs_of_one_key(self, band: int | None, numbers: Iterable[I64]) -> Iterator[I64]:
+        if band is None:
+            for pairs in exact_pairs_of_one_key(numbers, self._store.second_hashes_of):
+                self.compared["candidates"] += pairs.shape[1]
+                yield pairs
+            return
+        firsts = (some[self._known.are_first(some)] for some in numbers)
+        similar = SimilarToFirst(self._store.signatures_of, self._min_similarity)
+        yield from similar.pairs(some for some in firsts if len(some))
+        self.compared.update(similar.compared)
