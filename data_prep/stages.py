@@ -12,6 +12,7 @@ from data_prep.dedup import (
     clean,
     decontaminate,
     keys,
+    line_runs,
     lines,
     repeated_ids,
     signatures,
@@ -66,10 +67,14 @@ def _line_counts(run: Preparation) -> lines.LineCountsStage:
     return lines.line_counts_stage(run.ingested_documents, run.config.dedup.lines)
 
 
+def _line_runs(run: Preparation) -> line_runs.LineRunsStage:
+    return line_runs.line_runs_stage(run.result(lines.LineCountsStage), run.limits.dedup)
+
+
 def _line_repeats(run: Preparation) -> lines.LineRepeatsStage:
     assert run.config.dedup.lines is not None
-    counted = run.result(lines.LineCountsStage)
-    return lines.line_repeats_stage(counted, run.config.dedup.lines, run.limits.dedup)
+    counted, merged = run.result(lines.LineCountsStage), run.result(line_runs.LineRunsStage)
+    return lines.line_repeats_stage(counted, merged, run.config.dedup.lines, run.limits.dedup)
 
 
 def _line_table(run: Preparation) -> lines.LineTableStage:
@@ -246,7 +251,13 @@ STAGES = (
         check=_check_ids,
     ),
     StageEntry(lines.LineCountsStage, _line_counts, [ingest.IngestStage], LINES),
-    StageEntry(lines.LineRepeatsStage, _line_repeats, [lines.LineCountsStage], LINES),
+    StageEntry(line_runs.LineRunsStage, _line_runs, [lines.LineCountsStage], LINES),
+    StageEntry(
+        lines.LineRepeatsStage,
+        _line_repeats,
+        [lines.LineCountsStage, line_runs.LineRunsStage],
+        LINES,
+    ),
     StageEntry(lines.LineTableStage, _line_table, [lines.LineRepeatsStage], LINES),
     StageEntry(clean.CleanStage, _clean, [ingest.IngestStage, lines.LineTableStage], LINES),
     StageEntry(signatures.SignaturesStage, _signatures, DOCUMENTS),

@@ -16,6 +16,8 @@ class DedupLimits:
     time."""
     join_lines: int = 16_000_000
     """Different lines of a part that looks for repeated ones."""
+    line_files: int = 512
+    """Files of lines that a part reads: those of a source with more are merged first."""
     join_ids: int = 20_000_000
     """Document ids of a part that looks for repeated ones."""
     table_ngrams: int = 16_000_000

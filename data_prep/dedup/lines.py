@@ -1,8 +1,8 @@
 """Lines or paragraphs that many documents of a source repeat: counted, then removed.
 
-Four stages: the lines of each file with their documents; the lines of each source that are repeated
-too often, a part for each range of hashes; these as one table; the documents without them, see
-`clean`. Lines are equal when their words are.
+Five stages: the lines of each file with their documents; those of many files merged to few, see
+`line_runs`; the lines of each source that are repeated too often, a part for each range of hashes;
+these as one table; the documents without them, see `clean`. Lines are equal when their words are.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ from data_prep.dedup.config import LineDedupConfig
 from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts, in_range
 from data_prep.dedup.hash_table import write_hash_table
 from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.line_runs import LineRunPart
 from data_prep.documents.files import (
     DocumentFile,
     Documents,
@@ -131,16 +132,23 @@ class LineRepeatsStage(Stage[HashRangePart]):
 
 
 def line_repeats_stage(
-    counted: StageResult[DocumentFile], config: LineDedupConfig, limits: DedupLimits
+    counted: StageResult[DocumentFile],
+    merged: StageResult[LineRunPart],
+    config: LineDedupConfig,
+    limits: DedupLimits,
 ) -> LineRepeatsStage:
     """A part for each source and range of hashes."""
     num_lines: Counter[str] = Counter()
     files: dict[str, list[Path]] = {}
+    of_runs: dict[str, list[Path]] = {}
     for (part, record), path in zip(
         counted.with_records(), counted.files(".lines.npy"), strict=True
     ):
         num_lines[part.source] += record["lines"]
         files.setdefault(part.source, []).append(path)
+    for run, path in zip(merged.parts, merged.files(".lines.npy"), strict=True):
+        of_runs.setdefault(run.source, []).append(path)
+    files |= of_runs
     return LineRepeatsStage(
         parts=hash_range_parts(num_lines, limits.join_lines, bytes_each=24),
         inputs={"lines": counted.content_fingerprint},

@@ -107,7 +107,9 @@ def test_rows_do_not_depend_on_the_memory_limits(
     limits = DedupLimits(
         signature_parts=3,
         join_documents=50,
+        set_documents=2,
         join_lines=70,
+        line_files=2,
         join_ids=60,
         table_ngrams=40,
         pairs=3,
@@ -119,6 +121,7 @@ def test_rows_do_not_depend_on_the_memory_limits(
     work = tmp_path / "in_ranges/work"
     assert (work / "pairs/band-27-0002.record.json").exists()
     assert (work / "line_repeats/forum-000005.record.json").exists() == extra_stages
+    assert (work / "line_runs/forum-000001.record.json").exists() == extra_stages
     assert hashes_of(tmp_path / "in_ranges/rows") == hashes_of(tmp_path / "at_once/rows")
     reports = [
         json.loads((tmp_path / name / "rows/report.json").read_text())

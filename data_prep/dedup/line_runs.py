@@ -1,0 +1,106 @@
+"""The lines of many files merged to few sorted files.
+
+A range of hashes reads a slice of every file of lines. Files and ranges both grow with a source, so
+their product would grow with its square. A source of many files is merged first: then a range reads
+a slice of few files, whatever the size.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.dataset.atomic import open_atomic
+from data_prep.dedup.hash_ranges import in_range
+from data_prep.dedup.limits import DedupLimits
+from data_prep.documents.files import DocumentFile
+from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineRunPart(Part):
+    """Consecutive files of lines of one source."""
+
+    source: str
+    files: Sequence[str]
+    """Names of the parts that wrote them."""
+    num_lines: int
+
+    def plan(self) -> dict[str, Any]:
+        return {"files": list(self.files)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineRunsStage(Stage[LineRunPart]):
+    """Merges the sorted lines of sources of many files to few files."""
+
+    name = "line_runs"
+    version = 1
+    output = "arrays"
+
+    lines: Path
+    """Folder of the files of lines."""
+    contents: Mapping[str, str]
+    """A hash of each, by the name of the part that wrote it."""
+    limits: DedupLimits
+
+    def inputs_for(self, part: LineRunPart) -> Mapping[str, str]:
+        return {name: self.contents[name] for name in part.files}
+
+    def run_part(self, folder: Path, part: LineRunPart) -> PartOutput:
+        """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document; a line has
+        a column for each file that it is in."""
+        paths = [self.lines / f"{name}.lines.npy" for name in part.files]
+        name = f"{part.name}.lines.npy"
+        num_ranges = -(-part.num_lines // self.limits.join_lines) or 1
+        with open_atomic(folder / name) as file:
+            header = {"descr": "<u8", "fortran_order": False, "shape": (3, part.num_lines)}
+            np.lib.format.write_array_header_1_0(file, header)
+            start, done = file.tell(), 0
+            for number in range(num_ranges):
+                found = [np.empty((3, 0), np.uint64)]
+                for path in paths:
+                    lines = np.load(path, mmap_mode="r")
+                    found.append(np.array(lines[:, in_range(lines[0], number, num_ranges)]))
+                merged = np.concatenate(found, axis=1)
+                merged = merged[:, np.argsort(merged[0], kind="stable")]
+                for row in range(3):
+                    file.seek(start + 8 * (row * part.num_lines + done))
+                    file.write(np.ascontiguousarray(merged[row]).data)
+                done += merged.shape[1]
+            assert done == part.num_lines, part.name
+        return PartOutput({"lines": part.num_lines}, [name])
+
+
+def line_runs_stage(counted: StageResult[DocumentFile], limits: DedupLimits) -> LineRunsStage:
+    """A part for every `limits.line_files` files of a source that has more of them."""
+    parts: list[LineRunPart] = []
+    for source, entries in groupby(counted.with_records(), lambda entry: entry[0].source):
+        files = list(entries)
+        if len(files) > limits.line_files:
+            parts += _parts_of(source, files, limits.line_files)
+    return LineRunsStage(
+        parts=parts,
+        inputs={"lines": counted.content_fingerprint},
+        lines=counted.folder,
+        contents=counted.contents(lambda part: part.name),
+        limits=limits,
+    )
+
+
+def _parts_of(
+    source: str, files: Sequence[tuple[DocumentFile, Record]], most: int
+) -> Iterator[LineRunPart]:
+    for number, at in enumerate(range(0, len(files), most)):
+        some = files[at : at + most]
+        num_lines = sum(record["lines"] for _, record in some)
+        yield LineRunPart(
+            name=f"{source}-{number:06d}",
+            num_bytes=24 * num_lines,
+            source=source,
+            files=[part.name for part, _ in some],
+            num_lines=num_lines,
+        )
