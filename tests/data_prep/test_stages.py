@@ -14,7 +14,7 @@ def test_every_stage_is_a_frozen_dataclass_with_its_own_name() -> None:
     for entry in STAGES:
         assert is_dataclass(entry.stage)
         assert entry.stage.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert len({entry.name for entry in STAGES}) == len(STAGES) == 22
+    assert len({entry.name for entry in STAGES}) == len(STAGES) == 24
 
 
 def test_restarting_takes_a_stage_and_all_later_ones() -> None:
@@ -28,8 +28,8 @@ def test_restarting_takes_a_stage_and_all_later_ones() -> None:
 def test_the_table_has_a_row_for_each_stage() -> None:
     rows = stages_table().splitlines()[2:]
     assert len(rows) == len(STAGES)
-    assert rows[6].startswith("| `clean` | Removes the repeated lines")
-    assert "`dedup.lines`" in rows[6]
+    assert rows[7].startswith("| `clean` | Removes the repeated lines")
+    assert "`dedup.lines`" in rows[7]
     assert all(cell.strip() for row in rows for cell in row.split("|")[1:3])
 
 
