@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument(
         "--register",
         action="store_true",
-        help="also register the exported model in MLflow, under the name of the run (pretraining)",
+        help="also register the exported model in MLflow, under the name of the run (fine-tuning: "
+        "NAME-TASK, for each task)",
     )
     arguments = parser.parse_args()
     config = load_result(arguments.config, arguments.overrides)

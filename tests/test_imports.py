@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
         "pipeline.model_cards",
     ),
+    "pipeline.generation": ("pipeline.hugging_face",),
     "pipeline.prediction": (
         *("pipeline.run", "pipeline.checkpoint", "pipeline.engine", "pipeline.hugging_face"),
         "pipeline.finetuning",

@@ -47,9 +47,15 @@ def describe_run(plan: FinetunePlan, parent: ParentRun | None = None) -> dict[st
         },
         "tags": {"state": "running", **lineage.describe_launch()},
         "datasets": [
-            lineage.describe_file(name, split, file.files, file.sha256, len(file.examples))
-            for split, files in plan.splits.items()
-            for name, file in files.items()
+            *(
+                lineage.describe_files(
+                    *(name, split, file.files, file.sha256),
+                    {"examples": len(file.examples), "records": file.num_lines, **file.counts},
+                )
+                for split, files in plan.splits.items()
+                for name, file in files.items()
+            ),
+            *lineage.describe_ancestors(plan.start.record),
         ],
         "files": [],
         "status": "RUNNING",

@@ -209,6 +209,14 @@ def load_auto_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
 
 
+def transformers_name(name: str) -> Any:
+    """A class or function of transformers."""
+    _quiet_transformers()
+    import transformers
+
+    return getattr(transformers, name)
+
+
 def load_auto_model(folder: Path, class_name: str) -> Any:
     """The model in `folder` in eval mode, by one of transformers' AutoModelFor... classes.
 

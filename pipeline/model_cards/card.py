@@ -128,6 +128,8 @@ def _data_set_line(found: DataSet) -> str:
     profile = found.profile
     known = (("fingerprint", "fingerprint `{}`"), ("sha256", "sha256 `{}`"))
     parts = [text.format(profile[key]) for key, text in known if key in profile]
+    if isinstance(profile.get("files"), list):
+        parts.insert(0, "files " + ", ".join(str(name) for name in profile["files"]))
     if "row_tokens" in profile:
         parts.append(f"rows of {profile['row_tokens']} tokens packed by {profile.get('packing')}")
     if isinstance(profile.get("examples"), int):

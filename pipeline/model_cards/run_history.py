@@ -77,10 +77,12 @@ def _read_history(run: Path, step: int) -> RunHistory:
     evaluations: dict[int, dict[str, float]] = {}
     launch: dict[str, Any] = {}
     launches = 0
+    sources: dict[str, dict[str, Any]] = {}
     try:
         for event, _ in read_events(path):
             if event["kind"] == "start" and event.get("resumed_from", 0) < max(step, 1):
                 launch, launches = event, launches + 1
+                sources |= _sources_of_starts(event)
             elif event["kind"] == "metrics" and event["step"] <= step:
                 values = {k: v for k, v in event["values"].items() if _is_evaluation(k)}
                 if values:
@@ -91,7 +93,7 @@ def _read_history(run: Path, step: int) -> RunHistory:
     parameters = launch.get("params", {})
     commit = str(parameters.get("git.commit", "unknown"))
     return RunHistory(
-        datasets=tuple(_data_set(found) for found in launch.get("datasets", [])),
+        datasets=tuple(_data_set(found, sources) for found in launch.get("datasets", [])),
         evaluations=evaluations,
         commit=None if commit == "unknown" else commit,
         is_dirty=bool(parameters.get("git.dirty", False)),
@@ -157,15 +159,35 @@ def _is_evaluation(name: str) -> bool:
     return name.startswith(("heldout_", "dev_"))
 
 
-def _data_set(found: Mapping[str, Any]) -> DataSet:
-    profile: Any = {}
+def _data_set(found: Mapping[str, Any], sources: Mapping[str, Any]) -> DataSet:
+    """`sources`: those of the data of earlier runs, by digest."""
+    profile = _profile(found)
+    known = sources.get(str(found.get("digest")))
+    if known and not profile.get("sources"):
+        profile = {**profile, "sources": known}
+    name, context = str(found.get("name", "")), str(found.get("context", ""))
+    return DataSet(name=name, context=context, profile=profile)
+
+
+def _sources_of_starts(launch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sources of the data of earlier runs that a launch found in their records, by digest.
+
+    A later launch does not find them where the folders of these runs are gone.
+    """
+    profiles = {str(found.get("digest")): _profile(found) for found in launch.get("datasets", [])}
+    return {
+        digest: profile["sources"]
+        for digest, profile in profiles.items()
+        if isinstance(profile.get("sources"), dict) and profile["sources"]
+    }
+
+
+def _profile(found: Mapping[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(ValueError, TypeError):
         profile = json.loads(found.get("profile", "{}"))
-    return DataSet(
-        name=str(found.get("name", "")),
-        context=str(found.get("context", "")),
-        profile=profile if isinstance(profile, dict) else {},
-    )
+        if isinstance(profile, dict):
+            return profile
+    return {}
 
 
 def languages_of_rows(rows: Path) -> list[str]:

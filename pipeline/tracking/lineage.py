@@ -19,6 +19,7 @@ from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.later_phases import changes_by_phase
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.versions import versions
+from pipeline.tracking.event_log import LOG_NAME, read_events
 from pipeline.tracking.sent import run_id_of
 
 RECORDED_VARIABLES = (
@@ -92,12 +93,42 @@ def describe_ancestors(record: StartRecord | None) -> list[dict[str, str]]:
             "name": str(ancestor.name),
             "digest": ancestor.data["fingerprint"][:16],
             "source": json.dumps({"uri": ancestor.data["paths"]}),
-            "profile": json.dumps({**ancestor.data, "weights": ancestor.description}),
+            "profile": json.dumps(
+                {
+                    **ancestor.data,
+                    "weights": ancestor.description,
+                    "sources": _recorded_sources(Path(ancestor.path)),
+                }
+            ),
             "context": "start" if number == 0 else f"start of the start, {number}",
         }
         for number, ancestor in enumerate(ancestors)
         if ancestor.data is not None
     ]
+
+
+def _recorded_sources(run: Path) -> dict[str, Any]:
+    """The counts of every source of the data that the run in `run` was last started with.
+
+    Empty where its record is gone: the fingerprint of the data remains.
+    """
+    datasets: list[Mapping[str, Any]] = []
+    try:
+        for event, _ in read_events(run / LOG_NAME):
+            if event["kind"] == "start":
+                datasets = event.get("datasets", [])
+        named = [(found["name"], json.loads(found["profile"])) for found in datasets]
+        with_sources = [
+            (name, profile["sources"]) for name, profile in named if profile.get("sources")
+        ]
+        several = len(with_sources) > 1
+        return {
+            f"{name}: {source}" if several else source: counts
+            for name, sources in with_sources
+            for source, counts in sources.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
@@ -125,16 +156,16 @@ def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
     }
 
 
-def describe_file(
-    name: str, context: str, files: Sequence[Path], sha256: str, num_examples: int
+def describe_files(
+    name: str, context: str, paths: Sequence[Path], sha256: str, counts: Mapping[str, int]
 ) -> dict[str, str]:
-    """One or more files of examples, as MLflow expects a data set."""
-    paths = [str(path.resolve()) for path in files]
+    """Files of examples, as MLflow expects a data set; `counts` of their examples by name."""
+    resolved = [str(path.resolve()) for path in paths]
     return {
         "name": name,
         "digest": sha256[:16],
-        "source": json.dumps({"uri": paths[0] if len(paths) == 1 else paths}),
-        "profile": json.dumps({"sha256": sha256, "examples": num_examples}),
+        "source": json.dumps({"uri": resolved[0] if len(resolved) == 1 else resolved}),
+        "profile": json.dumps({"sha256": sha256, "files": [path.name for path in paths], **counts}),
         "context": context,
     }
 

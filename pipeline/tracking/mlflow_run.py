@@ -288,15 +288,16 @@ def _create_database(path: Path) -> None:
             os.link(unfinished, path)
 
 
-def save_transformers_model(tokenizer: Any, model: Any, target: Path) -> None:
-    """Writes a Hugging Face model to `target` in MLflow's transformers flavour."""
+def save_transformers_model(pipeline: Any, example: str, target: Path) -> None:
+    """Writes a pipeline of transformers to `target`; MLflow infers its signature by `example`."""
     import mlflow.transformers
 
     for logger in ("mlflow", "mlflow.transformers"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     mlflow.transformers.save_model(
-        transformers_model={"model": model, "tokenizer": tokenizer},
+        transformers_model=pipeline,
         path=str(target),
-        task="fill-mask",
+        task=pipeline.task,
+        input_example=example,
         pip_requirements=["transformers", "torch"],
     )

@@ -13,6 +13,8 @@ from pipeline.model_cards.run_history import (
     languages_of_rows,
     read_history,
 )
+from pipeline.tracking.event_log import LOG_NAME
+from pipeline.tracking.lineage import describe_ancestors
 
 
 def checkpoint(run: Path, step: int = 10, **fields: Any) -> Checkpoint:
@@ -92,6 +94,29 @@ def test_an_average_names_its_checkpoints_and_their_data(tmp_path: Path) -> None
         "run two step 10 (share 0.5, checkpoint `twotwotwotwotwot`) "
         f"(weights `{'f' * 16}`)"
     )
+
+
+def test_the_sources_of_an_earlier_run_stay_known_when_its_folder_is_gone(tmp_path: Path) -> None:
+    def write(run: Path, *datasets: list[dict[str, str]]) -> None:
+        run.mkdir(exist_ok=True)
+        events = [{"time_ms": 1, "kind": "start", "datasets": found} for found in datasets]
+        (run / LOG_NAME).write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    base, run = tmp_path / "base", tmp_path / "run"
+    sources = {"train/web": {"documents": 3, "tokens": 40, "rows": 2}}
+    profile = json.dumps({"fingerprint": "f" * 64, "sources": sources})
+    write(
+        base, [{"name": "rows", "digest": "f" * 16, "profile": profile, "context": "pretraining"}]
+    )
+    record = start_of(str(base), name="base", data={"fingerprint": "f" * 64, "paths": ["rows"]})
+    found = describe_ancestors(record)
+    assert json.loads(found[0]["profile"])["sources"] == sources
+    (base / LOG_NAME).unlink()
+    gone = describe_ancestors(record)
+    assert json.loads(gone[0]["profile"])["sources"] == {}
+    write(run, found, gone)  # two launches: the base was deleted between them
+    (data,) = read_history(checkpoint(run)).datasets
+    assert (data.name, data.context, data.profile["sources"]) == ("base", "start", sources)
 
 
 def test_languages_are_those_of_the_texts(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Sequence-to-sequence models that start from an exported encoder (translation, summaries)."""
