@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-OWN = ("configs", "data_prep", "model", "pages", "pipeline")
+OWN = ("configs", "data_prep", "model", "pipeline")
 # Imported by benchmarks/*_peers.py and *_peer.py only, in interpreters of their own.
 PEERS = {"daft", "datasketch", "datatrove", "sentence_transformers"}
 

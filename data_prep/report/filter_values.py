@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from configs.pages.bars import bars
+from configs.pages.colours import colour
 from data_prep.engine.stage import Record
 from data_prep.filters.statistics import least_value, merged, next_value
-from pages.bars import bars
-from pages.colours import colour
 
 _COLUMNS, _WIDTH, _HEIGHT, _LABELS = 40, 300, 70, 18
 _CUT_SHARE = 0.005

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from configs.pages.bars import bars, histogram
+from configs.pages.page import page
+from configs.pages.table import table
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
 from data_prep.report.evaluation_sets import COLUMNS
 from data_prep.report.filter_values import filter_sections
-from pages.bars import bars, histogram
-from pages.page import page
-from pages.table import table
 
 Tree = dict[str, Any]
 _MOST_REASONS = 30

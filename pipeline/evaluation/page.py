@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from configs.pages.dots import Dot, dot_chart
+from configs.pages.legend import legend
+from configs.pages.lines import Chart, Line, line_chart
+from configs.pages.page import contents, page
+from configs.pages.table import table
 from configs.terminal import visible
-from pages.dots import Dot, dot_chart
-from pages.legend import legend
-from pages.lines import Chart, Line, line_chart
-from pages.page import contents, page
-from pages.table import table
 from pipeline.evaluation.checks import (
     AS_TRAINED,
     EMBEDDINGS,

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pages.lines import Chart, Line, Mark, line_chart
-from pages.table import table
+from configs.pages.lines import Chart, Line, Mark, line_chart
+from configs.pages.table import table
 from pipeline.reporting.catalogue import OTHER, SECTIONS, Group, groups
 from pipeline.reporting.curve import Curve, Floats
 from pipeline.reporting.positions import AXES, Positions

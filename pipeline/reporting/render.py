@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
+from configs.pages.page import contents, page
 from configs.terminal import visible
-from pages.page import contents, page
 from pipeline.reporting import tables
 from pipeline.reporting.charts import chart_sections, run_names
 from pipeline.reporting.run_record import RunRecord

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pages.table import table
+from configs.pages.table import table
 from pipeline.reporting.catalogue import is_better_if_lower, is_score
 from pipeline.reporting.charts import run_names
 from pipeline.reporting.curve import Curve

@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
-from pages.axes import Axis, labels, tight_axis
-from pages.colours import colour
-from pages.table import table
+from configs.pages.axes import Axis, labels, tight_axis
+from configs.pages.colours import colour
+from configs.pages.table import table
 from pipeline.reporting.launches import ROLLED_BACK, Launch
 from pipeline.reporting.run_record import RunRecord
 from pipeline.reporting.values import shown

@@ -44,7 +44,7 @@ def test_every_script_is_a_command_or_a_known_exception() -> None:
 def test_only_one_file_makes_argument_parsers() -> None:
     makers = {
         str(path.relative_to(ROOT))
-        for package in ("configs", "model", "pages", *generate_commands.GROUPS)
+        for package in ("configs", "model", *generate_commands.GROUPS)
         for path in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ArgumentParser")

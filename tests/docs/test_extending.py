@@ -12,7 +12,7 @@ import pytest
 from tests.forked import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("configs", "data_prep", "model", "pages", "pipeline", "tests")
+FOLDERS = ("configs", "data_prep", "model", "pipeline", "tests")
 BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 

@@ -28,8 +28,8 @@ from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
 from pipeline.tracking.event_log import LOG_NAME, read_events
+from tests.configs.pages.test_pages import Nesting
 from tests.gloo import run_ranks
-from tests.pages.test_pages import Nesting
 from tests.pipeline.evaluation.tiny_models import SENTENCES, tokenizer_of
 from tests.pipeline.training_run import ROW_TOKENS, make_config, pretrain
 from tests.synthetic_rows import Rows, SyntheticSource, write_data_set

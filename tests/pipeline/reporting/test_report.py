@@ -13,7 +13,7 @@ from configs.load import UserError
 from pipeline.report import main
 from pipeline.reporting.catalogue import groups
 from pipeline.tracking.event_log import EventLog
-from tests.pages.test_pages import checked
+from tests.configs.pages.test_pages import checked
 from tests.pipeline.reporting.recorded_runs import finished_run, start, steps
 
 

@@ -15,7 +15,7 @@ from pipeline.reporting.positions import AXES
 from pipeline.reporting.render import render
 from pipeline.reporting.run_record import read_run
 from pipeline.tracking.event_log import LOG_NAME, EventLog
-from tests.pages.test_pages import checked
+from tests.configs.pages.test_pages import checked
 from tests.pipeline.reporting.recorded_runs import (
     PARAMETERS,
     append_lines,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pages.axes import labels, linear_axis
-from pages.colours import colour
+from configs.pages.axes import labels, linear_axis
+from configs.pages.colours import colour
 
 _WIDTH, _LABEL, _RIGHT, _TOP, _BOTTOM = 480, 150, 16, 6, 22
 _DOT, _GAP, _RADIUS = 12, 8, 4

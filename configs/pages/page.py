@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from html import escape
 
-from pages.colours import DARK, LIGHT, style_sheet
-from pages.crosshair import SCRIPT
+from configs.pages.colours import DARK, LIGHT, style_sheet
+from configs.pages.crosshair import SCRIPT
 
 _LIGHT = (
     "color-scheme: light; --text: #1d2329; --quiet: #5d6873; --line: #d9dee3; --back: #ffffff; "

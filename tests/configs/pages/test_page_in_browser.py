@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pages.lines import Chart, Line, line_chart
-from pages.page import page
-from pages.table import table
+from configs.pages.lines import Chart, Line, line_chart
+from configs.pages.page import page
+from configs.pages.table import table
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pages.colours import colour
-from pages.legend import legend
+from configs.pages.colours import colour
+from configs.pages.legend import legend
 
 _WIDTH, _ROW, _LABEL, _GAP = 720, 18, 230, 4
 

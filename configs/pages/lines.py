@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from pages.axes import Axis, labels, linear_axis, log_axis, tight_axis
-from pages.colours import colour, dashes
-from pages.legend import line_legend
+from configs.pages.axes import Axis, labels, linear_axis, log_axis, tight_axis
+from configs.pages.colours import colour, dashes
+from configs.pages.legend import line_legend
 
 _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 8, 34

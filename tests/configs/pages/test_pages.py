@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pages.axes import labels, linear_axis, log_axis, tight_axis
-from pages.bars import bars, histogram
-from pages.colours import DARK, LIGHT, colour, dashes
-from pages.lines import Chart, Line, Mark, line_chart, svg
-from pages.page import contents, page
-from pages.table import table
+from configs.pages.axes import labels, linear_axis, log_axis, tight_axis
+from configs.pages.bars import bars, histogram
+from configs.pages.colours import DARK, LIGHT, colour, dashes
+from configs.pages.lines import Chart, Line, Mark, line_chart, svg
+from configs.pages.page import contents, page
+from configs.pages.table import table
 
 VOID = {"meta", "br", "line", "circle", "rect", "path", "polyline"}
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from pages.colours import colour, dashes
+from configs.pages.colours import colour, dashes
 
 
 def legend(names: Sequence[str]) -> str:

@@ -2,9 +2,9 @@
 
 import re
 
-from pages.dots import Dot, dot_chart
-from pages.table import table
-from tests.pages.test_pages import Nesting
+from configs.pages.dots import Dot, dot_chart
+from configs.pages.table import table
+from tests.configs.pages.test_pages import Nesting
 
 
 def test_dots_stand_where_their_values_are() -> None:
