@@ -46,7 +46,9 @@ def main() -> None:
     """``python -m benchmarks.learning STUDY FOLDER``."""
     parser = command.plain_parser((__doc__ or "").splitlines()[0])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", choices=["prepare", *STUDIES, "all", "report"])
+    parser.add_argument(
+        "what", choices=["prepare", *STUDIES, "all", "report"], help="a study, or what to do"
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of data, runs and results")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the length of all runs")
     parser.add_argument("--page", type=Path, help="the page to write, docs/quality.md if not given")
