@@ -1,7 +1,7 @@
 """The pretraining rows: the corpus of configs/data_packages.yaml in the forms that studies need.
 
-Every form leaves out documents that overlap with the tasks' dev and test texts, and with its own
-held-out documents.
+Every form leaves out documents that have 13 words in a row in common with the tasks' dev and test
+texts, or with its own held-out documents.
 """
 
 import json
@@ -83,7 +83,7 @@ def data_config(folder: Path, name: str, workers: int) -> dict[str, Any]:
     tree["engine"] = {"type": "local", "workers": workers}
     tree["pack"] |= {"mode": corpus.pack_mode, "row_tokens": ROW_TOKENS}
     texts = {"type": "jsonl", "files": [str(folder / "tasks" / TEXTS_NAME)]}
-    tree["decontaminate"]["evaluation"] = {"tasks": texts}
+    tree["decontaminate"] |= {"evaluation": {"tasks": texts}, "max_share": 0}
     if not corpus.filters:
         tree["filters"] = NO_FILTERS
     if not corpus.dedup:

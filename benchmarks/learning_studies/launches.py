@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from data_prep.dataset.atomic import write_atomic
-from pipeline.launch.environment import free_port
 from pipeline.run.run_folder import DONE_NAME
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
@@ -74,9 +73,9 @@ def train(tree: Mapping[str, Any], folder: Path, ranks: int = 1, threads: int = 
     script = "finetune" if "tasks" in tree else "train"
     config, log = write_config(tree, folder), folder / "log.txt"
     arguments = [f"pipeline/{script}.py", str(config)]
-    if ranks > 1:
-        launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
-        arguments = [*launcher, "--master_port", str(free_port()), *arguments]
+    if ranks > 1:  # torchrun, since it hands a stop signal on to the ranks
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        arguments = [*launcher, *arguments]
     code, cost = launch(arguments, log, threads)
     total = _add_cost(folder / "cost.json", cost)
     _check(arguments, log, code)

@@ -167,6 +167,7 @@ def test_configs_of_all_corpora_are_valid(tmp_path: Path, name: str) -> None:
     config = validate(corpora.data_config(tmp_path, name, workers=1), DataConfig, name)
     assert config.decontaminate is not None
     assert "tasks" in config.decontaminate.evaluation
+    assert config.decontaminate.max_share == 0  # one n-gram is enough
     assert config.dedup.exact == corpora.CORPORA[name].dedup
     sources = config.sources if corpora.CORPORA[name].filters else ()
     assert all(config.filters_of(source).apply for source in sources)
