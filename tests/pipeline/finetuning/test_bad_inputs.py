@@ -70,7 +70,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> RowEncoder:
         ("a.xml", "<a/>", {}, "set the task's format: {type: ...}"),
         ("a.parquet", b"PAR1 and nothing else", {}, "cannot be read"),
         ("a.arrow", b"nothing", {}, "cannot be read"),
-        ("a.tsv.gz", gzip.compress(b"text\tlabel\n" * 9)[:-9], {}, "damaged or incomplete"),
+        (
+            "a.tsv.gz",
+            gzip.compress(b"text\tlabel\n" * 9, mtime=0)[:-9],
+            {},
+            "damaged or incomplete",
+        ),
         ("a.conll", "cat B-ANI\nsat\n", TAGS, "line 2: 1 column(s), labels are in column -1"),
         (
             *("a.conll", "# cat\ncat B-ANI\n", {**TAGS, "fields": {"labels": 2}}),
