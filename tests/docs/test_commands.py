@@ -85,7 +85,7 @@ def test_overrides_are_accepted_in_any_position(module: str) -> None:
     assert isinstance(parser, command.CommandParser), "make it with configs.command"
     takes_config = {"config", "overrides"} <= {action.dest for action in parser._actions}
     usually = module.startswith(("data_prep.", "pipeline."))
-    assert takes_config == (usually and module not in WITHOUT_CONFIG or module in WITH_CONFIG)
+    assert takes_config == ((usually and module not in WITHOUT_CONFIG) or module in WITH_CONFIG)
     if not takes_config:
         return
     options = [a for a in parser._actions if a.option_strings and a.dest != "help"]

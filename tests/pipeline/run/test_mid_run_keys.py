@@ -20,6 +20,10 @@ NEVER: dict[type[RunConfig], set[str]] = {
         *("seed", "model", "start.type", "start.step", "start.leave_out", "max_row_tokens"),
         *("tasks.*.type", "tasks.*.examples_per_step", "tasks.*.weight", "tasks.*.labels"),
         *("tasks.*.stride_tokens", "tasks.*.max_answer_tokens", "tasks.*.num_choices"),
+        *("tasks.*.format", "tasks.*.fields", "tasks.*.skip", "tasks.*.label_names"),
+        *("tasks.*.labels_as", "tasks.*.label_separator", "tasks.*.tagging", "tasks.*.metric"),
+        *("tasks.*.class_weights", "tasks.*.threshold", "tasks.*.no_answer_threshold"),
+        *("tasks.*.num_best", "task_sampling", "start.heads"),
         *("mlm.objective", "mlm.rows_per_step", "mlm.weight", "adversarial"),
         *("mlm.data.weights", "mlm.data.sampling_exponent", "mlm.data.shuffle_unit"),
     },
@@ -31,7 +35,7 @@ BY_POSITION: dict[type[RunConfig], set[str]] = {
         *("then.*.batch.warmup", "then.*.data.shuffle_unit", "then.*.model", "then.*.objective"),
         "then.*.adversarial",
     },
-    FinetuneConfig: {"steps"},
+    FinetuneConfig: {"steps", "epochs", "epochs_of"},
 }
 """May change in a phase that has not started, and where the steps that were taken stay the same."""
 ANY_RUN = {
@@ -54,6 +58,7 @@ MAY_CHANGE: dict[type[RunConfig], set[str]] = {
         *ANY_RUN,
         *("micro_rows", "evaluate_every_steps", "evaluation", "start.path", "start.tokenizer"),
         *("tasks.*.train", "tasks.*.dev", "mlm.heldout_rows_per_source"),
+        *("evaluate_every_epochs", "layerwise_lr_decay", "sweep"),
         *(f"mlm.data.{key}" for key in DATA),
     },
 }
