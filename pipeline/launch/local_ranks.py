@@ -25,7 +25,7 @@ from pipeline.launch.rendezvous import use_loopback
 # As in model/__init__.py, for parents that import DeepSpeed, which checks for CUDA, before a model.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 
 
 class RankError(AssertionError):
