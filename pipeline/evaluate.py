@@ -15,7 +15,6 @@ from configs.credentials import credentials_in
 from configs.load import UserError, read_tree, validate, with_overrides
 from configs.terminal import visible
 from pipeline.checkpoint.choice import add_choice
-from pipeline.evaluation.as_trained import evaluate_checkpoint as evaluate_checkpoint  # benchmarks
 from pipeline.evaluation.checks import evaluate_models, fingerprint_of
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.finding import MODEL_FORMS, find_models
@@ -27,7 +26,7 @@ from pipeline.evaluation.terminal import table
 from pipeline.evaluation.written import REPORT_NAME, check_folder, results_folder, write_results
 
 RUN_KEYS = frozenset(("model", "tasks", "total_rows", "start", "objective", "batch"))
-"""Keys by which the config of a run is told from a file of checks."""
+"""Keys by which the config of a run differs from a file of checks."""
 EVALUATION_KEYS = frozenset(EvaluationConfig.model_fields)
 
 

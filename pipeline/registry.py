@@ -19,7 +19,7 @@ from model.hugging_face.family import auto_class
 from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.run_config import load_run
+from pipeline.finetuning.run_config import load_result
 from pipeline.finetuning.tasks.task import TaskConfig
 from pipeline.hugging_face.folder import (
     EXPORT_NAME,
@@ -60,7 +60,7 @@ def main() -> None:
     )
     add_choice(parser)
     arguments = parser.parse_args()
-    config = load_run(arguments.config, arguments.overrides)
+    config = load_result(arguments.config, arguments.overrides)
     checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
     name, folder = arguments.name or config.name, config.output / EXPORT_NAME
     register_export(config, name, checkpoint, folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.load import UserError
 from data_prep.dataset.tokenizer import same_tokenizer
+from model.objectives import MaskingObjective
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
 from pipeline.finetuning.config import FinetuneConfig
@@ -21,18 +22,22 @@ from pipeline.run.trained_model import TrainedModel, check_config, read_trained
 logger = logging.getLogger(__name__)
 
 
-def evaluate_checkpoint(config: RunConfig, checkpoint: Checkpoint) -> dict[str, float]:
+def evaluate_checkpoint(
+    config: RunConfig, checkpoint: Checkpoint, objective: MaskingObjective | None = None
+) -> dict[str, float]:
     """The metrics of `checkpoint` under the names that training records them with.
 
-    Raises UserError for a config that disagrees with the checkpoint, for rows of a different
-    tokenizer, and if there is nothing to evaluate on.
+    `objective` masks held-out rows instead of that of the run's phase; pretraining only. Raises
+    UserError for a config that disagrees with the checkpoint, for rows of a different tokenizer,
+    and if there is nothing to evaluate on.
     """
     # Late: reading a bad config needs no torch.
     if isinstance(config, FinetuneConfig):
+        assert objective is None, "the objective of a fine-tuning run is in its config"
         return _dev_metrics(config, checkpoint)
     assert isinstance(config, TrainConfig)
     trained = read_trained(config, checkpoint, lambda: _beside_rows(config))
-    return _heldout_metrics(config, trained)
+    return _heldout_metrics(config, trained, objective)
 
 
 def phase_of(config: TrainConfig, checkpoint: Checkpoint) -> tuple[int, PhaseConfig]:
@@ -42,7 +47,9 @@ def phase_of(config: TrainConfig, checkpoint: Checkpoint) -> tuple[int, PhaseCon
     return number, config.phases[min(number, len(config.phases) - 1)]
 
 
-def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) -> dict[str, float]:
+def _heldout_metrics(
+    config: TrainConfig, trained: TrainedModel[TrainConfig], objective: MaskingObjective | None
+) -> dict[str, float]:
     from model.parallel.grid import single_rank_grid
     from pipeline.data.heldout import load_heldout
     from pipeline.data.loader import special_ids
@@ -56,7 +63,8 @@ def _heldout_metrics(config: TrainConfig, trained: TrainedModel[TrainConfig]) ->
     manifest = open_data_set(phase.data)
     check_rows(phase, manifest, f"then.{number - 1}." if number else "")
     _check_tokenizer(trained, phase.data.path / manifest.tokenizer.path, manifest.tokenizer.sha256)
-    heldout = load_heldout(phase.data, manifest, phase.objective, config.evaluation.rows_per_source)
+    masking = objective or phase.objective
+    heldout = load_heldout(phase.data, manifest, masking, config.evaluation.rows_per_source)
     if not heldout.sources:
         raise UserError(f"{phase.data.path}: the data set has no held-out rows")
     with single_rank_grid() as grid:

@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.load import UserError, fingerprint
-from configs.redact import redact
 from data_prep.dataset.tokenizer import text_tokenizer
 from pipeline.checkpoint.choice import choose_checkpoint
-from pipeline.checkpoint.manifest import MANIFEST_NAME, Checkpoint
+from pipeline.checkpoint.manifest import MANIFEST_NAME
 from pipeline.checkpoint.stored_model import stored_model
 from pipeline.checkpoint.tokenizer import special_tokens_of, tokenizer_of
 from pipeline.data.shard_cache import open_data_set
@@ -16,7 +15,7 @@ from pipeline.evaluation.as_trained import phase_of
 from pipeline.evaluation.folders import model_of_folder
 from pipeline.evaluation.models import FoundModel
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.run_config import load_run
+from pipeline.finetuning.run_config import load_result, stored_run
 from pipeline.hugging_face.folder import CONFIG_NAME
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.run_folder import checkpoints_folder
@@ -81,7 +80,7 @@ def _choice_in(word: str) -> tuple[Path, int | None, bool]:
 def _of_run(path: Path, overrides: Sequence[str], step: int | None, best: bool) -> FoundModel:
     config: RunConfig | None = None
     if path.is_file():
-        config = load_run(path, overrides)
+        config = load_result(path, overrides)
         folder, run_folder = checkpoints_folder(config), config.output
     elif (path / MANIFEST_NAME).is_file() and path.parent.name == "checkpoints":
         folder, run_folder = path.parent, path.parent.parent
@@ -94,7 +93,7 @@ def _of_run(path: Path, overrides: Sequence[str], step: int | None, best: bool) 
     checkpoint = choose_checkpoint(folder, step, best)
     stored = config is None
     if config is None:
-        config = _stored_config(checkpoint, run_folder)
+        config = stored_run(checkpoint, run_folder)
     tokenizer = tokenizer_of(checkpoint, lambda: _beside_rows(config))
     special = special_tokens_of(checkpoint, tokenizer)
     manifest = checkpoint.manifest
@@ -128,14 +127,6 @@ def _of_run(path: Path, overrides: Sequence[str], step: int | None, best: bool) 
         is_stored_config=stored,
         checkpoint=checkpoint,
     )
-
-
-def _stored_config(checkpoint: Checkpoint, folder: Path) -> RunConfig:
-    """The config that `checkpoint` was trained with, in the folder where it is now."""
-    tree = {key: part for key, part in checkpoint.manifest.config.items() if key != "network"}
-    kind: type[RunConfig] = FinetuneConfig if "tasks" in tree else TrainConfig
-    tree = redact({**tree, "output": str(folder)}, {})
-    return kind.from_stored(tree, origin=str(checkpoint.path))
 
 
 def _beside_rows(config: RunConfig) -> Path:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from configs.credentials import credentials_in
 from configs.load import read_tree, validate
+from configs.redact import redact
+from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.finetuning.config import FinetuneConfig, is_finetuning
 from pipeline.finetuning.length import given_twice
 from pipeline.finetuning.sweep.results import best_child
-from pipeline.run.config import RunConfig
+from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.train_config import complete_config
 
 
@@ -34,6 +36,16 @@ def load_result(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if isinstance(config, FinetuneConfig) and config.sweep is not None:
         return best_child(config)
     return config
+
+
+def stored_run(checkpoint: Checkpoint, output: Path | None = None) -> RunConfig:
+    """The config that `checkpoint` was trained with; `output`: where the run's folder is now."""
+    # Fine-tuned checkpoints of older versions keep the whole model's config under "network".
+    tree = {key: part for key, part in checkpoint.manifest.config.items() if key != "network"}
+    if output is not None:
+        tree["output"] = str(output)
+    kind: type[RunConfig] = FinetuneConfig if is_finetuning(tree) else TrainConfig
+    return kind.from_stored(redact(tree, {}), origin=str(checkpoint.path))
 
 
 def load_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from configs.load import UserError, fingerprint
-from configs.redact import redact
 from data_prep.dataset.manifest import SpecialTokens, file_sha256
 from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids
@@ -22,7 +21,8 @@ from model.multi_task import build_multi_task
 from model.parallel.grid import single_rank_grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.engine.evaluation import PlainModel
-from pipeline.finetuning.config import FinetuneConfig, is_finetuning
+from pipeline.finetuning.config import FinetuneConfig
+from pipeline.finetuning.run_config import stored_run
 from pipeline.finetuning.tasks.task import TaskConfig
 from pipeline.finetuning.tasks.task_file import (
     MAX_ROW_TOKENS,
@@ -115,15 +115,12 @@ def open_checkpoint(
     Raises UserError for a checkpoint of pretraining, and, where it has several tasks, without
     `name`.
     """
-    tree = checkpoint.manifest.config
-    if not is_finetuning(tree):
+    config = stored_run(checkpoint)
+    if not isinstance(config, FinetuneConfig):
         raise UserError(
             f"{checkpoint.path}: the checkpoint of a pretraining run, which has no task: fine-tune "
-            "it first (docs/finetune.md), or use --embed"
+            "it first (docs/finetune.md)"
         )
-    # Fine-tuned checkpoints of older versions keep the whole model's config under "network".
-    tree = {key: part for key, part in tree.items() if key != "network"}
-    config = FinetuneConfig.from_stored(redact(tree, {}), origin=str(checkpoint.path))
     trained = read_trained(config, checkpoint, lambda: _no_tokenizer(checkpoint))
     name = _chosen_task(config, name, checkpoint)
     stored = config.tasks[name].model_dump(mode="json", exclude=NOT_EXPORTED)
