@@ -17,7 +17,8 @@ from data_prep.folders import (
     nearest_folder,
 )
 from data_prep.preparation import Preparation
-from data_prep.stages import STAGES, build_ingest
+from data_prep.stage_builders import build_ingest
+from data_prep.stages import STAGES
 
 _MAX_CUT_FILES = 1000
 """Files above which parts are estimated: the plan opens each file."""

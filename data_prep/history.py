@@ -15,7 +15,8 @@ from data_prep.engine.plan_changes import listed
 from data_prep.engine.records import StageFolder
 from data_prep.engine.stage import Stage, StageResult
 from data_prep.preparation import Preparation
-from data_prep.stages import STAGES, build_ingest
+from data_prep.stage_builders import build_ingest
+from data_prep.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
