@@ -26,6 +26,10 @@ class Launched(subprocess.Popen[bytes]):
     def finish(self) -> None:
         """Waits for the end; raises RuntimeError with the last lines of the log if it failed."""
         if self.wait():
-            lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-            text = "\n".join(lines)
+            text = last_lines(self._log)
             raise RuntimeError(f"the command ended with code {self.returncode}:\n{text}")
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log, where the reason of a failure is."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])

@@ -5,7 +5,7 @@ r"""What encoders learn here: studies of quality, not of speed. Results: docs/qu
     python -m benchmarks.learning report FOLDER             # docs/quality.md from the results
 
 Each result is a JSON file in FOLDER/results; what is there is not repeated, and a run that was
-interrupted goes on at its last checkpoint: start the same command again. All runs are in fp32.
+interrupted resumes at its last checkpoint: start the same command again. All runs are in fp32.
 
 | study | runs | budget, hours of two cores, not yet measured |
 |---|---|---|
@@ -82,7 +82,7 @@ def check_scale(folder: Path, scale: float) -> None:
 
 
 def _stop_children(number: int, frame: FrameType | None) -> None:
-    """Runs save a checkpoint when they are told to stop; the studies then end with their error."""
+    """Runs save a checkpoint when they get a stop signal; the studies then end with their error."""
     for process in psutil.Process().children():
         process.terminate()
     sys.exit(128 + number)

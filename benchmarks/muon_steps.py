@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.launched import Launched
 from configs import command
-from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.event_log import metric_points
 
 CONFIG = "configs/demo.yaml"
 LEARNING_RATES = {"adamw": (2e-3, 5e-3), "muon": (5e-3, 1e-2)}
@@ -74,12 +74,7 @@ def train(folder: Path, optimizer: str, lr: float, size: int, batch: int, rows: 
         launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "1"]
         log = folder / f"{output.name}.log"
         Launched([*launcher, "pipeline/train.py", CONFIG, *overrides], log).finish()
-    points = [
-        (int(event["step"]), float(event["values"]["heldout_loss"]))
-        for event, _ in read_events(output / LOG_NAME)
-        if event["kind"] == "metrics" and "heldout_loss" in event["values"]
-    ]
-    return Curve(lr, tuple(points))
+    return Curve(lr, tuple(metric_points(output, "heldout_loss")))
 
 
 def main() -> None:

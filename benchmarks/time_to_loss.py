@@ -4,7 +4,7 @@ r"""Time to a loss: Hugging Face's Trainer for a fixed time, then this system un
     python -m benchmarks.time_to_loss modernbert CONFIG --minutes 20 --set optimizer.type=adamw ...
 
 Both train on the rows of the config's data set, with its tokenizer and the sizes of its model. The
-Trainer does it the usual way: the named class, 15 % masks (ModernBERT: 30 %) drawn anew for each
+Trainer does it the usual way: the named class, 15 % masks (ModernBERT: 30 %) drawn again for each
 batch, autocast where the config's precision is bf16, a linear schedule that ends with the time.
 This system trains one run for each number of `--rows`, each with a whole schedule of its own,
 launched as a user launches it, start-up included, until one is as good. Both results are Hugging

@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from configs import command
-from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.event_log import metric_points
 
 PATH = Path(__file__).resolve().parent / "images" / "demo_loss.png"
 LABELS = ("ModernBERT's kind, Muon (demo.yaml)", "RoBERTa, AdamW (demo_roberta.yaml)")
@@ -15,14 +15,8 @@ SMOOTHED_STEPS = 50
 
 def read_losses(output: Path) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of the losses in the record of the run in `output`, by name."""
-    losses: dict[str, list[tuple[int, float]]] = {
-        name: [] for name in ("loss", "heldout_loss", "heldout_unigram_loss")
-    }
-    for event, _ in read_events(output / LOG_NAME):
-        if event["kind"] == "metrics":
-            for name in losses.keys() & event["values"].keys():
-                losses[name].append((event["step"], event["values"][name]))
-    return losses
+    names = ("loss", "heldout_loss", "heldout_unigram_loss")
+    return {name: metric_points(output, name) for name in names}
 
 
 def smoothed(points: list[tuple[int, float]]) -> list[tuple[float, float]]:

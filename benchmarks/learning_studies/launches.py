@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
+from benchmarks.launched import last_lines
 from data_prep.dataset.atomic import write_atomic
 from pipeline.run.run_folder import DONE_NAME
-from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.event_log import metric_points
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_LAST_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def launch(arguments: Sequence[str], log: Path, threads: int) -> tuple[int, Cost
 
 def _check(arguments: Sequence[str], log: Path, code: int) -> None:
     if code:
-        lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-        text = "\n".join(lines)
-        raise RuntimeError(f"{' '.join(arguments)} ended with {code}:\n{text}")
+        raise RuntimeError(f"{' '.join(arguments)} ended with {code}:\n{last_lines(log)}")
 
 
 def train(tree: Mapping[str, Any], folder: Path, ranks: int = 1, threads: int = 1) -> Cost:
@@ -73,14 +71,14 @@ def train(tree: Mapping[str, Any], folder: Path, ranks: int = 1, threads: int = 
     script = "finetune" if "tasks" in tree else "train"
     config, log = write_config(tree, folder), folder / "log.txt"
     arguments = [f"pipeline/{script}.py", str(config)]
-    if ranks > 1:  # torchrun, since it hands a stop signal on to the ranks
+    if ranks > 1:  # torchrun, since it forwards a stop signal to the ranks
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         arguments = [*launcher, *arguments]
     code, cost = launch(arguments, log, threads)
     total = _add_cost(folder / "cost.json", cost)
     _check(arguments, log, code)
     if not (folder / "run" / DONE_NAME).exists():
-        raise RuntimeError(f"{folder}: the run was stopped; the same command goes on with it")
+        raise RuntimeError(f"{folder}: the run was stopped; the same command resumes it")
     return total
 
 
@@ -121,8 +119,4 @@ def score(
 
 def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     """(optimizer step, value) of a metric in the record of the run in `folder`/run."""
-    found = {}  # a step that was repeated after a resume: the last value counts
-    for event, _ in read_events(folder / "run" / LOG_NAME):
-        if event["kind"] == "metrics" and metric in event["values"]:
-            found[int(event["step"])] = float(event["values"][metric])
-    return sorted(found.items())
+    return metric_points(folder / "run", metric)

@@ -44,7 +44,7 @@ def chart_sections(runs: Sequence[RunRecord], axis: str) -> Iterator[tuple[str, 
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:
-    """A name for each run; runs of one name are told apart by their folders."""
+    """A name for each run; runs of one name are distinguished by their folders."""
     names = [run.name for run in runs]
     return [
         name if names.count(name) == 1 else f"{name} ({run.folder})"

@@ -182,6 +182,18 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], i
         yield with_new_names(event), end
 
 
+def metric_points(output: Path, metric: str) -> list[tuple[int, float]]:
+    """(optimizer step, value) of a metric in the record of the run in `output`, by step.
+
+    Of a step that was repeated after a resume, the last value counts.
+    """
+    found = {}
+    for event, _ in read_events(output / LOG_NAME):
+        if event["kind"] == "metrics" and metric in event["values"]:
+            found[int(event["step"])] = float(event["values"][metric])
+    return sorted(found.items())
+
+
 def is_event(event: Any) -> bool:
     """Whether a JSON value has the shape of an event."""
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
