@@ -123,33 +123,34 @@ def straggler_line(forward_s: NDArray[np.float64], names: Sequence[str]) -> str 
     return f"slow ranks, as multiples of the median forward time: {', '.join(parts)}{more}"
 
 
-def measure_peak_flops(
-    device: torch.device,
-    dtype: torch.dtype,
-    num_cores: float = 1.0,
-    duration_s: float = PEAK_SECONDS,
-) -> float:
-    """Operations a second of this rank in a large matrix product: the best within `duration_s`.
+def measure_peak_flops(device: torch.device, dtype: torch.dtype, num_cores: float = 1.0) -> float:
+    """Operations a second of this rank in large matrix products: the best of `PEAK_SECONDS`.
 
     On the CPU those of a second of processor time, on the `num_cores` cores that the rank may use:
-    time that other processes take from it then makes no difference.
+    time that other processes take from it then makes no difference. There the products grow until
+    one would take longer than the whole measurement, as in a number format that is emulated.
     """
     is_cuda = device.type == "cuda"
-    size = 8192 if is_cuda else 1024
+    sizes = (8192,) if is_cuda else (128, 256, 512, 1024)
     clock = time.perf_counter if is_cuda else time.process_time
     # Random: on equal values a GPU draws less power, and so runs faster than in training.
     generator = torch.Generator(device).manual_seed(0)
-    left = torch.randn((size, size), generator=generator, device=device).to(dtype)
-    right = left.T.contiguous()
-    _wait(device)
-    best = float("inf")
-    started_at = time.perf_counter()
-    while best == float("inf") or time.perf_counter() - started_at < duration_s:
-        start = clock()
-        torch.mm(left, right)
+    best = 0.0
+    for size in sizes:
+        if best and 2.0 * size**3 / best > 2 * PEAK_SECONDS:
+            break
+        left = torch.randn((size, size), generator=generator, device=device).to(dtype)
+        right = left.T.contiguous()
         _wait(device)
-        best = min(best, clock() - start)
-    return 2.0 * size**3 / best * (1.0 if is_cuda else num_cores)
+        ends_at = time.perf_counter() + PEAK_SECONDS / len(sizes)
+        is_first = True
+        while is_first or time.perf_counter() < ends_at:
+            start = clock()
+            torch.mm(left, right)
+            _wait(device)
+            best = max(best, 2.0 * size**3 / (clock() - start))
+            is_first = False
+    return best * (1.0 if is_cuda else num_cores)
 
 
 def rank_cores() -> float:

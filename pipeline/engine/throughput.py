@@ -32,7 +32,7 @@ class StepMeter:
         dist.barrier()  # ranks of a node share its processors: all measure at the same time
         peak = measure_peak_flops(device, DTYPES[precision], num_cores)
         if dist.get_rank() == 0 and precision != "fp32":
-            in_fp32 = measure_peak_flops(device, torch.float32, num_cores, duration_s=0.2)
+            in_fp32 = measure_peak_flops(device, torch.float32, num_cores)
             _warn_if_emulated(precision, peak, in_fp32)
         total = torch.tensor([peak], dtype=torch.float64, device=device)
         dist.all_reduce(total)
