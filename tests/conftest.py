@@ -21,6 +21,18 @@ hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
 
 
+def pytest_configure() -> None:
+    """Gives each pytest-xdist worker, with all that it forks, one core of its own.
+
+    The ranks of a test wait for each other all the time: to wake one on another core costs more
+    than the work that it then does, above all in a virtual machine.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    cores = sorted(os.sched_getaffinity(0))
+    if worker and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores) > 1:
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_world_in_this_process() -> Iterator[None]:
     """Fails a test that starts a gloo process group here: ranks forked later would hang."""
