@@ -134,6 +134,13 @@ def _plain_smart(model: MultiTaskModel, micro: MicroBatch) -> dict[str, tuple[Te
         for name, labels in {**micro.targets, "mlm": micro.masked[1]}.items():
             if name == "length":
                 continue
+            if name == "inside":  # each label is a Bernoulli distribution of its own
+                scores_of_all = (one[name][..., None], other[name][..., None])
+                p, q = (torch.cat([x, torch.zeros_like(x)], -1) for x in scores_of_all)
+                p, q = p.log_softmax(-1)[labels.isfinite()], q.log_softmax(-1)[labels.isfinite()]
+                value = F.kl_div(p, q, reduction="sum", log_target=True)
+                found[name] = value + F.kl_div(q, p, reduction="sum", log_target=True)
+                continue
             first, second = one[name], other[name]
             if name == "where":
                 first, second = first.transpose(1, 2), second.transpose(1, 2)
