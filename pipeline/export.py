@@ -26,33 +26,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Exports a checkpoint of the run."""
-    parser = command.parser("Export a checkpoint of a run to Hugging Face.")
-    add_choice(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="the folder to write (default: hf in the folder of the run)",
-    )
-    parser.add_argument(
-        "--sentence-transformers",
-        choices=POOLINGS,
-        help="also write the files of sentence-transformers, with the vector of the first token or "
-        "the mean of all (default: pretraining as model.pooler, fine-tuning none)",
-    )
-    parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="write a folder again that holds this export already, for a card of today's record",
-    )
-    parser.add_argument(
-        "--register",
-        action="store_true",
-        help="also register the exported model in MLflow, under the name of the run (fine-tuning: "
-        "NAME-TASK, for each task)",
-    )
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     config = load_result(arguments.config, arguments.overrides)
     if (
         arguments.register
@@ -86,6 +60,36 @@ def main() -> None:
         from pipeline.registry import register_export
 
         register_export(config, config.name, checkpoint, folder)
+
+
+def _parser() -> command.CommandParser:
+    parser = command.parser("Export a checkpoint of a run to Hugging Face.")
+    add_choice(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder to write (default: hf in the folder of the run)",
+    )
+    parser.add_argument(
+        "--sentence-transformers",
+        choices=POOLINGS,
+        help="also write the files of sentence-transformers, with the vector of the first token or "
+        "the mean of all (default: pretraining as model.pooler, fine-tuning none)",
+    )
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write a folder again that holds this export already, for a card of today's record",
+    )
+    parser.add_argument(
+        "--register",
+        action="store_true",
+        help="also register the exported model in MLflow, under the name of the run (fine-tuning: "
+        "NAME-TASK, for each task)",
+    )
+    return parser
 
 
 def export_run(

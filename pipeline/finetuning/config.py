@@ -130,7 +130,7 @@ class FinetuneConfig(RunConfig):
     """Optimizer steps. Give this or `epochs`."""
 
     epochs: PositiveFloat | None = None
-    """Passes over the examples of `epochs_of`, in place of `steps`."""
+    """Passes over the examples of `epochs_of`, instead of `steps`."""
 
     epochs_of: str | None = None
     """The task that `epochs` and `evaluate_every_epochs` count (default: the one with the most

@@ -1,9 +1,13 @@
 """The training loop of fine-tuning: everything that happens to a step, in the order it happens."""
 
+from typing import Any
+
 from model.objectives.head_names import ADVERSARIAL
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.progress import Progress, start_progress
 from pipeline.checkpoint.writer import Saver
+from pipeline.data.heldout import HeldoutRows
+from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.step import StepResult
 from pipeline.engine.throughput import StepMeter
@@ -95,10 +99,8 @@ def _train_from_newest_checkpoint(
                 rows_left = _rows_between(plan, state.consumed_rows, last_row)
                 meter.log_progress(state.step, config.num_steps, rows_left, _losses(result), values)
             if state.is_due(config.evaluate_every_steps):
-                tables: dict[str, LabelTable] = {}
-                scores = evaluate(plan, engine, batches, heldout, tables)
-                trees = {name: table.to_json() for name, table in tables.items()}
-                session.record.tables(state.step, trees)
+                scores, tables = _evaluate(plan, engine, batches, heldout)
+                session.record.tables(state.step, tables)
                 state.add_evaluation(mean_error(plan, scores), 0, plan.dev_fingerprint)
                 values |= scores
             session.record.metrics(state.step, values)
@@ -116,6 +118,15 @@ def _train_from_newest_checkpoint(
     if state.instability is None:
         log_account(plan.splits)
     return state.instability
+
+
+def _evaluate(
+    plan: FinetunePlan, engine: Engine, batches: FinetuneBatches, heldout: HeldoutRows | None
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """The metrics on the dev files and held-out rows; by task, the counts of each label."""
+    tables: dict[str, LabelTable] = {}
+    scores = evaluate(plan, engine, batches, heldout, tables)
+    return scores, {name: table.to_json() for name, table in tables.items()}
 
 
 def _learning_rate(config: FinetuneConfig, batch: FinetuneStep) -> float:

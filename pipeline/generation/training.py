@@ -43,7 +43,8 @@ def read_pairs(path: Path) -> list[Pair]:
     """The pairs in a file of JSON lines with "source" and "target"; UserError names bad lines."""
     pairs, errors = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which cuts inside of texts at U+2028 and others.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):

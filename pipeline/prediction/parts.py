@@ -2,7 +2,7 @@
 
 A part holds the predictions of some lines of the input, and their scores where the lines have
 labels. It appears whole or not at all, in a folder beside the output; the folder's plan names what
-the parts were computed from. So the same command goes on where it was stopped.
+the parts were computed from. So the same command resumes where it was stopped.
 """
 
 import json
@@ -59,7 +59,7 @@ class Parts:
             if path.read_text() == self._plan:
                 return
             logger.info(
-                "%s: left over from other text, another model or other settings: starting anew",
+                "%s: left over from other text, another model or other settings: starting again",
                 self._folder,
             )
             shutil.rmtree(self._folder)

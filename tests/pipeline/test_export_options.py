@@ -190,7 +190,7 @@ def test_no_file_of_a_user_is_lost(trained: TrainConfig, tmp_path: Path) -> None
     (folder / "scores.csv").write_text("mine")
     with pytest.raises(RankError, match=r"besides an export it holds scores.csv, which would be"):
         command(trained, "--output", str(folder))
-    # As at the end of a training, which goes on without a question.
+    # As at the end of a training, which continues without a question.
     checkpoint = choose_checkpoint(checkpoints_folder(trained), 5)
     assert run_ranks(export.export_run, 1, trained, checkpoint, folder)[0][folder] < 1e-5
     assert json.loads((folder / "parity.json").read_text())["step"] == 5

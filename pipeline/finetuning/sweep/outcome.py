@@ -60,7 +60,8 @@ def delete_checkpoints(config: FinetuneConfig, results: SweepResults) -> None:
     for child in results.children:
         folder = checkpoints_folder(configs[child.name])
         if child.name not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
         elif results.is_finished and child.name == results.best:
             for path in list_checkpoints(folder):
                 if read_manifest(path).step != child.best_step:

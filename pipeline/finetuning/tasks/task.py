@@ -155,7 +155,7 @@ class TaskConfig(Config):
         raise NotImplementedError
 
     def kept_scores(self, example: Example, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What `metrics_of_kept` needs of the scores of one example, which all ranks are told."""
+        """What `metrics_of_kept` needs of the scores of one example, which all ranks receive."""
         return scores
 
     def label_table(self, examples: Sequence[Example], kept: Scores) -> LabelTable | None:

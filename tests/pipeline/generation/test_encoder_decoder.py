@@ -92,3 +92,9 @@ def test_wrong_folders_and_lines_are_refused(folder: Path, tmp_path: Path) -> No
     (tmp_path / "pairs").write_text('{"source": "a", "target": "b"}\n{"source": "a"}\nx\n')
     with pytest.raises(UserError, match=r"2 error\(s\)\n  line 2: .*\n  line 3: "):
         read_pairs(tmp_path / "pairs")
+
+
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs"
+    path.write_text('{"source": "a\u2028b", "target": "c"}\r\n{"source": "d", "target": "e"}\n')
+    assert read_pairs(path) == [("a\u2028b", "c"), ("d", "e")]
