@@ -66,8 +66,9 @@ def read_hf_folder(
     files = weight_files(folder)
     headers = headers_of(files)
     family = family_of_folder(hf, headers, origin)
-    kept = (name for name in headers if not name.startswith(leave_out))
-    has_head = family.has_masked_lm_head(kept)
+    kept = [name for name in headers if not name.startswith(leave_out)]
+    # Asked twice: a task's head, which may be left out, has layers of the same names.
+    has_head = family.has_masked_lm_head(headers) and family.has_masked_lm_head(kept)
     config, vocab_size = _checked(
         *(
             family,
