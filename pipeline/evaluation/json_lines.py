@@ -64,7 +64,7 @@ def read_records(
         records, bad = [], []
         for number, line in _lines(path):
             try:
-                records.append(read(_object(line)))
+                records.append(read(_parse(line)))
             except BadRecordError as error:
                 bad.append((number, str(error)))
         if bad and bad_records == "refuse":
@@ -115,7 +115,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line.decode())
     except (ValueError, RecursionError) as error:

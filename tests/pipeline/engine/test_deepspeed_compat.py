@@ -30,6 +30,7 @@ CPU = torch.device("cpu")
 
 def engine_of(model: nn.Module, stage: int, precision: str = "bf16") -> Any:
     """DeepSpeed's engine with two parameter groups, as this project's optimizers have."""
+    deepspeed_compat.skip_shared_memory_extension()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed}, {"params": plain}]

@@ -59,8 +59,8 @@ def make_tasks(folder: Path, num_lines: int = 24) -> dict[str, dict[str, Any]]:
         question = {"question": "who", "context": text, "answers": answers}
         files["where"].append(question if answers else {**question, "context": "a red bed"})
         choices = [animal, "bed"] if number % 2 else ["bed", animal]
-        animals = [name for name in ANIMALS if name in (animal, *some)]
-        files["inside"].append({"text": text, "labels": animals})
+        animals = sorted({animal, ANIMALS[number // 4 % 4]})
+        files["inside"].append({"text": f"the {' and the '.join(animals)}", "labels": animals})
         files["next"].append({"text": "the", "choices": choices, "label": 1 - number % 2})
     folder.mkdir(parents=True, exist_ok=True)
     return {

@@ -149,7 +149,7 @@ def test_masks_are_filled_only_by_a_masked_lm_head(
     exported(finetuned, tmp_path / "hf")
     with pytest.raises(UserError, match=r"RobertaForSequenceClassification without .* lm_head"):
         load_exported(tmp_path / "hf" / "animal")
-    with pytest.raises(UserError, match="it holds the exported tasks animal, length"):
+    with pytest.raises(UserError, match="it holds the exported tasks animal, inside, length"):
         load_exported(tmp_path / "hf")
 
 

@@ -113,7 +113,7 @@ def test_a_run_records_what_its_evaluation_found_for_each_label(
     finetuned: FinetuneConfig, tmp_path: Path
 ) -> None:
     tables = read_label_tables(finetuned.output)
-    assert set(tables) == {"animal", "tags"}
+    assert set(tables) == {"animal", "inside", "tags"}
     step, table = tables["animal"]
     assert (step, table.labels) == (6, ANIMALS)
     words = (finetuned.output, "--task", "animal", file_of(finetuned, "animal"))
