@@ -89,7 +89,7 @@ def test_damage_never_ends_in_a_traceback(
     batch = TextBatch(normalise([text for text, _ in documents]) or [b""])
     drop_reasons(batch, FiltersConfig(min_words=1))
     signed = signatures(batch, 5, word_sequence_hashes(batch)[0])
-    assert signed.shape == (14, max(len(documents), 1))
+    assert signed.shape == (max(len(documents), 1), 14)
 
 
 def damaged(content: bytes, generate: random.Random, times: int) -> bytes:
