@@ -244,6 +244,7 @@ def _initialize(
     num_values = sum(parameter.numel() for parameter in parameters)
     optimizer = config.optimizer.build(parameters, grid.device)
     split_by_lr_share(optimizer)
+    deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
     with deepspeed_compat.without_start_messages():
         engine, *_ = deepspeed.initialize(
             model=model,
