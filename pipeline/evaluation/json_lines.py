@@ -1,4 +1,4 @@
-"""Reads probe files: JSON lines whose bad lines are named, or counted by reason."""
+"""Reads probe files: JSON lines, maybe compressed; bad lines are named, or counted by reason."""
 
 import glob
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from configs.load import UserError
-from data_prep.dataset.files import read_regular
+from pipeline.finetuning.inputs.content import COMPRESSION_ENDINGS, not_utf8, text_of
 
 RecordT = TypeVar("RecordT")
 MAX_SHOWN = 10
@@ -56,8 +56,8 @@ def read_records(
     """The records of each of `paths`; `read` makes one of a line's object.
 
     `read` raises BadRecordError for a line that is none. Raises one UserError that names the bad
-    lines of all files, if they are to be refused; and for a file that cannot be read or that has no
-    usable record.
+    lines of all files, if they are to be refused; and for a file that cannot be read, is damaged or
+    has no usable record.
     """
     found, problems = [], []
     for path, name in zip(paths, names_of(paths), strict=True):
@@ -86,8 +86,8 @@ def read_records(
 
 def names_of(paths: Sequence[Path]) -> list[str]:
     """A name for each file: its stem, with its folder where two would be equal."""
-    stems = Counter(path.stem for path in paths)
-    names = [p.stem if stems[p.stem] == 1 else f"{p.parent.name}/{p.name}" for p in paths]
+    stems = Counter(map(_stem, paths))
+    names = [_stem(p) if stems[_stem(p)] == 1 else f"{p.parent.name}/{p.name}" for p in paths]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [str(p) if name in repeated else name for p, name in zip(paths, names, strict=True)]
 
@@ -105,19 +105,24 @@ def text_field(record: dict[str, Any], key: str) -> str:
     return value
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if line.strip():
-            yield number, line
+def _stem(path: Path) -> str:
+    """The name of a file without its suffix, and without that of its compression."""
+    is_compressed = path.suffix.lower() in COMPRESSION_ENDINGS
+    return Path(path.stem).stem if is_compressed else path.stem
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with text_of(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, line
+
+
+def _parse(line: str) -> dict[str, Any]:
+    if problem := not_utf8(line):
+        raise BadRecordError(problem)
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BadRecordError(f"no JSON ({str(error)[:80]})") from None
     if not isinstance(value, dict):

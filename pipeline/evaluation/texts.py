@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 from configs.load import UserError, fingerprint
-from data_prep.dataset.files import read_regular
 from data_prep.dataset.manifest import Manifest, file_sha256
 from data_prep.dataset.tokenizer import load_tokenizer
 from pipeline.data.config import DataConfig
@@ -25,6 +24,7 @@ from pipeline.evaluation.json_lines import (
     read_records,
     text_field,
 )
+from pipeline.finetuning.inputs.content import not_utf8, plain_name, text_of
 
 MIN_CHARACTERS = 20
 """Shorter pieces of rows are left out: there is hardly a word to predict in them."""
@@ -74,7 +74,7 @@ def read_texts(
     a text whole. Raises UserError where files or rows cannot be read or hold no text.
     """
     if isinstance(config, FileTexts):
-        sources, origin, bad = _of_files(config, bad_records)
+        sources, origin, bad = texts_of_files(config, bad_records)
     else:
         data = DataConfig(path=config.path) if isinstance(config, RowsTexts) else run_data
         if data is None:
@@ -141,14 +141,15 @@ def _parts(text: str, fits: Callable[[str], bool]) -> Iterator[str]:
         yield from _parts(half, fits)
 
 
-def _of_files(
+def texts_of_files(
     config: FileTexts, bad_records: BadRecords
 ) -> tuple[dict[str, Iterator[str]], dict[str, object], Counter[str]]:
+    """(texts by file, what is recorded of the files, bad lines by reason)."""
     paths = find_files(config.files, "texts.files")
     bad: Counter[str] = Counter()
     sources: dict[str, Iterator[str]] = {}
     for path, name in zip(paths, names_of(paths), strict=True):
-        if path.suffix == ".jsonl":
+        if plain_name(path).endswith(".jsonl"):
             (found,) = read_records(
                 [path], lambda record: text_field(record, config.field), bad_records
             )
@@ -160,10 +161,10 @@ def _of_files(
 
 
 def _paragraphs(path: Path) -> list[str]:
-    try:
-        content = read_regular(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 at byte {error.start}") from None
+    with text_of(path) as stream:
+        content = stream.read()
+    if problem := not_utf8(content):
+        raise UserError(f"{path}: {problem}")
     paragraphs: list[list[str]] = [[]]
     for line in content.splitlines():
         if line.strip():

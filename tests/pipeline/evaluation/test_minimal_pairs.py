@@ -1,15 +1,11 @@
 """Pseudo-log-likelihoods, by both ways of masking, against one row at a time."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from configs.load import UserError
 from pipeline.evaluation.config import WordScore
-from pipeline.evaluation.json_lines import Records, read_records
+from pipeline.evaluation.json_lines import Records
 from pipeline.evaluation.made_pairs import agreement_pairs, half_pairs, word_order_pairs
-from pipeline.evaluation.minimal_pairs import MinimalPair, minimal_pairs_check, read_pair
+from pipeline.evaluation.minimal_pairs import MinimalPair, minimal_pairs_check
 from pipeline.evaluation.words import common_words, encode
 from tests.gloo import in_one_rank
 from tests.pipeline.evaluation.tiny_models import (
@@ -74,30 +70,6 @@ def test_groups_ties_and_what_cannot_be_scored() -> None:
     assert tie.measures[0].value == 0.5
     nothing = minimal_pairs_check(model, module, [Records("f", (long,))], "word_l2r", 200)
     assert nothing.notes == ("small: no pair could be scored",)
-
-
-def test_bad_lines_are_named_or_counted(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    good = json.dumps({"sentence_good": "a b", "sentence_bad": "b a", "linguistics_term": "x"})
-    bad = ["{", "[1]", json.dumps({"sentence_good": "a"}), json.dumps({"sentence_good": 1})]
-    bad += [json.dumps({"sentence_good": "a", "sentence_bad": text}) for text in ("a", " ")]
-    path.write_text("\n".join(["", good, *bad]) + "\n")
-    with pytest.raises(UserError) as caught:
-        read_records([path], read_pair, "refuse")
-    message = str(caught.value)
-    assert message.startswith("6 bad record(s)")
-    for number, reason in enumerate(
-        ("no JSON", "no JSON object but list", "no 'sentence_bad'", "'sentence_good' is no text"), 3
-    ):
-        assert f"{path}:{number}: {reason}" in message
-    assert f"{path}:7: sentence_good and sentence_bad are equal" in message
-    assert f"{path}:8: 'sentence_bad' is empty" in message
-    (found,) = read_records([path], read_pair, "skip")
-    assert found.records == (MinimalPair("a b", "b a", "x"),)
-    assert found.bad.total() == 6
-    path.write_text("{}\n")
-    with pytest.raises(UserError, match="no usable record"):
-        read_records([path], read_pair, "skip")
 
 
 def test_made_pairs_differ_in_what_they_are_about() -> None:
