@@ -21,6 +21,7 @@ from pipeline.data.order import check_mixture, mixture_weights, train_sources
 from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.data.words import check_words
+from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
 from pipeline.run.later_phases import changes_in_words, in_words, named_by_phase
 from pipeline.run.origin import describe_origin
@@ -171,8 +172,11 @@ class RunPlan:
         return lines
 
 
-def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
+def plan_run(config: TrainConfig, world_size: int, assumed: AssumedRows | None = None) -> RunPlan:
     """The plan of `config` on `world_size` ranks, after every check that needs no weights.
+
+    With `assumed` rows, for a run from random weights, no data set is read, and the checks that
+    need its tokenizer or its held-out rows are left out.
 
     Raises ConfigError (UserError for data that cannot be read), before anything is allocated, for
     ranks that do not divide, heads or vocabulary that do not split over the tensor-parallel ranks,
@@ -188,16 +192,18 @@ def plan_run(config: TrainConfig, world_size: int) -> RunPlan:
     for number, phase in enumerate(config.phases):
         where = f"then.{number - 1}." if number else ""
         with named_by_phase(where):
-            manifest = open_data_set(phase.data)
+            manifest = assumed.manifest(phase) if assumed else open_data_set(phase.data)
             check_mixture(phase.data, manifest)
         check_start_rows(config, phase, manifest.row_tokens, where)
         keeps_vocabulary = config.start.type != "scratch" and config.start.new_tokens is None
         check_rows(phase, manifest, where, keeps_vocabulary=keeps_vocabulary)
-        check_words(phase.objective, phase.data, manifest, where)
+        if not assumed:
+            check_words(phase.objective, phase.data, manifest, where)
         check_batch(phase.batch, dp_size, where)
         phases.append(PhasePlan(phase, manifest, phase.steps, dp_size))
-    _check_tokenizers(phases)
-    _check_heldout_rows(config, phases)
+    if not assumed:
+        _check_tokenizers(phases)
+        _check_heldout_rows(config, phases)
     plan = RunPlan(config, tuple(phases), tp_size, dp_size)
     if config.start.type == "scratch":  # but step 0 may have been imported
         own = own_checkpoint(config.output)

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from configs.load import ConfigError
+from data_prep.dataset.manifest import MANIFEST_NAME
 from pipeline.run import run_folder
+from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
 from pipeline.run.memory import MemoryEstimate, count_trained, estimate_memory
 from pipeline.run.plan import RunPlan, plan_run
@@ -16,10 +18,12 @@ def report(
     gpus_per_node: int,
     gpu_memory_gb: float | None = None,
     tokens_per_s: float | None = None,
+    assumed: AssumedRows | None = None,
 ) -> Iterator[str]:
     """The plan, a line each; needs no accelerator and writes nothing.
 
-    Raises ConfigError, before the first line, for what cannot work on `num_nodes` x `gpus_per_node`
+    With `assumed`, of a run whose rows are not made yet. Raises ConfigError, before the first line,
+    for what cannot work on `num_nodes` x `gpus_per_node`
     ranks: sizes that do not divide, tensor parallelism across nodes, more memory than
     `gpu_memory_gb`, an output folder that holds a different run.
     """
@@ -27,22 +31,43 @@ def report(
         raise ConfigError(
             f"--nodes {num_nodes} --gpus-per-node {gpus_per_node}: both must be at least 1"
         )
-    plan = plan_run(config, num_nodes * gpus_per_node)
+    _check_rows_exist(config, assumed)
+    plan = plan_run(config, num_nodes * gpus_per_node, assumed)
     if gpus_per_node % plan.tp_size:
         raise ConfigError(
             f"parallel.tensor {plan.tp_size} does not divide the {gpus_per_node} ranks of a node: "
             "its all-reduces, four a layer, would go over the network"
         )
-    changes = run_folder.check_claim(config, plan.data_fingerprint)
+    changes = [] if assumed else run_folder.check_claim(config, plan.data_fingerprint)
     memory = estimate_memory(plan)
     if gpu_memory_gb is not None and memory.total_gb > gpu_memory_gb:
         raise ConfigError(
             f"does not fit: {memory.summary()}, but one has {gpu_memory_gb:g} GB; "
             f"{advice(plan, memory)}"
         )
+    if assumed:
+        yield (
+            f"assumed: a vocabulary of {plan.vocab_size:,} ids; not checked: sources, tokenizer and "
+            "held-out rows"
+        )
     yield from _lines(plan, memory, tokens_per_s)
     for change in changes:
         yield f"changed since the last start: {change}"
+
+
+def _check_rows_exist(config: TrainConfig, assumed: AssumedRows | None) -> None:
+    if assumed and config.start.type != "scratch":
+        raise ConfigError(
+            f"--vocab-size is for runs from random weights, but start.type is {config.start.type}, "
+            "whose vocabulary is compared with that of the rows: prepare them first"
+        )
+    for phase in config.phases:
+        data = phase.data
+        if not assumed and data.url is None and not (data.path / MANIFEST_NAME).exists():
+            raise ConfigError(
+                f"{data.path}: no rows yet (no {MANIFEST_NAME}): run data preparation, or plan with "
+                "--vocab-size N as if there were rows"
+            )
 
 
 def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from configs.load import ConfigError, UserError, validate
 from model.size import count_parameters
+from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
 from pipeline.run.memory import activation_bytes, estimate_memory
 from pipeline.run.plan import plan_run
@@ -44,6 +45,37 @@ def test_numbers_of_a_run(rows: Path, tmp_path: Path) -> None:
     assert f"tokens {20 * 16 * ROW_TOKENS:,} in 20 steps" in lines[3]
     assert f"{20 * 16 * ROW_TOKENS / 4000 / 3600:,.1f} h" in lines[4]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_planned_before_its_rows_are_made(rows: Path, tmp_path: Path) -> None:
+    """With the lines of the same run on rows, but one."""
+    weights = {"a": 1.0, "b": 2.0}
+    config = make_config(rows, tmp_path / "run", weights=weights)
+    later = {"data": {"path": str(tmp_path / "later"), "weights": weights}}
+    missing = make_config(rows, tmp_path / "run", **later)
+    with pytest.raises(ConfigError, match=r"later: no rows yet .* --vocab-size N as if"):
+        list(report(missing, 2, 2))
+    assumption, *lines = report(missing, 2, 2, 1.0, None, AssumedRows(131))
+    assert assumption.startswith("assumed: a vocabulary of 131 ids; not checked: ")
+    found = [line.replace(str(tmp_path / "later"), str(rows)) for line in lines]
+    assert found == list(report(config, 2, 2, 1.0))
+    narrow = "".join(report(missing, 2, 2, None, None, AssumedRows(131, 16)))
+    assert "of 16 tokens from" in narrow
+    with pytest.raises(ConfigError, match=f"{ROW_TOKENS} is less than the rows of 33 tokens"):
+        list(report(missing, 2, 2, None, None, AssumedRows(131, 33)))
+
+
+@pytest.mark.parametrize("name", ["base", "modern-base", "3.9b"])
+def test_the_shipped_configs_are_planned_without_rows(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.plan", f"configs/{name}.yaml", f"output={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--gpus-per-node", "8", "--vocab-size", "50265"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters " in done.stdout
 
 
 def test_states_are_sharded_by_the_zero_stage(rows: Path, tmp_path: Path) -> None:
