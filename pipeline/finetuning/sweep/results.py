@@ -11,9 +11,11 @@ from pydantic import Field, ValidationError
 from configs.load import Config, UserError
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import first_error, read_json
+from pipeline.checkpoint.manifest import list_checkpoints
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.sweep.children import Child, all_children, child_of, first_seeds, sweep_of
 from pipeline.finetuning.sweep.config import SweepConfig
+from pipeline.run.run_folder import checkpoints_folder
 
 RESULTS_NAME = "sweep.json"
 BEST_NAME = "best"
@@ -75,7 +77,8 @@ class SweepResults(Config):
 def read_results(config: FinetuneConfig) -> SweepResults:
     """What is known of the sweep of `config`; raises UserError for a damaged file.
 
-    Children whose folder was deleted are forgotten, and will be trained again.
+    Children whose folder was deleted are forgotten, and will be trained again. So is the best
+    child where its checkpoints were deleted, as when more seeds or values made it the best.
     """
     path = config.output / RESULTS_NAME
     try:
@@ -93,7 +96,11 @@ def read_results(config: FinetuneConfig) -> SweepResults:
         for one in found.children
         if one.name in wanted and wanted[one.name].config.output.exists()
     ]
-    return with_children(config, kept)
+    results = with_children(config, kept)
+    best = results.best
+    if best is not None and not list_checkpoints(checkpoints_folder(wanted[best].config)):
+        return with_children(config, [one for one in kept if one.name != best])
+    return results
 
 
 def with_children(config: FinetuneConfig, children: Sequence[ChildResult]) -> SweepResults:

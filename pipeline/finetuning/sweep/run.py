@@ -6,12 +6,14 @@ repeated, and the one that was interrupted resumes from its newest checkpoint.
 """
 
 import logging
+import shutil
 from dataclasses import dataclass
 
 from configs import folder_lock
 from configs.load import UserError
 from model.parallel.grid import close_grid
 from model.parallel.json_exchange import broadcast_json
+from pipeline.checkpoint.manifest import list_checkpoints
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.start import process_group
 from pipeline.fault_tolerance.loss_spikes import DivergedError
@@ -106,7 +108,7 @@ class _Sweep:
     def _train(self, child: Child, parent: ParentRun) -> ChildResult | None:
         """What became of a child; None: a stop signal came before its end."""
         is_first = self.launch.rank == 0
-        if not broadcast_json(is_first and run_folder.is_done(child.config)):
+        if not broadcast_json(is_first and _has_ended(child)):
             plan = plan_finetuning(child.config, self.launch.world_size, is_first, self.files)
             error = self._finetune(plan, parent)
             is_done = broadcast_json(is_first and run_folder.is_done(plan.config))
@@ -150,6 +152,20 @@ class _Sweep:
             logger.info(message, ended, total)
         else:
             logger.info("sweep: finished: %d children; results in %s", total, self.config.output)
+
+
+def _has_ended(child: Child) -> bool:
+    """Whether a child is done. Without its checkpoints it is trained again, in a new folder."""
+    if not run_folder.is_done(child.config):
+        return False
+    if list_checkpoints(run_folder.checkpoints_folder(child.config)):
+        return True
+    logger.info(
+        "sweep: %s is the best now, but its checkpoints were deleted: it is trained again",
+        child.name,
+    )
+    shutil.rmtree(child.config.output)
+    return False
 
 
 def _next_child(config: FinetuneConfig, results: SweepResults) -> Child | None:

@@ -241,6 +241,30 @@ def test_a_child_that_diverges_is_recorded_and_the_best_one_is_kept(
     assert scores[0] is None
 
 
+def test_a_best_child_without_checkpoints_is_trained_again(
+    pretrained: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when more seeds make another setting the best."""
+    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": LRS})
+    run_ranks(sweep_rank, 1, config)
+    best, other = sorted(
+        read_results(config).children, key=lambda one: one.name != read_results(config).best
+    )
+    path = config.output / "sweep.json"
+    tree = json.loads(path.read_text())
+    for child in tree["children"]:
+        child["score"] = 0.0 if child["name"] == best.name else 1.0
+    path.write_text(json.dumps(tree))
+    assert not read_results(config).is_finished
+    run_ranks(sweep_rank, 1, config)
+    assert f"{other.name} is the best now, but its checkpoints" in capfd.readouterr().out
+    found = read_results(config)
+    assert found.of(other.name) == other  # the same bits, and so its own score again
+    assert found.best == other.name
+    (only,) = checkpoints_folder(best_child(config)).iterdir()
+    assert only.name == f"step-{other.best_step:08d}"
+
+
 def test_children_of_other_settings_are_refused(pretrained: TrainConfig, tmp_path: Path) -> None:
     config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": LRS[:1]}, steps=1)
     run_ranks(sweep_rank, 1, config)
