@@ -1,6 +1,6 @@
 """The `checkpoint` section of a config."""
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.load import Config
 from pipeline.validation.config import ValidationConfig
@@ -11,6 +11,10 @@ class CheckpointConfig(Config):
 
     every_steps: PositiveInt = 1000
     """Optimizer steps between saves; the last step is always saved."""
+
+    every_minutes: PositiveFloat | None = None
+    """Minutes after which a step is saved too, counted from the last save (default: only
+    `every_steps` counts). What is trained does not depend on it."""
 
     keep_last: PositiveInt = 3
     """The number of newest checkpoints that are kept."""

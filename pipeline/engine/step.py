@@ -58,6 +58,11 @@ class StepResult:
     """What each rank measured, by rank."""
 
     @property
+    def clock_s(self) -> float:
+        """Seconds on the clock of rank 0, equal on all ranks."""
+        return self.ranks[0].clock_s
+
+    @property
     def is_finite(self) -> bool:
         """False when gradients were not finite for a reason other than the fp16 loss scale."""
         return not self.skipped or self.overflowed
@@ -115,7 +120,7 @@ def take_step(
     norm = torch.as_tensor(engine.gradient_norm(), dtype=torch.float64).reshape(1)
     from_host = torch.tensor([is_stopping, *measured], dtype=torch.float64)
     parts = (loss_sums, num_right, label_counts, norm, from_host)
-    table = _gather(grid, torch.cat([part.to(grid.device) for part in parts]))  # [W, 3H + 6]
+    table = _gather(grid, torch.cat([part.to(grid.device) for part in parts]))  # [W, 3H + 7]
 
     ends = np.cumsum([len(heads), len(heads), len(heads), 1, 1])
     loss_table, right_table, counts, norms, stops, measurements = np.split(table, ends, axis=1)

@@ -37,6 +37,8 @@ class RankMeasurements:
     """Largest host memory of its process so far, 1e9 bytes."""
     device_gb: float
     """Largest accelerator memory of its tensors so far, 1e9 bytes."""
+    clock_s: float
+    """Seconds on the clock of its host, which only moves forward."""
 
 
 class Stopwatch:
@@ -78,7 +80,7 @@ def measure_rank(forward_s: float, data_wait_s: float) -> RankMeasurements:
     """The measurements of this rank."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     device = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
-    return RankMeasurements(forward_s, data_wait_s, host, device)
+    return RankMeasurements(forward_s, data_wait_s, host, device, time.monotonic())
 
 
 class StragglerWatch:
@@ -92,7 +94,7 @@ class StragglerWatch:
     def observe(self, ranks: Sequence[RankMeasurements]) -> dict[str, float]:
         """Metrics of a step: forward seconds of the median and the slowest rank, worst values."""
         table = np.array([astuple(rank) for rank in ranks])
-        forward_s, data_wait_s, host_gb, device_gb = table.T
+        forward_s, data_wait_s, host_gb, device_gb, _ = table.T
         self._forward_s.append(forward_s)
         metrics = {
             "forward_s": float(np.median(forward_s)),

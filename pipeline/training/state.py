@@ -1,5 +1,6 @@
 """What a step, an evaluation and a save change: the position, the decisions, what is saved."""
 
+import math
 from collections.abc import Callable
 
 from pipeline.checkpoint.config import CheckpointConfig
@@ -38,6 +39,8 @@ class TrainingState:
         self._watch = StabilityWatch(stability, start.recent_losses)
         self._save, self._saved_step = save, start.step
         self._score: float | None = None
+        # By the clock of rank 0, which all ranks know after a step; infinite before it.
+        self._now_s, self._saved_at_s = math.inf, math.inf
 
     @property
     def first_row(self) -> int:
@@ -55,7 +58,10 @@ class TrainingState:
 
     @property
     def save_is_due(self) -> bool:
-        """Whether this step is saved: at the interval, at the end, or as the best so far."""
+        """Whether this step is saved: at an interval, at the end, or as the best so far."""
+        minutes = self._keep.every_minutes
+        if minutes is not None and self._now_s - self._saved_at_s >= 60 * minutes:
+            return True
         is_best = self._keep.keep_best > 0 and self.validation.is_best(self.step)
         return self.is_due(self._keep.every_steps) or is_best or self.validation.stop is not None
 
@@ -67,6 +73,8 @@ class TrainingState:
     def add_step(self, result: StepResult, rows: RowWindow) -> None:
         """Takes note of a step on the rows up to the end of `rows`; `instability` may be set."""
         self.step, self.consumed_rows, self._score = self.step + 1, rows.end_row, None
+        self._now_s = result.clock_s
+        self._saved_at_s = min(self._saved_at_s, self._now_s)  # the first step counts as a save
         log_if_skipped(self.step, result, rows)
         self.instability = self._watch.observe(result.loss, result.is_finite, rows)
 
@@ -81,4 +89,4 @@ class TrainingState:
         score = self._score if self.step else start_score
         losses, validation = self._watch.recent_losses, self.validation.state
         self._save(self._start.at(self.step, self.consumed_rows, score, losses, validation))
-        self._saved_step = self.step
+        self._saved_step, self._saved_at_s = self.step, self._now_s
