@@ -45,13 +45,12 @@ def start(folder: Path) -> "subprocess.Popen[str]":
 
 
 def wait_for_a_part(folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not list(folder.glob("work/ingest/*.record.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(200)
 def test_stop_signals_end_in_one_message_and_the_run_resumes(made: Path, tmp_path: Path) -> None:
     """As Ctrl-C in a terminal, which reaches all processes; as kill, which reaches one; twice."""
     (tmp_path / "raw").symlink_to(made / "raw")

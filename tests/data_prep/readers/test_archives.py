@@ -155,7 +155,7 @@ def dump_of(lengths: list[int]) -> bytes:
     return f"<mediawiki>\n{body}</mediawiki>\n".encode()
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(pages, cuts, st.integers(1, 900))
 def test_a_dump_gives_the_same_pages_wherever_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], cuts: list[int], part: int
@@ -174,7 +174,7 @@ def test_a_dump_gives_the_same_pages_wherever_it_is_cut(
         assert not bad
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 900), st.booleans())
 def test_a_damaged_dump_loses_the_same_wherever_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, place: int, part: int, truncate: bool
@@ -248,7 +248,7 @@ def test_a_damaged_web_archive_loses_the_same_wherever_it_is_cut(
     assert len(documents) >= 10
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
     st.integers(1, 900),

@@ -65,7 +65,7 @@ NAMES = [*FORMATS, "a.txt", "a.xml", "a.xml.bz2", "a.warc", "a.warc.gz", *packed
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1 << 30), num_damages=st.integers(1, 20), cut=st.integers(30, 2000))
 def test_damage_never_ends_in_a_traceback(
     intact: dict[str, tuple[str, bytes]],

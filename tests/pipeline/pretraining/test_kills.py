@@ -56,7 +56,7 @@ def pretrain_until_killed(config: TrainConfig, victim: int, num_steps: int, seco
         pretrain(config)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_change_no_bit(tmp_path: Path, kills: int) -> None:
     make_rows(tmp_path / "rows")
     settings: dict[str, Any] = {
