@@ -47,8 +47,8 @@ def report(
         )
     if assumed:
         yield (
-            f"assumed: a vocabulary of {plan.vocab_size:,} ids; not checked: sources, tokenizer and "
-            "held-out rows"
+            f"assumed: a vocabulary of {plan.vocab_size:,} ids; not checked: sources, tokenizer "
+            "and held-out rows"
         )
     yield from _lines(plan, memory, tokens_per_s)
     for change in changes:
@@ -65,8 +65,8 @@ def _check_rows_exist(config: TrainConfig, assumed: AssumedRows | None) -> None:
         data = phase.data
         if not assumed and data.url is None and not (data.path / MANIFEST_NAME).exists():
             raise ConfigError(
-                f"{data.path}: no rows yet (no {MANIFEST_NAME}): run data preparation, or plan with "
-                "--vocab-size N as if there were rows"
+                f"{data.path}: no rows yet (no {MANIFEST_NAME}): run data preparation, or plan "
+                "with --vocab-size N as if there were rows"
             )
 
 
