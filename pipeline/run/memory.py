@@ -81,6 +81,12 @@ def count_trained(config: TrainConfig, vocab_size: int) -> int:
     return parameters
 
 
+def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> float:
+    """Size of a checkpoint: fp32 weights and optimizer state, without padding."""
+    in_matrices = sum(map(count_matrix_parameters, _networks(config.model, config.objective)))
+    return config.optimizer.state_bytes(count_trained(config, vocab_size), in_matrices)
+
+
 def _networks(model: ModelConfig, objective: ObjectiveSettings) -> list[ModelConfig]:
     """The networks whose weights are trained."""
     is_small = isinstance(objective, ReplacedTokensConfig) and objective.generator.type == "small"

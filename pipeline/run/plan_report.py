@@ -7,9 +7,18 @@ from data_prep.dataset.manifest import MANIFEST_NAME
 from pipeline.run import run_folder
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import MemoryEstimate, count_trained, estimate_memory
+from pipeline.run.memory import (
+    MemoryEstimate,
+    checkpoint_bytes,
+    count_trained,
+    estimate_memory,
+)
 from pipeline.run.plan import RunPlan, plan_run
 from pipeline.start.record import own_checkpoint
+
+HOURS_OF_A_FAILURE = 50_700
+"""Accelerator hours for each unexpected interruption of a job: 419 in 54 days on 16,384 H100
+(Dubey et al. 2024, "The Llama 3 Herd of Models", section 3.3.4)."""
 
 
 def report(
@@ -81,11 +90,18 @@ def _lines(plan: RunPlan, memory: MemoryEstimate, tokens_per_s: float | None) ->
     tokens = sum(phase.steps.total_rows * phase.manifest.row_tokens for phase in plan.phases)
     yield f"tokens {tokens:,} in {plan.steps.total_steps:,} steps"
     if tokens_per_s:
-        hours = tokens / (tokens_per_s * plan.tp_size * plan.dp_size) / 3600
+        accelerator_hours = tokens / tokens_per_s / 3600
+        hours = accelerator_hours / (plan.tp_size * plan.dp_size)
         yield (
             f"time about {hours:,.1f} h at {tokens_per_s:,.0f} tokens/s an accelerator, "
-            f"{hours * plan.tp_size * plan.dp_size:,.0f} accelerator hours"
+            f"{accelerator_hours:,.0f} accelerator hours"
         )
+        failures = accelerator_hours / HOURS_OF_A_FAILURE
+        yield (
+            f"failures of hardware in that time: about {failures:,.1f} "
+            f"(one in {HOURS_OF_A_FAILURE:,} accelerator hours, Dubey et al. 2024)"
+        )
+    yield f"checkpoints of {checkpoint_bytes(config, plan.vocab_size) / 1e9:,.2f} GB"
 
 
 def advice(plan: RunPlan, memory: MemoryEstimate) -> str:

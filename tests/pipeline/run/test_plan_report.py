@@ -9,12 +9,13 @@ import pytest
 
 from configs.load import ConfigError, UserError, validate
 from model.size import count_parameters
+from pipeline.checkpoint.manifest import list_checkpoints
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import activation_bytes, estimate_memory
+from pipeline.run.memory import activation_bytes, checkpoint_bytes, estimate_memory
 from pipeline.run.plan import plan_run
 from pipeline.run.plan_report import report
-from pipeline.run.run_folder import RUN_NAME, claim
+from pipeline.run.run_folder import RUN_NAME, checkpoints_folder, claim
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.training_run import ROW_TOKENS, make_config, make_rows, pretrain
 
@@ -44,7 +45,17 @@ def test_numbers_of_a_run(rows: Path, tmp_path: Path) -> None:
     assert f"parameters {parameters:,}" in lines[2]
     assert f"tokens {20 * 16 * ROW_TOKENS:,} in 20 steps" in lines[3]
     assert f"{20 * 16 * ROW_TOKENS / 4000 / 3600:,.1f} h" in lines[4]
+    assert "failures of hardware in that time: about 0.0 " in lines[5]
+    assert lines[6] == f"checkpoints of {12 * parameters / 1e9:,.2f} GB"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_has_the_size_of_its_plan(rows: Path, tmp_path: Path) -> None:
+    config = make_config(rows, tmp_path / "run", total_rows=16, schedule={"type": "constant"})
+    run_ranks(pretrain, 1, config)
+    (folder,) = list_checkpoints(checkpoints_folder(config))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert size == pytest.approx(checkpoint_bytes(config, 131), rel=0.1)  # headers of tiny tensors
 
 
 def test_a_run_is_planned_before_its_rows_are_made(rows: Path, tmp_path: Path) -> None:
