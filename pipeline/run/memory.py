@@ -63,6 +63,8 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
     weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
     gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
+    if stage > 1 and value_bytes < 4:
+        gradients += 4 * bucket  # the bucket in fp32, as it is reduced
     peaks = [peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases]
     activations = max(peaks)
     networks = _networks(config.model, config.objective)

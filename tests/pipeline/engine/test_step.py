@@ -107,6 +107,38 @@ def test_a_finetuning_step_takes_one_collective_and_one_transfer(tmp_path: Path)
         assert steps == [{"all_gather": 1, "cpu": 1}] * 5
 
 
+def formats_of_reductions(config: TrainConfig) -> set[torch.dtype]:
+    """Number formats of the tensors that are summed over ranks in a run, short vectors left out."""
+    found: set[torch.dtype] = set()
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            tensors = [x for x in (*arguments, *named.values()) if isinstance(x, torch.Tensor)]
+            found.update(tensor.dtype for tensor in tensors if tensor.numel() > 100)
+            return function(*arguments, **named)
+
+        return call
+
+    for name in ("all_reduce", "reduce", "reduce_scatter_tensor", "_reduce_scatter_base"):
+        setattr(dist, name, noted(getattr(dist, name)))
+    pretrain(config)
+    return found
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_gradients_are_summed_over_ranks_in_fp32(tmp_path: Path, zero_stage: int) -> None:
+    make_rows(tmp_path / "rows", rows=64)
+    config = make_config(
+        tmp_path / "rows",
+        tmp_path / "run",
+        total_rows=2 * 16,
+        schedule={"type": "constant"},
+        precision="bf16",
+        parallel={"zero_stage": zero_stage},
+    )
+    assert run_ranks(formats_of_reductions, 2, config) == [{torch.float32}] * 2
+
+
 def test_the_counter_sees_more_calls_than_allowed() -> None:
     def transfers() -> dict[str, int]:
         counter = CallCounter()

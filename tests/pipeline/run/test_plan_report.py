@@ -99,7 +99,9 @@ def test_states_are_sharded_by_the_zero_stage(rows: Path, tmp_path: Path) -> Non
     parameters = count_parameters(config.model, config.compute.padded_vocab_size(131))
     assert estimates[1].optimizer == pytest.approx(12 * parameters / 4)
     assert estimates[1].weights == pytest.approx(2 * parameters)
-    assert estimates[1].gradients - estimates[2].gradients == pytest.approx(4 * parameters * 3 / 4)
+    # Sums of a quarter of the gradients, but an fp32 copy of the bucket that is reduced.
+    difference = estimates[1].gradients - estimates[2].gradients
+    assert difference == pytest.approx(4 * parameters * 3 / 4 - 4 * parameters)
     assert estimates[3].weights < 0.5 * estimates[2].weights
     assert estimates[1].total_gb > estimates[2].total_gb > estimates[3].total_gb
 
