@@ -49,8 +49,8 @@ def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) 
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": config.precision == "fp16", "loss_scale": config.loss_scale.initial},
         "data_types": {"grad_accum_dtype": "fp32"},
-        # DeepSpeed's default is the number format of the weights, in which sums over many ranks lose
-        # their precision.
+        # DeepSpeed's default is the number format of the weights, in which sums over many ranks
+        # lose their precision.
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.parallel.zero_stage,

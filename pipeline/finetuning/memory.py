@@ -21,7 +21,7 @@ from model.size import (
 )
 from pipeline.finetuning.padding import padded_width
 from pipeline.finetuning.plan import FinetunePlan
-from pipeline.run.memory import BUCKET_VALUES, MemoryEstimate, activation_bytes, head_bytes
+from pipeline.run.memory import MemoryEstimate, activation_bytes, bucket_bytes, head_bytes
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def estimate_finetuning(plan: FinetunePlan) -> MemoryEstimate:
     gathered = 2 * count_layer_parameters(plan.model) / tp_size
     weights = value_bytes * (total if stage < 3 else total / dp_size + gathered)
     sums = trained if stage == 1 else trained / dp_size
-    gradients = value_bytes * min(trained, BUCKET_VALUES) + 4 * sums
+    gradients = bucket_bytes(trained, value_bytes, stage) + 4 * sums
     in_matrices = found.trained_in_matrices / tp_size
     optimizer = config.optimizer.state_bytes(trained, in_matrices) / dp_size
     if config.parallel.offload_optimizer:

@@ -20,7 +20,7 @@ from pipeline.run.plan import PhasePlan, RunPlan
 OVERHEAD_GB = 2.5
 """CUDA context, NCCL's buffers and fragmentation."""
 
-BUCKET_VALUES = 500_000_000
+BUCKET_VALUES = 100_000_000
 """DeepSpeed's buckets for reducing gradients hold at most so many values."""
 
 
@@ -58,13 +58,11 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     value_bytes = config.value_bytes
     vocab_size = config.compute.padded_vocab_size(plan.vocab_size)
     parameters = count_trained(config, vocab_size) / plan.tp_size
-    bucket = min(parameters, BUCKET_VALUES)
     # A layer's gathered weights, and those fetched ahead, come on top of a rank's own share.
     gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
     weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
-    gradients = value_bytes * bucket + 4 * (parameters if stage == 1 else parameters / dp_size)
-    if stage > 1 and value_bytes < 4:
-        gradients += 4 * bucket  # the bucket in fp32, as it is reduced
+    gradients = bucket_bytes(parameters, value_bytes, stage)
+    gradients += 4 * (parameters if stage == 1 else parameters / dp_size)
     peaks = [peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases]
     activations = max(peaks)
     networks = _networks(config.model, config.objective)
@@ -81,6 +79,16 @@ def count_trained(config: TrainConfig, vocab_size: int) -> int:
     if config.objective.type == "replaced_tokens":
         parameters += count_generator_parameters(config.model, vocab_size, config.objective)
     return parameters
+
+
+def bucket_bytes(parameters: float, value_bytes: int, zero_stage: int) -> float:
+    """Memory of the gradients that are reduced at a time.
+
+    At ZeRO 2 and 3 they are in the format of the weights, and copied to fp32 for the reduction; at
+    ZeRO 1 the fp32 sums themselves are reduced.
+    """
+    copied = 4 if zero_stage > 1 and value_bytes < 4 else 0
+    return (value_bytes + copied) * min(parameters, BUCKET_VALUES)
 
 
 def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> float:

@@ -12,7 +12,7 @@ from model.size import count_parameters
 from pipeline.checkpoint.manifest import list_checkpoints
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import activation_bytes, checkpoint_bytes, estimate_memory
+from pipeline.run.memory import BUCKET_VALUES, activation_bytes, checkpoint_bytes, estimate_memory
 from pipeline.run.plan import plan_run
 from pipeline.run.plan_report import report
 from pipeline.run.run_folder import RUN_NAME, checkpoints_folder, claim
@@ -62,18 +62,18 @@ def test_a_run_is_planned_before_its_rows_are_made(rows: Path, tmp_path: Path) -
     """With the lines of the same run on rows, but one."""
     weights = {"a": 1.0, "b": 2.0}
     config = make_config(rows, tmp_path / "run", weights=weights)
-    later = {"data": {"path": str(tmp_path / "later"), "weights": weights}}
+    later: dict[str, Any] = {"data": {"path": str(tmp_path / "later"), "weights": weights}}
     missing = make_config(rows, tmp_path / "run", **later)
     with pytest.raises(ConfigError, match=r"later: no rows yet .* --vocab-size N as if"):
         list(report(missing, 2, 2))
-    assumption, *lines = report(missing, 2, 2, 1.0, None, AssumedRows(131))
+    assumption, *lines = report(missing, 2, 2, tokens_per_s=1.0, assumed=AssumedRows(131))
     assert assumption.startswith("assumed: a vocabulary of 131 ids; not checked: ")
     found = [line.replace(str(tmp_path / "later"), str(rows)) for line in lines]
-    assert found == list(report(config, 2, 2, 1.0))
-    narrow = "".join(report(missing, 2, 2, None, None, AssumedRows(131, 16)))
+    assert found == list(report(config, 2, 2, tokens_per_s=1.0))
+    narrow = "".join(report(missing, 2, 2, assumed=AssumedRows(131, 16)))
     assert "of 16 tokens from" in narrow
     with pytest.raises(ConfigError, match=f"{ROW_TOKENS} is less than the rows of 33 tokens"):
-        list(report(missing, 2, 2, None, None, AssumedRows(131, 33)))
+        list(report(missing, 2, 2, assumed=AssumedRows(131, 33)))
 
 
 @pytest.mark.parametrize("name", ["base", "modern-base", "3.9b"])
@@ -101,7 +101,7 @@ def test_states_are_sharded_by_the_zero_stage(rows: Path, tmp_path: Path) -> Non
     assert estimates[1].weights == pytest.approx(2 * parameters)
     # Sums of a quarter of the gradients, but an fp32 copy of the bucket that is reduced.
     difference = estimates[1].gradients - estimates[2].gradients
-    assert difference == pytest.approx(4 * parameters * 3 / 4 - 4 * parameters)
+    assert difference == pytest.approx(4 * parameters * 3 / 4 - 4 * BUCKET_VALUES)
     assert estimates[3].weights < 0.5 * estimates[2].weights
     assert estimates[1].total_gb > estimates[2].total_gb > estimates[3].total_gb
 
