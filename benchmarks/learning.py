@@ -15,8 +15,7 @@ interrupted resumes at its last checkpoint: start the same command again. All ru
 | continued | a model of 22 M parameters on one domain, and from scratch | 0.8 |
 
 ``--scale 0.01`` shortens all runs a hundredfold, to see that they work. Give each scale a folder
-of its own. The fifth study, time to a loss, is `benchmarks.time_to_loss`;
-``report --time-to-loss FOLDER`` takes its results into the page.
+of its own.
 """
 
 import argparse
@@ -52,13 +51,12 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of data, runs and results")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the length of all runs")
     parser.add_argument("--page", type=Path, help="the page to write, docs/quality.md if not given")
-    parser.add_argument("--time-to-loss", type=Path, help="folder of benchmarks.time_to_loss")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     if arguments.scale <= 0:
         raise UserError(f"--scale {arguments.scale}: give a number above 0, such as 0.01")
     if arguments.what == "report":
-        report.write(folder, arguments.page or report.PAGE, arguments.time_to_loss)
+        report.write(folder, arguments.page or report.PAGE)
         return
     check_scale(folder, arguments.scale)
     signal.signal(signal.SIGTERM, _stop_children)

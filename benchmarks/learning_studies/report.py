@@ -4,7 +4,6 @@ A block of the page is ``<!-- results: NAME -->`` to ``<!-- end -->``; the text 
 by hand. Numbers are means or medians over seeds with the lowest and the highest.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ QUESTIONS = {
 """What is compared: two variants, or lists of which the better one counts."""
 
 
-def write(folder: Path, page: Path, time_to_loss: Path | None) -> None:
+def write(folder: Path, page: Path) -> None:
     """Replaces every block of `page` by the results in `folder`; draws the pictures beside it."""
     blocks: dict[str, Callable[[], str]] = {
         "pretraining": lambda: pretraining_table(Results(folder, pretraining.STUDY)),
@@ -40,7 +39,6 @@ def write(folder: Path, page: Path, time_to_loss: Path | None) -> None:
             Results(folder, data_quality.STUDY).all(), Results(folder, ablations.STUDY).all()
         ),
         "continued": lambda: continued_table(Results(folder, continued.STUDY).all()),
-        "time-to-loss": lambda: time_table(time_to_loss),
     }
     text = page.read_text(encoding="utf-8")
     drawn = pictures.draw_all(folder, page.parent / "images")
@@ -148,13 +146,3 @@ def continued_table(results: Mapping[str, Values]) -> str:
 
 def _tests(results: Mapping[str, Values], prefix: str) -> list[float]:
     return [float(values["test"]) for key, values in results.items() if key.startswith(prefix)]
-
-
-def time_table(folder: Path | None) -> str:
-    """The results of benchmarks.time_to_loss in `folder`."""
-    rows = []
-    for path in sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime) if folder else ():
-        values = json.loads(path.read_text())
-        numbers = (f"{values['loss']:.3f}", f"{values['wall_s']:,.0f}", f"{values['cpu_s']:,.0f}")
-        rows.append([path.stem, f"{values['rows']:,}", *numbers])
-    return table_of(["run", "rows", "loss", "seconds", "CPU s"], rows) if rows else MISSING

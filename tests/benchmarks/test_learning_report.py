@@ -17,7 +17,7 @@ from pipeline.run.train_config import complete_config
 
 PAGE = "".join(
     f"Text.\n<!-- results: {name} -->\nold\n<!-- end -->\n"
-    for name in ("pretraining", "ablations", "data", "continued", "time-to-loss")
+    for name in ("pretraining", "ablations", "data", "continued")
 )
 
 
@@ -100,16 +100,11 @@ def test_blocks_of_the_page_are_replaced_and_text_stays(tmp_path: Path) -> None:
     for name in ("scratch", "continued"):
         put(tmp_path, "continued", name, {"heldout_loss": 3.0, "curve": [[16, 4.0], [32, 3.0]]})
     put(tmp_path, "continued", "rows", {"loss": 3.0, "scratch_rows": 800, "continued_rows": 200})
-    times = tmp_path / "times"
-    times.mkdir()
-    run = {"rows": 16000, "loss": 4.25, "wall_s": 1200.4, "cpu_s": 2000}
-    (times / "trainer-roberta.json").write_text(json.dumps(run))
-    write(tmp_path, page, times)
+    write(tmp_path, page)
     text = page.read_text()
-    assert text.count("Text.\n") == 5
+    assert text.count("Text.\n") == 4
     assert "old" not in text
     assert "that loss after 25% of them" in text
-    assert "| trainer-roberta | 16,000 | 4.250 | 1,200 | 2,000 |" in text
     assert "](images/quality_continued.png)\n" in text
     assert (page.parent / "images" / "quality_continued.png").exists()
     assert "quality_tasks.png" not in text  # has no results
