@@ -1,6 +1,7 @@
 """The page of benchmarks.learning: what is read out of the results of runs."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def test_after_a_failure_no_waiting_job_starts() -> None:
 
     def work() -> Values:
         started.append(1)
+        time.sleep(0.01)  # all of them would take seconds
         return {}
 
     with pytest.raises(RuntimeError, match="stopped"):
