@@ -74,8 +74,8 @@ def _check_rows_exist(config: TrainConfig, assumed: AssumedRows | None) -> None:
         data = phase.data
         if not assumed and data.url is None and not (data.path / MANIFEST_NAME).exists():
             raise ConfigError(
-                f"{data.path}: no rows yet (no {MANIFEST_NAME}): run data preparation, or plan "
-                "with --vocab-size N as if there were rows"
+                f"{data.path / MANIFEST_NAME}: no such file: run data preparation, or plan with "
+                "--vocab-size N as if there were rows"
             )
 
 
