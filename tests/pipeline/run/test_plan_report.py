@@ -64,7 +64,9 @@ def test_a_run_is_planned_before_its_rows_are_made(rows: Path, tmp_path: Path) -
     config = make_config(rows, tmp_path / "run", weights=weights)
     later: dict[str, Any] = {"data": {"path": str(tmp_path / "later"), "weights": weights}}
     missing = make_config(rows, tmp_path / "run", **later)
-    with pytest.raises(ConfigError, match=r"later/manifest.json: no such file: .* --vocab-size N as if"):
+    with pytest.raises(
+        ConfigError, match=r"later/manifest.json: no such file: .* --vocab-size N as if"
+    ):
         list(report(missing, 2, 2))
     assumption, *lines = report(missing, 2, 2, tokens_per_s=1.0, assumed=AssumedRows(131))
     assert assumption.startswith("assumed: a vocabulary of 131 ids; not checked: ")
