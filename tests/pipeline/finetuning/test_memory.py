@@ -66,17 +66,17 @@ def test_the_longest_row_decides(pretrained: TrainConfig, tmp_path: Path) -> Non
     config = make_finetune_config(pretrained, tmp_path / "run")
     plan = plan_finetuning(config, 1, is_first=True)
     batches = {name: (rows, width) for name, rows, width, _ in widest_batches(plan)}
-    assert batches["mlm"] == (4, 32)
+    assert batches["mlm"] == (8, 32)
     longest = max(len(row) for e in plan.train["length"].examples for row in e.rows)
     assert longest <= batches["length"][1] < longest + 8
-    assert batches["next"][0] == 4
+    assert batches["next"][0] == 8
 
 
 def test_what_does_not_fit_is_refused(pretrained: TrainConfig, tmp_path: Path) -> None:
     config = make_finetune_config(pretrained, tmp_path / "run", mlm=None)
     lines = list(report(config, 1, 1, gpu_memory_gb=80, tokens_per_s=1000))
     assert any(line.startswith("parameters ") and "memory about 2.5 GB" in line for line in lines)
-    assert any(line.startswith("largest micro-batch: 4 rows") for line in lines)
+    assert any(line.startswith("largest micro-batch: 8 rows") for line in lines)
     assert any(line.startswith("time about 0.00 h") for line in lines)
     with pytest.raises(ConfigError, match=r"does not fit: 2\.5 GB an accelerator: .* has 1 GB"):
         list(report(config, 1, 1, gpu_memory_gb=1))
