@@ -145,13 +145,13 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype, num_cores: floa
         right = left.T.contiguous()
         _wait(device)
         ends_at = time.perf_counter() + PEAK_SECONDS / len(sizes)
-        is_first = True
-        while is_first or time.perf_counter() < ends_at:
+        while True:
             start = clock()
             torch.mm(left, right)
             _wait(device)
             best = max(best, 2.0 * size**3 / (clock() - start))
-            is_first = False
+            if time.perf_counter() >= ends_at:
+                break
     return best * (1.0 if is_cuda else num_cores)
 
 

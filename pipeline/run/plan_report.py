@@ -31,16 +31,21 @@ def report(
 ) -> Iterator[str]:
     """The plan, a line each; needs no accelerator and writes nothing.
 
-    With `assumed`, of a run whose rows are not made yet. Raises ConfigError, before the first line,
-    for what cannot work on `num_nodes` x `gpus_per_node`
-    ranks: sizes that do not divide, tensor parallelism across nodes, more memory than
-    `gpu_memory_gb`, an output folder that holds a different run.
+    With `assumed`, of a run whose rows are not made yet.
+
+    Raises ConfigError, before the first line, for what cannot work on `num_nodes` x `gpus_per_node`
+    ranks: rows that are not there, sizes that do not divide, tensor parallelism across nodes, more
+    memory than `gpu_memory_gb`, an output folder that holds a different run; and for a start other
+    than random weights on `assumed` rows.
     """
     if num_nodes < 1 or gpus_per_node < 1:
         raise ConfigError(
             f"--nodes {num_nodes} --gpus-per-node {gpus_per_node}: both must be at least 1"
         )
-    _check_rows_exist(config, assumed)
+    if assumed:
+        _check_start_needs_no_rows(config)
+    else:
+        _check_rows_exist(config)
     plan = plan_run(config, num_nodes * gpus_per_node, assumed)
     if gpus_per_node % plan.tp_size:
         raise ConfigError(
@@ -64,15 +69,17 @@ def report(
         yield f"changed since the last start: {change}"
 
 
-def _check_rows_exist(config: TrainConfig, assumed: AssumedRows | None) -> None:
-    if assumed and config.start.type != "scratch":
+def _check_start_needs_no_rows(config: TrainConfig) -> None:
+    if config.start.type != "scratch":
         raise ConfigError(
             f"--vocab-size is for runs from random weights, but start.type is {config.start.type}, "
             "whose vocabulary is compared with that of the rows: prepare them first"
         )
-    for phase in config.phases:
-        data = phase.data
-        if not assumed and data.url is None and not (data.path / MANIFEST_NAME).exists():
+
+
+def _check_rows_exist(config: TrainConfig) -> None:
+    for data in (phase.data for phase in config.phases):
+        if data.url is None and not (data.path / MANIFEST_NAME).exists():
             raise ConfigError(
                 f"{data.path / MANIFEST_NAME}: no such file: run data preparation, or plan with "
                 "--vocab-size N as if there were rows"
