@@ -35,6 +35,9 @@ from tests.pipeline.finetuning.finetune_run import (
 )
 
 LABELS = ("label", "value", "labels", "answers")
+# Two nearly equal predictions may change places by the rounding of two ranks: of 24 values one
+# exchange of neighbouring ranks moves this correlation by at most 6 * 2 * 23 / (24**3 - 24).
+TOLERANCES = {"spearman": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +105,9 @@ def test_predictions_are_those_of_the_evaluation_in_training(
         command(*folder, file_of(finetuned, name), "--output", output)
         printed = [line.split() for line in capfd.readouterr().out.splitlines()]
         values = {words[0]: float(words[1]) for words in printed if words and words[0] in trained}
-        # Correlations of nearly equal predictions magnify the rounding of two ranks.
-        assert values == pytest.approx(trained, abs=5e-4)
+        assert values.keys() == trained.keys()
+        for metric, value in values.items():
+            assert value == pytest.approx(trained[metric], abs=TOLERANCES.get(metric, 5e-4)), metric
         found.append(lines_of(output))
     assert [one["line"] for one in found[0]] == list(range(1, 25))
     assert_close(found[0], found[1])
