@@ -93,7 +93,7 @@ export-versions: $(INSTALLED_DEV) ## exports in transformers 4.57 and sentence-t
 
 .PHONY: test-ui
 test-ui: $(INSTALLED_DEV) ## pages of reports and of MLflow in Chromium (chromium chromium-driver)
-	python -m pytest -m browser -rs tests/pages tests/pipeline/tracking/test_mlflow_ui.py
+	python -m pytest -m browser -rs tests/configs/pages tests/pipeline/tracking/test_mlflow_ui.py
 
 .PHONY: check
 check: $(INSTALLED_DEV) ## lint, format and type checks
