@@ -182,18 +182,14 @@ def train_hugging_face(
 
 
 def train_ours(config_path: Path, overrides: list[str], rows: int, folder: Path) -> Result:
-    """One run of this system, from its launch to its end."""
+    """One run of this system, from its launch to its end; one rank needs no launcher."""
     tensor = load(config_path, TrainConfig, overrides).parallel.tensor
     changes = [*overrides, f"total_rows={rows}", f"output={folder}", "tracking.enabled=false"]
     log = folder.parent / f"{folder.name}.log"
     started, cpu = time.perf_counter(), _children_cpu_s()
-    Launched(
-        [
-            *("-m", "deepspeed.launcher.runner", "--num_accelerators", str(tensor)),
-            *("pipeline/train.py", str(config_path), *changes),
-        ],
-        log,
-    ).finish()
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(tensor)]
+    program = ["pipeline/train.py", str(config_path), *changes]
+    Launched(program if tensor == 1 else [*launcher, *program], log).finish()
     wall_s, cpu_s = time.perf_counter() - started, _children_cpu_s() - cpu
     export = ["-m", "pipeline.export", str(config_path), *changes]
     Launched(export, log).finish()

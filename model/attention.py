@@ -19,6 +19,7 @@ from model.config import ModelConfig
 from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed, seeded
 from model.layers import ColumnLinear, Norm, RowLinear
 from model.parallel.grid import Grid
+from model.rotary import Rotation, rotate, split_and_rotate
 from model.row_context import RowContext
 
 
@@ -53,19 +54,29 @@ class SelfAttention(nn.Module):
         rows, tokens = context.shape
         groups, size = self.num_local_groups, self.head_size
         qkv = self.qkv(x).view(rows, tokens, groups, -1, size)  # [B, S, k, g + 2, d]
-        query, key, value = self._heads(qkv, context.masks[self.window(layer)].backend)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if context.rotations is not None:
-            rotation = context.rotations[self.window(layer)]
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        window = self.window(layer)
+        rotation = None if context.rotations is None else context.rotations[window]
+        query, key, value = self._heads(qkv, context.masks[window].backend, rotation)
         mixed = self._mix(query, key, value, context, layer)  # [h, B, S, d]
         mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)  # [T, H/tp]
         result: Tensor = self.output(mixed)
         return result
 
-    def _heads(self, qkv: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [h, B, S, d], keys and values [k, B, S, d]."""
+    def _heads(
+        self, qkv: Tensor, backend: Backend, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [h, B, S, d], keys and values [k, B, S, d]; normalised and rotated."""
+        is_plain = self.group_heads == 1 and self.query_norm is None and backend == "explicit"
+        if is_plain and rotation is not None:
+            return split_and_rotate(qkv, rotation)
+        query, key, value = self._split(qkv, backend)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
+
+    def _split(self, qkv: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
         if self.group_heads > 1:
             query, key, value = torch.split(qkv, [self.group_heads, 1, 1], dim=3)
             query = query.permute(2, 3, 0, 1, 4).flatten(0, 1)  # [h, B, S, d]
@@ -183,13 +194,3 @@ def _flex_kernel(compiled: bool) -> Any:
 
     # Eager FlexAttention computes all scores: right, and good enough to check against on the CPU.
     return torch.compile(eager) if compiled else eager
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """`x` [h, B, S, d] turned by its position: (cosine, sine) are [B or 1, S, d/2].
-
-    Pairs are (i, i + d/2), as in GPT-NeoX and Hugging Face's implementations.
-    """
-    cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

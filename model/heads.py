@@ -21,11 +21,12 @@ from model.adversarial import (
 )
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
+from model.cross_entropy import vocabulary_cross_entropy
 from model.encoder import Encoder
 from model.freezing import freeze
 from model.grid_check import check_grid
 from model.label_slots import at_slots, with_values
-from model.layers import gather_columns, vocabulary_cross_entropy
+from model.layers import gather_columns
 from model.lm_head import LanguageModelHead
 from model.objectives.head_names import ADVERSARIAL
 from model.parallel.grid import Grid
@@ -138,11 +139,10 @@ class MaskedLanguageModel(nn.Module):
         return (symmetric_divergence(one, other, self.grid) * (labels.view(-1) >= 0)).sum()
 
     def _logits_loss(self, logits: Tensor, labels: Tensor) -> LossAndCounts:
-        """The loss of logits [N, V/tp] that are needed afterwards."""
+        """The loss of logits [N, V/tp]."""
         labels = labels.view(-1)
         is_used = labels >= 0
-        # The cross entropy works in place.
-        losses, is_right = vocabulary_cross_entropy(logits.clone(), labels.clamp(min=0), self.grid)
+        losses, is_right = vocabulary_cross_entropy(logits, labels.clamp(min=0), self.grid)  # [N]
         return (losses * is_used).sum(), is_used.sum(), (is_right & is_used).sum()
 
     def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:
@@ -182,12 +182,8 @@ class MaskedLanguageModel(nn.Module):
         return loss_sum, count, right
 
     def _slot_loss(self, chosen: Tensor, labels: Tensor) -> LossAndCounts:
-        is_used = labels >= 0
-        targets = labels.clamp(min=0)
         logits = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]
-        losses, is_right = vocabulary_cross_entropy(logits, targets, self.grid)  # [N]
-        loss_sum = (losses * is_used).sum()
-        return loss_sum, is_used.sum(), (is_right & is_used).sum()
+        return self._logits_loss(logits, labels)
 
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""

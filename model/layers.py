@@ -23,7 +23,6 @@ from model.parallel.megatron import (
     linear_with_grad_accumulation_and_async_allreduce,
     reduce_from_tensor_model_parallel_region,
     scatter_to_tensor_model_parallel_region,
-    vocab_parallel_cross_entropy,
 )
 from model.parameters import ParameterSpec, declare
 
@@ -266,20 +265,3 @@ class ReplicatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
-
-
-def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """(fp32 losses [N], whether the target has the highest logit [N]) of logits [N, V/tp]."""
-    with torch.no_grad():
-        highest, place = logits.max(dim=-1)  # [N]
-        found = torch.stack([highest.float(), place + grid.tp_rank * logits.shape[-1]])
-        if grid.tp_size > 1:
-            parts = [torch.empty_like(found) for _ in range(grid.tp_size)]
-            torch.distributed.all_gather(parts, found, group=grid.tp_group)
-            found = torch.stack(parts)  # [tp, 2, N]
-            winner = found[:, 0].argmax(dim=0, keepdim=True)
-            found = found.gather(0, winner[:, None].expand(1, 2, -1))[0]
-        is_right = found[1] == targets
-    # vocab_parallel_cross_entropy works in place on fp32 logits and keeps them for its backward.
-    losses: Tensor = vocab_parallel_cross_entropy(logits, targets)
-    return losses, is_right

@@ -15,7 +15,7 @@ from model.dropout import Site, mask_seed
 from model.generator import generator_config
 from model.heads import MaskedLanguageModel, with_initial_weights, word_vectors_of
 from model.label_slots import at_slots, with_values
-from model.layers import ReplicatedLinear, VocabularyEmbedding, vocabulary_cross_entropy
+from model.layers import ReplicatedLinear, VocabularyEmbedding
 from model.objectives import SpecialIds
 from model.objectives.head_names import KEPT_SHARE, REPLACED_HEAD
 from model.objectives.replaced_tokens import ReplacedTokensConfig
@@ -139,9 +139,7 @@ class ReplacedTokensModel(MaskedLanguageModel):
         logits = generator.head(chosen, generator.encoder.embeddings.word)  # [N, V/tp]
         keys = draw_keys(sample_keys, positions).view(-1)
         drawn = draw_tokens(logits.detach(), keys, self.is_ordinary, self.grid)  # [N]
-        is_used = labels.view(-1) >= 0
-        losses, is_right = vocabulary_cross_entropy(logits, labels.view(-1).clamp(min=0), self.grid)
-        results = {MLM_HEAD: ((losses * is_used).sum(), is_used.sum(), (is_right & is_used).sum())}
+        results = {MLM_HEAD: self._logits_loss(logits, labels)}
         original = with_values(tokens, positions, labels, labels)
         replaced = with_values(tokens, positions, labels, drawn.view_as(labels))
         return results | self._detection(original, replaced, dropout_key, is_padded)

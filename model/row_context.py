@@ -11,6 +11,7 @@ from torch import Tensor
 from model.attention_masks import AttentionMask, Backend, MaskRule, build_mask
 from model.config import ModelConfig
 from model.dropout import Site, mask_seed
+from model.rotary import Rotation, rotation_of
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class RowContext:
     """[B, S] position of each token, None where every row counts 0, 1, 2, ..."""
     masks: dict[int | None, AttentionMask]
     """By window (None: full attention), what the attention backend needs to know."""
-    rotations: dict[int | None, tuple[Tensor, Tensor]] | None
-    """By window, cosines and sines of rotary positions, [B or 1, S, d/2] each."""
+    rotations: dict[int | None, Rotation] | None
+    """By window, the rotation of rotary positions."""
 
 
 def make_row_context(
@@ -113,12 +114,3 @@ def hidden_keys(config: ModelConfig, tokens: Tensor, dropout_key: int) -> Tensor
         lengths = (shares * row_tokens).round()  # [B, 1]
         hidden = torch.arange(row_tokens) >= row_tokens - lengths
     return hidden.to(tokens.device) & (tokens != config.begin_token_id)
-
-
-def rotation_of(
-    positions: Tensor, head_size: int, base: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """(cosine, sine), [..., S, d/2] each, of `positions` [..., S] (Su et al. 2021, equation 15)."""
-    exponents = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[..., None].float() * base ** (-exponents / head_size)
-    return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -247,7 +247,8 @@ def test_no_file_takes_the_name_of_an_installed_package() -> None:
             ("torch", "deepspeed", "megatron", "mlflow", "transformers"),
         ),
         ("pipeline.evaluate", ("torch", "deepspeed", "megatron", "mlflow", "transformers")),
-        ("model.layers", ("transformers", "deepspeed", "mlflow")),
+        ("model.layers", ("transformers", "deepspeed", "mlflow", "torch._inductor")),
+        ("pipeline.pretraining.loop", ("torch._inductor", "mlflow", "scipy", "transformers")),
     ],
 )
 def test_light_modules_import_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:

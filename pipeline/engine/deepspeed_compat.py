@@ -8,12 +8,32 @@ shows what happens without the patch and fails when it is no longer needed.
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def import_deepspeed() -> Any:
+    """The module `deepspeed`, imported without MLflow.
+
+    Reason: its autotuner, which nothing here uses, imports MLflow where that is installed: three
+    quarters of the processor time of importing DeepSpeed, on every rank.
+    Upstream: `try: import mlflow` in autotuning/autotuner.py.
+    Remove when: `import deepspeed` leaves `mlflow` alone.
+    """
+    is_first = "mlflow" not in sys.modules
+    if is_first:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # importing it fails
+    try:
+        import deepspeed
+    finally:
+        if is_first:
+            del sys.modules["mlflow"]
+    return deepspeed
 
 
 def use_accelerator_of(device: torch.device) -> None:
@@ -54,9 +74,7 @@ def skip_shared_memory_extension() -> None:
     Upstream: `build_shm_op` in comm/torch.py, called by `TorchBackend.__init__`.
     Remove when: the extension is built at its first use, or an option turns it off.
     """
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    import_deepspeed().ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def link_optimizer_state(zero: Any) -> None:

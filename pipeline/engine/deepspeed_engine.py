@@ -241,8 +241,7 @@ def _initialize(
     trained: list[tuple[str, nn.Parameter]],
 ) -> Any:
     """DeepSpeed's engine on `model`, with the optimizer of `config` on the trained parameters."""
-    import deepspeed
-
+    deepspeed = deepspeed_compat.import_deepspeed()
     parameters = [parameter for _, parameter in trained]
     num_values = sum(parameter.numel() for parameter in parameters)
     optimizer = config.optimizer.build(parameters, grid.device)

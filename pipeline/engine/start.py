@@ -37,7 +37,7 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
     Raises UserError if the port of the launch is in use, or if an all-reduce gives wrong values.
     """
     with heavy_imports():
-        import deepspeed
+        deepspeed = deepspeed_compat.import_deepspeed()
 
     deepspeed_compat.quiet_logs()
     if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch has read it

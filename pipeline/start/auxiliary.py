@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from data_prep.dataset.manifest import Manifest
 from model.extended_vocabulary import AuxiliaryVectors
-from model.token_cooccurrence import cooccurrence_vectors
 from pipeline.data.config import DataConfig
 from pipeline.data.loader import special_ids
 from pipeline.data.shard_cache import row_reader
@@ -22,6 +21,8 @@ _RANGES = 64
 def auxiliary_vectors(data: DataConfig, manifest: Manifest, seed: int) -> AuxiliaryVectors:
     """Vectors of the tokens of the rows, in place of the fastText vectors that Dobler and de Melo
     (2023) train on the same text. The same on every rank, a function of rows and seed."""
+    from model.token_cooccurrence import cooccurrence_vectors  # scipy, which few runs need
+
     special = np.flatnonzero(~special_ids(manifest).is_ordinary)
     return cooccurrence_vectors(
         list(_rows(data, manifest)), manifest.vocab_size, special, seed=seed

@@ -6,6 +6,8 @@ be removed.
 
 import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,23 @@ def test_a_parameter_that_does_not_divide_cannot_be_set() -> None:
     assert all(is_set for _, is_set in results)
 
 
+def test_deepspeed_would_import_mlflow() -> None:
+    without = "from pipeline.engine import deepspeed_compat; deepspeed_compat.import_deepspeed()"
+    imports = {"import deepspeed": True, without: False, f"import mlflow; {without}": True}
+    for code, expected in imports.items():
+        command = [sys.executable, "-c", f"import sys; {code}; print('mlflow' in sys.modules)"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-1] == str(expected), code
+
+
+def test_mlflow_can_be_imported_after_deepspeed() -> None:
+    code = (
+        "from pipeline.engine import deepspeed_compat; deepspeed_compat.import_deepspeed(); "
+        "import mlflow; print(mlflow.__version__)"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
 def test_every_patch_has_a_test() -> None:
     """Each public function of the module with a "Reason:" is called from this file."""
     text = Path(__file__).read_text()
@@ -142,7 +161,7 @@ def test_every_patch_has_a_test() -> None:
         for name, function in vars(deepspeed_compat).items()
         if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
     ]
-    assert len(patches) == 5
+    assert len(patches) == 6
     for name in patches:
         documentation = getattr(deepspeed_compat, name).__doc__
         assert "Upstream:" in documentation

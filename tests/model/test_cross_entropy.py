@@ -1,0 +1,101 @@
+"""The cross entropy over a sharded vocabulary against torch's, on one rank and on several."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.cross_entropy import vocabulary_cross_entropy
+from model.parallel.grid import make_grid
+from tests.gloo import in_one_rank, run_ranks
+
+N, V = 40, 24
+
+
+def _logits(num_padding: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[N, V] logits, the last ones of padding."""
+    logits = torch.randn(N, V, generator=torch.Generator().manual_seed(3)) * 4
+    logits[:, V - num_padding :] = -torch.inf
+    return logits.to(dtype)
+
+
+def _targets(num_padding: int) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(V - num_padding, (N,), generator=generator)
+
+
+def _on_a_rank(num_padding: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(losses, is_right, gradient of the rank's logits)."""
+    grid = make_grid(torch.distributed.get_world_size())
+    mine = _logits(num_padding, dtype).chunk(grid.tp_size, dim=1)[grid.tp_rank].clone()
+    before = mine.clone()
+    mine.requires_grad_()
+    losses, is_right = vocabulary_cross_entropy(mine, _targets(num_padding), grid)
+    (losses * torch.arange(N)).sum().backward()  # a gradient of its own for each
+    assert torch.equal(mine.detach(), before)  # the logits are left as they are
+    assert mine.grad is not None
+    return losses.detach(), is_right, mine.grad
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("num_padding", [0, 1, 7])  # 7 of 24: at four ranks one has padding only
+def test_losses_and_gradients_equal_those_of_torch(world_size: int, num_padding: int) -> None:
+    whole, targets = _logits(num_padding).requires_grad_(), _targets(num_padding)
+    expected = F.cross_entropy(whole, targets, reduction="none")
+    (expected * torch.arange(N)).sum().backward()
+    results = run_ranks(_on_a_rank, world_size, num_padding, torch.float32)
+    for losses, is_right, _ in results:
+        torch.testing.assert_close(losses, expected.detach(), rtol=2e-6, atol=2e-6)
+        assert torch.equal(losses, results[0][0])
+        assert torch.equal(is_right, whole.argmax(1) == targets)
+    gradient = torch.cat([gradient for _, _, gradient in results], dim=1)
+    torch.testing.assert_close(gradient, whole.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_bf16_logits_are_summed_in_fp32() -> None:
+    whole = _logits(0, torch.bfloat16).requires_grad_()
+    expected = F.cross_entropy(whole.float(), _targets(0), reduction="none").detach()
+    for world_size in (1, 2):
+        results = run_ranks(_on_a_rank, world_size, 0, torch.bfloat16)
+        assert results[0][0].dtype == torch.float32
+        torch.testing.assert_close(results[0][0], expected, rtol=2e-6, atol=2e-6)
+        assert results[0][2].dtype == torch.bfloat16
+
+
+@in_one_rank
+def test_logits_that_are_not_numbers_give_such_a_loss() -> None:
+    grid = make_grid(1)
+    for value in (torch.nan, torch.inf):
+        logits = _logits(0)
+        logits[3, 5] = value
+        losses, _ = vocabulary_cross_entropy(logits, _targets(0), grid)
+        assert losses.isnan().nonzero().flatten().tolist() == [3]
+
+
+@in_one_rank
+def test_of_equal_logits_the_first_is_the_prediction() -> None:
+    logits = torch.zeros(2, V)
+    _, is_right = vocabulary_cross_entropy(logits, torch.tensor([0, 1]), make_grid(1))
+    assert is_right.tolist() == [True, False]
+
+
+def _collectives() -> int:
+    grid = make_grid(2)
+    calls = 0
+    gather = torch.distributed.all_gather
+
+    def counted(*args: object, **arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        return gather(*args, **arguments)
+
+    torch.distributed.all_gather = counted
+    with torch.profiler.profile() as profile:
+        vocabulary_cross_entropy(torch.randn(N, V // 2), _targets(0), grid)
+    others = [event.key for event in profile.key_averages() if "all_reduce" in event.key]
+    assert others == []
+    return calls
+
+
+def test_ranks_exchange_once() -> None:
+    assert run_ranks(_collectives, 2) == [1, 1]
