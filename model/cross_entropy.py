@@ -62,7 +62,7 @@ class _CrossEntropy(torch.autograd.Function):
         return (log_sum - of_target)[:, 0], is_right
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
         probabilities, mine, is_mine, share, is_padding = ctx.saved_tensors
         gradient = gradient[:, None]  # [N, 1]

@@ -54,7 +54,7 @@ class _SplitAndRotate(torch.autograd.Function):
         return parts[0], parts[1], parts[2]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
         heads, rows, tokens, size = gradients[0].shape

@@ -10,7 +10,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not
 
 from configs import command
 from pipeline.checkpoint.manifest import verify
-from pipeline.data.shard_cache import verify_data_set
+from pipeline.data.shard_cache import check_sizes
 from pipeline.launch.environment import read_launch
 from pipeline.launch.heavy_imports import heavy_imports
 from pipeline.launch.shared_error import ReportOnce
@@ -29,7 +29,7 @@ def main() -> None:
         plan = plan_run(run.config, launch.world_size)
         if launch.rank == 0:
             for phase in plan.phases:
-                verify_data_set(phase.config.data, phase.manifest)
+                check_sizes(phase.config.data, phase.manifest)
             if plan.start is not None and plan.start.checkpoint is not None:
                 verify(plan.start.checkpoint.path)
         run.claim_folder(errors, plan.data_fingerprint)

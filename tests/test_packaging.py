@@ -98,7 +98,7 @@ def test_versions_agree() -> None:
 
 
 def test_paths_of_the_makefile_exist() -> None:
-    """A target that names a moved folder of tests fails only where it is run: after an hour of CI."""
+    """Else a target that names a folder that has moved fails where it is run, late in CI."""
     paths = re.findall(r"(?<!\S)((?:tests|configs|pipeline|benchmarks)/\S+)", _makefile())
     assert len(paths) >= 8
     assert [path for path in paths if not (ROOT / path).exists()] == []

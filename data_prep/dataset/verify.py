@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import UserError
@@ -25,11 +26,16 @@ def verify_shards(folder: str | Path, manifest: Manifest, *, full: bool = False)
         if problem:
             problems.append(f"{shard.path}: {problem}")
     if problems:
-        raise UserError(
-            f"{folder}: {len(problems)} file(s) differ from {MANIFEST_NAME}:\n"
-            + "\n".join(f"  {problem}" for problem in problems)
-            + "\nrestore them from a copy, or delete them and run data preparation again"
-        )
+        raise files_differ(folder, problems)
+
+
+def files_differ(folder: str | Path, problems: Sequence[str]) -> UserError:
+    """The error about files of the data set in `folder`, a line of `problems` for each."""
+    lines = "\n".join(f"  {problem}" for problem in problems)
+    return UserError(
+        f"{folder}: {len(problems)} file(s) differ from {MANIFEST_NAME}:\n{lines}\n"
+        "restore them from a copy, or delete them and run data preparation again"
+    )
 
 
 def file_problem(

@@ -41,7 +41,8 @@ class DataConfig(Config):
     `weights`."""
 
     verify: Literal["full", "sizes"] = "full"
-    """What is checked of the shards at the start: their sha256, or (faster) only their sizes."""
+    """What is checked of the shards at the start: their sha256 (by all ranks, each a share; not
+    again at a restart, unless a file's size or time has changed), or only their sizes."""
 
     workers: NonNegativeInt = 1
     """Processes a rank that read and mask rows; 0: in the training process."""

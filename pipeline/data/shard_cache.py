@@ -73,10 +73,11 @@ def row_reader(data: DataConfig, manifest: Manifest, split: Split) -> RowReader:
     return RowReader(data.path, manifest, split, cache.open if cache else None)
 
 
-def verify_data_set(data: DataConfig, manifest: Manifest) -> None:
-    """Raises one UserError that names all shards that are missing or differ from the manifest.
+def check_sizes(data: DataConfig, manifest: Manifest) -> None:
+    """Raises one UserError that names all shards that are missing or of another size.
 
-    In a store only the sizes are compared: the hash of each shard is checked when it is fetched.
+    On disk their hashes are compared by `pipeline.data.verification`, those of a store when each
+    shard is fetched.
     """
     if any(shard.block_xxh3_64 is None for shard in manifest.shards()):
         logger.info(
@@ -85,7 +86,7 @@ def verify_data_set(data: DataConfig, manifest: Manifest) -> None:
             data.url or data.path,
         )
     if data.url is None:
-        verify_shards(data.path, manifest, full=data.verify == "full")
+        verify_shards(data.path, manifest)
         return
     sizes = ObjectStore(data.url).sizes()
     problems = []

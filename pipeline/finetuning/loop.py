@@ -49,7 +49,8 @@ def finetune(
     if launch.rank == 0:
         record_start(plan.config, plan.start)
     data = {"files": plan.data_fingerprint, "start": plan.start.fingerprint}
-    with open_session(plan.config, launch, profile, data, stop) as session:
+    data_sets = [(plan.mlm.config.data, plan.mlm.manifest)] if plan.mlm else []
+    with open_session(plan.config, launch, profile, data, data_sets, stop) as session:
         while instability := _train_from_newest_checkpoint(plan, session, parent):
             session.roll_back(instability, plan.stability)
     if launch.rank == 0 and run_folder.is_done(plan.config):

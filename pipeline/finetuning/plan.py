@@ -11,7 +11,7 @@ from model.grid_check import check_grid
 from model.hugging_face.families import task_errors
 from pipeline.checkpoint.manifest import Origin
 from pipeline.data.order import check_mixture
-from pipeline.data.shard_cache import open_data_set, verify_data_set
+from pipeline.data.shard_cache import check_sizes, open_data_set
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.finetuning.account import Splits, account_lines
 from pipeline.finetuning.class_weights import class_weights
@@ -242,7 +242,7 @@ def _plan_mlm(
         )
     check_mixture(mlm.data, manifest)
     if is_first:
-        verify_data_set(mlm.data, manifest)
+        check_sizes(mlm.data, manifest)
     rows = mlm.rows_per_step
     phase = PhaseConfig(
         data=mlm.data,

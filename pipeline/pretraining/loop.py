@@ -48,7 +48,8 @@ def train(
         data["start"] = plan.start_record.fingerprint
     if launch.rank == 0 and plan.start is not None:
         write_record(plan.config.output, plan.start.record)
-    with open_session(plan.config, launch, profile, data) as session:
+    data_sets = [(phase.config.data, phase.manifest) for phase in plan.phases]
+    with open_session(plan.config, launch, profile, data, data_sets) as session:
         while instability := _train_from_newest_checkpoint(plan, session):
             session.roll_back(instability, plan.config.stability)
 

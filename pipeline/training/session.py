@@ -9,6 +9,7 @@ from typing import Any
 from configs.load import UserError
 from model.parallel.grid import Grid, make_grid
 from pipeline.data.position import RowWindow
+from pipeline.data.verification import DataSet, verify_contents
 from pipeline.engine.profiler import ProfiledSteps, StepProfiler, step_profiler
 from pipeline.engine.start import process_group
 from pipeline.engine.throughput import StepMeter
@@ -102,22 +103,26 @@ def open_session(
     launch: Launch,
     profile: ProfiledSteps | None,
     data: Mapping[str, str],
+    data_sets: Sequence[DataSet],
     stop: StopRequest | None = None,
 ) -> Iterator[Session]:
     """The process group of `launch` and what is kept over the whole launch; a collective.
 
-    `data`: fingerprints of what it is trained on. `stop`: that of a launch of several runs. The
-    process group ends with the block, unless by an error (`process_group`). Raises UserError if
-    the ranks differ in anything that decides what they compute.
+    `data`: fingerprints of what it is trained on. `data_sets`: whose shards are verified. `stop`:
+    that of a launch of several runs. The process group ends with the block, unless by an error
+    (`process_group`). Raises UserError if the ranks differ in anything that decides what they
+    compute, or if shards are damaged.
     """
+    stop = stop or StopRequest()
     with process_group(launch):
         check_equal_ranks(config, data)
+        verify_contents(data_sets, config.output, stop)
         grid = make_grid(config.parallel.tensor)
         yield Session(
             config,
             grid,
             record=open_record(config, grid.rank),
             meter=StepMeter(grid.device, config.precision),
-            stop=StopAgreement(stop or StopRequest(), launch_store(), grid.rank, grid.world_size),
+            stop=StopAgreement(stop, launch_store(), grid.rank, grid.world_size),
             profile=profile,
         )

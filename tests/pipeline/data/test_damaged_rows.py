@@ -69,6 +69,8 @@ def test_all_ranks_end(tmp_path: Path) -> None:
     make_rows(tmp_path / "rows")
     damage(tmp_path / "rows")
     config = make_config(tmp_path / "rows", tmp_path / "run", workers=1)
+    data = config.data.model_copy(update={"verify": "sizes"})  # so that it is found by a reader
+    config = config.model_copy(update={"data": data})
     with pytest.raises(RankError, match=r"UserError: .*/a\.tar: block 7 "):
         run_ranks(pretrain, 2, config)
 

@@ -20,10 +20,10 @@ from pipeline.data.order import SourceSize, build_order, train_sources
 from pipeline.data.shard_cache import (
     Prefetcher,
     ShardCache,
+    check_sizes,
     open_data_set,
     row_reader,
     shard_cache,
-    verify_data_set,
 )
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.resume import plan_segments
@@ -211,7 +211,7 @@ def test_errors_name_what_is_wrong(store: Path, tmp_path: Path) -> None:
     (copy / second.path).write_bytes(b"short")
     data = remote(copy, tmp_path / "cache")
     with pytest.raises(UserError, match=r"2 shard\(s\) differ") as caught:
-        verify_data_set(data, open_data_set(data))
+        check_sizes(data, open_data_set(data))
     assert f"{first.path}: missing" in str(caught.value)
     assert f"{second.path}: 5 bytes instead of" in str(caught.value)
     other = manifest.model_copy(update={"stages": {"another": "one"}})
