@@ -213,12 +213,13 @@ def build_masked_lm(
     config: ModelConfig,
     vocab_size: int,
     grid: Grid,
-    seed: int,
+    seed: int | None,
     compute: ComputeConfig | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> MaskedLanguageModel:
     """An fp32 model on the grid's device; its initial weights are the same at every TP size.
 
+    `seed` None: all weights are NaN, until others are loaded.
     `vocabulary` (token texts by id) is needed where `config.embedding_start` reads word vectors.
     Raises ConfigError if the sizes do not divide by the grid's tensor-parallel size.
     """
@@ -227,7 +228,7 @@ def build_masked_lm(
     return with_initial_weights(model, seed, vectors)
 
 
-def with_initial_weights(model: ModelT, seed: int, vectors: WordVectors | None) -> ModelT:
+def with_initial_weights(model: ModelT, seed: int | None, vectors: WordVectors | None) -> ModelT:
     """`model` on its device, with its initial weights and parts frozen as its config says."""
     grid, config = model.grid, model.config
     initialize(model, seed, config.initializer_range, *grid.tp_shard)

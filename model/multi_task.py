@@ -149,7 +149,7 @@ def build_multi_task(
     heads: Mapping[str, TaskHeadConfig],
     vocab_size: int,
     grid: Grid,
-    seed: int,
+    seed: int | None,
     compute: ComputeConfig | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> MultiTaskModel:

@@ -93,11 +93,18 @@ def unpad_local(spec: ParameterSpec, local: Tensor, tp_rank: int, tp_size: int) 
 
 
 def initialize(
-    model: nn.Module, seed: int, standard_deviation: float, tp_rank: int, tp_size: int
+    model: nn.Module, seed: int | None, standard_deviation: float, tp_rank: int, tp_size: int
 ) -> None:
-    """Fills every parameter with its initial value, a function of (seed, name) at every TP size."""
+    """Fills every parameter with its initial value, a function of (seed, name) at every TP size.
+
+    `seed` None: with NaN, where other weights are loaded afterwards. Drawing takes each rank half a
+    minute for a thousand million parameters.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if seed is None:
+                parameter.fill_(torch.nan)
+                continue
             spec: ParameterSpec = parameter.spec  # type: ignore[attr-defined]
             full = initial_tensor(spec, name, seed, standard_deviation)
             parameter.copy_(shard_tensor(spec, full, tp_rank, tp_size))

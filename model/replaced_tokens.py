@@ -164,7 +164,7 @@ def build_replaced_tokens(
     config: ModelConfig,
     special: SpecialIds,
     grid: Grid,
-    seed: int,
+    seed: int | None,
     objective: ReplacedTokensConfig,
     compute: ComputeConfig | None = None,
     vocabulary: Sequence[str] | None = None,

@@ -137,7 +137,7 @@ def replay(
     manifest = trained.checkpoint.manifest
     with single_rank_grid() as grid:
         model = build_pretraining_model(
-            plan.config, trained.model, special_ids(stream.manifest), grid, manifest.seed
+            plan.config, trained.model, special_ids(stream.manifest), grid, None
         ).eval()
         check_checkpoint(manifest, parameter_specs(model), plan.tokenizer_sha256)
         load_weights(model, TensorReader(trained.checkpoint), grid)

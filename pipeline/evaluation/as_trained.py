@@ -70,7 +70,7 @@ def _heldout_metrics(
     with single_rank_grid() as grid:
         computed = trained.config.model_copy(update={"compute": config.compute})
         special = special_ids(manifest)
-        module = build_pretraining_model(computed, trained.model, special, grid, config.seed)
+        module = build_pretraining_model(computed, trained.model, special, grid, None)
         model = PlainModel.of(module, grid, trained.checkpoint)
         micro_batch = partial(MaskedMicroBatch, is_causal=heldout.is_causal)
         scores = heldout_scores_of_heads(model, heldout, phase.batch.micro_rows, micro_batch)
@@ -94,7 +94,7 @@ def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> dict[str, fl
     if not plan.dev and (heldout is None or not heldout.sources):
         raise UserError(f"{config.output}: no task has a dev file: set tasks.NAME.dev")
     with single_rank_grid() as grid:
-        model = PlainModel.of(build_finetune_model(plan, grid), grid, checkpoint)
+        model = PlainModel.of(build_finetune_model(plan, grid, None), grid, checkpoint)
         return evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
 
 

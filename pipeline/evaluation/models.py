@@ -78,7 +78,7 @@ def load_model(model: FoundModel, grid: "Grid") -> "MaskedLanguageModel":
 
     if model.checkpoint is None:
         return build_from_hf(read_hf_folder(model.path, left_out(model.path)), grid).eval()
-    module: MaskedLanguageModel = build_masked_lm(model.config, model.vocab_size, grid, seed=0)
+    module: MaskedLanguageModel = build_masked_lm(model.config, model.vocab_size, grid, seed=None)
     manifest = model.checkpoint.manifest
     if model.no_masks:
         del module.head

@@ -16,8 +16,11 @@ from pipeline.start.weights import load_start
 logger = logging.getLogger(__name__)
 
 
-def build_finetune_model(plan: FinetunePlan, grid: Grid) -> MultiTaskModel:
-    """The fp32 model of the run with its initial weights; what no task trains is frozen."""
+def build_finetune_model(plan: FinetunePlan, grid: Grid, seed: int | None) -> MultiTaskModel:
+    """The fp32 model of the run, its weights from `seed` as `build_masked_lm` describes.
+
+    What no task trains is frozen.
+    """
     config = plan.config
     heads = {
         name: task.head().model_copy(update={"class_weights": plan.class_weights[name]})
@@ -25,9 +28,7 @@ def build_finetune_model(plan: FinetunePlan, grid: Grid) -> MultiTaskModel:
         else task.head()
         for name, task in config.tasks.items()
     }
-    model = build_multi_task(
-        plan.model, heads, plan.start.vocab_size, grid, config.seed, config.compute
-    )
+    model = build_multi_task(plan.model, heads, plan.start.vocab_size, grid, seed, config.compute)
     if plan.mlm is None:
         model.head.requires_grad_(False)
     if not any(task.reads_pooled for task in config.tasks.values()):
@@ -45,7 +46,8 @@ def build_finetune_engine(
     `accumulation` is the number of micro-batches of a rank in a step. Raises UserError if the
     checkpoint is of a different model or tokenizer.
     """
-    model = build_finetune_model(plan, grid)
+    seed = plan.config.seed if checkpoint is None else None
+    model = build_finetune_model(plan, grid, seed)
     if checkpoint is not None:
         tokenizer_sha256 = plan.start.tokenizer_sha256
         return resume_engine(model, plan.config, accumulation, grid, checkpoint, tokenizer_sha256)

@@ -177,9 +177,7 @@ def _trained_network(trained: Trained, grid: Grid) -> MultiTaskModel:
     checkpoint, config = trained.checkpoint, trained.config
     heads = {name: task.head() for name, task in config.tasks.items()}
     compute = compute_of_comparison(trained.model)
-    ours = build_multi_task(
-        trained.model, heads, trained.vocab_size, grid, config.seed, compute
-    ).eval()
+    ours = build_multi_task(trained.model, heads, trained.vocab_size, grid, None, compute).eval()
     check_checkpoint(
         checkpoint.manifest, parameter_specs(ours), checkpoint.manifest.tokenizer_sha256
     )

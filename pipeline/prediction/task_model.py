@@ -128,7 +128,7 @@ def open_checkpoint(
     longest = changes.get(MAX_ROW_TOKENS, config.max_row_tokens or trained.model.max_row_tokens)
     with single_rank_grid() as grid:
         heads = {other: found.head() for other, found in config.tasks.items()}
-        module = build_multi_task(trained.model, heads, trained.vocab_size, grid, config.seed)
+        module = build_multi_task(trained.model, heads, trained.vocab_size, grid, None)
         PlainModel.of(module, grid, checkpoint)
         model = module.to(DTYPES[precision]).eval()
 

@@ -30,7 +30,8 @@ def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> En
     elif model_config.embedding_start.type != "random":
         vocabulary = read_vocabulary(config.data, plan.phases[0].manifest)
     special = special_ids(plan.phases[0].manifest)
-    model = build_pretraining_model(config, model_config, special, grid, config.seed, vocabulary)
+    seed = config.seed if checkpoint is None else None
+    model = build_pretraining_model(config, model_config, special, grid, seed, vocabulary)
     if model.word_vectors is not None:
         logger.info("word vectors: %s", model.word_vectors)
     optimizers = [phase.config.optimizer for phase in plan.phases]

@@ -15,7 +15,7 @@ def build_pretraining_model(
     model: ModelConfig,
     special: SpecialIds,
     grid: Grid,
-    seed: int,
+    seed: int | None,
     vocabulary: Sequence[str] | None = None,
 ) -> MaskedLanguageModel:
     """An fp32 model on the grid's device with initial weights; arguments as of `build_masked_lm`.

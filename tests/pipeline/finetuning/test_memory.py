@@ -35,7 +35,7 @@ def test_parameters_are_those_of_the_model(
     config = make_finetune_config(pretrained, tmp_path / "run", tasks=kept, **changes)
     plan = plan_finetuning(config, 1, is_first=True)
     with single_rank_grid() as grid:
-        model = build_finetune_model(plan, grid)
+        model = build_finetune_model(plan, grid, 0)
     found = count_finetuned(plan)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
