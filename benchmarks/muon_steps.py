@@ -71,9 +71,8 @@ def train(folder: Path, optimizer: str, lr: float, size: int, batch: int, rows: 
     if not (output / "DONE").exists():
         folder.mkdir(parents=True, exist_ok=True)
         overrides = [f"{key}={value}" for key, value in changes.items()]
-        launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "1"]
         log = folder / f"{output.name}.log"
-        Launched([*launcher, "pipeline/train.py", CONFIG, *overrides], log).finish()
+        Launched(["pipeline/train.py", CONFIG, *overrides], log).finish()
     return Curve(lr, tuple(metric_points(output, "heldout_loss")))
 
 
