@@ -1,5 +1,6 @@
 """Errors of a user before training: one clear message, exit code 2, no traceback."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -74,18 +75,27 @@ def test_the_start_of_documents_is_that_of_the_rows_where_it_is_used(rows: Path)
             plan(**used)
 
 
-def test_damaged_and_missing_shards_are_all_named(rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["damaged", "missing or short"])
+def test_wrong_shards_are_all_named(rows: Path, tmp_path: Path, kind: str) -> None:
     make_rows(tmp_path / "rows")
     manifest = read_manifest(tmp_path / "rows")
-    first, second = (manifest.splits["train"][name].shards[0].path for name in ("a", "b"))
-    content = bytearray((tmp_path / "rows" / first).read_bytes())
-    content[3000] ^= 1
-    (tmp_path / "rows" / first).write_bytes(content)
-    (tmp_path / "rows" / second).unlink()
+    shards = [manifest.splits["train"][name].shards[0].path for name in ("a", "b")]
+    first, second = (tmp_path / "rows" / shard for shard in shards)
+    if kind == "damaged":
+        for path in (first, second):
+            content = bytearray(path.read_bytes())
+            content[3000] ^= 1
+            path.write_bytes(content)
+        problems = ["its sha256 is not the manifest's (damaged bytes)"] * 2
+    else:
+        size = first.stat().st_size
+        os.truncate(first, 3000)
+        second.unlink()
+        problems = [f"3,000 bytes instead of {size:,}", "missing"]
     done = start(tmp_path, tmp_path / "rows")
     assert done.returncode == 2
-    assert f"{first}: its sha256 is not the manifest's" in done.stderr
-    assert f"{second}: missing" in done.stderr
+    for shard, problem in zip(shards, problems, strict=True):
+        assert f"{shard}: {problem}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
