@@ -18,7 +18,7 @@ from model.parallel.grid import Grid
 
 
 def vocabulary_cross_entropy(logits: Tensor, targets: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """(fp32 losses [N], whether the target has the highest logit [N]) of logits [N, V/tp].
+    """(fp32 losses [N], whether the target is the most probable [N]) of logits [N, V/tp].
 
     `targets` [N] int64 are token numbers of the whole vocabulary. `logits` are left as they are.
     Losses agree on all ranks to the bit.
@@ -43,7 +43,9 @@ class _CrossEntropy(torch.autograd.Function):
         share = is_padding = None
         place = place + first
         if grid.tp_size > 1:
-            is_padding = highest.isneginf()  # a rank that holds padding only: softmax gives NaN
+            # A rank that holds padding only, of which softmax makes NaN. `highest` may also be -inf
+            # where another logit is infinite or NaN.
+            is_padding = logits.amax(dim=1, keepdim=True).isneginf()
             log_sum = log_sum.masked_fill(is_padding, -torch.inf)
             # A token number is exact in fp32 up to 2^24.
             own = torch.stack([highest, place.float(), log_sum, of_target])  # [4, N, 1]

@@ -18,10 +18,10 @@ def _nothing_compiled() -> Iterator[None]:
     """
     compile_of_torch = torch.compile
 
-    def as_it_is(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
-        return function if function is not None else lambda decorated: decorated
+    def as_it_is(model: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+        return model if model is not None else lambda decorated: decorated
 
-    torch.compile = as_it_is  # type: ignore[assignment]
+    torch.compile = as_it_is
     try:
         yield
     finally:

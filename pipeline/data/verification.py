@@ -43,23 +43,23 @@ class _Task:
 
     @property
     def path(self) -> str:
-        return str((self.folder / self.shard.path).absolute())
+        return str(self.folder / self.shard.path)
 
 
 def verify_contents(
-    data_sets: Sequence[DataSet], run_folder: Path, stop: StopRequest | None = None
-) -> None:
+    data_sets: Sequence[DataSet], folder: Path, stop: StopRequest | None = None
+) -> bool:
     """Hashes the shards of `data_sets` whose `data.verify` is full; a collective of all ranks.
 
     Shards in an object store are left out: each is hashed when it is fetched. Those that the file
-    `VERIFIED_NAME` in `run_folder` remembers as unchanged are left out too. After a stop signal of
-    any rank, recognised through `stop`, the rest is left for the next start.
+    `VERIFIED_NAME` in `folder` remembers as unchanged are left out too. Returns False on all ranks
+    if any of them has a stop signal, seen by `stop`, before all shards were hashed.
     Raises UserError on all ranks alike, which names all shards that are missing or damaged.
     """
     tasks = list(_tasks(data_sets))
     if not tasks:
-        return
-    memory = run_folder / VERIFIED_NAME
+        return True
+    memory = folder / VERIFIED_NAME
     rank, world_size = dist.get_rank(), dist.get_world_size()
     marks: dict[str, Mark] = {}
     pending: list[int] = []
@@ -76,28 +76,32 @@ def verify_contents(
             world_size,
         )
     problems: dict[str, list[str]] = {}
+    num_done = 0
     for part in _rounds(waiting, world_size):
         results = gather_json([_verified(part[rank::world_size]), stop is not None and stop.seen])
         for (found, damaged), _ in results:
             marks.update({path: tuple(mark) for path, mark in found.items()})
-            for folder, lines in damaged.items():
-                problems.setdefault(folder, []).extend(lines)
+            for place, lines in damaged.items():
+                problems.setdefault(place, []).extend(lines)
+        num_done += len(part)
+        if rank == 0:
+            write_atomic(memory, json.dumps(marks, indent=1) + "\n")
         if any(is_stopped for _, is_stopped in results):
             break
-    if rank == 0 and waiting:
-        write_atomic(memory, json.dumps(marks, indent=1) + "\n")
     if problems:
-        errors = [files_differ(folder, sorted(lines)) for folder, lines in problems.items()]
+        errors = [files_differ(place, sorted(lines)) for place, lines in problems.items()]
         raise UserError("\n".join(str(error) for error in errors))
+    return num_done == len(waiting)
 
 
 def _tasks(data_sets: Sequence[DataSet]) -> Iterator[_Task]:
     """Each shard once, of the data sets on disk that are to be hashed."""
     seen: set[Path] = set()
     for data, manifest in data_sets:
-        if data.url is None and data.verify == "full" and data.path not in seen:
-            seen.add(data.path)
-            yield from (_Task(data.path, shard) for shard in manifest.shards())
+        path = data.path.resolve()
+        if data.url is None and data.verify == "full" and path not in seen:
+            seen.add(path)
+            yield from (_Task(path, shard) for shard in manifest.shards())
 
 
 def _rounds(tasks: Sequence[_Task], world_size: int) -> Iterator[Sequence[_Task]]:
@@ -154,6 +158,6 @@ def _read(path: Path) -> dict[str, Mark]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         logger.warning("%s cannot be read (%s): all shards are verified", path, error)
         return {}

@@ -25,13 +25,13 @@ def import_deepspeed() -> Any:
     Upstream: `try: import mlflow` in autotuning/autotuner.py.
     Remove when: `import deepspeed` leaves `mlflow` alone.
     """
-    is_first = "mlflow" not in sys.modules
-    if is_first:
+    hides = not {"deepspeed", "mlflow"} & sys.modules.keys()
+    if hides:
         sys.modules["mlflow"] = None  # type: ignore[assignment]  # importing it fails
     try:
         import deepspeed
     finally:
-        if is_first:
+        if hides:
             del sys.modules["mlflow"]
     return deepspeed
 

@@ -50,8 +50,10 @@ def finetune(
         record_start(plan.config, plan.start)
     data = {"files": plan.data_fingerprint, "start": plan.start.fingerprint}
     data_sets = [(plan.mlm.config.data, plan.mlm.manifest)] if plan.mlm else []
-    with open_session(plan.config, launch, profile, data, data_sets, stop) as session:
-        while instability := _train_from_newest_checkpoint(plan, session, parent):
+    # The children of a sweep train on the same rows: the folder that holds theirs remembers.
+    memory = plan.config.output.parent if parent else plan.config.output
+    with open_session(plan.config, launch, profile, data, data_sets, memory, stop) as session:
+        while session and (instability := _train_from_newest_checkpoint(plan, session, parent)):
             session.roll_back(instability, plan.stability)
     if launch.rank == 0 and run_folder.is_done(plan.config):
         keep_plots(plan.config.output)

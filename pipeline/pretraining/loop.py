@@ -49,8 +49,9 @@ def train(
     if launch.rank == 0 and plan.start is not None:
         write_record(plan.config.output, plan.start.record)
     data_sets = [(phase.config.data, phase.manifest) for phase in plan.phases]
-    with open_session(plan.config, launch, profile, data, data_sets) as session:
-        while instability := _train_from_newest_checkpoint(plan, session):
+    memory = plan.config.output
+    with open_session(plan.config, launch, profile, data, data_sets, memory) as session:
+        while session and (instability := _train_from_newest_checkpoint(plan, session)):
             session.roll_back(instability, plan.config.stability)
 
 

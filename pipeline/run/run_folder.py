@@ -3,6 +3,7 @@
 run.json     the config and data fingerprint that the folder belongs to
 DONE         written last by rank 0: the run is finished; only this file means so
 events.jsonl the record (pipeline.tracking.event_log)
+verified_shards.json  shards whose hash was right (pipeline.data.verification)
 folder.json  its identity: a copy of the folder is a new run (pipeline.run.folder_identity)
 checkpoints/ the checkpoints (pipeline.checkpoint)
 lock/        which process uses the folder now (configs.folder_lock)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
@@ -104,19 +105,24 @@ def open_session(
     profile: ProfiledSteps | None,
     data: Mapping[str, str],
     data_sets: Sequence[DataSet],
+    memory: Path,
     stop: StopRequest | None = None,
-) -> Iterator[Session]:
+) -> Iterator[Session | None]:
     """The process group of `launch` and what is kept over the whole launch; a collective.
 
-    `data`: fingerprints of what it is trained on. `data_sets`: whose shards are verified. `stop`:
-    that of a launch of several runs. The process group ends with the block, unless by an error
-    (`process_group`). Raises UserError if the ranks differ in anything that decides what they
-    compute, or if shards are damaged.
+    None if a stop signal comes while shards are verified. `data`: fingerprints of what it is
+    trained on. `data_sets`: whose shards are verified, and `memory`: the folder where that is
+    remembered. `stop`: that of a launch of several runs. The process group ends with the block,
+    unless by an error (`process_group`). Raises UserError if the ranks differ in anything that
+    decides what they compute, or if shards are damaged.
     """
-    stop = stop or StopRequest()
     with process_group(launch):
         check_equal_ranks(config, data)
-        verify_contents(data_sets, config.output, stop)
+        stop = stop or StopRequest()  # not before: the wait for other ranks ends by a signal
+        if not verify_contents(data_sets, memory, stop):
+            logger.info("stopped by a signal while shards were verified; the same command resumes")
+            yield None
+            return
         grid = make_grid(config.parallel.tensor)
         yield Session(
             config,

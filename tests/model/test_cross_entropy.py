@@ -62,14 +62,27 @@ def test_bf16_logits_are_summed_in_fp32() -> None:
         assert results[0][2].dtype == torch.bfloat16
 
 
-@in_one_rank
-def test_logits_that_are_not_numbers_give_such_a_loss() -> None:
-    grid = make_grid(1)
+def _losses_of_bad_logits() -> list[tuple[Tensor, Tensor]]:
+    grid = make_grid(torch.distributed.get_world_size())
+    found = []
     for value in (torch.nan, torch.inf):
         logits = _logits(0)
         logits[3, 5] = value
-        losses, _ = vocabulary_cross_entropy(logits, _targets(0), grid)
-        assert losses.isnan().nonzero().flatten().tolist() == [3]
+        logits[3, :: V // 4] = -torch.inf  # the first of every rank, as padding is
+        mine = logits.chunk(grid.tp_size, dim=1)[grid.tp_rank].clone().requires_grad_()
+        losses, _ = vocabulary_cross_entropy(mine, _targets(0), grid)
+        (gradient,) = torch.autograd.grad(losses.sum(), mine)
+        found.append((losses.detach(), gradient))
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_logits_that_are_not_numbers_give_such_a_loss(world_size: int) -> None:
+    for found in run_ranks(_losses_of_bad_logits, world_size):
+        for losses, gradient in found:
+            assert losses.isnan().nonzero().flatten().tolist() == [3]
+            assert gradient[3].isnan().any()
+            assert gradient[:3].isfinite().all()
 
 
 @in_one_rank

@@ -16,8 +16,8 @@ from pipeline.data import verification
 from pipeline.data.config import DataConfig
 from pipeline.data.verification import VERIFIED_NAME, verify_contents
 from pipeline.launch.signals import StopRequest
-from tests.gloo import run_ranks
-from tests.pipeline.training_run import make_rows
+from tests.gloo import RankError, run_ranks
+from tests.pipeline.training_run import make_config, make_rows, pretrain
 
 RANKS = 2
 
@@ -135,6 +135,51 @@ def test_a_stop_signal_leaves_the_rest_for_the_next_start(
     assert sorted(first + rest) == shards(*folders)
 
 
+def test_a_launch_that_is_stopped_meanwhile_takes_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_rows(tmp_path / "rows")
+    config = make_config(tmp_path / "rows", tmp_path / "run")
+    with monkeypatch.context() as stopped:
+        stopped.setattr("pipeline.training.session.verify_contents", lambda *_: False)
+        run_ranks(pretrain, RANKS, config)
+    assert not (config.output / "checkpoints").exists()
+    run_ranks(pretrain, RANKS, config)
+    assert (config.output / "DONE").exists()
+
+
+def test_what_was_verified_before_a_kill_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "ROUND_BYTES", 1)
+    folders, run = make_data_sets(tmp_path), tmp_path / "run"
+    with pytest.raises(RankError):
+        run_ranks(killed_in_second_round, RANKS, folders, run)
+    assert len(hashed_by_all(folders, run)) == len(shards(*folders)) - RANKS
+
+
+def killed_in_second_round(folders: list[Path], run: Path) -> None:
+    done = []
+
+    def kill_at_second(*args: Any) -> str | None:
+        done.append(args)
+        if len(done) > 1:
+            os._exit(1)
+        return file_problem(*args)
+
+    data_sets = [(DataConfig(path=folder), read_manifest(folder)) for folder in folders]
+    run.mkdir(exist_ok=True)
+    with mock.patch.object(verification, "file_problem", kill_at_second):
+        verify_contents(data_sets, run)
+
+
+def test_one_folder_under_two_names_is_hashed_once(tmp_path: Path) -> None:
+    folders, run = make_data_sets(tmp_path)[:1], tmp_path / "run"
+    link = tmp_path / "link"
+    link.symlink_to(folders[0])
+    assert hashed_by_all([link, *folders], run) == shards(*folders)
+
+
 def test_blocks_without_checksums_are_hashed_at_every_start(tmp_path: Path) -> None:
     folders, run = make_data_sets(tmp_path)[:1], tmp_path / "run"
     path = with_shard(folders[0], block_xxh3_64=None)
@@ -143,7 +188,10 @@ def test_blocks_without_checksums_are_hashed_at_every_start(tmp_path: Path) -> N
         assert hashed_by_all(folders, run) == [path]
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"a": 3}', '{"a": ["x", "y", "z"]}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", '{"a": [1e999, 0, "x"]}', "[" * 200_000, '{"a": 3}', '{"a": ["x", "y", "z"]}'],
+)
 def test_a_damaged_memory_costs_hashing_only(tmp_path: Path, content: str) -> None:
     folders, run = make_data_sets(tmp_path), tmp_path / "run"
     run.mkdir()
