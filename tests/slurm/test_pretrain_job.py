@@ -172,7 +172,8 @@ def test_a_hanging_rank_is_ended_and_stacks_are_printed(
         os.kill(process, signal.SIGSTOP)
     assert job.wait()["JobState"] == "COMPLETED", job.text
     assert "ending all ranks" in job.text
-    assert 'deepspeed_engine.py", line' in job.text  # where the other rank was waiting
+    # Where the other rank was waiting: in any collective of a step.
+    assert 'pipeline/pretraining/loop.py", line' in job.text
     assert "failure 1 of at most 3" in job.text
 
 
