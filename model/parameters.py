@@ -97,8 +97,8 @@ def initialize(
 ) -> None:
     """Fills every parameter with its initial value, a function of (seed, name) at every TP size.
 
-    `seed` None: with NaN, where other weights are loaded afterwards. Drawing takes each rank half a
-    minute for a thousand million parameters.
+    `seed` None: with NaN, where other weights are loaded afterwards. Each rank draws the tensors of
+    the whole model: 4 s of processor time for 10^9 values where it was measured.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

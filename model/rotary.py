@@ -31,7 +31,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 def split_and_rotate(qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys, rotated, and values of `qkv` [B, S, h, 3, d]: [h, B, S, d] contiguous each.
 
-    The same bits as `rotate` of contiguous copies, in one pass over memory instead of six.
+    The same bits as `rotate` of contiguous copies, written in place of copied and concatenated.
     """
     query, key, value = _SplitAndRotate.apply(qkv, *rotation)  # type: ignore[no-untyped-call]
     return query, key, value
