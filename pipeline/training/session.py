@@ -11,6 +11,7 @@ from configs.load import UserError
 from model.parallel.grid import Grid, make_grid
 from pipeline.data.position import RowWindow
 from pipeline.data.verification import DataSet, verify_contents
+from pipeline.engine.out_of_memory import named_out_of_memory
 from pipeline.engine.profiler import ProfiledSteps, StepProfiler, step_profiler
 from pipeline.engine.start import process_group
 from pipeline.engine.throughput import StepMeter
@@ -114,7 +115,7 @@ def open_session(
     trained on. `data_sets`: whose shards are verified, and `memory`: the folder where that is
     remembered. `stop`: that of a launch of several runs. The process group ends with the block,
     unless by an error (`process_group`). Raises UserError if the ranks differ in anything that
-    decides what they compute, or if shards are damaged.
+    decides what they compute, if shards are damaged, and where memory does not suffice.
     """
     with process_group(launch):
         check_equal_ranks(config, data)
@@ -124,7 +125,7 @@ def open_session(
             yield None
             return
         grid = make_grid(config.parallel.tensor)
-        yield Session(
+        session = Session(
             config,
             grid,
             record=open_record(config, grid.rank),
@@ -132,3 +133,5 @@ def open_session(
             stop=StopAgreement(stop, launch_store(), grid.rank, grid.world_size),
             profile=profile,
         )
+        with named_out_of_memory():
+            yield session

@@ -2,6 +2,7 @@
 
 import shutil
 
+from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import read_json
 from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
 from pipeline.finetuning.config import FinetuneConfig
@@ -11,6 +12,20 @@ from pipeline.run.run_folder import DONE_NAME, checkpoints_folder
 from pipeline.start.record import own_checkpoint
 from pipeline.tracking.event_log import LOG_NAME, read_events
 
+OUT_OF_MEMORY_NAME = "OUT_OF_MEMORY"
+"""In the folder of a child: it ended like that, and why."""
+
+
+def mark_out_of_memory(child: Child, reason: str) -> None:
+    """Notes that a child ran out of memory, for the next launch; by any rank."""
+    write_atomic(child.config.output / OUT_OF_MEMORY_NAME, reason + "\n")
+
+
+def out_of_memory(child: Child) -> str | None:
+    """The reason that `mark_out_of_memory` noted, if it did."""
+    path = child.config.output / OUT_OF_MEMORY_NAME
+    return path.read_text().strip() if path.exists() else None
+
 
 def outcome_of(child: Child, error: str | None) -> ChildResult:
     """The result of a child that has ended; `error`: why it diverged."""
@@ -19,6 +34,9 @@ def outcome_of(child: Child, error: str | None) -> ChildResult:
     )
     if error is not None:
         return result.model_copy(update={"state": "diverged", "error": error})
+    if reason := out_of_memory(child):
+        error = f"{reason.splitlines()[0]}; delete {child.config.output} to train it again"
+        return result.model_copy(update={"state": "out_of_memory", "error": error})
     output = child.config.output
     newest = own_checkpoint(output)
     state = newest.manifest.validation if newest else None

@@ -27,7 +27,7 @@ class ChildResult(Config):
     name: str
     setting: dict[str, Any]
     seed: int
-    state: Literal["finished", "diverged"]
+    state: Literal["finished", "diverged", "out_of_memory"]
     score: float | None = None
     """1 - the lowest dev error: the mean of the tasks' main metrics. None: there was none."""
     best_step: int | None = None
@@ -36,7 +36,7 @@ class ChildResult(Config):
     metrics: dict[str, float] = Field(default_factory=dict)
     """The dev metrics of that step."""
     error: str | None = None
-    """Why it diverged."""
+    """Why it has no score."""
 
 
 class SettingResult(Config):
@@ -46,7 +46,7 @@ class SettingResult(Config):
     seeds: int
     """Children that finished with a score."""
     failed: int
-    """Children that diverged or have no score; for the choice they count as the lowest."""
+    """Children that diverged, ran out of memory or have no score; they count as the lowest."""
     median: float | None
     min: float | None
     max: float | None

@@ -14,6 +14,7 @@ from configs.load import UserError
 from model.parallel.grid import close_grid
 from model.parallel.json_exchange import broadcast_json
 from pipeline.checkpoint.manifest import list_checkpoints
+from pipeline.engine.out_of_memory import OutOfMemory
 from pipeline.engine.profiler import ProfiledSteps
 from pipeline.engine.start import process_group
 from pipeline.fault_tolerance.loss_spikes import DivergedError
@@ -23,7 +24,12 @@ from pipeline.finetuning.plan import FinetunePlan, plan_finetuning
 from pipeline.finetuning.read_files import ReadFiles
 from pipeline.finetuning.sweep.check import check_changes
 from pipeline.finetuning.sweep.children import Child, all_children
-from pipeline.finetuning.sweep.outcome import delete_checkpoints, outcome_of
+from pipeline.finetuning.sweep.outcome import (
+    delete_checkpoints,
+    mark_out_of_memory,
+    out_of_memory,
+    outcome_of,
+)
 from pipeline.finetuning.sweep.record import SweepRecord
 from pipeline.finetuning.sweep.results import (
     ChildResult,
@@ -88,7 +94,7 @@ class _Sweep:
             if is_first:
                 done, total = len(results.children), results.num_children
                 logger.info("sweep: child %d of %d: %s", done + 1, total, child.name)
-            outcome = self._train(child, parent)
+            outcome = self._train(child, parent, is_first_child=not results.children)
             if outcome is None:  # a stop signal
                 break
             results = with_children(self.config, [*results.children, outcome])
@@ -105,18 +111,27 @@ class _Sweep:
         found = read_results(self.config).model_dump(mode="json") if self.launch.rank == 0 else None
         return SweepResults.model_validate(broadcast_json(found))
 
-    def _train(self, child: Child, parent: ParentRun) -> ChildResult | None:
-        """What became of a child; None: a stop signal came before its end."""
+    def _train(self, child: Child, parent: ParentRun, is_first_child: bool) -> ChildResult | None:
+        """What became of a child; None: a stop signal came before its end.
+
+        A child that runs out of memory ends the launch, since other ranks may wait for this one in
+        a collective. The next launch records it and continues with the next child, unless it was
+        the first: then all of them would probably end like that.
+        """
         is_first = self.launch.rank == 0
+        error = None
         if not broadcast_json(is_first and _has_ended(child)):
             plan = plan_finetuning(child.config, self.launch.world_size, is_first, self.files)
-            error = self._finetune(plan, parent)
+            try:
+                error = self._finetune(plan, parent)
+            except OutOfMemory as reason:
+                if not is_first_child:
+                    mark_out_of_memory(child, str(reason))
+                raise
             is_done = broadcast_json(is_first and run_folder.is_done(plan.config))
             if not is_done and error is None:
                 return None
-            found = outcome_of(child, error).model_dump(mode="json") if is_first else None
-        else:  # it ended, but that was not written down
-            found = outcome_of(child, None).model_dump(mode="json") if is_first else None
+        found = outcome_of(child, error).model_dump(mode="json") if is_first else None
         return ChildResult.model_validate(broadcast_json(found))
 
     def _finetune(self, plan: FinetunePlan, parent: ParentRun) -> str | None:
@@ -156,6 +171,8 @@ class _Sweep:
 
 def _has_ended(child: Child) -> bool:
     """Whether a child is done. Without its checkpoints it is trained again, in a new folder."""
+    if out_of_memory(child) is not None:
+        return True
     if not run_folder.is_done(child.config):
         return False
     if list_checkpoints(run_folder.checkpoints_folder(child.config)):

@@ -14,7 +14,9 @@ from data_prep.tokenization.train import train_tokenizer
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.loop import finetune
 from pipeline.finetuning.plan import plan_finetuning
+from pipeline.finetuning.sweep.run import run_sweep
 from pipeline.launch.environment import Launch
+from pipeline.launch.shared_error import ReportOnce
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from tests.gloo import run_ranks
@@ -22,6 +24,7 @@ from tests.pipeline.training_run import make_config, make_rows, pretrain
 
 ANIMALS = ("cat", "dog", "hat", "rat")
 SENTENCE = "the cat sat on the mat and the dog ate the hat of the rat in a red bed"
+SWEPT_RATES = [1e-3, 1e-2]
 TASKS: dict[str, dict[str, Any]] = {
     "animal": {"type": "classification", "labels": list(ANIMALS), "examples_per_step": 8},
     "length": {"type": "regression", "examples_per_step": 8},
@@ -108,3 +111,24 @@ def run_finetuning(config: FinetuneConfig) -> None:
         run_folder.claim(plan.config, plan.data_fingerprint)
     dist.barrier()
     finetune(plan, Launch(rank, rank, world_size, world_size))
+
+
+def sweep_config(pretrained: TrainConfig, output: Path, **changes: Any) -> FinetuneConfig:
+    """Two learning rates of one classification, for three steps."""
+    tasks = make_tasks(output.parent / "tasks")
+    tree = {
+        "tasks": {"animal": tasks["animal"]},
+        "mlm": None,
+        "steps": 3,
+        "evaluate_every_steps": 1,
+        "sweep": {"lr": SWEPT_RATES, "seeds": 2},
+        **changes,
+    }
+    return make_finetune_config(pretrained, output, **tree)
+
+
+def sweep_rank(config: FinetuneConfig) -> None:
+    """What a rank does in a launch."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    log.configure(rank)
+    run_sweep(config, Launch(rank, rank, size, size), ReportOnce(rank), None)

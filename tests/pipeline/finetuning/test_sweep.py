@@ -8,12 +8,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch.distributed as dist
 
-from configs import log
 from configs.load import ConfigError, UserError
 from pipeline.engine.step import StepResult
-from pipeline.fault_tolerance.loss_spikes import DivergedError
 from pipeline.finetuning import loop
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.step import finetuning_step
@@ -26,39 +23,13 @@ from pipeline.finetuning.sweep.results import (
     wanted_children,
     with_children,
 )
-from pipeline.finetuning.sweep.run import run_sweep
 from pipeline.finetuning.sweep.table import table_lines
-from pipeline.launch.environment import Launch
-from pipeline.launch.shared_error import ReportOnce
 from pipeline.run.config import TrainConfig
 from pipeline.run.run_folder import checkpoints_folder, is_done
-from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.event_log import LOG_NAME
 from tests.gloo import RankError, run_ranks
-from tests.pipeline.finetuning.finetune_run import make_finetune_config, make_tasks
+from tests.pipeline.finetuning.finetune_run import SWEPT_RATES, make_tasks, sweep_config, sweep_rank
 from tests.pipeline.training_run import assert_same_bits, final_state, metrics
-
-LRS = [1e-3, 1e-2]
-
-
-def sweep_config(pretrained: TrainConfig, output: Path, **changes: Any) -> FinetuneConfig:
-    """Two learning rates of one classification, for three steps."""
-    tasks = make_tasks(output.parent / "tasks")
-    tree = {
-        "tasks": {"animal": tasks["animal"]},
-        "mlm": None,
-        "steps": 3,
-        "evaluate_every_steps": 1,
-        "sweep": {"lr": LRS, "seeds": 2},
-        **changes,
-    }
-    return make_finetune_config(pretrained, output, **tree)
-
-
-def sweep_rank(config: FinetuneConfig) -> None:
-    """What a rank does in a launch."""
-    rank, size = dist.get_rank(), dist.get_world_size()
-    log.configure(rank)
-    run_sweep(config, Launch(rank, rank, size, size), ReportOnce(rank), None)
 
 
 def test_the_grid_of_roberta_is_thirty_children(pretrained: TrainConfig, tmp_path: Path) -> None:
@@ -119,7 +90,7 @@ def result(setting: dict[str, Any], seed: int, score: float | None) -> ChildResu
 
 
 def test_the_best_setting_is_that_of_the_median(pretrained: TrainConfig, tmp_path: Path) -> None:
-    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": LRS, "seeds": 3})
+    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": SWEPT_RATES, "seeds": 3})
     low, high = {"lr": 1e-3}, {"lr": 1e-2}
     ended = [
         *(result(low, n, s) for n, s in ((1, 0.80), (2, 0.81), (3, 0.82))),
@@ -142,7 +113,7 @@ def test_the_best_setting_is_that_of_the_median(pretrained: TrainConfig, tmp_pat
 
 
 def test_only_the_best_setting_gets_more_seeds(pretrained: TrainConfig, tmp_path: Path) -> None:
-    sweep = {"lr": LRS, "seeds": 3, "seeds_of": "best_setting"}
+    sweep = {"lr": SWEPT_RATES, "seeds": 3, "seeds_of": "best_setting"}
     config = sweep_config(pretrained, tmp_path / "run", sweep=sweep)
     assert [child.seed for child in wanted_children(config, [])] == [1, 1]
     first = [result({"lr": 1e-3}, 1, 0.9), result({"lr": 1e-2}, 1, 0.95)]
@@ -171,7 +142,7 @@ def stop_after(config: FinetuneConfig, steps: int) -> None:
 def test_an_interrupted_sweep_repeats_nothing_and_gives_the_same_bits(
     pretrained: TrainConfig, tmp_path: Path
 ) -> None:
-    keep = {"lr": LRS, "keep": "all"}
+    keep = {"lr": SWEPT_RATES, "keep": "all"}
     whole = sweep_config(pretrained, tmp_path / "whole", sweep=keep)
     run_ranks(sweep_rank, 2, whole)
     parts = sweep_config(pretrained, tmp_path / "parts", sweep=keep)
@@ -194,58 +165,11 @@ def test_an_interrupted_sweep_repeats_nothing_and_gives_the_same_bits(
     assert (parts.output / "sweep.json").read_bytes() == log_before
 
 
-def diverging(config: FinetuneConfig) -> None:
-    """The sweep, in which every child with the large rate diverges."""
-
-    def step(*arguments: Any) -> StepResult:
-        if arguments[3] == LRS[1]:
-            raise DivergedError("5 steps in a row with gradients that are not finite")
-        return finetuning_step(*arguments)
-
-    with mock.patch.object(loop, "finetuning_step", step):
-        sweep_rank(config)
-
-
-def test_a_child_that_diverges_is_recorded_and_the_best_one_is_kept(
-    pretrained: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = sweep_config(
-        pretrained,
-        tmp_path / "run",
-        schedule={"type": "constant"},
-        sweep={"lr": [LRS[1], LRS[0]], "seeds": 2},
-    )
-    run_ranks(diverging, 1, config)
-    found = read_results(config)
-    assert [child.state for child in found.children] == ["diverged"] * 2 + ["finished"] * 2
-    assert found.settings[0].setting == {"lr": LRS[0]}
-    assert (found.settings[1].failed, found.settings[1].median) == (2, None)
-    best = best_child(config)
-    assert (config.output / "best").resolve() == best.output.resolve()
-    kept = [child for child in all_children(config) if checkpoints_folder(child.config).exists()]
-    assert [child.config.output for child in kept] == [best.output]
-    (only,) = checkpoints_folder(best).iterdir()
-    result_of_best = found.of(best.output.name)
-    assert result_of_best is not None
-    assert result_of_best.score is not None
-    assert only.name == f"step-{result_of_best.best_step:08d}"
-    assert result_of_best.score == pytest.approx(result_of_best.metrics["dev_accuracy/animal"])
-    output = capfd.readouterr().out
-    assert "failed: lr=0.01_seed=1: 5 steps in a row" in output
-    assert "sweep: finished: 4 children" in output
-    events = [event for event, _ in read_events(config.output / LOG_NAME)]
-    assert events[-1]["status"] == "FINISHED"
-    assert events[-1]["tags"]["best_child"] == best.output.name
-    scores = [e["values"].get("child/dev_score") for e in events if e["kind"] == "metrics"]
-    assert len(scores) == 5
-    assert scores[0] is None
-
-
 def test_a_best_child_without_checkpoints_is_trained_again(
     pretrained: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As when more seeds make another setting the best."""
-    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": LRS})
+    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": SWEPT_RATES})
     run_ranks(sweep_rank, 1, config)
     first = read_results(config)
     (other,) = (one for one in first.children if one.name != first.best)
@@ -265,9 +189,9 @@ def test_a_best_child_without_checkpoints_is_trained_again(
 
 
 def test_children_of_other_settings_are_refused(pretrained: TrainConfig, tmp_path: Path) -> None:
-    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": LRS[:1]}, steps=1)
+    config = sweep_config(pretrained, tmp_path / "run", sweep={"lr": SWEPT_RATES[:1]}, steps=1)
     run_ranks(sweep_rank, 1, config)
-    more = {"lr": LRS[:1]}
+    more = {"lr": SWEPT_RATES[:1]}
     optimizer = {"lr": 1e-3, "weight_decay": 0.3}
     changed = sweep_config(pretrained, tmp_path / "run", sweep=more, steps=1, optimizer=optimizer)
     with pytest.raises(RankError, match=r"lr=0\.001_seed=1: optimizer\.weight_decay: 0\.01 before"):
