@@ -43,6 +43,15 @@ class ParameterSpec:
         length = size // tp_size
         return tp_rank * length, length
 
+    def saved_shape(self, tp_rank: int, tp_size: int) -> tuple[int, ...]:
+        """The shape of this rank's shard without vocabulary padding: what is saved."""
+        dim = self.partition_dim
+        if dim is None:
+            return self.full_shape
+        start, length = self.local_range(tp_rank, tp_size)
+        kept = max(0, min(length, self.full_shape[dim] - start))
+        return (*self.full_shape[:dim], kept, *self.full_shape[dim + 1 :])
+
 
 def declare(parameter: nn.Parameter, spec: ParameterSpec) -> None:
     """Writes `spec`, and what megatron-core and DeepSpeed read of it, on `parameter`."""
@@ -85,11 +94,10 @@ def unpad_local(spec: ParameterSpec, local: Tensor, tp_rank: int, tp_size: int) 
 
     Concatenated over TP ranks along `partition_dim`, these are the full tensor.
     """
-    if spec.partition_dim is None or spec.padded_size is None:
+    dim = spec.partition_dim
+    if dim is None:
         return local
-    start, length = spec.local_range(tp_rank, tp_size)
-    kept = max(0, min(length, spec.full_shape[spec.partition_dim] - start))
-    return local.narrow(spec.partition_dim, 0, kept)
+    return local.narrow(dim, 0, spec.saved_shape(tp_rank, tp_size)[dim])
 
 
 def initialize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from configs import command, folder_lock
 from configs.load import ConfigError, UserError, load, read_tree, shortest_tree, validate
@@ -22,11 +22,11 @@ from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig, TrainingChoice, architecture_differences
 from model.parallel.grid import Grid, single_rank_grid
 from model.parameters import ParameterSpec, parameter_specs
+from pipeline.checkpoint.build import build_manifest
+from pipeline.checkpoint.fragments import Fragment
 from pipeline.checkpoint.manifest import (
-    build_manifest,
     checkpoint_folder,
     list_checkpoints,
-    tensor_key,
 )
 from pipeline.checkpoint.writer import Saver
 from pipeline.data.position import Segment
@@ -156,27 +156,28 @@ def start_run(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary, grid: Gr
     manifest = build_manifest(
         origin, specs, step=0, optimizer_step=0, consumed_rows=0, segments=segments
     )
-    tensors = first_state(model, specs, hf, config.optimizer)
+    fragments = first_state(model, specs, hf, config.optimizer)
     saver = Saver(folder, config.checkpoint, grid, plan.tokenizer)
-    saver.save(manifest, lambda: tensors)
+    saver.save(manifest, lambda: fragments)
     saver.finish()
     return checkpoint_folder(folder, 0)
 
 
 def first_state(
     model: nn.Module, specs: Mapping[str, ParameterSpec], hf: HfModel, optimizer: OptimizerSettings
-) -> dict[str, Tensor]:
-    """The tensors of step 0: the folder's weights in fp32, `model`'s where it has none; zeros."""
-    tensors: dict[str, Tensor] = {}
+) -> dict[str, Fragment]:
+    """The state of step 0: the folder's weights in fp32, `model`'s where it has none; zeros."""
+    fragments = {}
     for name, parameter in model.named_parameters():
         full_size = specs[name].full_shape
         weight = hf.state.get(name)
         if weight is None:
             weight = parameter.detach()[tuple(slice(size) for size in full_size)]
-        tensors[tensor_key(WEIGHT_KEY, name)] = weight.float().clone()
+        tensors = {WEIGHT_KEY: weight.float().clone()}
         for moment in optimizer.moments_of(specs[name]):
-            tensors[tensor_key(moment, name)] = torch.zeros(full_size)
-    return tensors
+            tensors[moment] = torch.zeros(full_size)
+        fragments[name] = Fragment(0, tensors)
+    return fragments
 
 
 def check_same_model(plan: RunPlan, hf: HfModel, vocabulary: FolderVocabulary) -> None:

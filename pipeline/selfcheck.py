@@ -23,7 +23,6 @@ from model.objectives import MaskedLanguageModelConfig, RowsToMask
 from model.parallel.grid import close_grid, make_grid
 from model.parameters import ParameterSpec
 from model.replicas import differing_replicas
-from pipeline.checkpoint.manifest import tensor_key
 from pipeline.data.loader import StepBatch
 from pipeline.data.position import StepRange
 from pipeline.data.shard_cache import open_data_set
@@ -137,24 +136,33 @@ def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajecto
     engine = Engine(model, config, ACCUMULATION, grid)
     losses, norms, gradients = [], [], {}
     for step in range(num_steps):
-        result = pretraining_step(engine, _random_batch(config, vocab_size, step), OPTIMIZER.lr)
+        result = pretraining_step(engine, random_batch(config, vocab_size, step), OPTIMIZER.lr)
         losses.append(result.loss)
         norms.append(result.gradient_norm)
         if step == 0:
-            first = engine.snapshot(check_replicas=False)
-            gradients = {
-                name: first[tensor_key("exp_avg", name)] / (1 - OPTIMIZER.beta1)
-                for name in engine.specs
-                if tensor_key("exp_avg", name) in first
-            }
-    last = engine.snapshot(check_replicas=False)
-    weights = {name: last[tensor_key("weight", name)] for name in gradients}
+            averages = _shards(engine, "exp_avg")
+            gradients = {name: value / (1 - OPTIMIZER.beta1) for name, value in averages.items()}
+    weights = _shards(engine, "weight")
     unequal = differing_replicas(engine.module, grid)
     close_grid()
     return Trajectory(losses, norms, gradients, weights, engine.specs, unequal)
 
 
-def _random_batch(config: TrainConfig, vocab_size: int, step: int) -> StepBatch:
+def _shards(engine: Engine, key: str) -> dict[str, Tensor]:
+    """By trained parameter: this rank's shard, which may be vocabulary padding alone."""
+    held = engine.snapshot(check_replicas=False)
+    empty = {
+        name: torch.zeros(spec.saved_shape(*engine.grid.tp_shard))
+        for name, spec in engine.specs.items()
+    }
+    return {
+        name: held[name].tensors[key] if name in held else shard
+        for name, shard in empty.items()
+        if name not in held or key in held[name].tensors
+    }
+
+
+def random_batch(config: TrainConfig, vocab_size: int, step: int) -> StepBatch:
     """Random masked rows, equal on every rank."""
     micro_rows = min(config.batch.micro_rows, MAX_MICRO_ROWS)
     num_rows, row_tokens = ACCUMULATION * micro_rows, config.model.max_row_tokens

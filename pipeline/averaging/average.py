@@ -15,6 +15,7 @@ from data_prep.dataset.atomic import fsync_folder, open_atomic, write_atomic
 from pipeline.averaging.compatibility import check_same_model
 from pipeline.averaging.sources import Source
 from pipeline.checkpoint.manifest import (
+    FORMAT_VERSION,
     MANIFEST_NAME,
     TOKENIZER_NAME,
     Checkpoint,
@@ -135,6 +136,7 @@ def _manifest_of(sources: Sequence[Source]) -> CheckpointManifest:
         **{"optimizer_step": 0, "recent_losses": (), "loss_scale": None, "state_keys": ("weight",)},
         **{"tp_size": 1, "dp_size": 1, "zero_stage": 1, "tracking_run_id": None},
         **{"heldout_loss": None, "dev_error": None, "validation": None, "versions": versions()},
+        **{"format_version": FORMAT_VERSION, "fragments": None},
         **{"files": (), "tokenizer": None, "sha256": None, "averaged": lineage},
     }
     return base.model_copy(update=changes)

@@ -1,16 +1,20 @@
-"""The manifest of a checkpoint: its schema, its builder and its parser. Imports no torch.
+"""The manifest of a checkpoint: its schema and its parser. Imports no torch.
 
-A checkpoint is a folder ``step-00001234`` with one tensor file per tensor-parallel rank, the
-``tokenizer.json`` of the data and a ``manifest.json``, which names every file with its size and
-sha256 and is written last. Modules outside of this package do not depend on the format.
+A checkpoint is a folder ``step-00001234`` with the tensor files, the ``tokenizer.json`` of the data
+and a ``manifest.json``, which names every file with its size and sha256 and is written last. Its
+tensors are in one of two forms:
+
+1. one file per tensor-parallel rank, with its whole shards: version 0.1.0, averages of checkpoints;
+2. one file per rank, with what that rank holds, and ``fragments.json``, which says what is where.
+
+Modules outside of this package do not depend on the format.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -25,10 +29,10 @@ from pipeline.data.position import RowWindow, Segment
 from pipeline.optim.loss_scale import LossScale
 from pipeline.validation.state import ValidationState
 
-if TYPE_CHECKING:
-    from model.parameters import ParameterSpec
-
 FORMAT_VERSION = 1
+"""Of whole shards."""
+FRAGMENTED_VERSION = 2
+"""Of fragments."""
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 NULL_FIELDS = ("loss_scale", "tracking_run_id", "heldout_loss")
@@ -94,7 +98,9 @@ class CheckpointManifest(Config):
     state_keys: tuple[str, ...]
     """What is held of each parameter: "weight" and the optimizer's moments."""
     files: tuple[FileRecord, ...] = ()
-    """The tensor files, one for each tensor-parallel rank in rank order."""
+    """The tensor files, one for each (tensor-parallel) rank in rank order."""
+    fragments: FileRecord | None = None
+    """The table of what is in which tensor file; None: whole shards."""
     tokenizer: FileRecord | None = None
     """The tokenizer that made the data; None where the checkpoint carries none."""
     sha256: str | None = None
@@ -102,10 +108,12 @@ class CheckpointManifest(Config):
 
     @model_validator(mode="after")
     def _numbers_agree(self) -> "CheckpointManifest":
-        others = [self.tokenizer] if self.tokenizer else []
-        if errors := list(
-            records.contradictions(self.files, others, self.parameters, self.tp_size)
-        ):
+        others = [record for record in (self.fragments, self.tokenizer) if record]
+        num_files = self.tp_size * (self.dp_size if self.fragments else 1)
+        errors = list(records.contradictions(self.files, others, self.parameters, num_files))
+        if (self.format_version == FRAGMENTED_VERSION) != (self.fragments is not None):
+            errors.append(f"format version {self.format_version} and fragments do not agree")
+        if errors:
             raise ValueError("; ".join(errors))
         return self
 
@@ -118,8 +126,8 @@ class CheckpointManifest(Config):
 
     @property
     def all_files(self) -> tuple[FileRecord, ...]:
-        """The tensor files and the tokenizer."""
-        return (*self.files, *([self.tokenizer] if self.tokenizer else []))
+        """The tensor files, their table and the tokenizer."""
+        return (*self.files, *(record for record in (self.fragments, self.tokenizer) if record))
 
     @property
     def selection_score(self) -> float | None:
@@ -129,79 +137,11 @@ class CheckpointManifest(Config):
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What all checkpoints of one launch share; the fields are those of the manifest."""
-
-    config: dict[str, Any]
-    seed: int
-    tp_size: int
-    dp_size: int
-    zero_stage: int
-    vocab_size: int
-    data_fingerprint: str
-    tokenizer_sha256: str
-    versions: dict[str, str]
-    state_keys: tuple[str, ...]
-    network: dict[str, Any] | None = None
-    special_tokens: SpecialTokens | None = None
-    start: StartRecord | None = None
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint and its manifest."""
 
     path: Path
     manifest: CheckpointManifest
-
-
-def build_manifest(
-    origin: Origin,
-    parameters: "Mapping[str, ParameterSpec]",
-    *,
-    step: int,
-    optimizer_step: int,
-    consumed_rows: int,
-    segments: tuple[Segment, ...] = (),
-    skipped: tuple[RowWindow, ...] = (),
-    recent_losses: tuple[float, ...] = (),
-    loss_scale: LossScale | None = None,
-    tracking_run_id: str | None = None,
-    heldout_loss: float | None = None,
-    dev_error: float | None = None,
-    validation: ValidationState | None = None,
-) -> CheckpointManifest:
-    """The manifest of a training state, without its files; arguments as its fields."""
-    return CheckpointManifest(
-        step=step,
-        optimizer_step=optimizer_step,
-        consumed_rows=consumed_rows,
-        segments=segments,
-        skipped=skipped,
-        recent_losses=recent_losses,
-        loss_scale=loss_scale,
-        seed=origin.seed,
-        tp_size=origin.tp_size,
-        dp_size=origin.dp_size,
-        zero_stage=origin.zero_stage,
-        config=origin.config,
-        network=origin.network,
-        vocab_size=origin.vocab_size,
-        data_fingerprint=origin.data_fingerprint,
-        tokenizer_sha256=origin.tokenizer_sha256,
-        special_tokens=origin.special_tokens,
-        start=origin.start,
-        tracking_run_id=tracking_run_id,
-        heldout_loss=heldout_loss,
-        dev_error=dev_error,
-        validation=validation,
-        versions=origin.versions,
-        parameters={
-            name: ParameterRecord(shape=spec.full_shape, partition_dim=spec.partition_dim)
-            for name, spec in parameters.items()
-        },
-        state_keys=origin.state_keys,
-    )
 
 
 def manifest_json(manifest: CheckpointManifest) -> str:
@@ -223,8 +163,11 @@ def read_manifest(path: Path) -> CheckpointManifest:
         if expected != tree_sha256(tree):
             raise ValueError("the content does not match its sha256")
         version = tree.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+        if version not in (FORMAT_VERSION, FRAGMENTED_VERSION):
+            raise ValueError(
+                f"format version {version}, this program reads {FORMAT_VERSION} and "
+                f"{FRAGMENTED_VERSION}"
+            )
         return CheckpointManifest.model_validate({**tree, "sha256": expected})
     except FileNotFoundError:
         raise UserError(f"{file}: not a checkpoint: no such file") from None
@@ -288,8 +231,14 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 
 def part_name(tp_rank: int, tp_size: int) -> str:
-    """The tensor file of one tensor-parallel rank."""
+    """The tensor file of one tensor-parallel rank, with whole shards."""
     return f"state-tp{tp_rank:03d}-of-{tp_size:03d}.safetensors"
+
+
+def fragment_name(rank: int, tp_size: int, dp_size: int) -> str:
+    """The tensor file of one rank."""
+    dp_rank, tp_rank = divmod(rank, tp_size)
+    return f"state-tp{tp_rank:03d}-of-{tp_size:03d}-dp{dp_rank:05d}-of-{dp_size:05d}.safetensors"
 
 
 def tensor_key(state_key: str, parameter: str) -> str:

@@ -2,10 +2,18 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
+from configs.load import UserError
+from data_prep.dataset.verify import file_problem
 from model.parallel.grid import Grid
-from model.parallel.json_exchange import broadcast_json
-from pipeline.checkpoint.manifest import Checkpoint, find_checkpoint, read_manifest
+from model.parallel.json_exchange import broadcast_json, gather_json
+from pipeline.checkpoint.manifest import (
+    Checkpoint,
+    CheckpointManifest,
+    list_checkpoints,
+    read_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -13,15 +21,43 @@ logger = logging.getLogger(__name__)
 def newest_checkpoint(folder: Path, grid: Grid) -> Checkpoint | None:
     """The newest checkpoint in `folder` that verifies; None where there is none.
 
-    A collective: rank 0 verifies and tells the rest which one it is. Damaged checkpoints are logged
-    and left where they are.
+    A collective: rank 0 reads the manifests, every rank hashes its share of the files. Damaged
+    checkpoints are logged and left where they are.
     """
-    found: Checkpoint | None = None
-    if grid.rank == 0:
-        found, problems = find_checkpoint(folder)
-        for problem in problems:
-            logger.warning("%s; it is left where it is and skipped", problem)
-    path = broadcast_json(None if found is None else str(found.path))
-    if grid.rank != 0 and path is not None:
-        found = Checkpoint(Path(path), read_manifest(Path(path)))
-    return found
+    paths = list_checkpoints(folder) if grid.rank == 0 else []
+    while True:
+        tree = broadcast_json(_next_readable(paths) if grid.rank == 0 else None)
+        if tree is None:
+            return None
+        path, manifest = Path(tree["path"]), CheckpointManifest.model_validate(tree["manifest"])
+        problem = _first_problem(path, manifest, grid.rank, grid.world_size)
+        problems = [found for found in gather_json(problem) if found is not None]
+        if not problems:
+            return Checkpoint(path, manifest)
+        _skip(problems[0])
+
+
+def _next_readable(paths: list[Path]) -> dict[str, Any] | None:
+    """The last one of `paths` that has a readable manifest; it and later ones are removed."""
+    while paths:
+        path = paths.pop()
+        try:
+            return {"path": str(path), "manifest": read_manifest(path).model_dump(mode="json")}
+        except UserError as error:
+            _skip(str(error))
+    return None
+
+
+def _first_problem(
+    path: Path, manifest: CheckpointManifest, rank: int, num_ranks: int
+) -> str | None:
+    """The first file of this rank's share that is missing or differs, and how."""
+    for record in manifest.all_files[rank::num_ranks]:
+        problem = file_problem(path, record.path, record.bytes, record.sha256)
+        if problem:
+            return f"{path / record.path}: damaged checkpoint: {problem}"
+    return None
+
+
+def _skip(problem: str) -> None:
+    logger.warning("%s; it is left where it is and skipped", problem)

@@ -62,13 +62,13 @@ def contradictions(
     tensor_files: Sequence[FileRecord],
     other_files: Sequence[FileRecord],
     parameters: Mapping[str, ParameterRecord],
-    tp_size: int,
+    num_files: int,
 ) -> Iterator[str]:
     """What cannot be true of a checkpoint; nothing for one whose files are not yet written."""
     if not tensor_files:
         return
-    if len(tensor_files) != tp_size:
-        yield f"{len(tensor_files)} tensor files of {tp_size} tensor-parallel ranks"
+    if len(tensor_files) != num_files:
+        yield f"{len(tensor_files)} tensor files, but {num_files} ranks wrote one each"
     paths = sorted(record.path for record in (*tensor_files, *other_files))
     for path, after in pairwise(paths):
         if path == after:

@@ -89,6 +89,16 @@ class TensorFile:
         self._fill(_content_of(result), self._data_at + entry.data_offsets[0])
         return result
 
+    def read_flat(self, name: str, start: int, end: int) -> torch.Tensor:
+        """The elements [start, end) of a tensor, [end - start]; reads nothing else."""
+        entry = self._entry(name)
+        if end > math.prod(entry.shape):
+            raise self._damaged(f"{name}: {entry.shape} has no {end:,} elements")
+        result = torch.empty(end - start, dtype=_DTYPES[entry.dtype])
+        offset = self._data_at + entry.data_offsets[0] + start * result.itemsize
+        self._fill(_content_of(result), offset)
+        return result
+
     def read_slice(self, name: str, dim: int, start: int, end: int) -> torch.Tensor:
         """The part [start, end) of a tensor along `dim`; reads nothing else."""
         entry = self._entry(name)

@@ -1,7 +1,8 @@
 """Writes checkpoints in the background; a checkpoint is either complete or not there.
 
-The training thread copies the state to host memory; a second thread writes, syncs and hashes it
-while training continues. That thread uses no collective: ranks coordinate through files in the
+The training thread copies what this rank holds of the state to host memory; a second thread writes,
+syncs and hashes it while training continues. Each rank writes a file of its own, so a save does not
+cost more with more ranks. That thread uses no collective: ranks coordinate through files in the
 unfinished folder ``.saving-...``, and rank 0 renames it to ``step-...`` when all parts are there.
 """
 
@@ -15,30 +16,36 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
-from configs.load import UserError
+from configs.load import Config, UserError
 from data_prep.dataset.atomic import fsync_folder, write_atomic
 from data_prep.dataset.manifest import file_sha256
 from model.parallel.grid import Grid
 from model.parallel.json_exchange import broadcast_json
 from pipeline.checkpoint.best import by_score
 from pipeline.checkpoint.config import CheckpointConfig
+from pipeline.checkpoint.fragments import FRAGMENTS_NAME, Fragment, table_json
 from pipeline.checkpoint.manifest import (
+    FRAGMENTED_VERSION,
     MANIFEST_NAME,
     TOKENIZER_NAME,
     CheckpointManifest,
     checkpoint_folder,
+    fragment_name,
     list_checkpoints,
     manifest_json,
-    part_name,
     read_manifest,
+    tensor_key,
 )
 from pipeline.checkpoint.records import FileRecord
 
 PEER_TIMEOUT_S = 1800.0
 """How long rank 0 waits for the parts of the other ranks before a save counts as failed."""
+
+POLL_S = 0.02
+PART_SUFFIX = ".part.json"
+FAILED_SUFFIX = ".failed"
 
 logger = logging.getLogger(__name__)
 
@@ -62,26 +69,28 @@ class Saver:
         self._keep = keep
         self._rank = grid.rank
         self._tp_rank = grid.tp_rank
-        self._writes = grid.dp_rank == 0
         self._tokenizer = tokenizer.read_bytes() if tokenizer else None
         self._nonce = nonce
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def save(
-        self, manifest: CheckpointManifest, snapshot: Callable[[], Mapping[str, torch.Tensor]]
+        self, manifest: CheckpointManifest, snapshot: Callable[[], Mapping[str, Fragment]]
     ) -> None:
-        """Starts writing the host tensors that `snapshot` returns as one checkpoint.
+        """Starts writing what `snapshot` returns by parameter: this rank's part of a checkpoint.
 
         Waits until the previous save is finished before it calls `snapshot` (a collective), which
-        may then reuse the memory of the previous snapshot.
+        may then reuse the memory of the previous snapshot. Of what all tensor-parallel ranks hold,
+        the first one writes.
         """
         self._wait()
-        tensors = snapshot()
-        if not self._writes:
-            return
+        fragments = {
+            name: fragment
+            for name, fragment in snapshot().items()
+            if self._tp_rank == 0 or manifest.parameters[name].partition_dim is not None
+        }
         self._thread = threading.Thread(
-            target=self._run, args=(manifest, dict(tensors)), name="checkpoint-writer"
+            target=self._run, args=(manifest, fragments), name="checkpoint-writer"
         )
         self._thread.start()
 
@@ -105,31 +114,31 @@ class Saver:
             self._thread.join()
             self._thread = None
 
-    def _run(self, manifest: CheckpointManifest, tensors: dict[str, torch.Tensor]) -> None:
+    def _run(self, manifest: CheckpointManifest, fragments: Mapping[str, Fragment]) -> None:
         unfinished = self._folder / f".saving-{manifest.step:08d}-{self._nonce}"
         try:
             unfinished.mkdir(parents=True, exist_ok=True)
-            _write_part(unfinished, self._tp_rank, manifest.tp_size, tensors)
+            name = fragment_name(self._rank, manifest.tp_size, manifest.dp_size)
+            _write_part(unfinished, name, fragments)
             if self._rank == 0:
-                files = _wait_for_parts(unfinished, manifest.tp_size)
-                tokenizer = self._write_tokenizer(unfinished)
-                written = {"files": files, "tokenizer": tokenizer}
+                parts = _wait_for_parts(unfinished, manifest.tp_size, manifest.dp_size)
+                table = table_json([part.ranges for part in parts]).encode()
+                written = {
+                    "format_version": FRAGMENTED_VERSION,
+                    "files": tuple(part.file for part in parts),
+                    "fragments": _write_file(unfinished / FRAGMENTS_NAME, table),
+                    "tokenizer": self._tokenizer
+                    and _write_file(unfinished / TOKENIZER_NAME, self._tokenizer),
+                }
                 self._publish(unfinished, manifest.model_copy(update=written))
         except Exception as error:
             self._error = CheckpointNotSaved(manifest.step, error)
-            _report_failure(unfinished, self._tp_rank, error)
+            _report_failure(unfinished, self._rank, error)
             if self._rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _write_tokenizer(self, unfinished: Path) -> FileRecord | None:
-        if self._tokenizer is None:
-            return None
-        write_atomic(unfinished / TOKENIZER_NAME, self._tokenizer)
-        sha256 = hashlib.sha256(self._tokenizer).hexdigest()
-        return FileRecord(path=TOKENIZER_NAME, bytes=len(self._tokenizer), sha256=sha256)
-
     def _publish(self, unfinished: Path, manifest: CheckpointManifest) -> None:
-        for sidecar in unfinished.glob("*.part.json"):
+        for sidecar in unfinished.glob(f"*{PART_SUFFIX}"):
             sidecar.unlink()
         write_atomic(unfinished / MANIFEST_NAME, manifest_json(manifest))
         final = checkpoint_folder(self._folder, manifest.step)
@@ -174,33 +183,59 @@ class CheckpointNotSaved(Exception):
         super().__init__(f"the checkpoint of step {step} was not saved: {cause}")
 
 
-def _write_part(
-    folder: Path, tp_rank: int, tp_size: int, tensors: Mapping[str, torch.Tensor]
-) -> None:
-    file = folder / part_name(tp_rank, tp_size)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+class _Part(Config):
+    """What a rank has written."""
+
+    file: FileRecord
+    ranges: dict[str, tuple[int, int, tuple[str, ...]]]
+    """By parameter: (first element, elements, state keys)."""
+
+
+def _write_part(folder: Path, name: str, fragments: Mapping[str, Fragment]) -> None:
+    file = folder / name
+    tensors = {
+        tensor_key(key, parameter): tensor.contiguous()
+        for parameter, fragment in fragments.items()
+        for key, tensor in fragment.tensors.items()
+    }
+    save_file(tensors, file)
     file.chmod(0o644)  # safetensors sets 0600, which other users of a shared disk cannot read
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
-    record = FileRecord(path=file.name, bytes=file.stat().st_size, sha256=file_sha256(file))
-    write_atomic(folder / f"{file.name}.part.json", record.model_dump_json())
+    record = FileRecord(path=name, bytes=file.stat().st_size, sha256=file_sha256(file))
+    ranges = {
+        parameter: (fragment.start, fragment.length, tuple(fragment.tensors))
+        for parameter, fragment in fragments.items()
+    }
+    part = _Part(file=record, ranges=ranges)
+    write_atomic(folder / f"{name}{PART_SUFFIX}", part.model_dump_json())
 
 
-def _wait_for_parts(folder: Path, tp_size: int) -> tuple[FileRecord, ...]:
+def _write_file(path: Path, content: bytes) -> FileRecord:
+    write_atomic(path, content)
+    digest = hashlib.sha256(content).hexdigest()
+    return FileRecord(path=path.name, bytes=len(content), sha256=digest)
+
+
+def _wait_for_parts(folder: Path, tp_size: int, dp_size: int) -> list[_Part]:
+    """What all ranks have written, by rank."""
     deadline = time.monotonic() + PEER_TIMEOUT_S
-    sidecars = [folder / f"{part_name(rank, tp_size)}.part.json" for rank in range(tp_size)]
-    while not all(sidecar.exists() for sidecar in sidecars):
-        for failed in folder.glob("*.failed"):
-            raise OSError(f"a rank could not write its part: {failed.read_text()}")
+    names = [fragment_name(rank, tp_size, dp_size) for rank in range(tp_size * dp_size)]
+    sidecars = [f"{name}{PART_SUFFIX}" for name in names]
+    while missing := sorted({*sidecars} - (found := {*os.listdir(folder)})):
+        for failed in sorted(name for name in found if name.endswith(FAILED_SUFFIX)):
+            raise OSError(f"a rank could not write its part: {(folder / failed).read_text()}")
         if time.monotonic() > deadline:
-            missing = [sidecar.name for sidecar in sidecars if not sidecar.exists()]
-            raise TimeoutError(f"no {missing} after {PEER_TIMEOUT_S:.0f} s")
-        time.sleep(0.02)
-    return tuple(FileRecord.model_validate_json(sidecar.read_bytes()) for sidecar in sidecars)
+            raise TimeoutError(
+                f"{len(missing)} of {len(sidecars)} parts, such as {missing[0]}, were not there "
+                f"after {PEER_TIMEOUT_S:.0f} s"
+            )
+        time.sleep(POLL_S)
+    return [_Part.model_validate_json((folder / name).read_bytes()) for name in sidecars]
 
 
-def _report_failure(folder: Path, tp_rank: int, error: Exception) -> None:
-    name = folder / f"tp{tp_rank}.failed"
+def _report_failure(folder: Path, rank: int, error: Exception) -> None:
+    name = folder / f"rank{rank}{FAILED_SUFFIX}"
     try:
         name.touch()  # an empty file needs no free block, the message may
         name.write_text(f"{type(error).__name__}: {error}")

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 
 def import_deepspeed() -> Any:
@@ -75,46 +74,6 @@ def skip_shared_memory_extension() -> None:
     Remove when: the extension is built at its first use, or an option turns it off.
     """
     import_deepspeed().ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def link_optimizer_state(zero: Any) -> None:
-    """Makes `safe_get_full_optimizer_state` and its setter find the state of all parameter groups.
-
-    `zero` is DeepSpeed's ZeRO optimizer, whose optimizer has its state already.
-    Reason: the links from parameters to optimizer state are made once, by the first step, before
-    the later groups have state (ZeRO 1 and 2), and not at all after state is set from a checkpoint.
-    Upstream: `_lazy_init_hp_params_optimizer_state` in runtime/zero/stage_1_and_2.py and
-    runtime/bf16_optimizer.py.
-    Remove when: the links are made after every group has its state, or looked up at each call.
-    """
-    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
-        zero._hp_optimizer_states_linked = False
-        zero._lazy_init_hp_params_optimizer_state()
-
-
-def set_partitioned(
-    parameter: nn.Parameter, state_key: str | None, full: Tensor, dp_rank: int
-) -> None:
-    """Sets the part that this rank holds of an fp32 tensor of a ZeRO 3 parameter.
-
-    `state_key` is the tensor's key in the optimizer's state, None for the master weight; `full` is
-    the whole tensor.
-    Reason: `safe_set_full_fp32_param` and `safe_set_full_optimizer_state` fail for a parameter
-    whose elements do not divide by the data-parallel ranks: they do not pad its last part.
-    Upstream: `set_full_hp_param` in runtime/zero/stage3.py.
-    Remove when: these functions pad, so that they can be called under every ZeRO stage.
-    """
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-
-    length: int = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-    start = length * dp_rank
-    local = torch.zeros(length, device=full.device)
-    piece = full.flatten()[start : start + length]
-    local[: len(piece)] = piece
-    if state_key is None:
-        safe_set_local_fp32_param(parameter, local)
-    else:
-        safe_set_local_optimizer_state(parameter, local, state_key)
 
 
 def quiet_logs() -> None:

@@ -17,13 +17,14 @@ from model.heads import MaskedLanguageModel
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
 from model.replicas import differing_replicas
-from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, tensor_key
+from pipeline.checkpoint.fragments import Fragment
+from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.engine import deepspeed_compat
 from pipeline.engine.zero_state import ZeroState
 from pipeline.optim.loss_scale import LossScale
 from pipeline.optim.lr_shares import split_by_lr_share
-from pipeline.optim.optimizer import OptimizerSettings
+from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run.config import RunConfig
 from pipeline.run.memory import BUCKET_VALUES
 from pipeline.run.phases import UpdateConfig
@@ -191,19 +192,17 @@ class Engine:
         """Optimizer steps taken so far, as Adam counts them for its bias correction."""
         return self._state.optimizer_steps()
 
-    def snapshot(self, check_replicas: bool = True) -> dict[str, Tensor]:
-        """Every trained or frozen tensor of this tensor-parallel rank, copied to host memory.
+    def snapshot(self, check_replicas: bool = True) -> dict[str, Fragment]:
+        """What this rank saves of every parameter, trained or frozen, copied to host memory.
 
-        Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, all other
-        ranks help to gather and get an empty dictionary. With `check_replicas`, raises RuntimeError
-        if tensor-parallel ranks differ in what they should hold alike.
+        Frozen parameters are divided over data-parallel ranks. With `check_replicas`, raises
+        RuntimeError if tensor-parallel ranks differ in what they should hold alike.
         """
         if check_replicas:
             self.check_replicas()
-        tensors = self._state.snapshot()
-        if self.grid.dp_rank == 0:
-            tensors |= {tensor_key("weight", name): t for name, t in self._frozen.items()}
-        return tensors
+        fragments = self._state.snapshot()
+        frozen = list(self._frozen.items())[self.grid.dp_rank :: self.grid.dp_size]
+        return fragments | {name: Fragment(0, {WEIGHT_KEY: weight}) for name, weight in frozen}
 
     def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
         """Sets master weights, moments, Adam's step count and the loss scale of a checkpoint.

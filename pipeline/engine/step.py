@@ -164,9 +164,10 @@ def _loss_scales(grid: Grid, label_counts: Tensor, weights: Sequence[float]) -> 
 
 def _gather(grid: Grid, mine: Tensor) -> NDArray[np.float64]:
     """[W, n] on the host: the vector `mine` [n] of every rank; the step's transfer."""
-    gathered = [torch.empty_like(mine) for _ in range(grid.world_size)]
-    dist.all_gather(gathered, mine)
-    table: NDArray[np.float64] = torch.stack(gathered).cpu().numpy()
+    gathered = mine.new_empty(grid.world_size * len(mine))
+    gather = getattr(dist, "all_gather_single", None)  # its name before torch 2.13 is the other one
+    (gather or dist.all_gather_into_tensor)(gathered, mine)
+    table: NDArray[np.float64] = gathered.view(grid.world_size, -1).cpu().numpy()
     return table
 
 

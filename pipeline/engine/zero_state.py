@@ -1,17 +1,18 @@
 """The training state inside DeepSpeed's ZeRO optimizers: where it is, how it is read and set."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.parallel.grid import Grid
-from model.parameters import ParameterSpec, unpad_local
+from model.parameters import ParameterSpec
+from pipeline.checkpoint.fragments import Fragment
 from pipeline.checkpoint.manifest import CheckpointManifest, tensor_key
 from pipeline.checkpoint.reader import TensorReader
-from pipeline.engine import deepspeed_compat
 from pipeline.optim.layerwise_adam import LayerwiseAdam, WholeParameter
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.optim.whole_matrices import Piece
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class ZeroState:
-    """Master weights and moments of the trained parameters; every method is a collective."""
+    """Master weights and moments of the trained parameters."""
 
     def __init__(
         self,
@@ -46,11 +47,6 @@ class ZeroState:
         self._specs = specs
         self._grid = grid
         self._pieces = self._locate()
-        self._places = {
-            piece.parameter: (partition, piece)
-            for partition, pieces in self._pieces.items()
-            for piece in pieces
-        }
         self._host: dict[str, Tensor] = {}
         if isinstance(zero.optimizer, LayerwiseAdam):
             zero.optimizer.locate(self._pieces, self._wholes(), grid.tp_size)
@@ -64,46 +60,54 @@ class ZeroState:
                 return int(state[step_key])
         return 0
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """Master weights and moments of this tensor-parallel rank, copied to host memory.
+    def snapshot(self) -> dict[str, Fragment]:
+        """What this rank holds of master weights and moments, by parameter, copied to host memory.
 
-        Keys are `tensor_key(state key, parameter)`; only data-parallel rank 0 keeps them, all other
-        ranks help to gather and get an empty dictionary. It reuses the memory of the previous
-        snapshot: allocating gigabytes of pages takes longer than the copy.
+        It reuses the memory of the previous snapshot: allocating gigabytes of pages takes longer
+        than the copy.
         """
-        self._link()
-        for number, (name, parameter) in enumerate(self._named):
-            for key in (WEIGHT_KEY, *self._settings.moments_of(self._specs[name])):
-                local = self._full(number, parameter, key)
-                if self._grid.dp_rank == 0:
-                    unpadded = unpad_local(self._specs[name], local, *self._grid.tp_shard)
-                    self._to_host(tensor_key(key, name), unpadded)
+        if not any(self._zero.optimizer.state.get(p) for p in self._partitions()):
+            self._make_moments(0)
+        fragments = {}
+        for partition, piece in self._held():
+            name, _ = self._named[piece.parameter]
+            spec = self._specs[name]
+            shape = spec.saved_shape(*self._grid.tp_shard)
+            length = min(piece.length, math.prod(shape) - piece.offset)
+            if length <= 0:  # vocabulary padding
+                continue
+            tensors = {}
+            for key in (WEIGHT_KEY, *self._settings.moments_of(spec)):
+                values = self._flat(partition, key).narrow(0, piece.start, length)
+                values = values.view(shape) if length == math.prod(shape) else values
+                tensors[key] = self._to_host(tensor_key(key, name), values)
+            fragments[name] = Fragment(piece.offset, tensors)
         if self._grid.device.type == "cuda":
             torch.cuda.synchronize()
-        return dict(self._host)
+        return fragments
 
-    def _full(self, number: int, parameter: nn.Parameter, key: str) -> Tensor:
-        """The fp32 tensor `key` of a parameter, gathered over data-parallel ranks."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def _flat(self, partition: Tensor, key: str) -> Tensor:
+        """The master weights or moments of a flat partition."""
+        if key == WEIGHT_KEY:
+            return partition
+        moments: Tensor = self._zero.optimizer.state[partition][key]
+        return moments
 
-        if self._grid.dp_size > 1:
-            if key == WEIGHT_KEY:
-                gathered: Tensor = safe_get_full_fp32_param(parameter)
-            else:
-                gathered = safe_get_full_optimizer_state(parameter, key)
-            return gathered
-        partition, piece = self._places[number]  # this rank holds all of it: no copy
-        flat = partition if key == WEIGHT_KEY else self._zero.optimizer.state[partition][key]
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 leaves it empty itself
-        return flat.narrow(0, piece.start, piece.length).view(shape)
+    def _held(self) -> Iterator[tuple[Tensor, Piece]]:
+        """This rank's pieces of parameters, each with its partition."""
+        for partition, pieces in self._pieces.items():
+            for piece in pieces:
+                if piece.length:
+                    yield partition, piece
 
-    def _to_host(self, name: str, tensor: Tensor) -> None:
+    def _to_host(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self._host:
             self._host[name] = torch.empty(
                 tensor.shape, dtype=tensor.dtype, pin_memory=torch.cuda.is_available()
             )
-        self._host[name].copy_(tensor.detach(), non_blocking=True)
+        return self._host[name].copy_(tensor.detach(), non_blocking=True)
 
+    @torch.no_grad()
     def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
         """Sets master weights, moments and the optimizer's step count from a checkpoint.
 
@@ -127,10 +131,14 @@ class ZeroState:
             )
             moments, steps = {}, 0
         self._make_moments(steps)
-        for name, parameter in self._named:
+        for partition, piece in self._held():
+            name, _ = self._named[piece.parameter]
+            spec = self._specs[name]
             for key in (WEIGHT_KEY, *moments.get(name, ())):
-                value = reader.local(key, name, self._specs[name], *self._grid.tp_shard)
-                self._set_full(parameter, key, value.to(self._grid.device))
+                values = reader.local_piece(
+                    (key, name), spec, self._grid.tp_shard, piece.offset, piece.length
+                )
+                self._flat(partition, key).narrow(0, piece.start, piece.length).copy_(values)
 
     def _partitions(self) -> list[Tensor]:
         """The flat fp32 tensors that the optimizer works on."""
@@ -147,7 +155,6 @@ class ZeroState:
                 state[self._settings.STEP_KEY] = steps
             for key in self._moments_of(partition):
                 state[key] = torch.zeros_like(partition)
-        deepspeed_compat.link_optimizer_state(self._zero)
 
     def _moments_of(self, partition: Tensor) -> tuple[str, ...]:
         """The moments of a flat partition, whose parameters are all of one kind."""
@@ -156,25 +163,6 @@ class ZeroState:
             return self._settings.moments_of(self._specs[name])
         return self._settings.MOMENTS  # this rank holds none of its parameters
 
-    def _link(self) -> None:
-        """Makes the optimizer's state exist, and DeepSpeed find all of it."""
-        if any(self._zero.optimizer.state.get(p) for p in self._partitions()):
-            deepspeed_compat.link_optimizer_state(self._zero)
-        else:
-            self._make_moments(0)
-
-    def _set_full(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        if hasattr(parameter, "ds_id"):
-            deepspeed_compat.set_partitioned(
-                parameter, None if key == WEIGHT_KEY else key, value, self._grid.dp_rank
-            )
-        elif key == WEIGHT_KEY:
-            safe_set_full_fp32_param(parameter, value)
-        else:
-            safe_set_full_optimizer_state(parameter, value, key)
-
     def _locate(self) -> dict[Tensor, list[Piece]]:
         """The pieces of parameters in each of this rank's flat partitions."""
         partitions = self._partitions()
@@ -182,9 +170,12 @@ class ZeroState:
         for number, (_, parameter) in enumerate(self._named):
             if hasattr(parameter, "ds_id"):
                 group, start, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
-                pieces[partitions[group]].append(Piece(number, start, length))
+                # All ranks hold as much of it, the last ones zeros beyond its end.
+                offset = min(length * self._grid.dp_rank, parameter.ds_numel)  # type: ignore[attr-defined]
+                pieces[partitions[group]].append(Piece(number, start, length, offset))
             elif parameter._hp_mapping is not None:  # type: ignore[attr-defined]
-                fragment = parameter._hp_mapping.hp_fragment  # type: ignore[attr-defined]
+                mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+                fragment, offset = mapping.hp_fragment, mapping.lp_fragment_address.start
                 (owner,) = (
                     partition
                     for partition in partitions
@@ -192,7 +183,7 @@ class ZeroState:
                     == partition.untyped_storage().data_ptr()
                 )
                 start = fragment.storage_offset() - owner.storage_offset()
-                pieces[owner].append(Piece(number, start, fragment.numel()))
+                pieces[owner].append(Piece(number, start, fragment.numel(), offset))
         return pieces
 
     def _wholes(self) -> list[WholeParameter]:

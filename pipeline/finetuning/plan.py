@@ -9,7 +9,7 @@ from data_prep.dataset.tokenizer import same_tokenizer
 from model.config import MLM_HEAD, ModelConfig
 from model.grid_check import check_grid
 from model.hugging_face.families import task_errors
-from pipeline.checkpoint.manifest import Origin
+from pipeline.checkpoint.build import Origin
 from pipeline.data.order import check_mixture
 from pipeline.data.shard_cache import check_sizes, open_data_set
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from pipeline.checkpoint.manifest import CheckpointManifest, build_manifest
+from pipeline.checkpoint.build import build_manifest
+from pipeline.checkpoint.manifest import (
+    CheckpointManifest,
+)
 from pipeline.checkpoint.progress import Progress
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.finetuning.account import account_parameters

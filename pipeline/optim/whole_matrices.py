@@ -24,7 +24,7 @@ from model.parameters import ParameterSpec
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a piece of a parameter lies in a flat partition."""
+    """A piece of a parameter's tensor-parallel shard in a flat partition."""
 
     parameter: int
     """Number of the parameter."""
@@ -32,6 +32,8 @@ class Piece:
     """First element in the partition."""
     length: int
     """Elements; 0 where the rank holds none of the parameter."""
+    offset: int = 0
+    """Its first element in the flat shard."""
 
 
 class MatrixExchange:

@@ -4,7 +4,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest, build_manifest
+from pipeline.checkpoint.build import build_manifest
+from pipeline.checkpoint.manifest import (
+    Checkpoint,
+    CheckpointManifest,
+)
 from pipeline.checkpoint.progress import Progress
 from pipeline.data.position import Segment
 from pipeline.engine.deepspeed_engine import Engine

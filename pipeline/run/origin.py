@@ -4,7 +4,7 @@ from typing import Any
 
 from configs.redact import redact
 from data_prep.dataset.manifest import SpecialTokens
-from pipeline.checkpoint.manifest import Origin
+from pipeline.checkpoint.build import Origin
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.run.config import RunConfig
 from pipeline.run.versions import versions

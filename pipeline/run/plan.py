@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.flops import training_flops
 from model.generator import generator_of
 from model.word_vectors import check_vectors
-from pipeline.checkpoint.manifest import Origin
+from pipeline.checkpoint.build import Origin
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.checkpoint.tokenizer import check_tokenizer
 from pipeline.data.order import check_mixture, mixture_weights, train_sources

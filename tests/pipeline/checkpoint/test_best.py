@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from pipeline.checkpoint.best import find_best
+from pipeline.checkpoint.build import build_manifest
 from pipeline.checkpoint.config import CheckpointConfig
-from pipeline.checkpoint.manifest import MANIFEST_NAME, build_manifest, manifest_json
+from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    manifest_json,
+)
 from pipeline.checkpoint.writer import superfluous
 from pipeline.validation.state import ValidationState
 from tests.pipeline.checkpoint.saving import ORIGIN, SPECS

@@ -2,10 +2,11 @@
 
 import contextlib
 import errno
+import json
 import logging
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,21 @@ import torch
 from safetensors.torch import save_file
 
 from configs.load import UserError
+from model.parallel.grid import make_grid
 from model.parameters import ParameterSpec, shard_tensor
 from pipeline.checkpoint import writer as checkpoint_writer
 from pipeline.checkpoint.config import CheckpointConfig
-from pipeline.checkpoint.manifest import MANIFEST_NAME, find_checkpoint, list_checkpoints, verify
+from pipeline.checkpoint.fragments import FRAGMENTS_NAME
+from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    Checkpoint,
+    find_checkpoint,
+    fragment_name,
+    list_checkpoints,
+    read_manifest,
+    verify,
+)
+from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
 from pipeline.checkpoint.writer import Saver
 from tests.gloo import run_ranks
@@ -27,9 +39,10 @@ from tests.pipeline.checkpoint.saving import (
     VOCAB_SIZE,
     RankOf,
     full_tensors,
-    host_tensors,
     make_manifest,
+    make_whole,
     save,
+    whole_fragments,
 )
 
 SAVE_FILE = "pipeline.checkpoint.writer.save_file"
@@ -46,19 +59,92 @@ def logged(logger: logging.Logger) -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize("saved_at", [1, 2, 4])
-@pytest.mark.parametrize("read_at", [1, 2, 4])
-def test_any_grid_reads_what_any_grid_saved(tmp_path: Path, saved_at: int, read_at: int) -> None:
-    save(tmp_path, [3], saved_at)
+@pytest.mark.parametrize("saved_at", [(1, 1), (2, 1), (4, 1), (1, 3), (2, 2), (4, 2)])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_any_grid_reads_what_any_grid_saved(
+    tmp_path: Path, saved_at: tuple[int, int], is_whole: bool
+) -> None:
+    tp_size, dp_size = saved_at
+    save(tmp_path, [3], tp_size, dp_size=dp_size)
+    if is_whole:
+        make_whole(tmp_path / "step-00000003", tp_size)
     checkpoint, problems = find_checkpoint(tmp_path)
     assert checkpoint is not None
     assert not problems
+    assert len(checkpoint.manifest.files) == (tp_size if is_whole else tp_size * dp_size)
     reader = TensorReader(checkpoint)
     for name, full in full_tensors(3).items():
+        spec = SPECS[name]
         assert torch.equal(reader.full("weight", name), full)
-        for rank in range(read_at if SPECS[name].partition_dim is not None else 1):
-            wanted = shard_tensor(SPECS[name], full, rank, read_at)
-            assert torch.equal(reader.local("weight", name, SPECS[name], rank, read_at), wanted)
+        for read_at in (1, 2, 4):
+            for rank in range(read_at if spec.partition_dim is not None else 1):
+                wanted = shard_tensor(spec, full, rank, read_at)
+                found = reader.local("weight", name, spec, rank, read_at)
+                assert torch.equal(found, wanted)
+                flat = wanted.flatten()
+                for start, end in ((0, len(flat)), (1, len(flat) // 2), (len(flat) - 1, len(flat))):
+                    place = ((rank, read_at), start, end - start)
+                    piece = reader.local_piece(("weight", name), spec, *place)
+                    assert torch.equal(piece, flat[start:end])
+
+
+def test_a_rank_opens_only_the_files_that_hold_its_pieces(tmp_path: Path) -> None:
+    save(tmp_path, [3], tp_size=2, dp_size=3)
+    path = tmp_path / "step-00000003"
+    own = fragment_name(2 + 1, 2, 3)  # data-parallel rank 1, tensor-parallel rank 1
+    for part in path.glob("*.safetensors"):
+        if part.name != own:
+            part.unlink()
+    reader = TensorReader(Checkpoint(path, read_manifest(path)))
+    full = full_tensors(3)["down"]
+    flat = shard_tensor(SPECS["down"], full, 1, 2).flatten()
+    start, end = len(flat) // 3, 2 * len(flat) // 3
+    place = ((1, 2), start, end - start)
+    piece = reader.local_piece(("weight", "down"), SPECS["down"], *place)
+    assert torch.equal(piece, flat[start:end])
+    with pytest.raises(
+        UserError, match=r"dp00000-of-00003\.safetensors: damaged checkpoint: No such"
+    ):
+        reader.local("weight", "down", SPECS["down"], 1, 2)
+
+
+def read_newest(folder: Path, tp_size: int) -> str:
+    """The name of the newest checkpoint that the ranks agree on."""
+    found = newest_checkpoint(folder, make_grid(tp_size))
+    return "" if found is None else found.path.name
+
+
+def test_all_ranks_verify_and_agree(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2, 3, 4], tp_size=2, dp_size=2)
+    damaged = sorted((tmp_path / "step-00000003").glob("*.safetensors"))[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    (tmp_path / "step-00000004" / FRAGMENTS_NAME).unlink()
+    for ranks in (1, 3):
+        assert run_ranks(read_newest, ranks, tmp_path, 1) == ["step-00000002"] * ranks
+    assert run_ranks(read_newest, 2, tmp_path / "none", 2) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pieces: pieces[:-1], "weights of|elements are no slices|do not make"),
+        (lambda pieces: [*pieces, pieces[0]], "are not there once"),
+        (lambda pieces: [[file, start + 1, n] for file, start, n in pieces], "are not there once"),
+        (lambda pieces: [[file + 9, start, n] for file, start, n in pieces], "not in the manifest"),
+        (lambda pieces: [[-1, 0, 1]], "greater than or equal to 0"),
+    ],
+)
+def test_tables_of_fragments_that_cannot_be_are_refused(
+    tmp_path: Path, change: Callable[[list[list[int]]], list[list[int]]], message: str
+) -> None:
+    """As someone could write them who knows the format."""
+    save(tmp_path, [3], tp_size=1, dp_size=2)
+    path = tmp_path / "step-00000003"
+    table = json.loads((path / FRAGMENTS_NAME).read_text())
+    table["down"]["pieces"] = change(table["down"]["pieces"])
+    (path / FRAGMENTS_NAME).write_text(json.dumps(table))
+    with pytest.raises(UserError, match=message):
+        TensorReader(Checkpoint(path, read_manifest(path)))
 
 
 def test_only_the_newest_are_kept_and_nothing_unfinished_stays(tmp_path: Path) -> None:
@@ -77,7 +163,7 @@ def test_every_flipped_byte_and_truncation_is_found(tmp_path: Path) -> None:
     save(tmp_path, [5], tp_size=2)
     whole = tmp_path / "step-00000005"
     files = sorted(whole.iterdir())
-    assert len(files) == 3
+    assert len(files) == 4
     generator = random.Random(0)
     for trial in range(200):
         copy = tmp_path / f"copy-{trial}"
@@ -128,13 +214,13 @@ def test_a_full_disk_is_reported_and_the_next_save_works(
     def on_rank() -> list[str]:
         saver = Saver(tmp_path, KEEP_ALL, RankOf(0, 0, 0))  # type: ignore[arg-type]
         with logged(checkpoint_writer.logger) as messages:
-            saver.save(make_manifest(1, 1), host_tensors)
+            saver.save(make_manifest(1, 1), whole_fragments)
             saver._wait()
             monkeypatch.setattr(SAVE_FILE, fail_once)
-            saver.save(make_manifest(2, 1), host_tensors)
+            saver.save(make_manifest(2, 1), whole_fragments)
             saver._wait()
             saver.report_errors()
-            saver.save(make_manifest(3, 1), host_tensors)
+            saver.save(make_manifest(3, 1), whole_fragments)
             saver.finish()
             saver.report_errors()
         return messages
@@ -160,7 +246,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_spoil_the_new_one(
         monkeypatch.setattr(shutil, "rmtree", fail)
         with logged(checkpoint_writer.logger) as messages:
             for step in (1, 2):
-                saver.save(make_manifest(step, 1), host_tensors)
+                saver.save(make_manifest(step, 1), whole_fragments)
             saver.finish()
         return messages
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from configs.load import UserError
+from pipeline.checkpoint.fragments import FRAGMENTS_NAME
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
     Checkpoint,
     find_checkpoint,
+    fragment_name,
     read_manifest,
     tree_sha256,
     verify,
@@ -62,7 +64,7 @@ def second_file_is_the_first(tree: Tree) -> None:
         (set_in("consumed_rows", value=-1), "consumed_rows: "),
         (set_in("optimizer_step", value=1e300), "optimizer_step: "),
         (set_in("tp_size", value=0), "tp_size: .*greater than 0"),
-        (set_in("tp_size", value=3), "2 tensor files of 3 tensor-parallel ranks"),
+        (set_in("tp_size", value=3), "2 tensor files, but 3 ranks wrote one each"),
         (set_in("dp_size", value=10**9), "dp_size: "),
         (set_in("zero_stage", value=7), "zero_stage: "),
         (set_in("vocab_size", value=-13), "vocab_size: "),
@@ -92,7 +94,7 @@ def second_file_is_the_first(tree: Tree) -> None:
         (set_in("files", 0, "path", value="/etc/passwd"), "files.0.path: .*inside the folder"),
         (set_in("files", 0, "bytes", value=0), "files.0.bytes: "),
         (set_in("files", 0, "sha256", value="x"), "files.0.sha256: "),
-        (second_file_is_the_first, "state-tp000-of-002.safetensors appears twice"),
+        (second_file_is_the_first, "state-tp000-of-002-dp00000-of-00001.safetensors appears twice"),
         (set_in("config", value=None), "config: "),
     ],
 )
@@ -116,7 +118,7 @@ def test_a_key_that_appears_twice_is_refused(path: Path) -> None:
         read_manifest(path)
 
 
-@pytest.mark.parametrize("name", [MANIFEST_NAME, "state-tp001-of-002.safetensors"])
+@pytest.mark.parametrize("name", [MANIFEST_NAME, FRAGMENTS_NAME, fragment_name(1, 2, 1)])
 @pytest.mark.parametrize("kind", ["fifo", "device", "link"])
 def test_files_that_are_not_regular_or_lie_outside_are_refused(
     path: Path, name: str, kind: str
@@ -173,9 +175,10 @@ def test_a_tensor_file_that_shrinks_is_named(path: Path) -> None:
     assert checkpoint is not None
     reader = TensorReader(checkpoint)
     file = path / checkpoint.manifest.files[0].path
-    os.truncate(file, file.stat().st_size - 200)
     names = checkpoint.manifest.parameters
-    with pytest.raises(UserError, match=r"state-tp000-of-002\.safetensors: has no byte"):
+    reader.full("weight", next(iter(names)))
+    os.truncate(file, file.stat().st_size - 200)
+    with pytest.raises(UserError, match=r"state-tp000-of-002-.*\.safetensors: has no byte"):
         _ = [reader.full("weight", name) for name in names]
     with pytest.raises(UserError, match="bytes expected"):
-        TensorReader(checkpoint)
+        _ = [TensorReader(checkpoint).full("weight", name) for name in names]

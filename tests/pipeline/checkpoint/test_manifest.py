@@ -8,11 +8,11 @@ import pytest
 
 from configs.load import UserError
 from data_prep.dataset.manifest import SpecialTokens
+from pipeline.checkpoint.build import build_manifest
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
     Checkpoint,
     CheckpointManifest,
-    build_manifest,
     find_checkpoint,
     list_checkpoints,
     manifest_json,
@@ -21,7 +21,7 @@ from pipeline.checkpoint.manifest import (
     tree_sha256,
 )
 from pipeline.checkpoint.tokenizer import special_tokens_of
-from tests.pipeline.checkpoint.saving import ORIGIN, SPECS, make_manifest, save
+from tests.pipeline.checkpoint.saving import HIDDEN, ORIGIN, SPECS, make_manifest, save
 from tests.tokenizer_kinds import save as save_tokenizer
 
 
@@ -30,9 +30,12 @@ def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     tree = json.loads((tmp_path / "step-00000001" / MANIFEST_NAME).read_text())
     assert tree["consumed_rows"] == 4
     assert [record["path"] for record in tree["files"]] == [
-        "state-tp000-of-002.safetensors",
-        "state-tp001-of-002.safetensors",
+        "state-tp000-of-002-dp00000-of-00001.safetensors",
+        "state-tp001-of-002-dp00000-of-00001.safetensors",
     ]
+    table = json.loads((tmp_path / "step-00000001" / "fragments.json").read_text())
+    assert table["norm"] == {"keys": ["weight"], "pieces": [[0, 0, HIDDEN]]}  # a replica
+    assert [file for file, _, _ in table["down"]["pieces"]] == [0, 1]
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
@@ -40,7 +43,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "step-00000001")
     assert manifest.sha256 is not None
     assert manifest_json(manifest) == (tmp_path / "step-00000001" / MANIFEST_NAME).read_text()
-    files = {"files": (), "sha256": None}
+    files = {"format_version": 1, "files": (), "fragments": None, "sha256": None}
     assert manifest.model_copy(update=files) == make_manifest(1, 2)
 
 
@@ -78,8 +81,10 @@ def test_fine_tuned_checkpoints_of_older_versions_are_read(tmp_path: Path) -> No
 
 def test_a_manifest_of_a_future_format_is_refused(tmp_path: Path) -> None:
     tree = json.loads(manifest_json(make_manifest(1, 1)))
-    with pytest.raises(UserError, match="format version 2, this program reads 1"):
-        write_tree(tmp_path / "step-00000001", {**tree, "format_version": 2})
+    with pytest.raises(UserError, match="format version 3, this program reads 1 and 2"):
+        write_tree(tmp_path / "step-00000001", {**tree, "format_version": 3})
+    with pytest.raises(UserError, match="format version 2 and fragments do not agree"):
+        write_tree(tmp_path / "step-00000002", {**tree, "format_version": 2})
 
 
 def test_checkpoints_are_ordered_by_step_and_not_by_name(tmp_path: Path) -> None:

@@ -17,15 +17,10 @@ import torch
 from deepspeed.accelerator import get_accelerator, set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-)
 from torch import nn
 
 from pipeline.engine import deepspeed_compat
-from tests.gloo import in_one_rank, run_ranks
+from tests.gloo import in_one_rank
 
 CPU = torch.device("cpu")
 
@@ -99,43 +94,6 @@ def test_a_shared_memory_extension_would_be_compiled() -> None:
     assert len(loaded) == 1
 
 
-@in_one_rank
-def test_the_state_of_later_parameter_groups_is_not_found() -> None:
-    deepspeed_compat.use_accelerator_of(CPU)
-    deepspeed_compat.skip_shared_memory_extension()
-    engine = engine_of(nn.Linear(4, 2), stage=2)
-    take_step(engine)
-    weight, bias = engine.module.weight, engine.module.bias
-    assert safe_get_full_optimizer_state(weight, "exp_avg") is not None
-    with pytest.raises(ValueError, match="exp_avg not found"):
-        safe_get_full_optimizer_state(bias, "exp_avg")
-    deepspeed_compat.link_optimizer_state(engine.optimizer)
-    assert safe_get_full_optimizer_state(bias, "exp_avg").ne(0).all()
-
-
-def set_an_uneven_parameter() -> list[Any]:
-    """What setting a weight of 3 x 3 elements gives on 2 ranks, without and with the patch."""
-    import torch.distributed as dist
-
-    deepspeed_compat.use_accelerator_of(CPU)
-    engine = engine_of(nn.Linear(3, 3), stage=3)
-    value = torch.arange(9.0).view(3, 3)
-    weight = engine.module.weight
-    error = ""
-    try:
-        safe_set_full_fp32_param(weight, value)
-    except RuntimeError as raised:
-        error = type(raised).__name__
-    deepspeed_compat.set_partitioned(weight, None, value, dist.get_rank())
-    return [error, bool(safe_get_full_fp32_param(weight).equal(value))]
-
-
-def test_a_parameter_that_does_not_divide_cannot_be_set() -> None:
-    results = run_ranks(set_an_uneven_parameter, 2)
-    assert "RuntimeError" in [error for error, _ in results]
-    assert all(is_set for _, is_set in results)
-
-
 def test_deepspeed_would_import_mlflow() -> None:
     without = "from pipeline.engine import deepspeed_compat; deepspeed_compat.import_deepspeed()"
     imports = {"import deepspeed": True, without: False, f"import mlflow; {without}": True}
@@ -161,7 +119,7 @@ def test_every_patch_has_a_test() -> None:
         for name, function in vars(deepspeed_compat).items()
         if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
     ]
-    assert len(patches) == 6
+    assert len(patches) == 4
     for name in patches:
         documentation = getattr(deepspeed_compat, name).__doc__
         assert "Upstream:" in documentation

@@ -31,7 +31,8 @@ from tests.pipeline.training_run import make_config, make_rows, pretrain
 PIPELINE = str(Path(__file__).parents[3] / "pipeline")
 
 COLLECTIVES = (
-    *("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "barrier"),
+    *("all_reduce", "all_gather", "all_gather_single", "all_gather_into_tensor"),
+    *("all_gather_object", "barrier"),
     *("broadcast", "broadcast_object_list", "reduce", "reduce_scatter", "gather", "all_to_all"),
 )
 TRANSFERS = ("item", "tolist", "cpu", "__float__", "__int__", "__bool__", "__index__")
@@ -96,7 +97,7 @@ def test_a_pretraining_step_takes_two_collectives_and_one_transfer(
         log_every_steps=2,
     )
     for steps in run_ranks(counted_pretraining, 2, config):
-        assert steps == [{"all_reduce": 1, "all_gather": 1, "cpu": 1}] * 5
+        assert steps == [{"all_reduce": 1, "all_gather_single": 1, "cpu": 1}] * 5
 
 
 def test_a_finetuning_step_takes_one_collective_and_one_transfer(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_a_finetuning_step_takes_one_collective_and_one_transfer(tmp_path: Path)
         make_pretrained(tmp_path / "pretrained"), tmp_path / "run", evaluate_every_steps=6
     )
     for steps in run_ranks(counted_finetuning, 2, config):
-        assert steps == [{"all_gather": 1, "cpu": 1}] * 5
+        assert steps == [{"all_gather_single": 1, "cpu": 1}] * 5
 
 
 def formats_of_reductions(config: TrainConfig) -> set[torch.dtype]:

@@ -1,0 +1,127 @@
+"""What one rank of 1,024 does in a step and in a save, counted without its peers.
+
+The formulas are those of docs/performance.md, "A step and a save at any number of ranks".
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.heads import build_masked_lm
+from model.parallel.grid import make_grid
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.pretraining.step import pretraining_step
+from pipeline.run.config import TrainConfig
+from pipeline.run.memory import BUCKET_VALUES
+from pipeline.selfcheck import ACCUMULATION, random_batch
+from tests.fake_ranks import Collectives, as_rank
+from tests.pipeline.training_run import make_config
+
+NUM_RANKS = 1024
+VOCAB_SIZE = 256
+
+
+def one_step_and_save(config: TrainConfig) -> dict[str, Any]:
+    """The collectives of a step and of a save, and what the rank then holds."""
+    grid = make_grid(config.parallel.tensor)
+    model = build_masked_lm(config.model, VOCAB_SIZE, grid, config.seed, config.compute)
+    parameters = [p.numel() for p in model.parameters()]
+    engine = Engine(model, config, ACCUMULATION, grid)
+    batch = random_batch(config, VOCAB_SIZE, 0)
+    with Collectives() as step:
+        pretraining_step(engine, batch, 1e-3)
+    with Collectives() as save:
+        fragments = engine.snapshot(check_replicas=False)
+    return {
+        "parameters": sum(parameters),
+        "step": step.found,
+        "most_tensors": step.most_tensors,
+        "save": save.found,
+        "held": {name: (one.start, one.length) for name, one in fragments.items()},
+        "shapes": {name: spec.saved_shape(*grid.tp_shard) for name, spec in engine.specs.items()},
+        "tokens": batch.tokens.shape[1] * batch.tokens.shape[2],
+    }
+
+
+def config_of(tp_size: int, zero_stage: int) -> TrainConfig:
+    """A network of two layers in bf16."""
+    parallel = {"tensor": tp_size, "zero_stage": zero_stage}
+    return make_config(Path("rows"), Path("run"), parallel=parallel, precision="bf16")
+
+
+@pytest.fixture(scope="module", params=[(0, 4, 1), (7, 4, 1), (700, 4, 1), (1023, 1, 2)])
+def counted(request: pytest.FixtureRequest) -> tuple[int, TrainConfig, dict[str, Any]]:
+    """(rank, config, what it did)."""
+    rank, tp_size, zero_stage = request.param
+    config = config_of(tp_size, zero_stage)
+    return rank, config, as_rank(one_step_and_save, rank, NUM_RANKS, config)
+
+
+def test_the_collectives_of_a_step_do_not_depend_on_the_number_of_ranks(
+    counted: tuple[int, TrainConfig, dict[str, Any]],
+) -> None:
+    _, config, found = counted
+    tp_size, zero_stage = config.parallel.tensor, config.parallel.zero_stage
+    layers, hidden = config.model.num_layers, config.model.hidden_size
+    by_kind = Counter((name, dtype) for name, dtype, _ in found["step"])
+    buckets = math.ceil(found["parameters"] / BUCKET_VALUES)
+    reductions = buckets * (1 if zero_stage == 1 else ACCUMULATION)
+    # bf16: sums of tensor-parallel layers, of the embedding and of the head's input.
+    in_model = ACCUMULATION * (4 * layers + 2) if tp_size > 1 else 0
+    assert by_kind["allreduce", torch.bfloat16] == in_model
+    assert by_kind["allgather", torch.float32] == (ACCUMULATION if tp_size > 1 else 0)
+    gradients = [
+        size
+        for name, dtype, size in found["step"]
+        if (name, dtype) == ("allreduce", torch.float32) and size > 1
+    ]
+    assert len(gradients) == reductions  # fp32, whatever the precision
+    assert all(found["parameters"] <= size <= 1.1 * found["parameters"] for size in gradients)
+    weights = [size for _, dtype, size in found["step"] if dtype is torch.bfloat16]
+    sums_of_layers = found["tokens"] * hidden
+    assert sum(size == sums_of_layers for size in weights) == max(0, in_model - ACCUMULATION)
+    assert by_kind["allgather_base", torch.bfloat16] == 2  # new weights: two parameter groups
+    assert by_kind["allreduce", torch.float64] == 1  # label counts
+    assert by_kind["allgather_base", torch.float64] == 1  # what ranks report
+    assert found["most_tensors"] <= tp_size + 1  # no list of a thousand tensors
+
+
+def test_a_save_has_no_collective_and_a_rank_saves_its_share(
+    counted: tuple[int, TrainConfig, dict[str, Any]],
+) -> None:
+    rank, config, found = counted
+    assert found["save"] == []
+    dp_size = NUM_RANKS // config.parallel.tensor
+    held = sum(length for _, length in found["held"].values())
+    groups = 2
+    padding = groups * 4 * dp_size  # DeepSpeed aligns each group
+    assert held <= math.ceil((found["parameters"] + padding) / dp_size), rank
+    for name, (start, length) in found["held"].items():
+        assert 0 <= start < start + length <= math.prod(found["shapes"][name]), name
+
+
+def held_ranges(config: TrainConfig) -> dict[str, tuple[int, int, int]]:
+    """By parameter: (first element, elements, elements of the whole) of what this rank holds."""
+    grid = make_grid(config.parallel.tensor)
+    model = build_masked_lm(config.model, VOCAB_SIZE, grid, config.seed, config.compute)
+    engine = Engine(model, config, ACCUMULATION, grid)
+    return {
+        name: (one.start, one.length, math.prod(engine.specs[name].full_shape))
+        for name, one in engine.snapshot(check_replicas=False).items()
+    }
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_the_fragments_of_all_ranks_are_every_parameter_once(zero_stage: int) -> None:
+    config, world_size = config_of(1, zero_stage), 5  # divides none of the sizes
+    ranges = [as_rank(held_ranges, rank, world_size, config) for rank in range(world_size)]
+    for name, (_, whole, _) in as_rank(held_ranges, 0, 1, config).items():
+        end = 0
+        for start, length, size in sorted(found[name] for found in ranges if name in found):
+            assert (start, size) == (end, whole), name
+            end += length
+        assert end == whole, name
