@@ -139,7 +139,7 @@ def _run(
     joined = run(clusters_stage(signed, first, limits))
     pairs = run(pairs_stage(signed, keys, joined, config, limits))
     if "verdicts" in stages:
-        run(verdicts_stage(signed, first, joined, pairs, ["made"], limits))
+        run(verdicts_stage(signed, joined, pairs, ["made"], limits))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     sender.send(json.dumps([seconds, peak]))
 

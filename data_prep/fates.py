@@ -12,7 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.dataset.manifest import SPLITS, Split
-from data_prep.dedup import candidates, clean, decontaminate, signatures, verdicts
+from data_prep.dedup import (
+    candidates,
+    clean,
+    decontaminate,
+    signatures,
+    verdict_counts,
+    verdicts,
+)
 from data_prep.dedup.contamination import contaminated_by
 from data_prep.dedup.origins import Origins, Twin
 from data_prep.dedup.removed_lines import REMOVED_SUFFIX
@@ -142,7 +149,7 @@ def _deduplicated(document: _Document, fate: Fate) -> bool:
     number = document.file.first + document.number
     folder = run.result(verdicts.VerdictsStage).folder
     code = int(np.load(folder / verdicts.CODES, mmap_mode="r")[number])
-    if code == verdicts.KEEP:
+    if code == verdict_counts.KEEP:
         return True
     origins = Origins(
         run.result(signatures.SignaturesStage),
@@ -150,7 +157,7 @@ def _deduplicated(document: _Document, fate: Fate) -> bool:
         run.result(verdicts.VerdictsStage),
         run.config.dedup,
     )
-    is_exact = code == verdicts.EXACT
+    is_exact = code == verdict_counts.EXACT
     fate |= {"outcome": "dropped", "stage": "verdicts", "reason": EXACT if is_exact else NEAR}
     for key, twin in (origins.of_exact if is_exact else origins.of_near)(number):
         fate[key] = _twin(run, twin)

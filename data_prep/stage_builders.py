@@ -118,7 +118,6 @@ def build_pairs(run: Preparation) -> candidates.PairsStage:
 def build_verdicts(run: Preparation) -> verdicts.VerdictsStage:
     return verdicts.verdicts_stage(
         run.result(signatures.SignaturesStage),
-        run.result(candidates.FirstPairsStage),
         run.result(verdicts.ClustersStage),
         run.result(candidates.PairsStage),
         list(run.config.sources),

@@ -66,7 +66,6 @@ STAGES = (
         builders.build_verdicts,
         [
             signatures.SignaturesStage,
-            candidates.FirstPairsStage,
             verdicts.ClustersStage,
             candidates.PairsStage,
         ],

@@ -58,6 +58,14 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def start_array(file: BinaryIO, shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
+    """Writes the start of a .npy file, whose numbers the caller writes; where these start."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes changes of names in `folder` (a rename, a new file) survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

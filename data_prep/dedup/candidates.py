@@ -85,7 +85,7 @@ class FirstPairsStage(Stage[PairsPart]):
         duplicate here; first is the first of the documents that it is connected to. Of a cluster
         that is known so far, only its first document counts."""
         store = SignatureStore(self.signatures, self.runs, self.limits)
-        known = KnownClusters(self.labels, self.copies)
+        known = KnownClusters(self.labels, self.copies, self.limits)
         join = RangeJoin(
             KeyRuns(self.keys, self.runs, self.bands, self.limits),
             store,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.atomic import open_atomic
+from data_prep.dataset.atomic import open_atomic, start_array
 from data_prep.dedup.clusters import number_type
 from data_prep.dedup.joins import recurring
 from data_prep.dedup.limits import DedupLimits
@@ -60,8 +60,7 @@ class KeysStage(Stage[FileRun]):
                 stack.enter_context(open_atomic(folder / name)) for name in names
             )
             for file, dtype in ((keys_file, "<u8"), (rows_file, "<u4")):
-                header = {"descr": dtype, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
+                start_array(file, shape, dtype)
             for band in self.bands:
                 keys = self._keys_of(part, band)
                 rows = np.argsort(keys, kind="stable")  # of equal keys, the earlier document first

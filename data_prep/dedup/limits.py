@@ -24,10 +24,16 @@ class DedupLimits:
     """Hashes of evaluation n-grams that are sorted together."""
     pairs: int = 1 << 20
     """Pairs of documents that are joined to clusters together."""
+    cluster_documents: int = 1 << 25
+    """Documents whose clusters are in memory together, 10 bytes each; a multiple of 8."""
     labels: int = 1 << 20
-    """Documents whose cluster labels are read together."""
+    """Documents whose cluster labels are read together; a multiple of 8."""
     mapped_bytes: int = 256_000_000
     """Size of the signatures above which the pages of a file are released after each use, so that
     the memory of a worker stays constant; the system's page cache still holds them."""
     open_files: int = 500
     """Files of signatures that a worker keeps open."""
+
+    def __post_init__(self) -> None:
+        # A byte of the file of copies holds the bits of eight documents.
+        assert self.cluster_documents % 8 == self.labels % 8 == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dataset.atomic import open_atomic
+from data_prep.dataset.atomic import open_atomic, start_array
 from data_prep.dedup.hash_ranges import in_range
 from data_prep.dedup.limits import DedupLimits
 from data_prep.documents.files import DocumentFile
@@ -57,9 +57,7 @@ class LineRunsStage(Stage[LineRunPart]):
         name = f"{part.name}.lines.npy"
         num_ranges = -(-part.num_lines // self.limits.join_lines) or 1
         with open_atomic(folder / name) as file:
-            header = {"descr": "<u8", "fortran_order": False, "shape": (3, part.num_lines)}
-            np.lib.format.write_array_header_1_0(file, header)
-            start, done = file.tell(), 0
+            start, done = start_array(file, (3, part.num_lines), "<u8"), 0
             for number in range(num_ranges):
                 found = [np.empty((3, 0), np.uint64)]
                 for path in paths:

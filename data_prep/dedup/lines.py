@@ -35,6 +35,7 @@ class LineCountsStage(Stage[DocumentFile]):
     name = "line_counts"
     version = 2
     output = "arrays"
+    less_memory = "; or lower part_mb with --restart-from ingest"
 
     documents: Path
     """Folder of the documents' files."""

@@ -9,6 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 
+def read_part(path: Path, start: int, end: int) -> npt.NDArray[Any]:
+    """The numbers [start, end) of the array [N] in a .npy file, read without mapping the file."""
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        (length,), _, dtype = np.lib.format.read_array_header_1_0(file)
+        assert 0 <= start <= end <= length, (path, start, end, length)
+        file.seek(start * dtype.itemsize, os.SEEK_CUR)
+        return np.fromfile(file, dtype, end - start)
+
+
 class _Open(NamedTuple):
     file: BinaryIO
     mapped: mmap.mmap

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from data_prep.dedup.joins import (
 )
 from data_prep.dedup.keys import KeyRange, KeyRuns
 from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.mapped_arrays import MappedArrays
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.text.batch import I64
 
@@ -26,22 +28,46 @@ _SLACK = 1.25
 class KnownClusters:
     """What the first pairs say of the documents, by number."""
 
-    def __init__(self, labels: Path | None = None, copies: Path | None = None) -> None:
+    def __init__(
+        self,
+        labels: Path | None = None,
+        copies: Path | None = None,
+        limits: DedupLimits | None = None,
+    ) -> None:
         """Files of a label and of a bit for each document; None: nothing is known."""
-        self._labels = np.load(labels, mmap_mode="r") if labels else None
-        self._copies = np.load(copies, mmap_mode="r") if copies else None
+        limits = limits or DedupLimits()
+        self._labels, self._copies = (
+            _MappedFile(path, limits) if path else None for path in (labels, copies)
+        )
 
     def roots_of(self, numbers: I64) -> I64:
         """The first document of the cluster of each."""
-        return numbers if self._labels is None else self._labels[numbers].astype(np.int64)
+        return numbers if self._labels is None else self._labels.at(numbers).astype(np.int64)
 
     def are_first(self, numbers: I64) -> npt.NDArray[np.bool_]:
         """Whether no earlier document is equal."""
         if self._copies is None:
             return np.ones(len(numbers), dtype=bool)
-        bits = self._copies[numbers >> 3] & (128 >> (numbers & 7)).astype(np.uint8)
+        bits = self._copies.at(numbers >> 3) & (128 >> (numbers & 7)).astype(np.uint8)
         are_first: npt.NDArray[np.bool_] = bits == 0
         return are_first
+
+
+class _MappedFile:
+    """An array of a value for each document, read in places by little memory."""
+
+    def __init__(self, path: Path, limits: DedupLimits) -> None:
+        self._name = path.name
+        keeps_pages = path.stat().st_size <= limits.mapped_bytes
+        self._files = MappedArrays(path.parent, 1, keeps_pages)
+
+    def at(self, places: I64) -> npt.NDArray[Any]:
+        """The values at some places."""
+        if not len(places):
+            return np.empty(0, np.uint8)  # the file may hold nothing, too
+        values: npt.NDArray[Any] = self._files.array(self._name)[places]
+        self._files.release(self._name)
+        return values
 
 
 class RangeJoin:

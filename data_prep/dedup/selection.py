@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.signatures import FileRun
-from data_prep.dedup.verdicts import CODES, KEEP
+from data_prep.dedup.verdict_counts import KEEP
+from data_prep.dedup.verdicts import CODES
 from data_prep.documents.files import DocumentFile, Documents, read_texts
 from data_prep.engine.stage import Part, StageResult
 from data_prep.text.batch import U64, mixed

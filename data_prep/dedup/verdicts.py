@@ -1,36 +1,34 @@
 """From pairs to clusters and verdicts: which documents are kept, exact or near duplicates.
 
-The lowest number of a cluster is kept, so the verdict does not depend on parts or workers. Labels
-of all documents are in a file (4 bytes per document) that is mapped into memory; pairs are joined a
-few million at a time.
+The lowest number of a cluster is kept, so the verdict does not depend on parts or workers. Both
+stages go through the documents range by range, see `cluster_ranges`: their memory does not depend
+on how many documents there are.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from data_prep.dataset.atomic import save_array
+from data_prep.dataset.atomic import open_atomic, start_array
+from data_prep.dedup.buckets import Buckets
 from data_prep.dedup.candidates import COPIES, LABELS, PairsPart
-from data_prep.dedup.clusters import Labels, duplicates, join, number_type
+from data_prep.dedup.cluster_ranges import ClusterRanges
+from data_prep.dedup.clusters import number_type
 from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.mapped_arrays import read_part
 from data_prep.dedup.signatures import FileRun
-from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
+from data_prep.dedup.verdict_counts import EXACT, KEEP, NEAR, DuplicateCounts, VerdictCounts
+from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.text.batch import I64
 
 CODES = "verdicts.codes.npy"
 """File of the verdict on each document."""
 KEPT_FOR = "verdicts.kept_for.npy"
 """File of the duplicates, ascending, each with the document that is kept for it."""
-KEEP, EXACT, NEAR = 0, 1, 2
-"""Verdicts on a document: kept, exact or near duplicate of an earlier one."""
-_EXAMPLE_PAIRS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +49,27 @@ class ClustersStage(Stage[Part]):
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes clusters.labels.npy [documents]: the first document of each one's cluster;
         clusters.copies.npy [documents / 8]: a bit for each one that has an equal earlier one."""
-        copies = np.zeros(-(-self.num_documents // 8), dtype=np.uint8)
-        for pairs in _pairs_in(self.exact_pairs, self.limits.pairs):
-            np.bitwise_or.at(copies, pairs[1] >> 3, 128 >> (pairs[1] & 7).astype(np.uint8))
-        save_array(folder / COPIES, copies)
-        with _labels_in(folder, self.num_documents, self.limits.labels) as labels:
-            for pairs in _pairs_in(self.pairs, self.limits.pairs):
-                join(labels, pairs)
-            # Makes every label a root, too.
-            joined = sum(len(found) for found, _ in duplicates(labels, self.limits.labels))
-            save_array(folder / LABELS, labels)
+        limits, size = self.limits, self.limits.cluster_documents
+        narrow = number_type(self.num_documents)
+        with (
+            ClusterRanges(folder, self.num_documents, size, limits.labels) as clusters,
+            Buckets(folder, len(clusters.ranges), 1, narrow) as copies,
+            open_atomic(folder / LABELS) as labels_file,
+            open_atomic(folder / COPIES) as copies_file,
+        ):
+            for pairs in _pairs_in(self.pairs, limits.pairs):
+                clusters.add(pairs)
+            for pairs in _pairs_in(self.exact_pairs, limits.pairs):
+                copies.add(pairs[1] // size, pairs[1:])
+            joined = clusters.contract()
+            start_array(labels_file, (self.num_documents,), narrow)
+            start_array(copies_file, (-(-self.num_documents // 8),), np.uint8)
+            for number, (first, labels) in enumerate(clusters.labels()):
+                labels_file.write(labels.data)
+                is_copy = np.zeros(len(labels), dtype=bool)
+                for (numbers,) in copies.read(number):
+                    is_copy[numbers.astype(np.int64) - first] = True
+                copies_file.write(np.packbits(is_copy).data)
         return PartOutput({"joined": joined}, [LABELS, COPIES])
 
 
@@ -88,12 +97,12 @@ class VerdictsStage(Stage[Part]):
     source_settings = frozenset({"sources"})
 
     sources: Sequence[str]
-    exact_pairs: Sequence[Path]
-    """Files of pairs of exact duplicates."""
     pairs: Sequence[Path]
     """Files of the pairs that are not joined in `labels` yet."""
     labels: Path
     """File of the clusters of the first pairs."""
+    copies: Path
+    """File of a bit for each document that has an equal earlier one."""
     signatures: Path
     """Folder of the signatures stage."""
     runs: Sequence[FileRun]
@@ -107,58 +116,67 @@ class VerdictsStage(Stage[Part]):
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; verdicts.kept_for.npy
         [2, duplicates]: their numbers and those of the kept documents; statistics in the record."""
-        counts = np.array([run.num_documents for run in self.runs], dtype=np.int64)
-        num_documents = int(counts.sum())
-        codes = np.zeros(num_documents, dtype=np.uint8)
-        for pairs in _pairs_in(self.exact_pairs, self.limits.pairs):
-            codes[pairs[1]] = EXACT
-        known = np.load(self.labels, mmap_mode="r")
-        with _labels_in(folder, num_documents, self.limits.labels, known) as labels:
-            for pairs in _pairs_in(self.pairs, self.limits.pairs):
-                join(labels, pairs)
-            for found, _ in duplicates(labels, self.limits.labels):
-                codes[found[codes[found] == KEEP]] = NEAR
-            save_array(folder / CODES, codes)
-            _save_kept_for(folder / KEPT_FOR, labels, int((codes != KEEP).sum()), self.limits)
-            of_run = [self.sources.index(run.source) for run in self.runs]
-            documents_of = np.bincount(of_run, counts, len(self.sources)).astype(np.int64)
-            record = {
-                "sources": self._counts_by_source(codes),
-                "files": self._hashes_by_file(codes),
-                **_statistics(labels, codes, np.cumsum(documents_of), self.limits.labels),
-            }
-        return PartOutput(record, [CODES, KEPT_FOR])
+        limits = self.limits
+        num_documents = sum(run.num_documents for run in self.runs)
+        with ClusterRanges(
+            folder, num_documents, limits.cluster_documents, limits.labels
+        ) as clusters:
+            for pairs in _pairs_in(self.pairs, limits.pairs):
+                clusters.add(pairs)
+            num_duplicates = clusters.contract(lambda at, end: read_part(self.labels, at, end))
+            of_duplicates = self._write(folder, clusters, num_documents, num_duplicates)
+        counts = VerdictCounts(self.runs, self.sources, self.signatures)
+        near_pairs = of_duplicates.pop("near_pairs")
+        record = counts.of(folder / CODES, folder / KEPT_FOR, near_pairs)
+        return PartOutput({**record, **of_duplicates}, [CODES, KEPT_FOR])
 
-    def _hashes_by_file(self, codes: npt.NDArray[np.uint8]) -> dict[str, str]:
-        """A hash of the verdicts on each file's documents, which later stages depend on."""
-        files = [file for run in self.runs for file in run.files]
-        return {
-            file.name: xxhash.xxh3_128_hexdigest(
-                codes[file.first : file.first + file.num_documents].tobytes()
-            )
-            for file in files
-        }
-
-    def _counts_by_source(self, codes: npt.NDArray[np.uint8]) -> dict[str, dict[str, int]]:
-        """Documents and bytes of each source, by verdict."""
-        words = ("kept", "exact", "near")
-        keys = [f"{word}_{unit}" for word in words for unit in ("documents", "bytes")]
-        result = {source: dict.fromkeys(keys, 0) for source in self.sources}
-        first = 0
+    def _write(
+        self, folder: Path, clusters: ClusterRanges, num_documents: int, num_duplicates: int
+    ) -> dict[str, Any]:
+        """Writes both files; counts of the duplicates for the record, and ``near_pairs``."""
+        narrow = np.dtype(number_type(num_documents))
+        documents_of = dict.fromkeys(self.sources, 0)
         for run in self.runs:
-            lengths = np.load(self.signatures / f"{run.name}.bytes.npy")
-            here = codes[first : first + run.num_documents]
-            counts = result[run.source]
-            for code, word in zip((KEEP, EXACT, NEAR), words, strict=True):
-                counts[f"{word}_documents"] += int((here == code).sum())
-                counts[f"{word}_bytes"] += int(lengths[here == code].sum())
-            first += run.num_documents
-        return result
+            documents_of[run.source] += run.num_documents
+        end_of_source = np.cumsum(list(documents_of.values()), dtype=np.int64)
+        done = 0
+        with (
+            DuplicateCounts(folder, clusters.ranges, end_of_source, narrow) as counts,
+            open_atomic(folder / CODES) as codes_file,
+            open_atomic(folder / KEPT_FOR) as kept_for,
+        ):
+            start_array(codes_file, (num_documents,), np.uint8)
+            start = start_array(kept_for, (2, num_duplicates), narrow)
+            for first, labels in clusters.labels():
+                for at in range(0, len(labels), self.limits.labels):
+                    some = labels[at : at + self.limits.labels]
+                    numbers = np.arange(first + at, first + at + len(some))
+                    codes, found = self._codes(numbers, some)
+                    codes_file.write(codes.data)
+                    rows = np.stack([numbers[found], some[found]])
+                    for row in range(2):
+                        kept_for.seek(start + (row * num_duplicates + done) * narrow.itemsize)
+                        kept_for.write(rows[row].astype(narrow).data)
+                    counts.add(rows, codes[found])
+                    done += rows.shape[1]
+            assert done == num_duplicates
+            return counts.record()
+
+    def _codes(
+        self, numbers: I64, labels: npt.NDArray[np.integer[Any]]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """(verdicts, whether they are duplicates) of consecutive documents, the first of which is a
+        multiple of 8."""
+        first, end = int(numbers[0]), int(numbers[-1]) + 1
+        bits = read_part(self.copies, first // 8, -(-end // 8))
+        is_copy = np.unpackbits(bits, count=len(numbers)).astype(bool)
+        found = labels != numbers
+        codes = np.where(found, np.where(is_copy, EXACT, NEAR), KEEP).astype(np.uint8)
+        return codes, found
 
 
 def verdicts_stage(
     signed: StageResult[FileRun],
-    first_pairs: StageResult[PairsPart],
     clustered: StageResult[Part],
     pairs: StageResult[PairsPart],
     sources: Sequence[str],
@@ -169,9 +187,9 @@ def verdicts_stage(
         parts=[Part(name="verdicts")],
         inputs={"pairs": pairs.content_fingerprint},
         sources=sources,
-        exact_pairs=_exact_files(first_pairs),
         pairs=pairs.files(".pairs.npy"),
         labels=clustered.folder / LABELS,
+        copies=clustered.folder / COPIES,
         signatures=signed.folder,
         runs=signed.parts,
         limits=limits,
@@ -184,70 +202,9 @@ def _exact_files(first_pairs: StageResult[PairsPart]) -> list[Path]:
     return [path for part, path in files if part.band is None]
 
 
-def _save_kept_for(path: Path, labels: Labels, num_duplicates: int, limits: DedupLimits) -> None:
-    """Writes the duplicates with the documents kept for them, a few at a time."""
-    narrow = np.dtype(number_type(len(labels)))
-    with tempfile.TemporaryFile(dir=path.parent) as file:
-        file.truncate(max(2 * num_duplicates, 1) * narrow.itemsize)
-        mapped = np.memmap(file, narrow, mode="r+")
-        pairs = np.asarray(mapped)[: 2 * num_duplicates].reshape(2, num_duplicates)
-        at = 0
-        for found, kept in duplicates(labels, limits.labels):
-            pairs[:, at : at + len(found)] = found, kept
-            at += len(found)
-        assert at == num_duplicates
-        save_array(path, pairs)
-
-
 def _pairs_in(files: Sequence[Path], at_once: int) -> Iterator[I64]:
     """The pairs of all files, [2, P], up to `at_once` at a time."""
     for file in files:
         pairs = np.load(file, mmap_mode="r")
         for at in range(0, pairs.shape[1], at_once):
             yield pairs[:, at : at + at_once].astype(np.int64)
-
-
-@contextmanager
-def _labels_in(
-    folder: Path, length: int, at_once: int, known: Labels | None = None
-) -> Iterator[Labels]:
-    """A copy of `known` (0, 1, 2, ... if None) in a file of `folder` that is removed afterwards."""
-    narrow = np.dtype(number_type(length))
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(length, 1) * narrow.itemsize)
-        labels = np.asarray(np.memmap(file, narrow, mode="r+"))[:length]
-        for at in range(0, length, at_once):
-            end = min(at + at_once, length)
-            labels[at:end] = np.arange(at, end) if known is None else known[at:end]
-        yield labels
-
-
-def _statistics(
-    labels: Labels, codes: npt.NDArray[np.uint8], end_of_source: I64, at_once: int
-) -> Record:
-    """Cluster sizes, for which source's documents those of each source are dropped, examples.
-
-    `end_of_source` [sources] is the exclusive end of each source's document numbers.
-    """
-    num_sources = len(end_of_source)
-    matrix = np.zeros(num_sources * num_sources, dtype=np.int64)
-    members = np.zeros(len(labels), dtype=np.uint32)
-    num_near = int((codes == NEAR).sum())
-    chosen = np.linspace(0, num_near - 1, min(num_near, _EXAMPLE_PAIRS)).astype(int)
-    examples: list[list[int]] = []
-    seen = 0
-    for dropped, kept in duplicates(labels, at_once):
-        of_kept = np.searchsorted(end_of_source, kept, side="right")
-        of_dropped = np.searchsorted(end_of_source, dropped, side="right")
-        matrix += np.bincount(of_kept * num_sources + of_dropped, minlength=len(matrix))
-        np.add.at(members, kept, 1)
-        near = np.flatnonzero(codes[dropped] == NEAR)
-        here = near[chosen[(chosen >= seen) & (chosen < seen + len(near))] - seen]
-        examples += np.stack([kept[here], dropped[here]], axis=1).tolist()
-        seen += len(near)
-    size, count = np.unique(members[members > 0], return_counts=True)
-    return {
-        "cluster_sizes": {str(s + 1): int(c) for s, c in zip(size.tolist(), count, strict=True)},
-        "stays_by_goes": matrix.reshape(num_sources, num_sources).tolist(),
-        "near_examples": examples,
-    }

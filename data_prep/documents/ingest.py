@@ -72,6 +72,7 @@ class IngestStage(Stage[IngestPart]):
     version = 7
     output = "documents and a ledger of all records (Parquet), examples of dropped ones"
     source_settings = frozenset({"order", "sources"})
+    less_memory = "; or lower part_mb with --restart-from ingest"
 
     treatments: Mapping[str, Treatment]
     """By source; the order of the sources decides which of two duplicates is kept."""

@@ -4,6 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from configs.load import UserError
+
+
+class WorkersKilled(UserError):
+    """A part ended its worker process as often as it was tried, usually for lack of memory."""
+
 
 class PartRunner(Protocol):
     """Runs calls somewhere, in any order."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
-from data_prep.engine.engine import PartRunner
+from data_prep.engine.engine import PartRunner, WorkersKilled
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.records import StageFolder, damaged_files, describe_file, write_record
 from data_prep.engine.stage import Part, PartT, Record, Stage, StageResult
@@ -134,9 +134,12 @@ class StageRunner:
         names = [f"{stage.name}/{name}" for name in part_of]
         records: dict[str, Record] = {}
         with self._reporter.stage(stage, parts) as progress:
-            for name, record in self._runner.run(run_part, calls, names, shared):
-                records[name] = record
-                progress.add(part_of[name])
+            try:
+                for name, record in self._runner.run(run_part, calls, names, shared):
+                    records[name] = record
+                    progress.add(part_of[name])
+            except WorkersKilled as error:
+                raise UserError(f"{error}{stage.less_memory}") from None
         return records
 
     def _recover(self, entry: _Finished) -> bool:

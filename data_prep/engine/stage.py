@@ -68,6 +68,9 @@ class Stage(ABC, Generic[PartT]):
     source_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that list the sources: adding a source makes these longer, see `extends`."""
 
+    less_memory: ClassVar[str] = ""
+    """What else lets a part that lacks memory take less of it, as the end of a message."""
+
     parts: Sequence[PartT]
     inputs: Mapping[str, str]
     """Content fingerprints of the stages and files that this one reads."""

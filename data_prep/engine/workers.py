@@ -24,7 +24,7 @@ from pydantic import Field
 
 from configs.load import Config, UserError
 from configs.paths import ConfigPathText
-from data_prep.engine.engine import Engine, SerialEngine
+from data_prep.engine.engine import Engine, SerialEngine, WorkersKilled
 from data_prep.engine.interrupts import Stopped
 from data_prep.engine.resources import Resources, usable_resources
 from data_prep.engine.tasks import named, run_all, tasks_of
@@ -249,11 +249,11 @@ class DaskEngine:
                 yield from future.result()
                 future.release()
         except KilledWorker as error:
-            raise UserError(
+            raise WorkersKilled(
                 f"{keys.get(str(error.task), error.task)} killed its worker process "
                 f"{error.allowed_failures + 1} times (usually memory): raise "
-                "engine.worker_memory_mb, lower engine.workers, or lower part_mb with "
-                "--restart-from ingest (for the tokenizer, also tokenizer.sample_mb)"
+                "engine.worker_memory_mb, or lower engine.workers; the same command resumes, and "
+                "finished parts are kept"
             ) from None
         except (CancelledError, CommClosedError) as error:
             raise UserError(

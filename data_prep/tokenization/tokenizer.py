@@ -47,6 +47,7 @@ class TokenizerStage(Stage[Part]):
     version = 1
     output = "`tokenizer.json`"
     source_settings = frozenset({"weights"})
+    less_memory = "; or lower tokenizer.sample_mb"
 
     config: TokenizerConfig
     selection: Selection

@@ -113,7 +113,8 @@ def test_rows_do_not_depend_on_the_memory_limits(
         join_ids=60,
         table_ngrams=40,
         pairs=3,
-        labels=7,
+        cluster_documents=48,
+        labels=8,
         mapped_bytes=0,
         open_files=2,
     )

@@ -1,7 +1,7 @@
 """The stage framework: frozen plans, and which parts are run again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from configs.load import UserError
-from data_prep.engine.engine import SerialEngine
+from data_prep.engine.engine import SerialEngine, WorkersKilled
 from data_prep.engine.execution import restart_from, run_stage
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.stages import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,31 @@ def test_results_come_in_the_order_of_the_parts(tmp_path: Path) -> None:
     assert [part.number for part, _ in result.with_records()] == [3, 1, 2]
     assert [path.read_text() for path in result.files(".txt")] == ["9", "1", "4"]
     assert result.total("value") == 14
+
+
+class KillsWorkers(SerialEngine):
+    """An engine whose workers all end for lack of memory."""
+
+    def run(self, *_: Any, **__: Any) -> Iterator[Any]:
+        raise WorkersKilled("square/n-1: killed")
+
+
+@pytest.mark.parametrize("advice", ["", "; or square less"])
+def test_a_part_that_lacks_memory_is_an_error_with_the_advice_of_its_stage(
+    tmp_path: Path, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SquareStage, "less_memory", advice)
+    with pytest.raises(UserError, match=rf"^square/n-1: killed{advice}$"):
+        run_stage(square_stage(1), tmp_path, KillsWorkers(), ProgressReporter())
+
+
+def test_only_stages_whose_parts_are_smaller_then_advise_to_start_again() -> None:
+    advise = {e.name: e.stage.less_memory for e in STAGES if e.stage.less_memory}
+    assert {name for name, text in advise.items() if "from ingest" in text} == {
+        "ingest",
+        "line_counts",
+    }
+    assert "sample_mb" in advise["tokenizer"]
 
 
 def test_only_parts_without_a_record_or_output_are_run_again(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Rows of numbers in a temporary file, written in any order and read bucket by bucket."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.text.batch import I64
+
+BLOCK_ROWS = 1 << 16
+"""Rows of a bucket that are in memory before they are written."""
+
+
+class Buckets:
+    """Rows of `num_columns` numbers, each row in one of `num_buckets` buckets.
+
+    Up to BLOCK_ROWS rows of each bucket are in memory, all others in one file without a name, which
+    ends with the process or the ``with`` block.
+    """
+
+    def __init__(
+        self, folder: Path, num_buckets: int, num_columns: int, dtype: npt.DTypeLike
+    ) -> None:
+        """`folder` is where the file is."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        self._num_columns, self._dtype = num_columns, np.dtype(dtype)
+        self._held: list[list[npt.NDArray[Any]]] = [[] for _ in range(num_buckets)]
+        self._num_held = [0] * num_buckets
+        self._blocks: list[list[tuple[int, int]]] = [[] for _ in range(num_buckets)]
+        """(place in the file, rows) of the blocks of each bucket."""
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, bucket_of: I64, rows: npt.NDArray[Any]) -> None:
+        """Adds `rows` [columns, n], each to the bucket whose number `bucket_of` [n] has."""
+        if not len(bucket_of):
+            return
+        order = np.argsort(bucket_of, kind="stable")
+        ascending = bucket_of[order]
+        starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
+        ends = np.append(starts[1:], len(order))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            here = rows[:, order[start:end]].astype(self._dtype)
+            self._hold(int(ascending[start]), here)
+
+    def read(self, bucket: int) -> Iterator[npt.NDArray[Any]]:
+        """The rows of a bucket, [columns, n], some at a time, in the order in which they came."""
+        for place, count in self._blocks[bucket]:
+            self._file.seek(place)
+            size = count * self._num_columns * self._dtype.itemsize
+            content = self._file.read(size)
+            assert len(content) == size, bucket
+            yield np.frombuffer(content, self._dtype).reshape(self._num_columns, count)
+        yield from list(self._held[bucket])
+
+    def _hold(self, bucket: int, rows: npt.NDArray[Any]) -> None:
+        self._held[bucket].append(rows)
+        self._num_held[bucket] += rows.shape[1]
+        if self._num_held[bucket] >= BLOCK_ROWS:
+            joined = np.ascontiguousarray(np.concatenate(self._held[bucket], axis=1))
+            self._file.seek(self._end)
+            self._file.write(joined.data)
+            self._blocks[bucket].append((self._end, joined.shape[1]))
+            self._end += joined.nbytes
+            self._held[bucket], self._num_held[bucket] = [], 0
