@@ -1,13 +1,24 @@
-"""The plan of a run: phases, steps, batch sizes, memory, and whether they fit the ranks."""
+"""The plan of a run: phases, steps, batch sizes, memory, time, cost, and the fastest layout."""
+
+import argparse
+from pathlib import Path
 
 from configs import command
 from configs.load import ConfigError
 from configs.terminal import visible
+from data_prep.dataset.atomic import write_atomic
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
+from pipeline.planning.accelerators import find_accelerator, known_accelerators
+from pipeline.planning.costs import STORAGE_BYTES_S
+from pipeline.planning.json_plan import plan_json
+from pipeline.planning.page import plan_page
+from pipeline.planning.report import summarize
+from pipeline.planning.request import PlanRequest
+from pipeline.planning.step_time import DEFAULT_UTILIZATION
+from pipeline.planning.text import text_lines
 from pipeline.run.assumed_rows import MIN_VOCAB_SIZE, AssumedRows
 from pipeline.run.config import TrainConfig
-from pipeline.run.plan_report import report
 
 
 def main() -> None:
@@ -42,26 +53,83 @@ def main() -> None:
         metavar="N",
         help="with --vocab-size: tokens of a row (default: model.max_row_tokens)",
     )
+    _add_cost_options(parser)
     arguments = parser.parse_args()
     assumed = _assumed(arguments.vocab_size, arguments.row_tokens)
+    request = _request(arguments)
     config = load_run(arguments.config, arguments.overrides)
     if isinstance(config, FinetuneConfig):
         if assumed:
             raise ConfigError("--vocab-size: the plan of a fine-tuning run reads its tasks' files")
         from pipeline.finetuning import plan_report  # late: it imports torch
 
-        lines = plan_report.report(
-            *(config, arguments.nodes, arguments.gpus_per_node),
-            *(arguments.gpu_memory_gb, arguments.tokens_per_s),
-        )
-    else:
-        assert isinstance(config, TrainConfig)
-        lines = report(
-            *(config, arguments.nodes, arguments.gpus_per_node),
-            *(arguments.gpu_memory_gb, arguments.tokens_per_s, assumed),
-        )
-    for line in lines:
+        for line in plan_report.report(
+            *(config, request.num_nodes, request.gpus_per_node),
+            *(request.gpu_memory_gb, request.tokens_per_s),
+        ):
+            print(visible(line))
+        return
+    assert isinstance(config, TrainConfig)
+    plan = summarize(config, request, assumed)
+    if arguments.page is not None:
+        write_atomic(arguments.page, plan_page(plan))
+    if arguments.json:
+        print(plan_json(plan))
+        return
+    for line in text_lines(plan):
         print(visible(line))
+    if arguments.page is not None:
+        print(visible(f"{arguments.page}"))
+
+
+def _add_cost_options(parser: command.CommandParser) -> None:
+    parser.add_argument(
+        "--accelerator",
+        choices=sorted(known_accelerators()),
+        help="compute times, costs and the fastest layout from the rates of this accelerator "
+        "(docs/planner.md)",
+    )
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        default=DEFAULT_UTILIZATION,
+        metavar="SHARE",
+        help="share of the accelerator's measured rate that the model's matrix products reach "
+        f"(default: {DEFAULT_UTILIZATION})",
+    )
+    parser.add_argument(
+        "--price-per-gpu-hour", type=float, metavar="PRICE", help="of one accelerator, any currency"
+    )
+    parser.add_argument(
+        "--storage-gb-s",
+        type=float,
+        default=STORAGE_BYTES_S / 1e9,
+        metavar="RATE",
+        help="what the file system of the checkpoints writes, 1e9 bytes a second (default: 1)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object with all details instead"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="also write a page with bars and tables"
+    )
+
+
+def _request(arguments: argparse.Namespace) -> PlanRequest:
+    page: Path | None = arguments.page
+    if page is not None and page.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--page {page}: the name of the page has to end with .html")
+    name: str | None = arguments.accelerator
+    return PlanRequest(
+        num_nodes=arguments.nodes,
+        gpus_per_node=arguments.gpus_per_node,
+        gpu_memory_gb=arguments.gpu_memory_gb,
+        tokens_per_s=arguments.tokens_per_s,
+        accelerator=None if name is None else find_accelerator(name),
+        utilization=arguments.utilization,
+        price_per_gpu_hour=arguments.price_per_gpu_hour,
+        storage_gb_s=arguments.storage_gb_s,
+    )
 
 
 def _assumed(vocab_size: int | None, row_tokens: int | None) -> AssumedRows | None:

@@ -56,6 +56,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.optim", "pipeline.data", "pipeline.fault_tolerance", "pipeline.checkpoint"),
         *("pipeline.validation", "pipeline.start"),
     ),
+    "pipeline.planning": (
+        *("pipeline.optim", "pipeline.data", "pipeline.checkpoint", "pipeline.start"),
+        "pipeline.run",
+    ),
     "pipeline.averaging": ("pipeline.optim", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.tracking": ("pipeline.launch", "pipeline.run", "pipeline.checkpoint"),
     "pipeline.reporting": (*("pipeline.checkpoint", "pipeline.run", "pipeline.tracking"),),

@@ -35,12 +35,14 @@ class MemoryEstimate:
     activations: float
     phase: int = 0
     """Number of the phase whose activations need most."""
+    overhead: float = OVERHEAD_GB * 1e9
+    """CUDA context, NCCL's buffers and fragmentation."""
 
     @property
     def total_gb(self) -> float:
         """All of it with the fixed overhead, in 1e9 bytes."""
         parts = (self.weights, self.gradients, self.optimizer, self.activations)
-        return sum(parts) / 1e9 + OVERHEAD_GB
+        return (sum(parts) + self.overhead) / 1e9
 
     def summary(self) -> str:
         """The parts in one line."""
@@ -65,7 +67,7 @@ def estimate_memory(plan: RunPlan) -> MemoryEstimate:
     gradients += 4 * (parameters if stage == 1 else parameters / dp_size)
     peaks = [peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases]
     activations = max(peaks)
-    networks = _networks(config.model, config.objective)
+    networks = networks_of(config.model, config.objective)
     in_matrices = sum(map(count_matrix_parameters, networks)) / plan.tp_size
     optimizer = config.optimizer.state_bytes(parameters, in_matrices) / dp_size
     if config.parallel.offload_optimizer:
@@ -93,11 +95,11 @@ def bucket_bytes(parameters: float, value_bytes: int, zero_stage: int) -> float:
 
 def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> float:
     """Size of a checkpoint: fp32 weights and optimizer state, without padding."""
-    in_matrices = sum(map(count_matrix_parameters, _networks(config.model, config.objective)))
+    in_matrices = sum(map(count_matrix_parameters, networks_of(config.model, config.objective)))
     return config.optimizer.state_bytes(count_trained(config, vocab_size), in_matrices)
 
 
-def _networks(model: ModelConfig, objective: ObjectiveSettings) -> list[ModelConfig]:
+def networks_of(model: ModelConfig, objective: ObjectiveSettings) -> list[ModelConfig]:
     """The networks whose weights are trained."""
     is_small = isinstance(objective, ReplacedTokensConfig) and objective.generator.type == "small"
     if not is_small:

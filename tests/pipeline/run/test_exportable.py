@@ -6,7 +6,7 @@ import pytest
 
 from configs.load import ConfigError
 from pipeline.run.plan import plan_run
-from pipeline.run.plan_report import report
+from tests.pipeline.plan_lines import report
 from tests.pipeline.training_run import make_config, make_rows
 
 SWIGLU = {

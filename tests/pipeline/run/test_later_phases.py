@@ -11,9 +11,9 @@ from pipeline.run.config import TrainConfig
 from pipeline.run.later_phases import changes_by_phase, changes_in_words
 from pipeline.run.mid_run import forbidden_changes
 from pipeline.run.plan import plan_run
-from pipeline.run.plan_report import report
 from pipeline.run.run_folder import check_claim, claim
 from tests.pipeline.hugging_face.folders import tiny_tokenizer
+from tests.pipeline.plan_lines import report
 from tests.pipeline.run.test_mid_run import (
     IN_PHASE_0,
     IN_WARMUP,

@@ -17,7 +17,6 @@ from pipeline.checkpoint.manifest import find_checkpoint, manifest_json, read_ma
 from pipeline.finetuning.run_config import load_run
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan, plan_run
-from pipeline.run.plan_report import report
 from pipeline.run.train_config import complete_config, load_train
 from pipeline.start.record import write_record
 from pipeline.start.start import read_start
@@ -29,6 +28,7 @@ from tests.pipeline.hugging_face.folders import (
     tiny_folder,
     tiny_tokenizer,
 )
+from tests.pipeline.plan_lines import report
 from tests.pipeline.start.continuing import (
     TOKENIZER,
     child_config,
@@ -331,5 +331,5 @@ def test_a_config_without_a_start_is_as_before(rows: Path, parent: TrainConfig) 
 def test_the_plan_of_a_run_with_checkpoints_says_where_it_resumes(parent: TrainConfig) -> None:
     newest = find_checkpoint(parent.output / "checkpoints")[0]
     assert newest is not None
-    first = next(report(parent, 1, 1))
+    first = report(parent, 1, 1)[0]
     assert first.startswith(f"{parent.name} resumes from step {newest.manifest.step:,}: ")

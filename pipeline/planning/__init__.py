@@ -1,0 +1,1 @@
+"""Times and costs of a run before it starts: by counts and by measured rates. Imports no torch."""

@@ -1,0 +1,199 @@
+"""The time of an optimizer step from counts and rates, split into its parts.
+
+    matrix    = operations / (measured rate x utilization)
+    traffic   = bytes of all other operators / (memory bandwidth x 0.9)
+    tensor    = bytes sent / link + collectives x latency
+    host      = kernels x time to launch one, as far as it is longer than matrix + traffic + tensor
+    data      = bytes sent / min(link, network of a node / tensor-parallel size) + latencies
+    optimizer = its state and gradients, read and written once, and its own matrix products
+
+All but `optimizer` and, at ZeRO 1, `data` are counted once a micro-batch. Nothing is assumed to
+overlap but the host with the accelerator.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from model.compute import ComputeConfig
+from pipeline.optim.union import OptimizerConfig
+from pipeline.planning.accelerators import Accelerator
+from pipeline.planning.work import NetworkPass, Work, accumulation_work, work_of
+from pipeline.run.memory import BUCKET_VALUES
+
+LAUNCH_S = 32e-6
+"""Host time to start a kernel from Python: 25 ms for the 790 of a micro-batch of base (measured on
+this project's CPUs; ZeRO 2 and 3 take 45 % more)."""
+SHARDED_GRADIENTS = 1.45
+DEFAULT_UTILIZATION = 0.4
+"""Share of the table's rate that a model's products reach, where nothing else is known: base on one
+H200 (docs/planner.md)."""
+COLLECTIVE_S, LINK_HOP_S, NETWORK_HOP_S = 8.4e-6, 3.4e-6, 14e-6
+"""Latency of a collective and of each hop of a ring or tree: the constants by which NCCL chooses
+its algorithms (src/graph/tuning.cc, protocol Simple)."""
+HOST_BYTES_S = 20e9
+"""Bytes a second of a rank's optimizer step in host memory (assumed)."""
+
+
+class Rank(NamedTuple):
+    """Where a rank stands: what a layout makes of the launch."""
+
+    tp_size: int
+    dp_size: int
+    num_nodes: int
+    gpus_per_node: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, over all ranks, and how it is computed."""
+
+    precision: str
+    value_bytes: int
+    compute: ComputeConfig
+    vocab_size: int
+    """With padding."""
+    parameters: float
+    """Those with gradients."""
+    in_matrices: float
+    """Of them, those in the matrices of layers."""
+    num_tensors: int
+    optimizer: OptimizerConfig
+    zero_stage: int
+    offloads: bool
+    update_flops: float = 0.0
+    """Operations of the optimizer's own matrix products in a step, in fp32, over all ranks."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of an optimizer step, by what they go to."""
+
+    matrix: float = 0.0
+    """Matrix products."""
+    traffic: float = 0.0
+    """All other operators, which memory bandwidth bounds."""
+    host: float = 0.0
+    """Waiting for the host to launch kernels."""
+    tensor: float = 0.0
+    """Communication of tensor-parallel ranks."""
+    data: float = 0.0
+    """Communication of data-parallel ranks."""
+    optimizer: float = 0.0
+    """The update of the weights."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, float]:
+        """Seconds by name, in the order of the fields."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __add__(self, other: "StepTime") -> "StepTime":
+        theirs = other.parts()
+        return StepTime(*(seconds + theirs[name] for name, seconds in self.parts().items()))
+
+    def times(self, factor: float) -> "StepTime":
+        """So many times as long."""
+        return StepTime(*(seconds * factor for seconds in self.parts().values()))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """An accelerator and what is assumed of its use."""
+
+    accelerator: Accelerator
+    utilization: float = DEFAULT_UTILIZATION
+    """Share of the table's rate that the model's matrix products reach."""
+    launch_s: float = LAUNCH_S
+    """Host seconds of a kernel."""
+
+
+def micro_batch_work(
+    passes: tuple[NetworkPass, ...], trained: Trained, micro_rows: int, tp_size: int
+) -> Work:
+    """What a rank does in a micro-batch, the sum of its gradients included."""
+    total = Work()
+    for one in passes:
+        total += work_of(one, trained, micro_rows, tp_size)
+    added = accumulation_work(
+        trained.parameters / tp_size, trained.num_tensors, trained.value_bytes
+    )
+    return total + added
+
+
+def step_time(
+    passes: tuple[NetworkPass, ...],
+    trained: Trained,
+    micro_rows: int,
+    accumulation: int,
+    rank: Rank,
+    rates: Rates,
+) -> StepTime:
+    """Seconds of a step of `accumulation` micro-batches of `micro_rows` rows on each rank.
+
+    Raises ConfigError for a number format that the accelerator has no matrix units for.
+    """
+    found = rates.accelerator
+    work = micro_batch_work(passes, trained, micro_rows, rank.tp_size)
+    matrix = work.matrix_flops / (found.matrix_flops(trained.precision) * rates.utilization)
+    traffic = work.traffic_bytes / found.stream_bytes_s
+    tensor = work.tp_bytes / found.link_bytes_s + work.tp_calls * found.link_latency_s
+    launching = work.launches * rates.launch_s
+    launching *= SHARDED_GRADIENTS if trained.zero_stage > 1 else 1
+    host = max(0.0, launching - matrix - traffic - tensor)
+    each = StepTime(matrix, traffic, host, tensor)
+    data = _data_parallel_s(trained, accumulation, rank, found)
+    return each.times(accumulation) + StepTime(
+        data=data, optimizer=_optimizer_s(trained, rank, rates)
+    )
+
+
+def data_parallel_bytes(trained: Trained, accumulation: int, tp_size: int, dp_size: int) -> float:
+    """Bytes that a rank sends to its data-parallel peers in a step, by rings.
+
+    fp32 gradients: at ZeRO 1 an all-reduce a step, at ZeRO 2 one and at ZeRO 3 a reduce-scatter a
+    micro-batch; weights: an all-gather a step, at ZeRO 3 one for each pass of a micro-batch.
+    """
+    values = trained.parameters / tp_size
+    ring = (dp_size - 1) / dp_size
+    weights = values * trained.value_bytes
+    if trained.zero_stage == 3:
+        again = trained.compute.activation_checkpointing.type != "none"
+        return ring * accumulation * (4 * values + (3 if again else 2) * weights)
+    times = accumulation if trained.zero_stage == 2 else 1
+    return ring * (2 * 4 * values * times + weights)
+
+
+def _data_parallel_s(trained: Trained, accumulation: int, rank: Rank, found: Accelerator) -> float:
+    if rank.dp_size == 1:
+        return 0.0
+    sent = data_parallel_bytes(trained, accumulation, rank.tp_size, rank.dp_size)
+    rate = found.link_bytes_s
+    if rank.num_nodes > 1:
+        # The data-parallel groups of a node, one for each tensor-parallel rank, share its network.
+        rate = min(rate, found.network_bytes_s(rank.gpus_per_node) / rank.tp_size)
+    tree = found.link_latency_s + 2 * math.log2(rank.num_nodes) * NETWORK_HOP_S
+    hops = rank.num_nodes if rank.num_nodes > 1 else 0
+    ring = COLLECTIVE_S + hops * NETWORK_HOP_S + (rank.dp_size - hops) * LINK_HOP_S
+    buckets = math.ceil(trained.parameters / rank.tp_size / BUCKET_VALUES)
+    if trained.zero_stage == 3:
+        waiting = accumulation * (buckets + trained.num_tensors) * ring
+    else:
+        times = accumulation if trained.zero_stage == 2 else 1
+        waiting = buckets * (times * tree + ring)
+    return sent / rate + waiting
+
+
+def _optimizer_s(trained: Trained, rank: Rank, rates: Rates) -> float:
+    """Norm, clipping and update of a rank's share: gradients read three times, state once both
+    ways, weights written."""
+    values = trained.parameters / rank.tp_size / rank.dp_size
+    state = trained.optimizer.state_bytes(values, trained.in_matrices / rank.tp_size / rank.dp_size)
+    moved = 12 * values + 2 * state + trained.value_bytes * values
+    rate = HOST_BYTES_S if trained.offloads else rates.accelerator.stream_bytes_s
+    own = trained.update_flops / (rank.tp_size * rank.dp_size)
+    in_products = own / (rates.accelerator.matrix_flops("fp32") * rates.utilization) if own else 0
+    return moved / rate + in_products

@@ -1,0 +1,112 @@
+"""The time of a step: which part grows with what."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.load import load
+from pipeline.planning.accelerators import find_accelerator
+from pipeline.planning.pretraining import passes_of, phase_times, trained_of
+from pipeline.planning.step_time import Rank, Rates, StepTime, step_time
+from pipeline.run.assumed_rows import AssumedRows
+from pipeline.run.config import TrainConfig
+from pipeline.run.plan import RunPlan, plan_run
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+H100 = Rates(find_accelerator("h100-80gb"))
+
+
+def plan_of(name: str, ranks: int, *overrides: str) -> RunPlan:
+    config = load(CONFIGS / f"{name}.yaml", TrainConfig, overrides)
+    return plan_run(config, ranks, AssumedRows(50_265, 512))
+
+
+def step_of(name: str, nodes: int, gpus: int, *overrides: str, rates: Rates = H100) -> StepTime:
+    plan = plan_of(name, nodes * gpus, *overrides)
+    return phase_times(plan, nodes, gpus, rates)[0].last_step
+
+
+def test_parts_add_up_and_scale() -> None:
+    step = step_of("base", 1, 8)
+    assert step.total == pytest.approx(sum(step.parts().values()))
+    assert (step + step).total == pytest.approx(step.times(2).total)
+
+
+def test_products_take_their_operations_over_the_rate() -> None:
+    plan = plan_of("base", 8)
+    phase = plan.phases[0]
+    flops = phase.training_flops(plan.config.model, 8192, 8192 * 77)
+    half = step_of("base", 1, 8, rates=replace(H100, utilization=0.2))
+    full = step_of("base", 1, 8, rates=replace(H100, utilization=0.4))
+    assert half.matrix == pytest.approx(2 * full.matrix)
+    assert full.matrix == pytest.approx(flops / 8 / (794.5e12 * 0.4), rel=0.01)
+    assert half.traffic == full.traffic
+
+
+def test_the_host_waits_only_where_kernels_are_short() -> None:
+    """As counted: at 1,024 H200 base falls to about 8 % of the measured peak."""
+    assert step_of("base", 1, 8).host == 0
+    small = step_of("base", 1, 8, "batch.micro_rows=4")
+    assert small.host > 0.5 * small.total
+    h200 = Rates(find_accelerator("h200-141gb"))
+    many = step_of("base", 128, 8, "batch.micro_rows=8", rates=h200)
+    plan = plan_of("base", 1024, "batch.micro_rows=8")
+    flops = plan.phases[0].training_flops(plan.config.model, 8192, 8192 * 77)
+    share = flops / 1024 / many.total / h200.accelerator.matrix_flops("bf16")
+    assert share == pytest.approx(0.08, abs=0.015)
+
+
+def test_gradients_cost_more_between_nodes_and_at_every_micro_batch() -> None:
+    inside = step_of("1.3b", 1, 8, "parallel.tensor=1")
+    between = step_of("1.3b", 8, 1, "parallel.tensor=1")
+    assert inside.tensor == between.tensor == 0
+    assert between.data > 5 * inside.data  # one eighth of the network each
+    once = step_of("1.3b", 2, 8)
+    every = step_of("1.3b", 2, 8, "parallel.zero_stage=2")
+    accumulation = plan_of("1.3b", 16).phases[0].accumulation(1024)
+    # Gradients are four fifths of the messages of ZeRO 1: 8 bytes of a value against 2.
+    assert every.data == pytest.approx(once.data * (0.8 * accumulation + 0.2), rel=0.03)
+    assert step_of("base", 1, 1).data == 0
+
+
+def test_tensor_parallelism_halves_products_and_adds_messages() -> None:
+    one = step_of("1.3b", 1, 8, "parallel.tensor=1", "batch.micro_rows=8")
+    two = step_of("1.3b", 1, 8, "parallel.tensor=2", "batch.micro_rows=16")
+    assert one.matrix == pytest.approx(two.matrix, rel=0.02)  # of twice the rows
+    assert two.tensor > 0
+    assert two.traffic > one.traffic  # norms and residuals are computed by both
+
+
+def test_layers_computed_again_cost_a_forward_pass() -> None:
+    kept = "compute.activation_checkpointing={type: none}"
+    again, once = step_of("1.3b", 1, 8), step_of("1.3b", 1, 8, kept)
+    assert again.matrix / once.matrix == pytest.approx(4 / 3, rel=0.04)  # but not of the head
+
+
+def test_the_optimizer_is_sharded_and_slow_in_host_memory() -> None:
+    one, eight = step_of("base", 1, 1), step_of("base", 1, 8)
+    assert one.optimizer == pytest.approx(8 * eight.optimizer)
+    offloaded = step_of("base", 1, 8, "parallel.offload_optimizer=true")
+    assert offloaded.optimizer > 20 * eight.optimizer
+    muon = step_of("base", 1, 8, "optimizer={type: muon}")
+    assert muon.optimizer > eight.optimizer
+
+
+def test_replaced_tokens_and_adversaries_are_counted() -> None:
+    plain = step_of("base", 1, 8)
+    electra = "objective={type: replaced_tokens, generator: {type: small}}"
+    assert step_of("base", 1, 8, electra).matrix > plain.matrix
+    alum = step_of("base", 1, 8, "adversarial={type: alum}")
+    assert alum.matrix > 2 * plain.matrix
+
+
+def test_a_batch_warm_up_has_shorter_steps() -> None:
+    warmup = "batch.warmup=[{until_row: 1000000, global_rows: 2048}]"
+    plan = plan_of("base", 8, warmup)
+    (found,) = phase_times(plan, 1, 8, H100)
+    rank = Rank(1, 8, 1, 8)
+    passes, trained = passes_of(plan.phases[0], plan.config.model), trained_of(plan)
+    small = step_time(passes, trained, 32, 8, rank, H100)
+    expected = small.times(489) + found.last_step.times(found.num_steps - 489)
+    assert found.whole.total == pytest.approx(expected.total)
