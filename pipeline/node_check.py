@@ -6,12 +6,14 @@ Checks what would make a run fail hours later, or on one node of many: disk, sha
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs import command
@@ -24,6 +26,31 @@ MIN_MEMORY_GB = 1.0
 MIN_SHARED_MEMORY_GB = 0.06
 """Containers have 64 MB by default, which is enough for loader workers."""
 MAX_CLOCK_DIFFERENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Driver:
+    """How a vendor's driver lists its accelerators."""
+
+    command: tuple[str, ...]
+    line: str
+    """Matches a line of an accelerator."""
+    visible: tuple[str, ...]
+    """Variables that name those which a process may use."""
+
+
+DRIVERS = (
+    Driver(
+        ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader"),
+        r"^\d+\s*$",
+        ("CUDA_VISIBLE_DEVICES",),
+    ),
+    Driver(
+        ("rocm-smi", "--showmeminfo", "vram", "--csv"),
+        r"^card\d+,",
+        ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+    ),
+)
 
 
 def main() -> None:
@@ -87,25 +114,24 @@ def accelerator_problems(expected: int) -> Iterator[str]:
     """Problems of the driver, and fewer visible accelerators than ranks on this node."""
     if not expected:
         return
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    except FileNotFoundError:
-        yield "nvidia-smi is not installed, but the job requests accelerators"
+    driver = next((one for one in DRIVERS if shutil.which(one.command[0])), None)
+    if driver is None:
+        names = " nor ".join(one.command[0] for one in DRIVERS)
+        yield f"neither {names} is installed, but the job requests accelerators"
         return
+    program = driver.command[0]
+    try:
+        done = subprocess.run(driver.command, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
-        yield "nvidia-smi did not answer within 60 s"
+        yield f"{program} did not answer within 60 s"
         return
     if done.returncode:
-        yield f"nvidia-smi: {done.stderr.strip() or done.stdout.strip()}"
+        yield f"{program}: {done.stderr.strip() or done.stdout.strip()}"
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = len(visible.split(",")) if visible else len(done.stdout.split())
-    found = min(found, len(done.stdout.split()))
+    found = len(re.findall(driver.line, done.stdout, re.MULTILINE))
+    for variable in driver.visible:
+        if chosen := os.environ.get(variable):
+            found = min(found, len(chosen.split(",")))
     if found < expected:
         yield f"{found} accelerators visible, {expected} required"
 

@@ -11,11 +11,13 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=02:00:00
 VENV=${VENV:-.venv}                # the Python environment
+# MODULES, CONTAINER and LOCAL_VENV: see slurm/environment.sh
 # ------------------------------------------------------------------ no changes needed below
 set -uo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "no allocation: submit this with 'sbatch $0 CONFIG.yaml'"
 cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
-[[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
-"$VENV/bin/python" -m pipeline.export --register "$@"
+[[ -f slurm/environment.sh ]] || fail "$PWD is not the repository's root: submit from there"
+source slurm/environment.sh
+"${python[@]}" -m pipeline.export --register "$@"

@@ -7,13 +7,11 @@ fail() { echo "error: $*" >&2; exit 2; }
 script=$1
 shift
 [[ $# -ge 1 ]] || fail "no config: sbatch slurm/$(basename "$0") CONFIG.yaml [key.sub=value ...]"
-[[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
-python=$(realpath -s "$VENV/bin/python")
-PATH=$(dirname "$python"):$PATH
 export PYTHONFAULTHANDLER=1                       # stacks of all threads on SIGABRT
 export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, also with sbatch --export
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
+source slurm/environment.sh
 
 nodes=$SLURM_JOB_NUM_NODES
 tasks_per_node=${SLURM_NTASKS_PER_NODE:-1}
@@ -24,10 +22,12 @@ if ((gpus_per_node > 0)); then
   ((gpus_per_node == tasks_per_node)) ||
     fail "--ntasks-per-node=$tasks_per_node for $gpus_per_node accelerators a node: make them equal"
   accelerators=(--accelerators "$gpus_per_node")
-  smallest_mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null |
-    grep -E '^ *[0-9]+ *$' | sort -n | head -n 1)
-  [[ -z $smallest_mib ]] ||
-    memory=(--gpu-memory-gb "$(awk -v mib="$smallest_mib" 'BEGIN { print mib * 1048576 / 1e9 }')")
+  smallest_gb=$({
+    nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits |
+      awk '/^ *[0-9]+ *$/ { printf "%.0f\n", $1 * 1048576 }'
+    rocm-smi --showmeminfo vram --csv | awk -F, '$2 ~ /^[0-9]+$/ { print $2 }'
+  } 2>/dev/null | sort -n | awk 'NR == 1 { print $1 / 1e9 }')
+  [[ -z $smallest_gb ]] || memory=(--gpu-memory-gb "$smallest_gb")
 fi
 
 # Slurm announces the end of the job by USR1 (soon) or TERM (now; the ranks receive it too). The
@@ -58,9 +58,9 @@ echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):
   "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 # The plan runs here and the health check on all nodes at the same time.
 srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 \
-  "$python" -m pipeline.node_check "$@" --time "$(date +%s)" "${accelerators[@]}" &
+  "${python[@]}" -m pipeline.node_check "$@" --time "$(date +%s)" "${accelerators[@]}" &
 check_pid=$!
-"$python" -m pipeline.plan "$@" --nodes "$nodes" --gpus-per-node "$tasks_per_node" \
+"${python[@]}" -m pipeline.plan "$@" --nodes "$nodes" --gpus-per-node "$tasks_per_node" \
   "${memory[@]}" &
 plan_pid=$!
 if ! finish "$plan_pid"; then
@@ -72,27 +72,28 @@ finish "$check_pid" ||
 
 # Rank 0 runs on this node, the first one, so a port that is free here is free for it.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-MASTER_PORT=$("$python" -S -c \
+MASTER_PORT=$("${python[@]}" -S -c \
   'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 export MASTER_ADDR MASTER_PORT
 
 code=0
 if [[ $signal == none ]]; then
-  srun --kill-on-bad-exit=1 "$python" "$script" "$@" &
+  srun --kill-on-bad-exit=1 "${python[@]}" "$script" "$@" &
   srun_pid=$!
   [[ $signal != USR1 ]] || forward
   # The watchdog: srun hangs forever after a lost slurmstepd, or if a rank waits in a collective.
-  "$python" -m pipeline.slurm_job watch "$@" --silence-s "$SILENCE_S" --srun-pid "$srun_pid" &
+  "${python[@]}" -m pipeline.slurm_job watch "$@" --silence-s "$SILENCE_S" --srun-pid "$srun_pid" &
   watch_pid=$!
   finish "$srun_pid"
   code=$?
   kill "$watch_pid" 2>/dev/null
 fi
 
-"$python" -m pipeline.slurm_job after "$@" --exit-code "$code" --signal "$signal" \
+"${python[@]}" -m pipeline.slurm_job after "$@" --exit-code "$code" --signal "$signal" \
   --limit "$FAILURE_LIMIT"
 verdict=$?
 [[ $verdict == 75 ]] || exit "$verdict"
+remove_local_copy
 echo "=== $(date -Is) requeueing job $SLURM_JOB_ID"
 trap - TERM USR1
 scontrol requeue "$SLURM_JOB_ID" || exit 1

@@ -14,6 +14,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 VENV=${VENV:-.venv}                # the Python environment, visible on all nodes
+# MODULES, CONTAINER and LOCAL_VENV: see slurm/environment.sh
 FAILURE_LIMIT=${FAILURE_LIMIT:-3}  # failures without a newer checkpoint that end the job
 SILENCE_S=${SILENCE_S:-1800}       # seconds without an optimizer step after which a run hangs
 # ------------------------------------------------------------------ no changes needed below

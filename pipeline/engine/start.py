@@ -17,7 +17,9 @@ from pipeline.launch.rendezvous import connect
 
 
 @contextmanager
-def process_group(launch: Launch, timeout_s: float = 1800.0) -> Iterator[torch.device]:
+def process_group(
+    launch: Launch, timeout_s: float = 1800.0, tp_size: int = 1
+) -> Iterator[torch.device]:
     """In this block the ranks of `launch` are connected; gives the device of this rank.
 
     A process group that exists before (of forked ranks, in tests) is used and kept. Any other is
@@ -25,13 +27,13 @@ def process_group(launch: Launch, timeout_s: float = 1800.0) -> Iterator[torch.d
     for which destroying would wait too. The errors are those of `start_distributed`.
     """
     starts_group = not dist.is_initialized()
-    yield start_distributed(launch, timeout_s)
+    yield start_distributed(launch, timeout_s, tp_size)
     close_grid()
     if starts_group:
         stop_distributed()
 
 
-def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device:
+def start_distributed(launch: Launch, timeout_s: float = 1800.0, tp_size: int = 1) -> torch.device:
     """The device of this rank, after all ranks of the launch have met (NCCL on CUDA, else gloo).
 
     Raises UserError if the port of the launch is in use, or if an all-reduce gives wrong values.
@@ -42,6 +44,10 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0) -> torch.device
     deepspeed_compat.quiet_logs()
     if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch has read it
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
+    if tp_size > 1:
+        # megatron-core's tensor-parallel layers start a collective before the matrix product that
+        # hides it: with more than one queue of work CUDA may start them in the other order.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", launch.local_rank)

@@ -117,7 +117,7 @@ def open_session(
     unless by an error (`process_group`). Raises UserError if the ranks differ in anything that
     decides what they compute, if shards are damaged, and where memory does not suffice.
     """
-    with process_group(launch):
+    with process_group(launch, tp_size=config.parallel.tensor):
         check_equal_ranks(config, data)
         stop = stop or StopRequest()  # not before: the wait for other ranks ends by a signal
         if not verify_contents(data_sets, memory, stop):

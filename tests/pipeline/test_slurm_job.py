@@ -159,7 +159,7 @@ def test_a_wrong_clock() -> None:
         ("echo 0; echo 1", 2, None),
         ("echo 0; echo 1", 4, "2 accelerators visible, 4 required"),
         ("echo 'No devices were found' >&2; exit 6", 2, "nvidia-smi: No devices were found"),
-        (None, 2, "nvidia-smi is not installed"),
+        (None, 2, "neither nvidia-smi nor rocm-smi is installed"),
     ],
 )
 def test_accelerators_are_those_that_the_driver_shows(
@@ -180,3 +180,19 @@ def test_accelerators_are_those_that_the_driver_shows(
     problems = list(accelerator_problems(needed))
     assert problems == ([] if message is None else [problems[0]])
     assert message is None or message in problems[0]
+
+
+def test_accelerators_of_amd_are_counted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "rocm-smi"
+    rows = "device,VRAM Total Memory (B),VRAM Total Used Memory (B)\ncard0,68702699520,1\n"
+    program.write_text(f"#!/bin/sh\ncat <<EOF\n{rows}card1,68702699520,1\nEOF\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(variable, raising=False)
+    assert list(accelerator_problems(2)) == []
+    assert list(accelerator_problems(4)) == ["2 accelerators visible, 4 required"]
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "1")
+    assert list(accelerator_problems(2)) == ["1 accelerators visible, 2 required"]

@@ -77,13 +77,20 @@ def test_errors_end_the_job_at_once_with_one_message(
     assert "Traceback" not in job.text
 
 
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("nvidia-smi", "case $1 in *memory*) echo 81559; echo 100;; *) echo 0;; esac"),
+        ("rocm-smi", "echo device,Total,Used; echo card0,68702699520,1; echo card1,104857600,1"),
+    ],
+)
 def test_the_plan_uses_the_memory_that_the_driver_shows(
-    cluster: Cluster, write_run: WriteRun, tmp_path: Path
+    cluster: Cluster, write_run: WriteRun, tmp_path: Path, name: str, script: str
 ) -> None:
     _, path = write_run(STEPS)
-    driver = tmp_path / "bin" / "nvidia-smi"
+    driver = tmp_path / "bin" / name
     driver.parent.mkdir()
-    driver.write_text("#!/bin/sh\ncase $1 in *memory*) echo 81559; echo 100;; *) echo 0;; esac\n")
+    driver.write_text(f"#!/bin/sh\n{script}\n")
     driver.chmod(0o755)
     job = submit(
         cluster,

@@ -70,7 +70,7 @@ def run_sweep(
         folder_lock.hold(config.output)
     errors.share(config.output)
     stop = StopRequest()
-    with process_group(launch):
+    with process_group(launch, tp_size=config.parallel.tensor):
         _Sweep(config, launch, profile, files, stop).run()
 
 

@@ -1,0 +1,111 @@
+"""The Python of a job: a container, a copy of the environment on each node, modules."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.run.run_folder import is_done
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import WriteRun, submit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+STEPS = 4
+
+
+def program(path: Path, script: str) -> Path:
+    """An executable shell script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_python_runs_inside_a_container(
+    cluster: Cluster, write_run: WriteRun, tmp_path: Path
+) -> None:
+    config, path = write_run(STEPS)
+    image = tmp_path / "encoder image.sif"
+    image.write_text("")
+    calls = tmp_path / "calls"
+    engine = program(
+        tmp_path / "bin" / "apptainer",
+        f'''echo "$*" >> {calls}
+while [[ $1 != *.sif ]]; do shift; done
+[[ $2 == python-of-image ]] || exit 9
+exec {sys.executable} "${{@:3}}"''',
+    )
+    job = submit(
+        cluster,
+        "pretrain.sh",
+        tmp_path / "log",
+        arguments=(path,),
+        PATH=f"{engine.parent}:{cluster.environment['PATH']}",
+        CONTAINER=str(image),
+        CONTAINER_PYTHON="python-of-image",
+        CONTAINER_OPTIONS="--bind /data --cleanenv",
+        VENV="/nowhere",
+    )
+    fields = job.wait(120)
+    assert fields["JobState"] == "COMPLETED", job.text
+    assert is_done(config)
+    lines = calls.read_text().splitlines()
+    assert all(line.startswith("exec --bind ") for line in lines)  # no accelerators
+    assert all(f"--bind /data --cleanenv {image} python-of-image" in line for line in lines)
+    for module in ("pipeline.plan", "pipeline.node_check", "pipeline/train.py", "slurm_job after"):
+        assert any(module in line for line in lines), module
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"CONTAINER": "/no/image.sif"}, "no image /no/image.sif on"),
+        ({"CONTAINER": "/bin/sh"}, "has neither apptainer nor singularity"),
+        ({"CONTAINER": "/bin/sh", "LOCAL_VENV": "/tmp"}, "CONTAINER and LOCAL_VENV: give one"),
+        ({"MODULES": "cuda/12.8 gcc"}, "MODULES=cuda/12.8 gcc, but .* has no command module"),
+        ({"LOCAL_VENV": "/proc/nowhere"}, "could not be unpacked to /proc/nowhere on every node"),
+    ],
+)
+def test_what_is_missing_is_named(
+    cluster: Cluster,
+    write_run: WriteRun,
+    tmp_path: Path,
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    _, path = write_run(STEPS)
+    small = program(tmp_path / "venv" / "bin" / "python", f'exec {sys.executable} "$@"').parents[1]
+    variables = {"VENV": str(small), **variables}
+    job = submit(cluster, "pretrain.sh", tmp_path / "log", arguments=(path,), **variables)
+    fields = job.wait(60)
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0"), job.text
+    assert re.search(message, job.text), job.text
+
+
+def test_each_node_has_its_own_copy_of_the_environment(
+    cluster: Cluster, write_run: WriteRun, tmp_path: Path
+) -> None:
+    config, path = write_run(STEPS)
+    used = tmp_path / "used"
+    venv = program(
+        tmp_path / "venv" / "bin" / "python",
+        f'echo "$0" >> {used}; exec {sys.executable} "$@"',
+    ).parents[1]
+    local = tmp_path / "local scratch"
+    job = submit(
+        cluster,
+        "pretrain.sh",
+        tmp_path / "log",
+        "--nodes=2",
+        arguments=(path,),
+        VENV=str(venv),
+        LOCAL_VENV=str(local),
+    )
+    fields = job.wait(120)
+    assert fields["JobState"] == "COMPLETED", job.text
+    assert is_done(config)
+    assert set(used.read_text().splitlines()) == {f"{local}/venv-{job.job_id}/bin/python"}
+    assert list(local.iterdir()) == []  # removed at the end
+    assert (tmp_path / "venv.tar").exists()
