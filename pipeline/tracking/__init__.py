@@ -15,4 +15,5 @@ lineage         parameters, tags and data sets as they are recorded
 checkpoint_record  checkpoints, and which were deleted
 plots           curves of a run as PNG files
 system_metrics  processors, memory, network and accelerators of a node
+system_summary  the same of many nodes, as a few figures
 """

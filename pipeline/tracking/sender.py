@@ -24,6 +24,12 @@ from pipeline.tracking.kept_files import open_kept
 from pipeline.tracking.mlflow_run import MlflowRun, checkpoint_name, is_rejection
 from pipeline.tracking.parent_run import tag_parent, tags_of_copy
 from pipeline.tracking.sent import Position, ServerState, position_at, read_sent, write_sent
+from pipeline.tracking.system_summary import (
+    MAX_NODES_APART,
+    MetricValue,
+    read_complete,
+    summarise,
+)
 from pipeline.tracking.tracked_run import TrackedRun
 
 LOCK_NAME = "tracking.lock"
@@ -34,9 +40,6 @@ MAX_PENDING_METRICS = 5000
 """Metric values that are collected before they are sent."""
 STATE_INTERVAL_S = 5.0
 """How often it is recorded how many metrics were sent."""
-
-MetricValue = tuple[str, float, int, int]
-"""(name, value, Unix time in ms, optimizer step)"""
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +229,11 @@ class Sender:
         self._write_state()
 
     def _send_system_metrics(self, run: MlflowRun) -> None:
-        for path in sorted((self._folder / SYSTEM_FOLDER).glob("*.jsonl")):
+        paths = sorted((self._folder / SYSTEM_FOLDER).glob("*.jsonl"))
+        if len(paths) > MAX_NODES_APART:
+            self._send_system_summary(run)
+            return
+        for path in paths:
             offset = self._state.system.get(path.name, 0)
             if path.stat().st_size <= offset:
                 continue
@@ -241,6 +248,14 @@ class Sender:
             if values:
                 self._send("system metrics", run.log_metrics, values)
             self._update(system={**self._state.system, path.name: end})
+            self._write_state()
+
+    def _send_system_summary(self, run: MlflowRun) -> None:
+        now_ms = int(time.time() * 1000)
+        folder = self._folder / SYSTEM_FOLDER
+        for events, offsets in read_complete(folder, self._state.system, now_ms):
+            self._send("system metrics", run.log_metrics, summarise(events))
+            self._update(system=offsets)
             self._write_state()
 
     def _send(self, what: str, function: Callable[..., None], *arguments: Any) -> None:

@@ -282,6 +282,23 @@ def test_without_parity_nothing_is_registered(
 
 
 @pytest.mark.usefixtures("parity_error")
+def test_of_many_nodes_only_the_summary_is_sent(
+    config: TrainConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "system").mkdir()
+    for node in range(6):
+        values = {f"system/n{node}/cpu_percent": 10.0 * node}
+        event = {"kind": "system", "time_ms": 1_000, "step": 3, "values": values}
+        (tmp_path / "system" / f"n{node}.jsonl").write_text(json.dumps(event) + "\n")
+    EventLog(tmp_path).metrics(3, {"loss": 1.0})
+    send(config.model_copy(update={"output": tmp_path}))
+    names = client.get_run(run_id_of(tmp_path)).data.metrics
+    system = {name: value for name, value in names.items() if name.startswith("system/")}
+    kinds = ("mean", "min", "max")
+    expected = dict(zip((f"system/{kind}/cpu_percent" for kind in kinds), (25, 0, 50), strict=True))
+    assert system == expected
+
+
 def test_a_config_that_disagrees_registers_nothing(config: TrainConfig) -> None:
     with pytest.raises(UserError, match=r"seed: 7 in the checkpoint, 8 in the config"):
         register_newest(config.model_copy(update={"seed": 8}), "refused")
