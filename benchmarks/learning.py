@@ -1,7 +1,7 @@
 r"""What encoders learn here: studies of quality, not of speed. Results: docs/quality.md.
 
     python -m benchmarks.learning prepare FOLDER            # corpus, tasks (apt-get, pip)
-    nice python -m benchmarks.learning pretraining FOLDER   # or ablations, data, continued, all
+    nice python -m benchmarks.learning pretraining FOLDER   # or another study, or all
     python -m benchmarks.learning report FOLDER             # docs/quality.md from the results
 
 Each result is a JSON file in FOLDER/results; what is there is not repeated, and a run that was
@@ -10,6 +10,7 @@ interrupted resumes at its last checkpoint: start the same command again. All ru
 | study | runs | budget, hours of two cores, not yet measured |
 |---|---|---|
 | pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.8 + 1.2 |
+| few-labels | the same fine-tunings with 200 examples of each task | 0.3 |
 | ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.2 |
 | data | the same on 3 other forms of the corpus, two seeds each | 0.4 |
 | continued | a model of 22 M parameters on one domain, and from scratch | 0.8 |
@@ -28,13 +29,21 @@ from types import FrameType
 import psutil
 
 from benchmarks.data_corpus import make_corpus
-from benchmarks.learning_studies import ablations, continued, data_quality, pretraining, report
+from benchmarks.learning_studies import (
+    ablations,
+    continued,
+    data_quality,
+    few_labels,
+    pretraining,
+    report,
+)
 from benchmarks.learning_studies.tasks import prepare_tasks
 from configs import command
 from configs.load import UserError
 
 STUDIES: dict[str, Callable[[Path, float], None]] = {
     pretraining.STUDY: pretraining.run,
+    few_labels.STUDY: few_labels.run,
     ablations.STUDY: ablations.run,
     data_quality.STUDY: data_quality.run,
     continued.STUDY: continued.run,

@@ -25,6 +25,7 @@ SEEDS = (1, 2, 3)
 STARTS = ("pretrained", "scratch")
 LEARNING_RATES = (5e-4, 1.5e-3)
 EXAMPLES_PER_STEP = 32
+MAX_EVALUATIONS = 6
 NEVER = 10**9
 """Steps between checkpoints that only the best evaluation causes."""
 
@@ -35,14 +36,29 @@ def run(folder: Path, scale: float) -> None:
     rows = prepare_corpus(folder, "encoder")
     results.compute("corpus", partial(summary, rows=rows))
     results.compute("encoder", partial(pretrain, rows=rows, scale=scale))
-    starts: dict[tuple[str, int], Path] = {}
     for seed in SEEDS:
-        starts["pretrained", seed] = results.run_folder("encoder") / "run"
         results.compute(f"random-{seed}", partial(random_weights, rows=rows, seed=seed))
-        starts["scratch", seed] = results.run_folder(f"random-{seed}") / "run"
-    fine_tune_all(results, starts, scale)
+    starts = starts_of(results)
+    score_tasks(results, starts, folder / "tasks", scale)
+
+
+def score_tasks(
+    results: Results, starts: Mapping[tuple[str, int], Path], tasks: Path, scale: float
+) -> None:
+    """Every task from every start, and by linear models."""
+    fine_tune_all(results, starts, tasks, scale)
     for name in TASKS:
-        results.compute(f"linear-{name}", partial(linear, tasks=folder / "tasks", name=name))
+        results.compute(f"linear-{name}", partial(linear, tasks=tasks, name=name))
+
+
+def starts_of(results: Results) -> dict[tuple[str, int], Path]:
+    """The run that each fine-tuning starts from, by start and seed."""
+    runs = {"pretrained": ["encoder"] * len(SEEDS), "scratch": [f"random-{n}" for n in SEEDS]}
+    return {
+        (start, seed): results.run_folder(name) / "run"
+        for start in STARTS
+        for seed, name in zip(SEEDS, runs[start], strict=True)
+    }
 
 
 def linear(_: Path, tasks: Path, name: str) -> Values:
@@ -90,9 +106,10 @@ def random_weights(folder: Path, rows: Path, seed: int) -> Values:
     return {"cpu_s": cost.cpu_s}
 
 
-def fine_tune_all(results: Results, starts: Mapping[tuple[str, int], Path], scale: float) -> None:
+def fine_tune_all(
+    results: Results, starts: Mapping[tuple[str, int], Path], tasks: Path, scale: float
+) -> None:
     """Every task from every start: both learning rates with one seed, the better one with all."""
-    tasks = results.folder / "tasks"
 
     def job(name: str, start: str, lr: float, seed: int) -> Values:
         path = starts[start, seed]
@@ -158,7 +175,7 @@ def start_of(folder: Path) -> dict[str, str]:
 def fine_tuning_config(
     tasks: Path, name: str, lr: float, seed: int, scale: float
 ) -> dict[str, Any]:
-    """The config without its start: AdamW, linear schedule, dropout .1, evaluated every epoch."""
+    """The config without its start: AdamW, linear schedule, dropout .1."""
     task = TASKS[name]
     train_file = task_file(tasks, name, "train")
     epoch_steps = max(1, sum(1 for _ in read_examples(train_file)) // EXAMPLES_PER_STEP)
@@ -177,7 +194,7 @@ def fine_tuning_config(
         "max_row_tokens": task.row_tokens,
         "steps": steps,
         "micro_rows": 16,
-        "evaluate_every_steps": epoch_steps,
+        "evaluate_every_steps": max(epoch_steps, steps // MAX_EVALUATIONS),
         "log_every_steps": epoch_steps,
         "optimizer": {"type": "adamw", "lr": lr, "weight_decay": 0.01, "eps": 1e-8},
         "schedule": {"type": "linear", "warmup_rows": steps * EXAMPLES_PER_STEP // 10},

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.learning_studies import ablations, continued, data_quality, pictures, pretraining
+from benchmarks.learning_studies import (
+    ablations,
+    continued,
+    data_quality,
+    few_labels,
+    pictures,
+    pretraining,
+)
 from benchmarks.learning_studies.readings import losses, spread, test_scores, verdict
 from benchmarks.learning_studies.results import Results, Values
 from benchmarks.learning_studies.tasks import TASKS
@@ -34,6 +41,7 @@ def write(folder: Path, page: Path) -> None:
     """Replaces every block of `page` by the results in `folder`; draws the pictures beside it."""
     blocks: dict[str, Callable[[], str]] = {
         "pretraining": lambda: pretraining_table(Results(folder, pretraining.STUDY)),
+        "few-labels": lambda: task_table(Results(folder, few_labels.STUDY)) or MISSING,
         "ablations": lambda: ablation_table(Results(folder, ablations.STUDY).all()),
         "data": lambda: data_table(
             Results(folder, data_quality.STUDY).all(), Results(folder, ablations.STUDY).all()
@@ -63,9 +71,15 @@ def table_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def pretraining_table(results: Results) -> str:
-    """Test accuracy of every task, %, and what the pretraining reached."""
+    """What the pretraining reached, and the test accuracy of every task, %."""
+    parts = [encoder_line(results.get("encoder")), task_table(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def task_table(results: Results) -> str:
+    """Test accuracy of every task, %, from every start; empty without results."""
     if not any(name.startswith(tuple(TASKS)) for name in results.all()):
-        return encoder_line(results.get("encoder"))
+        return ""
     rows = []
     for name in TASKS:
         linear = results.get(f"linear-{name}") or {}
@@ -84,7 +98,7 @@ def pretraining_table(results: Results) -> str:
             ]
         )
     header = ["task", "pretrained", "from random weights", "difference", "linear model", "seeds"]
-    return f"{encoder_line(results.get('encoder'))}\n\n{table_of(header, rows)}"
+    return table_of(header, rows)
 
 
 def encoder_line(encoder: Values | None) -> str:

@@ -18,7 +18,7 @@ from pipeline.run.train_config import complete_config
 
 PAGE = "".join(
     f"Text.\n<!-- results: {name} -->\nold\n<!-- end -->\n"
-    for name in ("pretraining", "ablations", "data", "continued")
+    for name in ("pretraining", "few-labels", "ablations", "data", "continued")
 )
 
 
@@ -104,7 +104,7 @@ def test_blocks_of_the_page_are_replaced_and_text_stays(tmp_path: Path) -> None:
     put(tmp_path, "continued", "rows", {"loss": 3.0, "scratch_rows": 800, "continued_rows": 200})
     write(tmp_path, page)
     text = page.read_text()
-    assert text.count("Text.\n") == 4
+    assert text.count("Text.\n") == 5
     assert "old" not in text
     assert "that loss after 25% of them" in text
     assert "](images/quality_continued.png)\n" in text

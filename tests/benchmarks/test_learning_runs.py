@@ -55,13 +55,13 @@ def test_an_encoder_is_pretrained_and_fine_tuned_once(
         for name, folder in (("pretrained", "encoder"), ("scratch", "random"))
         for seed in pretraining.SEEDS
     }
-    pretraining.fine_tune_all(results, starts, scale=0.5)
+    pretraining.fine_tune_all(results, starts, studies / "tasks", scale=0.5)
     found = results.all()
     assert len(found) == 2 + 2 * 2 * 2
     tagging = found["tagging-scratch-0.001-2"]
     assert tagging["test"] == pytest.approx(tagging["dev"])  # the same sentences
     before = {path: path.stat().st_mtime_ns for path in results.path("x").parent.iterdir()}
-    pretraining.fine_tune_all(results, starts, scale=0.5)
+    pretraining.fine_tune_all(results, starts, studies / "tasks", scale=0.5)
     assert before == {path: path.stat().st_mtime_ns for path in results.path("x").parent.iterdir()}
 
 

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from benchmarks.learning_studies import few_labels
 from benchmarks.learning_studies.labelled import Labelled, Sizes, divided, read_examples, split_of
 from benchmarks.learning_studies.linear import tagging_accuracy, text_accuracy
 from benchmarks.learning_studies.task_sources import (
@@ -95,3 +98,17 @@ def test_linear_models_learn_words_and_their_neighbours() -> None:
     same = dict.fromkeys(("train", "dev", "test"), sentences)
     assert tagging_accuracy(same, neighbours=0) == 0.75  # half of the second words are ambiguous
     assert tagging_accuracy(same, neighbours=2) == 1.0
+
+
+def test_few_labels_are_the_first_examples_and_their_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_labels, "EXAMPLES", 3)
+    labels = ["a", "b", "a", "c", "b"]
+    examples = [Labelled("", (f"text {n}",), (label,)) for n, label in enumerate(labels)]
+    write_task(tmp_path, "sentiment", dict.fromkeys(("train", "dev", "test"), examples))
+    few_labels.write_few(tmp_path, tmp_path / "few", "sentiment")
+    files = {split: task_file(tmp_path / "few", "sentiment", split) for split in ("train", "test")}
+    texts = {split: [e.text for e in read_examples(path)] for split, path in files.items()}
+    assert texts["train"] == ["text 0", "text 1", "text 2"]
+    assert texts["test"] == ["text 0", "text 1", "text 2", "text 4"]  # not the unknown class
