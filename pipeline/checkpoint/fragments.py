@@ -131,8 +131,10 @@ class FragmentedShard:
                 raise self._damaged(f"{name}: elements {end:,} to {start:,} are not there once")
             end += length
         shape, dim = parameters[name].shape, parameters[name].partition_dim
-        if dim is None:
-            return shape if pieces else (0,)  # of replicated ones, one peer writes
+        if dim is None:  # replicated: one tensor-parallel rank writes it
+            if end not in (0, math.prod(shape)):
+                raise self._damaged(f"{name}: {end:,} elements, {list(shape)} has others")
+            return shape if end else (0,)
         others = math.prod(shape) // shape[dim]
         if end % others:
             raise self._damaged(f"{name}: {end:,} elements are no slices of {list(shape)}")

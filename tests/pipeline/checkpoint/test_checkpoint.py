@@ -30,6 +30,7 @@ from pipeline.checkpoint.manifest import (
 )
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
+from pipeline.checkpoint.tensor_file import TensorFile
 from pipeline.checkpoint.writer import Saver
 from tests.gloo import run_ranks
 from tests.pipeline.checkpoint.saving import (
@@ -92,6 +93,7 @@ def test_a_rank_opens_only_the_files_that_hold_its_pieces(tmp_path: Path) -> Non
     save(tmp_path, [3], tp_size=2, dp_size=3)
     path = tmp_path / "step-00000003"
     own = fragment_name(2 + 1, 2, 3)  # data-parallel rank 1, tensor-parallel rank 1
+    assert (path / own).exists()
     for part in path.glob("*.safetensors"):
         if part.name != own:
             part.unlink()
@@ -125,23 +127,30 @@ def test_all_ranks_verify_and_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "change", "message"),
     [
-        (lambda pieces: pieces[:-1], "weights of|elements are no slices|do not make"),
-        (lambda pieces: [*pieces, pieces[0]], "are not there once"),
-        (lambda pieces: [[file, start + 1, n] for file, start, n in pieces], "are not there once"),
-        (lambda pieces: [[file + 9, start, n] for file, start, n in pieces], "not in the manifest"),
-        (lambda pieces: [[-1, 0, 1]], "greater than or equal to 0"),
+        ("down", lambda found: found[:-1], "elements are no slices|do not make"),
+        ("down", lambda found: [], "do not make"),
+        ("down", lambda found: [*found, found[0]], "are not there once"),
+        ("down", lambda found: [[file, at + 1, n] for file, at, n in found], "not there once"),
+        ("down", lambda found: [[file + 9, at, n] for file, at, n in found], "not in the manifest"),
+        ("down", lambda found: [[-1, 0, 1]], "greater than or equal to 0"),
+        ("norm", lambda found: [[1, 0, HIDDEN - 1]], "5 elements"),
+        ("norm", lambda found: [[1, 0, HIDDEN + 1]], "7 elements"),
+        ("norm", lambda found: [], "do not make"),
     ],
 )
 def test_tables_of_fragments_that_cannot_be_are_refused(
-    tmp_path: Path, change: Callable[[list[list[int]]], list[list[int]]], message: str
+    tmp_path: Path,
+    name: str,
+    change: Callable[[list[list[int]]], list[list[int]]],
+    message: str,
 ) -> None:
     """As someone could write them who knows the format."""
     save(tmp_path, [3], tp_size=1, dp_size=2)
     path = tmp_path / "step-00000003"
     table = json.loads((path / FRAGMENTS_NAME).read_text())
-    table["down"]["pieces"] = change(table["down"]["pieces"])
+    table[name]["pieces"] = change(table[name]["pieces"])
     (path / FRAGMENTS_NAME).write_text(json.dumps(table))
     with pytest.raises(UserError, match=message):
         TensorReader(Checkpoint(path, read_manifest(path)))
@@ -285,3 +294,24 @@ def test_a_checkpoint_of_another_model_is_refused_difference_by_difference() -> 
     assert "parameter down, which this model does not have" in message
     assert f"word has the shape [{VOCAB_SIZE}, {HIDDEN}], this model needs" in message
     assert "a different tokenizer" in message
+
+
+def test_a_rank_that_holds_nothing_writes_an_empty_part(tmp_path: Path) -> None:
+    """More ranks than a small model has elements."""
+    save(tmp_path, [1], tp_size=1, dp_size=1)
+    file = TensorFile((tmp_path / "step-00000001" / fragment_name(0, 1, 1)).open("rb"))
+    assert set(file.names()) == {f"weight/{name}" for name in SPECS}
+
+    def on_rank() -> None:
+        rank = torch.distributed.get_rank()
+        saver = Saver(tmp_path, KEEP_ALL, RankOf(rank, 0, rank))  # type: ignore[arg-type]
+        saver.save(make_manifest(2, 1, 2), whole_fragments if rank == 0 else dict)
+        saver.finish()
+
+    run_ranks(on_rank, 2)
+    checkpoint, problems = find_checkpoint(tmp_path)
+    assert checkpoint is not None, problems
+    assert checkpoint.manifest.step == 2
+    assert len(checkpoint.manifest.files) == 2
+    reader = TensorReader(checkpoint)
+    assert all(torch.equal(reader.full("weight", n), t) for n, t in full_tensors().items())
