@@ -18,6 +18,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from configs.load import Config, UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
+from data_prep.dataset.block_offsets import Offsets
 from data_prep.dataset.files import RelativePath, first_error, open_regular, read_json
 
 FORMAT_VERSION = 1
@@ -48,7 +49,7 @@ class Shard(Config):
     """sha256 of the tar file, hexadecimal."""
     rows: Count
     """Number of rows in the shard."""
-    block_offsets: tuple[Count, ...]
+    block_offsets: Offsets
     """For each block, the byte at which its first row starts (after the tar and npy headers)."""
     block_xxh3_64: BlockSums | None = None
     """For each block, 16 hexadecimal digits: the xxh3-64 of its rows, from the first byte of the

@@ -160,9 +160,8 @@ class _SourceIndex:
         self.block_rows = source.block_rows
         self.shard_first_rows = _cumulative([shard.rows for shard in source.shards])
         self.shard_first_blocks = _cumulative([len(s.block_offsets) for s in source.shards])
-        self.block_offsets = np.array(
-            [offset for shard in source.shards for offset in shard.block_offsets], dtype=np.int64
-        )
+        offsets = [np.asarray(shard.block_offsets, np.int64) for shard in source.shards]
+        self.block_offsets = np.concatenate([np.empty(0, np.int64), *offsets])
         self.block_sums, self._has_sum = _block_sums(source.shards)
         self.checked = ~self._has_sum
         self._stamps: dict[int, _Stamp] = {}
