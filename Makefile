@@ -8,6 +8,8 @@ VENV ?= .venv
 RUN ?= runs/demo
 # Config values to change for one call, e.g. OVERRIDES="total_rows=640 evaluation.every_steps=10".
 OVERRIDES ?=
+BENCH ?= data/bench
+BENCH_OPTIONS ?=
 # A free port: the launcher's default port may be taken by another run on this machine.
 define FREE_PORT
 import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])
@@ -90,6 +92,13 @@ export-versions: $(INSTALLED_DEV) ## exports in transformers 4.57 and sentence-t
 	$(VENV)-versions/bin/pip install --quiet --disable-pip-version-check \
 	    torch==2.13.0 transformers==4.57.6 sentence-transformers==5.7.0
 	python -m benchmarks.export_versions --python $(VENV)-versions/bin/python
+
+.PHONY: bench
+bench: ## all benchmarks, with the packages that they compare with, to BENCH=data/bench (hours; BENCH_OPTIONS=--quick: minutes)
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check \
+	    -r requirements.txt -r requirements-dev.txt accelerate==1.15.0
+	$(VENV)-bench/bin/python -m benchmarks.suite $(BENCH) $(BENCH_OPTIONS)
 
 .PHONY: test-ui
 test-ui: $(INSTALLED_DEV) ## pages of reports and of MLflow in Chromium (chromium chromium-driver)

@@ -11,7 +11,6 @@ those that wrote the checkpoint.
 
 import math
 import os
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,9 +32,6 @@ from pipeline.checkpoint.manifest import (
 from pipeline.checkpoint.records import FileRecord, ParameterRecord
 from pipeline.checkpoint.tensor_file import TensorFile
 from pipeline.optim.optimizer import WEIGHT_KEY
-
-SPARE_FILES = 256
-"""Files that a process may have open besides those of a checkpoint."""
 
 
 def check_checkpoint(
@@ -193,8 +189,6 @@ def _fragmented_shards(checkpoint: Checkpoint) -> list[FragmentedShard]:
 
     def open_file(number: int) -> TensorFile:
         if number not in opened:
-            if not opened:
-                _allow_open_files(len(manifest.files))
             opened[number] = _open(path, manifest.files[number])
         return opened[number]
 
@@ -207,16 +201,6 @@ def _fragmented_shards(checkpoint: Checkpoint) -> list[FragmentedShard]:
         FragmentedShard(open_file, table, manifest.parameters, rank, manifest.tp_size, path)
         for rank in range(manifest.tp_size)
     ]
-
-
-def _allow_open_files(number: int) -> None:
-    """Raises the limit of open files of this process, as far as the system allows it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + SPARE_FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _open(folder: Path, record: FileRecord) -> TensorFile:
