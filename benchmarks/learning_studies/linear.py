@@ -13,17 +13,38 @@ from benchmarks.learning_studies.tasks import TASKS, task_file
 INVERSE_PENALTIES = (1.0, 4.0, 16.0)
 """scikit-learn's C."""
 MAX_ITERATIONS = 300
+NUM_SPECIAL = 2
+"""Tokens around a text."""
 
 
-def linear_scores(folder: Path, name: str) -> dict[str, float]:
-    """Accuracy on the test split of the task `name`, by method."""
+SAME_TEXT, WHOLE_TEXT = "same text", "whole text"
+
+
+def linear_scores(folder: Path, name: str, tokenizer: Path) -> dict[str, float]:
+    """Accuracy on the test split of the task `name`: of what networks read of it, cut by
+    `tokenizer`, and of the whole texts."""
     splits = {s: list(read_examples(task_file(folder, name, s))) for s in ("train", "dev", "test")}
-    if TASKS[name].is_tagging:
+    if TASKS[name].is_tagging:  # next to no sentence is cut
         return {
-            "logistic regression, the word alone": tagging_accuracy(splits, neighbours=0),
-            "logistic regression, word and neighbours": tagging_accuracy(splits, neighbours=2),
+            "the word alone": tagging_accuracy(splits, neighbours=0),
+            SAME_TEXT: tagging_accuracy(splits, neighbours=2),
         }
-    return {"TF-IDF, logistic regression": text_accuracy(splits)}
+    tokens = TASKS[name].row_tokens - NUM_SPECIAL
+    cut = {split: cut_texts(examples, tokenizer, tokens) for split, examples in splits.items()}
+    return {SAME_TEXT: text_accuracy(cut), WHOLE_TEXT: text_accuracy(splits)}
+
+
+def cut_texts(examples: Sequence[Labelled], tokenizer: Path, num_tokens: int) -> list[Labelled]:
+    """The examples with the first `num_tokens` tokens of their texts."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(str(tokenizer))
+    found = []
+    for example in examples:
+        ends = [end for _, end in encoder.encode(example.text, add_special_tokens=False).offsets]
+        text = example.text[: ends[num_tokens - 1]] if len(ends) > num_tokens else example.text
+        found.append(Labelled(example.group, (text,), example.labels))
+    return found
 
 
 def text_accuracy(splits: dict[str, list[Labelled]]) -> float:

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.learning_studies import ablations, continued, pretraining
+from benchmarks.learning_studies.linear import SAME_TEXT
 from benchmarks.learning_studies.readings import losses, test_scores
 from benchmarks.learning_studies.results import Results
 from benchmarks.learning_studies.tasks import TASKS
@@ -56,9 +57,9 @@ def draw_tasks(results: Results, path: Path) -> bool:
         ]
         axes.scatter(*zip(*points, strict=True), label=start, color=f"C{number}")
     for place, name in enumerate(names):
-        linear = (results.get(f"linear-{name}") or {}).values()
-        if linear:
-            axes.hlines(100 * max(linear), place - 0.3, place + 0.3, color="gray")
+        linear = results.get(f"linear-{name}") or {}
+        if SAME_TEXT in linear:
+            axes.hlines(100 * linear[SAME_TEXT], place - 0.3, place + 0.3, color="gray")
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("%")
     axes.legend()

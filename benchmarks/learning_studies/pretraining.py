@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.learning_studies.corpora import prepare_corpus, summary
+from benchmarks.learning_studies.corpora import prepare_corpus, rows_folder, summary
 from benchmarks.learning_studies.labelled import read_examples
 from benchmarks.learning_studies.launches import Cost, curve, score, train
 from benchmarks.learning_studies.linear import linear_scores
@@ -48,7 +48,8 @@ def score_tasks(
     """Every task from every start, and by linear models."""
     fine_tune_all(results, starts, tasks, scale)
     for name in TASKS:
-        results.compute(f"linear-{name}", partial(linear, tasks=tasks, name=name))
+        compute = partial(linear, tasks=tasks, name=name, studies=results.folder)
+        results.compute(f"linear-{name}", compute)
 
 
 def starts_of(results: Results) -> dict[tuple[str, int], Path]:
@@ -61,9 +62,9 @@ def starts_of(results: Results) -> dict[tuple[str, int], Path]:
     }
 
 
-def linear(_: Path, tasks: Path, name: str) -> Values:
+def linear(_: Path, tasks: Path, name: str, studies: Path) -> Values:
     """The linear models of a task."""
-    return linear_scores(tasks, name)
+    return linear_scores(tasks, name, rows_folder(studies, "encoder") / "tokenizer.json")
 
 
 def pretrain(folder: Path, rows: Path, scale: float) -> Values:

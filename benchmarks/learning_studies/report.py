@@ -17,6 +17,7 @@ from benchmarks.learning_studies import (
     pictures,
     pretraining,
 )
+from benchmarks.learning_studies.linear import SAME_TEXT, WHOLE_TEXT
 from benchmarks.learning_studies.readings import losses, spread, test_scores, verdict
 from benchmarks.learning_studies.results import Results, Values
 from benchmarks.learning_studies.tasks import TASKS
@@ -87,17 +88,20 @@ def task_table(results: Results) -> str:
         gain = "-"
         if all(scores.values()):
             gain = f"{100 * (median(scores['pretrained']) - median(scores['scratch'])):+.1f}"
-        best = max(linear.values(), default=None)
         rows.append(
             [
                 name,
                 *(spread(scores[start], 100, 1) for start in pretraining.STARTS),
                 gain,
-                "-" if best is None else f"{100 * best:.1f}",
+                *(
+                    f"{100 * linear[text]:.1f}" if text in linear else "-"
+                    for text in (SAME_TEXT, WHOLE_TEXT)
+                ),
                 str(min(len(found) for found in scores.values())),
             ]
         )
-    header = ["task", "pretrained", "from random weights", "difference", "linear model", "seeds"]
+    header = ["task", "pretrained", "from random weights", "difference", "linear model"]
+    header += ["linear model, whole texts", "seeds"]
     return table_of(header, rows)
 
 

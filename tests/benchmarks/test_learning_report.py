@@ -61,10 +61,10 @@ def test_the_learning_rate_is_chosen_by_dev_and_test_is_reported(tmp_path: Path)
         for seed, test in ((1, 0.70), (2, 0.72), (3, 0.71)):
             values = {"dev": 0.6, "test": test + gain}
             put(tmp_path, "pretraining", f"tagging-{start}-{high:g}-{seed}", values)
-    put(tmp_path, "pretraining", "linear-tagging", {"word": 0.6, "neighbours": 0.75})
+    put(tmp_path, "pretraining", "linear-tagging", {"the word alone": 0.8, "same text": 0.75})
     table = pretraining_table(Results(tmp_path, "pretraining"))
     line = next(line for line in table.splitlines() if line.startswith("| tagging"))
-    assert line == "| tagging | 81.0 (80.0 to 82.0) | 71.0 (70.0 to 72.0) | +10.0 | 75.0 | 3 |"
+    assert line == "| tagging | 81.0 (80.0 to 82.0) | 71.0 (70.0 to 72.0) | +10.0 | 75.0 | - | 3 |"
 
 
 def test_a_comparison_is_decided_only_if_the_seeds_do_not_overlap() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.learning_studies import few_labels
 from benchmarks.learning_studies.labelled import Labelled, Sizes, divided, read_examples, split_of
-from benchmarks.learning_studies.linear import tagging_accuracy, text_accuracy
+from benchmarks.learning_studies.linear import cut_texts, tagging_accuracy, text_accuracy
 from benchmarks.learning_studies.task_sources import (
     parse_definitions,
     parse_descriptions,
@@ -14,6 +14,7 @@ from benchmarks.learning_studies.task_sources import (
     parse_tagged,
 )
 from benchmarks.learning_studies.tasks import labels_of, task_file, write_task
+from data_prep.tokenization.train import train_tokenizer
 
 
 def test_ratings_become_two_classes_and_neutral_ones_go() -> None:
@@ -98,6 +99,17 @@ def test_linear_models_learn_words_and_their_neighbours() -> None:
     same = dict.fromkeys(("train", "dev", "test"), sentences)
     assert tagging_accuracy(same, neighbours=0) == 0.75  # half of the second words are ambiguous
     assert tagging_accuracy(same, neighbours=2) == 1.0
+
+
+def test_linear_models_read_as_much_of_a_text_as_networks(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = train_tokenizer(["one two three four"] * 60, 270)
+    tokenizer.save(str(path))
+    example = Labelled("g", ("one two three four",), ("X",))
+    tokens = len(tokenizer.encode("one two", add_special_tokens=False).ids)
+    (cut,) = cut_texts([example], path, tokens)
+    assert cut == Labelled("g", ("one two",), ("X",))
+    assert cut_texts([example], path, 100) == [example]
 
 
 def test_few_labels_are_the_first_examples_and_their_classes(
