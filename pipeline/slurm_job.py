@@ -1,18 +1,17 @@
 """Fault tolerance of a Slurm job: whether to requeue it, and whether its run makes progress.
 
     python -m pipeline.slurm_job after CONFIG --exit-code N --signal USR1|TERM|none
-    python -m pipeline.slurm_job watch CONFIG --silence-s 1800 --srun-pid PID
+    python -m pipeline.slurm_job watch CONFIG --silence-s 1800
 
 The exit code of `after` decides what follows the end of srun: 0 the run is finished, 75 requeue,
 anything else stop. After a failure the job is requeued, until it has failed ``--limit`` times
-without a newer checkpoint. `watch` ends a run that hangs.
+without a newer checkpoint. `watch` ends with 76 when a run hangs. Neither calls Slurm: they may run
+in a container that has none.
 """
 
-import contextlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -34,12 +33,11 @@ from pipeline.tracking.event_log import LOG_NAME, EventLog
 
 FAILURES_NAME = "failures.json"
 EXIT_REQUEUE = 75
+EXIT_SILENT = 76
 EXIT_STOPPED = 143
 EXIT_FAILED = 1
 SEND_TIMEOUT_S = 60.0
 WATCH_POLL_S = 5.0
-STACK_DUMP_S = 20.0
-"""Time for the ranks to print the stacks of their threads."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,19 +140,6 @@ def send_events(arguments: list[str]) -> None:
         )
 
 
-def watch(config: RunConfig, silence_s: float, srun_pid: int) -> None:
-    """Ends srun when the event log of the run has not grown for `silence_s` seconds.
-
-    The ranks get SIGABRT first, upon which each prints the stacks of its threads.
-    """
-    wait_for_silence(config, silence_s)
-    logger.error("%s: no step in %.0f s: ending all ranks", config.output, silence_s)
-    subprocess.run(["scancel", "--signal=ABRT", os.environ["SLURM_JOB_ID"]], check=False)
-    time.sleep(STACK_DUMP_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(srun_pid, signal.SIGKILL)
-
-
 def wait_for_silence(config: RunConfig, silence_s: float, start_s: float = 900.0) -> None:
     """Returns when the event log has not grown for `silence_s` seconds.
 
@@ -198,14 +183,14 @@ def main() -> int:
     parser.add_argument(
         "--silence-s", type=float, default=1800.0, help="longest time without an event, in seconds"
     )
-    parser.add_argument("--srun-pid", type=int, default=0, help="the process of srun")
     arguments = parser.parse_args()
     config = load_run(arguments.config, arguments.overrides)
     if arguments.limit < 1:
         raise UserError(f"--limit {arguments.limit}: must be at least 1")
     if arguments.verb == "watch":
-        watch(config, arguments.silence_s, arguments.srun_pid)
-        return 0
+        wait_for_silence(config, arguments.silence_s)
+        logger.error("%s: no step in %.0f s: ending all ranks", config.output, arguments.silence_s)
+        return EXIT_SILENT
     is_first_try = "SLURM_RESTART_COUNT" not in os.environ
     verdict = judge(config, arguments.exit_code, arguments.signal, arguments.limit, is_first_try)
     logger.info("%s: %s", config.output, verdict.message)

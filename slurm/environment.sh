@@ -2,16 +2,27 @@
 #   MODULES="cuda/12.8 gcc"        modules that are loaded first
 #   VENV=.venv                     the Python environment, visible on all nodes
 #   LOCAL_VENV=/local/scratch      copies VENV to this folder of each node at the job's start: imports of
-#                                  hundreds of ranks then do not wait for the shared file system
+#                                  hundreds of ranks then do not wait for the shared file system.
+#                                  After `pip install` into VENV, delete VENV.tar
 #   CONTAINER=image.sif            an Apptainer or Singularity image is used instead of VENV, with
 #   CONTAINER_PYTHON=python3       its Python, in which the packages are installed, and
 #   CONTAINER_OPTIONS="--bind /data"   more options of `apptainer exec`
 if [[ -n ${MODULES:-} ]]; then
   command -v module >/dev/null || fail "MODULES=$MODULES, but $(hostname) has no command module"
   # shellcheck disable=SC2086
+  set +u # many versions of `module` use variables that are not set
   module load $MODULES || fail "module load $MODULES failed on $(hostname)"
+  set -u
 fi
 local_copy=""
+remove_local_copy() { # when a job ends, and before it is requeued
+  [[ -n $local_copy ]] || return 0
+  timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+    --ntasks-per-node=1 rm -rf "$local_copy"
+  rm -f "$VENV.tar.$SLURM_JOB_ID"
+  local_copy=""
+}
+trap remove_local_copy EXIT
 if [[ -n ${CONTAINER:-} ]]; then
   [[ -z ${LOCAL_VENV:-} ]] || fail "CONTAINER and LOCAL_VENV: give one of them"
   [[ -e $CONTAINER ]] || fail "no image $CONTAINER on $(hostname)"
@@ -45,11 +56,3 @@ else
   fi
   PATH=$(dirname "${python[0]}"):$PATH
 fi
-
-remove_local_copy() { # when a job ends, and before it is requeued
-  [[ -n $local_copy ]] || return 0
-  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-    rm -rf "$local_copy"
-  local_copy=""
-}
-trap remove_local_copy EXIT

@@ -53,6 +53,17 @@ finish() { # finish PID: waits for the end of PID, also when signals interrupt i
   return "$code"
 }
 
+watch_ranks() { # ends srun when there is no step for SILENCE_S; each rank prints its stacks first
+  trap 'kill "$watcher" 2>/dev/null; exit' TERM
+  "${python[@]}" -m pipeline.slurm_job watch "$@" --silence-s "$SILENCE_S" &
+  watcher=$!
+  wait "$watcher"
+  (($? == 76)) || return 0
+  scancel --signal=ABRT "$SLURM_JOB_ID"
+  sleep 20
+  kill -KILL "$srun_pid" 2>/dev/null
+}
+
 echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):" \
   "$nodes nodes ($SLURM_JOB_NODELIST) x $tasks_per_node ranks," \
   "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
@@ -82,7 +93,7 @@ if [[ $signal == none ]]; then
   srun_pid=$!
   [[ $signal != USR1 ]] || forward
   # The watchdog: srun hangs forever after a lost slurmstepd, or if a rank waits in a collective.
-  "${python[@]}" -m pipeline.slurm_job watch "$@" --silence-s "$SILENCE_S" --srun-pid "$srun_pid" &
+  watch_ranks "$@" &
   watch_pid=$!
   finish "$srun_pid"
   code=$?

@@ -66,6 +66,7 @@ def table_json(parts: Sequence[Mapping[str, tuple[int, int, Sequence[str]]]]) ->
         for name, (start, length, keys) in part.items():
             record = table.setdefault(name, {"keys": list(keys), "pieces": []})
             assert record["keys"] == list(keys), f"{name}: {keys} instead of {record['keys']}"
+            assert length > 0, f"{name}: file {file} holds nothing of it"
             record["pieces"].append([file, start, length])
     return json.dumps(table, separators=(",", ":"))
 

@@ -128,18 +128,19 @@ class TensorReader:
     ) -> torch.Tensor:
         """The elements [start, start + length) of the flat shard of a rank, fp32.
 
-        `key`: (state key, parameter), `tp_shard`: (rank, size). Vocabulary padding is zeros. Where
-        the same tensor-parallel size wrote the checkpoint, nothing else is read.
+        `key`: (state key, parameter), `tp_shard`: (rank, size). Vocabulary padding and what lies
+        beyond the shard are zeros. Where the same tensor-parallel size wrote the checkpoint,
+        nothing else is read.
         """
         shard = self._same_shard(*key, spec, tp_shard)
-        if shard is None:
-            return self.local(*key, spec, *tp_shard).flatten()[start : start + length]
-        name = tensor_key(*key)
-        saved = math.prod(shard.shape(name))
         result = torch.zeros(length)
-        end = min(start + length, saved)
-        if start < end:
-            result[: end - start] = shard.read_flat(name, start, end)
+        if shard is None:
+            found = self.local(*key, spec, *tp_shard).flatten()[start : start + length]
+        else:
+            name = tensor_key(*key)
+            saved = math.prod(shard.shape(name))
+            found = shard.read_flat(name, min(start, saved), min(start + length, saved))
+        result[: len(found)] = found
         return result
 
     def _same_shard(

@@ -6,6 +6,7 @@ cost more with more ranks. That thread uses no collective: ranks coordinate thro
 unfinished folder ``.saving-...``, and rank 0 renames it to ``step-...`` when all parts are there.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -40,8 +41,9 @@ from pipeline.checkpoint.manifest import (
 )
 from pipeline.checkpoint.records import FileRecord
 
-PEER_TIMEOUT_S = 1800.0
-"""How long rank 0 waits for the parts of the other ranks before a save counts as failed."""
+PEER_TIMEOUT_S = 900.0
+"""How long rank 0 waits for the parts of the other ranks before a save counts as failed: less than
+the other ranks wait for rank 0 in a collective."""
 
 POLL_S = 0.02
 PART_SUFFIX = ".part.json"
@@ -73,6 +75,7 @@ class Saver:
         self._nonce = nonce
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._failed_step: int | None = None
 
     def save(
         self, manifest: CheckpointManifest, snapshot: Callable[[], Mapping[str, Fragment]]
@@ -84,6 +87,10 @@ class Saver:
         the first one writes.
         """
         self._wait()
+        if self._rank == 0 and self._failed_step is not None:
+            # Also the parts that came after it had failed.
+            shutil.rmtree(self._unfinished(self._failed_step), ignore_errors=True)
+            self._failed_step = None
         fragments = {
             name: fragment
             for name, fragment in snapshot().items()
@@ -93,6 +100,10 @@ class Saver:
             target=self._run, args=(manifest, fragments), name="checkpoint-writer"
         )
         self._thread.start()
+
+    def _unfinished(self, step: int) -> Path:
+        """The folder of a checkpoint until all of it is written."""
+        return self._folder / f".saving-{step:08d}-{self._nonce}"
 
     def report_errors(self) -> None:
         """Logs a save that failed since the last call; training continues to the next save."""
@@ -115,7 +126,7 @@ class Saver:
             self._thread = None
 
     def _run(self, manifest: CheckpointManifest, fragments: Mapping[str, Fragment]) -> None:
-        unfinished = self._folder / f".saving-{manifest.step:08d}-{self._nonce}"
+        unfinished = self._unfinished(manifest.step)
         try:
             unfinished.mkdir(parents=True, exist_ok=True)
             name = fragment_name(self._rank, manifest.tp_size, manifest.dp_size)
@@ -132,8 +143,12 @@ class Saver:
                 }
                 self._publish(unfinished, manifest.model_copy(update=written))
         except Exception as error:
-            self._error = CheckpointNotSaved(manifest.step, error)
-            _report_failure(unfinished, self._rank, error)
+            cause = error
+            if self._rank != 0 and not unfinished.exists():  # rank 0 has removed it
+                cause = OSError("another rank could not write its part")
+            else:
+                _report_failure(unfinished, self._rank, error)
+            self._error, self._failed_step = CheckpointNotSaved(manifest.step, cause), manifest.step
             if self._rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -224,7 +239,8 @@ def _wait_for_parts(folder: Path, tp_size: int, dp_size: int) -> list[_Part]:
     sidecars = [f"{name}{PART_SUFFIX}" for name in names]
     while missing := sorted({*sidecars} - (found := {*os.listdir(folder)})):
         for failed in sorted(name for name in found if name.endswith(FAILED_SUFFIX)):
-            raise OSError(f"a rank could not write its part: {(folder / failed).read_text()}")
+            text = (folder / failed).read_text()
+            raise OSError(f"a rank could not write its part: {text or failed}")
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"{len(missing)} of {len(sidecars)} parts, such as {missing[0]}, were not there "
@@ -235,7 +251,8 @@ def _wait_for_parts(folder: Path, tp_size: int, dp_size: int) -> list[_Part]:
 
 
 def _report_failure(folder: Path, rank: int, error: Exception) -> None:
-    name = folder / f"rank{rank}{FAILED_SUFFIX}"
+    reason = errno.errorcode.get(getattr(error, "errno", None) or 0, type(error).__name__)
+    name = folder / f"rank{rank}-{reason}{FAILED_SUFFIX}"
     try:
         name.touch()  # an empty file needs no free block, the message may
         name.write_text(f"{type(error).__name__}: {error}")

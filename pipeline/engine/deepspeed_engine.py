@@ -202,7 +202,12 @@ class Engine:
             self.check_replicas()
         fragments = self._state.snapshot()
         frozen = list(self._frozen.items())[self.grid.dp_rank :: self.grid.dp_size]
-        return fragments | {name: Fragment(0, {WEIGHT_KEY: weight}) for name, weight in frozen}
+        fragments |= {
+            name: Fragment(0, {WEIGHT_KEY: weight})
+            for name, weight in frozen
+            if weight.numel()  # else it is vocabulary padding alone
+        }
+        return fragments
 
     def restore(self, reader: TensorReader, manifest: CheckpointManifest) -> None:
         """Sets master weights, moments, Adam's step count and the loss scale of a checkpoint.

@@ -7,8 +7,8 @@ import torch
 
 from configs.load import UserError
 
-CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""What PyTorch's errors of host memory name; they have no class of their own."""
+OTHER_TEXTS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Texts of errors that have no class of their own: of host memory, of pinned memory, of cuBLAS."""
 
 
 class OutOfMemory(UserError):
@@ -25,7 +25,8 @@ def named_out_of_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and CPU_ALLOCATOR not in str(error):
+        is_other = any(text in str(error) for text in OTHER_TEXTS)
+        if not isinstance(error, torch.OutOfMemoryError) and not is_other:
             raise
         reason = str(error).splitlines()[0]
         raise OutOfMemory(

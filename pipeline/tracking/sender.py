@@ -26,7 +26,9 @@ from pipeline.tracking.parent_run import tag_parent, tags_of_copy
 from pipeline.tracking.sent import Position, ServerState, position_at, read_sent, write_sent
 from pipeline.tracking.system_summary import (
     MAX_NODES_APART,
+    WINDOW_MS,
     MetricValue,
+    num_nodes,
     read_complete,
     summarise,
 )
@@ -66,6 +68,7 @@ class Sender:
         self._state = ServerState()
         self._state_is_written = True
         self._written_at = 0.0
+        self._summary_due = 0.0
         self._lock: IO[bytes] | None = None
 
     def send_pending(self) -> int:
@@ -230,7 +233,7 @@ class Sender:
 
     def _send_system_metrics(self, run: MlflowRun) -> None:
         paths = sorted((self._folder / SYSTEM_FOLDER).glob("*.jsonl"))
-        if len(paths) > MAX_NODES_APART:
+        if num_nodes(paths) > MAX_NODES_APART:
             self._send_system_summary(run)
             return
         for path in paths:
@@ -251,6 +254,9 @@ class Sender:
             self._write_state()
 
     def _send_system_summary(self, run: MlflowRun) -> None:
+        if time.monotonic() < self._summary_due:  # it opens a file of every node
+            return
+        self._summary_due = time.monotonic() + WINDOW_MS / 1000
         now_ms = int(time.time() * 1000)
         folder = self._folder / SYSTEM_FOLDER
         for events, offsets in read_complete(folder, self._state.system, now_ms):

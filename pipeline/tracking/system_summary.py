@@ -6,7 +6,7 @@ nodes would be gigabytes of metrics a day. The samples themselves stay in ``syst
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,8 +18,11 @@ from pipeline.tracking.system_metrics import PERIOD_S
 MAX_NODES_APART = 4
 """Up to so many nodes each have metrics of their own."""
 WINDOW_MS = int(PERIOD_S * 1000)
-SETTLE_MS = 3 * WINDOW_MS
-"""Samples that are older than this are complete: nodes write them at about the same time."""
+SETTLE_MS = 60_000 + 3 * WINDOW_MS
+"""Samples that are older than this are complete: the clocks of nodes differ by at most a minute,
+which `pipeline.node_check` checks."""
+RECENT_S = 3600.0
+"""Nodes whose last sample is older, compared with the newest of all, were of an earlier launch."""
 MAX_READ_MS = 360 * WINDOW_MS
 """Of how long the samples are read at once, where they were not sent for long."""
 
@@ -27,6 +30,12 @@ MetricValue = tuple[str, float, int, int]
 """(name, value, Unix time in ms, optimizer step)"""
 
 _DEVICE = re.compile(r"^gpu_\d+_")
+
+
+def num_nodes(paths: Sequence[Path]) -> int:
+    """The nodes that were sampled lately, of those with a file."""
+    times = [path.stat().st_mtime for path in paths]
+    return sum(max(times, default=0.0) - time < RECENT_S for time in times)
 
 
 def summarise(events: Iterable[Mapping[str, Any]]) -> list[MetricValue]:

@@ -35,7 +35,7 @@ def test_python_runs_inside_a_container(
         f'''echo "$*" >> {calls}
 while [[ $1 != *.sif ]]; do shift; done
 [[ $2 == python-of-image ]] || exit 9
-exec {sys.executable} "${{@:3}}"''',
+PATH={image.parent}/no-slurm exec {sys.executable} "${{@:3}}"''',
     )
     job = submit(
         cluster,
@@ -45,7 +45,7 @@ exec {sys.executable} "${{@:3}}"''',
         PATH=f"{engine.parent}:{cluster.environment['PATH']}",
         CONTAINER=str(image),
         CONTAINER_PYTHON="python-of-image",
-        CONTAINER_OPTIONS="--bind /data --cleanenv",
+        CONTAINER_OPTIONS="--bind /data --home /data",
         VENV="/nowhere",
     )
     fields = job.wait(120)
@@ -53,7 +53,7 @@ exec {sys.executable} "${{@:3}}"''',
     assert is_done(config)
     lines = calls.read_text().splitlines()
     assert all(line.startswith("exec --bind ") for line in lines)  # no accelerators
-    assert all(f"--bind /data --cleanenv {image} python-of-image" in line for line in lines)
+    assert all(f"--bind /data --home /data {image} python-of-image" in line for line in lines)
     for module in ("pipeline.plan", "pipeline.node_check", "pipeline/train.py", "slurm_job after"):
         assert any(module in line for line in lines), module
 

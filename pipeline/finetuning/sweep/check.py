@@ -13,9 +13,10 @@ from pipeline.run.run_folder import RUN_NAME
 
 FREE = (
     *("name", "output", "hang_timeout_s", "log_every_steps", "compute", "parallel"),
-    *("checkpoint", "tracking", "sweep"),
+    *("checkpoint", "tracking", "sweep", "micro_rows"),
 )
-"""Keys that may differ: how a child is computed, recorded and kept."""
+"""Keys that may differ: how a child is computed, recorded and kept. Smaller micro-batches are what
+helps where memory does not suffice; they change the last bits of sums."""
 OF_DATA = ("tasks", "start", "mlm")
 
 

@@ -34,8 +34,9 @@ def outcome_of(child: Child, error: str | None) -> ChildResult:
     )
     if error is not None:
         return result.model_copy(update={"state": "diverged", "error": error})
-    if reason := out_of_memory(child):
-        error = f"{reason.splitlines()[0]}; delete {child.config.output} to train it again"
+    if (reason := out_of_memory(child)) is not None:
+        first_line = reason.partition("\n")[0]
+        error = f"{first_line}; delete {child.config.output} to train it again"
         return result.model_copy(update={"state": "out_of_memory", "error": error})
     output = child.config.output
     newest = own_checkpoint(output)

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from model.parallel.grid import make_grid
 from model.parameters import ParameterSpec, shard_tensor
 from pipeline.checkpoint import writer as checkpoint_writer
 from pipeline.checkpoint.config import CheckpointConfig
-from pipeline.checkpoint.fragments import FRAGMENTS_NAME
+from pipeline.checkpoint.fragments import FRAGMENTS_NAME, Fragment
 from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
     Checkpoint,
@@ -87,6 +88,13 @@ def test_any_grid_reads_what_any_grid_saved(
                     place = ((rank, read_at), start, end - start)
                     piece = reader.local_piece(("weight", name), spec, *place)
                     assert torch.equal(piece, flat[start:end])
+                # ZeRO 3 pads the last piece, or has no element of a parameter on a rank.
+                for start in (len(flat) - 1, len(flat), len(flat) + 3):
+                    place = ((rank, read_at), start, 5)
+                    piece = reader.local_piece(("weight", name), spec, *place)
+                    expected = torch.zeros(5)
+                    expected[: max(0, len(flat) - start)] = flat[start:]
+                    assert torch.equal(piece, expected)
 
 
 def test_a_rank_opens_only_the_files_that_hold_its_pieces(tmp_path: Path) -> None:
@@ -238,6 +246,42 @@ def test_a_full_disk_is_reported_and_the_next_save_works(
     assert len(messages) == 1
     assert "step 2 was not saved" in messages[0]
     assert "No space left" in messages[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
+    for path in tmp_path.iterdir():
+        verify(path)
+
+
+def save_with_a_full_disk(folder: Path, failing: int) -> list[str]:
+    """Three saves of two ranks, of which one finds the disk full in the second."""
+    rank = torch.distributed.get_rank()
+    saver = Saver(folder, KEEP_ALL, RankOf(rank, 0, rank))  # type: ignore[arg-type]
+
+    def fail(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with logged(checkpoint_writer.logger) as messages:
+        for step in (1, 2, 3):
+            fails = step == 2 and rank == failing
+            with mock.patch(SAVE_FILE, fail if fails else save_file):
+                held = whole_fragments() if rank == 0 else {}
+                saver.save(make_manifest(step, 1, 2), _held(held))
+                saver._wait()
+            torch.distributed.barrier()
+            saver.report_errors()
+        saver.finish()
+    return messages
+
+
+def _held(fragments: Mapping[str, Fragment]) -> Callable[[], Mapping[str, Fragment]]:
+    return lambda: fragments
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_full_disk_of_any_rank_is_reported_and_cleaned_up(tmp_path: Path, failing: int) -> None:
+    messages = run_ranks(save_with_a_full_disk, 2, tmp_path, failing)
+    assert "step 2 was not saved" in messages[0][0]
+    assert any("No space left" in text or "ENOSPC" in text for text in messages[0])
+    assert not any("time out" in text for of_rank in messages for text in of_rank)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
     for path in tmp_path.iterdir():
         verify(path)

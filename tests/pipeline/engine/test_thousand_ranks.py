@@ -125,3 +125,18 @@ def test_the_fragments_of_all_ranks_are_every_parameter_once(zero_stage: int) ->
             assert (start, size) == (end, whole), name
             end += length
         assert end == whole, name
+
+
+def frozen_fragments(config: TrainConfig, vocab_size: int) -> list[int]:
+    """The elements of each fragment, with frozen word vectors and a head on them."""
+    grid = make_grid(config.parallel.tensor)
+    model = build_masked_lm(config.model, vocab_size, grid, config.seed, config.compute)
+    model.encoder.embeddings.word.weight.requires_grad_(False)
+    fragments = Engine(model, config, ACCUMULATION, grid).snapshot(check_replicas=False)
+    return [fragment.length for fragment in fragments.values()]
+
+
+def test_a_rank_of_vocabulary_padding_saves_nothing_of_a_frozen_vocabulary() -> None:
+    config = config_of(2, 1)
+    for rank in range(2):  # 25 ids of 128: the second rank has none
+        assert min(as_rank(frozen_fragments, rank, 2, config, 25)) > 0

@@ -114,8 +114,12 @@ def test_where_the_first_child_finds_too_little_memory_nothing_is_skipped(
     for _ in range(2):
         with pytest.raises(RankError, match="set smaller micro-batches"):
             run_ranks(failing, 1, config, out_of_memory)
-    run_ranks(sweep_rank, 1, config)
-    assert [child.state for child in read_results(config).children] == ["finished"] * 2
+    smaller = sweep_config(
+        pretrained, tmp_path / "run", schedule=constant, sweep=sweep, micro_rows=2
+    )
+    assert smaller.micro_rows != config.micro_rows
+    run_ranks(sweep_rank, 1, smaller)  # as the message says
+    assert [child.state for child in read_results(smaller).children] == ["finished"] * 2
 
 
 def test_too_little_memory_of_the_host_is_named_too() -> None:
