@@ -1,6 +1,6 @@
 """Pairs of equal and of similar documents, from sorted keys: pure functions of arrays."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +46,9 @@ def near_pairs(
     Within a set of up to 32 documents with equal keys, all pairs are compared, except those in one
     known cluster, for which `roots_of` gives the same number. In a larger set, all documents are
     compared with the first, the dissimilar ones with the first of them, and so on: as nearly all
-    documents of a large set resemble its first, that is linear in its size. Documents that are left
-    after 64 rounds are counted as ``uncompared``.
+    documents of a large set resemble its first, that is linear in its size. Those in the known
+    cluster of the first are left out where all others resemble it: what is left would be pairs in
+    that cluster. Documents that are left after 64 rounds are counted as ``uncompared``.
     """
     order = np.lexsort((numbers, keys))
     keys, numbers = keys[order], numbers[order]
@@ -56,9 +57,8 @@ def near_pairs(
     is_large = np.repeat(sizes > _MAX_GROUP_ALL_PAIRS, sizes)
     found: list[I64] = [np.empty((2, 0), dtype=np.int64)]
     candidates = 0
-    for left, right in _pairs_in_small_sets(
-        keys, numbers, roots_of(numbers), np.flatnonzero(~is_large)
-    ):
+    roots = roots_of(numbers)
+    for left, right in _pairs_in_small_sets(keys, numbers, roots, np.flatnonzero(~is_large)):
         candidates += len(left)
         similar = _are_similar(left, right, signatures_of, min_similarity)
         found.append(np.stack([left[similar], right[similar]]))
@@ -67,12 +67,20 @@ def near_pairs(
         if len(rest) < 2:
             break
         is_first = np.append(True, keys[rest[1:]] != keys[rest[:-1]])
-        first = rest[is_first][np.cumsum(is_first) - 1]
-        left, right = numbers[first[~is_first]], numbers[rest[~is_first]]
-        candidates += len(left)
-        similar = _are_similar(left, right, signatures_of, min_similarity)
-        found.append(np.stack([left[similar], right[similar]]))
-        rest = rest[~is_first][~similar]
+        set_of = (np.cumsum(is_first) - 1)[~is_first]
+        first, rest = rest[is_first][set_of], rest[~is_first]
+        is_known = roots[first] == roots[rest]
+        left, right = numbers[first], numbers[rest]
+        similar = is_known.copy()
+        similar[~is_known] = _are_similar(
+            left[~is_known], right[~is_known], signatures_of, min_similarity
+        )
+        again = is_known & np.isin(set_of, set_of[~similar])  # in sets that are not at their end
+        similar[again] = _are_similar(left[again], right[again], signatures_of, min_similarity)
+        candidates += int((again | ~is_known).sum())
+        joined = similar & ~is_known
+        found.append(np.stack([left[joined], right[joined]]))
+        rest = rest[~similar]
     pairs = np.concatenate(found, axis=1)
     pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
     uncompared = len(rest) if len(rest) > 1 else 0  # a single one was compared with all
@@ -102,18 +110,49 @@ class SimilarToFirst:
     The memory does not depend on how many there are.
     """
 
-    def __init__(self, signatures_of: Callable[[I64], U64], min_similarity: float) -> None:
+    def __init__(
+        self,
+        signatures_of: Callable[[I64], U64],
+        min_similarity: float,
+        roots_of: Callable[[I64], I64] = lambda numbers: numbers,
+    ) -> None:
         self._signatures_of, self._min_similarity = signatures_of, min_similarity
+        self._roots_of = roots_of
         self.compared = {"candidates": 0, "uncompared": 0}
         """As `near_pairs` counts them, once `pairs` is at its end."""
 
-    def pairs(self, numbers: Iterable[I64]) -> Iterator[I64]:
-        """[2, P] from each part of `numbers`, the documents, ascending, some at a time."""
+    def pairs(self, numbers: Callable[[], Iterable[I64]]) -> Iterator[I64]:
+        """[2, P] from each part of the documents, which `numbers` gives anew at every call:
+        ascending, some at a time. Pairs in one known cluster are left out."""
+        some = next(iter(numbers()), np.empty(0, np.int64))
+        num_known = (self._roots_of(some[1:]) == self._roots_of(some[:1])).sum()
+        if 2 * num_known < len(some) or not (yield from self._pairs_with_first(numbers())):
+            yield from self._all_pairs(numbers())
+
+    def _pairs_with_first(self, numbers: Iterable[I64]) -> Generator[I64, None, bool]:
+        """Compares what is not in the known cluster of the first document with it; whether all
+        of that resembles it."""
+        first: I64 | None = None
+        for some in numbers:
+            if first is None:
+                first = some[:1]
+                root, signed = self._roots_of(first), self._signatures_of(first)
+            others = some[self._roots_of(some) != root]
+            if not len(others):
+                continue
+            self.compared["candidates"] += len(others)
+            similar = similarity(signed, self._signatures_of(others)) >= self._min_similarity
+            if not similar.all():
+                return False
+            yield np.stack([np.repeat(first, len(others)), others])
+        return True
+
+    def _all_pairs(self, numbers: Iterable[I64]) -> Iterator[I64]:
         firsts: list[int] = []
         signed: list[U64] = []
         left_over = 0
         for some in numbers:
-            signatures = self._signatures_of(some)
+            signatures, roots = self._signatures_of(some), self._roots_of(some)
             rest = np.arange(len(some))
             for turn in range(_MAX_ROUNDS):
                 if turn == len(firsts) and len(rest):
@@ -124,7 +163,8 @@ class SimilarToFirst:
                     break
                 self.compared["candidates"] += len(rest)
                 similar = similarity(signed[turn], signatures[rest]) >= self._min_similarity
-                found = some[rest[similar]]
+                root = self._roots_of(np.array(firsts[turn : turn + 1]))
+                found = some[rest[similar & (roots[rest] != root)]]
                 yield np.stack([np.full(len(found), firsts[turn]), found])
                 rest = rest[~similar]
             left_over += len(rest)

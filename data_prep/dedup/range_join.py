@@ -1,7 +1,8 @@
 """The join of a range of keys: pairs of the documents that have a key in common."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ class RangeJoin:
         most = int(self._limits.join_documents * _SLACK)
         for part in self._runs.ranges(band, low, high, most):
             if part.low == part.high and part.num_keys > most:
-                yield from self._pairs_of_one_key(band, self._runs.numbers_in(part, _AT_ONCE))
+                numbers = partial(self._runs.numbers_in, part, _AT_ONCE)
+                yield from self._pairs_of_one_key(band, numbers)
             else:
                 yield from self._pairs_in(band, part)
 
@@ -107,9 +109,9 @@ class RangeJoin:
         sizes = np.diff(np.append(starts, len(keys)))
         is_large = sizes > self._limits.set_documents
         for start, size in zip(starts[is_large].tolist(), sizes[is_large].tolist(), strict=True):
-            end = start + size
-            parts = (numbers[at : min(at + _AT_ONCE, end)] for at in range(start, end, _AT_ONCE))
-            yield from self._pairs_of_one_key(band, parts)
+            yield from self._pairs_of_one_key(
+                band, partial(_in_parts, numbers[start : start + size])
+            )
         rest = np.repeat(~is_large, sizes)
         if band is not None:
             rest &= self._known.are_first(numbers)
@@ -125,13 +127,25 @@ class RangeJoin:
             self.compared.update(compared)
         yield pairs
 
-    def _pairs_of_one_key(self, band: int | None, numbers: Iterable[I64]) -> Iterator[I64]:
+    def _pairs_of_one_key(
+        self, band: int | None, numbers: Callable[[], Iterable[I64]]
+    ) -> Iterator[I64]:
         if band is None:
-            for pairs in exact_pairs_of_one_key(numbers, self._store.second_hashes_of):
+            for pairs in exact_pairs_of_one_key(numbers(), self._store.second_hashes_of):
                 self.compared["candidates"] += pairs.shape[1]
                 yield pairs
             return
-        firsts = (some[self._known.are_first(some)] for some in numbers)
-        similar = SimilarToFirst(self._store.signatures_of, self._min_similarity)
-        yield from similar.pairs(some for some in firsts if len(some))
+
+        def without_copies() -> Iterator[I64]:
+            firsts = (some[self._known.are_first(some)] for some in numbers())
+            return (some for some in firsts if len(some))
+
+        similar = SimilarToFirst(
+            self._store.signatures_of, self._min_similarity, self._known.roots_of
+        )
+        yield from similar.pairs(without_copies)
         self.compared.update(similar.compared)
+
+
+def _in_parts(numbers: I64) -> Iterator[I64]:
+    return (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))

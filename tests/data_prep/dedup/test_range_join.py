@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup import range_join
+from data_prep.dedup.clusters import clusters, join
 from data_prep.dedup.joins import SimilarToFirst, exact_pairs, exact_pairs_of_one_key, near_pairs
 from data_prep.dedup.keys import KeyRuns, keys_stage
 from data_prep.dedup.limits import DedupLimits
@@ -136,10 +137,43 @@ def test_a_set_read_in_parts_has_the_pairs_of_the_whole_set(
     keys = np.zeros(300, dtype=np.uint64)
     chunks = [numbers[at : at + at_once] for at in range(0, 300, at_once)]
     similar = SimilarToFirst(lambda n: signatures[n // 3], 0.75)
-    found = np.concatenate(list(similar.pairs(chunks)), axis=1)
+    found = np.concatenate(list(similar.pairs(lambda: chunks)), axis=1)
     expected, compared = near_pairs(keys, numbers, lambda n: signatures[n // 3], 0.75)
     np.testing.assert_array_equal(in_order(found), in_order(expected))
     assert similar.compared == compared
     exact = list(exact_pairs_of_one_key(chunks, lambda n: hashes[1][n // 3]))
     expected = exact_pairs(keys, hashes[1], numbers)
     np.testing.assert_array_equal(in_order(np.concatenate(exact, axis=1)), in_order(expected))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 1000), st.integers(2, 90), st.sampled_from([1, 2, 40]), st.booleans())
+def test_known_clusters_are_skipped_in_large_sets_and_change_no_cluster(
+    seed: int, at_once: int, num_kinds: int, is_known: bool
+) -> None:
+    signatures, hashes = made(300, num_kinds, seed)
+    numbers = np.arange(300)
+    keys = np.zeros(300, dtype=np.uint64)
+    first = exact_pairs(hashes[0], hashes[1], numbers)
+    if is_known:  # all that is alike
+        first = near_pairs(keys, numbers, lambda n: signatures[n], 0.75)[0]
+    labels = np.arange(300)
+    join(labels, first)
+    root_of = labels[np.arange(300)]
+    everything, before = near_pairs(keys, numbers, lambda n: signatures[n], 0.75)
+    expected = clusters(np.concatenate([first, everything], axis=1), 300)
+
+    def roots_of(some: I64) -> I64:
+        return root_of[some]
+
+    found, compared = near_pairs(keys, numbers, lambda n: signatures[n], 0.75, roots_of)
+    similar = SimilarToFirst(lambda n: signatures[n], 0.75, roots_of)
+    chunks = [numbers[at : at + at_once] for at in range(0, 300, at_once)]
+    streamed = np.concatenate([*similar.pairs(lambda: chunks), found[:, :0]], axis=1)
+    for pairs in (found, streamed):
+        assert (root_of[pairs[0]] != root_of[pairs[1]]).all()
+        again = clusters(np.concatenate([first, pairs], axis=1), 300)
+        np.testing.assert_array_equal(again, expected)
+    assert compared["candidates"] <= before["candidates"]
+    if is_known and num_kinds == 1:
+        assert compared["candidates"] == similar.compared["candidates"] == 0
