@@ -29,6 +29,7 @@ from data_prep.dedup.exclusion_table import (
     ExclusionTable,
     write_exclusion_table,
 )
+from data_prep.dedup.limits import DedupLimits
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 
@@ -91,7 +92,12 @@ def found_in(
     save_array(paths[1], excluded.short)
     num_hashes = len(excluded.ngrams) + excluded.short.shape[1]
     write_exclusion_table(
-        folder, "table", [ExcludedFiles(paths[0], paths[1], 0)], num_hashes, num_hashes
+        folder,
+        "table",
+        folder,
+        [ExcludedFiles(paths[0].name, paths[1].name, 0)],
+        num_hashes,
+        DedupLimits(table_ngrams=num_hashes),
     )
     table = ExclusionTable(folder, "table", RULES.ngram_words, RULES.min_text_words)
     started_at = time.process_time()

@@ -23,6 +23,7 @@ from data_prep.engine.stage import PartT, Stage, StageResult
 from data_prep.limits import Limits
 from data_prep.packing import order, order_keys, streams
 from data_prep.report.data import ReportInputs
+from data_prep.report.stage_costs import stage_costs
 from data_prep.tokenization import encode, tokenizer
 
 logger = logging.getLogger(__name__)
@@ -152,5 +153,6 @@ class Preparation:
             order_keys=self.result_if_any(order_keys.OrderKeysStage),
             tokenizer=self.result(tokenizer.TokenizerStage),
             encoded=self.result(encode.EncodeStage),
+            costs=stage_costs(self._results),
             left_out=self.source_streams.left_out,
         )

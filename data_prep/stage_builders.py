@@ -18,7 +18,8 @@ from data_prep.documents import ingest, losses
 from data_prep.engine.stage import Stage
 from data_prep.packing import layout, order, order_keys, rows, streams
 from data_prep.preparation import Preparation
-from data_prep.tokenization import encode, tokenizer
+from data_prep.tokenization import encode, sample, tokenizer
+from data_prep.tokenization.config import LEARNED
 
 
 def build_ingest(run: Preparation, plan: Mapping[str, Any] | None = None) -> ingest.IngestStage:
@@ -129,7 +130,11 @@ def build_excluded_ngrams(run: Preparation) -> decontaminate.ExcludedNgramsStage
     config = run.config
     assert config.decontaminate is not None
     return decontaminate.excluded_ngrams_stage(
-        config.decontaminate, run.deduplicated, config.heldout_share, config.on_bad_record
+        config.decontaminate,
+        run.deduplicated,
+        config.heldout_share,
+        config.on_bad_record,
+        run.limits.dedup,
     )
 
 
@@ -153,10 +158,20 @@ def build_overlap(run: Preparation) -> decontaminate.OverlapStage:
     )
 
 
+def build_sample(run: Preparation) -> sample.SampleStage:
+    config, limits = run.config, run.limits.dedup
+    assert isinstance(config.tokenizer, LEARNED)
+    return sample.sample_stage(
+        config.tokenizer, run.selection, run.selection_inputs, config.heldout_share, limits
+    )
+
+
 def build_tokenizer(run: Preparation) -> tokenizer.TokenizerStage:
     config, inputs = run.config, run.selection_inputs
+    sampled = run.result_if_any(sample.SampleStage)
+    files = sampled.files(".parquet") if sampled else []
     return tokenizer.tokenizer_stage(
-        config.tokenizer, run.selection, inputs, config.heldout_share, config.encoder
+        config.tokenizer, run.selection, inputs, config.heldout_share, config.encoder, files
     )
 
 

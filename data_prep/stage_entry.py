@@ -9,6 +9,7 @@ from data_prep.dedup import clean
 from data_prep.documents import ingest
 from data_prep.engine.stage import Stage
 from data_prep.preparation import Preparation
+from data_prep.tokenization.config import LEARNED
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Condition:
 ALWAYS = Condition("", lambda config: True)
 LINES = Condition("dedup.lines", lambda config: config.dedup.lines is not None)
 DECONTAMINATE = Condition("decontaminate", lambda config: config.decontaminate is not None)
+LEARNED_TOKENIZER = Condition(
+    "tokenizer.sample_mb", lambda config: isinstance(config.tokenizer, LEARNED)
+)
 MIXED = Condition("pack.mixed", lambda config: config.pack.mixed)
 ORDERED = Condition("pack.order_by", lambda config: config.pack.order_field is not None)
 

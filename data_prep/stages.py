@@ -18,8 +18,15 @@ from data_prep.dedup import (
 )
 from data_prep.documents import ingest
 from data_prep.packing import layout, order, order_keys, rows, streams
-from data_prep.stage_entry import DECONTAMINATE, LINES, MIXED, ORDERED, StageEntry
-from data_prep.tokenization import encode, tokenizer
+from data_prep.stage_entry import (
+    DECONTAMINATE,
+    LEARNED_TOKENIZER,
+    LINES,
+    MIXED,
+    ORDERED,
+    StageEntry,
+)
+from data_prep.tokenization import encode, sample, tokenizer
 
 DOCUMENTS = (ingest.IngestStage, clean.CleanStage)
 SIGNED = (signatures.SignaturesStage, keys.KeysStage)
@@ -89,8 +96,12 @@ STAGES = (
         [*DEDUPLICATED, decontaminate.ExclusionStage],
         DECONTAMINATE,
     ),
+    StageEntry(sample.SampleStage, builders.build_sample, SELECTED, LEARNED_TOKENIZER),
     StageEntry(
-        tokenizer.TokenizerStage, builders.build_tokenizer, SELECTED, check=builders.check_tokenizer
+        tokenizer.TokenizerStage,
+        builders.build_tokenizer,
+        [*SELECTED, sample.SampleStage],
+        check=builders.check_tokenizer,
     ),
     StageEntry(
         encode.EncodeStage,

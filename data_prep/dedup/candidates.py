@@ -21,13 +21,13 @@ from data_prep.dataset.atomic import save_array
 from data_prep.dedup.clusters import fewest_pairs, number_type
 from data_prep.dedup.config import DedupConfig, NearDedupConfig
 from data_prep.dedup.hash_ranges import range_of
-from data_prep.dedup.keys import KeyRuns
+from data_prep.dedup.keys import BYTES_PER_KEY, KeyRuns
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.range_join import KnownClusters, RangeJoin
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.dedup.signatures import FileRun
-from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult
 from data_prep.text.batch import I64
 
 _FIRST_BANDS = 2
@@ -79,6 +79,10 @@ class FirstPairsStage(Stage[PairsPart]):
     def settings(self) -> Mapping[str, Any]:
         near = self.near.model_dump(mode="json") if self.near else None
         return {"exact": self.exact, "near": near, "first_bands": _FIRST_BANDS}
+
+    def reads_of(self, part: PairsPart) -> Reads:
+        # Keys, the rows of documents, and signatures or hashes: a slice of a file of each run.
+        return Reads(3 * len(self.runs), part.num_bytes)
 
     def run_part(self, folder: Path, part: PairsPart) -> PartOutput:
         """Writes PART.pairs.npy [2, P]: (first, itself) for each document that has an earlier
@@ -174,7 +178,7 @@ def _parts(
     return [
         PairsPart(
             name=f"{'exact' if band is None else f'band-{band:02d}'}-{number:04d}",
-            num_bytes=num_documents * 8 // num_ranges,
+            num_bytes=num_documents * BYTES_PER_KEY // num_ranges,
             band=band,
             number=number,
             num_ranges=num_ranges,

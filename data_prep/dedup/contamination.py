@@ -87,10 +87,14 @@ def _name_of(
     part = excluded.parts[place]
     if isinstance(part, EvaluationPart):
         return text_names(_with(excluded.folder / part.name, TEXTS_SUFFIX))[text]
-    flags = heldout_documents(selection, part.file, heldout_share)
-    number = int(np.flatnonzero(flags)[text])
-    path = selection.path(part.file)
+    for file in part.files:
+        heldout = np.flatnonzero(heldout_documents(selection, file, heldout_share))
+        if text < len(heldout):
+            break
+        text -= len(heldout)
+    number = int(heldout[text])
+    path = selection.path(file)
     name = document_ids(path, [number])[number]
-    wanted = np.arange(part.file.num_documents) == number
+    wanted = np.arange(file.num_documents) == number
     (first,) = [texts[number - at] for at, texts in read_texts(path, wanted)]
     return {"id": name, "text": first[:200].decode("utf-8", "ignore")}

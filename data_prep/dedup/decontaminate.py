@@ -5,7 +5,7 @@ table; the training documents that have more of them than allowed.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from data_prep.dedup.exclusion_table import (
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.overlap_files import OVERLAP_SUFFIX, TEXTS_SUFFIX, SharedCounts, TextNames
 from data_prep.dedup.selection import Flags, Selection
+from data_prep.dedup.signatures import file_runs
 from data_prep.documents.files import DocumentFile, read_texts
-from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
+from data_prep.engine.stage import Part, PartOutput, Reads, Record, Stage, StageResult
 from data_prep.readers.document import BadRecordPolicy, BadRecords
 from data_prep.text.batch import TextBatch
 
@@ -70,7 +71,7 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
     def inputs_for(self, part: EvaluationPart | HeldoutPart) -> Mapping[str, str]:
         if isinstance(part, EvaluationPart):
             return {}  # the part's plan names its file
-        return self.selection.inputs_for(part.file)
+        return {file.name: fingerprint(self.selection.inputs_for(file)) for file in part.files}
 
     def result_fingerprint(self, records: Sequence[Record]) -> str:
         """The plan knows the evaluation files by their sizes; what they hold is added here."""
@@ -95,9 +96,7 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
             excluded = excluded_of(batches, self.rules)
             check_has_texts(part, excluded.counts, bad)
         else:
-            heldout = heldout_documents(self.selection, part.file, self.heldout_share)
-            batches_of = self.selection.chosen_texts(part.file, heldout)
-            excluded = excluded_of(batches_of, self.rules)
+            excluded = excluded_of(self._heldout_texts(part), self.rules)
         files: dict[str, npt.NDArray[Any]] = {
             NGRAMS_SUFFIX: excluded.ngrams,
             NGRAM_TEXTS_SUFFIX: excluded.ngram_texts,
@@ -114,6 +113,11 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
         }
         return PartOutput(record, [f"{part.name}{suffix}" for suffix in [*files, TEXTS_SUFFIX]])
 
+    def _heldout_texts(self, part: HeldoutPart) -> Iterator[list[bytes]]:
+        for file in part.files:
+            flags = heldout_documents(self.selection, file, self.heldout_share)
+            yield from self.selection.chosen_texts(file, flags)
+
 
 def heldout_documents(selection: Selection, file: DocumentFile, share: float) -> Flags:
     """Whether each document of a file is kept and held out: [D]."""
@@ -125,15 +129,20 @@ def excluded_ngrams_stage(
     selection: Selection,
     heldout_share: float,
     on_bad_record: BadRecordPolicy,
+    limits: DedupLimits,
 ) -> ExcludedNgramsStage:
-    """A part for each evaluation file and, for their held-out documents, each file of documents."""
+    """A part for each evaluation file and, for their held-out documents, each run of files of
+    documents: the next stage reads a file of each part for every range of hashes."""
     parts: list[EvaluationPart | HeldoutPart] = []
     inputs = {"verdicts": selection.fingerprint}
     for file, part in evaluation_parts(rules):
         inputs[f"{part.set_name}/{file.name}"] = f"{file.num_bytes} bytes"
         parts.append(part)
     if rules.heldout:
-        parts += [HeldoutPart(name=f"heldout-{file.name}", file=file) for file in selection.files]
+        parts += [
+            HeldoutPart(name=f"heldout-{run.name}", num_bytes=run.num_bytes, files=run.files)
+            for run in file_runs(selection.files, limits.signature_parts)
+        ]
     return ExcludedNgramsStage(
         parts=parts,
         inputs=inputs,
@@ -175,15 +184,20 @@ class ExclusionStage(Stage[Part]):
     version = 3
     output = "hash tables"
 
+    ngrams: Path
+    """Folder of the n-grams."""
     files: Sequence[ExcludedFiles]
     num_hashes: int
     """In all files."""
     limits: DedupLimits
 
+    def reads_of(self, part: Part) -> Reads:
+        return Reads(2 * len(self.files), part.num_bytes)
+
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes the table PART, one range of hashes after another."""
         length, combinations, names = write_exclusion_table(
-            folder, part.name, self.files, self.num_hashes, self.limits.table_ngrams
+            folder, part.name, self.ngrams, self.files, self.num_hashes, self.limits
         )
         return PartOutput({"ngrams": length, "combinations": combinations}, names)
 
@@ -198,8 +212,8 @@ def exclusion_stage(
     names = set_names(rules)
     files = [
         ExcludedFiles(
-            excluded.folder / f"{part.name}{NGRAMS_SUFFIX}",
-            excluded.folder / f"{part.name}{SHORT_SUFFIX}",
+            f"{part.name}{NGRAMS_SUFFIX}",
+            f"{part.name}{SHORT_SUFFIX}",
             names.index(part.set_name),
         )
         for part in excluded.parts
@@ -207,6 +221,7 @@ def exclusion_stage(
     return ExclusionStage(
         parts=[Part(name="exclusion", num_bytes=8 * num_hashes)],
         inputs={"ngrams": excluded.content_fingerprint},
+        ngrams=excluded.folder,
         files=files,
         num_hashes=num_hashes,
         limits=limits,

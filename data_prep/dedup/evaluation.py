@@ -47,13 +47,17 @@ class EvaluationPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldoutPart(Part):
-    """The held-out documents of a file of documents."""
+    """The held-out documents of consecutive files of documents."""
 
     set_name: str = HELDOUT
-    file: DocumentFile
+    files: Sequence[DocumentFile]
+
+    @property
+    def num_files(self) -> int:
+        return len(self.files)
 
     def plan(self) -> dict[str, Any]:
-        return {"part": self.file.name}
+        return {"files": [file.name for file in self.files]}
 
 
 def readers_of(rules: DecontaminateConfig, name: str) -> list[ReaderConfig]:

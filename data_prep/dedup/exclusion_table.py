@@ -10,6 +10,8 @@ import numpy.typing as npt
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.hash_ranges import in_range
 from data_prep.dedup.hash_table import HashTable, write_hash_table
+from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.sorted_files import SortedFiles
 from data_prep.text.batch import I64, U64, TextBatch
 
 NGRAMS_SUFFIX, SHORT_SUFFIX = ".ngrams.npy", ".short.npy"
@@ -18,26 +20,40 @@ NGRAMS_SUFFIX, SHORT_SUFFIX = ".ngrams.npy", ".short.npy"
 class ExcludedFiles(NamedTuple):
     """The files of a part of the evaluation texts, see `evaluation.Excluded`."""
 
-    ngrams: Path
-    short: Path
+    ngrams: str
+    """Name of the file."""
+    short: str
     set_number: int
 
 
 def write_exclusion_table(
-    folder: Path, name: str, files: Sequence[ExcludedFiles], num_hashes: int, range_hashes: int
+    folder: Path,
+    name: str,
+    source: Path,
+    files: Sequence[ExcludedFiles],
+    num_hashes: int,
+    limits: DedupLimits,
 ) -> tuple[int, list[list[int]], list[str]]:
     """Writes the table of all n-grams and short texts, each with the sets that have it.
 
     Returns its length, the combinations of sets, to which its values point, and the names of its
-    files. About `range_hashes` of the `num_hashes` are sorted together.
+    files. The `files` are in the folder `source`; about `limits.table_ngrams` of their `num_hashes`
+    are sorted together.
     """
-    num_ranges = -(-num_hashes // range_hashes) or 1
+    num_ranges = -(-num_hashes // limits.table_ngrams) or 1
     combinations = _Combinations(max((file.set_number for file in files), default=-1) + 1)
-    pieces = (
-        combinations.of(*_hashes_of(files, number, num_ranges)) for number in range(num_ranges)
-    )
+    ngrams = SortedFiles(source, [file.ngrams for file in files], limits)
+    short = [np.empty((4, 0), np.uint64), *(np.load(source / file.short) for file in files)]
+
+    def hashes_of(number: int) -> Iterator[tuple[U64, int]]:
+        """The hashes of a range in each file, and the number of its set."""
+        for place, file in enumerate(files):
+            yield ngrams.slice(place, number, num_ranges)[0], file.set_number
+            whole = short[place + 1][0]
+            yield whole[in_range(whole, number, num_ranges)], file.set_number
+
+    pieces = (combinations.of(*_joined(hashes_of(number))) for number in range(num_ranges))
     length, names = write_hash_table(folder, name, pieces, 2, num_hashes)
-    short = [np.empty((4, 0), np.uint64), *(np.load(file.short) for file in files)]
     prefixes, lengths = np.unique(np.concatenate([s[1] for s in short])), [s[2] for s in short]
     _, of_prefixes = write_hash_table(
         folder, f"{name}.prefixes", [prefixes[None]], 1, len(prefixes)
@@ -46,16 +62,12 @@ def write_exclusion_table(
     return length, combinations.sets, [*names, *of_prefixes, f"{name}.lengths.npy"]
 
 
-def _hashes_of(
-    files: Iterable[ExcludedFiles], number: int, num_ranges: int
-) -> tuple[U64, npt.NDArray[np.int64]]:
-    """The hashes of a range and the set of each, in the order of hash and set, each pair once."""
+def _joined(found: Iterable[tuple[U64, int]]) -> tuple[U64, npt.NDArray[np.int64]]:
+    """The hashes and the set of each, in the order of hash and set, each pair once."""
     hashes, sets = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for ngrams, short, set_number in files:
-        for ascending in (np.load(ngrams, mmap_mode="r"), np.load(short)[0]):
-            here = np.array(ascending[in_range(ascending, number, num_ranges)])
-            hashes.append(here)
-            sets.append(np.full(len(here), set_number, dtype=np.int64))
+    for here, set_number in found:
+        hashes.append(here)
+        sets.append(np.full(len(here), set_number, dtype=np.int64))
     joined, of = np.concatenate(hashes), np.concatenate(sets)
     order = np.lexsort((of, joined))
     joined, of = joined[order], of[order]

@@ -19,12 +19,13 @@ from data_prep.dedup.clusters import number_type
 from data_prep.dedup.joins import recurring
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.mapped_arrays import MappedArrays
-from data_prep.dedup.minhash import band_keys
+from data_prep.dedup.minhash import NUM_BANDS, Signatures, band_keys
 from data_prep.dedup.signatures import FileRun, first_documents
-from data_prep.engine.stage import PartOutput, Stage, StageResult
+from data_prep.engine.stage import PartOutput, Reads, Stage, StageResult
 from data_prep.text.batch import I64, U64
 
-_BYTES_PER_KEY = 12
+BYTES_PER_KEY = 12
+_BYTES_PER_DOCUMENT = 8 * (NUM_BANDS + 2)
 _HIGHEST = (1 << 64) - 1
 
 
@@ -50,6 +51,9 @@ class KeysStage(Stage[FileRun]):
     def inputs_for(self, part: FileRun) -> Mapping[str, str]:
         return {part.name: self.contents[part.name]}
 
+    def reads_of(self, part: FileRun) -> Reads:
+        return Reads(2, _BYTES_PER_DOCUMENT * part.num_documents)
+
     def run_part(self, folder: Path, part: FileRun) -> PartOutput:
         """Writes PART.keys.npy [bands, D], ascending, and PART.rows.npy [bands, D]: the row of each
         key's document in the part."""
@@ -61,18 +65,22 @@ class KeysStage(Stage[FileRun]):
             )
             for file, dtype in ((keys_file, "<u8"), (rows_file, "<u4")):
                 start_array(file, shape, dtype)
+            signed = None
+            if any(band is not None for band in self.bands):
+                signed = np.load(self.signatures / f"{part.name}.signatures.npy")
             for band in self.bands:
-                keys = self._keys_of(part, band)
+                keys = self._keys_of(part, band, signed)
                 rows = np.argsort(keys, kind="stable")  # of equal keys, the earlier document first
                 keys_file.write(keys[rows].data)
                 rows_file.write(rows.astype("<u4").data)
         return PartOutput({"documents": part.num_documents}, names)
 
-    def _keys_of(self, part: FileRun, band: int | None) -> U64:
+    def _keys_of(self, part: FileRun, band: int | None, signed: Signatures | None) -> U64:
         if band is None:
             hashes: U64 = np.load(self.signatures / f"{part.name}.hashes.npy", mmap_mode="r")
             return np.ascontiguousarray(hashes[0])
-        return band_keys(np.load(self.signatures / f"{part.name}.signatures.npy"), band)
+        assert signed is not None
+        return band_keys(signed, band)
 
 
 def keys_stage(signed: StageResult[FileRun], bands: Sequence[int | None]) -> KeysStage:
@@ -118,7 +126,7 @@ class KeyRuns:
         self._names, self._first = first_documents(runs)
         self.num_documents = int(self._first[-1])
         self._number_type = number_type(self.num_documents)
-        num_bytes = self.num_documents * _BYTES_PER_KEY * len(self._bands)
+        num_bytes = self.num_documents * BYTES_PER_KEY * len(self._bands)
         self._files = MappedArrays(folder, limits.open_files, num_bytes <= limits.mapped_bytes)
 
     def ranges(self, band: int | None, low: int, high: int, most: int) -> Iterator[KeyRange]:

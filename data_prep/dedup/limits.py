@@ -16,8 +16,10 @@ class DedupLimits:
     time."""
     join_lines: int = 16_000_000
     """Different lines of a part that looks for repeated ones."""
-    line_files: int = 512
+    line_files: int = 500
     """Files of lines that a part reads: those of a source with more are merged first."""
+    line_runs: int = 256
+    """Files that these are merged to, at most, however many there are."""
     join_ids: int = 20_000_000
     """Document ids of a part that looks for repeated ones."""
     table_ngrams: int = 16_000_000
@@ -32,7 +34,7 @@ class DedupLimits:
     """Size of the signatures above which the pages of a file are released after each use, so that
     the memory of a worker stays constant; the system's page cache still holds them."""
     open_files: int = 500
-    """Files of signatures that a worker keeps open."""
+    """Files that a worker keeps open, of signatures, keys, lines or hashes."""
 
     def __post_init__(self) -> None:
         # A byte of the file of copies holds the bits of eight documents.

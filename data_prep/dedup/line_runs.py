@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.dataset.atomic import open_atomic, start_array
-from data_prep.dedup.hash_ranges import in_range
 from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.sorted_files import SortedFiles
 from data_prep.documents.files import DocumentFile
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 
@@ -28,6 +28,10 @@ class LineRunPart(Part):
     files: Sequence[str]
     """Names of the parts that wrote them."""
     num_lines: int
+
+    @property
+    def num_files(self) -> int:
+        return len(self.files)
 
     def plan(self) -> dict[str, Any]:
         return {"files": list(self.files)}
@@ -53,17 +57,15 @@ class LineRunsStage(Stage[LineRunPart]):
     def run_part(self, folder: Path, part: LineRunPart) -> PartOutput:
         """Writes PART.lines.npy [3, lines]: hash (ascending), documents, first document; a line has
         a column for each file that it is in."""
-        paths = [self.lines / f"{name}.lines.npy" for name in part.files]
+        names = [f"{name}.lines.npy" for name in part.files]
+        files = SortedFiles(self.lines, names, self.limits)
         name = f"{part.name}.lines.npy"
         num_ranges = -(-part.num_lines // self.limits.join_lines) or 1
         with open_atomic(folder / name) as file:
             start, done = start_array(file, (3, part.num_lines), "<u8"), 0
             for number in range(num_ranges):
-                found = [np.empty((3, 0), np.uint64)]
-                for path in paths:
-                    lines = np.load(path, mmap_mode="r")
-                    found.append(np.array(lines[:, in_range(lines[0], number, num_ranges)]))
-                merged = np.concatenate(found, axis=1)
+                slices = [files.slice(k, number, num_ranges) for k in range(len(files))]
+                merged = np.concatenate(slices, axis=1)
                 merged = merged[:, np.argsort(merged[0], kind="stable")]
                 for row in range(3):
                     file.seek(start + 8 * (row * part.num_lines + done))
@@ -74,12 +76,14 @@ class LineRunsStage(Stage[LineRunPart]):
 
 
 def line_runs_stage(counted: StageResult[DocumentFile], limits: DedupLimits) -> LineRunsStage:
-    """A part for every `limits.line_files` files of a source that has more of them."""
+    """A part for every `limits.line_files` files of a source that has more of them; for more files
+    of a source that would have more than `limits.line_runs` parts."""
     parts: list[LineRunPart] = []
     for source, entries in groupby(counted.with_records(), lambda entry: entry[0].source):
         files = list(entries)
         if len(files) > limits.line_files:
-            parts += _parts_of(source, files, limits.line_files)
+            most = max(limits.line_files, -(-len(files) // limits.line_runs))
+            parts += _parts_of(source, files, most)
     return LineRunsStage(
         parts=parts,
         inputs={"lines": counted.content_fingerprint},

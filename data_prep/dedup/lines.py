@@ -15,16 +15,17 @@ import numpy as np
 
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import LineDedupConfig
-from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts, in_range
+from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts
 from data_prep.dedup.hash_table import write_hash_table
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.line_runs import LineRunPart
+from data_prep.dedup.sorted_files import SortedFiles
 from data_prep.documents.files import (
     DocumentFile,
     Documents,
     read_texts,
 )
-from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult
 from data_prep.text.batch import I64, U64, TextBatch
 
 
@@ -104,10 +105,11 @@ class LineRepeatsStage(Stage[HashRangePart]):
     output = "arrays"
 
     max_documents: int
-    lines: Mapping[str, Sequence[Path]]
-    """Files of the hashes of lines, by source."""
+    lines: Mapping[str, tuple[Path, Sequence[str]]]
+    """Files of the hashes of lines, by source: their folder and names."""
     contents: Mapping[str, str]
     """A hash of these files, by source."""
+    limits: DedupLimits
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -116,13 +118,14 @@ class LineRepeatsStage(Stage[HashRangePart]):
     def inputs_for(self, part: HashRangePart) -> Mapping[str, str]:
         return {part.source: self.contents[part.source]}
 
+    def reads_of(self, part: HashRangePart) -> Reads:
+        return Reads(len(self.lines[part.source][1]), part.num_bytes)
+
     def run_part(self, folder: Path, part: HashRangePart) -> PartOutput:
         """Writes PART.repeats.npy [2, lines]: hash (ascending), first document."""
-        found = [np.empty((3, 0), np.uint64)]
-        for path in self.lines[part.source]:
-            lines = np.load(path, mmap_mode="r")
-            found.append(np.array(lines[:, in_range(lines[0], part.number, part.num_ranges)]))
-        hashes, counts, first = np.concatenate(found, axis=1)
+        files = SortedFiles(*self.lines[part.source], self.limits)
+        slices = [files.slice(k, part.number, part.num_ranges) for k in range(len(files))]
+        hashes, counts, first = np.concatenate(slices, axis=1)
         unique, inverse = np.unique(hashes, return_inverse=True)
         documents = np.bincount(inverse, counts, minlength=len(unique))
         earliest = np.full(len(unique), np.iinfo(np.uint64).max, dtype=np.uint64)
@@ -140,15 +143,13 @@ def line_repeats_stage(
 ) -> LineRepeatsStage:
     """A part for each source and range of hashes."""
     num_lines: Counter[str] = Counter()
-    files: dict[str, list[Path]] = {}
-    of_runs: dict[str, list[Path]] = {}
-    for (part, record), path in zip(
-        counted.with_records(), counted.files(".lines.npy"), strict=True
-    ):
+    files: dict[str, tuple[Path, list[str]]] = {}
+    of_runs: dict[str, tuple[Path, list[str]]] = {}
+    for part, record in counted.with_records():
         num_lines[part.source] += record["lines"]
-        files.setdefault(part.source, []).append(path)
-    for run, path in zip(merged.parts, merged.files(".lines.npy"), strict=True):
-        of_runs.setdefault(run.source, []).append(path)
+        files.setdefault(part.source, (counted.folder, []))[1].append(f"{part.name}.lines.npy")
+    for run in merged.parts:
+        of_runs.setdefault(run.source, (merged.folder, []))[1].append(f"{run.name}.lines.npy")
     files |= of_runs
     return LineRepeatsStage(
         parts=hash_range_parts(num_lines, limits.join_lines, bytes_each=24),
@@ -156,6 +157,7 @@ def line_repeats_stage(
         max_documents=config.max_documents,
         lines=files,
         contents=counted.contents(lambda part: part.source),
+        limits=limits,
     )
 
 
@@ -166,6 +168,10 @@ class LineTablePart(Part):
     num_lines: int
     files: Sequence[Path]
     """Files of the repeated lines, by ascending hash."""
+
+    @property
+    def num_files(self) -> int:
+        return len(self.files)
 
     def plan(self) -> dict[str, Any]:
         return {"lines": self.num_lines}

@@ -40,10 +40,11 @@ class MappedArrays:
         return self._opened(name).array
 
     def read(self, name: str, row: int, start: int, end: int) -> npt.NDArray[Any]:
-        """[row, start:end] of the array [rows, columns] in the file `name`, read at once."""
+        """[row, start:end] of the array [rows, columns] in the file `name`, read at once; of an
+        array [columns], which has the row 0."""
         file, _, array, offset = self._opened(name)
         size = array.itemsize
-        first = offset + (row * array.shape[1] + start) * size
+        first = offset + (row * array.shape[-1] + start) * size
         content = b""
         while len(content) < (end - start) * size:
             more = os.pread(file.fileno(), (end - start) * size - len(content), first)

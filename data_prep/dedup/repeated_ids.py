@@ -6,24 +6,24 @@ others.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from configs.load import UserError
 from data_prep.dataset.atomic import save_array
-from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts, range_of
+from data_prep.dedup.hash_ranges import HashRangePart, hash_range_parts
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.signatures import FileRun, file_runs
-from data_prep.documents.files import Documents, document_ids
-from data_prep.engine.stage import PartOutput, Stage, StageResult
+from data_prep.dedup.sorted_files import SortedFiles
+from data_prep.documents.files import Documents, all_ids, document_ids
+from data_prep.engine.stage import PartOutput, Reads, Stage, StageResult
 from data_prep.readers.document import BadRecordPolicy
-from data_prep.text.batch import I64, U64
+from data_prep.text.batch import U64
 
 _EXAMPLES = 5
 
@@ -33,7 +33,7 @@ class IdsStage(Stage[FileRun]):
     """Hashes the ids of documents whose records have one (`id_field`)."""
 
     name = "ids"
-    version = 1
+    version = 2
     output = "arrays"
 
     documents: Path
@@ -43,21 +43,22 @@ class IdsStage(Stage[FileRun]):
         return {file.name: file.content for file in part.files}
 
     def run_part(self, folder: Path, part: FileRun) -> PartOutput:
-        """Writes PART.ids.npy [D]: the hash of each document's id."""
+        """Writes PART.ids.npy [2, D]: the hash of each document's id, ascending, and the number of
+        the document in the part."""
         hashes = [np.empty(0, np.uint64)]
         for file in part.files:
-            path = self.documents / f"{file.name}.parquet"
-            ids = pq.read_table(path, columns=["id"], use_threads=False)["id"].cast(pa.binary())
+            ids = all_ids(self.documents / f"{file.name}.parquet").cast(pa.binary())
             digests = [xxhash.xxh3_64_intdigest(content) for content in ids.to_pylist()]
             hashes.append(np.array(digests, dtype=np.uint64))
         array = np.concatenate(hashes)
-        save_array(folder / f"{part.name}.ids.npy", array)
+        order = np.argsort(array, kind="stable")
+        save_array(folder / f"{part.name}.ids.npy", np.stack([array[order], order]).astype("<u8"))
         return PartOutput({"documents": len(array)}, [f"{part.name}.ids.npy"])
 
 
 def ids_stage(documents: Documents, sources: Collection[str], limits: DedupLimits) -> IdsStage:
     """A part for each run of files of the `sources` whose records have ids of their own."""
-    runs = file_runs(documents, limits.signature_parts)
+    runs = file_runs(documents.files, limits.signature_parts)
     return IdsStage(
         parts=[run for run in runs if run.source in sources],
         inputs={"documents": documents.content_fingerprint},
@@ -70,52 +71,52 @@ class RepeatedIdsStage(Stage[HashRangePart]):
     """Counts the documents whose id an earlier document of their source has."""
 
     name = "repeated_ids"
-    version = 1
+    version = 2
     output = "counts"
 
-    runs: Sequence[tuple[FileRun, Path]]
-    """The documents, each run with the file of its hashes."""
+    runs: Mapping[str, Sequence[FileRun]]
+    """The documents, by source."""
+    ids: Path
+    """Folder of the hashes of their ids."""
     documents: Path
     """Folder of the documents' files."""
     contents: Mapping[str, str]
     """A hash of the hashes of ids, by source."""
+    limits: DedupLimits
 
     def inputs_for(self, part: HashRangePart) -> Mapping[str, str]:
         return {part.source: self.contents[part.source]}
 
+    def reads_of(self, part: HashRangePart) -> Reads:
+        return Reads(len(self.runs[part.source]), part.num_bytes)
+
     def run_part(self, folder: Path, part: HashRangePart) -> PartOutput:
         """Counts repeated ids and names some; writes no file."""
-        low, high = range_of(part.number, part.num_ranges)
-        found = [np.empty(0, np.uint64)]
-        for _, path in self._runs_of(part.source):
-            hashes = np.load(path, mmap_mode="r")
-            found.append(np.array(hashes[(hashes >= low) & (hashes <= high)]))
-        ascending = np.sort(np.concatenate(found))
+        runs = self.runs[part.source]
+        files = SortedFiles(self.ids, [f"{run.name}.ids.npy" for run in runs], self.limits)
+        slices = [files.slice(k, part.number, part.num_ranges) for k in range(len(files))]
+        ascending = np.sort(np.concatenate([hashes for hashes, _ in slices]))
         again = ascending[1:][ascending[1:] == ascending[:-1]]
-        examples: list[str] = []
-        if len(again):
-            examples = self._examples(part.source, np.unique(again)[:_EXAMPLES])
+        wanted = np.unique(again)[:_EXAMPLES]
+        examples = self._examples(runs, slices, wanted) if len(again) else []
         record = {"source": part.source, "repeated": len(again), "examples": examples}
         return PartOutput(record)
 
-    def _runs_of(self, source: str) -> Iterable[tuple[FileRun, Path]]:
-        return (entry for entry in self.runs if entry[0].source == source)
-
-    def _examples(self, source: str, wanted: U64) -> list[str]:
-        """The ids whose hashes are `wanted`."""
+    def _examples(self, runs: Sequence[FileRun], slices: Sequence[U64], wanted: U64) -> list[str]:
+        """The ids whose hashes are `wanted`; `slices` are the hashes and numbers of each run."""
         names: dict[int, str] = {}
-        for run, path in self._runs_of(source):
-            hashes = np.load(path, mmap_mode="r")
-            at: I64 = np.flatnonzero(np.isin(hashes, wanted))
+        for run, (hashes, numbers) in zip(runs, slices, strict=True):
+            hash_of = {
+                int(numbers[at]): int(hashes[at]) for at in np.flatnonzero(np.isin(hashes, wanted))
+            }
             first = 0
             for file in run.files:
                 end = first + file.num_documents
-                here = [number for number in at.tolist() if first <= number < end]
-                here = [number for number in here if int(hashes[number]) not in names]
+                here = [n for n in hash_of if first <= n < end and hash_of[n] not in names]
                 if here:
-                    documents = self.documents / f"{file.name}.parquet"
-                    ids = document_ids(documents, [number - first for number in here])
-                    names.update((int(hashes[number]), ids[number - first]) for number in here)
+                    path = self.documents / f"{file.name}.parquet"
+                    ids = document_ids(path, [number - first for number in here])
+                    names.update((hash_of[number], ids[number - first]) for number in here)
                 first = end
             if len(names) == len(wanted):
                 break
@@ -127,14 +128,18 @@ def repeated_ids_stage(
 ) -> RepeatedIdsStage:
     """A part for each source and range of hashes."""
     counts: Counter[str] = Counter()
+    runs: dict[str, list[FileRun]] = {}
     for run, record in hashed.with_records():
         counts[run.source] += record["documents"]
+        runs.setdefault(run.source, []).append(run)
     return RepeatedIdsStage(
-        parts=hash_range_parts(counts, limits.join_ids, bytes_each=8),
+        parts=hash_range_parts(counts, limits.join_ids, bytes_each=16),
         inputs={"ids": hashed.content_fingerprint},
-        runs=list(zip(hashed.parts, hashed.files(".ids.npy"), strict=True)),
+        runs=runs,
+        ids=hashed.folder,
         contents=hashed.contents(lambda run: run.source),
         documents=documents.folder,
+        limits=limits,
     )
 
 

@@ -18,6 +18,8 @@ from data_prep.documents.files import DocumentFile, Documents, read_texts
 from data_prep.engine.stage import Part, PartOutput, Stage
 from data_prep.text.batch import U64, TextBatch
 
+_LENGTH_LIMITS = 1 << np.arange(7, 22)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileRun(Part):
@@ -25,6 +27,10 @@ class FileRun(Part):
 
     source: str
     files: Sequence[DocumentFile]
+
+    @property
+    def num_files(self) -> int:
+        return len(self.files)
 
     @property
     def num_documents(self) -> int:
@@ -35,14 +41,14 @@ class FileRun(Part):
         return {"files": [[file.name, file.num_documents] for file in self.files]}
 
 
-def file_runs(documents: Documents, most: int) -> Iterator[FileRun]:
+def file_runs(documents: Sequence[DocumentFile], most: int) -> Iterator[FileRun]:
     """The files of documents in about `most` runs or fewer.
 
     The size of a run is a power of two, so that most runs stay the same when documents are added.
     """
-    total = sum(file.num_bytes for file in documents.files)
+    total = sum(file.num_bytes for file in documents)
     least_bytes = 1 << max(-(-total // most) - 1, 0).bit_length()
-    for source, files in groupby(documents.files, lambda file: file.source):
+    for source, files in groupby(documents, lambda file: file.source):
         number = num_bytes = 0
         run: list[DocumentFile] = []
         for file in files:
@@ -114,7 +120,8 @@ class SignaturesStage(Stage[FileRun]):
         for name, array in arrays.items():
             save_array(folder / f"{part.name}.{name}.npy", array)
         names = [f"{part.name}.{name}.npy" for name in arrays]
-        return PartOutput({"documents": part.num_documents}, names)
+        lengths = length_counts(arrays["bytes"])
+        return PartOutput({"documents": part.num_documents, "lengths": lengths}, names)
 
 
 def signatures_stage(
@@ -122,11 +129,18 @@ def signatures_stage(
 ) -> SignaturesStage:
     """A part for each run of files."""
     return SignaturesStage(
-        parts=list(file_runs(documents, limits.signature_parts)),
+        parts=list(file_runs(documents.files, limits.signature_parts)),
         inputs={documents.stage: documents.content_fingerprint},
         documents=documents.folder,
         ngram_words=config.near.ngram_words if config.near else None,
     )
+
+
+def length_counts(lengths: npt.NDArray[np.uint32]) -> list[int]:
+    """Documents by length in bytes: under 2^7, under 2^8, ..., of 2^21 and more."""
+    places = np.searchsorted(_LENGTH_LIMITS, lengths, side="right")
+    counts: list[int] = np.bincount(places, minlength=len(_LENGTH_LIMITS) + 1).tolist()
+    return counts
 
 
 def word_sequence_hashes(batch: TextBatch) -> U64:

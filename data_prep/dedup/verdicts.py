@@ -22,7 +22,7 @@ from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.mapped_arrays import read_part
 from data_prep.dedup.signatures import FileRun
 from data_prep.dedup.verdict_counts import EXACT, KEEP, NEAR, DuplicateCounts, VerdictCounts
-from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult
 from data_prep.text.batch import I64
 
 CODES = "verdicts.codes.npy"
@@ -45,6 +45,9 @@ class ClustersStage(Stage[Part]):
     """Files of all pairs."""
     num_documents: int
     limits: DedupLimits
+
+    def reads_of(self, part: Part) -> Reads:
+        return Reads(len(self.exact_pairs) + len(self.pairs), part.num_bytes)
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes clusters.labels.npy [documents]: the first document of each one's cluster;
@@ -78,7 +81,7 @@ def clusters_stage(
 ) -> ClustersStage:
     """A single part."""
     return ClustersStage(
-        parts=[Part(name="clusters")],
+        parts=[Part(name="clusters", num_bytes=8 * first_pairs.total("pairs"))],
         inputs={"first_pairs": first_pairs.content_fingerprint},
         exact_pairs=_exact_files(first_pairs),
         pairs=first_pairs.files(".pairs.npy"),
@@ -112,6 +115,12 @@ class VerdictsStage(Stage[Part]):
     @property
     def settings(self) -> Mapping[str, Any]:
         return {"sources": list(self.sources)}
+
+    def reads_of(self, part: Part) -> Reads:
+        # Labels and bits of copies are opened for every `limits.labels` documents, too.
+        num_documents = sum(run.num_documents for run in self.runs)
+        pieces = num_documents // self.limits.labels + 1
+        return Reads(len(self.pairs) + 2 * len(self.runs) + 3 * pieces, part.num_bytes)
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; verdicts.kept_for.npy
@@ -184,7 +193,12 @@ def verdicts_stage(
 ) -> VerdictsStage:
     """A single part."""
     return VerdictsStage(
-        parts=[Part(name="verdicts")],
+        parts=[
+            Part(
+                name="verdicts",
+                num_bytes=8 * (signed.total("documents") + pairs.total("pairs")),
+            )
+        ],
         inputs={"pairs": pairs.content_fingerprint},
         sources=sources,
         pairs=pairs.files(".pairs.npy"),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dataset.atomic import open_atomic
+from data_prep.engine.costs import count_open
 from data_prep.engine.stage import Part, Record, StageResult
 
 _SCHEMA = pa.schema([("text", pa.string()), ("id", pa.string())])
@@ -68,11 +69,13 @@ def write_documents(writer: pq.ParquetWriter, documents: StoredDocuments) -> Non
 
 def has_metadata(path: Path) -> bool:
     """Whether a file of documents has metadata."""
+    count_open()
     return _METADATA.name in pq.read_schema(path).names
 
 
 def read_documents(path: Path) -> Iterator[StoredDocuments]:
     """The documents of a file, batch by batch."""
+    count_open()
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, use_threads=False)
@@ -91,6 +94,7 @@ def read_texts(
     `wanted` [D] marks documents of the file, None all of them; up to `batches_at_once` batches are
     read together.
     """
+    count_open()
     with pq.ParquetFile(path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         firsts = np.append(0, np.cumsum(sizes, dtype=np.int64)).tolist()
@@ -102,9 +106,15 @@ def read_texts(
                 yield first, table.column("text").cast(pa.binary()).to_pylist()
 
 
+def all_ids(path: Path) -> pa.ChunkedArray:
+    """The ids of all documents of a file, strings."""
+    count_open()
+    return pq.read_table(path, columns=["id"], use_threads=False)["id"]
+
+
 def document_ids(path: Path, numbers: Sequence[int]) -> dict[int, str]:
     """The ids of some documents of a file, by their numbers in the file."""
-    ids = pq.read_table(path, columns=["id"], use_threads=False)["id"]
+    ids = all_ids(path)
     return {number: str(ids[number]) for number in numbers}
 
 

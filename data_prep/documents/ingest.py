@@ -53,6 +53,10 @@ class IngestPart(Part):
     piece_bytes: int
     """Text after which a new file of documents is started, bytes."""
 
+    @property
+    def num_files(self) -> int:
+        return len(self.spans)
+
     def plan(self) -> dict[str, Any]:
         return {
             "source": self.source,

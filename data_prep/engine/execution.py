@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
+from data_prep.engine.costs import measured_costs
 from data_prep.engine.engine import PartRunner, WorkersKilled
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.records import StageFolder, damaged_files, describe_file, write_record
@@ -213,10 +214,11 @@ def run_part(
 
     The record goes to `folder`, the outputs to `outputs`.
     """
-    counts, names = stage.run_part(Path(outputs), part)
-    assert all(name.startswith(f"{part.name}.") for name in names), names
-    entries = {name: describe_file(Path(outputs) / name) for name in names}
-    record = json.loads(json.dumps({**counts, "outputs": entries}))
+    with measured_costs() as costs:
+        counts, names = stage.run_part(Path(outputs), part)
+        assert all(name.startswith(f"{part.name}.") for name in names), names
+        entries = {name: describe_file(Path(outputs) / name) for name in names}
+    record = json.loads(json.dumps({**counts, "outputs": entries, "costs": costs.tree()}))
     write_record(Path(folder), key, part.name, record)
     return part.name, record
 

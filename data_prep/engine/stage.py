@@ -29,12 +29,24 @@ class Part:
     num_bytes: int = 0
     """Size of the input, for the progress report."""
 
+    @property
+    def num_files(self) -> int:
+        """Files that it stands for."""
+        return 1
+
     def plan(self) -> dict[str, Any]:
         """What the frozen plan holds of the part besides its name, as JSON values.
 
         Facts that follow from the name and the stage's inputs need not be repeated.
         """
         return {}
+
+
+class Reads(NamedTuple):
+    """What a part is expected to read, about; tests hold the counts of its record against it."""
+
+    files: int
+    bytes: int
 
 
 class PartOutput(NamedTuple):
@@ -91,6 +103,10 @@ class Stage(ABC, Generic[PartT]):
 
         `self.parts` is empty here.
         """
+
+    def reads_of(self, part: PartT) -> Reads:
+        """What a part reads: a stage whose parts read the outputs of many others says how much."""
+        return Reads(part.num_files, part.num_bytes)
 
     @property
     def own_inputs(self) -> Mapping[str, str]:

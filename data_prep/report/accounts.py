@@ -117,10 +117,12 @@ def _records(source: str, result: StageResult[Any] | None) -> list[Record]:
 def _documents_without_tokens(encoded: StageResult[DocumentFile]) -> dict[str, int]:
     """Documents of each source that the tokenizer gives no token: they are in no row."""
     found: dict[str, int] = {}
-    for split in SPLITS:
-        for part, path in zip(encoded.parts, encoded.files(f".{split}.lengths.npy"), strict=True):
-            empty = int((np.load(path, mmap_mode="r") == 0).sum())
-            found[part.source] = found.get(part.source, 0) + empty
+    for part, record in encoded.with_records():
+        empty = record.get("without_tokens")
+        if empty is None:  # a record of an older version
+            paths = [encoded.folder / f"{part.name}.{split}.lengths.npy" for split in SPLITS]
+            empty = sum(int((np.load(path) == 0).sum()) for path in paths)
+        found[part.source] = found.get(part.source, 0) + empty
     return found
 
 

@@ -15,7 +15,7 @@ from data_prep.dataset.manifest import Manifest, SourceRows
 from data_prep.dedup.candidates import PairsPart
 from data_prep.dedup.evaluation import EvaluationPart, HeldoutPart
 from data_prep.dedup.hash_ranges import HashRangePart
-from data_prep.dedup.signatures import FileRun
+from data_prep.dedup.signatures import FileRun, length_counts
 from data_prep.documents.files import DocumentFile, Documents, document_ids, read_texts
 from data_prep.documents.ingest import IngestPart
 from data_prep.engine.stage import Part, Record, StageResult
@@ -24,8 +24,7 @@ from data_prep.report.evaluation_sets import evaluation_sets
 from data_prep.report.filter_values import filter_values
 from data_prep.report.page import LENGTH_LABELS, Tree, render
 
-_EXAMPLE_BYTES = 300
-_LENGTH_LIMITS = 1 << np.arange(7, 22)
+_EXAMPLES, _EXAMPLE_BYTES = 3, 300
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class ReportInputs:
     order_keys: StageResult[DocumentFile] | None
     tokenizer: StageResult[Part]
     encoded: StageResult[DocumentFile]
+    costs: Mapping[str, Mapping[str, int]]
+    """What each stage cost, see `stage_costs`."""
     left_out: Mapping[str, tuple[int, int]]
     """(documents, tokens) beyond `max_tokens`, by source."""
 
@@ -84,6 +85,7 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
         },
         "near_examples": _near_examples(inputs.documents, verdicts["near_examples"]),
         "dropped_examples": _dropped_examples(inputs.ingested),
+        "costs": inputs.costs,
         "vocab_size": manifest.vocab_size,
         # None for a tokenizer that was not extended.
         "extension": inputs.tokenizer.records[0].get("extension"),
@@ -155,13 +157,15 @@ def _packed_data(name: str, manifest: Manifest) -> Tree:
 
 
 def _lengths(source: str, signed: StageResult[FileRun]) -> list[int]:
-    """Documents by length: under 2^7 bytes, under 2^8, ..., of 2^21 and more."""
+    """Documents by length, see `length_counts`."""
     counts = np.zeros(len(LENGTH_LABELS), dtype=np.int64)
-    for run, path in zip(signed.parts, signed.files(".bytes.npy"), strict=True):
+    for run, record in signed.with_records():
         if run.source == source:
-            places = np.searchsorted(_LENGTH_LIMITS, np.load(path), side="right")
-            counts += np.bincount(places, minlength=len(counts))
-    return [int(count) for count in counts]
+            found = record.get("lengths")
+            if found is None:  # a record of an older version
+                found = length_counts(np.load(signed.folder / f"{run.name}.bytes.npy"))
+            counts += found
+    return counts.tolist()
 
 
 def _near_examples(documents: Documents, pairs: Sequence[Sequence[int]]) -> list[Tree]:
@@ -198,10 +202,14 @@ def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 def _dropped_examples(ingested: StageResult[IngestPart]) -> list[Tree]:
     """Up to three dropped documents for each source and reason."""
     examples: dict[tuple[str, str], list[Tree]] = {}
-    for part, path in zip(ingested.parts, ingested.files(".dropped.jsonl"), strict=True):
+    for part, record in ingested.with_records():
+        reasons = [(part.source, reason) for reason in record["dropped"]]
+        if all(len(examples.get(key, [])) == _EXAMPLES for key in reasons):
+            continue  # a corpus has many files, and the first ones have enough
+        path = ingested.folder / f"{part.name}.dropped.jsonl"
         for line in path.read_text().splitlines():
             example = json.loads(line)
             kept = examples.setdefault((part.source, example["reason"]), [])
-            if len(kept) < 3:
+            if len(kept) < _EXAMPLES:
                 kept.append({"source": part.source, **example})
     return [example for kept in examples.values() for example in kept]

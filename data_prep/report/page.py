@@ -10,6 +10,7 @@ from configs.pages.table import table
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
 from data_prep.report.evaluation_sets import COLUMNS
 from data_prep.report.filter_values import filter_sections
+from data_prep.report.stage_costs import costs_section
 
 Tree = dict[str, Any]
 _MOST_REASONS = 30
@@ -43,6 +44,7 @@ def render(data: Tree) -> str:
         histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
         *_tokens(data),
         *_examples(data),
+        *costs_section(data["costs"]),
     ]
     return page("Data preparation", parts)
 

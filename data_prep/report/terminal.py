@@ -101,13 +101,17 @@ def _columns(text: str) -> int:
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
+_NOT_COUNTS = ("outputs", "costs")
+"""What records hold besides counts of documents."""
+
+
 def stage_line(name: str, records: Iterable[Record]) -> str:
     """What a finished stage did, with its counts, from the records of its parts."""
     totals: Counter[str] = Counter()
     num_parts = 0
     for record in records:
         num_parts += 1
-        counts = {key: value for key, value in record.items() if key != "outputs"}
+        counts = {key: value for key, value in record.items() if key not in _NOT_COUNTS}
         for key, value in counts.items():
             if isinstance(value, dict):
                 totals[key] += sum(count for _, count in _counts(value))

@@ -61,7 +61,7 @@ class EncodeStage(Stage[DocumentFile]):
         encoder = encoder_of(self.tokenizer, self.encoder)
         checked = self._checked(part, keep)
         unknown = self.tokenizer.special.unk
-        counts: Record = {"bytes": 0, "words": 0, "unknown_tokens": 0}
+        counts: Record = {"bytes": 0, "words": 0, "unknown_tokens": 0, "without_tokens": 0}
         counts["checked_documents"] = int(checked.sum())
         lengths: dict[str, list[Any]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
         with (
@@ -91,6 +91,7 @@ class EncodeStage(Stage[DocumentFile]):
             save_array(folder / f"{part.name}.{split}.lengths.npy", array)
             counts[f"{split}_documents"] = len(array)
             counts[f"{split}_tokens"] = int(array.sum(dtype=np.int64))
+            counts["without_tokens"] += int((array == 0).sum())
             names += [f"{part.name}.{split}.ids", f"{part.name}.{split}.lengths.npy"]
         return PartOutput(counts, names)
 

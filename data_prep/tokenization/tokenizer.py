@@ -1,6 +1,6 @@
 """The stage that makes the tokenizer of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +14,9 @@ from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import SpecialTokens, file_sha256
 from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import num_ids
-from data_prep.dedup.selection import SAMPLE, Selection, chosen
-from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
+from data_prep.dedup.selection import Selection
+from data_prep.documents.files import read_texts
+from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult
 from data_prep.tokenization.config import (
     LEARNED,
     ExtendedTokenizerConfig,
@@ -51,6 +52,8 @@ class TokenizerStage(Stage[Part]):
 
     config: TokenizerConfig
     selection: Selection
+    sample: Sequence[Path]
+    """Files of the texts that it is learned from."""
     heldout_share: float
     encoder: EncoderKind
 
@@ -67,11 +70,15 @@ class TokenizerStage(Stage[Part]):
     def own_inputs(self) -> Mapping[str, str]:
         return {key: self.inputs[key] for key in _OWN_INPUTS if key in self.inputs}
 
+    def reads_of(self, part: Part) -> Reads:
+        # The sample, and some documents of each source with their hashes and verdicts.
+        return Reads(len(self.sample) + 4 * len(self.selection.kept_bytes), part.num_bytes)
+
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes tokenizer.json, its name preceded by the part's."""
         extension: dict[str, Any] = {}
         if isinstance(self.config, TrainTokenizerConfig):
-            trained = train_tokenizer(self._sample(self.config), self.config.vocab_size)
+            trained = train_tokenizer(self._sample(), self.config.vocab_size)
             prepared = _prepared(trained)
         else:
             prepared = existing_tokenizer(self.config)
@@ -94,7 +101,7 @@ class TokenizerStage(Stage[Part]):
         self, config: ExtendedTokenizerConfig, old: PreparedTokenizer
     ) -> tuple[PreparedTokenizer, dict[str, Any]]:
         """The extended tokenizer, and what its record says of it."""
-        new = extended_tokenizer(old, self._sample(config), config.new_tokens, config.path)
+        new = extended_tokenizer(old, self._sample(), config.new_tokens, config.path)
         about = {
             "parent_sha256": self.inputs["path"],
             "old_vocab_size": old.vocab_size,
@@ -115,16 +122,9 @@ class TokenizerStage(Stage[Part]):
                 for text in texts:
                     yield text[:_TRIED_BYTES].decode("utf-8", "ignore").encode()
 
-    def _sample(self, config: TrainTokenizerConfig | ExtendedTokenizerConfig) -> Iterator[str]:
-        """Training documents of all sources, each source by its weight."""
-        weights = config.weights or self.selection.kept_bytes
-        scale = config.sample_mb * 1_000_000 / max(sum(weights.values()), 1e-9)
-        for file in self.selection.files:
-            share = scale * weights[file.source] / max(self.selection.kept_bytes[file.source], 1)
-            sampled = chosen(self.selection.hashes(file), share, SAMPLE)
-            sampled &= self.selection.kept(file)
-            sampled &= ~self.selection.heldout(file, self.heldout_share)
-            for texts in self.selection.chosen_texts(file, sampled):
+    def _sample(self) -> Iterator[str]:
+        for path in self.sample:
+            for _, texts in read_texts(path):
                 for text in texts:
                     yield text.decode()
 
@@ -135,10 +135,12 @@ def tokenizer_stage(
     inputs: Mapping[str, str],
     heldout_share: float,
     encoder: EncoderKind,
+    sample: Sequence[Path] = (),
 ) -> TokenizerStage:
     """A single part.
 
-    `inputs` are the content fingerprints of the stages that decide which documents there are.
+    `sample` are the files of the texts that it is learned from, if it is; `inputs` are the content
+    fingerprints of the stages that decide which documents there are.
     UserError for a tokenizer file that does not exist or cannot be used.
     """
     if not isinstance(config, TrainTokenizerConfig):
@@ -153,6 +155,7 @@ def tokenizer_stage(
         inputs=inputs,
         config=config,
         selection=selection,
+        sample=sample,
         heldout_share=heldout_share,
         encoder=encoder,
     )

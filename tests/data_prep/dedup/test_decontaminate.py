@@ -18,6 +18,7 @@ from data_prep.dedup.exclusion_table import (
     Matches,
     write_exclusion_table,
 )
+from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.overlap_files import SharedCounts, sets_of_document
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
@@ -34,13 +35,10 @@ def table_of(
         found.append(excluded)
         for suffix, array in ((NGRAMS_SUFFIX, excluded.ngrams), (SHORT_SUFFIX, excluded.short)):
             save_array(folder / f"{number}{suffix}", array)
-        files.append(
-            ExcludedFiles(
-                folder / f"{number}{NGRAMS_SUFFIX}", folder / f"{number}{SHORT_SUFFIX}", number
-            )
-        )
+        files.append(ExcludedFiles(f"{number}{NGRAMS_SUFFIX}", f"{number}{SHORT_SUFFIX}", number))
     num_hashes = sum(len(e.ngrams) + e.short.shape[1] for e in found)
-    _, combinations, _ = write_exclusion_table(folder, "table", files, num_hashes, range_hashes)
+    limits = DedupLimits(table_ngrams=range_hashes)
+    _, combinations, _ = write_exclusion_table(folder, "table", folder, files, num_hashes, limits)
     table = ExclusionTable(folder, "table", RULES.ngram_words, RULES.min_text_words)
     return table, combinations, found
 

@@ -133,7 +133,10 @@ def pairs_in(folder: Path, by_band: list[tuple[int | None, I64]]) -> StageResult
         parts.append(PairsPart(name=f"pairs-{number}", band=band, number=0, num_ranges=1))
         save_array(folder / f"pairs-{number}.pairs.npy", pairs.astype(np.uint32))
     return StageResult(
-        folder=folder, parts=parts, records=[{}] * len(parts), content_fingerprint=folder.name
+        folder=folder,
+        parts=parts,
+        records=[{"pairs": p.shape[1]} for _, p in by_band],
+        content_fingerprint=folder.name,
     )
 
 
