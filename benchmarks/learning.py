@@ -7,13 +7,13 @@ r"""What encoders learn here: studies of quality, not of speed. Results: docs/qu
 Each result is a JSON file in FOLDER/results; what is there is not repeated, and a run that was
 interrupted resumes at its last checkpoint: start the same command again. All runs are in fp32.
 
-| study | runs | budget, hours of two cores, not yet measured |
+| study | runs | hours of processor time, on a fast core |
 |---|---|---|
-| pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.8 + 1.2 |
-| few-labels | the same fine-tunings with 200 examples of each task | 0.3 |
-| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.2 |
-| data | the same on 3 other forms of the corpus, two seeds each | 0.4 |
-| continued | a model of 22 M parameters on one domain, and from scratch | 0.8 |
+| pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.0 + 1.3 |
+| few-labels | the same fine-tunings with 200 examples of each task | 0.6 |
+| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.3, not run to the end |
+| data | the same on 3 other forms of the corpus, two seeds each | about 0.5, not run |
+| continued | a model of 22 M parameters on one domain, and from scratch | about 1, not run |
 
 ``--scale 0.01`` shortens all runs a hundredfold, to see that they work. Give each scale a folder
 of its own.

@@ -8,6 +8,7 @@ script=$1
 shift
 [[ $# -ge 1 ]] || fail "no config: sbatch slurm/$(basename "$0") CONFIG.yaml [key.sub=value ...]"
 export PYTHONFAULTHANDLER=1                       # stacks of all threads on SIGABRT
+ulimit -S -c 0                                    # without gigabytes of core from every rank
 export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, also with sbatch --export
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
