@@ -11,7 +11,7 @@ interrupted resumes at its last checkpoint: start the same command again. All ru
 |---|---|---|
 | pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.0 + 1.3 |
 | few-labels | the same fine-tunings with 200 examples of each task | 0.6 |
-| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.3, not run to the end |
+| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.3, not finished |
 | data | the same on 3 other forms of the corpus, two seeds each | about 0.5, not run |
 | continued | a model of 22 M parameters on one domain, and from scratch | about 1, not run |
 
