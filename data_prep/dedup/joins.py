@@ -122,7 +122,7 @@ class SimilarToFirst:
         """As `near_pairs` counts them, once `pairs` is at its end."""
 
     def pairs(self, numbers: Callable[[], Iterable[I64]]) -> Iterator[I64]:
-        """[2, P] from each part of the documents, which `numbers` gives anew at every call:
+        """[2, P] from each part of the documents, which `numbers` gives again at every call:
         ascending, some at a time. Pairs in one known cluster are left out."""
         some = next(iter(numbers()), np.empty(0, np.int64))
         num_known = (self._roots_of(some[1:]) == self._roots_of(some[:1])).sum()

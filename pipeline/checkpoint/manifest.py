@@ -12,6 +12,7 @@ Modules outside of this package do not depend on the format.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,11 +184,19 @@ def verify(path: Path) -> CheckpointManifest:
     Raises UserError that names the first file that is missing or differs.
     """
     manifest = read_manifest(path)
-    for record in manifest.all_files:
+    problem = first_problem(path, manifest.all_files)
+    if problem:
+        raise UserError(problem)
+    return manifest
+
+
+def first_problem(path: Path, files: Sequence[FileRecord]) -> str | None:
+    """The first of some files of the checkpoint at `path` that is missing or differs, and how."""
+    for record in files:
         problem = file_problem(path, record.path, record.bytes, record.sha256)
         if problem:
-            raise UserError(f"{path / record.path}: damaged checkpoint: {problem}")
-    return manifest
+            return f"{path / record.path}: damaged checkpoint: {problem}"
+    return None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
-from data_prep.dataset.verify import file_problem
 from model.parallel.grid import Grid
 from model.parallel.json_exchange import broadcast_json, gather_json
 from pipeline.checkpoint.manifest import (
     Checkpoint,
     CheckpointManifest,
+    first_problem,
     list_checkpoints,
     read_manifest,
 )
@@ -30,7 +30,7 @@ def newest_checkpoint(folder: Path, grid: Grid) -> Checkpoint | None:
         if tree is None:
             return None
         path, manifest = Path(tree["path"]), CheckpointManifest.model_validate(tree["manifest"])
-        problem = _first_problem(path, manifest, grid.rank, grid.world_size)
+        problem = first_problem(path, manifest.all_files[grid.rank :: grid.world_size])
         problems = [found for found in gather_json(problem) if found is not None]
         if not problems:
             return Checkpoint(path, manifest)
@@ -45,17 +45,6 @@ def _next_readable(paths: list[Path]) -> dict[str, Any] | None:
             return {"path": str(path), "manifest": read_manifest(path).model_dump(mode="json")}
         except UserError as error:
             _skip(str(error))
-    return None
-
-
-def _first_problem(
-    path: Path, manifest: CheckpointManifest, rank: int, num_ranks: int
-) -> str | None:
-    """The first file of this rank's share that is missing or differs, and how."""
-    for record in manifest.all_files[rank::num_ranks]:
-        problem = file_problem(path, record.path, record.bytes, record.sha256)
-        if problem:
-            return f"{path / record.path}: damaged checkpoint: {problem}"
     return None
 
 
