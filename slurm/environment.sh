@@ -9,8 +9,8 @@
 #   CONTAINER_OPTIONS="--bind /data"   more options of `apptainer exec`
 if [[ -n ${MODULES:-} ]]; then
   command -v module >/dev/null || fail "MODULES=$MODULES, but $(hostname) has no command module"
-  # shellcheck disable=SC2086
   set +u # many versions of `module` use variables that are not set
+  # shellcheck disable=SC2086
   module load $MODULES || fail "module load $MODULES failed on $(hostname)"
   set -u
 fi
