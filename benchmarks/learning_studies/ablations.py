@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.data_corpus import SOURCES
 from benchmarks.learning_studies.corpora import prepare_corpus, rows_folder, summary
 from benchmarks.learning_studies.launches import score, train
 from benchmarks.learning_studies.results import Results, Values, side_by_side
@@ -21,7 +22,10 @@ STUDY = "ablations"
 SMALL = Path(__file__).parent / "small.yaml"
 MASK_RATE = 0.15
 """Of the scores."""
-ONE_SOURCE = {"weights": {"encyclopedia": 1.0}, "sampling_exponent": None}
+ONE_SOURCE = {
+    "weights": {name: float(name == "encyclopedia") for name in SOURCES},
+    "sampling_exponent": None,
+}
 """A source that is small enough to be read several times."""
 TINY = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 192}
 LARGE_BATCH_ROWS = 40_960

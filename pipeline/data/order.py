@@ -208,9 +208,11 @@ def mixture_shares(
     unknown = sorted(set(weights) - set(names))
     missing = sorted(set(names) - set(weights))
     if unknown or missing:
+        found = [f"unknown sources {unknown}"] if unknown else []
+        found += [f"sources without a weight {missing}"] if missing else []
         raise ConfigError(
-            f"data.weights: unknown sources {unknown}, sources without a weight {missing}; the "
-            f"data set has {sorted(names)} (give a source the weight 0 to leave it out)"
+            f"data.weights: {', '.join(found)}; the data set has {sorted(names)} "
+            "(give a source the weight 0 to leave it out)"
         )
     bad = {name: weight for name, weight in weights.items() if not 0 <= weight < float("inf")}
     if bad or sum(weights.values()) <= 0:
