@@ -55,6 +55,7 @@ NO_ATTENTION_DROPOUT = {"model.attention_dropout": 0.0}
 WINDOW = {"model.attention_pattern": {"type": "window", "neighbours": 64}, **NO_ATTENTION_DROPOUT}
 OURS: dict[str, dict[str, Any]] = {
     "sdpa": {},
+    "sdpa, layers not compiled": {"compute.compile": "off"},
     "sdpa, any order of sums": {"compute.deterministic": False},
     "explicit": {"compute.attention_backend": "explicit"},
     "sdpa, no attention dropout": NO_ATTENTION_DROPOUT,

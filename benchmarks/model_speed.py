@@ -4,7 +4,8 @@
 
 A small RoBERTa (4 layers, hidden size 512, vocabulary 50,265), rows of 512 tokens, bf16. The
 baseline is `RobertaForMaskedLM` under transformers' `Trainer` (bf16 autocast, its defaults); ours
-is the model under DeepSpeed ZeRO 1, on one rank with all threads and on two tensor-parallel ranks.
+is the model under DeepSpeed ZeRO 1, on one rank with all threads, the same with compiled layers,
+and on two tensor-parallel ranks.
 All train on the same masked rows in the same batches. The first optimizer step of each is not
 timed. The Trainer needs `accelerate`, which the project itself does not. On a machine that is busy
 with other work, compare the throughput per CPU second.
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from configs import command
+from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.objectives import MaskedLanguageModelConfig, MaskedRows, RowsToMask
@@ -117,13 +119,16 @@ def train_hugging_face(num_steps: int, accumulation: int, threads: int) -> Cost:
     return times[-1] - times[0]
 
 
-def train_ours(tp_size: int, num_steps: int, accumulation: int, threads: int) -> Cost:
+def train_ours(
+    tp_size: int, compiles: bool, num_steps: int, accumulation: int, threads: int
+) -> Cost:
     """The cost of our model under DeepSpeed after its first optimizer step."""
     torch.set_num_threads(threads)
     import deepspeed
 
     grid = make_grid(tp_size)
-    model = build_masked_lm(ModelConfig(**MODEL), VOCAB_SIZE, grid, seed=0)
+    compute = ComputeConfig(compile="on" if compiles else "off")
+    model = build_masked_lm(ModelConfig(**MODEL), VOCAB_SIZE, grid, 0, compute)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True),
@@ -184,8 +189,9 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     sizes = (arguments.steps, arguments.accumulation)
     contestants: dict[str, Any] = {
-        "ours, one rank": (train_ours, 1, 1, *sizes, threads),
-        "ours, tensor parallel 2": (train_ours, 2, 2, *sizes, max(1, threads // 2)),
+        "ours, one rank": (train_ours, 1, 1, False, *sizes, threads),
+        "ours, one rank, compiled layers": (train_ours, 1, 1, True, *sizes, threads),
+        "ours, tensor parallel 2": (train_ours, 2, 2, False, *sizes, max(1, threads // 2)),
     }
     # Outside of any process group: the Trainer would wrap the model for data parallelism.
     with ProcessPoolExecutor(max_workers=1) as pool:

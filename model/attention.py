@@ -7,7 +7,7 @@ its own).
 
 import functools
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from model.attention_masks import AttentionMask, Backend
 from model.config import ModelConfig
-from model.dropout import Site, apply_keep_mask, draw_keep_mask, mask_seed, seeded
 from model.layers import ColumnLinear, Norm, RowLinear
 from model.parallel.grid import Grid
 from model.rotary import Rotation, rotate, split_and_rotate
-from model.row_context import RowContext
+from model.row_context import LayerContext
 
 
 class SelfAttention(nn.Module):
@@ -47,17 +46,14 @@ class SelfAttention(nn.Module):
 
     def follow(self, config: ModelConfig) -> None:
         """Takes over the settings of a phase."""
-        self.window = config.attention_pattern.window
         self.rate = config.attention_dropout
 
-    def forward(self, x: Tensor, context: RowContext, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: LayerContext) -> Tensor:
         rows, tokens = context.shape
         groups, size = self.num_local_groups, self.head_size
         qkv = self.qkv(x).view(rows, tokens, groups, -1, size)  # [B, S, k, g + 2, d]
-        window = self.window(layer)
-        rotation = None if context.rotations is None else context.rotations[window]
-        query, key, value = self._heads(qkv, context.masks[window].backend, rotation)
-        mixed = self._mix(query, key, value, context, layer)  # [h, B, S, d]
+        query, key, value = self._heads(qkv, context.mask.backend, context.rotation)
+        mixed = self._mix(query, key, value, context)  # [h, B, S, d]
         mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)  # [T, H/tp]
         result: Tensor = self.output(mixed)
         return result
@@ -67,7 +63,7 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [h, B, S, d], keys and values [k, B, S, d]; normalised and rotated."""
         is_plain = self.group_heads == 1 and self.query_norm is None and backend == "explicit"
-        if is_plain and rotation is not None:
+        if is_plain and rotation is not None and not torch.compiler.is_compiling():
             return split_and_rotate(qkv, rotation)
         query, key, value = self._split(qkv, backend)
         if self.query_norm is not None and self.key_norm is not None:
@@ -89,39 +85,21 @@ class SelfAttention(nn.Module):
             query, key, value = qkv.permute(3, 2, 0, 1, 4).contiguous().unbind(0)
         return query, key, value
 
-    def _mix(
-        self, query: Tensor, key: Tensor, value: Tensor, context: RowContext, layer: int
-    ) -> Tensor:
-        mask = context.masks[self.window(layer)]
-        rate = 0.0 if context.dropout_key is None else self.rate
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, context: LayerContext) -> Tensor:
+        mask, dropout = context.mask, context.dropout
+        rate = 0.0 if dropout is None else self.rate
         if mask.backend == "flex":
             return flex_attention(query, key, value, mask)
         # The other kernels know no groups, or are slow with them and a mask.
         key, value = (repeated(part, self.group_heads) for part in (key, value))  # [h, B, S, d]
-        if mask.backend == "explicit":
-            kept = self._keep_mask(context, layer) if rate else None
-            # Dropout's scale goes to the smaller of the two factors.
-            value = value * (1 / (1 - rate)) if rate else value
-            return explicit_attention(query, key, value, mask.bias, kept)
-        seed = None
-        if rate:
-            assert context.dropout_key is not None
-            # One seed for all heads of the rank: the kernel draws one mask for them.
-            key_of = (context.dropout_key, layer, Site.ATTENTION_PROBABILITIES)
-            seed = mask_seed(*key_of, self.first_head)
-        return sdpa_attention(query, key, value, mask.allowed, rate, seed, mask.is_causal)
-
-    def _keep_mask(self, context: RowContext, layer: int) -> Tensor:
-        """[h, B, S, S]: each head's mask is keyed by its number among all heads."""
-        assert context.dropout_key is not None
-        rows, tokens = context.shape
-        shape = (self.num_local_heads, rows, tokens, tokens)
-        mask = torch.empty(shape, dtype=torch.int16, device=context.device)
-        for place in range(self.num_local_heads):
-            head = self.first_head + place
-            seed = mask_seed(context.dropout_key, layer, Site.ATTENTION_PROBABILITIES, head)
-            draw_keep_mask(mask[place], self.rate, seed)
-        return mask
+        if mask.backend == "sdpa":
+            return sdpa_attention(query, key, value, mask.allowed, rate, mask.is_causal)
+        if dropout is None or rate == 0:
+            return explicit_attention(query, key, value, mask.bias)
+        # Dropout's scale goes to the smaller of the two factors.
+        value = value * (1 / (1 - rate))
+        drop = functools.partial(dropout.probabilities, rate=rate, first_head=self.first_head)
+        return explicit_attention(query, key, value, mask.bias, drop)
 
 
 def repeated(x: Tensor, times: int) -> Tensor:
@@ -134,19 +112,19 @@ def explicit_attention(
     key: Tensor,
     value: Tensor,
     bias: Tensor | None,
-    kept: Tensor | None,
+    drop: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """(softmax(Q K^T / sqrt(d) + bias) where kept) V, [h, B, S, d] from three of these.
+    """drop(softmax(Q K^T / sqrt(d) + bias)) V, [h, B, S, d] from three of these.
 
-    `bias` is broadcastable to [h, B, S, S]; `kept` [h, B, S, S] is the dropout mask, or None; its
-    scale 1 / (1 - rate) is the caller's, in `value`.
+    `bias` is broadcastable to [h, B, S, S]; `drop` sets probabilities [h, B, S, S] to 0, or None;
+    its scale 1 / (1 - rate) is the caller's, in `value`.
     """
     scores = torch.matmul(query * (1 / math.sqrt(query.shape[-1])), key.transpose(-1, -2))
     if bias is not None:
         scores = scores + bias
     probabilities = torch.softmax(scores, dim=-1)  # [h, B, S, S]
-    if kept is not None:
-        probabilities = apply_keep_mask(probabilities, kept)
+    if drop is not None:
+        probabilities = drop(probabilities)
     return torch.matmul(probabilities, value)  # [h, B, S, d]
 
 
@@ -155,24 +133,22 @@ def sdpa_attention(
     key: Tensor,
     value: Tensor,
     allowed: Tensor | None,
-    dropout: float,
-    seed: int | None,
+    dropout: float = 0.0,
     is_causal: bool = False,
 ) -> Tensor:
     """The same through torch's scaled_dot_product_attention, [h, B, S, d].
 
     `is_causal` stands for the mask of tokens that see all of their row up to themselves.
 
-    Its dropout draws from torch's global generator, which is set to `seed` and put back; the
-    masks therefore depend on the TP size, unlike those of the explicit backend.
+    A share `dropout` of the probabilities is dropped by torch's global generator, which the
+    encoder sets for all its layers together. The masks depend on the tensor-parallel size,
+    unlike those of the explicit backend.
     """
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [B, h, S, d]
     mask = None if allowed is None else allowed[:, None]  # [B or 1, 1, S or 1, S]
-    mix = partial(F.scaled_dot_product_attention, query, key, value, mask, is_causal=is_causal)
-    if seed is None:
-        return mix().transpose(0, 1)
-    with seeded(query.device, seed):
-        mixed = mix(dropout_p=dropout)
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, mask, dropout_p=dropout, is_causal=is_causal
+    )
     return mixed.transpose(0, 1)
 
 
@@ -183,7 +159,8 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMas
     """
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [B, h, S, d]
     is_grouped = query.shape[1] != key.shape[1]
-    kernel = _flex_kernel(query.is_cuda)
+    # In a compiled layer it is compiled with that.
+    kernel = _flex_kernel(query.is_cuda and not torch.compiler.is_compiling())
     mixed: Tensor = kernel(query, key, value, block_mask=mask.blocks, enable_gqa=is_grouped)
     return mixed.transpose(0, 1)
 

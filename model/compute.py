@@ -61,6 +61,10 @@ class ComputeConfig(Config):
     vocabulary_multiple: Annotated[int, BreaksBitEquality()] = Field(128, gt=0)
     """The vocabulary is padded in memory to a multiple of this, the same at every tensor-parallel
     size; checkpoints hold no padding."""
+    compile: Annotated[Literal["auto", "on", "off"], BreaksBitEquality()] = "auto"
+    """on: layers are compiled in training by torch.compile, which fuses dropout, bias, residual
+    and norm; needs parallel.tensor 1 and ZeRO 1 or 2, and on a CPU a C++ compiler; off: they are
+    not; auto: on a GPU where it is possible."""
     deterministic: Annotated[bool, BreaksBitEquality()] = True
     """True: only CUDA kernels that give the same bits every time, so that a resumed run is equal to
     an uninterrupted one. False: the fastest kernels, which add in varying order."""
@@ -68,6 +72,13 @@ class ComputeConfig(Config):
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the embedding matrix, over all tensor-parallel ranks."""
         return -(-vocab_size // self.vocabulary_multiple) * self.vocabulary_multiple
+
+
+def compiles_layers(compute: ComputeConfig, device_type: str, tp_size: int) -> bool:
+    """Whether layers are compiled; megatron-core's linears at `tp_size` > 1 cannot be."""
+    if compute.compile == "auto":
+        return device_type == "cuda" and tp_size == 1
+    return compute.compile == "on"
 
 
 MOVED_KEYS = {

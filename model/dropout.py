@@ -3,6 +3,10 @@
 A mask is keyed by (dropout key of the micro-batch, layer, site, head): it is equal on all ranks
 where activations are replicated, differs between heads, does not depend on the tensor-parallel
 size, and comes out the same when a layer is computed again in the backward pass.
+
+There are two ways to draw it. On a CPU, `StreamDropout` takes a stream of random words from numpy,
+whose generator is keyed on the host. Elsewhere, and in compiled layers, `CounterDropout` computes
+each value from its place and a seed tensor (`model.counter_dropout`).
 """
 
 import contextlib
@@ -10,11 +14,14 @@ import enum
 import hashlib
 import struct
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from model.counter_dropout import counter_dropout
 
 
 class Site(enum.IntEnum):
@@ -29,53 +36,130 @@ class Site(enum.IntEnum):
     GENERATOR = 7
 
 
+HIDDEN_SITES = (Site.EMBEDDING, Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT)
+"""Of hidden states, in the order of their seeds in `CounterDropout`."""
+
+
 def mask_seed(dropout_key: int, layer: int, site: Site, head: int = 0) -> int:
     """A seed of 63 bits for one mask."""
     packed = struct.pack("<qiii", dropout_key, layer, int(site), head)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
-def keep_mask(shape: tuple[int, ...], rate: float, seed: int, device: torch.device) -> Tensor:
-    """int16 of `shape`: all bits set with probability 1 - rate (in steps of 2^-15), else none."""
-    mask = torch.empty(shape, dtype=torch.int16, device=device)
-    draw_keep_mask(mask, rate, seed)
-    return mask
+class LayerDropout(Protocol):
+    """Draws the masks of one layer in one micro-batch."""
+
+    def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
+        """`x` [T, H] with a share `rate` of its values zero, the rest scaled by 1 / (1 - rate).
+
+        `part` = (index, count): `x` is the index-th of `count` equal parts of the tokens, as
+        under sequence parallelism: the values kept are those of any grid.
+        """
+
+    def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:
+        """`x` [h, B, S, S] with a share `rate` of its values zero, the rest not scaled.
+
+        Its heads are those from `first_head` on among the heads of all tensor-parallel ranks.
+        """
 
 
-def draw_keep_mask(mask: Tensor, rate: float, seed: int) -> None:
-    """Fills the contiguous int16 `mask` like `keep_mask`."""
-    threshold = round((1 - rate) * 32768)
-    if mask.device.type == "cpu":
-        # torch's own bernoulli_ takes 5.8 ns a value on the CPU; this draws four a random word.
-        count = mask.numel()
-        words = np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16)[:count]
-        mask.copy_(torch.from_numpy(words).view(mask.shape))
-        mask.bitwise_and_(32767)
-    else:
-        mask.random_(0, 32768, generator=torch.Generator(mask.device).manual_seed(seed))
-    mask.sub_(threshold).bitwise_right_shift_(15)  # the sign of (word - threshold)
+@dataclass(frozen=True)
+class StreamDropout:
+    """Masks from streams of random words, for CPUs."""
+
+    key: int
+    """Of the micro-batch."""
+    layer: int
+
+    def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
+        """See `LayerDropout`."""
+        return dropout(x, rate, mask_seed(self.key, self.layer, site), part)
+
+    def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:
+        """See `LayerDropout`."""
+        mask = torch.empty(x.shape, dtype=torch.int16, device=x.device)
+        for place in range(x.shape[0]):
+            site = Site.ATTENTION_PROBABILITIES
+            draw_keep_mask(
+                mask[place], rate, mask_seed(self.key, self.layer, site, first_head + place)
+            )
+        return apply_keep_mask(x, mask)
+
+
+@dataclass(frozen=True)
+class CounterDropout:
+    """Masks computed from seeds on the device: nothing here depends on a generator's state."""
+
+    hidden_seeds: Tensor
+    """[HIDDEN_SITES, 2] int32."""
+    head_seeds: Tensor
+    """[heads of all ranks, 2] int32; [0, 2] where no probabilities are dropped here."""
+
+    def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
+        """See `LayerDropout`."""
+        seeds = self.hidden_seeds[HIDDEN_SITES.index(site)][None]  # [1, 2]
+        return counter_dropout(x[None], rate, seeds, 1 / (1 - rate), part[0] * x.numel())[0]
+
+    def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:
+        """See `LayerDropout`."""
+        return counter_dropout(x, rate, self.head_seeds[first_head : first_head + x.shape[0]])
+
+
+def layer_dropouts(
+    key: int, num_layers: int, num_heads: int, device: torch.device, with_counters: bool
+) -> list[LayerDropout]:
+    """By layer, what draws its masks in the micro-batch `key`.
+
+    `with_counters` says how. `num_heads`: heads of all ranks whose probabilities are dropped by
+    this module; 0 if none are. All seeds reach the device in one transfer.
+    """
+    layers = range(num_layers)
+    if not with_counters:
+        return [StreamDropout(key, layer) for layer in layers]
+    site = Site.ATTENTION_PROBABILITIES
+    seeds = [
+        [mask_seed(key, layer, site) for site in HIDDEN_SITES]
+        + [mask_seed(key, layer, site, head) for head in range(num_heads)]
+        for layer in layers
+    ]
+    on_device = seed_tensor(seeds, device)  # [L, sites + heads, 2]
+    sites = len(HIDDEN_SITES)
+    return [CounterDropout(on_device[layer, :sites], on_device[layer, sites:]) for layer in layers]
+
+
+def seed_tensor(seeds: Any, device: torch.device) -> Tensor:
+    """[..., 2] int32 on `device`: the two halves of nested lists [...] of seeds."""
+    words = np.asarray(seeds, np.int64).view(np.int32).reshape(*np.shape(seeds), 2)
+    return torch.from_numpy(words).to(device, non_blocking=True)
 
 
 def dropout(x: Tensor, rate: float, seed: int, part: tuple[int, int] = (0, 1)) -> Tensor:
     """`x` [T, H] with a share `rate` of its values zero and the rest scaled by 1 / (1 - rate).
 
-    `part` = (index, count): `x` is the index-th of `count` equal parts of the tokens, as
-    under sequence parallelism: the mask is drawn for the whole, so that it is that of any grid.
+    `part` is explained in `LayerDropout.hidden`. For what is outside of the layers.
     """
     index, count = part
+    if x.device.type != "cpu":
+        seeds = seed_tensor([seed], x.device)
+        return counter_dropout(x[None], rate, seeds, 1 / (1 - rate), index * x.numel())[0]
     length = x.shape[0]
-    if x.is_cuda:
-        # torch's own kernel, which takes a third of the time there; it knows no generator.
-        with seeded(x.device, seed):
-            if count == 1:
-                return torch.native_dropout(x.contiguous(), rate, train=True)[0]
-            whole = x.new_empty((length * count, *x.shape[1:]))
-            drawn = torch.native_dropout(whole, rate, train=True)[1]
-        mine = drawn[index * length : (index + 1) * length]
-        kept: Tensor = torch.ops.aten.native_dropout_backward(x, mine, 1 / (1 - rate))
-        return kept
-    mask = keep_mask((length * count, *x.shape[1:]), rate, seed, x.device)
+    mask = torch.empty((length * count, *x.shape[1:]), dtype=torch.int16)
+    draw_keep_mask(mask, rate, seed)
     return apply_keep_mask(x, mask[index * length : (index + 1) * length], 1 / (1 - rate))
+
+
+def draw_keep_mask(mask: Tensor, rate: float, seed: int) -> None:
+    """Sets the contiguous int16 `mask`, on the CPU: all bits of a value with probability 1 - rate
+    (in steps of 2^-15), else none.
+
+    torch's own bernoulli_ takes 5.8 ns a value on the CPU; this draws four a random word.
+    """
+    threshold = round((1 - rate) * 32768)
+    count = mask.numel()
+    words = np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16)[:count]
+    mask.copy_(torch.from_numpy(words).view(mask.shape))
+    mask.bitwise_and_(32767)
+    mask.sub_(threshold).bitwise_right_shift_(15)  # the sign of (word - threshold)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.dropout import Site, dropout, mask_seed
+from model.dropout import Site
 from model.layers import Norm, ReplicatedEmbedding, ReplicatedGradient, VocabularyEmbedding
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, declare
@@ -75,9 +75,9 @@ class Embeddings(nn.Module):
             hidden = hidden + self.segment(self._local(segments))
         if self.norm is not None:
             hidden = self.norm(hidden)
-        if context.dropout_key is not None and self.rate > 0:
-            seed = mask_seed(context.dropout_key, 0, Site.EMBEDDING)
-            hidden = dropout(hidden, self.rate, seed, self.token_shard)
+        if context.dropouts is not None and self.rate > 0:
+            drop = context.dropouts[0].hidden
+            hidden = drop(hidden, self.rate, Site.EMBEDDING, self.token_shard)
         return hidden if self.projection is None else self.projection(hidden)
 
     def _position_rows(self, tokens: Tensor, context: RowContext) -> Tensor:

@@ -4,20 +4,30 @@ B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidde
 [T/tp, H] between blocks, whole again at the end.
 """
 
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from configs.load import ConfigError
 from model.attention import SelfAttention
 from model.attention_masks import choose_backend
-from model.compute import ComputeConfig
+from model.compute import ComputeConfig, compiles_layers
 from model.config import ModelConfig
-from model.dropout import Site, dropout, mask_seed
+from model.dropout import Site, mask_seed, seeded
 from model.embeddings import Embeddings
 from model.grid_check import check_row_tokens
 from model.layers import Norm, gather_rows
 from model.mlp import Mlp
 from model.parallel.grid import Grid
-from model.row_context import RowContext, make_row_context
+from model.row_context import LayerContext, RowContext, make_row_context
+
+MAX_GRAPHS = 64
+"""Compiled forms of a layer in one process."""
 
 
 class Encoder(nn.Module):
@@ -36,6 +46,7 @@ class Encoder(nn.Module):
             Layer(grid, config, has_attention_norm=config.first_norm or number > 0)
             for number in range(max(self.group_of) + 1)
         )
+        self.compiles = compiles_layers(compute, grid.device.type, grid.tp_size)
         is_pre = config.norm_placement.type == "pre"
         self.norm = Norm(grid, config) if is_pre else None
 
@@ -71,9 +82,14 @@ class Encoder(nn.Module):
         dtype = self.embeddings.word.weight.dtype
         backend = choose_backend(self.config, self.compute, tokens.device, key is not None)
         read = tokens if unmasked is None else unmasked
-        context = make_row_context(self.config, backend, read, key, dtype, is_padded, is_causal)
+        context = make_row_context(
+            *(self.config, backend, read, key, dtype, is_padded, is_causal),
+            with_counters=self.compiles or tokens.device.type != "cpu",
+        )
         hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]
-        hidden = self._run_all(hidden, context)
+        draws = key is not None and backend == "sdpa" and self.config.attention_dropout > 0
+        with self._seeded_attention(key if draws else None, tokens.device):
+            hidden = self._run_all(hidden, context, draws)
         if self.norm is not None:
             hidden = self.norm(hidden)
         if self.grid.sequence_parallel:
@@ -83,21 +99,37 @@ class Encoder(nn.Module):
             )
         return hidden  # [T, H]
 
+    def _seeded_attention(
+        self, key: int | None, device: torch.device
+    ) -> contextlib.AbstractContextManager[None]:
+        """In this block torch's generator, from which sdpa draws, starts from `key`, if given.
+
+        Tensor-parallel ranks have other heads, so other seeds.
+        """
+        if key is None:
+            return contextlib.nullcontext()
+        first_head = self.grid.tp_rank * self.grid.local_size(self.config.num_attention_heads)
+        return seeded(device, mask_seed(key, 0, Site.ATTENTION_PROBABILITIES, first_head))
+
     def _run(self, hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
+        run = run_compiled if self.compiles and self.training else run_layer
         for number in numbers:
-            hidden = self.layers[self.group_of[number]](hidden, context, number)
+            window = self.config.attention_pattern.window(number)
+            layer = self.layers[self.group_of[number]]
+            hidden = run(layer, hidden, context.of_layer(number, window))
         return hidden
 
-    def _run_all(self, hidden: Tensor, context: RowContext) -> Tensor:
+    def _run_all(self, hidden: Tensor, context: RowContext, draws: bool) -> Tensor:
+        """`draws`: whether layers draw from torch's generator."""
         numbers = range(len(self.group_of))
         choice = self.compute.activation_checkpointing
         if choice.type == "none" or not self.training:
             return self._run(hidden, context, numbers)
         for first in numbers[:: choice.every]:
             span = numbers[first : first + choice.every]
-            # Dropout is keyed: computing again draws the same masks, no generator state is kept.
+            # Keyed masks come out the same when they are computed again.
             hidden = checkpoint(
-                self._run, hidden, context, span, use_reentrant=False, preserve_rng_state=False
+                self._run, hidden, context, span, use_reentrant=False, preserve_rng_state=draws
             )
         return hidden
 
@@ -119,21 +151,49 @@ class Layer(nn.Module):
         """Takes over the settings of a phase."""
         self.rate = config.hidden_dropout
 
-    def forward(self, x: Tensor, context: RowContext, number: int) -> Tensor:
+    def forward(self, x: Tensor, context: LayerContext) -> Tensor:
         if self.is_post:
-            mixed = self.attention(x, context, number)
-            x = self.attention_norm(
-                x + self._dropout(mixed, context, number, Site.ATTENTION_OUTPUT)
-            )
+            mixed = self.attention(x, context)
+            x = self.attention_norm(x + self._dropout(mixed, context, Site.ATTENTION_OUTPUT))
             inner = self.mlp(x)
-            x = self.mlp_norm(x + self._dropout(inner, context, number, Site.MLP_OUTPUT))
+            x = self.mlp_norm(x + self._dropout(inner, context, Site.MLP_OUTPUT))
             return x
-        mixed = self.attention(self.attention_norm(x), context, number)
-        x = x + self._dropout(mixed, context, number, Site.ATTENTION_OUTPUT)
+        mixed = self.attention(self.attention_norm(x), context)
+        x = x + self._dropout(mixed, context, Site.ATTENTION_OUTPUT)
         inner = self.mlp(self.mlp_norm(x))
-        return x + self._dropout(inner, context, number, Site.MLP_OUTPUT)
+        return x + self._dropout(inner, context, Site.MLP_OUTPUT)
 
-    def _dropout(self, x: Tensor, context: RowContext, number: int, site: Site) -> Tensor:
-        if context.dropout_key is None or self.rate == 0:
+    def _dropout(self, x: Tensor, context: LayerContext, site: Site) -> Tensor:
+        if context.dropout is None or self.rate == 0:
             return x
-        return dropout(x, self.rate, mask_seed(context.dropout_key, number, site), self.token_shard)
+        return context.dropout.hidden(x, self.rate, site, self.token_shard)
+
+
+def run_layer(layer: nn.Module, hidden: Tensor, context: LayerContext) -> Tensor:
+    """[T(/tp), H] -> [T(/tp), H]."""
+    result: Tensor = layer(hidden, context)
+    return result
+
+
+def run_compiled(layer: nn.Module, hidden: Tensor, context: LayerContext) -> Tensor:
+    """`run_layer` in one graph. Raises ConfigError where torch cannot compile it."""
+    try:
+        return _compiled_layer()(layer, hidden, context)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        raise ConfigError(
+            f"torch.compile failed on a layer: {reason}\nSet compute.compile=off, or see to what "
+            "torch lacks here (a C++ compiler on CPUs, Triton on GPUs)"
+        ) from error
+
+
+@functools.cache
+def _compiled_layer() -> Callable[[nn.Module, Tensor, LayerContext], Tensor]:
+    """Layers of the same kind share what is compiled for one of them."""
+    # One for every kind of layer, shape of a micro-batch and phase; torch's limit is 8.
+    settings: Any = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, MAX_GRAPHS)
+    result: Callable[[nn.Module, Tensor, LayerContext], Tensor] = torch.compile(
+        run_layer, fullgraph=True, dynamic=False
+    )
+    return result

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.attention_masks import AttentionMask, Backend, MaskRule, build_mask
 from model.config import ModelConfig
-from model.dropout import Site, mask_seed
+from model.dropout import LayerDropout, Site, layer_dropouts, mask_seed
 from model.rotary import Rotation, rotation_of
 
 
@@ -20,15 +20,37 @@ class RowContext:
 
     shape: tuple[int, int]
     """(B, S)."""
-    device: torch.device
-    dropout_key: int | None
-    """None: no dropout."""
+    dropouts: list[LayerDropout] | None
+    """By layer; None: no dropout."""
     positions: Tensor | None
     """[B, S] position of each token, None where every row counts 0, 1, 2, ..."""
     masks: dict[int | None, AttentionMask]
     """By window (None: full attention), what the attention backend needs to know."""
     rotations: dict[int | None, Rotation] | None
     """By window, the rotation of rotary positions."""
+
+    def of_layer(self, number: int, window: int | None) -> "LayerContext":
+        """What the layer `number` needs, whose attention has this `window`."""
+        return LayerContext(
+            self.shape,
+            self.masks[window],
+            None if self.rotations is None else self.rotations[window],
+            None if self.dropouts is None else self.dropouts[number],
+        )
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What one layer needs besides its hidden states. No number of the layer is in it: layers of
+    the same kind share what is compiled for one of them."""
+
+    shape: tuple[int, int]
+    """(B, S)."""
+    mask: AttentionMask
+    rotation: Rotation | None
+    """None: no rotary positions."""
+    dropout: LayerDropout | None
+    """None: no dropout."""
 
 
 def make_row_context(
@@ -39,12 +61,13 @@ def make_row_context(
     dtype: torch.dtype,
     is_padded: bool | None = None,
     is_causal: bool = False,
+    with_counters: bool = False,
 ) -> RowContext:
     """The context of `tokens` [B, S]; `dropout_key` is None outside of training.
 
     `is_padded`: whether there is padding among them; None: the tokens are searched for it, for
     which the processor has to wait until the GPU has finished. `is_causal`: no token sees a later
-    one.
+    one. `with_counters`: how dropout masks are drawn (`model.dropout`).
     """
     rows, row_tokens = tokens.shape
     pieces = positions = None
@@ -81,10 +104,15 @@ def make_row_context(
             for base in sorted(set(bases.values()))
         }
         rotations = {window: of_base[base] for window, base in bases.items()}
+    dropouts = None
+    if dropout_key is not None:
+        drops_probabilities = backend == "explicit" and config.attention_dropout > 0
+        heads = config.num_attention_heads if drops_probabilities else 0
+        how = (tokens.device, with_counters)
+        dropouts = layer_dropouts(dropout_key, config.num_layers, heads, *how)
     return RowContext(
         shape=(rows, row_tokens),
-        device=tokens.device,
-        dropout_key=dropout_key,
+        dropouts=dropouts,
         positions=positions,
         masks=masks,
         rotations=rotations,

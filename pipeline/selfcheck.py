@@ -132,7 +132,7 @@ def train_rank(config: TrainConfig, vocab_size: int, num_steps: int) -> Trajecto
     """What this rank computes in `num_steps` steps on random rows; needs a process group."""
     grid = make_grid(config.parallel.tensor)
     model_config = config.model.for_loaded_weights()
-    model = build_masked_lm(model_config, vocab_size, grid, config.seed, config.compute)
+    model = build_masked_lm(model_config, vocab_size, grid, config.seed, config.model_compute)
     engine = Engine(model, config, ACCUMULATION, grid)
     losses, norms, gradients = [], [], {}
     for step in range(num_steps):

@@ -28,7 +28,8 @@ def build_finetune_model(plan: FinetunePlan, grid: Grid, seed: int | None) -> Mu
         else task.head()
         for name, task in config.tasks.items()
     }
-    model = build_multi_task(plan.model, heads, plan.start.vocab_size, grid, seed, config.compute)
+    compute = config.model_compute
+    model = build_multi_task(plan.model, heads, plan.start.vocab_size, grid, seed, compute)
     if plan.mlm is None:
         model.head.requires_grad_(False)
     if not any(task.reads_pooled for task in config.tasks.values()):

@@ -24,6 +24,6 @@ def build_pretraining_model(
     """
     if config.objective.type == "replaced_tokens":
         return build_replaced_tokens(
-            model, special, grid, seed, config.objective, config.compute, vocabulary
+            model, special, grid, seed, config.objective, config.model_compute, vocabulary
         )
-    return build_masked_lm(model, special.vocab_size, grid, seed, config.compute, vocabulary)
+    return build_masked_lm(model, special.vocab_size, grid, seed, config.model_compute, vocabulary)

@@ -115,6 +115,15 @@ class RunConfig(UpdateConfig):
             logger.warning("config key %s is now called %s; the old name still works", old, new)
         return result
 
+    @model_validator(mode="after")
+    def _can_be_compiled(self) -> Self:
+        if self.compute.compile == "on" and self.parallel.zero_stage == 3:
+            raise ValueError(
+                "compute.compile on does not go with parallel.zero_stage 3, which gathers the "
+                "weights of each module as it runs: set it to auto, or the stage to 1 or 2"
+            )
+        return self
+
     @classmethod
     def from_stored(cls, tree: Mapping[str, Any], origin: str) -> Self:
         """The config that a run stored, perhaps with keys of an older version.
@@ -126,6 +135,13 @@ class RunConfig(UpdateConfig):
     def identity(self) -> dict[str, Any]:
         """By dotted path, the parts of the config that never change during a run."""
         return {"seed": self.seed}
+
+    @property
+    def model_compute(self) -> ComputeConfig:
+        """How the model is computed where DeepSpeed runs it: ZeRO 3 compiles no layers."""
+        if self.parallel.zero_stage == 3 and self.compute.compile == "auto":
+            return self.compute.model_copy(update={"compile": "off"})
+        return self.compute
 
     @property
     def value_bytes(self) -> int:

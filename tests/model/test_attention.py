@@ -50,9 +50,9 @@ def run_backend(
     query, key, value = (x.clone().requires_grad_(with_gradients) for x in inputs[:3])
     mask = build_mask(backend, rule, query.dtype, query.device)
     if backend == "explicit":
-        output = explicit_attention(query, key, value, mask.bias, None)
+        output = explicit_attention(query, key, value, mask.bias)
     elif backend == "sdpa":
-        output = sdpa_attention(query, key, value, mask.allowed, 0.0, None, mask.is_causal)
+        output = sdpa_attention(query, key, value, mask.allowed, is_causal=mask.is_causal)
     else:
         output = flex_attention(query, key, value, mask)
     if with_gradients:

@@ -107,8 +107,14 @@ def test_another_grid_gives_the_same_losses_and_norms(
 
 
 @pytest.mark.parametrize(
-    ("world_size", "tensor", "zero_stage", "precision"),
-    [(2, 2, 1, "bf16"), (2, 1, 2, "bf16"), (2, 1, 3, "bf16"), (1, 1, 1, "fp32")],
+    ("world_size", "tensor", "zero_stage", "precision", "layers"),
+    [
+        (2, 2, 1, "bf16", "off"),
+        (2, 1, 2, "bf16", "off"),
+        (2, 1, 3, "bf16", "off"),
+        (1, 1, 1, "fp32", "off"),
+        (1, 1, 1, "bf16", "on"),
+    ],
 )
 def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_uninterrupted(
     rows: Path,
@@ -118,9 +124,14 @@ def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_uninterrupted(
     tensor: int,
     zero_stage: int,
     precision: str,
+    layers: str,
 ) -> None:
     parallel = {"tensor": tensor, "zero_stage": zero_stage}
-    settings: dict[str, Any] = {"parallel": parallel, "precision": precision}
+    settings: dict[str, Any] = {
+        "parallel": parallel,
+        "precision": precision,
+        "compute": {"compile": layers},
+    }
     whole = make_config(rows, tmp_path / "whole", **settings)
     run_ranks(pretrain, world_size, whole)
     stopped = make_config(rows, tmp_path / "stopped", **settings)

@@ -1,0 +1,85 @@
+"""Dropout that computes each value of a mask from its place and a seed, with integer operations.
+
+No generator is seeded and no mask is stored: the backward pass computes it again. The operations
+are torch's own, so that a compiler fuses them into what is before and after, and so that all
+devices, compiled or not, keep the same values.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MAX_PLACES = 2**31
+"""Of one mask: places are counted in 32 bits."""
+
+
+def counter_dropout(
+    x: Tensor, rate: float, seeds: Tensor, scale: float = 1.0, first: int = 0
+) -> Tensor:
+    """`x` [N, ...] times `scale` where it is kept, 0 elsewhere; a share `rate` is not kept.
+
+    `seeds` [N, 2] int32 are one seed for each mask x[n], of 64 random bits as `mask_seed` gives
+    them. Its places are counted from `first`: two parts of a mask, each with its `first`, are
+    equal to the whole. Raises ValueError for masks of more than 2^31 places.
+    """
+    if first + x[0].numel() > MAX_PLACES:
+        raise ValueError(f"a dropout mask of {first + x[0].numel()} values: take fewer rows")
+    result: Tensor = _CounterDropout.apply(x, rate, seeds, scale, first)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _CounterDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, rate: float, seeds: Tensor, scale: float, first: int
+    ) -> Tensor:
+        ctx.save_for_backward(seeds)
+        ctx.settings = (rate, scale, first)
+        return _kernel(x.is_cuda)(x, rate, seeds, scale, first)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (seeds,) = ctx.saved_tensors
+        rate, scale, first = ctx.settings
+        kept = _kernel(gradient.is_cuda)(gradient, rate, seeds, scale, first)
+        return kept, None, None, None, None
+
+
+def kept_values(x: Tensor, rate: float, seeds: Tensor, scale: float, first: int) -> Tensor:
+    """The values of `counter_dropout`, without a gradient."""
+    places = torch.arange(first, first + x[0].numel(), dtype=torch.int32, device=x.device)
+    first_seeds, second_seeds = (
+        seeds[:, half].view(-1, *[1] * (x.ndim - 1)) for half in (0, 1)
+    )  # [N, 1, ...]
+    words = mixed(mixed(places.view(1, *x.shape[1:]) ^ first_seeds) ^ second_seeds)
+    # A word is uniform in [-2^31, 2^31).
+    return torch.where(words >= round(rate * 2**32) - 2**31, x * scale, 0)
+
+
+def mixed(x: Tensor) -> Tensor:
+    """A bijection of int32 that looks random: "triple32" of Wellons' hash-prospector (public
+    domain), on two's complement."""
+    x = (x ^ _shifted(x, 17)) * (0xED5AD4BB - 2**32)
+    x = (x ^ _shifted(x, 11)) * (0xAC4C1B51 - 2**32)
+    x = (x ^ _shifted(x, 15)) * 0x31848BAB
+    return x ^ _shifted(x, 14)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shifted to the right, zeros moving in; torch's own shift of int32 repeats the sign."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _kernel(is_cuda: bool) -> Callable[[Tensor, float, Tensor, float, int], Tensor]:
+    """`kept_values`, in one kernel on a GPU; within a compiled layer it is compiled with that."""
+    return _compiled() if is_cuda and not torch.compiler.is_compiling() else kept_values
+
+
+@functools.cache
+def _compiled() -> Any:
+    return torch.compile(kept_values, dynamic=False)

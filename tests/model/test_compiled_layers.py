@@ -1,0 +1,176 @@
+"""Layers that torch.compile takes whole: one graph, the numbers of eager, nothing from the host."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from configs.load import ConfigError, validate
+from model import encoder
+from model.compute import ComputeConfig, compiles_layers
+from model.config import ModelConfig
+from model.grid_check import check_grid
+from model.heads import MaskedLanguageModel, build_masked_lm
+from model.parallel.grid import make_grid
+from pipeline.run.config import RunConfig
+from tests.gloo import in_one_rank
+
+VOCAB_SIZE, ROWS, TOKENS = 203, 2, 32
+SIZES = {"num_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "max_row_tokens": TOKENS}
+MODERN = {
+    "positions": {"type": "rotary"},
+    "norm_placement": {"type": "pre"},
+    "first_norm": False,
+    "activation": {"type": "geglu"},
+    "attention_pattern": {"type": "alternating", "neighbours": 8, "global_every": 3},
+    "packed_rows": {"type": "inside"},
+    "hidden_dropout": 0.2,
+}
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "roberta": ({}, {}, 1),
+    "sdpa": ({}, {"attention_backend": "sdpa"}, 1),
+    "modern": (MODERN, {}, 2),
+    "grouped queries": ({"num_key_value_heads": 2, "query_key_norm": True}, {}, 1),
+    "recomputed": ({}, {"activation_checkpointing": {"type": "layers", "every": 2}}, 1),
+}
+"""(model, compute, number of kinds of layers): a first layer without a norm is one of its own."""
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
+    """The graphs that are compiled in a test, run operator by operator, which takes no compiler."""
+    found: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        found.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(encoder.run_layer, fullgraph=True, dynamic=False, backend=keep)
+    monkeypatch.setattr(encoder, "_compiled_layer", lambda: compiled)
+    yield found
+    torch._dynamo.reset()
+
+
+def build(model: dict[str, Any], compute: dict[str, Any], **changes: Any) -> MaskedLanguageModel:
+    config = ModelConfig.model_validate({**SIZES, **model})
+    how = ComputeConfig.model_validate({"compile": "on", **compute, **changes})
+    return build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=0, compute=how).train()
+
+
+def loss_and_gradients(model: MaskedLanguageModel, key: int = 5) -> tuple[float, list[Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(4, 200, (ROWS, TOKENS), generator=generator)
+    tokens[:, 0], tokens[0, 9] = 0, 0  # <s>
+    positions = torch.tensor([[1, 2], [3, 4]])
+    model.zero_grad()
+    loss, _, _ = model(tokens, positions, torch.full((ROWS, 2), 8), dropout_key=key)
+    loss.backward()
+    return float(loss.detach()), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@in_one_rank
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_is_one_graph_with_the_numbers_of_eager(
+    kind: str, graphs: list[torch.fx.GraphModule]
+) -> None:
+    *settings, num_kinds = KINDS[kind]
+    model = build(*settings)
+    loss, gradients = loss_and_gradients(model)
+    assert len(graphs) == num_kinds
+    num_graphs = len(graphs)
+    other, _ = loss_and_gradients(model, key=6)
+    assert other != loss  # other masks from the same graphs
+    assert len(graphs) == num_graphs
+    with torch.compiler.set_stance("force_eager"):
+        expected, expected_gradients = loss_and_gradients(model)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=1e-6)
+
+
+@in_one_rank
+def test_compiled_code_has_the_numbers_of_eager() -> None:
+    """By torch's own compiler, dropout on: rounding may differ, masks may not."""
+    torch._dynamo.reset()
+    model = build({"num_layers": 1}, {})
+    loss, gradients = loss_and_gradients(model)
+    with torch.compiler.set_stance("force_eager"):
+        expected, expected_gradients = loss_and_gradients(model)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=2e-6)
+
+
+class NothingFromTheHost(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises for an operator that makes the host wait for a device, or draws from a generator."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = func.overloadpacket._qualified_op_name
+        waits = name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+        if waits or torch.Tag.nondeterministic_seeded in func.tags:
+            raise AssertionError(f"{name} in a layer")
+        return func(*args, **(kwargs or {}))
+
+
+@in_one_rank
+@pytest.mark.parametrize("kind", ["roberta", "modern"])
+def test_layers_wait_for_nothing_and_draw_from_no_generator(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(*KINDS[kind][:2])
+    run = model.encoder._run_all
+
+    def watched(*arguments: Any) -> Tensor:
+        with NothingFromTheHost():  # type: ignore[no-untyped-call]
+            return run(*arguments)
+
+    monkeypatch.setattr(model.encoder, "_run_all", watched)
+    with torch.compiler.set_stance("force_eager"):
+        loss, _ = loss_and_gradients(model)
+        model.encoder.compiles = False  # numpy's streams: the same rule
+        assert loss_and_gradients(model)[0] != loss
+    drawing = NothingFromTheHost()  # type: ignore[no-untyped-call]
+    with pytest.raises(AssertionError, match="bernoulli_ in a layer"), drawing:
+        torch.empty(3).bernoulli_(0.5)
+
+
+def test_what_can_be_compiled_is_decided_by_device_and_grid() -> None:
+    auto, on = ComputeConfig(), ComputeConfig(compile="on")
+    assert compiles_layers(auto, "cuda", 1)
+    assert not compiles_layers(auto, "cuda", 2)
+    assert not compiles_layers(auto, "cpu", 1)
+    assert compiles_layers(on, "cpu", 1)
+    check_grid(ModelConfig.model_validate(SIZES), on, 1)
+    with pytest.raises(ConfigError, match=r"compute\.compile on does not go with tensor-parallel"):
+        check_grid(ModelConfig.model_validate(SIZES), on, 2)
+
+
+def test_zero_3_compiles_no_layers() -> None:
+    tree = {"name": "x", "output": "x", "optimizer": {"type": "adamw", "lr": 1e-3}}
+    zero_3 = {"parallel": {"zero_stage": 3}}
+    assert validate(tree, RunConfig, "x").model_compute.compile == "auto"
+    assert validate({**tree, **zero_3}, RunConfig, "x").model_compute.compile == "off"
+    with pytest.raises(ConfigError, match=r"does not go with parallel\.zero_stage 3"):
+        validate({**tree, **zero_3, "compute": {"compile": "on"}}, RunConfig, "x")
+
+
+@in_one_rank
+def test_a_compiler_that_fails_is_an_error_that_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    torch._dynamo.reset()
+    compiled = torch.compile(encoder.run_layer, fullgraph=True, dynamic=False, backend=fails)
+    monkeypatch.setattr(encoder, "_compiled_layer", lambda: compiled)
+    with pytest.raises(ConfigError, match=r"no compiler here[\s\S]*compute.compile=off"):
+        loss_and_gradients(build({}, {}))
