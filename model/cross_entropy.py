@@ -67,12 +67,13 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
         probabilities, mine, is_mine, share, is_padding = ctx.saved_tensors
-        gradient = gradient[:, None]  # [N, 1]
-        result = probabilities * (gradient if share is None else gradient * share)
+        # In place: [N, V/tp] in fp32 is the largest tensor of a pass. torch refuses a second one.
+        if share is not None:
+            probabilities.mul_(share)
         if is_padding is not None:
-            result.masked_fill_(is_padding, 0)
-        result.scatter_add_(1, mine, -gradient * is_mine)
-        return result.to(ctx.dtype), None, None
+            probabilities.masked_fill_(is_padding, 0)
+        probabilities.scatter_add_(1, mine, -is_mine.float())
+        return probabilities.mul_(gradient[:, None]).to(ctx.dtype), None, None
 
 
 def _arg_max(x: Tensor) -> Tensor:

@@ -112,3 +112,13 @@ def _collectives() -> int:
 
 def test_ranks_exchange_once() -> None:
     assert run_ranks(_collectives, 2) == [1, 1]
+
+
+@in_one_rank
+def test_a_second_backward_pass_is_refused() -> None:
+    """The first one overwrites the probabilities."""
+    logits = torch.randn(5, 7, requires_grad=True)
+    losses, _ = vocabulary_cross_entropy(logits * 1, torch.arange(5), make_grid(1))
+    losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()  # type: ignore[no-untyped-call]
