@@ -89,7 +89,8 @@ RUNS = {
     "Megatron-DeepSpeed 1.3B": Published(
         "1.3b",
         (
-            *("precision=fp16", "compute.attention_backend=explicit", "parallel.tensor=1"),
+            *("precision=fp16", "compute.attention_backend=explicit"),
+            "compute.activation_checkpointing={type: layers}",
             *("batch={global_rows: 4096, micro_rows: 64}", "objective.mask_rate=0.99"),
             *("model.type_vocab_size=2", f"total_rows={4096 * STEPS}", "schedule.warmup_rows=0"),
         ),

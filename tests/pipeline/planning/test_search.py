@@ -50,12 +50,13 @@ def test_the_one_that_is_taken_fits_and_is_the_fastest() -> None:
 
 def test_its_settings_give_that_time_and_that_memory() -> None:
     """The recommendation, given as overrides, is planned as it was computed."""
-    run = layouts("1.3b", 1, 8, "a100-40gb")
+    given = ("parallel.tensor=2", "compute.activation_checkpointing={type: layers}")
+    run = layouts("1.3b", 1, 8, "a100-40gb", *given)
     best = fastest(search(run, 40))
     assert best is not None
     words = [f"{key}={json.dumps(value)}" for key, value in overrides_of(best, run.plan).items()]
     assert len(words) == 3  # tensor parallel 1, micro-batches, no recomputation; ZeRO 1 stays
-    config = load(CONFIGS / "1.3b.yaml", TrainConfig, words)
+    config = load(CONFIGS / "1.3b.yaml", TrainConfig, [*given, *words])
     plan = plan_run(config, 8, ROWS)
     assert estimate_memory(plan).total_gb == pytest.approx(best.memory_gb)
     (found,) = phase_times(plan, 1, 8, run.rates)
