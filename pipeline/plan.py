@@ -63,14 +63,10 @@ def main() -> None:
             raise ConfigError("--vocab-size: the plan of a fine-tuning run reads its tasks' files")
         from pipeline.finetuning import plan_report  # late: it imports torch
 
-        for line in plan_report.report(
-            *(config, request.num_nodes, request.gpus_per_node),
-            *(request.gpu_memory_gb, request.tokens_per_s),
-        ):
-            print(visible(line))
-        return
-    assert isinstance(config, TrainConfig)
-    plan = summarize(config, request, assumed)
+        plan = plan_report.summarize(config, request)
+    else:
+        assert isinstance(config, TrainConfig)
+        plan = summarize(config, request, assumed)
     if arguments.page is not None:
         write_atomic(arguments.page, plan_page(plan))
     if arguments.json:
@@ -83,6 +79,9 @@ def main() -> None:
 
 
 def _add_cost_options(parser: command.CommandParser) -> None:
+    parser.add_argument(
+        "--cpu", action="store_true", help="the ranks are on CPUs: estimate their memory there"
+    )
     parser.add_argument(
         "--accelerator",
         choices=sorted(known_accelerators()),
@@ -125,6 +124,7 @@ def _request(arguments: argparse.Namespace) -> PlanRequest:
         gpus_per_node=arguments.gpus_per_node,
         gpu_memory_gb=arguments.gpu_memory_gb,
         tokens_per_s=arguments.tokens_per_s,
+        on_cpu=arguments.cpu,
         accelerator=None if name is None else find_accelerator(name),
         utilization=arguments.utilization,
         price_per_gpu_hour=arguments.price_per_gpu_hour,

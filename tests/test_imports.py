@@ -90,7 +90,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("pipeline.launch", "pipeline.optim", "pipeline.data", "pipeline.fault_tolerance"),
         *("pipeline.run", "pipeline.checkpoint", "pipeline.tracking", "pipeline.engine"),
         *("pipeline.training", "pipeline.hugging_face", "pipeline.validation", "pipeline.start"),
-        "pipeline.model_cards",
+        *("pipeline.model_cards", "pipeline.planning"),
     ),
     "pipeline.evaluation": (
         *("pipeline.data", "pipeline.run", "pipeline.checkpoint", "pipeline.tracking"),

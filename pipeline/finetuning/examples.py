@@ -7,8 +7,9 @@ What stands around one text and between two is decided by the tokenizer's post-p
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,15 @@ class SourceRecord:
         return f"{self.file}: {self.place}"
 
 
+class RowLengths(NamedTuple):
+    """How long the longest rows of examples are."""
+
+    tokens: NDArray[np.int64]
+    """[N] the N lengths that there are, ascending."""
+    examples: NDArray[np.int64]
+    """[N] the number of examples of each."""
+
+
 @dataclass(frozen=True)
 class ExampleFile:
     """All examples of one split: of one file, or of several."""
@@ -110,6 +120,12 @@ class ExampleFile:
     def num_lines(self) -> int:
         """Records that examples were made of."""
         return len(self.records)
+
+    @cached_property
+    def longest_rows(self) -> RowLengths:
+        """Of all examples."""
+        longest = [max(len(row) for row in example.rows) for example in self.examples]
+        return RowLengths(*np.unique(np.asarray(longest, dtype=np.int64), return_counts=True))
 
     def source(self, example: Example) -> SourceRecord:
         """The record that an example is from."""

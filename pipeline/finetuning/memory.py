@@ -6,10 +6,9 @@ trained part.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from configs.load import ConfigError
 from model.compute import ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.size import (
@@ -19,9 +18,17 @@ from model.size import (
     count_parameters,
     count_vectors,
 )
-from pipeline.finetuning.padding import padded_width
+from pipeline.finetuning.padding import width_of
 from pipeline.finetuning.plan import FinetunePlan
-from pipeline.run.memory import MemoryEstimate, activation_bytes, bucket_bytes, head_bytes
+from pipeline.run.activations import activation_bytes, head_bytes
+from pipeline.run.config import ParallelConfig
+from pipeline.run.memory import (
+    MemoryEstimate,
+    for_cpu,
+    saves_before_end,
+    smaller_zero_stage,
+    state_memory,
+)
 
 
 @dataclass(frozen=True)
@@ -66,31 +73,39 @@ def count_finetuned(plan: FinetunePlan) -> Parameters:
     return Parameters(total, total - frozen, in_matrices)
 
 
-def estimate_finetuning(plan: FinetunePlan) -> MemoryEstimate:
-    """The memory of the micro-batch that needs most."""
+def estimate_finetuning(plan: FinetunePlan, on_cpu: bool = False) -> MemoryEstimate:
+    """The memory of the micro-batch that needs most, of a rank on a CPU or of its accelerator."""
     config, tp_size, dp_size = plan.config, plan.tp_size, plan.dp_size
-    stage, value_bytes = config.parallel.zero_stage, config.value_bytes
     found = count_finetuned(plan)
-    total, trained = found.total / tp_size, found.trained / tp_size
-    gathered = 2 * count_layer_parameters(plan.model) / tp_size
-    weights = value_bytes * (total if stage < 3 else total / dp_size + gathered)
-    sums = trained if stage == 1 else trained / dp_size
-    gradients = bucket_bytes(trained, value_bytes, stage) + 4 * sums
-    in_matrices = found.trained_in_matrices / tp_size
-    optimizer = config.optimizer.state_bytes(trained, in_matrices) / dp_size
-    if config.parallel.offload_optimizer:
-        optimizer = 0
-    activations = max(size for _, _, _, size in widest_batches(plan))
-    return MemoryEstimate(weights, gradients, optimizer, activations)
+    trained, in_matrices = found.trained / tp_size, found.trained_in_matrices / tp_size
+    state = state_memory(config, found.total / tp_size, trained, in_matrices, dp_size, on_cpu)
+    activations = max(size for _, _, _, size in widest_batches(plan, on_cpu))
+    state = replace(state, activations=activations)
+    if not on_cpu:
+        return state
+    # Host memory has an fp32 copy of frozen weights, which saves take as it is.
+    frozen = 4 * (found.total - found.trained) / tp_size
+    state = replace(state, weights=state.weights + frozen)
+    copied = config.optimizer.state_bytes(trained, in_matrices) / dp_size
+    return for_cpu(state, config, copied, saves_before_end(config, config.num_steps))
 
 
-def widest_batches(plan: FinetunePlan) -> Iterator[tuple[str, int, int, float]]:
+def finetuned_checkpoint_bytes(plan: FinetunePlan) -> float:
+    """Size of a checkpoint: fp32 weights, and the optimizer's state of those that are trained."""
+    found = count_finetuned(plan)
+    state = plan.config.optimizer.state_bytes(found.trained, found.trained_in_matrices)
+    return state + 4 * (found.total - found.trained)
+
+
+def widest_batches(
+    plan: FinetunePlan, on_cpu: bool = False
+) -> Iterator[tuple[str, int, int, float]]:
     """By head, (name, rows, tokens of each, bytes kept) of its largest micro-batch on a rank."""
     config, model = plan.config, plan.model
-    frozen_layers, freezes_embeddings = _frozen(model)
-    kept = model.num_layers - (frozen_layers if freezes_embeddings else 0)
     network = _Network(
-        model.model_copy(update={"num_layers": kept}), config.compute, config.value_bytes
+        model.model_copy(update={"num_layers": trained_layers(model)}),
+        config.compute,
+        config.value_bytes,
     )
     passes = 2 if config.adversarial.type == "smart" else 1
     vocab_size = config.compute.padded_vocab_size(plan.start.vocab_size)
@@ -98,49 +113,54 @@ def widest_batches(plan: FinetunePlan) -> Iterator[tuple[str, int, int, float]]:
         task = config.tasks[name]
         examples = min(config.micro_rows // task.rows_per_example, task.examples_per_step)
         rows = examples * task.rows_per_example
-        width = padded_width(file.examples, model.max_row_tokens)
-        size = activation_bytes(network, rows, width, plan.tp_size)
+        width = width_of(int(file.longest_rows.tokens[-1]), model.max_row_tokens)
+        size = activation_bytes(network, rows, width, plan.tp_size, on_cpu)
         if plan.mlm is not None:  # its head sees a slot of each row
             size += rows * vocab_size / plan.tp_size * (2 * config.value_bytes + 8)
         yield name, rows, width, passes * size
     if plan.mlm is not None and config.mlm is not None:
         rows = min(config.mlm.rows_per_step, config.micro_rows)
         shape = (rows, plan.mlm.manifest.row_tokens)
-        size = activation_bytes(network, *shape, plan.tp_size)
+        size = activation_bytes(network, *shape, plan.tp_size, on_cpu)
         objective = config.mlm.objective
         size += head_bytes(network, objective, *shape, vocab_size, plan.tp_size)
         yield MLM_HEAD, *shape, passes * size
 
 
-def memory_lines(plan: FinetunePlan, gpu_memory_gb: float | None = None) -> Iterator[str]:
-    """What the planner prints of it; raises ConfigError for more than `gpu_memory_gb`."""
-    memory, found = estimate_finetuning(plan), count_finetuned(plan)
+def trained_layers(model: ModelConfig) -> int:
+    """Layers with a backward pass: those above the lowest trained part."""
+    frozen_layers, freezes_embeddings = _frozen(model)
+    return model.num_layers - (frozen_layers if freezes_embeddings else 0)
+
+
+def largest_batch_line(plan: FinetunePlan) -> str:
+    """The micro-batch that needs most memory, in words."""
     name, *shape, _ = max(widest_batches(plan), key=lambda one: one[3])
-    if gpu_memory_gb is not None and memory.total_gb > gpu_memory_gb:
-        raise ConfigError(
-            f"does not fit: {memory.summary()}, but one has {gpu_memory_gb:g} GB; "
-            + _advice(plan, memory)
-        )
-    yield (
-        f"parameters {found.total:,}, of which {found.trained:,} are trained; memory about "
-        f"{memory.summary()}"
-    )
-    yield (
+    return (
         f"largest micro-batch: {shape[0]} rows of {shape[1]} tokens ({name}), "
         f"{prod(shape):,} tokens"
     )
 
 
-def _advice(plan: FinetunePlan, memory: MemoryEstimate) -> str:
+def advice(plan: FinetunePlan, memory: MemoryEstimate) -> str:
+    """The setting that reduces the largest part of `memory` most."""
     config = plan.config
     if memory.activations > memory.weights + memory.gradients + memory.optimizer:
         if config.micro_rows > max(task.rows_per_example for task in config.tasks.values()):
             return f"lower micro_rows (now {config.micro_rows}); the steps stay the same"
         return "lower max_row_tokens, or set compute.activation_checkpointing.type to layers"
-    if config.parallel.zero_stage < 3 and plan.dp_size > 1:
-        return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"
+
+    def under(parallel: ParallelConfig) -> MemoryEstimate:
+        changed = config.model_copy(update={"parallel": parallel})
+        return estimate_finetuning(replace(plan, config=changed), memory.on_cpu)
+
+    stage = smaller_zero_stage(config, memory, under) if plan.dp_size > 1 else None
+    if stage is not None:
+        return f"raise parallel.zero_stage to {stage} (now {config.parallel.zero_stage})"
     more = f"raise parallel.tensor (now {plan.tp_size}), freeze layers (model.frozen)"
-    return more + ("" if config.parallel.offload_optimizer else ", or parallel.offload_optimizer")
+    if not config.parallel.offload_optimizer and not memory.on_cpu:
+        more += ", or parallel.offload_optimizer"
+    return more
 
 
 def _frozen(model: ModelConfig) -> tuple[int, bool]:

@@ -18,6 +18,11 @@ WIDTH_MULTIPLE = 8
 def padded_width(examples: Sequence[Example], max_row_tokens: int) -> int:
     """The width of a micro-batch of `examples` in a model of `max_row_tokens`."""
     longest = max(len(row) for example in examples for row in example.rows)
+    return width_of(longest, max_row_tokens)
+
+
+def width_of(longest: int, max_row_tokens: int) -> int:
+    """The width of a micro-batch whose longest row has so many tokens."""
     width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     return max(longest, min(width, max_row_tokens))
 

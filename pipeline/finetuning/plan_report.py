@@ -1,46 +1,106 @@
-"""What `python -m pipeline.plan` prints of a fine-tuning run, or of a sweep."""
+"""The plan of a fine-tuning run on a launch, or of a sweep: memory, time, cost, other layouts."""
 
 from collections.abc import Iterator
 
 from configs.load import ConfigError
 from pipeline.finetuning.config import FinetuneConfig
-from pipeline.finetuning.memory import memory_lines
+from pipeline.finetuning.memory import (
+    advice,
+    count_finetuned,
+    estimate_finetuning,
+    finetuned_checkpoint_bytes,
+    largest_batch_line,
+)
 from pipeline.finetuning.plan import FinetunePlan, plan_finetuning
+from pipeline.finetuning.plan_time import (
+    FinetuneLayouts,
+    finetuning_overrides,
+    model_flops,
+    run_time,
+)
 from pipeline.finetuning.sweep.children import all_children, sweep_of
 from pipeline.finetuning.sweep.results import read_results, wanted_children
 from pipeline.finetuning.sweep.table import table_lines
+from pipeline.planning.report import run_cost, what_fits
+from pipeline.planning.request import PlanRequest
+from pipeline.planning.search import fastest, search
+from pipeline.planning.step_time import Rates
+from pipeline.planning.summary import Comparison, PlanSummary, StageTime
 from pipeline.run import run_folder
 from pipeline.start.record import own_checkpoint
 
 
-def report(
-    config: FinetuneConfig,
-    num_nodes: int,
-    gpus_per_node: int,
-    gpu_memory_gb: float | None = None,
-    tokens_per_s: float | None = None,
-) -> Iterator[str]:
-    """The plan, a line each; needs no accelerator and writes nothing. Of a sweep, the plan of its
+def summarize(config: FinetuneConfig, request: PlanRequest) -> PlanSummary:
+    """The plan in numbers; needs no accelerator and writes nothing. Of a sweep, the plan of its
     first child, and how many there are.
 
-    Raises the errors of `plan_finetuning`, and ConfigError for more memory than `gpu_memory_gb`.
+    Raises the errors of `plan_finetuning`, and ConfigError for more memory than there is.
     """
-    if num_nodes < 1 or gpus_per_node < 1:
-        raise ConfigError(
-            f"--nodes {num_nodes} --gpus-per-node {gpus_per_node}: both must be at least 1"
-        )
+    heading: list[str] = []
     one = config
     if config.sweep is not None:
-        yield from _sweep_lines(config)
+        heading += _sweep_lines(config)
         one = all_children(config)[0].config
-    plan = plan_finetuning(one, num_nodes * gpus_per_node, is_first=False)
+    plan = plan_finetuning(one, request.world_size, is_first=False)
     changes = run_folder.check_claim(plan.config, plan.data_fingerprint)
-    memory = list(memory_lines(plan, gpu_memory_gb))
     newest = own_checkpoint(one.output)
-    yield from plan.summary_lines(newest.manifest.step if newest else 0)
-    yield from memory
-    yield from _time_lines(plan, tokens_per_s)
-    yield from changes
+    heading += plan.summary_lines(newest.manifest.step if newest else 0)
+    memory = estimate_finetuning(plan, request.on_cpu)
+    comparison = None if request.rates is None else _compare(plan, request, request.rates)
+    if request.memory_gb is not None and memory.total_gb > request.memory_gb:
+        raise ConfigError(
+            f"does not fit: {memory.summary()}, but one has {request.memory_gb:g} GB; "
+            f"{advice(plan, memory)}{what_fits(comparison)}"
+        )
+    found, tokens = count_finetuned(plan), _tokens(plan)
+    stages = () if request.rates is None else (_stage(plan, request, request.rates, tokens),)
+    saved = finetuned_checkpoint_bytes(plan)
+    return PlanSummary(
+        request=request,
+        name=config.name,
+        heading=tuple(heading),
+        num_steps=plan.config.num_steps,
+        tokens=tokens,
+        token_words=" without padding",
+        parameters=found.total,
+        trained_parameters=found.trained,
+        memory=memory,
+        checkpoint_bytes=saved,
+        stages=stages,
+        cost=run_cost(request, tokens, stages, saved),
+        comparison=comparison,
+        memory_notes=(largest_batch_line(plan),),
+        changes=tuple(changes),
+    )
+
+
+def _compare(plan: FinetunePlan, request: PlanRequest, rates: Rates) -> Comparison:
+    assert request.memory_gb is not None
+    run = FinetuneLayouts(plan, request.num_nodes, request.gpus_per_node, rates)
+    outcomes = search(run, request.memory_gb)
+    best = fastest(outcomes)
+    overrides = {} if best is None else finetuning_overrides(best, plan.config)
+    return Comparison(tuple(outcomes), overrides, scaling=())
+
+
+def _stage(plan: FinetunePlan, request: PlanRequest, rates: Rates, tokens: float) -> StageTime:
+    whole = run_time(plan, request.num_nodes, request.gpus_per_node, rates)
+    steps = plan.config.num_steps
+    return StageTime("the run", steps, tokens, whole.times(1 / steps), whole, model_flops(plan))
+
+
+def _tokens(plan: FinetunePlan) -> float:
+    config, order = plan.config, plan.task_order
+    tokens = 0.0
+    for name, file in plan.train.items():
+        rows = [len(row) for example in file.examples for row in example.rows]
+        task = config.tasks[name]
+        taken = order.num_batches(name) * task.examples_per_step * task.rows_per_example
+        tokens += taken * sum(rows) / len(rows)
+    if plan.mlm is not None and config.mlm is not None:
+        rows_of_mlm = config.num_steps * config.mlm.rows_per_step
+        tokens += rows_of_mlm * plan.mlm.manifest.row_tokens
+    return tokens
 
 
 def _sweep_lines(config: FinetuneConfig) -> Iterator[str]:
@@ -54,20 +114,3 @@ def _sweep_lines(config: FinetuneConfig) -> Iterator[str]:
         yield f"  {len(results.children)} have ended"
         yield from (f"  {line}" for line in table_lines(results))
     yield f"the first child, {wanted[0].name}:"
-
-
-def _time_lines(plan: FinetunePlan, tokens_per_s: float | None) -> Iterator[str]:
-    config, order = plan.config, plan.task_order
-    tokens = 0.0
-    for name, file in plan.train.items():
-        rows = [len(row) for example in file.examples for row in example.rows]
-        task = config.tasks[name]
-        taken = order.num_batches(name) * task.examples_per_step * task.rows_per_example
-        tokens += taken * sum(rows) / len(rows)
-    if plan.mlm is not None and config.mlm is not None:
-        rows_of_mlm = config.num_steps * config.mlm.rows_per_step
-        tokens += rows_of_mlm * plan.mlm.manifest.row_tokens
-    yield f"tokens {tokens:,.0f} without padding in {config.num_steps:,} steps"
-    if tokens_per_s:
-        hours = tokens / (tokens_per_s * plan.tp_size * plan.dp_size) / 3600
-        yield f"time about {hours:,.2f} h at {tokens_per_s:,.0f} tokens/s an accelerator"

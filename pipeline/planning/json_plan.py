@@ -17,7 +17,11 @@ def plan_json(plan: PlanSummary) -> str:
     found: dict[str, Any] = {
         "name": plan.name,
         "summary": list(plan.heading),
-        "launch": {"nodes": request.num_nodes, "gpus_per_node": request.gpus_per_node},
+        "launch": {
+            "nodes": request.num_nodes,
+            "gpus_per_node": request.gpus_per_node,
+            "cpu": request.on_cpu,
+        },
         "steps": plan.num_steps,
         "tokens": plan.tokens,
         "parameters": plan.parameters,
@@ -41,7 +45,7 @@ def _memory(memory: MemoryEstimate) -> dict[str, float]:
     return parts | {"total": memory.total_gb * 1e9}
 
 
-MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "overhead")
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "buffers", "overhead")
 
 
 def _accelerator(plan: PlanSummary) -> dict[str, Any] | None:

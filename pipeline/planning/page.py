@@ -35,12 +35,14 @@ def _sections(plan: PlanSummary) -> Iterator[tuple[str, str, str]]:
     yield "summary", "Summary", f"<ul>{lines}</ul>"
     if plan.stages:
         yield "time", "Where a step's time goes", _times(plan)
-    yield "memory", "Memory of an accelerator", _memory(plan)
+    where = "a rank" if plan.memory.on_cpu else "an accelerator"
+    yield "memory", f"Memory of {where}", _memory(plan)
     if plan.cost is not None:
         yield "cost", "Cost", _costs(plan, plan.cost)
     if plan.comparison is not None:
         yield "layouts", "Other layouts", _layouts(plan.comparison)
-        yield "scaling", "More accelerators", _scaling(plan.comparison)
+        if plan.comparison.scaling:
+            yield "scaling", "More accelerators", _scaling(plan.comparison)
     if plan.request.accelerator is not None:
         yield "rates", "Rates and their sources", _rates(plan)
 
@@ -137,7 +139,7 @@ def _scaling(comparison: Comparison) -> str:
         f"<p>Up to {useful.world_size:,} are useful: with more of them, more than half of the "
         "accelerator hours are lost, or a step takes no less time.</p>"
         if useful
-        else "<p>No layout fits.</p>"
+        else ""
     )
     head = ("accelerators", "hours", "accelerator hours", "fastest layout")
     return text + bars(series, " h") + table(head, rows)

@@ -1,5 +1,6 @@
 """The work of a pretraining run: what its phases compute, and how long they take."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.adversarial_options import passes_per_step
@@ -8,9 +9,9 @@ from model.generator import generator_of
 from model.objectives import ReplacedTokensConfig
 from model.size import count_matrix_parameters
 from pipeline.optim.muon import MuonConfig
+from pipeline.optim.union import OptimizerConfig
 from pipeline.planning.step_time import Rank, Rates, StepTime, Trained, step_time
 from pipeline.planning.work import NetworkPass
-from pipeline.run.config import TrainConfig
 from pipeline.run.memory import count_trained, networks_of
 from pipeline.run.plan import PhasePlan, RunPlan
 
@@ -42,7 +43,7 @@ def trained_of(plan: RunPlan) -> Trained:
         optimizer=config.optimizer,
         zero_stage=config.parallel.zero_stage,
         offloads=config.parallel.offload_optimizer,
-        update_flops=_update_flops(config, networks),
+        update_flops=update_flops(config.optimizer, networks),
     )
 
 
@@ -91,9 +92,9 @@ def count_tensors(model: ModelConfig) -> int:
     return layers * layer + rest + (0 if model.tied_decoder else 1)
 
 
-def _update_flops(config: TrainConfig, networks: list[ModelConfig]) -> float:
+def update_flops(optimizer: OptimizerConfig, networks: Sequence[ModelConfig]) -> float:
     """Newton-Schulz iterations of Muon: gram, its square and the update, of every matrix."""
-    if not isinstance(config.optimizer, MuonConfig):
+    if not isinstance(optimizer, MuonConfig):
         return 0.0
     total = 0.0
     for model in networks:
@@ -103,4 +104,4 @@ def _update_flops(config: TrainConfig, networks: list[ModelConfig]) -> float:
         shapes += [(inner, hidden)] * (3 if model.is_gated else 2)
         one = sum(4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3 for s in shapes)
         total += model.num_layers * one
-    return total * config.optimizer.iterations
+    return total * optimizer.iterations

@@ -1,5 +1,7 @@
 """The plan of a pretraining run on a launch: batch, memory, time, cost, and other layouts."""
 
+from dataclasses import replace
+
 from configs.load import ConfigError
 from data_prep.dataset.manifest import MANIFEST_NAME
 from pipeline.planning.costs import Cost, cost_of
@@ -12,12 +14,13 @@ from pipeline.planning.step_time import Rates
 from pipeline.planning.summary import Comparison, PlanSummary, StageTime
 from pipeline.run import run_folder
 from pipeline.run.assumed_rows import AssumedRows
-from pipeline.run.config import TrainConfig
+from pipeline.run.config import ParallelConfig, TrainConfig
 from pipeline.run.memory import (
     MemoryEstimate,
     checkpoint_bytes,
     count_trained,
     estimate_memory,
+    smaller_zero_stage,
 )
 from pipeline.run.plan import PhasePlan, RunPlan, plan_run
 from pipeline.start.record import own_checkpoint
@@ -45,12 +48,12 @@ def summarize(
             "a node: its all-reduces, four a layer, would go over the network"
         )
     changes = [] if assumed else run_folder.check_claim(config, plan.data_fingerprint)
-    memory = estimate_memory(plan)
+    memory = estimate_memory(plan, request.on_cpu)
     comparison = None if request.rates is None else _compare(plan, request, request.rates)
     if request.memory_gb is not None and memory.total_gb > request.memory_gb:
         raise ConfigError(
             f"does not fit: {memory.summary()}, but one has {request.memory_gb:g} GB; "
-            f"{advice(plan, memory)}{_what_fits(comparison)}"
+            f"{advice(plan, memory)}{what_fits(comparison)}"
         )
     stages = _stage_times(plan, request)
     saved = checkpoint_bytes(config, plan.vocab_size)
@@ -104,10 +107,16 @@ def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
         if rows > 1:
             return f"lower {where}batch.micro_rows (now {rows}); the batch stays the same"
         return "set compute.activation_checkpointing.type to layers; it changes no result"
-    if config.parallel.zero_stage < 3 and plan.dp_size > 1:
-        return f"raise parallel.zero_stage (now {config.parallel.zero_stage})"
+
+    def under(parallel: ParallelConfig) -> MemoryEstimate:
+        changed = config.model_copy(update={"parallel": parallel})
+        return estimate_memory(replace(plan, config=changed), memory.on_cpu)
+
+    stage = smaller_zero_stage(config, memory, under) if plan.dp_size > 1 else None
+    if stage is not None:
+        return f"raise parallel.zero_stage to {stage} (now {config.parallel.zero_stage})"
     more = f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"
-    if not config.parallel.offload_optimizer:
+    if not config.parallel.offload_optimizer and not memory.on_cpu:
         more += ", or set parallel.offload_optimizer (slower: masters and moments in host memory)"
     return more
 
@@ -130,7 +139,8 @@ def _memory_notes(config: TrainConfig) -> tuple[str, ...]:
     return ()
 
 
-def _what_fits(comparison: Comparison | None) -> str:
+def what_fits(comparison: Comparison | None) -> str:
+    """The end of the message on a run that does not fit."""
     if comparison is None:
         return ""
     if comparison.best is None:

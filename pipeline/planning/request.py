@@ -19,6 +19,8 @@ class PlanRequest:
     """A run that needs more is refused; None: as the accelerator has, if one is given."""
     tokens_per_s: float | None = None
     """Measured throughput of one accelerator."""
+    on_cpu: bool = False
+    """The ranks are on CPUs: their memory is that of processes."""
     accelerator: Accelerator | None = None
     utilization: float = DEFAULT_UTILIZATION
     """Share of the accelerator's measured rate that matrix products of the model reach."""
@@ -33,6 +35,8 @@ class PlanRequest:
                 f"--nodes {self.num_nodes} --gpus-per-node {self.gpus_per_node}: both must be at "
                 "least 1"
             )
+        if self.on_cpu and self.accelerator is not None:
+            raise ConfigError(f"--cpu does not go with --accelerator {self.accelerator.name}")
         if not 0 < self.utilization <= 1:
             raise ConfigError(
                 f"--utilization {self.utilization:g}: give a share above 0 and up to 1"

@@ -136,18 +136,36 @@ def step_time(
 
     Raises ConfigError for a number format that the accelerator has no matrix units for.
     """
+    each = micro_batch_time(passes, trained, micro_rows, rank.tp_size, rates)
+    return each.times(accumulation) + update_time(trained, accumulation, rank, rates)
+
+
+def micro_batch_time(
+    passes: tuple[NetworkPass, ...],
+    trained: Trained,
+    micro_rows: int,
+    tp_size: int,
+    rates: Rates,
+) -> StepTime:
+    """Seconds of the forward and backward passes of a micro-batch; the errors are those of
+    `step_time`."""
     found = rates.accelerator
-    work = micro_batch_work(passes, trained, micro_rows, rank.tp_size)
+    work = micro_batch_work(passes, trained, micro_rows, tp_size)
     matrix = work.matrix_flops / (found.matrix_flops(trained.precision) * rates.utilization)
     traffic = work.traffic_bytes / found.stream_bytes_s
     tensor = work.tp_bytes / found.link_bytes_s + work.tp_calls * found.link_latency_s
     launching = work.launches * rates.launch_s
     launching *= SHARDED_GRADIENTS if trained.zero_stage > 1 else 1
     host = max(0.0, launching - matrix - traffic - tensor)
-    each = StepTime(matrix, traffic, host, tensor)
-    data = _data_parallel_s(trained, accumulation, rank, found)
-    return each.times(accumulation) + StepTime(
-        data=data, optimizer=_optimizer_s(trained, rank, rates)
+    return StepTime(matrix, traffic, host, tensor)
+
+
+def update_time(trained: Trained, accumulation: int, rank: Rank, rates: Rates) -> StepTime:
+    """Seconds of a step beside its `accumulation` micro-batches: gradients and weights over the
+    data-parallel ranks, and the optimizer."""
+    return StepTime(
+        data=_data_parallel_s(trained, accumulation, rank, rates.accelerator),
+        optimizer=_optimizer_s(trained, rank, rates),
     )
 
 

@@ -64,8 +64,9 @@ def _cost_lines(plan: PlanSummary, cost: Cost) -> Iterator[str]:
     request, rate = plan.request, plan.tokens_per_s
     assert rate is not None
     how = "" if request.tokens_per_s is not None else " computed"
+    hours = f"{cost.hours:,.1f}" if cost.hours >= 10 else f"{cost.hours:.2f}"
     line = (
-        f"time about {cost.hours:,.1f} h at {rate:,.0f}{how} tokens/s an accelerator"
+        f"time about {hours} h at {rate:,.0f}{how} tokens/s an accelerator"
         f"{_peak(plan)}, {cost.accelerator_hours:,.0f} accelerator hours"
     )
     if cost.energy_kwh is not None:

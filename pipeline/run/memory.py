@@ -2,19 +2,19 @@
 
 Weights, gradients and optimizer state follow from ZeRO (Rajbhandari et al. 2020, section 5) and
 from how our engine keeps them: low-precision weights, fp32 sums of gradients, and the fp32 state
-that the optimizer declares. Activations are Korthikanti et al. 2022 (section 4, equations 1 to 4),
-less the attention probabilities where the attention backend does not keep them.
+that the optimizer declares; what DeepSpeed keeps besides was measured on CPUs (docs/planner.md).
+Activations are those of `pipeline.run.activations`.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import ModelConfig
 from model.generator import count_generator_parameters, generator_of
 from model.objectives import ObjectiveSettings, ReplacedTokensConfig
-from model.size import count_layer_parameters, count_matrix_parameters, count_parameters
-from pipeline.run.config import TrainConfig
+from model.size import count_matrix_parameters, count_parameters
+from pipeline.run.activations import activation_bytes, head_bytes, layer_bytes
+from pipeline.run.config import ParallelConfig, RunConfig, TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
 
 OVERHEAD_GB = 2.5
@@ -23,56 +23,147 @@ OVERHEAD_GB = 2.5
 BUCKET_VALUES = 100_000_000
 """DeepSpeed's buckets for reducing gradients hold at most so many values."""
 
+LIVE_VALUES = 1_000_000_000
+"""ZeRO 3 keeps the gathered weights of at most so many parameters, all of smaller models:
+stage3_max_live_parameters of DeepSpeed's config, which we leave at its default."""
+
+PROCESS_BYTES = 0.48e9
+"""A rank on a CPU before it builds its model: mostly torch, DeepSpeed and megatron-core."""
+HEAP_BYTES, HEAP_SHARE = 0.15e9, 0.2
+"""What the heap of such a process holds besides: in all, and of activations and buffers, whose
+blocks glibc keeps when they are freed. Large tensors are returned. In fp32 it kept nearly as much
+as the activations (docs/planner.md)."""
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one accelerator, at its highest point."""
+    """Bytes on one accelerator, or of one rank on a CPU, at its highest point."""
 
     weights: float
     gradients: float
+    """All that are kept from a micro-batch to the next."""
     optimizer: float
     """fp32 master weights and moments; 0 where they are in host memory."""
     activations: float
     phase: int = 0
     """Number of the phase whose activations need most."""
+    buffers: float = 0.0
+    """Gathered weights of ZeRO 3, gradients while they are reduced, and on a CPU the copy of what
+    the rank writes of a checkpoint while it trains."""
     overhead: float = OVERHEAD_GB * 1e9
-    """CUDA context, NCCL's buffers and fragmentation."""
+    """On a CPU that of the process and its heap."""
+    on_cpu: bool = False
+
+    @property
+    def state(self) -> float:
+        """What stays from step to step and from micro-batch to micro-batch."""
+        return self.weights + self.gradients + self.optimizer
 
     @property
     def total_gb(self) -> float:
-        """All of it with the fixed overhead, in 1e9 bytes."""
-        parts = (self.weights, self.gradients, self.optimizer, self.activations)
-        return (sum(parts) + self.overhead) / 1e9
+        """All of it, in 1e9 bytes."""
+        return (self.state + self.activations + self.buffers + self.overhead) / 1e9
 
     def summary(self) -> str:
         """The parts in one line."""
-        return (
-            f"{self.total_gb:.1f} GB an accelerator: weights {self.weights / 1e9:.1f}, gradients "
-            f"{self.gradients / 1e9:.1f}, optimizer {self.optimizer / 1e9:.1f}, activations "
-            f"{self.activations / 1e9:.1f}, overhead {OVERHEAD_GB}"
-        )
+        where = "a rank" if self.on_cpu else "an accelerator"
+        parts = ("weights", "gradients", "optimizer", "activations", "buffers", "overhead")
+        shown = ", ".join(f"{name} {getattr(self, name) / 1e9:.1f}" for name in parts)
+        return f"{self.total_gb:.1f} GB {where}: {shown}"
 
 
-def estimate_memory(plan: RunPlan) -> MemoryEstimate:
-    """The memory of the phase that needs most."""
+def estimate_memory(plan: RunPlan, on_cpu: bool = False) -> MemoryEstimate:
+    """The memory of the phase that needs most, of a rank on a CPU or of its accelerator."""
     config = plan.config
-    stage, dp_size = config.parallel.zero_stage, plan.dp_size
-    value_bytes = config.value_bytes
     vocab_size = config.compute.padded_vocab_size(plan.vocab_size)
     parameters = count_trained(config, vocab_size) / plan.tp_size
-    # A layer's gathered weights, and those fetched ahead, come on top of a rank's own share.
-    gathered = 2 * count_layer_parameters(config.model) / plan.tp_size
-    weights = value_bytes * (parameters if stage < 3 else parameters / dp_size + gathered)
-    gradients = bucket_bytes(parameters, value_bytes, stage)
-    gradients += 4 * (parameters if stage == 1 else parameters / dp_size)
-    peaks = [peak_activation_bytes(plan, phase, vocab_size) for phase in plan.phases]
-    activations = max(peaks)
     networks = networks_of(config.model, config.objective)
-    in_matrices = sum(map(count_matrix_parameters, networks)) / plan.tp_size
-    optimizer = config.optimizer.state_bytes(parameters, in_matrices) / dp_size
-    if config.parallel.offload_optimizer:
+    state = state_memory(
+        config,
+        parameters,
+        parameters,
+        sum(map(count_matrix_parameters, networks)) / plan.tp_size,
+        plan.dp_size,
+        on_cpu,
+    )
+    peaks = [peak_activation_bytes(plan, phase, vocab_size, on_cpu) for phase in plan.phases]
+    activations = max(peaks)
+    state = replace(state, activations=activations, phase=peaks.index(activations))
+    if not on_cpu:
+        return state
+    copied = checkpoint_bytes(config, plan.vocab_size) / plan.tp_size / plan.dp_size
+    saves_start = config.start.type != "scratch"
+    return for_cpu(
+        state, config, copied, saves_start or saves_before_end(config, plan.steps.total_steps)
+    )
+
+
+def state_memory(
+    config: RunConfig,
+    parameters: float,
+    trained: float,
+    in_matrices: float,
+    dp_size: int,
+    on_cpu: bool = False,
+) -> MemoryEstimate:
+    """The memory of a tensor-parallel rank with so many `parameters`, without activations.
+
+    `trained` of them have gradients, `in_matrices` of these are in the matrices of layers. ZeRO 1
+    keeps the gradients of a micro-batch in the format of the weights beside their fp32 sums; ZeRO 2
+    and 3 reduce them at once, by buckets that are copied to fp32; the bucket of ZeRO 3 is fp32.
+    """
+    stage, value_bytes = config.parallel.zero_stage, config.value_bytes
+    bucket = min(trained, BUCKET_VALUES)
+    copied = value_bytes if value_bytes < 4 else 0
+    weights = value_bytes * parameters
+    # At ZeRO 1 the sums are reduced after the activations are gone; in fp32 the bucket stays.
+    gradients, buffers = (4 + copied) * trained, 0.0 if copied else 4.0 * bucket
+    if stage > 1:
+        gradients, buffers = 4 * trained / dp_size, (4 + copied) * bucket
+    if stage == 3 and dp_size > 1:  # one rank uses its weights as they are
+        weights /= dp_size
+        buffers += value_bytes * min(parameters, LIVE_VALUES)
+    optimizer = config.optimizer.state_bytes(trained, in_matrices) / dp_size
+    if config.parallel.offload_optimizer and not on_cpu:
         optimizer = 0
-    return MemoryEstimate(weights, gradients, optimizer, activations, peaks.index(activations))
+    return MemoryEstimate(weights, gradients, optimizer, 0.0, buffers=buffers)
+
+
+def for_cpu(
+    estimate: MemoryEstimate, config: RunConfig, copied_bytes: float, saves_before_end: bool
+) -> MemoryEstimate:
+    """The `estimate` of a rank that is a process on a CPU.
+
+    It copies `copied_bytes` for a checkpoint: beside the activations of later steps, or, unless the
+    run `saves_before_end`, in the place of those of the last step.
+    """
+    overhead = PROCESS_BYTES + HEAP_BYTES
+    overhead += HEAP_SHARE * (estimate.activations + estimate.buffers)
+    if not saves_before_end:
+        free = estimate.activations + estimate.buffers
+        if config.parallel.zero_stage == 1 and config.value_bytes < 4:  # those of a micro-batch
+            free += estimate.gradients * config.value_bytes / (4 + config.value_bytes)
+        copied_bytes = max(0.0, copied_bytes - free)
+    buffers = estimate.buffers + copied_bytes
+    return replace(estimate, buffers=buffers, overhead=overhead, on_cpu=True)
+
+
+def saves_before_end(config: RunConfig, num_steps: int) -> bool:
+    """Whether a run of `num_steps` steps may save a checkpoint before its last step."""
+    rules = config.checkpoint.for_validation(config.validation)
+    return rules.every_steps < num_steps or rules.every_minutes is not None or rules.keep_best > 0
+
+
+def smaller_zero_stage(
+    config: RunConfig, memory: MemoryEstimate, under: Callable[[ParallelConfig], MemoryEstimate]
+) -> int | None:
+    """The lowest ZeRO stage above that of `config` with less than `memory`, by the estimates
+    `under` other layouts; None: there is none."""
+    for stage in range(config.parallel.zero_stage + 1, 4):
+        parallel = config.parallel.model_copy(update={"zero_stage": stage})
+        if under(parallel).total_gb < memory.total_gb:
+            return stage
+    return None
 
 
 def count_trained(config: TrainConfig, vocab_size: int) -> int:
@@ -81,16 +172,6 @@ def count_trained(config: TrainConfig, vocab_size: int) -> int:
     if config.objective.type == "replaced_tokens":
         parameters += count_generator_parameters(config.model, vocab_size, config.objective)
     return parameters
-
-
-def bucket_bytes(parameters: float, value_bytes: int, zero_stage: int) -> float:
-    """Memory of the gradients that are reduced at a time.
-
-    At ZeRO 2 and 3 they are in the format of the weights, and copied to fp32 for the reduction; at
-    ZeRO 1 the fp32 sums themselves are reduced.
-    """
-    copied = 4 if zero_stage > 1 and value_bytes < 4 else 0
-    return (value_bytes + copied) * min(parameters, BUCKET_VALUES)
 
 
 def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> float:
@@ -108,18 +189,20 @@ def networks_of(model: ModelConfig, objective: ObjectiveSettings) -> list[ModelC
     return [model, generator_of(model, objective)]
 
 
-def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> float:
+def peak_activation_bytes(
+    plan: RunPlan, phase: PhasePlan, vocab_size: int, on_cpu: bool = False
+) -> float:
     """Bytes of the layers and the head of a phase at their peak: the loss, after all layers.
 
     Recomputation of a layer starts when the head is done: the larger of the two counts.
     """
     micro_rows, row_tokens = phase.config.batch.micro_rows, phase.manifest.row_tokens
     objective = phase.config.objective
-    layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size, on_cpu)
     if isinstance(objective, ReplacedTokensConfig):
         generator = generator_of(plan.config.model, objective)
         smaller = plan.config.model_copy(update={"model": generator})
-        layers += activation_bytes(smaller, micro_rows, row_tokens, plan.tp_size)
+        layers += activation_bytes(smaller, micro_rows, row_tokens, plan.tp_size, on_cpu)
     head = head_bytes(plan.config, objective, micro_rows, row_tokens, vocab_size, plan.tp_size)
     if phase.config.adversarial.type != "none":
         # The clean and the perturbed pass at once; four fp32 copies of the predictions are kept
@@ -128,77 +211,5 @@ def peak_activation_bytes(plan: RunPlan, phase: PhasePlan, vocab_size: int) -> f
         layers, head = 2 * layers, 2 * head + 16 * slots * vocab_size / plan.tp_size
     if plan.config.compute.activation_checkpointing.type == "none":
         return layers + head
-    again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size)
+    again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size, on_cpu)
     return layers - again + max(again, head)
-
-
-class Computed(Protocol):
-    """What decides the memory of activations."""
-
-    @property
-    def model(self) -> ModelConfig:
-        """The network."""
-
-    @property
-    def compute(self) -> ComputeConfig:
-        """How it is computed."""
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of a value."""
-
-
-def activation_bytes(config: Computed, micro_rows: int, row_tokens: int, tp_size: int) -> float:
-    """Bytes that the layers keep for the backward pass of one micro-batch on one rank.
-
-    sbh (10 + 24/t + 5as/(ht)) a layer in 16 bits (Korthikanti et al. 2022, equation 2); the last
-    term only where probabilities are kept; all of it over t under sequence parallelism (equation
-    4); 2sbh a layer, and one whole layer, where layers are computed again.
-    """
-    model = config.model
-    layer = layer_bytes(config, micro_rows, row_tokens, tp_size)
-    if config.compute.activation_checkpointing.type == "none":
-        return model.num_layers * layer
-    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
-    return model.num_layers * 2 * one + layer
-
-
-def layer_bytes(config: Computed, micro_rows: int, row_tokens: int, tp_size: int) -> float:
-    """Bytes that one layer keeps, if it is not computed again."""
-    model = config.model
-    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
-    outside = 10 / tp_size if config.compute.sequence_parallel else 10
-    probabilities = 0.0
-    if keeps_probabilities(config.compute):
-        probabilities = 5 * model.num_attention_heads * row_tokens / model.hidden_size / tp_size
-    ffn = model.ffn_hidden_size / model.hidden_size * (3 if model.is_gated else 2) / 8
-    share = model.key_value_heads / model.num_attention_heads
-    # Queries and output; keys and values, which all backends but flex repeat for their groups.
-    attention = 4 + 4 * (share if config.compute.attention_backend == "flex" else 1)
-    attention += 2 * (1 + share) if model.query_key_norm else 0  # what the norms read
-    return one * (outside + (attention + 16 * ffn) / tp_size + probabilities)
-
-
-def keeps_probabilities(compute: ComputeConfig) -> bool:
-    """Whether the attention backend on CUDA keeps a row's attention probabilities."""
-    return compute.attention_backend == "explicit"
-
-
-def head_bytes(
-    config: Computed,
-    objective: ObjectiveSettings,
-    micro_rows: int,
-    row_tokens: int,
-    vocab_size: int,
-    tp_size: int,
-) -> float:
-    """Bytes of the vocabulary head on label slots: logits, their fp32 copy and its gradient.
-
-    A causal objective computes the logits of a part of its slots at a time, and keeps the hidden
-    states of all.
-    """
-    slots = micro_rows * objective.num_slots(row_tokens)
-    at_once = min(slots, SLOTS_AT_ONCE) if objective.IS_CAUSAL else slots
-    logits = at_once * vocab_size / tp_size * (2 * config.value_bytes + 8)
-    kept = 2 * slots * config.model.hidden_size * config.value_bytes
-    return logits + (kept if objective.IS_CAUSAL else 0)

@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
-from configs.load import ConfigError, UserError, validate
+from configs.load import ConfigError, UserError, load, validate
 from model.size import count_parameters
 from pipeline.checkpoint.manifest import list_checkpoints
+from pipeline.run.activations import activation_bytes
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import BUCKET_VALUES, activation_bytes, checkpoint_bytes, estimate_memory
+from pipeline.run.memory import (
+    BUCKET_VALUES,
+    LIVE_VALUES,
+    checkpoint_bytes,
+    estimate_memory,
+)
 from pipeline.run.plan import plan_run
 from pipeline.run.run_folder import RUN_NAME, checkpoints_folder, claim
 from tests.gloo import RankError, run_ranks
@@ -44,7 +50,7 @@ def test_numbers_of_a_run(rows: Path, tmp_path: Path) -> None:
     parameters = count_parameters(config.model, 131)
     assert f"parameters {parameters:,}" in lines[2]
     assert f"tokens {20 * 16 * ROW_TOKENS:,} in 20 steps" in lines[3]
-    assert f"{20 * 16 * ROW_TOKENS / 4000 / 3600:,.1f} h" in lines[4]
+    assert f"{20 * 16 * ROW_TOKENS / 4000 / 3600:.2f} h" in lines[4]
     assert "failures of hardware in that time: about 0.0 " in lines[5]
     saved = f"checkpoints of {12 * parameters / 1e9:,.2f} GB, of which one at the end is enough"
     assert lines[6] == saved
@@ -102,11 +108,39 @@ def test_states_are_sharded_by_the_zero_stage(rows: Path, tmp_path: Path) -> Non
     parameters = count_parameters(config.model, config.compute.padded_vocab_size(131))
     assert estimates[1].optimizer == pytest.approx(12 * parameters / 4)
     assert estimates[1].weights == pytest.approx(2 * parameters)
-    # Sums of a quarter of the gradients, but an fp32 copy of the bucket that is reduced.
-    difference = estimates[1].gradients - estimates[2].gradients
-    assert difference == pytest.approx(4 * parameters * 3 / 4 - 4 * BUCKET_VALUES)
-    assert estimates[3].weights < 0.5 * estimates[2].weights
-    assert estimates[1].total_gb > estimates[2].total_gb > estimates[3].total_gb
+    # Sums and the gradients of a micro-batch; sums of a quarter, and reduced by buckets.
+    assert estimates[1].gradients == pytest.approx(6 * parameters)
+    assert estimates[2].gradients == pytest.approx(4 * parameters / 4)
+    assert estimates[1].buffers == 0
+    assert estimates[2].buffers == pytest.approx(6 * BUCKET_VALUES)
+    assert estimates[3].weights == pytest.approx(estimates[2].weights / 4)
+    # ZeRO 3 gathers all weights of a model of less than 1e9 parameters at once.
+    assert estimates[3].buffers - estimates[2].buffers == pytest.approx(2 * parameters)
+    assert estimates[1].total_gb > estimates[2].total_gb
+
+
+def test_zero_3_saves_weights_of_models_that_are_larger_than_what_it_keeps_gathered() -> None:
+    config = load(ROOT / "configs" / "3.9b.yaml", TrainConfig, ["parallel.tensor=1"])
+    sizes = []
+    for stage in (2, 3):
+        parallel = config.parallel.model_copy(update={"zero_stage": stage})
+        plan = plan_run(config.model_copy(update={"parallel": parallel}), 16, AssumedRows(50_265))
+        sizes.append(estimate_memory(plan))
+    gathered = 2 * LIVE_VALUES
+    saved = sizes[0].weights * 15 / 16 - gathered
+    assert sizes[0].total_gb - sizes[1].total_gb == pytest.approx(saved / 1e9)
+
+
+def test_a_higher_zero_stage_is_advised_only_where_it_needs_less(
+    rows: Path, tmp_path: Path
+) -> None:
+    """A bucket of 1e8 fp32 gradients is more than those of a small model."""
+    small = make_config(rows, tmp_path / "run", precision="bf16")
+    with pytest.raises(ConfigError, match=r"raise parallel\.tensor \(now 1\) or take more nodes"):
+        report(small, 1, 4, gpu_memory_gb=1)
+    wide = make_config(rows, tmp_path / "run", model=WIDE, precision="bf16")
+    with pytest.raises(ConfigError, match=r"raise parallel\.zero_stage to 2 \(now 1\)"):
+        report(wide, 1, 4, gpu_memory_gb=3)
 
 
 def test_activations_are_those_of_the_paper(rows: Path, tmp_path: Path) -> None:
