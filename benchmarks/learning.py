@@ -11,9 +11,9 @@ interrupted resumes at its last checkpoint: start the same command again. All ru
 |---|---|---|
 | pretraining | 10.4 M parameters; 4 tasks x 2 starts x 4 fine-tunings | 1.0 + 1.3 |
 | few-labels | the same fine-tunings with 200 examples of each task | 0.6 |
-| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.3, not finished |
-| data | the same on 3 other forms of the corpus, two seeds each | about 0.5, not run |
-| continued | a model of 22 M parameters on one domain, and from scratch | about 1, not run |
+| ablations | 11 variants of a network of 3 x 128, two or three seeds each | 1.2 |
+| data | the same on 3 other forms of the corpus, two seeds each | 0.3 |
+| continued | a model of 22 M parameters on one domain, three learning rates from scratch | 1.1 |
 
 ``--scale 0.01`` shortens all runs a hundredfold, to see that they work. Give each scale a folder
 of its own.

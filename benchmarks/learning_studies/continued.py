@@ -43,7 +43,13 @@ MODEL = {
 TOTAL_ROWS = 5120
 BATCH_ROWS = 16
 NUM_EVALUATIONS = 16
-LEARNING_RATES = {"scratch": 5e-4, "continued": 2e-4}
+LEARNING_RATES = {
+    "scratch-2e-4": 2e-4,
+    "scratch-5e-4": 5e-4,
+    "scratch-15e-4": 15e-4,
+    "continued": 2e-4,
+}
+"""By run. Of the runs from scratch, the best one counts."""
 FINE_TUNING_LR = 1e-4
 FINE_TUNING_SHARE = 0.4
 """Of the epochs of the study of pretraining."""
@@ -55,9 +61,13 @@ def run(folder: Path, scale: float) -> None:
     start = fetch_model(folder / "minilm")
     rows = prepare_corpus(folder, "domain")
     results.compute("corpus", partial(summary, rows=rows))
-    for name in ("scratch", "continued"):
-        compute = partial(pretrain, rows=rows, start=start, name=name, scale=scale)
-        results.compute(name, compute)
+    computes = [
+        partial(
+            results.compute, name, partial(pretrain, rows=rows, start=start, name=name, scale=scale)
+        )
+        for name in LEARNING_RATES
+    ]
+    side_by_side(computes)
     results.compute("rows", lambda _: rows_needed(results))
     fine_tune_all(
         results, {"before": start, "after": results.run_folder("continued") / "run"}, scale
@@ -103,14 +113,14 @@ def fetch_model(folder: Path) -> Path:
 
 
 def pretrain(folder: Path, *, rows: Path, start: Path, name: str, scale: float) -> Values:
-    """One of the two runs, with one rank of two threads."""
+    """One of the runs."""
     tree = run_config(rows, start, name, scale)
-    cost = train(tree, folder, threads=2)
+    cost = train(tree, folder)
     return {**pretraining.described(folder, cost), "rows": tree["total_rows"]}
 
 
 def run_config(rows: Path, start: Path, name: str, scale: float) -> dict[str, Any]:
-    """The config of the run `name`; both differ in start and learning rate alone."""
+    """The config of the run `name`; they differ in start and learning rate alone."""
     steps = max(2, round(TOTAL_ROWS * scale / BATCH_ROWS))
     dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
     is_continued = name == "continued"
@@ -133,15 +143,21 @@ def run_config(rows: Path, start: Path, name: str, scale: float) -> dict[str, An
 
 
 def rows_needed(results: Results) -> Values:
-    """After how many rows the continued run has the last loss of the run from scratch."""
-    scratch = results.run_folder("scratch")
-    last_step, loss = curve(scratch, "heldout_loss")[-1]
+    """After how many rows the continued run has the last loss of the best run from scratch."""
+    best = best_scratch(results.all())
+    last_step, loss = curve(results.run_folder(best), "heldout_loss")[-1]
     step = first_step_below(curve(results.run_folder("continued"), "heldout_loss"), loss)
     return {
         "loss": loss,
         "scratch_rows": last_step * BATCH_ROWS,
         "continued_rows": None if step is None else step * BATCH_ROWS,
     }
+
+
+def best_scratch(results: Mapping[str, Values]) -> str:
+    """The name of the run from scratch with the lowest last loss."""
+    names = [name for name in results if name.startswith("scratch-")]
+    return min(names, key=lambda name: float(results[name]["heldout_loss"]))
 
 
 def first_step_below(points: list[tuple[int, float]], loss: float) -> float | None:

@@ -13,7 +13,10 @@ from benchmarks.learning_studies.tasks import TASKS
 PICTURES = {
     pretraining.STUDY: ("quality_tasks.png", "Test accuracy of each task and start"),
     ablations.STUDY: ("quality_ablations.png", "Loss of every variant"),
-    continued.STUDY: ("quality_continued.png", "Held-out loss of both runs"),
+    continued.STUDY: (
+        "quality_continued.png",
+        "Held-out loss of the continued run and of those from scratch",
+    ),
 }
 """By study: file and description."""
 
@@ -84,13 +87,13 @@ def draw_ablations(results: Results, path: Path) -> bool:
 
 
 def draw_continued(results: Results, path: Path) -> bool:
-    """Both held-out curves; False without results."""
-    curves = {name: results.get(name) for name in ("scratch", "continued")}
-    if None in curves.values():
+    """The held-out curves of all runs; False without results."""
+    found = results.all()
+    if "rows" not in found:
         return False
     figure, axes = _axes("Held-out loss on the domain, nats per masked token")
-    for name, values in curves.items():
-        assert values is not None
+    for name in (*(name for name in found if name.startswith("scratch-")), "continued"):
+        values = found[name]
         points = [(step * continued.BATCH_ROWS, loss) for step, loss in values["curve"]]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
     axes.set_xlabel("rows")

@@ -142,10 +142,17 @@ def continued_table(results: Mapping[str, Values]) -> str:
         return MISSING
     needed = results["rows"]
     share = needed["continued_rows"] and needed["continued_rows"] / needed["scratch_rows"]
+    best = continued.best_scratch(results)
+    scratch = ", ".join(
+        f"{results[name]['heldout_loss']:.3f} (learning rate {rate:g})"
+        for name, rate in continued.LEARNING_RATES.items()
+        if name.startswith("scratch-") and name in results
+    )
     text = (
-        f"From random weights: loss {needed['loss']:.3f} after {needed['scratch_rows']:,} rows. "
+        f"From random weights, {needed['scratch_rows']:,} rows: loss {scratch}; unigram "
+        f"{results[best]['unigram_loss']:.3f}. "
         + (
-            f"Continued: that loss after {share:.0%} of them."
+            f"Continued: the lowest of these after {share:.0%} of the rows."
             if share
             else "Continued: not reached."
         )

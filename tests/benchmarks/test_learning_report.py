@@ -101,14 +101,17 @@ def test_blocks_of_the_page_are_replaced_and_text_stays(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "quality.md"
     page.parent.mkdir()
     page.write_text(PAGE)
-    for name in ("scratch", "continued"):
-        put(tmp_path, "continued", name, {"heldout_loss": 3.0, "curve": [[16, 4.0], [32, 3.0]]})
+    for name, loss in (("scratch-2e-4", 3.5), ("scratch-5e-4", 3.0), ("continued", 2.5)):
+        curve = [[16, 4.0], [32, loss]]
+        values = {"heldout_loss": loss, "unigram_loss": 6.0, "curve": curve}
+        put(tmp_path, "continued", name, values)
     put(tmp_path, "continued", "rows", {"loss": 3.0, "scratch_rows": 800, "continued_rows": 200})
     write(tmp_path, page)
     text = page.read_text()
     assert text.count("Text.\n") == 5
     assert "old" not in text
-    assert "that loss after 25% of them" in text
+    assert "3.500 (learning rate 0.0002), 3.000 (learning rate 0.0005); unigram 6.000" in text
+    assert "the lowest of these after 25% of the rows" in text
     assert "](images/quality_continued.png)\n" in text
     assert (page.parent / "images" / "quality_continued.png").exists()
     assert "quality_tasks.png" not in text  # has no results
@@ -146,7 +149,7 @@ def test_configs_of_all_variants_are_valid(studies: Path, name: str) -> None:
 
 
 def test_the_network_from_scratch_is_that_of_the_continued_model() -> None:
-    tree = continued.run_config(Path("rows"), Path("minilm"), "scratch", scale=0.01)
+    tree = continued.run_config(Path("rows"), Path("minilm"), "scratch-5e-4", scale=0.01)
     config = complete_config({"name": "x", "output": "x", **tree}, "scratch")
     assert config.model.ffn_hidden_size == 1536
     other = continued.run_config(Path("rows"), Path("minilm"), "continued", scale=0.01)
