@@ -112,7 +112,9 @@ class Encoder(nn.Module):
         return seeded(device, mask_seed(key, 0, Site.ATTENTION_PROBABILITIES, first_head))
 
     def _run(self, hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
-        run = run_compiled if self.compiles and self.training else run_layer
+        run = run_layer
+        if self.compiles and self.training:
+            run = functools.partial(run_compiled, self.compute.deterministic)
         for number in numbers:
             window = self.config.attention_pattern.window(number)
             layer = self.layers[self.group_of[number]]
@@ -175,10 +177,15 @@ def run_layer(layer: nn.Module, hidden: Tensor, context: LayerContext) -> Tensor
     return result
 
 
-def run_compiled(layer: nn.Module, hidden: Tensor, context: LayerContext) -> Tensor:
-    """`run_layer` in one graph. Raises ConfigError where torch cannot compile it."""
+def run_compiled(
+    deterministic: bool, layer: nn.Module, hidden: Tensor, context: LayerContext
+) -> Tensor:
+    """`run_layer` in one graph. Raises ConfigError where torch cannot compile it.
+
+    `deterministic`: nothing is chosen by timing kernels, so that every start has the same bits.
+    """
     try:
-        return _compiled_layer()(layer, hidden, context)
+        return _compiled_layer(deterministic)(layer, hidden, context)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = " ".join(str(error).strip().splitlines()[:2])
         raise ConfigError(
@@ -188,12 +195,12 @@ def run_compiled(layer: nn.Module, hidden: Tensor, context: LayerContext) -> Ten
 
 
 @functools.cache
-def _compiled_layer() -> Callable[[nn.Module, Tensor, LayerContext], Tensor]:
+def _compiled_layer(deterministic: bool) -> Callable[[nn.Module, Tensor, LayerContext], Tensor]:
     """Layers of the same kind share what is compiled for one of them."""
     # One for every kind of layer, shape of a micro-batch and phase; torch's limit is 8.
     settings: Any = torch._dynamo.config
     settings.recompile_limit = max(settings.recompile_limit, MAX_GRAPHS)
     result: Callable[[nn.Module, Tensor, LayerContext], Tensor] = torch.compile(
-        run_layer, fullgraph=True, dynamic=False
+        run_layer, fullgraph=True, dynamic=False, options={"deterministic": deterministic}
     )
     return result

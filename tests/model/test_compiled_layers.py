@@ -50,7 +50,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModul
 
     torch._dynamo.reset()
     compiled = torch.compile(encoder.run_layer, fullgraph=True, dynamic=False, backend=keep)
-    monkeypatch.setattr(encoder, "_compiled_layer", lambda: compiled)
+    monkeypatch.setattr(encoder, "_compiled_layer", lambda _: compiled)
     yield found
     torch._dynamo.reset()
 
@@ -171,6 +171,6 @@ def test_a_compiler_that_fails_is_an_error_that_says_what_to_set(
 
     torch._dynamo.reset()
     compiled = torch.compile(encoder.run_layer, fullgraph=True, dynamic=False, backend=fails)
-    monkeypatch.setattr(encoder, "_compiled_layer", lambda: compiled)
+    monkeypatch.setattr(encoder, "_compiled_layer", lambda _: compiled)
     with pytest.raises(ConfigError, match=r"no compiler here[\s\S]*compute.compile=off"):
         loss_and_gradients(build({}, {}))
