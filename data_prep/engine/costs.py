@@ -1,4 +1,4 @@
-"""What a part costs: opened files, bytes read and written, the peak of memory.
+"""What a part costs: processor time, opened files, bytes read and written, the peak of memory.
 
 Counted by the system where it counts them, so that no code of a stage can forget to. Bytes that
 are read through a mapping of a file are not among those that the system counts.
@@ -7,6 +7,7 @@ are read through a mapping of a file are not among those that the system counts.
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ class Costs:
     bytes_written: int = 0
     peak_bytes: int = 0
     """The most memory that the process had."""
+    cpu_ms: int = 0
+    """Processor time of the process, all its threads."""
 
     def tree(self) -> dict[str, int]:
         """As JSON values."""
@@ -39,12 +42,12 @@ class Costs:
 def measured_costs() -> Iterator[Costs]:
     """Costs of the block in this thread, complete when it ends without error.
 
-    Bytes and memory are those of the process: other threads of a worker do little.
+    Time, bytes and memory are those of the process: other threads of a worker do little.
     """
     counter = _open_counter()
     costs = Costs()
     _reset_peak()
-    before, opens = _io(), counter.count
+    before, opens, started = _io(), counter.count, time.process_time_ns()
     counter.thread = threading.get_ident()
     yield costs
     costs.opens = counter.count - opens
@@ -52,6 +55,7 @@ def measured_costs() -> Iterator[Costs]:
     costs.bytes_read = after["rchar"] - before["rchar"]
     costs.bytes_written = after["wchar"] - before["wchar"]
     costs.peak_bytes = _peak_bytes()
+    costs.cpu_ms = (time.process_time_ns() - started) // 1_000_000
 
 
 def count_open() -> None:

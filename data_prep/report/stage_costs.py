@@ -1,4 +1,4 @@
-"""What each stage cost: files opened, bytes read and written, memory, comparisons."""
+"""What each stage cost: processor time, files opened, bytes read and written, memory, comparisons."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from data_prep.engine.stage import StageResult
 
 COLUMNS = {
     "parts": "parts",
+    "cpu_ms": "CPU s",
     "opens": "files opened",
     "bytes_read": "MB read",
     "bytes_written": "MB written",
@@ -27,7 +28,7 @@ def stage_costs(results: Mapping[str, StageResult[Any]]) -> dict[str, dict[str, 
         found = [record.get("costs", {}) for record in result.records]
         sums = {
             key: sum(part.get(key, 0) for part in found)
-            for key in ("opens", "bytes_read", "bytes_written")
+            for key in ("cpu_ms", "opens", "bytes_read", "bytes_written")
         }
         costs[name] = {
             "parts": len(found),
@@ -46,4 +47,6 @@ def costs_section(costs: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
 
 
 def _cell(key: str, value: int) -> str:
-    return f"{value / 1e6:,.1f}" if "bytes" in key else f"{value:,}"
+    if "bytes" in key:
+        return f"{value / 1e6:,.1f}"
+    return f"{value / 1000:,.1f}" if key == "cpu_ms" else f"{value:,}"

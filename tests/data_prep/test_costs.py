@@ -1,6 +1,7 @@
 """What stages cost: counted for each part, and in proportion to the documents at any size."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,7 +42,7 @@ OPENS_PER_FILE, OPENS_PER_PART = 12, 50
 """What a part opens at most for each file that it reads or writes, and besides."""
 
 
-def test_opened_files_bytes_and_memory_are_counted(tmp_path: Path) -> None:
+def test_opened_files_bytes_memory_and_processor_time_are_counted(tmp_path: Path) -> None:
     with measured_costs() as costs:
         save_array(tmp_path / "a.npy", np.zeros(1_000_000))
         content = (tmp_path / "a.npy").read_bytes()
@@ -52,6 +53,11 @@ def test_opened_files_bytes_and_memory_are_counted(tmp_path: Path) -> None:
     assert 8_000_128 <= costs.bytes_read < 8_100_000
     assert 3 <= costs.opens <= 10
     assert costs.peak_bytes > held.nbytes
+    used = time.process_time()
+    with measured_costs() as busy:
+        while time.process_time() < used + 0.05:
+            pass
+    assert 40 <= busy.cpu_ms < 1000
     with measured_costs() as nothing:
         pass
     assert nothing.opens <= 2
@@ -120,6 +126,7 @@ def test_the_report_has_the_costs_of_every_stage(
     assert list(costs) == [stage.name for stage in stages]
     assert costs["pairs"]["comparisons"] + costs["first_pairs"]["comparisons"] > 20
     assert all(value["opens"] > 0 for value in costs.values() if value["parts"])
+    assert sum(value["cpu_ms"] for value in costs.values()) > 0
     assert max(value["peak_bytes"] for value in costs.values()) > 50_000_000
     page = (folder / "rows/report.html").read_text()
     assert "What the stages cost" in page
