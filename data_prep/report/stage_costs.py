@@ -1,4 +1,4 @@
-"""What each stage cost: processor time, files opened, bytes read and written, memory, comparisons."""
+"""What each stage cost: processor time, files, bytes read and written, memory, comparisons."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
