@@ -20,6 +20,7 @@ from data_prep.engine.execution import StageRunner, restart_from
 from data_prep.engine.interrupts import Stopped, end_at_once, stops_at_signals
 from data_prep.engine.progress import ProgressReporter
 from data_prep.finished import is_finished_without_work, write_request
+from data_prep.job_state import has_restarted, note_restart
 from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
 from data_prep.preparation import Preparation
@@ -66,9 +67,11 @@ def main() -> int:
         with stops_at_signals():
             lock = folder_lock.hold(config.work)
             findings = None
-            if arguments.restart_from:
-                findings = check(config, only_new=True, again=names_from(arguments.restart_from))
-                restart(config, arguments.restart_from)
+            stage = arguments.restart_from
+            if stage and not has_restarted(config.work, stage):
+                findings = check(config, only_new=True, again=names_from(stage))
+                restart(config, stage)
+                note_restart(config.work, stage)
             prepare(config, findings=findings)
             print(end_of_run(config.output), flush=True)
     except Stopped as stop:

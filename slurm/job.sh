@@ -13,6 +13,7 @@ export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, 
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
 source slurm/environment.sh
+source slurm/finish.sh
 
 nodes=$SLURM_JOB_NUM_NODES
 tasks_per_node=${SLURM_NTASKS_PER_NODE:-1}
@@ -39,20 +40,6 @@ forward() { [[ -z $srun_pid ]] || kill -USR1 "$srun_pid" 2>/dev/null; }
 on_signal() { signal=$1; echo "$(date -Is) SIG$1 ($2): stopping after this step"; }
 trap 'on_signal USR1 "time limit or preemption"; forward' USR1
 trap 'on_signal TERM "cancelled or preempted"' TERM
-
-finish() { # finish PID: waits for the end of PID, also when signals interrupt it; its exit code
-  local code
-  while true; do
-    wait "$1"
-    code=$?
-    kill -0 "$1" 2>/dev/null || break
-  done
-  # A signal just before the end of PID leaves the exit code unread; 127 means it was read above.
-  wait "$1" 2>/dev/null
-  local unread=$?
-  ((unread == 127)) || code=$unread
-  return "$code"
-}
 
 watch_ranks() { # ends srun when there is no step for SILENCE_S; each rank prints its stacks first
   trap 'kill "$watcher" 2>/dev/null; exit' TERM

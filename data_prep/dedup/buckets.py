@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.engine.scratch import scratch_folder
 from data_prep.text.batch import I64
 
 BLOCK_ROWS = 1 << 16
@@ -24,8 +25,8 @@ class Buckets:
     def __init__(
         self, folder: Path, num_buckets: int, num_columns: int, dtype: npt.DTypeLike
     ) -> None:
-        """`folder` is where the file is."""
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        """`folder` is where the file is, if no other is named for temporary files."""
+        self._file = tempfile.TemporaryFile(dir=scratch_folder(folder))  # noqa: SIM115
         self._num_columns, self._dtype = num_columns, np.dtype(dtype)
         self._held: list[list[npt.NDArray[Any]]] = [[] for _ in range(num_buckets)]
         self._num_held = [0] * num_buckets

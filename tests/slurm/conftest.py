@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import pytest
 import yaml
 
+from data_prep.run import prepare
 from pipeline.run.config import TrainConfig
 from pipeline.tracking.event_log import LOG_NAME, read_events
+from tests.data_prep.corpora import config_of, write_corpus
 from tests.pipeline.training_run import make_config, make_rows
 from tests.slurm.cluster import FINAL_STATES, Cluster, why_unavailable
 
@@ -100,6 +102,15 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     os.chmod(folder.parent, 0o755)
     make_rows(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus and the rows that one machine made from it."""
+    folder = tmp_path_factory.mktemp("made")
+    write_corpus(folder / "raw")
+    prepare(config_of(folder))
     return folder
 
 

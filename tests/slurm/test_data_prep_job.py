@@ -7,50 +7,19 @@ import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from data_prep.run import prepare
-from tests.data_prep.corpora import config_of, hashes_of, write_corpus
+from tests.data_prep.corpora import hashes_of
 from tests.pipeline.finetuning.finetune_run import write_lines
 from tests.pipeline.training_run import make_config
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import CPU_OPTIONS, ROOT, submit
+from tests.slurm.conftest import CPU_OPTIONS, ROOT, Job, submit
+from tests.slurm.data_runs import Gate, data_config, records_of, worker_processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a corpus and the rows that one machine made from it."""
-    folder = tmp_path_factory.mktemp("made")
-    write_corpus(folder / "raw")
-    prepare(config_of(folder))
-    return folder
-
-
-def data_config(folder: Path, made: Path) -> str:
-    """The config file of the same rows, to be made again in `folder`."""
-    (folder / "raw").symlink_to(made / "raw")
-    path = folder / "data.yaml"
-    path.write_text(config_of(folder).model_dump_json())
-    return str(path)
-
-
-def worker_processes(job_id: str) -> list[int]:
-    """Process ids of a job's Dask workers, which are children of their nannies."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes()
-                mine = f"SLURM_JOB_ID={job_id}\0".encode() in (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if mine and b"multiprocessing.spawn" in words and b"spawn_main" in words:
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 def test_two_nodes_with_a_killed_worker_make_the_same_bytes(
@@ -74,6 +43,70 @@ def test_two_nodes_with_a_killed_worker_make_the_same_bytes(
     second = submit(cluster, "data_prep.sh", tmp_path / "log2", "--nodes=1", arguments=(path,))
     assert second.wait()["JobState"] == "COMPLETED", second.text
     assert "nothing to do" in second.text
+
+
+def test_at_the_time_limit_it_requeues_itself_and_makes_the_same_bytes(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
+    path = data_config(tmp_path, made, part_mb=0.02)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    gate = Gate(tmp_path, free_parts=3)
+    # Slurm may send the signal a minute early; a busy machine takes half a minute to start.
+    job = submit(
+        cluster,
+        "data_prep.sh",
+        tmp_path / "log",
+        "--time=2",
+        "--signal=B:USR1@5",
+        arguments=(path, "--restart-from", "ingest"),
+        LOCAL_SCRATCH=str(scratch),
+        **gate.variables,
+    )
+    job.wait_until(lambda: "requeueing job" in job.text, "the time limit")
+    assert "SIGUSR1 (time limit or preemption): finished parts are kept" in job.text
+    assert re.search(r"[1-9]\d* parts are finished; the next try continues", job.text)
+    assert not worker_processes(job.job_id)
+    kept = records_of(tmp_path / "work")
+    assert kept
+    gate.open()
+    fields = job.wait()
+    assert fields["JobState"] == "COMPLETED", job.text
+    assert fields["Restarts"] == str(job.text.count("requeueing job"))
+    assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
+    assert kept.items() <= records_of(tmp_path / "work").items()
+    assert not list(ROOT.glob(f".d*-{job.job_id}"))
+    # Dask's folders were there, and the workers removed them at their end.
+    assert (scratch / "dask-scratch-space").is_dir()
+    assert not [path for path in scratch.rglob("worker-*") if path.is_dir()]
+
+
+def test_tries_that_finish_no_part_end_the_requeueing(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
+    path = data_config(tmp_path, made, part_mb=0.02)
+    gate = Gate(tmp_path, free_parts=0)
+    job = submit(
+        cluster,
+        "data_prep.sh",
+        tmp_path / "log",
+        arguments=(path,),
+        FAILURE_LIMIT="2",
+        **gate.variables,
+    )
+    for number in (1, 2):
+        connected = partial(has_connected, job, number)
+        job.wait_until(connected, f"the workers of try {number}")
+        cluster.output("scancel", "--batch", "--signal=USR1", job.job_id)
+    fields = job.wait()
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "1:0"), job.text
+    assert fields["Restarts"] == "1"
+    assert "2 tries in a row reached the time limit and finished no part" in job.text
+
+
+def has_connected(job: Job, count: int) -> bool:
+    """Whether the client of a job has found its workers, in `count` tries."""
+    return job.text.count("Dask dashboard") == count
 
 
 def test_an_error_in_the_data_config_ends_the_job_with_one_message(

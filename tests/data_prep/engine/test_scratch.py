@@ -1,0 +1,33 @@
+"""Temporary files are on the disk that the environment names."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.load import UserError
+from data_prep.dedup.buckets import Buckets
+from data_prep.engine.scratch import VARIABLE, scratch_folder
+
+
+def test_the_environment_names_the_folder(tmp_path: Path) -> None:
+    assert scratch_folder(tmp_path, {}) == tmp_path
+    assert scratch_folder(tmp_path, {VARIABLE: ""}) == tmp_path
+    (tmp_path / "disk").mkdir()
+    assert scratch_folder(tmp_path, {VARIABLE: str(tmp_path / "disk")}) == tmp_path / "disk"
+    with pytest.raises(UserError, match=rf"^{VARIABLE}: .*none is no folder of this machine"):
+        scratch_folder(tmp_path, {VARIABLE: str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_buckets_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    work, disk = tmp_path / "work", tmp_path / "disk"
+    work.mkdir()
+    disk.mkdir()
+    monkeypatch.setenv(VARIABLE, str(disk) if named else "")
+    with Buckets(work, 2, 1, np.uint32) as buckets:
+        files = {os.readlink(f"/proc/self/fd/{buckets._file.fileno()}")}
+        assert all(Path(name).parent == (disk if named else work) for name in files)
+        buckets.add(np.array([1, 0]), np.array([[5, 6]]))
+        assert [rows.tolist() for rows in buckets.read(1)] == [[[5]]]
