@@ -20,9 +20,11 @@ class PartRunner(Protocol):
         calls: Sequence[tuple[Any, ...]],
         names: Sequence[str],
         shared: Sequence[Any] = (),
+        part_bytes: int = 0,
     ) -> Iterator[Any]:
         """The results of ``function(*shared, *call)`` for all calls, as they come in; `names` of
-        the calls are for people. Each process receives `shared` once."""
+        the calls are for people. Each process receives `shared` once, and may use `part_bytes` of
+        memory where that is more than its usual limit."""
 
 
 class Engine(PartRunner, Protocol):
@@ -47,8 +49,9 @@ class SerialEngine:
         calls: Sequence[tuple[Any, ...]],
         names: Sequence[str],
         shared: Sequence[Any] = (),
+        part_bytes: int = 0,
     ) -> Iterator[Any]:
-        """The results, in the order of the calls."""
+        """The results, in the order of the calls; nothing limits their memory."""
         for call in calls:
             yield function(*shared, *call)
 

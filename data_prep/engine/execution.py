@@ -136,7 +136,8 @@ class StageRunner:
         records: dict[str, Record] = {}
         with self._reporter.stage(stage, parts) as progress:
             try:
-                for name, record in self._runner.run(run_part, calls, names, shared):
+                done = self._runner.run(run_part, calls, names, shared, stage.part_memory_bytes)
+                for name, record in done:
                     records[name] = record
                     progress.add(part_of[name])
             except WorkersKilled as error:

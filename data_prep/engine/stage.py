@@ -93,6 +93,11 @@ class Stage(ABC, Generic[PartT]):
         return {}
 
     @property
+    def part_memory_bytes(self) -> int:
+        """Memory that a part may use where that is more than the usual limit of a worker."""
+        return 0
+
+    @property
     def output_folder(self) -> Path | None:
         """Where the outputs go; None for the stage's own folder."""
         return None

@@ -28,12 +28,10 @@ from data_prep.engine.engine import Engine, SerialEngine, WorkersKilled
 from data_prep.engine.interrupts import Stopped
 from data_prep.engine.resources import Resources, usable_resources
 from data_prep.engine.tasks import named, run_all, tasks_of
+from data_prep.engine.worker_memory import MAIN_PROCESS_SHARE, allow
 
 START_ATTEMPTS = 3
 """How often worker processes are started where one of them dies before it is ready."""
-
-_MAIN_PROCESS_SHARE = 0.1
-"""Of the memory limit, what is left to the process that starts the workers."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +55,7 @@ class LocalEngineConfig(Config):
     its cores, the CPU quota of its cgroups and SLURM_CPUS_PER_TASK), as long as the memory limit of
     its cgroups is enough for `worker_memory_mb` each."""
     worker_memory_mb: int = Field(default=3000, ge=200)
-    """Memory above which a worker is restarted, MB."""
+    """Memory above which a worker is restarted, MB; more where a tokenizer is learned."""
 
     def build(self) -> "Engine":
         """An engine that starts worker processes when it is first used."""
@@ -85,7 +83,7 @@ class LocalEngineConfig(Config):
         memory_bytes = self.worker_memory_mb * 1_000_000
         if resources.memory_bytes is None:
             return self.workers or resources.cpus, memory_bytes
-        usable_bytes = int(resources.memory_bytes * (1 - _MAIN_PROCESS_SHARE))
+        usable_bytes = int(resources.memory_bytes * (1 - MAIN_PROCESS_SHARE))
         memory_bytes = min(memory_bytes, usable_bytes)
         return self.workers or min(resources.cpus, usable_bytes // memory_bytes), memory_bytes
 
@@ -215,6 +213,7 @@ class DaskEngine:
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
         self._client: Any = None
+        self._part_bytes = 0
 
     def run(
         self,
@@ -222,6 +221,7 @@ class DaskEngine:
         calls: Sequence[tuple[Any, ...]],
         names: Sequence[str],
         shared: Sequence[Any] = (),
+        part_bytes: int = 0,
     ) -> Iterator[Any]:
         """The results, as they come in; the first error ends the run."""
         if not calls:
@@ -233,6 +233,9 @@ class DaskEngine:
         if self._client is None:
             self._client = self._connect()
             logger.info("Dask dashboard: %s", _dashboard_of(self._client))
+        if part_bytes != self._part_bytes:
+            allow(self._client, part_bytes)
+            self._part_bytes = part_bytes
         tasks = tasks_of(len(calls), num_workers=len(self._client.nthreads()))
         # Dask's pages show the names; no key is used twice, as its first result might be kept.
         keys = {f"{names[task.start]}-{uuid4().hex}": named(names[task]) for task in tasks}
@@ -252,8 +255,8 @@ class DaskEngine:
             raise WorkersKilled(
                 f"{keys.get(str(error.task), error.task)} killed its worker process "
                 f"{error.allowed_failures + 1} times (usually memory): raise "
-                "engine.worker_memory_mb, or lower engine.workers; the same command resumes, and "
-                "finished parts are kept"
+                "engine.worker_memory_mb (in a Slurm job WORKER_MEMORY), or lower engine.workers; "
+                "the same command resumes, and finished parts are kept"
             ) from None
         except (CancelledError, CommClosedError) as error:
             raise UserError(

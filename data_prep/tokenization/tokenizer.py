@@ -38,6 +38,8 @@ _TRIED_DOCUMENTS = 20
 """Documents of each source that both encoders are tried on."""
 _TRIED_BYTES = 1 << 13
 """Of such a document."""
+_PROCESS_BYTES, _MEMORY_PER_BYTE = 1_000_000_000, 4
+"""Memory of the process that learns a tokenizer: its own, and for each byte of the sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,12 @@ class TokenizerStage(Stage[Part]):
         if isinstance(self.config, LEARNED):
             settings["heldout_share"] = self.heldout_share
         return settings
+
+    @property
+    def part_memory_bytes(self) -> int:
+        if not isinstance(self.config, LEARNED):
+            return 0
+        return _PROCESS_BYTES + _MEMORY_PER_BYTE * self.config.sample_mb * 1_000_000
 
     @property
     def own_inputs(self) -> Mapping[str, str]:
