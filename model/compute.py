@@ -6,9 +6,9 @@ no torch.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from configs.load import Config
 
@@ -44,6 +44,11 @@ class CheckpointLayers(Config):
 ActivationCheckpointing = Annotated[KeepActivations | CheckpointLayers, Field(discriminator="type")]
 
 
+def _word_of_switch(value: Any) -> Any:
+    """YAML reads the bare words on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class ComputeConfig(Config):
     """How the model is computed. Every key may change when a run is resumed.
 
@@ -61,10 +66,12 @@ class ComputeConfig(Config):
     vocabulary_multiple: Annotated[int, BreaksBitEquality()] = Field(128, gt=0)
     """The vocabulary is padded in memory to a multiple of this, the same at every tensor-parallel
     size; checkpoints hold no padding."""
-    compile: Annotated[Literal["auto", "on", "off"], BreaksBitEquality()] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"], BeforeValidator(_word_of_switch), BreaksBitEquality()
+    ] = "auto"
     """on: layers are compiled in training by torch.compile, which fuses dropout, bias, residual
     and norm; needs parallel.tensor 1 and ZeRO 1 or 2, and on a CPU a C++ compiler; off: they are
-    not; auto: on a GPU where it is possible."""
+    not; auto: in pretraining on a GPU, where it is possible."""
     deterministic: Annotated[bool, BreaksBitEquality()] = True
     """True: only CUDA kernels that give the same bits every time, so that a resumed run is equal to
     an uninterrupted one. False: the fastest kernels, which add in varying order."""

@@ -6,6 +6,7 @@ devices, compiled or not, keep the same values.
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+logger = logging.getLogger(__name__)
 MAX_PLACES = 2**31
 """Of one mask: places are counted in 32 bits."""
 
@@ -22,7 +24,7 @@ def counter_dropout(
 ) -> Tensor:
     """`x` [N, ...] times `scale` where it is kept, 0 elsewhere; a share `rate` is not kept.
 
-    `seeds` [N, 2] int32 are one seed for each mask x[n], of 64 random bits as `mask_seed` gives
+    `seeds` [N, 2] int32 are one seed for each mask x[n], of random bits as `mask_seed` gives
     them. Its places are counted from `first`: two parts of a mask, each with its `first`, are
     equal to the whole. Raises ValueError for masks of more than 2^31 places.
     """
@@ -39,24 +41,30 @@ class _CounterDropout(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(seeds)
         ctx.settings = (rate, scale, first)
-        return _kernel(x.is_cuda)(x, rate, seeds, scale, first)
+        return _of_each_row(x, rate, seeds, scale, first)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (seeds,) = ctx.saved_tensors
         rate, scale, first = ctx.settings
-        kept = _kernel(gradient.is_cuda)(gradient, rate, seeds, scale, first)
+        kept = _of_each_row(gradient, rate, seeds, scale, first)
         return kept, None, None, None, None
 
 
+def _of_each_row(x: Tensor, rate: float, seeds: Tensor, scale: float, first: int) -> Tensor:
+    """`kept_values` of `x` [N, ...], in one kernel on a GPU; within a compiled layer it is compiled
+    with that."""
+    is_alone = x.is_cuda and not torch.compiler.is_compiling()
+    compute = fused(x.device) if is_alone else kept_values
+    # One form for all shapes, with and without a gradient.
+    return compute(x.detach().flatten(1), rate, seeds, scale, first).view(x.shape)
+
+
 def kept_values(x: Tensor, rate: float, seeds: Tensor, scale: float, first: int) -> Tensor:
-    """The values of `counter_dropout`, without a gradient."""
-    places = torch.arange(first, first + x[0].numel(), dtype=torch.int32, device=x.device)
-    first_seeds, second_seeds = (
-        seeds[:, half].view(-1, *[1] * (x.ndim - 1)) for half in (0, 1)
-    )  # [N, 1, ...]
-    words = mixed(mixed(places.view(1, *x.shape[1:]) ^ first_seeds) ^ second_seeds)
+    """The values of `counter_dropout` for `x` [N, P], without a gradient."""
+    places = torch.arange(first, first + x.shape[1], dtype=torch.int32, device=x.device)
+    words = mixed(mixed(places ^ seeds[:, :1]) ^ seeds[:, 1:])  # [N, P]
     # A word is uniform in [-2^31, 2^31).
     return torch.where(words >= round(rate * 2**32) - 2**31, x * scale, 0)
 
@@ -75,11 +83,16 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 
-def _kernel(is_cuda: bool) -> Callable[[Tensor, float, Tensor, float, int], Tensor]:
-    """`kept_values`, in one kernel on a GPU; within a compiled layer it is compiled with that."""
-    return _compiled() if is_cuda and not torch.compiler.is_compiling() else kept_values
-
-
 @functools.cache
-def _compiled() -> Any:
-    return torch.compile(kept_values, dynamic=False)
+def fused(device: torch.device) -> Callable[[Tensor, float, Tensor, float, int], Tensor]:
+    """`kept_values` compiled for `device`; where torch cannot compile, as it is, with a warning."""
+    compiled: Any = torch.compile(kept_values, dynamic=True)
+    try:
+        seeds = torch.ones(2, 2, dtype=torch.int32, device=device)
+        compiled(torch.ones(2, 64, device=device), 0.5, seeds, 1.0, 0)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        logger.warning("torch.compile failed (%s): dropout takes many kernels instead", reason)
+        return kept_values
+    kernel: Callable[[Tensor, float, Tensor, float, int], Tensor] = compiled
+    return kernel

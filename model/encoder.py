@@ -6,6 +6,7 @@ B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidde
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from model.mlp import Mlp
 from model.parallel.grid import Grid
 from model.row_context import LayerContext, RowContext, make_row_context
 
+logger = logging.getLogger(__name__)
 MAX_GRAPHS = 64
 """Compiled forms of a layer in one process."""
 
@@ -183,15 +185,29 @@ def run_compiled(
     """`run_layer` in one graph. Raises ConfigError where torch cannot compile it.
 
     `deterministic`: nothing is chosen by timing kernels, so that every start has the same bits.
+    Shapes beyond the first `MAX_GRAPHS` forms run as they are, with the same masks.
     """
     try:
         return _compiled_layer(deterministic)(layer, hidden, context)
+    except torch._dynamo.exc.FailOnRecompileLimitHit:
+        warn_of_many_graphs()
+        return run_layer(layer, hidden, context)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = " ".join(str(error).strip().splitlines()[:2])
         raise ConfigError(
             f"torch.compile failed on a layer: {reason}\nSet compute.compile=off, or see to what "
             "torch lacks here (a C++ compiler on CPUs, Triton on GPUs)"
         ) from error
+
+
+@functools.cache  # once
+def warn_of_many_graphs() -> None:
+    """Logs that further shapes are not compiled."""
+    logger.warning(
+        "layers were compiled in %d forms (kinds of layers, shapes of micro-batches, phases): "
+        "further ones run uncompiled, which is slower",
+        MAX_GRAPHS,
+    )
 
 
 @functools.cache

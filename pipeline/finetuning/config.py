@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from configs.load import Config
 from model.adversarial_options import FinetuningAdversary, NoAdversary
-from model.compute import BreaksBitEquality
+from model.compute import BreaksBitEquality, ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.head_options import FirstTokenPooler, HeadTransform, Pooler
 from model.hugging_face.families import head_transform_of
@@ -170,6 +170,13 @@ class FinetuneConfig(RunConfig):
 
     sweep: SweepConfig | None = None
     """Values of settings to try, each in a run of its own (default: one run)."""
+
+    @property
+    def model_compute(self) -> ComputeConfig:
+        """Texts of many widths would each be compiled for a few steps: only if it is asked for."""
+        if self.compute.compile == "auto":
+            return self.compute.model_copy(update={"compile": "off"})
+        return self.compute
 
     def identity(self) -> dict[str, Any]:
         mlm = self.mlm

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from configs.load import ConfigError
 from model.adversarial_options import passes_per_step
 from model.config import MLM_HEAD
 from model.flops import training_flops
@@ -32,6 +33,7 @@ from pipeline.planning.step_time import (
     update_time,
 )
 from pipeline.planning.work import NetworkPass
+from pipeline.run.config import ZERO_3_COMPILED
 from pipeline.run.memory import MemoryEstimate
 
 
@@ -191,9 +193,12 @@ class FinetuneLayouts:
         again = recomputation(config.compute.activation_checkpointing, variant.recomputes)
         compute = config.compute.model_copy(update={"activation_checkpointing": again})
         check_grid(self.plan.model, compute, variant.tp_size)
+        config = config.model_copy(update={"parallel": parallel, "compute": compute})
+        if config.compiles_under_zero_3:
+            raise ConfigError(ZERO_3_COMPILED)
         plan = replace(
             self.plan,
-            config=config.model_copy(update={"parallel": parallel, "compute": compute}),
+            config=config,
             tp_size=variant.tp_size,
             dp_size=self.world_size // variant.tp_size,
         )

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from configs.load import ConfigError
 from model.compute import ActivationCheckpointing, CheckpointLayers, KeepActivations
 from pipeline.planning.pretraining import phase_time, trained_of
 from pipeline.planning.search import Outcome, Variant, micro_batches_of
 from pipeline.planning.step_time import Rank, Rates, StepTime, Trained
+from pipeline.run.config import ZERO_3_COMPILED
 from pipeline.run.memory import MemoryEstimate, estimate_memory
 from pipeline.run.phase_checks import check_models
 from pipeline.run.plan import PhasePlan, RunPlan
@@ -50,6 +52,8 @@ class PretrainingLayouts:
         compute = config.compute.model_copy(update={"activation_checkpointing": again})
         config = config.model_copy(update={"parallel": parallel, "compute": compute})
         check_models(config, variant.tp_size)
+        if config.compiles_under_zero_3:
+            raise ConfigError(ZERO_3_COMPILED)
         plan = replace(
             self.plan,
             config=config,

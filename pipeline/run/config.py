@@ -26,6 +26,10 @@ from pipeline.start.config import START_PATHS, PretrainingStart, Scratch
 from pipeline.validation.config import ValidationConfig
 
 logger = logging.getLogger(__name__)
+ZERO_3_COMPILED = (
+    "compute.compile on does not go with parallel.zero_stage 3, which gathers the weights of each "
+    "module as it runs: set it to auto, or the stage to 1 or 2"
+)
 
 
 class ParallelConfig(Config):
@@ -117,12 +121,14 @@ class RunConfig(UpdateConfig):
 
     @model_validator(mode="after")
     def _can_be_compiled(self) -> Self:
-        if self.compute.compile == "on" and self.parallel.zero_stage == 3:
-            raise ValueError(
-                "compute.compile on does not go with parallel.zero_stage 3, which gathers the "
-                "weights of each module as it runs: set it to auto, or the stage to 1 or 2"
-            )
+        if self.compiles_under_zero_3:
+            raise ValueError(ZERO_3_COMPILED)
         return self
+
+    @property
+    def compiles_under_zero_3(self) -> bool:
+        """Whether layers are to be compiled that ZeRO 3 cannot run so."""
+        return self.compute.compile == "on" and self.parallel.zero_stage == 3
 
     @classmethod
     def from_stored(cls, tree: Mapping[str, Any], origin: str) -> Self:

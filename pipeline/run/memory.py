@@ -159,7 +159,8 @@ def smaller_zero_stage(
 ) -> int | None:
     """The lowest ZeRO stage above that of `config` with less than `memory`, by the estimates
     `under` other layouts; None: there is none."""
-    for stage in range(config.parallel.zero_stage + 1, 4):
+    highest = 2 if config.compute.compile == "on" else 3
+    for stage in range(config.parallel.zero_stage + 1, highest + 1):
         parallel = config.parallel.model_copy(update={"zero_stage": stage})
         if under(parallel).total_gb < memory.total_gb:
             return stage

@@ -1,6 +1,7 @@
 """Layers that torch.compile takes whole: one graph, the numbers of eager, nothing from the host."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from configs.load import ConfigError, validate
+from configs.load import ConfigError, load, validate
 from model import encoder
 from model.compute import ComputeConfig, compiles_layers
 from model.config import ModelConfig
@@ -17,6 +18,8 @@ from model.heads import MaskedLanguageModel, build_masked_lm
 from model.parallel.grid import make_grid
 from pipeline.run.config import RunConfig
 from tests.gloo import in_one_rank
+from tests.pipeline.finetuning.finetune_run import make_finetune_config
+from tests.pipeline.training_run import make_config
 
 VOCAB_SIZE, ROWS, TOKENS = 203, 2, 32
 SIZES = {"num_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "max_row_tokens": TOKENS}
@@ -61,13 +64,15 @@ def build(model: dict[str, Any], compute: dict[str, Any], **changes: Any) -> Mas
     return build_masked_lm(config, VOCAB_SIZE, make_grid(1), seed=0, compute=how).train()
 
 
-def loss_and_gradients(model: MaskedLanguageModel, key: int = 5) -> tuple[float, list[Tensor]]:
+def loss_and_gradients(
+    model: MaskedLanguageModel, key: int = 5, rows: int = ROWS
+) -> tuple[float, list[Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(4, 200, (ROWS, TOKENS), generator=generator)
+    tokens = torch.randint(4, 200, (rows, TOKENS), generator=generator)
     tokens[:, 0], tokens[0, 9] = 0, 0  # <s>
-    positions = torch.tensor([[1, 2], [3, 4]])
+    positions = torch.tensor([[1, 2]]).expand(rows, 2)
     model.zero_grad()
-    loss, _, _ = model(tokens, positions, torch.full((ROWS, 2), 8), dropout_key=key)
+    loss, _, _ = model(tokens, positions, torch.full((rows, 2), 8), dropout_key=key)
     loss.backward()
     return float(loss.detach()), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
@@ -174,3 +179,51 @@ def test_a_compiler_that_fails_is_an_error_that_says_what_to_set(
     monkeypatch.setattr(encoder, "_compiled_layer", lambda _: compiled)
     with pytest.raises(ConfigError, match=r"no compiler here[\s\S]*compute.compile=off"):
         loss_and_gradients(build({}, {}))
+
+
+@in_one_rank
+def test_forms_beyond_the_limit_run_uncompiled_with_the_same_masks(
+    graphs: list[torch.fx.GraphModule], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build({}, {})
+    with torch.compiler.set_stance("force_eager"):
+        expected = [loss_and_gradients(model, rows=rows)[0] for rows in (1, 2, 3)]
+    encoder.warn_of_many_graphs.cache_clear()
+    with torch._dynamo.config.patch(recompile_limit=2):
+        found = [loss_and_gradients(model, rows=rows)[0] for rows in (1, 2, 3)]
+    assert len(graphs) == 2
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert caplog.text.count("further ones run uncompiled") == 1
+
+
+@in_one_rank
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_layers_computed_again_draw_the_same_masks_from_torchs_generator(
+    compiled: str, graphs: list[torch.fx.GraphModule]
+) -> None:
+    how = {"attention_backend": "sdpa", "compile": compiled}
+    drops = {"attention_dropout": 0.5}
+    again = {"activation_checkpointing": {"type": "layers", "every": 2}}
+    model = build(drops, how)
+    loss, gradients = loss_and_gradients(model)
+    assert loss_and_gradients(model, key=6)[0] != loss
+    model.encoder.compute = ComputeConfig.model_validate({**how, **again})
+    other, other_gradients = loss_and_gradients(model)
+    assert loss == other
+    torch.testing.assert_close(gradients, other_gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("word", "value"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_the_bare_words_of_yaml_are_read(tmp_path: Path, word: str, value: str) -> None:
+    """YAML reads on and off as true and false."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"compile: {word}\n")
+    assert load(path, ComputeConfig).compile == value
+    assert load(path, ComputeConfig, [f"compile={word}"]).compile == value
+
+
+def test_fine_tuning_compiles_only_if_it_is_asked_to(tmp_path: Path) -> None:
+    for word, expected in (("auto", "off"), ("on", "on")):
+        pretrained = make_config(tmp_path / "rows", tmp_path / "run")
+        config = make_finetune_config(pretrained, tmp_path / "tuned", compute={"compile": word})
+        assert config.model_compute.compile == expected

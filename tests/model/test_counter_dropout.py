@@ -1,10 +1,12 @@
 """Dropout by counters: right in distribution, a function of seed and place alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from model.counter_dropout import counter_dropout, mixed
+from model.counter_dropout import counter_dropout, fused, kept_values, mixed
 from model.dropout import CounterDropout, Site, layer_dropouts, mask_seed, seed_tensor
 
 CPU = torch.device("cpu")
@@ -87,3 +89,34 @@ def test_layers_sites_and_heads_have_masks_of_their_own() -> None:
 def test_a_mask_of_too_many_values_is_an_error() -> None:
     with pytest.raises(ValueError, match="take fewer rows"):
         counter_dropout(torch.ones(3, 1, 1).expand(3, 2, 2**30 + 1), 0.1, SEEDS)
+
+
+def test_one_compiled_form_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(kept_values, dynamic=True, backend=keep)
+    for width in range(2, 40, 3):
+        x = torch.ones(3, width, 8)
+        found = compiled(x.flatten(1), 0.25, SEEDS, 1.0, 0).view(x.shape)
+        assert torch.equal(found, counter_dropout(x, 0.25, SEEDS))
+    assert len(graphs) <= 2
+    torch._dynamo.reset()
+
+
+def test_without_a_compiler_masks_are_computed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(graph: object, inputs: object) -> object:
+        raise RuntimeError("no compiler here")
+
+    compile_of_torch = torch.compile
+    monkeypatch.setattr(torch, "compile", partial(compile_of_torch, backend=fails))
+    fused.cache_clear()
+    assert fused(CPU) is kept_values
+    assert "no compiler here" in caplog.text
+    fused.cache_clear()
