@@ -187,6 +187,7 @@ def run_compiled(
     `deterministic`: nothing is chosen by timing kernels, so that every start has the same bits.
     Shapes beyond the first `MAX_GRAPHS` forms run as they are, with the same masks.
     """
+    log_that_layers_compile()
     try:
         return _compiled_layer(deterministic)(layer, hidden, context)
     except torch._dynamo.exc.FailOnRecompileLimitHit:
@@ -198,6 +199,15 @@ def run_compiled(
             f"torch.compile failed on a layer: {reason}\nSet compute.compile=off, or see to what "
             "torch lacks here (a C++ compiler on CPUs, Triton on GPUs)"
         ) from error
+
+
+@functools.cache  # once
+def log_that_layers_compile() -> None:
+    """Says why the first steps take long."""
+    logger.info(
+        "compiling layers (compute.compile): the first step takes up to a minute, as do steps with "
+        "micro-batches of another shape"
+    )
 
 
 @functools.cache  # once

@@ -8,7 +8,7 @@ those of the trained model.
 import logging
 from pathlib import Path
 
-from configs import command
+from configs import command, folder_lock
 from configs.load import UserError
 from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
@@ -18,7 +18,7 @@ from pipeline.finetuning.run_config import load_result
 from pipeline.hugging_face.folder import EXPORT_NAME
 from pipeline.hugging_face.options import POOLINGS, SENTENCE_ENCODER, ExportOptions, check_target
 from pipeline.run.config import RunConfig, TrainConfig
-from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.run_folder import checkpoints_folder, is_done
 from pipeline.run.trained_model import read_trained
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,14 @@ def main() -> None:
         for target in _targets(config, folder.resolve()):
             check_target(target)
     checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
-    differences = export_run(config, checkpoint, folder, options)
+    if not is_done(config):
+        logger.warning("%s: the run is not finished", config.output)
+    # In a folder of its own: that of the run is held by a training in progress.
+    lock = folder_lock.hold(folder.with_name(f".{folder.name}-lock"))
+    try:
+        differences = export_run(config, checkpoint, folder, options)
+    finally:
+        lock.release()
     step = checkpoint.manifest.step
     for exported, difference in differences.items():
         logger.info(

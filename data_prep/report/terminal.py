@@ -151,6 +151,8 @@ def _pairs(totals: Counter[str]) -> str:
     return f"{totals['candidates']:,} pairs compared, {totals['pairs']:,} joined"
 
 
+FEW_HELD_OUT = 20
+"""Documents; a held-out loss of fewer says little."""
 _STAGES: dict[str, Callable[[Counter[str]], str]] = {
     "ingest": _ingest,
     "ids": lambda n: f"{n['documents']:,} ids",
@@ -184,6 +186,7 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
     "encode": lambda n: (
         f"{n['train_documents']:,} documents with {n['train_tokens']:,} tokens to train on, "
         f"{n['heldout_documents']:,} with {n['heldout_tokens']:,} held out"
+        + ("" if n["heldout_documents"] >= FEW_HELD_OUT else " (few: see heldout_share)")
     ),
     "order_keys": lambda n: f"{n['documents']:,} documents, {n['without_key']:,} without the field",
     "order": lambda n: f"{n['documents']:,} documents",

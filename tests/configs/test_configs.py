@@ -156,6 +156,7 @@ def test_errors_have_the_path_of_the_file_and_what_is_known_there(
         ("title: x\nshapes: []", ["shapes.0.side=1"], "shapes is a list of 0"),
         ("extends: a.yaml\n", [], "'extends' is circular"),
         ("extends: nowhere.yaml\n", [], "nowhere.yaml: no such config file"),
+        ("extends: .\n", [], "is a folder: give the config file"),
     ],
 )
 def test_unusable_files_and_overrides_are_explained(

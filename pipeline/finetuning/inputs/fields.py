@@ -171,7 +171,10 @@ def _no_column(name: str, column: Column, header: Sequence[str] | None, num_colu
 
 def _no_key(name: str, source: FieldSource, record: Mapping[str, Any]) -> str:
     column = source if isinstance(source, str) else name
-    return f"{name}: required, but missing{did_you_mean(column, [str(key) for key in record])}"
+    hint = did_you_mean(column, [str(key) for key in record])
+    if column == name or _values_at(record, column):
+        return f"{name}: required, but missing{hint}"
+    return f"no field {column!r} for {name}{hint}; set fields: {{{name}: FIELD}}"
 
 
 def did_you_mean(name: object, available: Sequence[str]) -> str:

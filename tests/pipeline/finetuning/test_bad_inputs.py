@@ -63,6 +63,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> RowEncoder:
             "label: required, but missing; did you mean 'lable'?",
         ),
         ("a.jsonl", '{"text": "x", "label": null}\n', {}, "label: required, but missing"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": 1}\n',
+            {"fields": {"text": "texte"}},
+            "no field 'texte' for text; did you mean 'text'? There are text, label; set fields: ",
+        ),
         ("a.jsonl", '{"text": "x", "label": ""}\n', {}, "label: required, but missing"),
         ("a.json", '{"data": 7}', {}, "required, but missing"),
         ("a.json", "[1, 2]", {}, "record 1: not a JSON object"),

@@ -14,13 +14,14 @@ import transformers
 import yaml
 from huggingface_hub import ModelCard
 
+from configs import folder_lock
 from configs.load import UserError
 from pipeline import export
 from pipeline.checkpoint.manifest import read_manifest
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.hugging_face.sentence_encoder import written_embeddings
 from pipeline.run.config import TrainConfig
-from pipeline.run.run_folder import checkpoints_folder
+from pipeline.run.run_folder import DONE_NAME, checkpoints_folder, is_done
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.finetuning.finetune_run import (
     make_finetune_config,
@@ -142,3 +143,30 @@ def test_the_best_step_and_those_that_are_gone(
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(UserError, match=r"animal: holds files that are not an export"):
         export.main()
+
+
+def test_of_two_exports_to_one_folder_the_second_is_refused(
+    finetuned: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = folder_lock.hold(tmp_path / ".hf-lock")
+    words = ["export", f"{finetuned.output.parent}/run.yaml", "--output", str(tmp_path / "hf")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match="is in use by"):
+        export.main()
+    lock.release()
+    assert not (tmp_path / "hf").exists()
+
+
+def test_an_export_of_an_unfinished_run_says_so(
+    finetuned: FinetuneConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = finetuned.output / DONE_NAME
+    assert is_done(finetuned)
+    content = done.read_bytes()
+    done.unlink()
+    words = ["export", f"{finetuned.output.parent}/run.yaml", "--output", str(tmp_path / "hf")]
+    written = mock.patch.object(export, "export_run", return_value={})
+    with mock.patch.object(sys, "argv", words), written:
+        export.main()
+    done.write_bytes(content)
+    assert "the run is not finished" in caplog.text
