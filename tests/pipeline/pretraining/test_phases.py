@@ -148,7 +148,7 @@ def test_killed_around_a_boundary(folder: Path, whole: TrainConfig, tmp_path: Pa
             run_ranks(pretrain_until_killed, 4, killed, 3, num_steps, 0.0)
         checkpoint, _ = find_checkpoint(checkpoints_folder(killed))
         taken = checkpoint.manifest.step if checkpoint else 0
-    assert taken > FIRST_STEPS
+    assert taken >= FIRST_STEPS  # later saves may not have been written before the kill
     run_ranks(pretrain, 4, killed)
     assert_same_bits(final_state(whole), final_state(killed))
     for name in ("loss", "gradient_norm"):
