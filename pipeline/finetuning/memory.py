@@ -18,16 +18,16 @@ from model.size import (
     count_parameters,
     count_vectors,
 )
+from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.padding import width_of
 from pipeline.finetuning.plan import FinetunePlan
 from pipeline.run.activations import activation_bytes, head_bytes
-from pipeline.run.config import ParallelConfig
 from pipeline.run.memory import (
     MemoryEstimate,
     for_cpu,
     saves_before_end,
-    smaller_zero_stage,
     state_memory,
+    zero_stage_advice,
 )
 
 
@@ -150,13 +150,12 @@ def advice(plan: FinetunePlan, memory: MemoryEstimate) -> str:
             return f"lower micro_rows (now {config.micro_rows}); the steps stay the same"
         return "lower max_row_tokens, or set compute.activation_checkpointing.type to layers"
 
-    def under(parallel: ParallelConfig) -> MemoryEstimate:
-        changed = config.model_copy(update={"parallel": parallel})
+    def under(changed: FinetuneConfig) -> MemoryEstimate:
         return estimate_finetuning(replace(plan, config=changed), memory.on_cpu)
 
-    stage = smaller_zero_stage(config, memory, under) if plan.dp_size > 1 else None
-    if stage is not None:
-        return f"raise parallel.zero_stage to {stage} (now {config.parallel.zero_stage})"
+    higher_stage = zero_stage_advice(config, memory, plan.dp_size, under)
+    if higher_stage is not None:
+        return higher_stage
     more = f"raise parallel.tensor (now {plan.tp_size}), freeze layers (model.frozen)"
     if not config.parallel.offload_optimizer and not memory.on_cpu:
         more += ", or parallel.offload_optimizer"

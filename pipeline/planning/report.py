@@ -14,13 +14,13 @@ from pipeline.planning.step_time import Rates
 from pipeline.planning.summary import Comparison, PlanSummary, StageTime
 from pipeline.run import run_folder
 from pipeline.run.assumed_rows import AssumedRows
-from pipeline.run.config import ParallelConfig, TrainConfig
+from pipeline.run.config import TrainConfig
 from pipeline.run.memory import (
     MemoryEstimate,
     checkpoint_bytes,
     count_trained,
     estimate_memory,
-    smaller_zero_stage,
+    zero_stage_advice,
 )
 from pipeline.run.plan import PhasePlan, RunPlan, plan_run
 from pipeline.start.record import own_checkpoint
@@ -108,13 +108,12 @@ def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
             return f"lower {where}batch.micro_rows (now {rows}); the batch stays the same"
         return "set compute.activation_checkpointing.type to layers; it changes no result"
 
-    def under(parallel: ParallelConfig) -> MemoryEstimate:
-        changed = config.model_copy(update={"parallel": parallel})
+    def under(changed: TrainConfig) -> MemoryEstimate:
         return estimate_memory(replace(plan, config=changed), memory.on_cpu)
 
-    stage = smaller_zero_stage(config, memory, under) if plan.dp_size > 1 else None
-    if stage is not None:
-        return f"raise parallel.zero_stage to {stage} (now {config.parallel.zero_stage})"
+    higher_stage = zero_stage_advice(config, memory, plan.dp_size, under)
+    if higher_stage is not None:
+        return higher_stage
     more = f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"
     if not config.parallel.offload_optimizer and not memory.on_cpu:
         more += ", or set parallel.offload_optimizer (slower: masters and moments in host memory)"

@@ -8,15 +8,17 @@ Activations are those of `pipeline.run.activations`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from model.config import ModelConfig
 from model.generator import count_generator_parameters, generator_of
 from model.objectives import ObjectiveSettings, ReplacedTokensConfig
 from model.size import count_matrix_parameters, count_parameters
 from pipeline.run.activations import activation_bytes, head_bytes, layer_bytes
-from pipeline.run.config import ParallelConfig, RunConfig, TrainConfig
+from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
 
+AnyRun = TypeVar("AnyRun", bound=RunConfig)
 OVERHEAD_GB = 2.5
 """CUDA context, NCCL's buffers and fragmentation."""
 
@@ -154,16 +156,18 @@ def saves_before_end(config: RunConfig, num_steps: int) -> bool:
     return rules.every_steps < num_steps or rules.every_minutes is not None or rules.keep_best > 0
 
 
-def smaller_zero_stage(
-    config: RunConfig, memory: MemoryEstimate, under: Callable[[ParallelConfig], MemoryEstimate]
-) -> int | None:
-    """The lowest ZeRO stage above that of `config` with less than `memory`, by the estimates
-    `under` other layouts; None: there is none."""
+def zero_stage_advice(
+    config: AnyRun, memory: MemoryEstimate, dp_size: int, under: Callable[[AnyRun], MemoryEstimate]
+) -> str | None:
+    """Advice to take the lowest ZeRO stage above that of `config` that needs less than `memory`, by
+    the estimates `under` changed configs; None: there is no such stage."""
+    if dp_size == 1:
+        return None
     highest = 2 if config.compute.compile == "on" else 3
     for stage in range(config.parallel.zero_stage + 1, highest + 1):
         parallel = config.parallel.model_copy(update={"zero_stage": stage})
-        if under(parallel).total_gb < memory.total_gb:
-            return stage
+        if under(config.model_copy(update={"parallel": parallel})).total_gb < memory.total_gb:
+            return f"raise parallel.zero_stage to {stage} (now {config.parallel.zero_stage})"
     return None
 
 
