@@ -93,17 +93,6 @@ def make_row_context(
         )
         for window in windows
     }
-    rotations = None
-    if config.positions.type == "rotary":
-        places = positions
-        if places is None:
-            places = torch.arange(row_tokens, device=tokens.device)[None]
-        bases = {window: config.positions.base_of(window) for window in windows}
-        of_base = {
-            base: rotation_of(places, config.head_size, base, dtype)
-            for base in sorted(set(bases.values()))
-        }
-        rotations = {window: of_base[base] for window, base in bases.items()}
     dropouts = None
     if dropout_key is not None:
         drops_probabilities = backend == "explicit" and config.attention_dropout > 0
@@ -115,8 +104,29 @@ def make_row_context(
         dropouts=dropouts,
         positions=positions,
         masks=masks,
-        rotations=rotations,
+        rotations=_rotations(config, windows, tokens, positions, dtype),
     )
+
+
+def _rotations(
+    config: ModelConfig,
+    windows: set[int | None],
+    tokens: Tensor,
+    positions: Tensor | None,
+    dtype: torch.dtype,
+) -> dict[int | None, Rotation] | None:
+    """By window, the rotation of `tokens` [B, S] at `positions` [B, S], or at 0, 1, 2, ...; None
+    without rotary positions."""
+    if config.positions.type != "rotary":
+        return None
+    if positions is None:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    bases = {window: config.positions.base_of(window) for window in windows}
+    of_base = {
+        base: rotation_of(positions, config.head_size, base, dtype)
+        for base in sorted(set(bases.values()))
+    }
+    return {window: of_base[base] for window, base in bases.items()}
 
 
 def positions_in_pieces(starts_piece: Tensor) -> Tensor:
