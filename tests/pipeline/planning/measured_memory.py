@@ -1,6 +1,7 @@
 """What a rank holds while it trains: bytes of tensors and of its process."""
 
 import gc
+import time
 import warnings
 from dataclasses import dataclass
 
@@ -25,7 +26,18 @@ def process_bytes(key: str) -> int:
 
 
 def tensor_bytes() -> int:
-    """Of all tensors of this process, each storage once."""
+    """Of all tensors of this process, each storage once: the smallest of a few readings.
+
+    A thread of gloo may hold the tensor that it reduced for a moment after the call has returned.
+    """
+    readings = [_tensor_bytes_now()]
+    for _ in range(5):
+        time.sleep(0.1)
+        readings.append(_tensor_bytes_now())
+    return min(readings)
+
+
+def _tensor_bytes_now() -> int:
     storages: dict[int, int] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of attributes that are read although they are old
