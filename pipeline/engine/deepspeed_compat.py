@@ -76,6 +76,28 @@ def skip_shared_memory_extension() -> None:
     import_deepspeed().ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+@contextlib.contextmanager
+def flat_gradients() -> Iterator[None]:
+    """Has `deepspeed.initialize` make a `FlatGradientOptimizer` for ZeRO 1 in bf16.
+
+    Reason: DeepSpeed's own sends twice the bytes (an all-reduce of all gradients, in a copy) and
+    computes the norm of all gradients on every rank, two kernels a parameter.
+    Upstream: `_configure_bf16_optimizer` and `buffered_allreduce_fallback` in runtime/engine.py,
+    `step` in runtime/bf16_optimizer.py.
+    Remove when: its `BF16_Optimizer` reduces by reduce-scatter.
+    """
+    from deepspeed.runtime import engine
+
+    from pipeline.engine.flat_gradients import FlatGradientOptimizer
+
+    original = engine.BF16_Optimizer
+    engine.BF16_Optimizer = FlatGradientOptimizer
+    try:
+        yield
+    finally:
+        engine.BF16_Optimizer = original
+
+
 def quiet_logs() -> None:
     """Turns DeepSpeed's progress messages off; warnings and errors stay."""
     from deepspeed.utils import logger

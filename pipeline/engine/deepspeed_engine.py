@@ -47,7 +47,11 @@ def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) 
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": max_accumulation,
         "gradient_clipping": config.gradient_clipping,
-        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
+        "bf16": {
+            "enabled": config.precision == "bf16",
+            "check_grad_overflow": True,
+            "immediate_grad_update": True,
+        },
         "fp16": {"enabled": config.precision == "fp16", "loss_scale": config.loss_scale.initial},
         "data_types": {"grad_accum_dtype": "fp32"},
         # DeepSpeed's default is the number format of the weights, in which sums over many ranks
@@ -251,7 +255,7 @@ def _initialize(
     optimizer = config.optimizer.build(parameters, grid.device)
     split_by_lr_share(optimizer)
     deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
-    with deepspeed_compat.without_start_messages():
+    with deepspeed_compat.without_start_messages(), deepspeed_compat.flat_gradients():
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

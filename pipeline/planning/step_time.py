@@ -19,7 +19,7 @@ from model.compute import ComputeConfig
 from pipeline.optim.union import OptimizerConfig
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.work import NetworkPass, Work, accumulation_work, work_of
-from pipeline.run.memory import BUCKET_VALUES
+from pipeline.run.memory import BUCKET_VALUES, SCATTERED_VALUES
 
 LAUNCH_S = 32e-6
 """Host time to start a kernel from Python: 25 ms for the 790 of a micro-batch of base (measured on
@@ -61,6 +61,8 @@ class Trained:
     optimizer: OptimizerConfig
     zero_stage: int
     offloads: bool
+    has_flat_gradients: bool
+    """`pipeline.run.memory.has_flat_gradients`."""
     update_flops: float = 0.0
     """Operations of the optimizer's own matrix products in a step, in fp32, over all ranks."""
 
@@ -119,7 +121,8 @@ def micro_batch_work(
     for one in passes:
         total += work_of(one, trained, micro_rows, tp_size)
     added = accumulation_work(
-        trained.parameters / tp_size, trained.num_tensors, trained.value_bytes
+        *(trained.parameters / tp_size, trained.num_tensors),
+        *(trained.value_bytes, trained.has_flat_gradients),
     )
     return total + added
 
@@ -172,8 +175,9 @@ def update_time(trained: Trained, accumulation: int, rank: Rank, rates: Rates) -
 def data_parallel_bytes(trained: Trained, accumulation: int, tp_size: int, dp_size: int) -> float:
     """Bytes that a rank sends to its data-parallel peers in a step, by rings.
 
-    fp32 gradients: at ZeRO 1 an all-reduce a step, at ZeRO 2 one and at ZeRO 3 a reduce-scatter a
-    micro-batch; weights: an all-gather a step, at ZeRO 3 one for each pass of a micro-batch.
+    fp32 gradients: at ZeRO 1 a reduce-scatter a step (an all-reduce where they are not flat or a
+    rank gets few), at ZeRO 2 an all-reduce and at ZeRO 3 a reduce-scatter a micro-batch; weights:
+    an all-gather a step, at ZeRO 3 one for each pass of a micro-batch.
     """
     values = trained.parameters / tp_size
     ring = (dp_size - 1) / dp_size
@@ -181,8 +185,15 @@ def data_parallel_bytes(trained: Trained, accumulation: int, tp_size: int, dp_si
     if trained.zero_stage == 3:
         again = trained.compute.activation_checkpointing.type != "none"
         return ring * accumulation * (4 * values + (3 if again else 2) * weights)
+    if _scatters(trained, tp_size, dp_size):
+        return ring * (4 * values + weights)
     times = accumulation if trained.zero_stage == 2 else 1
     return ring * (2 * 4 * values * times + weights)
+
+
+def _scatters(trained: Trained, tp_size: int, dp_size: int) -> bool:
+    """Whether ZeRO 1 reduces gradients by reduce-scatter."""
+    return trained.has_flat_gradients and trained.parameters / tp_size / dp_size >= SCATTERED_VALUES
 
 
 def _data_parallel_s(trained: Trained, accumulation: int, rank: Rank, found: Accelerator) -> float:
@@ -199,6 +210,10 @@ def _data_parallel_s(trained: Trained, accumulation: int, rank: Rank, found: Acc
     buckets = math.ceil(trained.parameters / rank.tp_size / BUCKET_VALUES)
     if trained.zero_stage == 3:
         waiting = accumulation * (buckets + trained.num_tensors) * ring
+    elif trained.has_flat_gradients:
+        # Weight decay parts the parameters into two groups, of which one has few values.
+        is_scattered = _scatters(trained, rank.tp_size, rank.dp_size)
+        waiting = tree + (ring if is_scattered else tree) + 2 * ring
     else:
         times = accumulation if trained.zero_stage == 2 else 1
         waiting = buckets * (times * tree + ring)

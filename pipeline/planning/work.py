@@ -24,7 +24,8 @@ GATE_LAUNCHES = 5
 OTHER_LAUNCHES = 26
 """Kernels of embedding, head and loss."""
 TENSOR_LAUNCHES = 2
-"""Kernels by which DeepSpeed adds the gradient of one tensor to its sum (308 of base's 154)."""
+"""Kernels by which DeepSpeed adds the gradient of one tensor to its sum; one at ZeRO 1 in bf16
+(`pipeline.engine.flat_gradients`)."""
 DROPOUT_UNITS = 2.5
 """A value read, one written, and a byte of mask."""
 EMBEDDING_UNITS = 20
@@ -114,10 +115,14 @@ def gpu_backend(model: ModelConfig, compute: ComputeConfig) -> str:
     return "flex" if is_sparse and model.attention_dropout == 0 else "sdpa"
 
 
-def accumulation_work(parameters: float, num_tensors: int, value_bytes: int) -> Work:
-    """Adding the gradients of a micro-batch to their fp32 sums, of so many on this rank."""
+def accumulation_work(parameters: float, num_tensors: int, value_bytes: int, is_flat: bool) -> Work:
+    """Adding the gradients of a micro-batch to their fp32 sums, of so many on this rank.
+
+    `is_flat`: these are flat tensors (`pipeline.engine.flat_gradients`).
+    """
     return Work(
-        traffic_bytes=(8 + value_bytes) * parameters, launches=TENSOR_LAUNCHES * num_tensors
+        traffic_bytes=(8 + value_bytes) * parameters,
+        launches=(1 if is_flat else TENSOR_LAUNCHES) * num_tensors,
     )
 
 

@@ -25,6 +25,11 @@ OVERHEAD_GB = 2.5
 BUCKET_VALUES = 100_000_000
 """DeepSpeed's buckets for reducing gradients hold at most so many values."""
 
+SCATTERED_VALUES = 1 << 18
+"""ZeRO 1 in bf16 reduces gradients by reduce-scatter where each rank gets at least so many, and by
+all-reduce below. By NCCL's model a ring waits about 4 us a rank, in which nodes with 300 GB/s send
+a megabyte; the tree of an all-reduce sends twice the bytes in few hops."""
+
 LIVE_VALUES = 1_000_000_000
 """ZeRO 3 keeps the gathered weights of at most so many parameters, all of smaller models:
 stage3_max_live_parameters of DeepSpeed's config, which we leave at its default."""
@@ -111,15 +116,14 @@ def state_memory(
     """The memory of a tensor-parallel rank with so many `parameters`, without activations.
 
     `trained` of them have gradients, `in_matrices` of these are in the matrices of layers. ZeRO 1
-    keeps the gradients of a micro-batch in the format of the weights beside their fp32 sums; ZeRO 2
-    and 3 reduce them at once, by buckets that are copied to fp32; the bucket of ZeRO 3 is fp32.
+    adds each gradient to its fp32 sum as soon as it is there; ZeRO 2 and 3 reduce them at once, by
+    buckets that are copied to fp32; the bucket of ZeRO 3 is fp32.
     """
     stage, value_bytes = config.parallel.zero_stage, config.value_bytes
     bucket = min(trained, BUCKET_VALUES)
     copied = value_bytes if value_bytes < 4 else 0
     weights = value_bytes * parameters
-    # At ZeRO 1 the sums are reduced after the activations are gone; in fp32 the bucket stays.
-    gradients, buffers = (4 + copied) * trained, 0.0 if copied else 4.0 * bucket
+    gradients, buffers = 4.0 * trained, 0.0 if has_flat_gradients(config) else 4.0 * bucket
     if stage > 1:
         gradients, buffers = 4 * trained / dp_size, (4 + copied) * bucket
     if stage == 3 and dp_size > 1:  # one rank uses its weights as they are
@@ -129,6 +133,17 @@ def state_memory(
     if config.parallel.offload_optimizer and not on_cpu:
         optimizer = 0
     return MemoryEstimate(weights, gradients, optimizer, 0.0, buffers=buffers)
+
+
+def has_flat_gradients(config: RunConfig) -> bool:
+    """Whether the engine reduces the sums of gradients in place, once a step.
+
+    That is `pipeline.engine.flat_gradients`. Elsewhere DeepSpeed copies them into its bucket.
+    """
+    parallel = config.parallel
+    return (
+        config.precision == "bf16" and parallel.zero_stage == 1 and not parallel.offload_optimizer
+    )
 
 
 def for_cpu(
@@ -142,10 +157,7 @@ def for_cpu(
     overhead = PROCESS_BYTES + HEAP_BYTES
     overhead += HEAP_SHARE * (estimate.activations + estimate.buffers)
     if not saves_before_end:
-        free = estimate.activations + estimate.buffers
-        if config.parallel.zero_stage == 1 and config.value_bytes < 4:  # those of a micro-batch
-            free += estimate.gradients * config.value_bytes / (4 + config.value_bytes)
-        copied_bytes = max(0.0, copied_bytes - free)
+        copied_bytes = max(0.0, copied_bytes - estimate.activations - estimate.buffers)
     buffers = estimate.buffers + copied_bytes
     return replace(estimate, buffers=buffers, overhead=overhead, on_cpu=True)
 

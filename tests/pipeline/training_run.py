@@ -35,6 +35,12 @@ ROW_TOKENS = 32
 VOCAB_SIZE = 131
 NUM_TOPICS = 8
 BLOCK_ROWS = 64
+SMALL_MODEL = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "max_row_tokens": ROW_TOKENS,
+}
 
 
 def make_rows(
@@ -84,12 +90,7 @@ def make_config(
         "total_rows": 20 * 16,
         "precision": "fp32",
         "data": {"path": str(rows), "workers": workers, "weights": weights},
-        "model": {
-            "num_layers": 2,
-            "hidden_size": 32,
-            "num_attention_heads": 4,
-            "max_row_tokens": ROW_TOKENS,
-        },
+        "model": SMALL_MODEL,
         "objective": {"type": "mlm"},
         "batch": {"global_rows": 16, "micro_rows": 4},
         "optimizer": {"type": "adamw", "lr": 1e-3},

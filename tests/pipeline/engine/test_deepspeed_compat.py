@@ -25,7 +25,7 @@ from tests.gloo import in_one_rank
 CPU = torch.device("cpu")
 
 
-def engine_of(model: nn.Module, stage: int, precision: str = "bf16") -> Any:
+def engine_of(model: nn.Module, stage: int, precision: str = "bf16", **more: Any) -> Any:
     """DeepSpeed's engine with two parameter groups, as this project's optimizers have."""
     deepspeed_compat.skip_shared_memory_extension()
     decayed = [p for p in model.parameters() if p.dim() > 1]
@@ -36,7 +36,7 @@ def engine_of(model: nn.Module, stage: int, precision: str = "bf16") -> Any:
         optimizer=torch.optim.AdamW(groups, lr=1e-2),
         config={
             "train_micro_batch_size_per_gpu": 1,
-            precision: {"enabled": precision != "fp32"},
+            precision: {"enabled": precision != "fp32"} | more,
             "data_types": {"grad_accum_dtype": "fp32"},
             "zero_optimization": {"stage": stage},
             "zero_allow_untested_optimizer": True,
@@ -111,6 +111,16 @@ def test_mlflow_can_be_imported_after_deepspeed() -> None:
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
+@in_one_rank
+def test_deepspeed_reduces_bf16_gradients_by_all_reduce() -> None:
+    own = engine_of(nn.Linear(4, 2), stage=1)
+    assert not hasattr(own.optimizer, "reduce_gradients"), "what reduces them now?"
+    with deepspeed_compat.flat_gradients():
+        engine = engine_of(nn.Linear(4, 2), stage=1, immediate_grad_update=True)
+    assert type(engine.optimizer).__name__ == "FlatGradientOptimizer"
+    assert type(engine_of(nn.Linear(4, 2), stage=1).optimizer) is type(own.optimizer)
+
+
 def test_every_patch_has_a_test() -> None:
     """Each public function of the module with a "Reason:" is called from this file."""
     text = Path(__file__).read_text()
@@ -119,7 +129,7 @@ def test_every_patch_has_a_test() -> None:
         for name, function in vars(deepspeed_compat).items()
         if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
     ]
-    assert len(patches) == 4
+    assert len(patches) == 5
     for name in patches:
         documentation = getattr(deepspeed_compat, name).__doc__
         assert "Upstream:" in documentation

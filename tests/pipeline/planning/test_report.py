@@ -108,8 +108,8 @@ def test_states_are_sharded_by_the_zero_stage(rows: Path, tmp_path: Path) -> Non
     parameters = count_parameters(config.model, config.compute.padded_vocab_size(131))
     assert estimates[1].optimizer == pytest.approx(12 * parameters / 4)
     assert estimates[1].weights == pytest.approx(2 * parameters)
-    # Sums and the gradients of a micro-batch; sums of a quarter, and reduced by buckets.
-    assert estimates[1].gradients == pytest.approx(6 * parameters)
+    # Sums, to which each gradient is added at once; sums of a quarter, and reduced by buckets.
+    assert estimates[1].gradients == pytest.approx(4 * parameters)
     assert estimates[2].gradients == pytest.approx(4 * parameters / 4)
     assert estimates[1].buffers == 0
     assert estimates[2].buffers == pytest.approx(6 * BUCKET_VALUES)
@@ -135,7 +135,8 @@ def test_a_higher_zero_stage_is_advised_only_where_it_needs_less(
     rows: Path, tmp_path: Path
 ) -> None:
     """A bucket of 1e8 fp32 gradients is more than those of a small model."""
-    small = make_config(rows, tmp_path / "run", precision="bf16")
+    batch = {"global_rows": 4, "micro_rows": 1}
+    small = make_config(rows, tmp_path / "run", precision="bf16", batch=batch)
     with pytest.raises(ConfigError, match=r"raise parallel\.tensor \(now 1\) or take more nodes"):
         report(small, 1, 4, gpu_memory_gb=1)
     wide = make_config(rows, tmp_path / "run", model=WIDE, precision="bf16")

@@ -45,7 +45,7 @@ def test_products_take_their_operations_over_the_rate() -> None:
 
 
 def test_the_host_waits_only_where_kernels_are_short() -> None:
-    """As counted: at 1,024 H200 base falls to about 8 % of the measured peak."""
+    """As counted: at 1,024 H200 base falls to about a tenth of the measured peak."""
     assert step_of("base", 1, 8).host == 0
     small = step_of("base", 1, 8, "batch.micro_rows=4")
     assert small.host > 0.5 * small.total
@@ -54,7 +54,7 @@ def test_the_host_waits_only_where_kernels_are_short() -> None:
     plan = plan_of("base", 1024, "batch.micro_rows=8")
     flops = plan.phases[0].training_flops(plan.config.model, 8192, 8192 * 77)
     share = flops / 1024 / many.total / h200.accelerator.matrix_flops("bf16")
-    assert share == pytest.approx(0.08, abs=0.015)
+    assert share == pytest.approx(0.095, abs=0.015)
 
 
 def test_gradients_cost_more_between_nodes_and_at_every_micro_batch() -> None:
@@ -65,8 +65,8 @@ def test_gradients_cost_more_between_nodes_and_at_every_micro_batch() -> None:
     once = step_of("1.3b", 2, 8)
     every = step_of("1.3b", 2, 8, "parallel.zero_stage=2")
     accumulation = plan_of("1.3b", 16).phases[0].accumulation(1024)
-    # Gradients are four fifths of the messages of ZeRO 1: 8 bytes of a value against 2.
-    assert every.data == pytest.approx(once.data * (0.8 * accumulation + 0.2), rel=0.03)
+    # A reduce-scatter of 4 bytes a value or all-reduces of 8, and 2 for the new weights.
+    assert every.data == pytest.approx(once.data * (8 * accumulation + 2) / (4 + 2), rel=0.03)
     assert step_of("base", 1, 1).data == 0
 
 

@@ -23,7 +23,7 @@ from pipeline.run.config import TrainConfig
 from pipeline.run.plan import plan_run
 from tests.gloo import in_one_rank, run_ranks
 from tests.pipeline.planning.operator_bytes import CountedOperators
-from tests.pipeline.training_run import make_config, make_rows
+from tests.pipeline.training_run import SMALL_MODEL, make_config, make_rows
 
 ROOT = Path(__file__).parents[3]
 ROWS, TOKENS, SLOTS, VOCAB = 4, 128, 19, 1024
@@ -97,8 +97,9 @@ def _counted(model: ModelConfig, compute: ComputeConfig) -> CountedOperators:
 
 
 def test_base_has_the_counts_that_were_made_for_cuda() -> None:
-    """27.7 GB of traffic, 482 kernels of the model and 308 of DeepSpeed in a micro-batch of 32 rows
-    of 512: counted with the CUDA operators on fake tensors (docs/planner.md)."""
+    """27.7 GB of traffic and 482 kernels of the model in a micro-batch of 32 rows of 512: counted
+    with the CUDA operators on fake tensors (docs/planner.md). Its 154 tensors are added to flat
+    sums by one kernel each."""
     plan = plan_run(_shipped("base"), 1, AssumedRows(50_265))
     model = plan.config.model
     (one,) = passes_of(plan.phases[0], model)
@@ -107,7 +108,7 @@ def test_base_has_the_counts_that_were_made_for_cuda() -> None:
     assert work.traffic_bytes == pytest.approx(27.7e9, rel=0.03)
     assert work.launches == pytest.approx(482, rel=0.01)
     added = micro_batch_work((one,), trained, 32, 1).launches - work.launches
-    assert added == pytest.approx(308, rel=0.05)
+    assert added == pytest.approx(154, rel=0.05)
 
 
 def test_the_mask_rate_decides_about_the_head() -> None:
@@ -159,9 +160,9 @@ def _check_tensor_parallel(by_tokens: bool) -> None:
     assert work.tp_bytes == pytest.approx(sent, rel=0.05)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2])
+@pytest.mark.parametrize(("zero_stage", "hidden_size"), [(1, 32), (1, 256), (2, 32)])
 def test_messages_of_data_parallel_ranks(
-    zero_stage: int, tmp_path_factory: pytest.TempPathFactory
+    zero_stage: int, hidden_size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """ZeRO 3 keeps the weights of small models, so that it gathers less than the planner says."""
     folder = tmp_path_factory.mktemp("rows")
@@ -172,6 +173,7 @@ def test_messages_of_data_parallel_ranks(
         precision="bf16",
         parallel={"zero_stage": zero_stage},
         batch={"global_rows": 16, "micro_rows": 2},
+        model={**SMALL_MODEL, "hidden_size": hidden_size},
     )
     run_ranks(_check_data_parallel, 2, config)
 
@@ -187,10 +189,11 @@ def _check_data_parallel(config: TrainConfig) -> None:
             engine.start_micro_batch(is_last=number == 3)
             loss = engine.model(tokens, positions, tokens[:, :5].clone(), None, False)[0]
             engine.backward(loss)
+    scattered = counted.messages["_reduce_scatter_base_ torch.float32"]
     reduced = counted.messages["allreduce_ torch.float32"]
     gathered = counted.messages["_allgather_base_ torch.bfloat16"]
     planned = data_parallel_bytes(trained_of(plan), 4, 1, dist.get_world_size())
-    assert planned == pytest.approx((2 * reduced + gathered) / 2, rel=0.02)
+    assert planned == pytest.approx((2 * reduced + scattered + gathered) / 2, rel=0.02)
 
 
 def _shipped(name: str, *overrides: str) -> TrainConfig:

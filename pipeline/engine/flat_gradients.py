@@ -1,0 +1,161 @@
+"""ZeRO 1 in bf16 with one flat fp32 sum of gradients a parameter group.
+
+A rank adds the gradients of its micro-batches to flat tensors, group by group. At the end of a step
+one reduce-scatter a group leaves each data-parallel rank the sum of its own partition, on which the
+norm, clipping and the optimizer work::
+
+    backward    rank 0  [ g g g g | g g g g ]      rank 1  [ h h h h | h h h h ]
+    reduce      rank 0  [ s s s s |         ]      rank 1  [         | s s s s ]
+    step        rank 0  norm, clipping and optimizer of its partition, then an all-gather of weights
+
+Import it with DeepSpeed's MLflow import avoided, see `deepspeed_compat.import_deepspeed`.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.utils import is_model_parallel_parameter
+from torch import Tensor, nn
+
+from pipeline.run.memory import SCATTERED_VALUES
+
+NORM_VALUES = 1 << 10
+"""So many squares are added in fp32, such sums in fp64: of 10^8 squares, added one after another as
+CPUs do, fp32 would keep three digits."""
+
+
+class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
+    """DeepSpeed's optimizer of ZeRO 1 in bf16, with these differences:
+
+    - Gradients are reduced by a reduce-scatter of the flat sums instead of an all-reduce of a copy:
+      half of the bytes, and no second fp32 tensor of all gradients. Groups of few values are
+      reduced by an all-reduce, in place too.
+    - Norm and clipping read this rank's partition instead of all gradients.
+    - A bf16 gradient is added to its sum when it is complete and then freed, in one kernel; the
+      first of a step is written over the sum of the step before.
+    - The host waits once for the device in a step, for the norm.
+    """
+
+    def _setup_for_real_optimizer(self) -> None:
+        super()._setup_for_real_optimizer()
+        assert self.immediate_grad_update, "gradients are added to their sums by hooks"
+        self._norm_parts = [
+            part
+            for number, group in enumerate(self.bf16_groups)
+            for part in self._counted_parts(number, group)
+        ]
+
+    def _counted_parts(self, number: int, group: list[nn.Parameter]) -> list[Tensor]:
+        """The parts of this rank's partition of the gradients that it adds to the norm: all, but of
+        parameters that tensor-parallel peers hold alike, which the first of them counts."""
+        partition = self.fp32_groups_gradient_flat_partition[number]
+        if self.mpu is None or self.mpu.get_tensor_model_parallel_rank() == 0:
+            return [partition]
+        size = partition.numel()
+        first = size * dist.get_rank(group=self.real_dp_process_group[number])
+        parts: list[list[int]] = []
+        end = -first
+        for parameter in group:
+            start, end = end, end + parameter.numel()
+            held = [max(0, start), min(size, end)]
+            if not is_model_parallel_parameter(parameter) or held[0] >= held[1]:
+                continue
+            if parts and parts[-1][1] == held[0]:
+                parts[-1][1] = held[1]
+            else:
+                parts.append(held)
+        return [partition[start:stop] for start, stop in parts]
+
+    @torch.no_grad()
+    def _update_hp_grad(
+        self, lp: nn.Parameter, group_idx: int, param_idx: int, clear_lp_grads: bool
+    ) -> None:
+        """Adds the gradient of a micro-batch to its sum; DeepSpeed's hooks call it."""
+        if lp.grad is None:
+            return
+        total = self.fp32_groups_gradients[group_idx][param_idx].view_as(lp)
+        has_gradient = self.fp32_groups_has_gradients[group_idx]
+        if has_gradient[param_idx]:
+            total.add_(lp.grad)
+        else:
+            total.copy_(lp.grad)
+        has_gradient[param_idx] = True
+
+    @torch.no_grad()
+    def reduce_gradients(self, pipeline_parallel: bool = False) -> None:
+        """Leaves in this rank's partitions the mean of the gradients over data-parallel ranks."""
+        for number, flat in enumerate(self.fp32_groups_gradients_flat):
+            flags = self.fp32_groups_has_gradients[number]
+            sums = self.fp32_groups_gradients[number]
+            for total, has_gradient in zip(sums, flags, strict=True):
+                if not has_gradient:  # else it holds that of an earlier step
+                    total.zero_()
+            group = self.real_dp_process_group[number]
+            num_ranks = dist.get_world_size(group=group)
+            if num_ranks > 1:
+                partition = self.fp32_groups_gradient_flat_partition[number]
+                if len(partition) < SCATTERED_VALUES:
+                    dist.all_reduce(flat, group=group)
+                else:
+                    _reduce_scatter(partition, flat, group)
+                partition.div_(num_ranks)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Updates and gathers the weights; where the norm is not finite it changes nothing."""
+        norm = self._norm_of_all_ranks()
+        self.overflow = not math.isfinite(norm)
+        self._global_grad_norm = math.inf if self.overflow else norm
+        if not self.overflow:
+            self._update(norm)
+        self.clear_hp_grads()
+
+    def _update(self, norm: float) -> None:
+        scale = self.clip_grad / (norm + 1e-6) if self.clip_grad > 0 else 1.0
+        partitions = zip(
+            self.fp32_groups_flat_partition, self.fp32_groups_gradient_flat_partition, strict=True
+        )
+        for weights, gradients in partitions:
+            if scale < 1:
+                gradients.mul_(scale)
+            weights.grad = gradients
+        self.optimizer.step()
+        self._lazy_init_hp_params_optimizer_state()
+        self.update_lp_params()
+
+    def _norm_of_all_ranks(self) -> float:
+        """The norm of the whole gradient; the step's only wait for the device in this class."""
+        device = self.fp32_groups_gradients_flat[0].device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for part in self._norm_parts:
+            total += _sum_of_squares(part)
+        dist.all_reduce(total)  # data- and tensor-parallel ranks are all ranks
+        return float(total.sqrt())
+
+    def clear_hp_grads(self) -> None:
+        """Has the next gradient of each parameter written over its sum."""
+        for group in self.fp32_groups_has_gradients:
+            group[:] = [False] * len(group)
+
+    def clear_lp_grads(self, set_to_none: bool = True) -> None:
+        """Frees the bf16 gradients of parameters without a hook; the others are freed already."""
+        super().clear_lp_grads(set_to_none=True)
+
+
+def _sum_of_squares(values: Tensor) -> Tensor:
+    """A scalar, fp64, of a flat fp32 tensor."""
+    num_whole = len(values) // NORM_VALUES * NORM_VALUES
+    rows = torch.linalg.vector_norm(values[:num_whole].view(-1, NORM_VALUES), dim=1)
+    rest = torch.linalg.vector_norm(values[num_whole:])
+    total: Tensor = rows.double().square().sum() + rest.double().square()
+    return total
+
+
+def _reduce_scatter(partition: Tensor, flat: Tensor, group: Any) -> None:
+    """Sums `flat` over the ranks of `group` into `partition`, its own part of `flat`."""
+    name = "reduce_scatter_single"  # its name before torch 2.13 is the other one
+    reduce_scatter = getattr(dist, name, None) or dist.reduce_scatter_tensor
+    reduce_scatter(partition, flat, group=group)
