@@ -5,6 +5,7 @@ could name any file of the user. Content is read by ``pread``: where a memory ma
 became shorter, or of a disk that fails, ends the process by SIGBUS, this is an error with a name.
 """
 
+import errno
 import json
 import os
 import stat
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, ValidationError
 
 from configs.load import UserError
 
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 MAX_JSON_BYTES = 1 << 30
 """Largest JSON file that is read: the manifest of about 10^10 rows."""
 
@@ -127,6 +129,20 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {name!r} appears twice")
         tree[name] = value
     return tree
+
+
+def is_missing(error: OSError) -> bool:
+    """Whether `error`, of opening a file, says that there is none, or something else in its place.
+
+    Any other says nothing about the file's content: a file system that failed or does not answer,
+    permissions, or too many open files.
+    """
+    return error.errno in _MISSING
+
+
+def with_name(error: OSError, path: str | Path) -> OSError:
+    """`error` with the name of the file: errors of reading an open file have none."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def read_at(file: BinaryIO, buffer: memoryview, offset: int, advice: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import UserError
-from data_prep.dataset.files import open_inside
+from data_prep.dataset.files import is_missing, open_inside, with_name
 from data_prep.dataset.manifest import MANIFEST_NAME, Manifest
 
 
@@ -41,7 +41,10 @@ def files_differ(folder: str | Path, problems: Sequence[str]) -> UserError:
 def file_problem(
     folder: Path, name: str, wanted_bytes: int | None, sha256: str | None
 ) -> str | None:
-    """What is wrong with a file of the manifest; `wanted_bytes` and `sha256` None: not compared."""
+    """What is wrong with a file of the manifest; `wanted_bytes` and `sha256` None: not compared.
+
+    Raises OSError for a file that is there and cannot be read.
+    """
     try:
         with open_inside(folder, name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -49,10 +52,11 @@ def file_problem(
                 return f"{size:,} bytes instead of {wanted_bytes:,}"
             if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 return "its sha256 is not the manifest's (damaged bytes)"
-    except FileNotFoundError:
-        return "missing"
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        if not is_missing(error):
+            raise with_name(error, folder / name) from None
+        is_absent = isinstance(error, FileNotFoundError)
+        return "missing" if is_absent else f"cannot be read: {error.strerror}"
     except UserError as error:
         return str(error)
     return None

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from configs.load import Config, UserError
-from data_prep.dataset.files import first_error, open_inside, parse_json
+from data_prep.dataset.files import first_error, is_missing, open_inside, parse_json, with_name
 from pipeline.checkpoint.records import Count, ParameterRecord, Size
 from pipeline.checkpoint.tensor_file import TensorFile
 
@@ -79,7 +79,11 @@ def read_table(folder: Path, name: str) -> dict[str, FragmentedParameter]:
             return _TABLE.validate_python(parse_json(file.read()))
     except ValidationError as error:
         raise UserError(f"{path}: damaged checkpoint: {first_error(error)}") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise UserError(f"{path}: damaged checkpoint: {error}") from None
+    except OSError as error:
+        if not is_missing(error):
+            raise with_name(error, path) from None
         raise UserError(f"{path}: damaged checkpoint: {error}") from None
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from configs.load import Config, UserError
-from data_prep.dataset.files import first_error, parse_json, read_regular
+from data_prep.dataset.files import first_error, is_missing, parse_json, read_regular, with_name
 from data_prep.dataset.manifest import SpecialTokens
 from data_prep.dataset.verify import file_problem
 from pipeline.checkpoint import records
@@ -155,7 +155,8 @@ def manifest_json(manifest: CheckpointManifest) -> str:
 def read_manifest(path: Path) -> CheckpointManifest:
     """The manifest of the checkpoint at `path`; its own hash is checked, its files are not.
 
-    Raises UserError where there is none, and where it is damaged or has a different format version.
+    Raises UserError where there is none, and where it is damaged or has a different format version;
+    OSError where it cannot be read, which says nothing about the checkpoint.
     """
     file = path / MANIFEST_NAME
     try:
@@ -170,18 +171,21 @@ def read_manifest(path: Path) -> CheckpointManifest:
                 f"{FRAGMENTED_VERSION}"
             )
         return CheckpointManifest.model_validate({**tree, "sha256": expected})
-    except FileNotFoundError:
+    except OSError as error:
+        if not is_missing(error):
+            raise with_name(error, file) from None
         raise UserError(f"{file}: not a checkpoint: no such file") from None
     except ValidationError as error:
         raise UserError(f"{file}: damaged checkpoint: {first_error(error)}") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{file}: damaged checkpoint: {error}") from None
 
 
 def verify(path: Path) -> CheckpointManifest:
     """The manifest of the checkpoint at `path`, after every file's size and hash were compared.
 
-    Raises UserError that names the first file that is missing or differs.
+    Raises UserError that names the first file that is missing or differs, and OSError where one
+    cannot be read.
     """
     manifest = read_manifest(path)
     problem = first_problem(path, manifest.all_files)

@@ -22,7 +22,8 @@ def newest_checkpoint(folder: Path, grid: Grid) -> Checkpoint | None:
     """The newest checkpoint in `folder` that verifies; None where there is none.
 
     A collective: rank 0 reads the manifests, every rank hashes its share of the files. Damaged
-    checkpoints are logged and left where they are.
+    checkpoints are logged and left where they are. A file that is there and cannot be read is no
+    damage: it raises OSError, since an older checkpoint would repeat steps for no reason.
     """
     paths = list_checkpoints(folder) if grid.rank == 0 else []
     while True:

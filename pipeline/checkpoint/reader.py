@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from configs.load import UserError
-from data_prep.dataset.files import open_inside
+from data_prep.dataset.files import is_missing, open_inside
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs
 from pipeline.checkpoint.discriminator import SUMMANDS, WORD
@@ -209,6 +209,8 @@ def _open(folder: Path, record: FileRecord) -> TensorFile:
     try:
         file = open_inside(folder, record.path)
     except OSError as error:
+        if not is_missing(error):
+            raise
         raise UserError(f"{path}: damaged checkpoint: {error.strerror}") from None
     size = os.fstat(file.fileno()).st_size
     if size != record.bytes:

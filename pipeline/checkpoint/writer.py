@@ -172,8 +172,8 @@ def superfluous(folder: Path, keep: CheckpointConfig) -> list[Path]:
     for path in list_checkpoints(folder):
         try:
             complete[path] = read_manifest(path)
-        except UserError:
-            continue  # a damaged one, which the start of a run logs and leaves
+        except (UserError, OSError):
+            continue  # a damaged one, which the start of a run logs and leaves, or not readable now
     kept = set(list(complete)[-keep.keep_last :])
     if keep.keep_every_steps:
         kept |= {path for path, m in complete.items() if m.step % keep.keep_every_steps == 0}

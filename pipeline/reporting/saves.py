@@ -46,7 +46,7 @@ def read_saves(folder: Path) -> tuple[list[Save], list[str]]:
             continue
         try:  # of a run without tracking, or one that was saved a moment ago
             manifest = read_manifest(checkpoint)
-        except UserError as error:
+        except (UserError, OSError) as error:
             problems.append(f"checkpoint {checkpoint.name}: {error}")
             continue
         saves[manifest.step] = Save(

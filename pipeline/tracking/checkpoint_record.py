@@ -73,7 +73,7 @@ class CheckpointRecord:
             return None
         try:
             manifest = read_manifest(path)
-        except UserError:  # deleted meanwhile as too old, or damaged, which a resume reports
+        except (UserError, OSError):  # deleted as too old, or damaged, which a resume reports
             return None
         entry = {
             "step": manifest.step,
