@@ -9,7 +9,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, not pipeline/
 
 from configs import command
-from pipeline.checkpoint.manifest import verify
 from pipeline.data.shard_cache import check_sizes
 from pipeline.launch.environment import read_launch
 from pipeline.launch.heavy_imports import heavy_imports
@@ -30,8 +29,6 @@ def main() -> None:
         if launch.rank == 0:
             for phase in plan.phases:
                 check_sizes(phase.config.data, phase.manifest)
-            if plan.start is not None and plan.start.checkpoint is not None:
-                verify(plan.start.checkpoint.path)
         run.claim_folder(errors, plan.data_fingerprint)
         # Late, so that --help and errors in the config do not wait for torch and DeepSpeed.
         with heavy_imports():

@@ -21,10 +21,11 @@ from pipeline.checkpoint.manifest import (
 logger = logging.getLogger(__name__)
 
 
-def find_best(folder: Path) -> Checkpoint | None:
+def find_best(folder: Path, check_files: bool = True) -> Checkpoint | None:
     """The checkpoint in `folder` with the lowest score; None where none was evaluated.
 
-    Of equal ones the first. Damaged ones are logged and left out.
+    Of equal ones the first. Damaged ones are logged and left out; without `check_files` only their
+    manifests are checked.
     """
     complete = {}
     for path in list_checkpoints(folder):
@@ -34,7 +35,7 @@ def find_best(folder: Path) -> Checkpoint | None:
             logger.warning("%s; skipped", error)
     for path in by_score(complete):
         try:
-            best = Checkpoint(path, verify(path))
+            best = Checkpoint(path, verify(path) if check_files else complete[path])
         except UserError as error:
             logger.warning("%s; skipped", error)
             continue

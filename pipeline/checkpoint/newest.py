@@ -30,12 +30,22 @@ def newest_checkpoint(folder: Path, grid: Grid) -> Checkpoint | None:
         tree = broadcast_json(_next_readable(paths) if grid.rank == 0 else None)
         if tree is None:
             return None
-        path, manifest = Path(tree["path"]), CheckpointManifest.model_validate(tree["manifest"])
-        problem = first_problem(path, manifest.all_files[grid.rank :: grid.world_size])
-        problems = [found for found in gather_json(problem) if found is not None]
-        if not problems:
-            return Checkpoint(path, manifest)
-        _skip(problems[0])
+        manifest = CheckpointManifest.model_validate(tree["manifest"])
+        checkpoint = Checkpoint(Path(tree["path"]), manifest)
+        problem = problem_of_any_rank(checkpoint, grid)
+        if problem is None:
+            return checkpoint
+        _skip(problem)
+
+
+def problem_of_any_rank(checkpoint: Checkpoint, grid: Grid) -> str | None:
+    """The first file that is missing or differs, and how, the same on all ranks.
+
+    A collective: every rank hashes its share of the files.
+    """
+    mine = checkpoint.manifest.all_files[grid.rank :: grid.world_size]
+    found = gather_json(first_problem(checkpoint.path, mine))
+    return next((problem for problem in found if problem is not None), None)
 
 
 def _next_readable(paths: list[Path]) -> dict[str, Any] | None:

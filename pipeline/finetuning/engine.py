@@ -54,7 +54,7 @@ def build_finetune_engine(
         return resume_engine(model, plan.config, accumulation, grid, checkpoint, tokenizer_sha256)
     start = plan.start
     if not start.has_weights:  # the run has checkpoints, but none of them verifies
-        start = read_start(plan.config.start, check_hashes=False)
+        start = read_start(plan.config.start)
     missing = load_start(start, model, grid)
     if start.checkpoint is not None:
         load_heads(find_heads(plan.config, start), start.checkpoint, model, grid)

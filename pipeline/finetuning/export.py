@@ -101,7 +101,7 @@ class _State:
 
 def _tokenizer_of_start(config: FinetuneConfig) -> Path:
     """The tokenizer that the config names, which older checkpoints do not carry."""
-    return read_start(config.start, check_hashes=False).tokenizer
+    return read_start(config.start).tokenizer
 
 
 def _export_task(

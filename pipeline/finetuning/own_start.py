@@ -18,22 +18,24 @@ from pipeline.start.start import Start, read_start
 logger = logging.getLogger(__name__)
 
 
-def start_of_run(config: FinetuneConfig, check_hashes: bool) -> Start:
+def start_of_run(config: FinetuneConfig, check_moved: bool) -> Start:
     """What the run of `config` starts from, or started from if it has a checkpoint.
+
+    `check_moved`: whether a start at a new path has to be that of the checkpoint.
 
     Raises the errors of `read_start`, and UserError if ``start.path`` now names different weights.
     """
     checkpoint = own_checkpoint(config.output)
     if checkpoint is None:
-        return read_start(config.start, check_hashes)
+        return read_start(config.start)
     manifest, record = checkpoint.manifest, read_record(config.output)
     if record is None:
         logger.info("%s: does not say what it started from (version 0.1.0)", config.output)
         if config.start.path.exists():
-            return read_start(config.start, check_hashes)
+            return read_start(config.start)
         path = str(config.start.path)
         record = StartRecord(path=path, description=path, fingerprint="unknown")
-    elif check_hashes:
+    elif check_moved:
         check_moved_start(config.start, record, config.output)
     tokenizer = tokenizer_of(checkpoint, lambda: _tokenizer_of_base(config))
     return Start(
@@ -57,4 +59,4 @@ def record_start(config: FinetuneConfig, start: Start) -> None:
 
 def _tokenizer_of_base(config: FinetuneConfig) -> Path:
     """For checkpoints of version 0.1.0, which carry no tokenizer."""
-    return config.start.tokenizer or read_start(config.start, check_hashes=False).tokenizer
+    return config.start.tokenizer or read_start(config.start).tokenizer

@@ -172,7 +172,8 @@ class FinetunePlan:
 def plan_finetuning(
     config: FinetuneConfig, world_size: int, is_first: bool, files: ReadFiles | None = None
 ) -> FinetunePlan:
-    """The plan of `config` on `world_size` ranks; rank 0 (`is_first`) also checks hashes.
+    """The plan of `config` on `world_size` ranks; rank 0 (`is_first`) also checks the
+    sizes of shards and a start that was moved.
 
     `files` remembers what was read, for other plans on the same files. The config of the plan has
     the steps that its epochs come to.
@@ -182,7 +183,7 @@ def plan_finetuning(
     """
     tp_size = config.parallel.tensor
     dp_size = data_parallel_size(tp_size, world_size)
-    start = start_of_run(config, check_hashes=is_first)
+    start = start_of_run(config, check_moved=is_first)
     model = config.model.of(start.model)
     check_grid(model, config.compute, tp_size)
     longest = config.max_row_tokens or model.max_row_tokens

@@ -85,4 +85,4 @@ def _read(plan: RunPlan) -> Start:
         )
     config = plan.config.start
     assert isinstance(config, ContinueHuggingFace | ContinueRun)
-    return read_start(with_tokenizer(config, plan.tokenizer), check_hashes=False, recorded=recorded)
+    return read_start(with_tokenizer(config, plan.tokenizer), recorded=recorded)

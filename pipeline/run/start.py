@@ -35,7 +35,7 @@ def plan_start(
         if record is not None:
             check_moved_start(config.start, record, config.output)
         return None, checkpoint.manifest.start
-    start = read_start(with_tokenizer(config.start, tokenizer), check_hashes=False, recorded=record)
+    start = read_start(with_tokenizer(config.start, tokenizer), recorded=record)
     errors = list(start_errors(config, start))
     if errors:
         raise UserError(

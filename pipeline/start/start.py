@@ -24,7 +24,6 @@ from pipeline.checkpoint.manifest import (
     checkpoint_folder,
     list_checkpoints,
     read_manifest,
-    verify,
 )
 from pipeline.checkpoint.start_record import StartRecord
 from pipeline.checkpoint.stored_model import stored_model
@@ -72,10 +71,8 @@ class Start:
         return self.checkpoint is not None or self.tensors is not None
 
 
-def read_start(
-    config: FromRun | FromHuggingFace, check_hashes: bool, recorded: StartRecord | None = None
-) -> Start:
-    """The model that `config` names; its files are hashed if `check_hashes`.
+def read_start(config: FromRun | FromHuggingFace, recorded: StartRecord | None = None) -> Start:
+    """The model that `config` names; `load_start` checks the hashes of its files.
 
     `recorded`: of an earlier start of the same run; the weights have to be those. Raises UserError
     for a folder without the checkpoint, weights that do not fit, and a tokenizer that is not the
@@ -84,7 +81,7 @@ def read_start(
     if isinstance(config, FromHuggingFace):
         start = _from_hugging_face(config)
     else:
-        start = _from_run(config, check_hashes, recorded)
+        start = _from_run(config, recorded)
     if recorded is not None and start.fingerprint != recorded.fingerprint:
         raise UserError(
             f"start.path: {config.path} does not hold the weights that this run started from "
@@ -93,10 +90,8 @@ def read_start(
     return start
 
 
-def _from_run(config: FromRun, check_hashes: bool, recorded: StartRecord | None) -> Start:
+def _from_run(config: FromRun, recorded: StartRecord | None) -> Start:
     checkpoint = with_plain_vectors(find_start(config, recorded))
-    if check_hashes:
-        verify(checkpoint.path)
     manifest = checkpoint.manifest
     tokenizer = _tokenizer_of_run(config, checkpoint)
     return Start(
@@ -122,7 +117,7 @@ def find_start(config: FromRun, recorded: StartRecord | None = None) -> Checkpoi
         raise UserError(f"{folder}: no checkpoint: {_advice_on_path(config.path)}")
     step = config.step if recorded is None or recorded.step is None else recorded.step
     if step == "best":
-        best = find_best(folder)
+        best = find_best(folder, check_files=False)
         if best is None:
             raise UserError(
                 f"{folder}: start.step best: no checkpoint there has a held-out loss; steps: "

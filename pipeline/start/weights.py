@@ -17,6 +17,7 @@ from model.extended_vocabulary import AuxiliaryVectors, Method, TokenMixtures, t
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, shard_tensor
 from pipeline.checkpoint.manifest import CheckpointManifest
+from pipeline.checkpoint.newest import problem_of_any_rank
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint
 from pipeline.start.architecture import GROWING, shape_differences
 from pipeline.start.config import PRETRAINED
@@ -72,9 +73,14 @@ def load_start(
     """Copies this rank's shards of the weights into `model`; the parameters without any.
 
     Taken are parameters whose names start with one of `prefixes`. `now` is the config of `model`,
-    if it may be larger than that of the start. Raises UserError for a start that lacks a part of
-    the encoder or of its head, or has it in a different shape.
+    if it may be larger than that of the start. A collective: every rank first hashes its share of
+    the files of a checkpoint. Raises UserError for a damaged one, and for a start that lacks a part
+    of the encoder or of its head, or has it in a different shape.
     """
+    if start.checkpoint is not None:
+        problem = problem_of_any_rank(start.checkpoint, grid)
+        if problem is not None:
+            raise UserError(problem)
     specs = {n: s for n, s in parameter_specs(model).items() if n.startswith(prefixes)}
     changed = shape_differences(start.model, now) if now is not None else []
     if vocabulary is not None or any(found.path in GROWING for found in changed):

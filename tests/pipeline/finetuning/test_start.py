@@ -95,7 +95,7 @@ def test_a_checkpoint_brings_its_tokenizer(
 ) -> None:
     rows = (pretrained.data.path / "tokenizer.json").read_bytes()
     for run in (pretrained, finetuned):
-        start = read_start(FromRun(path=run.output), check_hashes=True)
+        start = read_start(FromRun(path=run.output))
         assert start.tokenizer.parent.parent == checkpoints_folder(run)
         assert start.tokenizer.read_bytes() == rows
         assert newest(run).tokenizer is not None
@@ -108,10 +108,10 @@ def test_checkpoints_without_a_tokenizer_are_read(
         shutil.copytree(run.output, tmp_path / name)
         (step,) = (tmp_path / name / "checkpoints").iterdir()
         drop_tokenizer(step)
-    start = read_start(FromRun(path=tmp_path / "first"), check_hashes=True)
+    start = read_start(FromRun(path=tmp_path / "first"))
     assert start.tokenizer == pretrained.data.path / "tokenizer.json"
     with pytest.raises(UserError, match=r"carries no tokenizer: set start\.tokenizer"):
-        read_start(FromRun(path=tmp_path / "second"), check_hashes=True)
+        read_start(FromRun(path=tmp_path / "second"))
 
 
 def test_a_damaged_tokenizer_is_a_damaged_checkpoint(
@@ -121,9 +121,8 @@ def test_a_damaged_tokenizer_is_a_damaged_checkpoint(
     (step,) = (tmp_path / "run" / "checkpoints").iterdir()
     tokenizer = step / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes().replace(b"cat", b"car"))
-    for check_hashes in (True, False):
-        with pytest.raises(UserError, match=r"tokenizer\.json: .*sha256"):
-            read_start(FromRun(path=tmp_path / "run"), check_hashes=check_hashes)
+    with pytest.raises(UserError, match=r"tokenizer\.json: .*sha256"):
+        read_start(FromRun(path=tmp_path / "run"))
 
 
 def test_the_tokenizer_of_an_older_run_comes_from_its_url(
@@ -140,7 +139,7 @@ def test_the_tokenizer_of_an_older_run_comes_from_its_url(
     }
     changed = manifest.model_copy(update={"config": {**manifest.config, "data": data}})
     (step / "manifest.json").write_text(manifest_json(changed))
-    start = read_start(FromRun(path=tmp_path / "run"), check_hashes=True)
+    start = read_start(FromRun(path=tmp_path / "run"))
     assert start.tokenizer == tmp_path / "cache" / "tokenizer.json"
 
 
@@ -149,14 +148,14 @@ def test_a_tokenizer_that_is_not_the_folders_is_refused(tmp_path: Path) -> None:
     tiny_tokenizer(99, a7=9, a9=7).save(str(tmp_path / "permuted.json"))
     start = FromHuggingFace(path=folder, tokenizer=tmp_path / "permuted.json")
     with pytest.raises(UserError, match="'a7' is 9 for the rows, 7 in the folder"):
-        read_start(start, check_hashes=True)
+        read_start(start)
     (folder / "tokenizer.json").unlink()
-    assert read_start(start, check_hashes=True).vocab_size == 99
+    assert read_start(start).vocab_size == 99
     change_config(folder, eos_token_id=3)
     with pytest.raises(UserError, match=r"eos_token_id of the folder's config\.json is 3"):
-        read_start(start, check_hashes=True)
+        read_start(start)
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint: train first"):
-        read_start(FromRun(path=tmp_path), check_hashes=True)
+        read_start(FromRun(path=tmp_path))

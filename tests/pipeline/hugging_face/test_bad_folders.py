@@ -52,7 +52,7 @@ def test_a_folder_of_a_different_family(name: str, tmp_path: Path) -> None:
 
 
 def start_from(folder: Path) -> None:
-    read_start(FromHuggingFace(path=folder), check_hashes=False)
+    read_start(FromHuggingFace(path=folder))
 
 
 def test_weights_of_a_different_family_than_config_json(tmp_path: Path) -> None:

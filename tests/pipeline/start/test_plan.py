@@ -293,7 +293,7 @@ def test_a_restart_takes_the_weights_of_the_first_start(
     assert newest.start.type == "run"
     old = child_config(rows, tmp_path / "run", of_run(parent, step=10))
     assert old.start.type == "run"
-    write_record(tmp_path / "run", read_start(old.start, check_hashes=True).record)
+    write_record(tmp_path / "run", read_start(old.start).record)
     plan = plan_run(newest, 1)
     assert plan.start_record is not None
     assert plan.start_record.step == 10
