@@ -76,6 +76,7 @@ def _train_from_newest_checkpoint(
     heldout = load_mlm_heldout(plan)
 
     def save(at: Progress) -> None:
+        session.record.wait()
         saver.save(describe_checkpoint(plan, engine, at), engine.snapshot)
 
     state = TrainingState(start, last_row, keep, plan.stability, validation, save)

@@ -70,6 +70,7 @@ def _train_from_newest_checkpoint(plan: RunPlan, session: Session) -> Instabilit
     heldouts = [_load_heldout(plan, phase) for phase in plan.phases]
 
     def save(at: Progress) -> None:
+        session.record.wait()
         saver.save(describe_checkpoint(plan, engine, segments, at), engine.snapshot)
 
     state = TrainingState(start, last_row, keep, config.stability, validation, save)

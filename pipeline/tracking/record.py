@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pipeline.run.config import RunConfig
 from pipeline.tracking import system_metrics
 from pipeline.tracking.event_log import EventLog
+from pipeline.tracking.in_order import InOrder
 from pipeline.tracking.kept_files import keep_reports
 from pipeline.tracking.label_tables import TABLES_KIND
 from pipeline.tracking.sender_process import SenderProcess, report_unsent
@@ -30,7 +31,11 @@ class Record(Protocol):
         """
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """The metrics of one optimizer step; at most one call per step."""
+        """The metrics of one optimizer step, written after the call; at most one call per step."""
+
+    def wait(self) -> None:
+        """Returns when all metrics are written: call it before a checkpoint is saved, which a
+        resume continues after without repeating their steps."""
 
     def rollback(self, reason: str, start_row: int, end_row: int) -> None:
         """Training goes back to its newest checkpoint, and skips rows: `start_row` to before
@@ -58,6 +63,9 @@ class NodeRecord:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Does nothing: rank 0 records the metrics of all ranks."""
 
+    def wait(self) -> None:
+        """Does nothing: rank 0 writes the metrics of all ranks."""
+
     def rollback(self, reason: str, start_row: int, end_row: int) -> None:
         """Does nothing: rank 0 records it."""
 
@@ -71,15 +79,20 @@ class NodeRecord:
 
 
 class RunRecord(NodeRecord):
-    """The record of rank 0: writes the event log and keeps the process that sends it."""
+    """The record of rank 0: writes the event log and keeps the process that sends it.
+
+    Metrics are written in a thread: a file system that is slow to answer does not delay steps.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self._log = EventLog(config.output)
+        self._metrics = InOrder("event-log")
         self._sender: SenderProcess | None = None
 
     def start(self, step: int, content: Mapping[str, Any]) -> None:
         """Discards the metrics of later steps, then starts to send to MLflow."""
+        self.wait()
         self._stop_sender()  # it reads the file that is about to be rewritten
         removed_to = self._log.discard_after(step)
         removed = {} if removed_to is None else {"removed_to": removed_to}
@@ -90,24 +103,31 @@ class RunRecord(NodeRecord):
         super().start(step, content)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the metrics of one optimizer step to the event log."""
-        self._log.metrics(step, values)
+        """Has the metrics of one optimizer step appended to the event log."""
+        self._metrics.call(self._log.metrics, step, dict(values))
         if self._sender is not None:
             self._sender.watch()
 
+    def wait(self) -> None:
+        """Returns when all metrics are in the event log."""
+        self._metrics.wait()
+
     def rollback(self, reason: str, start_row: int, end_row: int) -> None:
         """Records why the next start goes back, and which rows it skips."""
+        self.wait()
         content = {"reason": reason, "start_row": start_row, "end_row": end_row}
         self._log.append("rollback", content)
 
     def tables(self, step: int, tables: Mapping[str, Any]) -> None:
         """Appends the tables of an evaluation to the event log."""
+        self.wait()
         if tables:
             self._log.append(TABLES_KIND, {"step": step, "tables": dict(tables)})
 
     def end(self, state: str, tags: Mapping[str, str] | None = None) -> None:
         """Records the state and waits until all is sent, at most END_TIMEOUT_S seconds."""
         super().end(state)
+        self.wait()
         status = STATUS_OF_STATE[state]
         self._log.append("end", {"tags": {"state": state, **(tags or {})}, "status": status})
         self._log.report_lost()
