@@ -8,6 +8,7 @@ shows what happens without the patch and fails when it is no longer needed.
 import contextlib
 import io
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -96,6 +97,20 @@ def flat_gradients() -> Iterator[None]:
         yield
     finally:
         engine.BF16_Optimizer = original
+
+
+def hide_old_names_of_collectives() -> None:
+    """Hides torch's warnings that two collectives are called by their names before torch 2.13.
+
+    Reason: a launch with data-parallel ranks would start with two lines of each of them from every
+    rank, about calls that are not this project's.
+    Upstream: `get_all_gather_function` and `get_reduce_scatter_function` in comm/torch.py;
+    megatron-core 0.16.1 has the same names in tensor_parallel/layers.py and mappings.py.
+    Remove when: both call `all_gather_single` and `reduce_scatter_single`.
+    """
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        message = re.escape(f"`torch.distributed.{name}` is deprecated.")
+        warnings.filterwarnings("ignore", message, FutureWarning)
 
 
 def quiet_logs() -> None:

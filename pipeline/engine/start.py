@@ -42,6 +42,7 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0, tp_size: int = 
         deepspeed = deepspeed_compat.import_deepspeed()
 
     deepspeed_compat.quiet_logs()
+    deepspeed_compat.hide_old_names_of_collectives()
     if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch has read it
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
     if tp_size > 1:

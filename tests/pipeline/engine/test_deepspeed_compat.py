@@ -8,6 +8,7 @@ import importlib
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,24 @@ def test_deepspeed_reduces_bf16_gradients_by_all_reduce() -> None:
     assert type(engine_of(nn.Linear(4, 2), stage=1).optimizer) is type(own.optimizer)
 
 
+@in_one_rank
+def test_collectives_are_called_by_their_old_names() -> None:
+    backend = importlib.import_module("deepspeed.comm.torch").TorchBackend
+    calls = {
+        "all_gather_into_tensor": backend.get_all_gather_function(),
+        "reduce_scatter_tensor": backend.get_reduce_scatter_function(),
+    }
+    for name, call in calls.items():
+        with pytest.warns(FutureWarning, match=f"^`torch.distributed.{name}` is deprecated"):
+            call(torch.empty(1), torch.ones(1))
+    with pytest.warns() as others:
+        deepspeed_compat.hide_old_names_of_collectives()
+        for call in calls.values():
+            call(torch.empty(1), torch.ones(1))
+        warnings.warn("`torch.distributed.reduce_op` is deprecated", FutureWarning, stacklevel=1)
+    assert ["reduce_op" in str(other.message) for other in others] == [True]
+
+
 def test_every_patch_has_a_test() -> None:
     """Each public function of the module with a "Reason:" is called from this file."""
     text = Path(__file__).read_text()
@@ -129,7 +148,7 @@ def test_every_patch_has_a_test() -> None:
         for name, function in vars(deepspeed_compat).items()
         if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
     ]
-    assert len(patches) == 5
+    assert len(patches) == 6
     for name in patches:
         documentation = getattr(deepspeed_compat, name).__doc__
         assert "Upstream:" in documentation
