@@ -148,6 +148,7 @@ def judged(batch: TextBatch, limits: FiltersConfig, statistics: bool = False) ->
         for number in np.flatnonzero(verdicts.undecided).tolist():
             if languages[number] not in limits.language.keep:
                 verdicts.drop_one(f"language {languages[number]}", number)
+    verdicts.text_languages = languages
     return verdicts
 
 

@@ -7,7 +7,7 @@ parts. A value that is sure to be inside the limit may be counted as 0.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,22 +42,27 @@ class FilterStatistics:
         self._num_pending = 0
         self._histograms: dict[str, _Histogram] = {}
         self._languages: Counter[str] = Counter()
+        self._kept_languages: Counter[str] = Counter()
 
     def add(self, verdicts: Verdicts) -> None:
-        """Adds a batch."""
+        """Adds a batch that all filters have judged."""
         for measured in verdicts.measured:
             self._pending.setdefault(measured.reason, []).append(measured)
         self._languages.update(verdicts.languages)
+        kept = np.flatnonzero(verdicts.undecided).tolist()
+        self._kept_languages.update(verdicts.text_languages[number] for number in kept)
         self._num_pending += len(verdicts.reasons)
         if self._num_pending >= _FLUSH_TEXTS:
             self._flush()
 
     def record(self) -> dict[str, Any]:
-        """The counts as JSON values: ``filters``, in their order, and ``languages``."""
+        """The counts as JSON values: ``filters``, in their order, and ``languages``, of all
+        documents as detected and ``kept_languages``, as detected or as set."""
         self._flush()
         return {
             "filters": [[reason, h.record()] for reason, h in self._histograms.items()],
             "languages": [[code, count] for code, count in self._languages.most_common()],
+            "kept_languages": [[code, n] for code, n in self._kept_languages.most_common()],
         }
 
     def _flush(self) -> None:
@@ -129,12 +134,15 @@ def _sum(chosen: Any, weights: Values | None) -> int:
     return int(np.count_nonzero(chosen) if weights is None else weights[chosen].sum())
 
 
-def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of records of `FilterStatistics`: ``filters`` by reason, ``languages`` by code."""
+def merged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of records of `FilterStatistics`: ``filters`` by reason; ``languages`` and
+    ``kept_languages`` by code, the latter None where a record of an older version lacks it."""
     filters: dict[str, dict[str, Any]] = {}
     languages: Counter[str] = Counter()
+    kept_languages: Counter[str] = Counter()
     for record in records:
         languages.update(dict(record["languages"]))
+        kept_languages.update(dict(record.get("kept_languages", ())))
         for reason, of_part in record["filters"]:
             total = filters.setdefault(
                 reason,
@@ -162,4 +170,9 @@ def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             for reason, total in filters.items()
         },
         "languages": dict(languages.most_common()),
+        "kept_languages": (
+            dict(kept_languages.most_common())
+            if all("kept_languages" in record for record in records)
+            else None
+        ),
     }

@@ -52,6 +52,9 @@ class Verdicts:
         """What each filter measured, if there are statistics."""
         self.languages: dict[str, int] = {}
         """How many texts were detected to be in each language, if there are statistics."""
+        self.text_languages: dict[int, str] = {}
+        """The language of every text that is kept, and of others, by their numbers, as
+        detected or as set."""
         self._apply, self._sampled = apply, sampled
 
     @property

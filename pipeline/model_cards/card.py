@@ -16,6 +16,7 @@ from pipeline.model_cards.run_history import DataSet, RunHistory, describe_avera
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.later_phases import changes_by_phase
 from pipeline.tracking.lineage import flatten
+from pipeline.tracking.mixture import describe_mixture
 
 MAX_EVALUATIONS = 20
 """Rows of the table of metrics."""
@@ -134,9 +135,8 @@ def _data_set_line(found: DataSet) -> str:
         parts.append(f"rows of {profile['row_tokens']} tokens packed by {profile.get('packing')}")
     if isinstance(profile.get("examples"), int):
         parts.append(f"{profile['examples']:,} examples")
-    if isinstance(profile.get("weights"), dict):
-        shares = ", ".join(f"{name} {share}" for name, share in profile["weights"].items())
-        parts.append(f"mixture weights {shares}")
+    if (mixture := describe_mixture(profile)) is not None:
+        parts.append(f"mixture {mixture}")
     return f"**{_cell(found.name)}** ({_cell(found.context)}): {_cell('; '.join(parts))}"
 
 

@@ -191,15 +191,18 @@ def _profile(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def languages_of_rows(rows: Path) -> list[str]:
-    """The languages that data preparation found in the texts of `rows`, the most frequent first.
+    """The languages of the documents of `rows`, the most frequent first.
 
-    Empty where its report is gone, or languages were not detected.
+    Those of the documents that filters kept, as detected or as data preparation was told; in rows
+    of older versions, of the documents that were read. Empty where the report is gone.
     """
     counts: dict[str, int] = {}
     try:
         report = read_json(rows / REPORT_NAME)
         for source in report["sources"].values():
-            for code, count in source["filter_values"]["languages"].items():
+            values = source["filter_values"]
+            kept = values.get("kept_languages")
+            for code, count in (values["languages"] if kept is None else kept).items():
                 counts[str(code)] = counts.get(str(code), 0) + int(count)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # a card without languages is valid

@@ -12,6 +12,7 @@ from pipeline.reporting.curve import Curve
 from pipeline.reporting.run_record import RunRecord
 from pipeline.reporting.timeline import duration_text, time_text
 from pipeline.reporting.values import NONE, number, shown
+from pipeline.tracking.mixture import describe_mixture
 
 EXPECTED_DIFFERENCES = ("name", "output", "tracking.")
 """Parameters, or their starts, that say nothing about the result."""
@@ -198,11 +199,13 @@ def _data(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{label} <code>{escape(shown(profile[key]))}</code>"
             for key, label in (
                 *(("fingerprint", "fingerprint"), ("sha256", "sha256")),
-                *(("packing", "packing"), ("row_tokens", "row width"), ("weights", "weights")),
+                *(("packing", "packing"), ("row_tokens", "row width")),
                 *(("vocab_size", "vocabulary"), ("examples", "examples")),
             )
             if key in profile
         ]
+        if (mixture := describe_mixture(profile)) is not None:
+            facts.append(f"mixture {escape(mixture)}")
         name, context = escape(str(found.get("name", ""))), escape(str(found.get("context", "")))
         yield f"<p><b>{name}</b> ({context}): {', '.join(facts)}</p>"
         sources = profile.get("sources")

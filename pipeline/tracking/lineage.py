@@ -20,6 +20,7 @@ from pipeline.run.later_phases import changes_by_phase
 from pipeline.run.plan import PhasePlan, RunPlan
 from pipeline.run.versions import versions
 from pipeline.tracking.event_log import LOG_NAME, read_events
+from pipeline.tracking.mixture import BY_ROWS
 from pipeline.tracking.sent import run_id_of
 
 RECORDED_VARIABLES = (
@@ -144,7 +145,7 @@ def _describe_dataset(phase: PhasePlan, number: int) -> dict[str, str]:
         "vocab_size": manifest.vocab_size,
         "row_tokens": manifest.row_tokens,
         "packing": manifest.packing,
-        "weights": phase.mixture_weights or "by rows",
+        "weights": phase.mixture_weights or BY_ROWS,
         "sources": sources,
     }
     return {

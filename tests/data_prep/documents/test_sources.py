@@ -243,6 +243,38 @@ def test_filters_that_are_not_applied_are_measured(tmp_path: Path) -> None:
     assert found[0]["repeated 5-grams"]["documents"] == 51
 
 
+ENGLISH = "The people of this country have long had the right to a state that is their own. " * 5
+GERMAN = "Die Menschen in diesem Land haben seit langem ein Recht auf einen eigenen Staat. " * 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "read", "kept"),
+    [
+        ({}, {"en": 4, "de": 2}, {"en": 3, "de": 2}),
+        ({"language": {"keep": ["de"]}}, {"en": 4, "de": 2}, {"de": 2}),
+        ({"document_language": "en"}, {}, {"en": 5}),
+        ({"document_language": "en", "language": {"keep": ["de"]}}, {}, {"de": 2}),
+    ],
+)
+def test_the_languages_of_kept_documents_are_counted(
+    tmp_path: Path, limits: dict[str, Any], read: dict[str, int], kept: dict[str, int]
+) -> None:
+    texts = [*(f"{ENGLISH}{n}" for n in range(4)), f"{GERMAN}1", f"{GERMAN}2", "too short"]
+    records = [{"text": text, "score": int(n > 0)} for n, text in enumerate(texts)]
+    score = {"type": "score", "field": "score", "min": 1}
+    tree = {"min_words": 10, "min_stop_words": 0, "repetition": None, **limits}
+    source = {"reader": jsonl(write(tmp_path / "raw", records), metadata_fields=["score"])}
+    for part_bytes in SIZES:
+        filters = FiltersConfig.model_validate({**tree, "custom": [score]})
+        result = ingested(tmp_path / f"{part_bytes}", source, filters, part_bytes)
+        of_parts = [dict(record) for record in result.records]
+        values = filter_values(of_parts)
+        assert {code: values["languages"].get(code) for code in read} == read
+        assert values["kept_languages"] == kept
+    del of_parts[0]["filter_values"]["kept_languages"]  # as in older versions
+    assert filter_values(of_parts)["kept_languages"] is None
+
+
 def test_an_older_plan_without_the_new_settings_is_continued(tmp_path: Path) -> None:
     source = SourceConfig.model_validate(
         {"reader": jsonl(write(tmp_path / "raw", [{"text": "a"}]))}

@@ -121,9 +121,12 @@ def test_the_sources_of_an_earlier_run_stay_known_when_its_folder_is_gone(tmp_pa
 
 def test_languages_are_those_of_the_texts(tmp_path: Path) -> None:
     assert languages_of_rows(tmp_path) == []
-    values = {"languages": {"en": 950, "de": 45, "unknown": 20, "fr": 2}}
+    values: dict[str, Any] = {"languages": {"en": 950, "de": 45, "unknown": 20, "fr": 2}}
     report = {"sources": {"web": {"filter_values": values}}}
     (tmp_path / "report.json").write_text(json.dumps(report))
-    assert languages_of_rows(tmp_path) == ["en", "de"]
+    assert languages_of_rows(tmp_path) == ["en", "de"]  # of a version that counted no others
+    values["kept_languages"] = {"de": 45, "unknown": 3}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert languages_of_rows(tmp_path) == ["de"]
     (tmp_path / "report.json").write_text("{}")
     assert languages_of_rows(tmp_path) == []
