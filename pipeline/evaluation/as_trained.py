@@ -4,14 +4,19 @@ One process computes it in fp32, with the same rows, masks and files.
 """
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.load import UserError
+from data_prep.dataset.manifest import Manifest
 from data_prep.dataset.tokenizer import same_tokenizer
 from model.objectives import MaskingObjective
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
+from pipeline.evaluation.sample_sizes import HOLD_OUT_MORE, Sample, few_documents, few_items
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.phase_checks import check_rows
@@ -19,13 +24,50 @@ from pipeline.run.phases import PhaseConfig
 from pipeline.run.steps import RunSteps
 from pipeline.run.trained_model import TrainedModel, check_config, read_trained
 
+if TYPE_CHECKING:
+    from pipeline.data.heldout import HeldoutRows
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingMetrics:
+    """What training measures of a checkpoint, and how much it is computed on."""
+
+    values: dict[str, float]
+    """By the names of training."""
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """Of the dev files of each task."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Held-out ones, by source."""
+    samples: Mapping[str, Sample] = field(default_factory=dict)
+    """The documents of these rows."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know."""
+
+    def size_of(self, name: str) -> tuple[int | None, int | None]:
+        """(examples or rows, documents) that the metric `name` is over."""
+        kind, _, group = name.partition("/")
+        if kind.startswith("dev_"):
+            return self.examples.get(group), None
+        names = [group] if group else list(self.rows)
+        rows = sum(self.rows.get(one, 0) for one in names)
+        documents = sum(self.samples[one].documents for one in names if one in self.samples)
+        return rows or None, documents or None
 
 
 def evaluate_checkpoint(
     config: RunConfig, checkpoint: Checkpoint, objective: MaskingObjective | None = None
 ) -> dict[str, float]:
-    """The metrics of `checkpoint` under the names that training records them with.
+    """The metrics of `checkpoint` under the names that training records them with; see
+    `measure_checkpoint`."""
+    return measure_checkpoint(config, checkpoint, objective).values
+
+
+def measure_checkpoint(
+    config: RunConfig, checkpoint: Checkpoint, objective: MaskingObjective | None = None
+) -> TrainingMetrics:
+    """The metrics of `checkpoint`, with what they are over.
 
     `objective` masks held-out rows instead of that of the run's phase; pretraining only. Raises
     UserError for a config that disagrees with the checkpoint, for rows of a different tokenizer,
@@ -49,7 +91,7 @@ def phase_of(config: TrainConfig, checkpoint: Checkpoint) -> tuple[int, PhaseCon
 
 def _heldout_metrics(
     config: TrainConfig, trained: TrainedModel[TrainConfig], objective: MaskingObjective | None
-) -> dict[str, float]:
+) -> TrainingMetrics:
     from model.parallel.grid import single_rank_grid
     from pipeline.data.heldout import load_heldout
     from pipeline.data.loader import special_ids
@@ -76,10 +118,25 @@ def _heldout_metrics(
         scores = heldout_scores_of_heads(model, heldout, phase.batch.micro_rows, micro_batch)
     values = heldout_metrics(heldout, scores)
     logger.info(summary_line(heldout, values))
-    return values
+    return _with_rows(values, heldout, manifest, "evaluation.rows_per_source")
 
 
-def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> dict[str, float]:
+def _with_rows(
+    values: dict[str, float], heldout: "HeldoutRows", manifest: Manifest, key: str
+) -> TrainingMetrics:
+    """`values` with the held-out rows that they are over, of which the config's `key` says how
+    many are read."""
+    sizes = manifest.splits["heldout"]
+    rows = {name: len(found.tokens) for name, found in heldout.sources.items()}
+    samples = {
+        name: Sample.of_share(sizes[name].documents, count / sizes[name].rows)
+        for name, count in rows.items()
+    }
+    notes = few_documents("the held-out rows", samples, f"a larger {key}", HOLD_OUT_MORE)
+    return TrainingMetrics(values, rows=rows, samples=samples, notes=tuple(notes))
+
+
+def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> TrainingMetrics:
     from model.parallel.grid import single_rank_grid
     from pipeline.engine.evaluation import PlainModel
     from pipeline.finetuning.batches import FinetuneBatches
@@ -95,7 +152,13 @@ def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> dict[str, fl
         raise UserError(f"{config.output}: no task has a dev file: set tasks.NAME.dev")
     with single_rank_grid() as grid:
         model = PlainModel.of(build_finetune_model(plan, grid, None), grid, checkpoint)
-        return evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
+        values = evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
+    examples = {name: file.num_lines for name, file in plan.dev.items()}
+    notes = few_items("dev files", "examples", examples)
+    if heldout is None or plan.mlm is None:
+        return TrainingMetrics(values, examples, notes=tuple(notes))
+    found = _with_rows(values, heldout, plan.mlm.manifest, "mlm.heldout_rows_per_source")
+    return replace(found, examples=examples, notes=(*notes, *found.notes))
 
 
 def _check_tokenizer(trained: TrainedModel[TrainConfig], path: Path, sha256: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.load import UserError, fingerprint
 from configs.redact import redact
-from pipeline.evaluation.as_trained import evaluate_checkpoint
+from pipeline.evaluation.as_trained import measure_checkpoint
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.inputs import Inputs
 from pipeline.evaluation.models import FoundModel, load_model
@@ -83,16 +83,18 @@ def _as_trained(model: FoundModel) -> CheckResult | None:
         return None
     logger.info("%s: held-out or dev metrics as in training", model.name)
     try:
-        values = evaluate_checkpoint(model.run, model.checkpoint)
+        found = measure_checkpoint(model.run, model.checkpoint)
     except (UserError, OSError) as error:
         if not model.is_stored_config:
             raise
         return CheckResult(notes=(f"{model.name}: not evaluated as in training: {error}",))
     measures = []
-    for name, value in values.items():
+    for name, value in found.values.items():
         quantity, _, group = name.partition("/")
-        measures.append(Measure(quantity, value, group))
-    return CheckResult(tuple(measures))
+        count, documents = found.size_of(name)
+        measures.append(Measure(quantity, value, group, count=count, documents=documents))
+    notes = tuple(f"{model.name}: {note}" for note in found.notes)
+    return CheckResult(tuple(measures), notes=notes)
 
 
 def _checks(
@@ -173,7 +175,11 @@ def _texts_facts(inputs: Inputs) -> dict[str, Any]:
         **inputs.texts.origin,
         "fingerprint": inputs.texts.fingerprint,
         "sources": {
-            name: {"texts": len(texts), "bytes": sum(len(text.encode()) for text in texts)}
+            name: {
+                "texts": len(texts),
+                "documents": inputs.texts.samples[name].documents,
+                "bytes": sum(len(text.encode()) for text in texts),
+            }
             for name, texts in inputs.texts.sources.items()
         },
         "left_out": dict(inputs.texts.left_out),

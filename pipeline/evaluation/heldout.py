@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline.evaluation.config import HeldoutConfig
 from pipeline.evaluation.intervals import ratio_interval, wilson
 from pipeline.evaluation.models import FoundModel
 from pipeline.evaluation.results import CheckResult, Measure
+from pipeline.evaluation.sample_sizes import Sample
 from pipeline.evaluation.texts import Texts
 from pipeline.evaluation.words import Encoded, Word, common_words, encode
 
@@ -53,6 +54,8 @@ class MaskedTexts:
 
     sources: Mapping[str, tuple[MaskedText, ...]]
     left_out: Mapping[str, int]
+    samples: Mapping[str, Sample]
+    """The documents that the texts of each source are of."""
 
 
 def mask_texts(texts: Texts, models: Sequence[FoundModel], config: HeldoutConfig) -> MaskedTexts:
@@ -70,7 +73,7 @@ def mask_texts(texts: Texts, models: Sequence[FoundModel], config: HeldoutConfig
         )
         for name, of_source in texts.sources.items()
     }
-    return MaskedTexts(sources, dict(left_out))
+    return MaskedTexts(sources, dict(left_out), texts.samples)
 
 
 def heldout_check(
@@ -89,12 +92,14 @@ def heldout_check(
             if texts
         ]
     )  # [texts, 6]
-    measures += _measures(total, "")
+    documents = {name: masked.samples[name].documents for name in masked.sources}
+    measures += _measures(total, "", sum(documents.values()))
     first = 0
     if len(masked.sources) > 1:
         for name, texts in masked.sources.items():
             if texts:
-                measures += _measures(total[first : first + len(texts)], name)[:2]
+                of_source = total[first : first + len(texts)]
+                measures += _measures(of_source, name, documents[name])[:2]
             first += len(texts)
     kept = total[:, 5].sum() / total[:, 4].sum()
     notes = []
@@ -194,14 +199,15 @@ def _queries(model: FoundModel, number: int, masked: MaskedText) -> list[tuple["
     return found
 
 
-def _measures(rows: NDArray[np.float64], group: str) -> list[Measure]:
-    """The measures of texts [n, 6], see `_scores`; bits per byte and accuracy first."""
+def _measures(rows: NDArray[np.float64], group: str, documents: int) -> list[Measure]:
+    """The measures of texts [n, 6], see `_scores`, of so many documents; bits per byte and accuracy
+    first."""
     nats, num_bytes, tokens, right, words, kept = rows.sum(axis=0)
     low, high = ratio_interval(rows[:, 0] / math.log(2), rows[:, 1])
     accuracy_low, accuracy_high = wilson(right / words, int(words))
     count = int(words)
     loss = nats / tokens
-    return [
+    measures = [
         Measure("bits_per_byte", nats / math.log(2) / num_bytes, group, low, high, count),
         Measure("word_accuracy", right / words, group, accuracy_low, accuracy_high, count),
         Measure("token_loss", loss, group, count=int(tokens)),
@@ -209,3 +215,4 @@ def _measures(rows: NDArray[np.float64], group: str) -> list[Measure]:
         Measure("tokens_per_word", tokens / words, group, count=count),
         Measure("text_kept", kept / words, group, count=count),
     ]
+    return [replace(one, documents=documents) for one in measures]

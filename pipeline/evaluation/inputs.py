@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.load import UserError, fingerprint
 from data_prep.dataset.manifest import file_sha256
 from pipeline.data.config import DataConfig
-from pipeline.evaluation.config import EvaluationConfig, RunTexts
+from pipeline.evaluation.config import EvaluationConfig, FileTexts, RunTexts
 from pipeline.evaluation.embeddings import TextPair, read_text_pair
 from pipeline.evaluation.fill_mask import Probe, read_probe
 from pipeline.evaluation.heldout import MaskedTexts, mask_texts
@@ -16,6 +16,7 @@ from pipeline.evaluation.json_lines import Records, find_files, read_records
 from pipeline.evaluation.made_pairs import half_pairs, word_order_pairs
 from pipeline.evaluation.minimal_pairs import MinimalPair, read_pair
 from pipeline.evaluation.models import FoundModel
+from pipeline.evaluation.sample_sizes import HOLD_OUT_MORE, few_documents, few_items
 from pipeline.evaluation.texts import Texts, read_texts
 
 WORD_ORDER, HALVES = "word order", "halves"
@@ -91,6 +92,13 @@ def read_inputs(config: EvaluationConfig, models: Sequence[FoundModel]) -> Input
             halves = half_pairs(texts.all_texts(), config.embeddings.from_texts)
             text_pairs += [Records(HALVES, tuple(halves))] if len(halves) > 1 else []
             notes += [] if len(halves) > 1 else ["halves: the texts are too short to be halved"]
+    counts = {
+        ("minimal pairs", "pairs"): {one.name: len(one.records) for one in pairs},
+        ("fill-mask", "gaps"): {one.name: len(one.records) for one in probes},
+        ("embeddings", "pairs"): {one.name: len(one.records) for one in text_pairs},
+    }
+    for (check, items), by_name in counts.items():
+        notes += few_items(check, items, by_name)
     for note in notes:
         logger.warning("%s", note)
     return Inputs(
@@ -129,4 +137,7 @@ def _texts(
             "no held-out texts, since no model is a pretraining run: set texts.files=FILE, or "
             "'texts: {type: rows, path: FOLDER}' in a config"
         ]
-    return texts, []
+    more = "texts.files with more texts" if isinstance(config.texts, FileTexts) else HOLD_OUT_MORE
+    return texts, few_documents(
+        "the texts", texts.samples, f"a larger heldout.max_bytes_per_source (now {limit:,})", more
+    )

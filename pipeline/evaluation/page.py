@@ -24,6 +24,7 @@ from pipeline.evaluation.results import (
     ModelResults,
     best_of,
     quantity_of,
+    size_of,
 )
 
 Rows = list[list[Measure | None]]
@@ -42,7 +43,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "token can be compared between models of one tokenizer only.",
     HELDOUT: "The same words of the same texts are masked for all models; log-probabilities are "
     "divided by the bytes of these words, so tokenizers can be compared. Smaller bits per byte are "
-    "better. Intervals: bootstrap over texts.",
+    "better. Intervals: bootstrap over texts; texts of one document are alike, so that few "
+    "documents say less than an interval seems to.",
     MINIMAL_PAIRS: "Share of pairs whose good sentence has the higher pseudo-log-likelihood; "
     "guessing gives 50 %. Intervals: Wilson.",
     FILL_MASK: "Answers in gaps of texts. Ranks are of answers of one token.",
@@ -93,7 +95,8 @@ def _facts(evaluation: Evaluation) -> Iterator[str]:
     if texts := facts["texts"]:
         of = texts.get("rows") or ", ".join(texts.get("files", ()))
         sources = ", ".join(
-            f"{name} ({size['texts']:,} texts, {size['bytes']:,} bytes)"
+            f"{name} ({size['texts']:,} texts of about {size['documents']:,} documents, "
+            f"{size['bytes']:,} bytes)"
             for name, size in texts["sources"].items()
         )
         yield f"<p>Texts of {escape(str(of))}: {escape(sources)}.</p>"
@@ -181,11 +184,13 @@ def _measures_table(rows: Rows, names: Sequence[str]) -> str:
         cells = [
             "–" if each is None else each.shown + " *" * (n in best) for n, each in enumerate(row)
         ]
-        counts = {each.count for each in row if each is not None and each.count is not None}
-        over = f"{min(counts):,}" if counts else ""
-        body.append([quantity_of(one.name).title, one.group, *cells, over])
-    legend_text = '<p class="quiet">* the best of a row; ± half of the interval.</p>'
-    return table(["measure", "of", *names, "items"], body, row_headers=True) + legend_text
+        body.append([quantity_of(one.name).title, one.group, *size_of(row), *cells])
+    legend_text = (
+        '<p class="quiet">n: what a figure is over; documents: about how many that is of. * the '
+        "best of a row; ± half of the interval.</p>"
+    )
+    head = ["measure", "of", "n", "documents", *names]
+    return table(head, body, row_headers=True) + legend_text
 
 
 def _remarks(check: str, models: Sequence[ModelResults]) -> Iterator[str]:

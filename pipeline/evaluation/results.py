@@ -16,30 +16,46 @@ class Quantity:
     title: str
     better: Better = ""
     format: str = ".4f"
+    items: str = ""
+    """What a measure of it counts."""
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "bits_per_byte": Quantity("bits per byte", "lower"),
-    "word_accuracy": Quantity("masked words right", "higher", ".1%"),
-    "token_loss": Quantity("loss, nats per token of the own tokenizer", "lower"),
-    "token_perplexity": Quantity("perplexity per token of the own tokenizer", "lower", ",.2f"),
-    "tokens_per_word": Quantity("tokens per masked word", "", ".3f"),
-    "text_kept": Quantity("words that the tokenizer gives back unchanged", "", ".1%"),
-    "pair_accuracy": Quantity("pairs right", "higher", ".1%"),
-    "phenomenon_accuracy": Quantity("pairs right, by phenomenon", "higher", ".1%"),
-    "top1": Quantity("answer is the first choice (answers of one token)", "higher", ".1%"),
-    "top5": Quantity("answer among the first five (answers of one token)", "higher", ".1%"),
-    "median_rank": Quantity("median rank of the answer (answers of one token)", "lower", ",.0f"),
-    "reciprocal_rank": Quantity("mean reciprocal rank (answers of one token)", "higher"),
-    "answer_probability": Quantity("mean probability of the best answer", "higher"),
-    "exact": Quantity("every token of the answer is the first choice", "higher", ".1%"),
-    "pair_auc": Quantity("AUC of paraphrases against other pairs", "higher", ".3f"),
-    "nearest": Quantity("nearest text is the paraphrase", "higher", ".1%"),
-    "paraphrase_cosine": Quantity("mean cosine of paraphrases", "", ".3f"),
-    "other_cosine": Quantity("mean cosine of other pairs", "", ".3f"),
-    "isoscore": Quantity("IsoScore (1: isotropic)", "", ".4f"),
-    "tokens_per_s": Quantity("tokens per second", "higher", ",.0f"),
-    "batch_ms": Quantity("milliseconds per batch", "lower", ",.1f"),
+    "bits_per_byte": Quantity("bits per byte", "lower", items="words"),
+    "word_accuracy": Quantity("masked words right", "higher", ".1%", items="words"),
+    "token_loss": Quantity("loss, nats per token of the own tokenizer", "lower", items="tokens"),
+    "token_perplexity": Quantity(
+        "perplexity per token of the own tokenizer", "lower", ",.2f", items="tokens"
+    ),
+    "tokens_per_word": Quantity("tokens per masked word", "", ".3f", items="words"),
+    "text_kept": Quantity(
+        "words that the tokenizer gives back unchanged", "", ".1%", items="words"
+    ),
+    "pair_accuracy": Quantity("pairs right", "higher", ".1%", items="pairs"),
+    "phenomenon_accuracy": Quantity("pairs right, by phenomenon", "higher", ".1%", items="pairs"),
+    "top1": Quantity(
+        "answer is the first choice (answers of one token)", "higher", ".1%", items="gaps"
+    ),
+    "top5": Quantity(
+        "answer among the first five (answers of one token)", "higher", ".1%", items="gaps"
+    ),
+    "median_rank": Quantity(
+        "median rank of the answer (answers of one token)", "lower", ",.0f", items="gaps"
+    ),
+    "reciprocal_rank": Quantity(
+        "mean reciprocal rank (answers of one token)", "higher", items="gaps"
+    ),
+    "answer_probability": Quantity("mean probability of the best answer", "higher", items="gaps"),
+    "exact": Quantity(
+        "every token of the answer is the first choice", "higher", ".1%", items="gaps"
+    ),
+    "pair_auc": Quantity("AUC of paraphrases against other pairs", "higher", ".3f", items="pairs"),
+    "nearest": Quantity("nearest text is the paraphrase", "higher", ".1%", items="pairs"),
+    "paraphrase_cosine": Quantity("mean cosine of paraphrases", "", ".3f", items="pairs"),
+    "other_cosine": Quantity("mean cosine of other pairs", "", ".3f", items="pairs"),
+    "isoscore": Quantity("IsoScore (1: isotropic)", "", ".4f", items="texts"),
+    "tokens_per_s": Quantity("tokens per second", "higher", ",.0f", items="repeats"),
+    "batch_ms": Quantity("milliseconds per batch", "lower", ",.1f", items="repeats"),
     "peak_memory_mb": Quantity("peak memory, MB", "lower", ",.0f"),
 }
 
@@ -53,7 +69,8 @@ def quantity_of(name: str) -> Quantity:
         better = "higher"
     elif "loss" in name or "perplexity" in name:
         better = "" if "unigram" in name else "lower"
-    return Quantity(name.replace("_", " "), better)
+    items = "examples" if name.startswith("dev_") else "rows"
+    return Quantity(name.replace("_", " "), better, items=items)
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,8 @@ class Measure:
     """Upper end of the 95 % interval."""
     count: int | None = None
     """How many items it is over."""
+    documents: int | None = None
+    """About how many documents these items are of; None where that is not known."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -167,6 +186,21 @@ class Evaluation:
             if rows:
                 found[check] = rows
         return found
+
+
+def size_of(row: Sequence[Measure | None]) -> tuple[str, str]:
+    """(what a row of measures is over, "604 words"; the documents of it, "~54"); empty where that
+    is not known. Of several models that differ, the least and the most."""
+    found = [one for one in row if one is not None]
+    items = quantity_of(found[0].name).items
+    counts = _range({one.count for one in found if one.count is not None})
+    documents = _range({one.documents for one in found if one.documents is not None})
+    return f"{counts} {items}" if counts else "", f"~{documents}" if documents else ""
+
+
+def _range(numbers: set[int]) -> str:
+    ends = sorted({min(numbers), max(numbers)}) if numbers else []
+    return " to ".join(f"{number:,}" for number in ends)
 
 
 def best_of(row: Sequence[Measure | None]) -> set[int]:

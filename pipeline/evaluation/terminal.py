@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 
-from pipeline.evaluation.results import Evaluation, best_of, quantity_of
+from pipeline.evaluation.results import Evaluation, best_of, quantity_of, size_of
 
 MAX_GROUPS = 12
 """Groups of a measure (files, phenomena) that the terminal shows; the files have all."""
 
 
 def table(evaluation: Evaluation) -> str:
-    """The measures by check, a column for each model; ``*`` marks the best of several."""
+    """The measures by check, with what they are over, and a column for each model; ``*`` marks the
+    best of several."""
     names = [model.name for model in evaluation.models]
     lines: list[tuple[str, list[str]]] = []
     for check, rows in evaluation.sections().items():
-        lines.append((check, names))
+        sizes = [size_of(row) for row in rows]
+        lines.append((check, ["n", "documents" * any(of for _, of in sizes), *names]))
         shown: dict[str, int] = {}
         hidden = 0
-        for row in rows:
+        for size, row in zip(sizes, rows, strict=True):
             one = next(each for each in row if each is not None)
             shown[one.name] = shown.get(one.name, 0) + 1
             if shown[one.name] > MAX_GROUPS:
@@ -28,7 +30,7 @@ def table(evaluation: Evaluation) -> str:
                 "-" if each is None else each.shown + (" *" if n in best else "  ")
                 for n, each in enumerate(row)
             ]
-            lines.append((f"  {title}", cells))
+            lines.append((f"  {title}", [*size, *cells]))
         if hidden:
             lines.append((f"  and {hidden} more in evaluation.json", []))
     return "\n".join([*_aligned(lines), *_remarks(evaluation)])

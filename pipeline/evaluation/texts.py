@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from pipeline.evaluation.json_lines import (
     read_records,
     text_field,
 )
+from pipeline.evaluation.sample_sizes import Sample
 from pipeline.finetuning.inputs.content import not_utf8, plain_name, text_of
 
 MIN_CHARACTERS = 20
@@ -44,6 +45,8 @@ class Texts:
     """Where they are from, with hashes or counts."""
     left_out: Mapping[str, int]
     """Texts that were not taken, by reason."""
+    samples: Mapping[str, Sample]
+    """The documents that the texts of each source are of."""
 
     @property
     def fingerprint(self) -> str:
@@ -73,6 +76,8 @@ def read_texts(
     `run_data` is the data set of the first model that is a run, `fits` says whether all models take
     a text whole. Raises UserError where files or rows cannot be read or hold no text.
     """
+    num_documents: dict[str, int] = {}
+    """Where texts are parts of documents."""
     if isinstance(config, FileTexts):
         sources, origin, bad = texts_of_files(config, bad_records)
     else:
@@ -81,23 +86,27 @@ def read_texts(
             return None
         manifest = open_data_set(data)
         short: Counter[str] = Counter()
-        sources = {
-            name: _of_rows(data, manifest, name, short)
-            for name, size in sorted(manifest.splits["heldout"].items())
-            if size.rows
-        }
+        heldout = {n: size for n, size in sorted(manifest.splits["heldout"].items()) if size.rows}
+        sources = {name: _of_rows(data, manifest, name, short) for name in heldout}
+        num_documents = {name: size.documents for name, size in heldout.items()}
         if not sources:
             raise UserError(f"{data.path}: the data set has no held-out rows")
         origin = {"rows": str(data.path), "data_fingerprint": manifest.fingerprint}
         bad = short
     chosen: dict[str, tuple[str, ...]] = {}
+    samples: dict[str, Sample] = {}
     for name, texts in sources.items():
-        chosen[name], rest = _chosen(texts, max_bytes_per_source, fits)
-        if rest:
+        found = _chosen(texts, max_bytes_per_source, fits)
+        if rest := found.num_cut + found.num_unread:
             bad["beyond heldout.max_bytes_per_source"] += rest
-    if not any(chosen.values()):
+        if found.texts:
+            whole = found.num_read + found.num_unread
+            documents = num_documents.get(name, whole)
+            chosen[name] = found.texts
+            samples[name] = Sample.of_share(documents, found.num_read / whole)
+    if not chosen:
         raise UserError(f"{next(iter(origin.values()))}: no text of {MIN_CHARACTERS} characters")
-    return Texts({n: t for n, t in chosen.items() if t}, origin, dict(bad))
+    return Texts(chosen, origin, dict(bad), samples)
 
 
 def halves(text: str) -> tuple[str, str]:
@@ -108,26 +117,41 @@ def halves(text: str) -> tuple[str, str]:
     return text[:place].strip(), text[place:].strip()
 
 
-def _chosen(
-    texts: Iterator[str], max_bytes: int, fits: Callable[[str], bool]
-) -> tuple[tuple[str, ...], int]:
-    """The first of `texts` of at most `max_bytes` together, cut until each fits; texts left out."""
+class _Chosen(NamedTuple):
+    """What was taken of the texts of a source."""
+
+    texts: tuple[str, ...]
+    """Whole ones and parts."""
+    num_read: int
+    """Texts that they are of."""
+    num_cut: int
+    """Texts of which the end was left out."""
+    num_unread: int
+    """Texts that were left out."""
+
+
+def _chosen(texts: Iterator[str], max_bytes: int, fits: Callable[[str], bool]) -> _Chosen:
+    """The first of `texts` of at most `max_bytes` together, cut until each fits."""
     chosen: list[str] = []
-    used = rest = 0
+    used = num_read = num_cut = num_unread = 0
     for text in texts:
         if used >= max_bytes:
-            rest += 1
+            num_unread += 1
             continue
-        if len(text) > max_bytes:  # a whole book, of which the first pages are needed
-            text, rest = text[:max_bytes], rest + 1
-        for part in _parts(text, fits):
+        num_before = len(chosen)
+        is_cut = len(text) > max_bytes
+        for part in _parts(text[:max_bytes], fits):  # of a whole book, the first pages are needed
             size = len(part.encode())
             if used and used + size > max_bytes:
-                used, rest = max_bytes, rest + 1
+                used, is_cut = max_bytes, True
                 break
             chosen.append(part)
             used += size
-    return tuple(chosen), rest
+        is_read = len(chosen) > num_before
+        num_read += is_read
+        num_cut += is_cut and is_read
+        num_unread += is_cut and not is_read
+    return _Chosen(tuple(chosen), num_read, num_cut, num_unread)
 
 
 def _parts(text: str, fits: Callable[[str], bool]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The whole command: runs, folders and checks in one table, as files and in MLflow."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.evaluation.checks import (
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.finding import find_models
 from pipeline.evaluation.results import Evaluation
+from pipeline.evaluation.terminal import table
 from pipeline.export import export_run
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
@@ -147,6 +149,7 @@ def test_a_run_and_its_export_are_equal_in_every_check(run: TrainConfig, checks:
     tree = json.loads((folder / "evaluation.json").read_text())
     assert list(tree["models"]) == ["run@4", "run-hf", "run@2"]
     assert tree["models"]["run@4"]["origin"]["data_fingerprint"]
+    assert "minimal pairs: fewer than 30 pairs of pairs (1)" in table(found)
     page = (folder / "report.html").read_text()
     checker = Nesting()
     checker.feed(page)
@@ -172,6 +175,21 @@ def test_a_run_alone_is_evaluated_on_its_own_rows(run: TrainConfig, tmp_path: Pa
     assert {AS_TRAINED, HELDOUT, EMBEDDINGS} <= found.models[0].checks.keys()
     assert found.facts["texts"]["rows"] == str(run.data.path)
     assert set(found.facts["texts"]["sources"]) == {"a", "b"}
+    for check in (AS_TRAINED, HELDOUT):
+        # Of 9 and 5 rows, each a document, training evaluates 4.
+        of = {one.key: one for one in found.models[0].checks[check].measures}
+        loss = "heldout_loss" if check == AS_TRAINED else "bits_per_byte"
+        documents = [of[loss, group].documents for group in ("", "a", "b")]
+        assert documents == ([8, 4, 4] if check == AS_TRAINED else [14, 9, 5])
+    shown = table(found)
+    assert re.search(r"heldout loss: a +4 rows +~4 ", shown)
+    assert re.search(r"bits per byte: b +\d+ words +~5 ", shown)
+    assert "note: the texts: fewer than 30 documents of a (about 9), b (about 5)" in shown
+    assert "a larger heldout_share in the config of data preparation gives more of a, b" in shown
+    assert "the held-out rows: fewer than 30 documents of a (about 4), b (about 4)" in shown
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "texts of about 9 documents" in page
+    assert "fewer than 30 documents of a (about 9)" in page
 
 
 def test_mlflow_has_one_run_linked_to_the_checkpoint(

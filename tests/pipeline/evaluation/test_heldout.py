@@ -1,6 +1,7 @@
 """Bits per byte: the chain rule within words, the same bytes for every tokenizer."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pipeline.evaluation.config import HeldoutConfig
 from pipeline.evaluation.heldout import MaskedTexts, heldout_check, mask_texts
 from pipeline.evaluation.intervals import ratio_interval, wilson
 from pipeline.evaluation.results import CheckResult, Measure
+from pipeline.evaluation.sample_sizes import Sample
 from pipeline.evaluation.texts import Texts
 from tests.gloo import in_one_rank
 from tests.pipeline.evaluation.tiny_models import (
@@ -21,7 +23,15 @@ from tests.pipeline.evaluation.tiny_models import (
 )
 
 CONFIG = HeldoutConfig(mask_rate=0.3)
-TEXTS = Texts({"a": SENTENCES[:1], "b": SENTENCES[1:]}, {}, {})
+
+
+def texts_of(sources: Mapping[str, tuple[str, ...]]) -> Texts:
+    """Each text a document."""
+    samples = {name: Sample(len(texts), len(texts)) for name, texts in sources.items()}
+    return Texts(sources, {}, {}, samples)
+
+
+TEXTS = texts_of({"a": SENTENCES[:1], "b": SENTENCES[1:]})
 
 
 def measures(result: CheckResult) -> dict[tuple[str, str], Measure]:
@@ -51,6 +61,8 @@ def test_a_word_is_predicted_token_by_token() -> None:
     assert found["bits_per_byte", ""].value == pytest.approx(nats / math.log(2) / num_bytes, 1e-5)
     assert found["token_loss", ""].value == pytest.approx(nats / tokens, 1e-5)
     assert {"a", "b"} <= {group for _, group in found}
+    documents = {group: one.documents for (_, group), one in found.items()}
+    assert documents == {"": len(SENTENCES), "a": 1, "b": len(SENTENCES) - 1}
     again = measures(heldout_check(model, 0, module, masked, batch_tokens=5000))
     for key, one in found.items():
         assert again[key].value == pytest.approx(one.value, rel=1e-4)
@@ -88,12 +100,12 @@ def test_all_models_are_asked_for_the_same_words() -> None:
     both = stretches(mask_texts(TEXTS, models, CONFIG))
     alone = [stretches(mask_texts(TEXTS, [model], CONFIG)) for model in models]
     assert both == alone[0] == alone[1]
-    turned = Texts({"b": SENTENCES[1:], "a": SENTENCES[:1]}, {}, {})
+    turned = texts_of({"b": SENTENCES[1:], "a": SENTENCES[:1]})
     assert sorted(stretches(mask_texts(turned, models, CONFIG))) == sorted(both)
 
 
 def test_long_and_unknown_words_are_counted_and_not_masked() -> None:
-    texts = Texts({"a": ("the cat saw an extraordinarily-long-word-of-many-tokens today",)}, {}, {})
+    texts = texts_of({"a": ("the cat saw an extraordinarily-long-word-of-many-tokens today",)})
     config = HeldoutConfig(mask_rate=0.5, max_word_tokens=8)
     masked = mask_texts(texts, [tiny_model("a", tokenizer_of(265))], config)
     assert masked.left_out == {"words of more than heldout.max_word_tokens tokens": 1}
@@ -111,7 +123,7 @@ def test_a_tokenizer_that_loses_case_is_named() -> None:
 @in_one_rank
 def check_of_lower_case(tokenizer: object) -> None:
     model = tiny_model("lower", tokenizer)  # type: ignore[arg-type]
-    texts = Texts({"a": ("The Cat Sat On The Mat And The Dog",)}, {}, {})
+    texts = texts_of({"a": ("The Cat Sat On The Mat And The Dog",)})
     masked = mask_texts(texts, [model], CONFIG)
     found = heldout_check(model, 0, random_module(model), masked, 1000)
     assert measures(found)["text_kept", ""].value == 0
