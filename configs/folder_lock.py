@@ -88,6 +88,10 @@ def hold(output: Path) -> RunLock:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{output}: not a folder: choose a different output") from None
+    except FileNotFoundError as error:  # in /proc, for example
+        raise UserError(
+            f"{folder}: cannot be made: {error.strerror}: choose a different output"
+        ) from None
     me = this_process(output)
     while True:
         number, is_held = _newest(folder)

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from configs import command
+from configs.writable import check_folder
 from pipeline.averaging.sources import find_checkpoints, with_weights
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def main() -> None:
         help="exponential weights: each checkpoint weighs this times the one after it",
     )
     arguments = parser.parse_args()
+    check_folder(arguments.output, "--output")
     checkpoints = find_checkpoints(arguments.sources, arguments.last)
     sources = with_weights(checkpoints, arguments.weights, arguments.decay)
     from pipeline.averaging.average import average  # late: reading bad arguments needs no torch

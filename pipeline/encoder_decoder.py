@@ -12,6 +12,7 @@ from pathlib import Path
 from configs import command
 from configs.load import UserError
 from configs.terminal import visible
+from configs.writable import check_folder
 
 NUM_SHOWN = 3
 
@@ -44,6 +45,7 @@ def main() -> None:
         not arguments.output.is_dir() or any(arguments.output.iterdir())
     ):
         raise UserError(f"--output {arguments.output}: exists already; choose a new folder")
+    check_folder(arguments.output, "--output")
 
     import torch  # late: the errors above need none
 

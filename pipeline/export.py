@@ -10,6 +10,7 @@ from pathlib import Path
 
 from configs import command, folder_lock
 from configs.load import UserError
+from configs.writable import check_folder
 from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.shard_cache import open_data_set
@@ -42,6 +43,8 @@ def main() -> None:
     if arguments.output is not None:
         for target in _targets(config, folder.resolve()):
             check_target(target)
+    for written in (folder, folder.resolve().parent):  # also the lock and an unfinished export
+        check_folder(written, "--output" if arguments.output else "output")
     checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
     if not is_done(config):
         logger.warning("%s: the run is not finished", config.output)

@@ -17,6 +17,7 @@ from torch import nn
 
 from configs import command, folder_lock
 from configs.load import ConfigError, UserError, load, read_tree, shortest_tree, validate
+from configs.writable import check_file
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.tokenizer import load_tokenizer
 from model.config import ModelConfig, TrainingChoice, architecture_differences
@@ -40,6 +41,7 @@ from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run import run_folder
 from pipeline.run.config import TrainConfig
 from pipeline.run.origin import describe_origin
+from pipeline.run.output_folder import check_output
 from pipeline.run.plan import RunPlan, plan_run
 from pipeline.start.start import record_of_folder
 
@@ -77,6 +79,8 @@ def main() -> None:
         help="only write the config with the folder's architecture to this new file",
     )
     arguments = parser.parse_args()
+    if arguments.write_config is not None:
+        check_file(arguments.write_config, "--write-config")
     hf = read_hf_folder(arguments.folder, tuple(arguments.leave_out), arguments.tokenizer)
     if arguments.write_config is not None:
         tree = read_tree(arguments.config, arguments.overrides)
@@ -84,6 +88,7 @@ def main() -> None:
         logger.info("%s: written; start the run with it", arguments.write_config)
         return
     config = load(arguments.config, TrainConfig, arguments.overrides)
+    check_output(config.output)
     if config.objective.type == "replaced_tokens":
         raise ConfigError(
             "objective replaced_tokens: a Hugging Face folder has the weights of one network only: "

@@ -6,6 +6,7 @@ from pathlib import Path
 from configs import command
 from configs.load import ConfigError
 from configs.terminal import visible
+from configs.writable import check_file
 from data_prep.dataset.atomic import write_atomic
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.run_config import load_run
@@ -118,6 +119,8 @@ def _request(arguments: argparse.Namespace) -> PlanRequest:
     page: Path | None = arguments.page
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--page {page}: the name of the page has to end with .html")
+    if page is not None:
+        check_file(page, "--page")
     name: str | None = arguments.accelerator
     return PlanRequest(
         num_nodes=arguments.nodes,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from configs import command
 from configs.load import UserError
+from configs.writable import check_file
 from data_prep.dataset.atomic import write_atomic
 from pipeline.reporting.csv_file import write_points, write_steps
 from pipeline.reporting.positions import AXES
@@ -43,7 +44,9 @@ def main() -> None:
         help="also write FILE.steps.csv, with every step and metric in full",
     )
     arguments = parser.parse_args()
-    write_report(arguments.runs, _output(arguments), arguments.x, arguments.every_step)
+    output = _output(arguments)
+    check_file(output, "--output")
+    write_report(arguments.runs, output, arguments.x, arguments.every_step)
 
 
 def write_report(folders: Sequence[Path], output: Path, axis: str, every_step: bool) -> None:

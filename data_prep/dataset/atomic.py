@@ -27,8 +27,12 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}-{secrets.token_hex(4)}")
-    # The mode is that of `open`: what the umask leaves.
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        # The mode is that of `open`: what the umask leaves.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the temporary name
+        raise
     try:
         with open(descriptor, "wb") as file:
             yield file

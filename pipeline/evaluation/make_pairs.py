@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs import command
 from configs.load import UserError
+from configs.writable import check_folder
 from data_prep.dataset.atomic import write_atomic
 from pipeline.evaluation.config import FileTexts, RowsTexts
 from pipeline.evaluation.made_pairs import agreement_pairs, word_order_pairs
@@ -38,6 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.count < 1:
         raise UserError(f"--count {arguments.count}: give a number above 0")
+    check_folder(arguments.folder, "FOLDER")
     made: dict[str, Sequence[MinimalPair]] = {}
     if not arguments.no_agreement:
         made |= agreement_pairs(arguments.count)

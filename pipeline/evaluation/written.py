@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import UserError
+from configs.writable import check_folder as check_writable
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import read_json
 from pipeline.evaluation.config import EvaluationConfig
@@ -26,11 +27,10 @@ def results_folder(config: EvaluationConfig, names: Sequence[str], fingerprint: 
 
 
 def check_folder(folder: Path, fingerprint: str) -> None:
-    """Raises UserError if `folder` holds anything but the same evaluation."""
+    """Raises UserError if `folder` cannot be written or holds anything but the same evaluation."""
+    check_writable(folder, "results")
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise UserError(f"results {folder}: not a folder; choose a new one")
     try:
         found = read_json(folder / JSON_NAME)["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -15,6 +15,7 @@ import numpy as np
 
 from configs import command
 from configs.load import UserError
+from configs.writable import check_folder
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import Manifest, Split, read_manifest
 from data_prep.dataset.row_reader import RowReader
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("rows", metavar="ROWS", type=Path, help="folder of packed rows")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder for the files")
     arguments = parser.parse_args()
+    check_folder(arguments.folder, "FOLDER")
     for path, number in write_tasks(arguments.rows, arguments.folder).items():
         logger.info("%s: %s lines", path, f"{number:,}")
 

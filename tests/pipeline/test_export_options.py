@@ -1,6 +1,7 @@
 """Any checkpoint is exported, with a model card, a vocabulary, sentence vectors and ONNX."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -170,6 +171,24 @@ def test_what_is_not_an_export_stays(trained: TrainConfig, tmp_path: Path) -> No
         with pytest.raises(UserError, match="holds files that are not an export"):
             export.main()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_named(trained: TrainConfig, tmp_path: Path) -> None:
+    """Also where the export would only be renamed into it. Nothing is left behind."""
+    real = os.access
+
+    def access(path: Path, mode: int) -> bool:
+        return Path(path) != tmp_path and real(path, mode)
+
+    for folder in (tmp_path, tmp_path / "new" / "hf", tmp_path / "hf"):
+        argv = ["export", f"{trained.output.parent}/run.yaml", "--output", str(folder)]
+        with (
+            mock.patch.object(sys, "argv", argv),
+            mock.patch.object(os, "access", access),
+            pytest.raises(UserError, match=f"^--output .*: {tmp_path} cannot be written: check"),
+        ):
+            export.main()
+    assert not any(tmp_path.iterdir())
 
 
 def test_no_file_of_a_user_is_lost(trained: TrainConfig, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The whole command: runs, folders and checks in one table, as files and in MLflow."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.finding import find_models
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.terminal import table
+from pipeline.evaluation.written import check_folder
 from pipeline.export import export_run
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.run.config import TrainConfig
@@ -235,6 +238,14 @@ def test_mlflow_has_one_run_linked_to_the_checkpoint(
     assert {file.path for file in client.list_artifacts(logged.info.run_id, "evaluation")} >= {
         "evaluation/report.html"
     }
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with (
+        mock.patch.object(os, "access", return_value=False),
+        pytest.raises(UserError, match=f"^results .*/new: {tmp_path} cannot be written: check"),
+    ):
+        check_folder(tmp_path / "new", "fingerprint")
 
 
 def test_no_key_belongs_to_a_run_and_an_evaluation() -> None:
