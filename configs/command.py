@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from configs import log
 from configs.load import UserError
@@ -48,6 +49,12 @@ class CommandParser(argparse.ArgumentParser):
         )
         self._takes_overrides = takes_overrides
         self._words = words
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Adds an argument; words of any number (``*``) may be left out."""
+        if settings.get("nargs") == "*" and not names[0].startswith("-"):
+            settings.setdefault("default", [])  # without one argparse calls it required
+        return super().add_argument(*names, **settings)
 
     def parse_args(  # type: ignore[override]  # one signature instead of argparse's overloads
         self, args: Sequence[str] | None = None, namespace: None = None

@@ -1,9 +1,10 @@
-"""Predicts with a fine-tuned model: ``python -m pipeline.predict FOLDER INPUT [--output FILE]``.
+"""Predicts with a fine-tuned model: ``python -m pipeline.predict FOLDER INPUT --output FILE``.
 
 FOLDER is an exported task (``RUN/hf/TASK``), a fine-tuned run, or a folder of transformers with a
-head for a task. INPUT is a file as in training, with or without labels; keys of the task (of its
-input format, for example) may be given as ``key=value``. The output has one line for each line of
-INPUT, in its order. Where there are labels, the metrics are printed.
+head for a task. INPUT is a file as in training, with or without labels, or plain text (.txt), a
+text a line; keys of the task (of its input format, for example) may be given as ``key=value``. The
+output has one line for each line of INPUT, in its order. Where there are labels, the metrics are
+printed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from configs import command
 from configs.load import UserError, tree_of
 from configs.terminal import visible
+from configs.writable import check_file
 from pipeline.checkpoint.choice import add_choice, choose_checkpoint
 from pipeline.hugging_face.folder import CONFIG_NAME
 from pipeline.prediction.written import check_suffix, write_predictions
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.prediction.task_model import TaskModel
 
 BATCH_TOKENS = 8192
+DEFAULT_FOLDER = Path("predictions")
+"""In the current folder."""
 CHECKPOINTS = "checkpoints"
 
 logger = logging.getLogger(__name__)
@@ -36,19 +40,25 @@ def main() -> None:
     parser = command.CommandParser(
         "Predict with a fine-tuned model, for the texts of a file.", takes_overrides=True
     )
-    parser.add_argument("folder", type=Path, help="an exported task (RUN/hf/TASK), or a run")
-    parser.add_argument("input", help="files as in training, a path or glob; labels may be missing")
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="an exported task (RUN/hf/TASK), or a run"
+    )
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="files as in training, a path or glob; labels may be missing; .txt: a text a line",
+    )
     parser.add_argument(
         "overrides",
         metavar="key=value",
         nargs="*",
-        help="keys of the task, such as those of its input format, and max_row_tokens",
+        help="optional: keys of the task, such as those of its input format, and max_row_tokens",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="a file .jsonl, .csv or .tsv (default: INPUT.predictions.jsonl in this folder)",
+        help=f"a file .jsonl, .csv or .tsv (default: {DEFAULT_FOLDER}/INPUT.TASK.jsonl)",
     )
     parser.add_argument("--task", metavar="NAME", help="the task, of a run with several")
     add_choice(parser)
@@ -67,13 +77,16 @@ def main() -> None:
     for name in ("batch_tokens", "threads"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    output = arguments.output or Path(f"{_plain_name(arguments.input)}.predictions.jsonl")
-    check_suffix(output)
+    if arguments.output is not None:
+        check_suffix(arguments.output)
+        check_file(arguments.output, "--output")
     if arguments.threads is not None:
         import torch  # late: the errors above need none
 
         torch.set_num_threads(arguments.threads)
     with _open_model(arguments) as model:
+        output = arguments.output or _default_output(arguments.input, model.name)
+        check_file(output, "--output")
         predicted = _predict(model, arguments, output)
     _report(model, predicted, output)
 
@@ -102,9 +115,12 @@ def _open_model(arguments: argparse.Namespace) -> "Iterator[TaskModel]":
         yield model
 
 
-def _plain_name(name: str) -> str:
-    """The last part of a path or glob, without the characters of a glob."""
-    return re.sub(r"[*?\[\]]", "_", Path(name).name)
+def _default_output(input_files: str, task: str) -> Path:
+    """The file for the predictions of a task for a path or glob, which may name no file itself.
+
+    In a folder of its own: a glob such as ``data/*.jsonl`` must not find it the next time.
+    """
+    return DEFAULT_FOLDER / re.sub(r"[*?\[\]/]", "_", f"{Path(input_files).name}.{task}.jsonl")
 
 
 def _advice(folder: Path) -> str:
@@ -132,7 +148,7 @@ def _predict(model: "TaskModel", arguments: argparse.Namespace, output: Path) ->
 def _report(model: "TaskModel", predicted: "Predicted", output: Path) -> None:
     """What was written, what was cut, and the metrics."""
     num_lines = len(predicted.predictions)
-    print(visible(f"{output}: {model.name} predicted for {num_lines:,} lines"))
+    print(visible(f"{model.name} predicted for {num_lines:,} lines, in {output.absolute()}"))
     for what, count in predicted.file.counts.items():
         print(visible(f"  {count:,} {what}"))
     if predicted.metrics:

@@ -41,12 +41,10 @@ class Parts:
     """The finished parts of the prediction that is written to `output`."""
 
     def __init__(self, output: Path, plan: Mapping[str, Any]) -> None:
-        """`plan`: what the parts are computed from. Raises UserError if `output` is a folder.
+        """`plan`: what the parts are computed from.
 
         Parts of a different plan are deleted, which is logged.
         """
-        if output.is_dir():
-            raise UserError(f"{output}: a folder; --output names a file")
         self._folder = output.with_name(output.name + FOLDER_SUFFIX)
         self._plan = fingerprint(dict(plan))
         path = self._folder / PLAN_NAME

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.load import UserError
 from pipeline.finetuning.examples import Example, ExampleFile, RowEncoder
 from pipeline.finetuning.padding import padded, padded_width, segments_of
 from pipeline.prediction.parts import Part, Parts, Prediction, parts_of_lines
@@ -39,7 +40,16 @@ def read_input(model: TaskModel) -> ExampleFile:
     Raises UserError that names every bad record.
     """
     encoder = RowEncoder(model.tokenizer, model.special, model.max_row_tokens)
-    return model.task.read(model.task.train, encoder, needs_labels=False)
+    try:
+        return model.task.read(model.task.train, encoder, needs_labels=False)
+    except UserError as error:
+        form = model.task.format.type
+        if form in ("auto", "lines") or not model.task.train[0].endswith(".txt"):
+            raise
+        raise UserError(
+            f"{error}\nread as {form}, as in training: for plain text, a text a line, add "
+            "format='{type: lines}'"
+        ) from None
 
 
 def predict(

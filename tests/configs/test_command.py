@@ -67,7 +67,7 @@ def test_paths_with_an_equals_sign_are_not_overrides() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--step=1"], "the following arguments are required: CONFIG.yaml"),
+        (["--step=1"], "the following arguments are required: CONFIG.yaml\n"),
         (["CONFIG"], "the following arguments are required: --step"),
         (["CONFIG", "--step=1", "--dryrun"], "unrecognized arguments: --dryrun"),
         (["CONFIG", "--ste=1"], "the following arguments are required: --step"),

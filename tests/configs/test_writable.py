@@ -45,6 +45,7 @@ COMMANDS = (
     ("finetuning.demo", ["ROWS", "OUT"], "FOLDER OUT"),
     ("import_hf", ["C.yaml", "--from", "HF", "--write-config", "OUT/c.yaml"], "--write-config OUT"),
     ("plan", ["C.yaml", "--page", "OUT/page.html"], "--page OUT/page.html"),
+    ("predict", ["FOLDER", "INPUT", "--output", "OUT/found.csv"], "--output OUT/found.csv"),
     ("report", ["RUN", "--output", "OUT/page.html"], "--output OUT/page.html"),
 )
 """Commands, whose other arguments name nothing that exists, and how they call the output."""

@@ -12,6 +12,7 @@ from pipeline.finetuning.inputs.conll import Conll, ConllU
 from pipeline.finetuning.inputs.content import content_of, plain_name
 from pipeline.finetuning.inputs.fields import Fields
 from pipeline.finetuning.inputs.json_files import JsonFile, JsonLines, read_json_file
+from pipeline.finetuning.inputs.plain_lines import PlainLines
 from pipeline.finetuning.inputs.record import Record
 from pipeline.finetuning.inputs.squad import Squad, is_squad
 from pipeline.finetuning.inputs.tables import Csv, Tsv
@@ -31,11 +32,17 @@ class Auto(Config):
 
     def records(self, path: Path, fields: Fields) -> Iterator[Record]:
         """The records of a file."""
-        yield from format_of(path).records(path, fields)
+        reader = format_of(path)
+        if isinstance(reader, PlainLines) and "words" in fields.required:
+            raise ConfigError(
+                f"{path}: lines of words with labels, or of plain text? Set the task's format: "
+                "{type: conll} for a word a line, or {type: lines} for a text a line"
+            )
+        yield from reader.records(path, fields)
 
 
 InputFormat = Annotated[
-    Auto | JsonLines | JsonFile | Tsv | Csv | Squad | Conll | ConllU | Parquet | Arrow,
+    Auto | JsonLines | JsonFile | Tsv | Csv | Squad | Conll | ConllU | Parquet | Arrow | PlainLines,
     Field(discriminator="type"),
 ]
 
@@ -48,6 +55,8 @@ _BY_ENDING: Mapping[str, Callable[[], Reader]] = {
     **dict.fromkeys((".parquet", ".pq"), Parquet),
     **dict.fromkeys((".arrow", ".feather"), Arrow),
 }
+_PLAIN_TEXT = ".txt"
+"""The ending of plain text, which also files of other formats have."""
 _BY_START: Mapping[bytes, Callable[[], Reader]] = {
     b"PAR1": Parquet,
     b"ARROW1": Arrow,
@@ -71,9 +80,11 @@ def format_of(path: Path) -> Reader:
     for magic, build in _BY_START.items():
         if start.startswith(magic):
             return build()
-    known = ", ".join(_BY_ENDING)
+    if name.endswith(_PLAIN_TEXT):
+        return PlainLines()
+    known = ", ".join((".json", *_BY_ENDING, _PLAIN_TEXT))
     raise ConfigError(
-        f"{path}: its name does not end in .json, {known}: set the task's format: {{type: ...}}"
+        f"{path}: its name does not end in {known}: set the task's format: {{type: ...}}"
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs import log
 from configs.load import ConfigError, UserError
 from pipeline import predict
 from pipeline.checkpoint.manifest import find_checkpoint
@@ -60,6 +61,7 @@ def command(*words: str | Path) -> None:
 
 
 def _main(words: list[str]) -> None:
+    log.configure()
     sys.argv = ["predict", *words]
     predict.main()
 
@@ -146,6 +148,53 @@ def test_text_without_labels_keeps_its_order_and_ids(
             command(folder / "length", single, "--output", tmp_path / "single.jsonl")
             value = lines_of(tmp_path / "single.jsonl")[0]["value"]
             assert together[number]["value"] == pytest.approx(value, abs=1e-5)
+
+
+def test_plain_text_is_a_text_a_line(
+    finetuned: FinetuneConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    texts = ["the cat sat", "", "the dog\u2028ate"]
+    plain, lines = tmp_path / "new.txt", tmp_path / "new.jsonl"
+    plain.write_text("\r\n".join(texts))
+    write_lines(lines, [{"text": text} for text in texts])
+    folder = finetuned.output / "hf" / "animal"
+    monkeypatch.chdir(tmp_path)
+    command(folder, plain)
+    default = tmp_path / "predictions" / "new.txt.animal.jsonl"
+    printed = capfd.readouterr().out
+    assert f"animal predicted for 3 lines, in {default}" in printed
+    assert "1 empty texts" in printed
+    assert "new.txt: plain text: a line is text, without second_text" in printed
+    command(folder, lines, "--output", "found.jsonl")
+    assert default.read_text() == (tmp_path / "found.jsonl").read_text()
+    assert f"in {tmp_path}/found.jsonl" in capfd.readouterr().out
+    # A format of training that is not that of the file.
+    table = "format={type: tsv, header: false}", "fields={text: 2}"
+    with pytest.raises(RankError, match=r"read as tsv, as in .* add format='\{type: lines"):
+        command(folder, plain, *table)
+    command(folder, plain, *table[1:], "format={type: lines}", "--output", "found.jsonl")
+    assert default.read_text() == (tmp_path / "found.jsonl").read_text()
+
+
+def test_plain_text_is_refused_where_a_record_is_more_than_a_text(
+    finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "new.txt"
+    path.write_text("the cat sat\n")
+    for name, words, message in (
+        ("next", (), "a record of this task has text and choices: give JSON lines"),
+        ("where", (), "a record of this task has question and context: give JSON lines"),
+        ("animal", ("fields={second_text: b}",), "has text and second_text: give JSON lines"),
+        ("tags", (), r"\{type: conll\} for a word a line, or \{type: lines\} for a text a line"),
+    ):
+        with pytest.raises(RankError, match=message):
+            command(finetuned.output / "hf" / name, path, *words)
+    output = tmp_path / "found.jsonl"
+    command(finetuned.output / "hf" / "tags", path, "format={type: lines}", "--output", output)
+    assert lines_of(output)[0]["words"] == ["the", "cat", "sat"]
 
 
 def test_a_table_has_a_column_for_each_label(finetuned: FinetuneConfig, tmp_path: Path) -> None:
@@ -254,6 +303,7 @@ Words = Callable[[FinetuneConfig], list[str]]
         (lambda c: [f"{c.output}/hf/animal", "--batch-tokens", "0"], "--batch-tokens 0: must be"),
         (lambda c: [f"{c.output}/hf/animal", "labells=[a]"], "labells: unknown key"),
         (lambda c: [f"{c.output}/hf/animal", "max_row_tokens=2"], "max_row_tokens is 2: give"),
+        (lambda c: [f"{c.output}/hf/animal", "--output", "/proc/self/stat/a.csv"], "is no folder"),
     ],
 )
 def test_wrong_commands_are_refused(finetuned: FinetuneConfig, words: Words, message: str) -> None:
