@@ -15,7 +15,7 @@ from pipeline.planning.costs import STORAGE_BYTES_S
 from pipeline.planning.json_plan import plan_json
 from pipeline.planning.page import plan_page
 from pipeline.planning.report import summarize
-from pipeline.planning.request import PlanRequest
+from pipeline.planning.request import CPU_RANKS_OPTION, RANKS_OPTION, PlanRequest
 from pipeline.planning.step_time import DEFAULT_UTILIZATION
 from pipeline.planning.text import text_lines
 from pipeline.run.assumed_rows import MIN_VOCAB_SIZE, AssumedRows
@@ -27,10 +27,13 @@ def main() -> None:
     parser = command.parser("Print the plan of a run; exit with 2 if it cannot work.")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default: 1)")
     parser.add_argument(
-        "--gpus-per-node",
+        RANKS_OPTION,
+        CPU_RANKS_OPTION,
+        dest="gpus_per_node",
         type=int,
-        default=1,
-        help="ranks per node, one per accelerator (default: 1)",
+        metavar="N",
+        help="ranks per node: accelerators, or processes with --cpu (default: as many as "
+        "parallel.tensor needs)",
     )
     parser.add_argument(
         "--gpu-memory-gb",
@@ -57,8 +60,8 @@ def main() -> None:
     _add_cost_options(parser)
     arguments = parser.parse_args()
     assumed = _assumed(arguments.vocab_size, arguments.row_tokens)
-    request = _request(arguments)
     config = load_run(arguments.config, arguments.overrides)
+    request = _request(arguments, config.parallel.tensor)
     if isinstance(config, FinetuneConfig):
         if assumed:
             raise ConfigError("--vocab-size: the plan of a fine-tuning run reads its tasks' files")
@@ -81,7 +84,9 @@ def main() -> None:
 
 def _add_cost_options(parser: command.CommandParser) -> None:
     parser.add_argument(
-        "--cpu", action="store_true", help="the ranks are on CPUs: estimate their memory there"
+        "--cpu",
+        action="store_true",
+        help="the ranks are processes on CPUs: estimate their memory there, that of each",
     )
     parser.add_argument(
         "--accelerator",
@@ -115,7 +120,7 @@ def _add_cost_options(parser: command.CommandParser) -> None:
     )
 
 
-def _request(arguments: argparse.Namespace) -> PlanRequest:
+def _request(arguments: argparse.Namespace, tp_size: int) -> PlanRequest:
     page: Path | None = arguments.page
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--page {page}: the name of the page has to end with .html")
@@ -124,7 +129,8 @@ def _request(arguments: argparse.Namespace) -> PlanRequest:
     name: str | None = arguments.accelerator
     return PlanRequest(
         num_nodes=arguments.nodes,
-        gpus_per_node=arguments.gpus_per_node,
+        gpus_per_node=tp_size if arguments.gpus_per_node is None else arguments.gpus_per_node,
+        assumes_ranks=arguments.gpus_per_node is None,
         gpu_memory_gb=arguments.gpu_memory_gb,
         tokens_per_s=arguments.tokens_per_s,
         on_cpu=arguments.cpu,

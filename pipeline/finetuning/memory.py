@@ -21,6 +21,7 @@ from model.size import (
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.padding import width_of
 from pipeline.finetuning.plan import FinetunePlan
+from pipeline.planning.request import PlanRequest
 from pipeline.run.activations import activation_bytes, head_bytes
 from pipeline.run.memory import (
     MemoryEstimate,
@@ -142,7 +143,7 @@ def largest_batch_line(plan: FinetunePlan) -> str:
     )
 
 
-def advice(plan: FinetunePlan, memory: MemoryEstimate) -> str:
+def advice(plan: FinetunePlan, memory: MemoryEstimate, request: PlanRequest) -> str:
     """The setting that reduces the largest part of `memory` most."""
     config = plan.config
     if memory.activations > memory.weights + memory.gradients + memory.optimizer:
@@ -156,7 +157,10 @@ def advice(plan: FinetunePlan, memory: MemoryEstimate) -> str:
     higher_stage = zero_stage_advice(config, memory, plan.dp_size, under)
     if higher_stage is not None:
         return higher_stage
-    more = f"raise parallel.tensor (now {plan.tp_size}), freeze layers (model.frozen)"
+    more = (
+        f"plan for more ranks ({request.own_launch} now), raise parallel.tensor (now "
+        f"{plan.tp_size}), freeze layers (model.frozen)"
+    )
     if not config.parallel.offload_optimizer and not memory.on_cpu:
         more += ", or parallel.offload_optimizer"
     return more

@@ -36,11 +36,12 @@ def summarize(config: FinetuneConfig, request: PlanRequest) -> PlanSummary:
 
     Raises the errors of `plan_finetuning`, and ConfigError for more memory than there is.
     """
-    heading: list[str] = []
+    heading = request.assumptions()
     one = config
     if config.sweep is not None:
         heading += _sweep_lines(config)
         one = all_children(config)[0].config
+    request.check_tensor(one.parallel.tensor)
     plan = plan_finetuning(one, request.world_size, is_first=False)
     changes = run_folder.check_claim(plan.config, plan.data_fingerprint)
     newest = own_checkpoint(one.output)
@@ -50,7 +51,7 @@ def summarize(config: FinetuneConfig, request: PlanRequest) -> PlanSummary:
     if request.memory_gb is not None and memory.total_gb > request.memory_gb:
         raise ConfigError(
             f"does not fit: {memory.summary()}, but one has {request.memory_gb:g} GB; "
-            f"{advice(plan, memory)}{what_fits(comparison)}"
+            f"{advice(plan, memory, request)}{what_fits(comparison, request)}"
         )
     found, tokens = count_finetuned(plan), _tokens(plan)
     stages = () if request.rates is None else (_stage(plan, request, request.rates, tokens),)

@@ -22,8 +22,13 @@ from pipeline.run.memory import (
     estimate_memory,
     zero_stage_advice,
 )
+from pipeline.run.phase_checks import BatchError, check_batch
 from pipeline.run.plan import PhasePlan, RunPlan, plan_run
 from pipeline.start.record import own_checkpoint
+
+NODE_RANKS = 8
+"""Ranks of a node that are advised at most."""
+MOST_RANKS_ADVISED = 1024
 
 
 def summarize(
@@ -41,19 +46,18 @@ def summarize(
         _check_start_needs_no_rows(config)
     else:
         _check_rows_exist(config)
-    plan = plan_run(config, request.world_size, assumed)
-    if request.gpus_per_node % plan.tp_size:
-        raise ConfigError(
-            f"parallel.tensor {plan.tp_size} does not divide the {request.gpus_per_node} ranks of "
-            "a node: its all-reduces, four a layer, would go over the network"
-        )
+    request.check_tensor(config.parallel.tensor)
+    try:
+        plan = plan_run(config, request.world_size, assumed)
+    except BatchError as error:
+        raise ConfigError(f"{error}; or plan for other ranks than {request.own_launch}") from None
     changes = [] if assumed else run_folder.check_claim(config, plan.data_fingerprint)
     memory = estimate_memory(plan, request.on_cpu)
     comparison = None if request.rates is None else _compare(plan, request, request.rates)
     if request.memory_gb is not None and memory.total_gb > request.memory_gb:
         raise ConfigError(
             f"does not fit: {memory.summary()}, but one has {request.memory_gb:g} GB; "
-            f"{advice(plan, memory)}{what_fits(comparison)}"
+            f"{advice(plan, memory, request)}{what_fits(comparison, request)}"
         )
     stages = _stage_times(plan, request)
     saved = checkpoint_bytes(config, plan.vocab_size)
@@ -62,7 +66,7 @@ def summarize(
     return PlanSummary(
         request=request,
         name=config.name,
-        heading=tuple(_heading(plan, assumed)),
+        heading=(*request.assumptions(), *_heading(plan, assumed)),
         num_steps=plan.steps.total_steps,
         tokens=tokens,
         parameters=parameters,
@@ -98,8 +102,8 @@ def run_cost(
     )
 
 
-def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
-    """The setting that reduces the largest part of `memory` most."""
+def advice(plan: RunPlan, memory: MemoryEstimate, request: PlanRequest) -> str:
+    """The setting, or the option of the launch, that reduces the largest part of `memory` most."""
     config = plan.config
     if memory.activations > memory.weights + memory.gradients + memory.optimizer:
         rows = plan.phases[memory.phase].config.batch.micro_rows
@@ -114,10 +118,38 @@ def advice(plan: RunPlan, memory: MemoryEstimate) -> str:
     higher_stage = zero_stage_advice(config, memory, plan.dp_size, under)
     if higher_stage is not None:
         return higher_stage
-    more = f"raise parallel.tensor (now {plan.tp_size}) or take more nodes"
+    more = ""
+    if (launch := _launch_that_fits(plan, request)) is not None:
+        more = f"plan for more ranks, {launch}, or "
+    more += (
+        f"raise parallel.tensor (now {plan.tp_size}), which has to divide {request.ranks_option} "
+        f"(now {request.gpus_per_node})"
+    )
     if not config.parallel.offload_optimizer and not memory.on_cpu:
         more += ", or set parallel.offload_optimizer (slower: masters and moments in host memory)"
     return more
+
+
+def _launch_that_fits(plan: RunPlan, request: PlanRequest) -> str | None:
+    """The options for the fewest ranks, doubled from those of `request`, that the run fits on as it
+    is, with the memory of one; None: none of them."""
+    nodes, ranks = request.num_nodes, request.gpus_per_node
+    while nodes * ranks < MOST_RANKS_ADVISED:
+        if 2 * ranks <= NODE_RANKS:
+            ranks *= 2
+        else:
+            nodes *= 2
+        dp_size = nodes * ranks // plan.tp_size
+        try:
+            for phase in plan.phases:
+                check_batch(phase.config.batch, dp_size)
+        except BatchError:
+            return None
+        phases = tuple(replace(phase, dp_size=dp_size) for phase in plan.phases)
+        memory = estimate_memory(replace(plan, phases=phases, dp_size=dp_size), request.on_cpu)
+        if request.memory_gb is not None and memory.total_gb <= request.memory_gb:
+            return f"{request.launch(nodes, ranks)} ({memory.total_gb:.1f} GB each)"
+    return None
 
 
 def _heading(plan: RunPlan, assumed: AssumedRows | None) -> list[str]:
@@ -138,12 +170,15 @@ def _memory_notes(config: TrainConfig) -> tuple[str, ...]:
     return ()
 
 
-def what_fits(comparison: Comparison | None) -> str:
+def what_fits(comparison: Comparison | None, request: PlanRequest) -> str:
     """The end of the message on a run that does not fit."""
     if comparison is None:
         return ""
     if comparison.best is None:
-        return "; no layout fits on this launch"
+        larger = [p for p in comparison.scaling if p.world_size > request.world_size]
+        launches = [request.launch(p.num_nodes, p.gpus_per_node) for p in larger]
+        where = f"; one fits on {launches[0]}" if launches else ""
+        return f"; no layout fits on {request.own_launch}{where}"
     return f"; the fastest layout that fits: {comparison.settings}"
 
 

@@ -7,6 +7,9 @@ from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.costs import STORAGE_BYTES_S
 from pipeline.planning.step_time import DEFAULT_UTILIZATION, Rates
 
+RANKS_OPTION, CPU_RANKS_OPTION = "--gpus-per-node", "--ranks-per-node"
+"""Two names of one option."""
+
 
 @dataclass(frozen=True)
 class PlanRequest:
@@ -15,6 +18,9 @@ class PlanRequest:
 
     num_nodes: int = 1
     gpus_per_node: int = 1
+    """Ranks of a node."""
+    assumes_ranks: bool = False
+    """Whether nobody said how many ranks a node has."""
     gpu_memory_gb: float | None = None
     """A run that needs more is refused; None: as the accelerator has, if one is given."""
     tokens_per_s: float | None = None
@@ -32,8 +38,8 @@ class PlanRequest:
     def __post_init__(self) -> None:
         if self.num_nodes < 1 or self.gpus_per_node < 1:
             raise ConfigError(
-                f"--nodes {self.num_nodes} --gpus-per-node {self.gpus_per_node}: both must be at "
-                "least 1"
+                f"--nodes {self.num_nodes} {self.ranks_option} {self.gpus_per_node}: both must be "
+                "at least 1"
             )
         if self.on_cpu and self.accelerator is not None:
             raise ConfigError(f"--cpu does not go with --accelerator {self.accelerator.name}")
@@ -50,6 +56,41 @@ class PlanRequest:
         for name, value in positive.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{name} {value:g}: give a number above 0")
+
+    @property
+    def ranks_option(self) -> str:
+        """The option that says how many ranks a node has."""
+        return CPU_RANKS_OPTION if self.on_cpu else RANKS_OPTION
+
+    def launch(self, num_nodes: int, gpus_per_node: int) -> str:
+        """The options for another launch."""
+        nodes = f"--nodes {num_nodes} " if num_nodes > 1 else ""
+        return f"{nodes}{self.ranks_option} {gpus_per_node}"
+
+    @property
+    def own_launch(self) -> str:
+        """The options for this launch."""
+        return self.launch(self.num_nodes, self.gpus_per_node)
+
+    def assumptions(self) -> list[str]:
+        """What nobody said, a line each."""
+        if not self.assumes_ranks:
+            return []
+        where = "processes on CPUs" if self.on_cpu else "with an accelerator each"
+        given = f"{self.ranks_option} {self.gpus_per_node}"
+        return [f"assumed: {given} ({where}), the fewest that parallel.tensor allows"]
+
+    def check_tensor(self, tp_size: int) -> None:
+        """Raises ConfigError if tensor-parallel ranks would not be of one node."""
+        ranks = self.gpus_per_node
+        if ranks % tp_size:
+            nearest = [str(n * tp_size) for n in (ranks // tp_size, ranks // tp_size + 1) if n]
+            raise ConfigError(
+                f"parallel.tensor {tp_size} does not divide the {ranks} ranks of a node "
+                f"({self.ranks_option} {ranks}): its all-reduces, four a layer, would go over the "
+                f"network; plan for {self.ranks_option} {' or '.join(nearest)}, or change "
+                "parallel.tensor"
+            )
 
     @property
     def world_size(self) -> int:

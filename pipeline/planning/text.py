@@ -107,6 +107,7 @@ def _comparison_lines(plan: PlanSummary, comparison: Comparison) -> Iterator[str
     if useful is not None:
         now = f", {request.world_size:,} are planned" if request.world_size != 1 else ""
         yield (
-            f"accelerators are useful up to {useful.world_size:,} ({useful.hours:,.1f} h, "
+            f"accelerators are useful up to {useful.world_size:,} "
+            f"({request.launch(useful.num_nodes, useful.gpus_per_node)}: {useful.hours:,.1f} h, "
             f"{useful.accelerator_hours:,.0f} accelerator hours){now}"
         )

@@ -173,8 +173,12 @@ def _check_special_tokens(
         raise ConfigError("\n".join(errors))
 
 
+class BatchError(ConfigError):
+    """A global batch that a number of ranks does not divide."""
+
+
 def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
-    """Raises ConfigError for a global batch size, of the warm-up too, that does not divide.
+    """Raises BatchError for a global batch size, of the warm-up too, that does not divide.
 
     The message names the nearest sizes that do; `where` is the dotted path before "batch".
     """
@@ -192,7 +196,7 @@ def check_batch(batch: BatchConfig, dp_size: int, where: str = "") -> None:
         if micro:
             closest = min(micro, key=lambda rows: abs(rows - batch.micro_rows))
             hint = f", or {where}batch.micro_rows to {closest}"
-        raise ConfigError(
+        raise BatchError(
             f"{name} {size} is not a multiple of {where}batch.micro_rows {batch.micro_rows} x "
             f"{dp_size} data-parallel ranks; set {name} to {' or '.join(map(str, nearest))}{hint}"
         )

@@ -64,7 +64,7 @@ def test_a_run_that_does_not_fit_names_one_that_does(config: TrainConfig) -> Non
     with pytest.raises(ConfigError) as error:
         plan_of(config, 1, 2, gpu_memory_gb=3.1, accelerator="h100-80gb")
     assert "the fastest layout that fits: " in str(error.value)
-    with pytest.raises(ConfigError, match="no layout fits on this launch"):
+    with pytest.raises(ConfigError, match="no layout fits on --gpus-per-node 2; one fits on "):
         plan_of(config, 1, 2, gpu_memory_gb=2.55, accelerator="h100-80gb")
 
 

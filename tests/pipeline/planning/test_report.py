@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import yaml
 
 from configs.load import ConfigError, UserError, load, validate
 from model.size import count_parameters
+from pipeline import plan
 from pipeline.checkpoint.manifest import list_checkpoints
 from pipeline.run.activations import activation_bytes
 from pipeline.run.assumed_rows import AssumedRows
@@ -137,7 +140,7 @@ def test_a_higher_zero_stage_is_advised_only_where_it_needs_less(
     """A bucket of 1e8 fp32 gradients is more than those of a small model."""
     batch = {"global_rows": 4, "micro_rows": 1}
     small = make_config(rows, tmp_path / "run", precision="bf16", batch=batch)
-    with pytest.raises(ConfigError, match=r"raise parallel\.tensor \(now 1\) or take more nodes"):
+    with pytest.raises(ConfigError, match=r"; raise parallel\.tensor \(now 1\), which has to"):
         report(small, 1, 4, gpu_memory_gb=1)
     wide = make_config(rows, tmp_path / "run", model=WIDE, precision="bf16")
     with pytest.raises(ConfigError, match=r"raise parallel\.zero_stage to 2 \(now 1\)"):
@@ -175,9 +178,11 @@ def test_what_does_not_fit_is_refused_with_advice(rows: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("nodes", "gpus", "tensor", "message"),
     [
-        (1, 3, 1, "set batch.global_rows to 12 or 24"),
-        (1, 3, 2, "parallel.tensor 2 does not divide the 3 ranks"),
-        (2, 1, 2, "does not divide the 1 ranks of a node"),
+        (1, 3, 1, "set batch.global_rows to 12 or 24.*; or plan for other ranks than --gpus-per-n"),
+        (3, 2, 1, "or plan for other ranks than --nodes 3 --gpus-per-node 2$"),
+        (1, 3, 2, r"parallel.tensor 2 does not divide the 3 ranks of a node \(--gpus-per-node 3\)"),
+        (1, 3, 2, "plan for --gpus-per-node 2 or 4, or change parallel.tensor"),
+        (2, 1, 2, r"does not divide the 1 ranks .* plan for --gpus-per-node 2, or change"),
         (0, 8, 1, "both must be at least 1"),
     ],
 )
@@ -187,6 +192,62 @@ def test_what_does_not_divide_is_refused(
     config = make_config(rows, tmp_path / "run", parallel={"tensor": tensor})
     with pytest.raises(ConfigError, match=message):
         list(report(config, nodes, gpus))
+
+
+def test_more_ranks_are_advised_where_they_fit(rows: Path, tmp_path: Path) -> None:
+    """ZeRO 1 divides the optimizer's state over data-parallel ranks."""
+    optimizer_gb = estimate_memory(plan_run(wide(rows, tmp_path), 1)).optimizer / 1e9
+    one = estimate_memory(plan_run(wide(rows, tmp_path), 1)).total_gb
+    limit = one - 0.7 * optimizer_gb
+    with pytest.raises(ConfigError) as error:
+        report(wide(rows, tmp_path), 1, 1, gpu_memory_gb=limit)
+    four = estimate_memory(plan_run(wide(rows, tmp_path), 4)).total_gb
+    assert f"plan for more ranks, --gpus-per-node 4 ({four:.1f} GB each), or" in str(error.value)
+    assert list(report(wide(rows, tmp_path), 1, 4, gpu_memory_gb=limit))
+    with pytest.raises(ConfigError) as error:  # 16 rows are no multiple of 32 ranks with one each
+        report(wide(rows, tmp_path), 1, 1, gpu_memory_gb=one - optimizer_gb)
+    assert "more ranks" not in str(error.value)
+
+
+def wide(rows: Path, tmp_path: Path) -> TrainConfig:
+    return make_config(
+        rows,
+        tmp_path / "run",
+        model=WIDE,
+        precision="bf16",
+        batch={"global_rows": 16, "micro_rows": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "tensor", "assumption"),
+    [
+        ([], 1, "--gpus-per-node 1 (with an accelerator each)"),
+        (["--cpu"], 1, "--ranks-per-node 1 (processes on CPUs)"),
+        (["--cpu"], 2, "--ranks-per-node 2 (processes on CPUs)"),
+        (["--cpu", "--ranks-per-node", "4"], 2, ""),
+        (["--cpu", "--gpus-per-node", "4"], 2, ""),
+    ],
+)
+def test_the_number_of_ranks_is_assumed_and_said(
+    rows: Path,
+    tmp_path: Path,
+    words: list[str],
+    tensor: int,
+    assumption: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = make_config(rows, tmp_path / "run", parallel={"tensor": tensor})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    with mock.patch.object(sys, "argv", ["plan", str(path), *words]):
+        plan.main()
+    first, *rest = capsys.readouterr().out.splitlines()
+    allowed = f"assumed: {assumption}, the fewest that parallel.tensor allows"
+    assert first == allowed if assumption else first.startswith("test starts: ")
+    dp_size = 4 // tensor if len(words) == 3 else 1
+    heading = first if not assumption else rest[0]
+    assert f"tensor parallel {tensor} x data parallel {dp_size}" in heading
 
 
 def test_a_folder_of_a_different_run_is_refused(rows: Path, tmp_path: Path) -> None:
@@ -203,8 +264,6 @@ def test_a_folder_of_a_different_run_is_refused(rows: Path, tmp_path: Path) -> N
 
 
 def test_the_command_imports_no_torch(rows: Path, tmp_path: Path) -> None:
-    import yaml
-
     path = tmp_path / "config.yaml"
     config = make_config(rows, tmp_path / "run")
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
