@@ -60,6 +60,7 @@ def main() -> None:
     _add_cost_options(parser)
     arguments = parser.parse_args()
     assumed = _assumed(arguments.vocab_size, arguments.row_tokens)
+    _check_page(arguments.page)
     config = load_run(arguments.config, arguments.overrides)
     request = _request(arguments, config.parallel.tensor)
     if isinstance(config, FinetuneConfig):
@@ -120,12 +121,14 @@ def _add_cost_options(parser: command.CommandParser) -> None:
     )
 
 
-def _request(arguments: argparse.Namespace, tp_size: int) -> PlanRequest:
-    page: Path | None = arguments.page
-    if page is not None and page.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--page {page}: the name of the page has to end with .html")
+def _check_page(page: Path | None) -> None:
     if page is not None:
+        if page.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"--page {page}: the name of the page has to end with .html")
         check_file(page, "--page")
+
+
+def _request(arguments: argparse.Namespace, tp_size: int) -> PlanRequest:
     name: str | None = arguments.accelerator
     return PlanRequest(
         num_nodes=arguments.nodes,
