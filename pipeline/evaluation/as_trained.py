@@ -118,21 +118,23 @@ def _heldout_metrics(
         scores = heldout_scores_of_heads(model, heldout, phase.batch.micro_rows, micro_batch)
     values = heldout_metrics(heldout, scores)
     logger.info(summary_line(heldout, values))
-    return _with_rows(values, heldout, manifest, "evaluation.rows_per_source")
+    where = phase.data.path
+    return _with_rows(values, heldout, manifest, where, "evaluation.rows_per_source")
 
 
 def _with_rows(
-    values: dict[str, float], heldout: "HeldoutRows", manifest: Manifest, key: str
+    values: dict[str, float], heldout: "HeldoutRows", manifest: Manifest, data: Path, key: str
 ) -> TrainingMetrics:
-    """`values` with the held-out rows that they are over, of which the config's `key` says how
-    many are read."""
+    """`values` with the held-out rows of `data` that they are over, of which the config's `key`
+    says how many are read."""
     sizes = manifest.splits["heldout"]
     rows = {name: len(found.tokens) for name, found in heldout.sources.items()}
     samples = {
         name: Sample.of_share(sizes[name].documents, count / sizes[name].rows)
         for name, count in rows.items()
     }
-    notes = few_documents("the held-out rows", samples, f"a larger {key}", HOLD_OUT_MORE)
+    what = f"held-out rows of {data}"
+    notes = few_documents(what, samples, f"a larger {key}", HOLD_OUT_MORE)
     return TrainingMetrics(values, rows=rows, samples=samples, notes=tuple(notes))
 
 
@@ -154,10 +156,11 @@ def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> TrainingMetr
         model = PlainModel.of(build_finetune_model(plan, grid, None), grid, checkpoint)
         values = evaluate(plan, model, FinetuneBatches(plan, grid.dp_rank), heldout)
     examples = {name: file.num_lines for name, file in plan.dev.items()}
-    notes = few_items("dev files", "examples", examples)
-    if heldout is None or plan.mlm is None:
+    notes = few_items(f"dev files of {config.output}", "examples", examples)
+    if heldout is None or plan.mlm is None or config.mlm is None:
         return TrainingMetrics(values, examples, notes=tuple(notes))
-    found = _with_rows(values, heldout, plan.mlm.manifest, "mlm.heldout_rows_per_source")
+    manifest, where = plan.mlm.manifest, config.mlm.data.path
+    found = _with_rows(values, heldout, manifest, where, "mlm.heldout_rows_per_source")
     return replace(found, examples=examples, notes=(*notes, *found.notes))
 
 

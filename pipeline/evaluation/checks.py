@@ -93,8 +93,7 @@ def _as_trained(model: FoundModel) -> CheckResult | None:
         quantity, _, group = name.partition("/")
         count, documents = found.size_of(name)
         measures.append(Measure(quantity, value, group, count=count, documents=documents))
-    notes = tuple(f"{model.name}: {note}" for note in found.notes)
-    return CheckResult(tuple(measures), notes=notes)
+    return CheckResult(tuple(measures), notes=found.notes)
 
 
 def _checks(

@@ -201,8 +201,11 @@ def _remarks(check: str, models: Sequence[ModelResults]) -> Iterator[str]:
         for reason, count in found.left_out.items():
             text = f"{model.name}: left out: {count:,} {reason}"
             yield f'<p class="quiet">{escape(text)}</p>'
-        for note in found.notes:
-            yield f'<p class="warning">{escape(note)}</p>'
+    notes = (
+        note for model in models if check in model.checks for note in model.checks[check].notes
+    )
+    for note in dict.fromkeys(notes):  # several checkpoints of a run have the same rows
+        yield f'<p class="warning">{escape(note)}</p>'
 
 
 def _first(row: Sequence[Measure | None]) -> Measure:
