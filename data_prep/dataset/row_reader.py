@@ -18,7 +18,8 @@ from configs.load import UserError
 from data_prep.dataset.files import open_inside, read_at, unreadable
 from data_prep.dataset.manifest import BLOCK_SUM_DIGITS, Manifest, Shard, SourceRows, Split
 
-_MAX_OPEN_SHARDS = 256
+MAX_OPEN_SHARDS = 256
+"""Files that a reader keeps open."""
 _CHECK_BYTES = 1 << 20
 """Bytes of a block that are read and hashed at once."""
 _ADVICE = (
@@ -130,7 +131,7 @@ class RowReader:
         file = self._open.pop(shard.path, None)
         if file is None:
             file = self._open_shard(shard)
-            if len(self._open) >= _MAX_OPEN_SHARDS:
+            if len(self._open) >= MAX_OPEN_SHARDS:
                 self._open.pop(next(iter(self._open))).close()
         self._open[shard.path] = file  # the most recently used one is last
         return file

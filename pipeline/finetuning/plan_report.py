@@ -70,7 +70,7 @@ def summarize(config: FinetuneConfig, request: PlanRequest) -> PlanSummary:
         stages=stages,
         cost=run_cost(request, tokens, stages, saved),
         comparison=comparison,
-        memory_notes=(largest_batch_line(plan),),
+        notes=(largest_batch_line(plan),),
         changes=tuple(changes),
     )
 

@@ -28,7 +28,7 @@ def plan_json(plan: PlanSummary) -> str:
         "trained_parameters": plan.trained_parameters,
         "memory_bytes": _memory(plan.memory),
         "checkpoint_bytes": plan.checkpoint_bytes,
-        "notes": [*plan.memory_notes, *plan.changes],
+        "notes": [*plan.notes, *plan.changes],
         "accelerator": _accelerator(plan),
         "tokens_per_s": plan.tokens_per_s,
         "peak_share": plan.peak_share,

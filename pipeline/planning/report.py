@@ -1,5 +1,6 @@
 """The plan of a pretraining run on a launch: batch, memory, time, cost, and other layouts."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from configs.load import ConfigError
@@ -10,6 +11,7 @@ from pipeline.planning.pretraining import phase_times
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.scaling import scale
 from pipeline.planning.search import fastest, search
+from pipeline.planning.shard_reads import note_on_shards
 from pipeline.planning.step_time import Rates
 from pipeline.planning.summary import Comparison, PlanSummary, StageTime
 from pipeline.run import run_folder
@@ -76,7 +78,7 @@ def summarize(
         stages=stages,
         cost=run_cost(request, tokens, stages, saved),
         comparison=comparison,
-        memory_notes=_memory_notes(config),
+        notes=tuple(_notes(plan)),
         changes=tuple(f"changed since the last start: {change}" for change in changes),
     )
 
@@ -164,10 +166,13 @@ def _heading(plan: RunPlan, assumed: AssumedRows | None) -> list[str]:
     return [assumption, *lines]
 
 
-def _memory_notes(config: TrainConfig) -> tuple[str, ...]:
-    if config.compute.attention_backend == "flex":
-        return ("compute.attention_backend flex trains on CUDA devices only",)
-    return ()
+def _notes(plan: RunPlan) -> Iterator[str]:
+    if plan.config.compute.attention_backend == "flex":
+        yield "compute.attention_backend flex trains on CUDA devices only"
+    for number, phase in enumerate(plan.phases):
+        note = note_on_shards(phase)
+        if note is not None:
+            yield note if len(plan.phases) == 1 else f"phase {number + 1}: {note}"
 
 
 def what_fits(comparison: Comparison | None, request: PlanRequest) -> str:

@@ -79,7 +79,7 @@ class PlanSummary:
     """None without an accelerator and a throughput."""
     comparison: Comparison | None = None
     """With other layouts; None without an accelerator."""
-    memory_notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """Lines after that on memory."""
     token_words: str = ""
     """Words after the number of tokens."""

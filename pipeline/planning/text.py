@@ -23,7 +23,7 @@ def text_lines(plan: PlanSummary) -> Iterator[str]:
     if plan.trained_parameters != plan.parameters:
         parameters += f", of which {plan.trained_parameters:,} are trained"
     yield f"{parameters}; memory about {plan.memory.summary()}"
-    yield from plan.memory_notes
+    yield from plan.notes
     yield f"tokens {plan.tokens:,.0f}{plan.token_words} in {plan.num_steps:,} steps"
     if plan.stages:
         yield _split_line(plan)
