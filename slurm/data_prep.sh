@@ -16,6 +16,7 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --time=24:00:00
 VENV=${VENV:-.venv}                # the Python environment, visible on all nodes
+# MODULES, CONTAINER and LOCAL_VENV: see slurm/environment.sh
 WORKER_MEMORY=${WORKER_MEMORY:-3GB} # a worker process that uses more is restarted
 # Folder on a disk of each node for temporary files; empty: the work folder.
 LOCAL_SCRATCH=${LOCAL_SCRATCH-${SLURM_TMPDIR:-}}
@@ -28,13 +29,15 @@ fail() { echo "error: $*" >&2; exit 2; }
 [[ $# -ge 1 ]] || fail "no config: sbatch slurm/data_prep.sh CONFIG.yaml [key.sub=value ...]"
 cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
 [[ -f data_prep/run.py ]] || fail "$PWD is not the repository's root: submit from there"
-[[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"
-python=$(realpath -s "$VENV/bin/python")
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # where workers import the stages from
 export SLURM_EXPORT_ENV=ALL
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=1           # one worker process per core, one thread each
 [[ -z $LOCAL_SCRATCH ]] || export DATA_PREP_SCRATCH=$LOCAL_SCRATCH
+temporary=${LOCAL_SCRATCH:-${TMPDIR:-/tmp}}
+imports="dask, distributed"        # an image for data preparation alone needs no torch
+binds=("$temporary")
+source slurm/environment.sh
 source slurm/finish.sh
 
 # Slurm announces the end of the job by USR1 (soon) or TERM (now). The client then ends; finished
@@ -58,30 +61,30 @@ rm -rf "$shared"
 echo "=== $(date -Is) job $SLURM_JOB_ID, try $((${SLURM_RESTART_COUNT:-0} + 1)):" \
   "$nodes nodes ($SLURM_JOB_NODELIST) x $SRUN_CPUS_PER_TASK workers," \
   "commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
-"$python" -m data_prep.run "$@" --dry-run || exit 2
+"${python[@]}" -m data_prep.run "$@" --dry-run || exit 2
 
 # Dask runs code for whoever connects: only who has the key of this job does.
-"$python" -m data_prep.scheduler_key "$shared" || exit 2
+"${python[@]}" -m data_prep.scheduler_key "$shared" || exit 2
 tls=(--protocol tls:// --tls-ca-file "$shared/cert.pem" --tls-cert "$shared/cert.pem"
   --tls-key "$shared/key.pem")
 export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True
 export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False  # no results on disk
 export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False
-(umask 077 && exec "$python" -m dask scheduler "${tls[@]}" --port 0 \
+(umask 077 && exec "${python[@]}" -m dask scheduler "${tls[@]}" --port 0 \
   --dashboard-address 127.0.0.1:0 --scheduler-file "$scheduler_file") \
   >"$shared/scheduler.log" 2>&1 &
 scheduler=$!
 srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --no-kill \
-  bash slurm/data_prep_node.sh "$python" -m dask worker "${tls[@]}" --scheduler-file "$scheduler_file" \
+  bash slurm/data_prep_node.sh "${python[@]}" -m dask worker "${tls[@]}" --scheduler-file "$scheduler_file" \
   --nworkers "$SRUN_CPUS_PER_TASK" --nthreads 1 --memory-limit "$WORKER_MEMORY" --no-dashboard \
   --dashboard-address 127.0.0.1:0 --death-timeout 120 \
-  --local-directory "${LOCAL_SCRATCH:-${TMPDIR:-/tmp}}" >"$shared/workers.log" 2>&1 &
+  --local-directory "$temporary" >"$shared/workers.log" 2>&1 &
 workers=$!
 
 stopped=143                        # exit code of a process that TERM ended
 code=$stopped
 if [[ $signal == none ]]; then
-  "$python" -m data_prep.run "$@" --scheduler-file "$scheduler_file" &
+  "${python[@]}" -m data_prep.run "$@" --scheduler-file "$scheduler_file" &
   client=$!
   [[ $signal == none ]] || kill -TERM "$client" 2>/dev/null
   finish "$client"
@@ -103,7 +106,7 @@ end_within() { # end_within SECONDS PID: waits so long for the end of PID, then 
   wait "$2" 2>/dev/null
 }
 # Signalled by Slurm, workers remove their temporary folders; srun itself would kill them at once.
-timeout 10 scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null
+timeout 10 scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null # all steps, not this script
 end_within 20 "$workers"           # srun may wait for a lost node without end
 kill -TERM "$scheduler" 2>/dev/null
 end_within 10 "$scheduler"
@@ -111,9 +114,10 @@ rm -rf "$shared"
 
 # Only the time limit leads to another try: an error would be the same in the next one.
 if [[ $signal == USR1 ]] && ((code == stopped)); then
-  "$python" -m data_prep.slurm_job "$@" --job-id "$SLURM_JOB_ID" --limit "$FAILURE_LIMIT"
+  "${python[@]}" -m data_prep.slurm_job "$@" --job-id "$SLURM_JOB_ID" --limit "$FAILURE_LIMIT"
   code=$?
   if ((code == 75)); then
+    remove_local_copy
     echo "=== $(date -Is) requeueing job $SLURM_JOB_ID"
     trap - TERM USR1
     scontrol requeue "$SLURM_JOB_ID" || exit 1

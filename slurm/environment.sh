@@ -1,4 +1,4 @@
-# The Python of a job: job.sh and export.sh source it. It sets the array `python`.
+# The Python of a job: job.sh, export.sh and data_prep.sh source it. It sets the array `python`.
 #   MODULES="cuda/12.8 gcc"        modules that are loaded first
 #   VENV=.venv                     the Python environment, visible on all nodes
 #   LOCAL_VENV=/local/scratch      copies VENV to this folder of each node at the job's start: imports of
@@ -7,6 +7,8 @@
 #   CONTAINER=image.sif            an Apptainer or Singularity image is used instead of VENV, with
 #   CONTAINER_PYTHON=python3       its Python, in which the packages are installed, and
 #   CONTAINER_OPTIONS="--bind /data"   more options of `apptainer exec`
+# The script sets before: `imports`, what an image must be able to import, and the array `binds`,
+# folders that a container sees besides the repository.
 if [[ -n ${MODULES:-} ]]; then
   command -v module >/dev/null || fail "MODULES=$MODULES, but $(hostname) has no command module"
   set +u # many versions of `module` use variables that are not set
@@ -32,11 +34,13 @@ if [[ -n ${CONTAINER:-} ]]; then
   if ((${SLURM_GPUS_ON_NODE:-0} > 0)); then
     if [[ -e /dev/kfd ]]; then devices=(--rocm); else devices=(--nv); fi
   fi
+  visible=()
+  for folder in "$PWD" "${binds[@]}"; do visible+=(--bind "$folder"); done
   # shellcheck disable=SC2206
-  python=("$engine" exec "${devices[@]}" --bind "$PWD" --pwd "$PWD" ${CONTAINER_OPTIONS:-}
+  python=("$engine" exec "${devices[@]}" "${visible[@]}" --pwd "$PWD" ${CONTAINER_OPTIONS:-}
     "$CONTAINER" "${CONTAINER_PYTHON:-python3}")
-  "${python[@]}" -c "import torch, deepspeed" >/dev/null 2>&1 ||
-    fail "$CONTAINER: its ${CONTAINER_PYTHON:-python3} cannot import torch and deepspeed: install" \
+  "${python[@]}" -c "import $imports" >/dev/null 2>&1 ||
+    fail "$CONTAINER: its ${CONTAINER_PYTHON:-python3} cannot import ${imports/, / and }: install" \
       "requirements.txt in the image, or set CONTAINER_PYTHON"
 else
   [[ -x $VENV/bin/python ]] || fail "no Python environment in $VENV on $(hostname): make venv"

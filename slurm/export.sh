@@ -19,5 +19,7 @@ fail() { echo "error: $*" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "no allocation: submit this with 'sbatch $0 CONFIG.yaml'"
 cd "${SLURM_SUBMIT_DIR:-.}" || fail "no folder $SLURM_SUBMIT_DIR on $(hostname)"
 [[ -f slurm/environment.sh ]] || fail "$PWD is not the repository's root: submit from there"
+imports="torch, deepspeed"
+binds=()
 source slurm/environment.sh
 "${python[@]}" -m pipeline.export --register "$@"

@@ -12,6 +12,8 @@ ulimit -S -c 0                                    # without gigabytes of core fr
 export SLURM_EXPORT_ENV=ALL                       # srun gets this environment, also with sbatch --export
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
+imports="torch, deepspeed"
+binds=()
 source slurm/environment.sh
 source slurm/finish.sh
 

@@ -9,18 +9,11 @@ import pytest
 from pipeline.run.run_folder import is_done
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import WriteRun, submit
+from tests.slurm.programs import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 STEPS = 4
-
-
-def program(path: Path, script: str) -> Path:
-    """An executable shell script."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/bash\n{script}\n")
-    path.chmod(0o755)
-    return path
 
 
 def test_python_runs_inside_a_container(
