@@ -60,6 +60,7 @@ BENCHMARKS = {
         (CORPUS, "--scaling", "1", "2", "4", "--repeat", "2"),
         None,
     ),
+    "data-tasks": Benchmark("data_tasks", (), ("--parts", "1000")),
     "data-joins": Benchmark("data_joins", (), ("--documents", "20000", "40000")),
     "data-languages": Benchmark("data_languages", (f"{WORK}/packages",), None),
     "data-decontamination": Benchmark("data_decontamination", (f"{WORK}/packages",), None),

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from configs.load import UserError
+from data_prep.engine.tasks import Work
 
 
 class WorkersKilled(UserError):
@@ -21,10 +22,15 @@ class PartRunner(Protocol):
         names: Sequence[str],
         shared: Sequence[Any] = (),
         part_bytes: int = 0,
+        result_on_disk: Callable[..., Any] | None = None,
     ) -> Iterator[Any]:
         """The results of ``function(*shared, *call)`` for all calls, as they come in; `names` of
         the calls are for people. Each process receives `shared` once, and may use `part_bytes` of
-        memory where that is more than its usual limit."""
+        memory where that is more than its usual limit.
+
+        A call whose process died is done again, unless ``result_on_disk(*shared, *call)`` gives
+        its result; None means that it is not finished. An exception of a call ends the run, with
+        the name of the call in its notes, unless it is a UserError."""
 
 
 class Engine(PartRunner, Protocol):
@@ -50,10 +56,11 @@ class SerialEngine:
         names: Sequence[str],
         shared: Sequence[Any] = (),
         part_bytes: int = 0,
+        result_on_disk: Callable[..., Any] | None = None,
     ) -> Iterator[Any]:
         """The results, in the order of the calls; nothing limits their memory."""
-        for call in calls:
-            yield function(*shared, *call)
+        for call, name in zip(calls, names, strict=True):
+            yield Work(function).result(shared, call, name)
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,13 @@ from data_prep.engine.allocator import keep_freed_memory
 from data_prep.engine.costs import measured_costs
 from data_prep.engine.engine import PartRunner, WorkersKilled
 from data_prep.engine.progress import ProgressReporter
-from data_prep.engine.records import StageFolder, damaged_files, describe_file, write_record
+from data_prep.engine.records import (
+    StageFolder,
+    damaged_files,
+    describe_file,
+    read_record,
+    write_record,
+)
 from data_prep.engine.stage import Part, PartT, Record, Stage, StageResult
 
 logger = logging.getLogger(__name__)
@@ -128,6 +134,7 @@ class StageRunner:
         outputs.mkdir(parents=True, exist_ok=True)
         if not parts:
             return {}
+        folder.remove_records(parts)  # one that is found from here on was written by this call
         part_of = {part.name: part for part in parts}
         # A stage knows every part of earlier stages: sent with each call, it would make the time
         # grow with the square of the number of parts. So each process receives it once.
@@ -137,7 +144,8 @@ class StageRunner:
         records: dict[str, Record] = {}
         with self._reporter.stage(stage, parts) as progress:
             try:
-                done = self._runner.run(run_part, calls, names, shared, stage.part_memory_bytes)
+                memory_bytes = stage.part_memory_bytes
+                done = self._runner.run(run_part, calls, names, shared, memory_bytes, recorded_part)
                 for name, record in done:
                     records[name] = record
                     progress.add(part_of[name])
@@ -226,6 +234,14 @@ def run_part(
     return part.name, record
 
 
+def recorded_part(
+    stage: Stage[Any], folder: str, outputs: str, part: Part, key: str
+) -> tuple[str, Record] | None:
+    """What `run_part` returned, if it has written the record of this part."""
+    record = read_record(Path(folder), key, part.name)
+    return None if record is None else (part.name, record)
+
+
 def _outputs_of(stage: Stage[Any], folder: StageFolder) -> Path:
     return stage.output_folder or folder.path
 
@@ -233,11 +249,12 @@ def _outputs_of(stage: Stage[Any], folder: StageFolder) -> Path:
 def _comparisons(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
     """The outputs of all records, in groups that are worth a call each."""
     group: dict[str, Any] = {}
+    num_bytes = 0
     for number, record in enumerate(records, start=1):
         group |= record["outputs"]
-        num_bytes = sum(entry["bytes"] for entry in group.values())
+        num_bytes += sum(entry["bytes"] for entry in record["outputs"].values())
         if num_bytes > _COMPARED_AT_ONCE_BYTES or number % _COMPARED_AT_ONCE_PARTS == 0:
             yield group
-            group = {}
+            group, num_bytes = {}, 0
     if group:
         yield group

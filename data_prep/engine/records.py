@@ -14,6 +14,7 @@ damaged, or of another key, counts as missing, so that its part is run again.
 import glob
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from data_prep.engine.stage import Part, Record, Stage
 logger = logging.getLogger(__name__)
 
 _CHECKSUM = "sha256"
+_RECORD_SUFFIX = ".record.json"
 
 
 class StageFolder:
@@ -74,7 +76,7 @@ class StageFolder:
 
     def _has_finished_parts(self) -> bool:
         """Whether anything here would be lost under another plan."""
-        finished = (self.path / "done.json", *self.path.glob("*.record.json"))
+        finished = (self.path / "done.json", *self.path.glob(f"*{_RECORD_SUFFIX}"))
         return any(path.exists() for path in finished)
 
     def _write_plan(self) -> None:
@@ -101,26 +103,34 @@ class StageFolder:
         done = self._done()
         if done is not None:
             records = dict(zip(self.keys, done["records"], strict=True))
-        for name in self.keys:
-            if name not in records:
-                record = self._record_of(name)
+        on_disk = self._with_record_file()
+        for name, key in self.keys.items():
+            if name not in records and name in on_disk:
+                record = read_record(self.path, key, name)
                 if record is not None:
                     records[name] = record
         return {name: record for name, record in records.items() if _outputs_exist(outputs, record)}
 
-    def _record_of(self, name: str) -> Record | None:
-        """The record of a part; None if there is none, or it is damaged or of another key."""
-        content = _read_checked(self.path / f"{name}.record.json")
-        if content is None or content.get("key") != self.keys[name]:
-            return None
-        record: Record = content["record"]
-        return record
+    def _with_record_file(self) -> set[str]:
+        """The names of the parts with a record, by one listing: most may have none."""
+        with os.scandir(self.path) as entries:
+            return {
+                entry.name.removesuffix(_RECORD_SUFFIX)
+                for entry in entries
+                if entry.name.endswith(_RECORD_SUFFIX)
+            }
 
     def discard(self, parts: Sequence[Part]) -> None:
-        """Removes the records of `parts`: their outputs count as not written."""
+        """Lets the outputs of `parts` count as not written."""
         self.reopen()
+        self.remove_records(parts)
+
+    def remove_records(self, parts: Sequence[Part]) -> None:
+        """Removes the records of `parts`; those of a finished stage are in its done.json, too."""
+        on_disk = self._with_record_file()
         for part in parts:
-            (self.path / f"{part.name}.record.json").unlink(missing_ok=True)
+            if part.name in on_disk:
+                (self.path / f"{part.name}{_RECORD_SUFFIX}").unlink(missing_ok=True)
 
     def reopen(self) -> None:
         """Removes the mark that the stage is done."""
@@ -135,7 +145,16 @@ class StageFolder:
 def write_record(folder: Path, key: str, name: str, record: Record) -> None:
     """Writes the record of a part whose outputs are on disk; `key` is that of the part."""
     content = {"key": key, "record": record}
-    _write_checked(folder / f"{name}.record.json", content)
+    _write_checked(folder / f"{name}{_RECORD_SUFFIX}", content)
+
+
+def read_record(folder: Path, key: str, name: str) -> Record | None:
+    """The record of a part; None if there is none, or it is damaged or of another key."""
+    content = _read_checked(folder / f"{name}{_RECORD_SUFFIX}")
+    if content is None or content.get("key") != key:
+        return None
+    record: Record = content["record"]
+    return record
 
 
 def _write_checked(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Runs parts in worker processes. Only this file imports Dask.
+"""Runs parts in worker processes. Only this file and `data_prep.engine.task_feed` import Dask.
 
 On one machine, a ``LocalCluster`` of processes with one thread each is started at the first call;
 on a cluster, the workers of a running scheduler are used, found by its scheduler file. Dask
@@ -10,7 +10,6 @@ side demands of the other; without the key nobody connects.
 
 import logging
 import signal
-import warnings
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -18,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from pydantic import Field
 
@@ -27,7 +25,8 @@ from configs.paths import ConfigPathText
 from data_prep.engine.engine import Engine, SerialEngine, WorkersKilled
 from data_prep.engine.interrupts import Stopped
 from data_prep.engine.resources import Resources, usable_resources
-from data_prep.engine.tasks import named, run_all, tasks_of
+from data_prep.engine.task_feed import TaskFeed
+from data_prep.engine.tasks import Work
 from data_prep.engine.worker_memory import MAIN_PROCESS_SHARE, allow
 
 START_ATTEMPTS = 3
@@ -222,11 +221,11 @@ class DaskEngine:
         names: Sequence[str],
         shared: Sequence[Any] = (),
         part_bytes: int = 0,
+        result_on_disk: Callable[..., Any] | None = None,
     ) -> Iterator[Any]:
         """The results, as they come in; the first error ends the run."""
         if not calls:
             return
-        from distributed import as_completed
         from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
 
@@ -236,24 +235,13 @@ class DaskEngine:
         if part_bytes != self._part_bytes:
             allow(self._client, part_bytes)
             self._part_bytes = part_bytes
-        tasks = tasks_of(len(calls), num_workers=len(self._client.nthreads()))
-        # Dask's pages show the names; no key is used twice, as its first result might be kept.
-        keys = {f"{names[task.start]}-{uuid4().hex}": named(names[task]) for task in tasks}
-        # A task of its own: workers get its result once each, and again if they are restarted.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sending large graph")
-            once = [self._client.submit(_same, v, key=f"shared-{uuid4().hex}") for v in shared]
-        futures = [
-            self._client.submit(run_all, function, calls[task], *once, key=key)
-            for key, task in zip(keys, tasks, strict=True)
-        ]
+        work = Work(function, result_on_disk)
+        feed = TaskFeed(self._client, work, calls, names, shared)
         try:
-            for future in as_completed(futures, loop=self._client.loop):
-                yield from future.result()
-                future.release()
+            yield from feed.results()
         except KilledWorker as error:
             raise WorkersKilled(
-                f"{keys.get(str(error.task), error.task)} killed its worker process "
+                f"{feed.open_calls(str(error.task))} killed its worker process "
                 f"{error.allowed_failures + 1} times (usually memory): raise "
                 "engine.worker_memory_mb (in a Slurm job WORKER_MEMORY), or lower engine.workers; "
                 "the same command resumes, and finished parts are kept"
@@ -264,7 +252,7 @@ class DaskEngine:
                 " run the same command again"
             ) from None
         finally:
-            self._client.cancel([*futures, *once])
+            feed.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -283,10 +271,6 @@ class DaskEngine:
             if cluster is not None:
                 cluster.close()
             self._client = None
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _dashboard_of(client: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from configs.load import UserError
 from data_prep.engine.engine import SerialEngine, WorkersKilled
-from data_prep.engine.execution import restart_from, run_stage
+from data_prep.engine.execution import StageRunner, restart_from, run_stage
 from data_prep.engine.progress import ProgressReporter
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.stages import STAGES
@@ -139,3 +139,44 @@ def test_a_plan_without_finished_parts_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         run(square_stage(1, fails_at=1), tmp_path)
     assert run(square_stage(2, 3, offset=5), tmp_path).total("value") == 23
+
+
+def test_a_damaged_part_that_comes_out_differently_is_refused_each_time(tmp_path: Path) -> None:
+    """Until the stage is started again: later stages were made of what it was."""
+    run(square_stage(1, 2), tmp_path)
+    (tmp_path / "square/n-2.txt").write_text("5")
+
+    def differently(self: SquareStage, folder: Path, part: NumberPart) -> PartOutput:
+        (folder / f"{part.name}.txt").write_text("6")
+        return PartOutput({"value": 6}, [f"{part.name}.txt"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SquareStage, "run_part", differently)
+        for _ in range(2):
+            stages = StageRunner(tmp_path, SerialEngine(), ProgressReporter())
+            stages.run(square_stage(1, 2))
+            with pytest.raises(UserError, match=r"gave other content.*--restart-from square"):
+                stages.check(["square"])
+    stages = StageRunner(tmp_path, SerialEngine(), ProgressReporter())
+    stages.run(square_stage(1, 2))
+    assert stages.check(["square"])
+    assert (tmp_path / "square/n-2.txt").read_text() == "4"
+
+
+def test_a_record_of_before_is_not_taken_for_that_of_a_call(tmp_path: Path) -> None:
+    """As when an output is lost and its record is not: a task that is done again finds none."""
+    run(square_stage(1, 2), tmp_path)
+    (tmp_path / "square/n-2.txt").unlink()
+    found = []
+
+    class Asks(SerialEngine):
+        def run(self, function: Any, calls: Any, names: Any, *rest: Any) -> Iterator[Any]:
+            shared, _, result_on_disk = rest
+            for call in calls:
+                found.append(result_on_disk(*shared, *call))
+                result = function(*shared, *call)
+                assert result_on_disk(*shared, *call) == result
+                yield result
+
+    run_stage(square_stage(1, 2), tmp_path, Asks(), ProgressReporter())
+    assert found == [None]

@@ -17,7 +17,6 @@ from distributed import Client
 from distributed.security import Security
 
 from configs.load import UserError
-from data_prep.engine.tasks import PARTS_PER_TASK, tasks_of
 from data_prep.engine.workers import (
     CERTIFICATE_FILE,
     KEY_FILE,
@@ -171,24 +170,6 @@ def worker_processes_of(pid: int) -> list[int]:
         for child in (task / "children").read_text().split()
     ]
     return [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-@pytest.mark.parametrize("num_parts", [0, 1, 31, 100, 1023, 1024, 1025, 100_000])
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 64, 5000])
-def test_tasks_have_every_part_once_and_are_few(num_parts: int, num_workers: int) -> None:
-    tasks = tasks_of(num_parts, num_workers)
-    assert [part for task in tasks for part in range(num_parts)[task]] == list(range(num_parts))
-    assert all(0 < task.stop - task.start <= PARTS_PER_TASK for task in tasks)
-    assert len(tasks) >= min(num_parts, 16 * num_workers)
-    if num_parts >= 1000 * num_workers:
-        assert len(tasks) <= num_parts / PARTS_PER_TASK + 1
-
-
-def test_parts_of_one_task_all_have_their_results() -> None:
-    with LocalEngineConfig(workers=1, worker_memory_mb=1000).build() as engine:
-        calls = [(-number,) for number in range(100)]
-        results = list(engine.run(abs, calls, [f"part{number}" for (number,) in calls]))
-    assert sorted(results) == list(range(100))
 
 
 def test_a_part_that_kills_its_workers_is_named() -> None:
