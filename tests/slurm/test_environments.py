@@ -7,13 +7,26 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.run_folder import is_done
+from tests.data_prep.corpora import hashes_of
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import WriteRun, submit
+from tests.slurm.data_runs import data_config
 from tests.slurm.programs import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 STEPS = 4
+
+
+def stand_in_for_apptainer(folder: Path, calls: Path) -> Path:
+    """It runs this Python, without Slurm's commands, and notes each of its calls."""
+    return program(
+        folder / "bin" / "apptainer",
+        f'''echo "$*" >> {calls}
+while [[ $1 != *.sif ]]; do shift; done
+[[ $2 == python-of-image ]] || exit 9
+PATH={folder}/no-slurm exec {sys.executable} "${{@:3}}"''',
+    )
 
 
 def test_python_runs_inside_a_container(
@@ -23,13 +36,7 @@ def test_python_runs_inside_a_container(
     image = tmp_path / "encoder image.sif"
     image.write_text("")
     calls = tmp_path / "calls"
-    engine = program(
-        tmp_path / "bin" / "apptainer",
-        f'''echo "$*" >> {calls}
-while [[ $1 != *.sif ]]; do shift; done
-[[ $2 == python-of-image ]] || exit 9
-PATH={image.parent}/no-slurm exec {sys.executable} "${{@:3}}"''',
-    )
+    engine = stand_in_for_apptainer(tmp_path, calls)
     job = submit(
         cluster,
         "pretrain.sh",
@@ -102,3 +109,55 @@ def test_each_node_has_its_own_copy_of_the_environment(
     assert set(used.read_text().splitlines()) == {f"{local}/venv-{job.job_id}/bin/python"}
     assert list(local.iterdir()) == []  # removed at the end
     assert (tmp_path / "venv.tar").exists()
+
+
+def test_data_preparation_runs_inside_a_container(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
+    path = data_config(tmp_path, made)
+    image = tmp_path / "image.sif"
+    image.write_text("")
+    engine = stand_in_for_apptainer(tmp_path, tmp_path / "calls")
+    job = submit(
+        cluster,
+        "data_prep.sh",
+        tmp_path / "log",
+        "--nodes=2",
+        arguments=(path,),
+        PATH=f"{engine.parent}:{cluster.environment['PATH']}",
+        CONTAINER=str(image),
+        CONTAINER_PYTHON="python-of-image",
+        VENV="/nowhere",
+    )
+    assert job.wait(200)["JobState"] == "COMPLETED", job.text
+    assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count(" -m dask worker ") == 2
+
+
+def test_data_preparation_runs_from_a_copy_on_each_node(
+    cluster: Cluster, made: Path, tmp_path: Path
+) -> None:
+    path = data_config(tmp_path, made)
+    used, local, scratch = (tmp_path / name for name in ("used", "local", "scratch"))
+    scratch.mkdir()
+    venv = program(
+        tmp_path / "venv" / "bin" / "python", f'echo "$0" >> {used}; exec {sys.executable} "$@"'
+    ).parents[1]
+    job = submit(
+        cluster,
+        "data_prep.sh",
+        tmp_path / "log",
+        "--nodes=2",
+        arguments=(path,),
+        VENV=str(venv),
+        LOCAL_VENV=str(local),
+        LOCAL_SCRATCH=str(scratch),
+    )
+    assert job.wait(200)["JobState"] == "COMPLETED", job.text
+    assert hashes_of(tmp_path / "rows") == hashes_of(made / "rows")
+    assert set(used.read_text().splitlines()) == {f"{local}/venv-{job.job_id}/bin/python"}
+    assert list(local.iterdir()) == []
+    # The signal reached the workers, which are not the job's first step.
+    assert (scratch / "dask-scratch-space").is_dir()
+    assert not [found for found in scratch.rglob("worker-*") if found.is_dir()]
