@@ -107,6 +107,9 @@ class LocalEngineConfig(Config):
         security = Security.temporary()
         # A worker that spilled results would write them to disk as pickles.
         no_spilling = {f"distributed.worker.memory.{key}": False for key in ("target", "spill")}
+        # So long after the death of a worker, its place would be given up for good if the next
+        # process in it has died, too, and is just being replaced.
+        dask_settings({"distributed.deploy.lost-worker-timeout": "1000 days"})
         # Ctrl-C reaches every process of a terminal's job. This process ends the workers; they
         # inherit from its threads that the signal is blocked.
         resource_tracker.ensure_running()  # starting it later would unblock the signal

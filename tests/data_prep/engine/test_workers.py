@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from distributed import Client
@@ -170,6 +171,23 @@ def worker_processes_of(pid: int) -> list[int]:
         for child in (task / "children").read_text().split()
     ]
     return [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def kill_once(mark: str) -> int:
+    """Kills its process, unless the file `mark` says that it has."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+
+
+def test_the_place_of_a_dead_worker_is_never_given_up(tmp_path: Path) -> None:
+    """Dask would, where no process is in it 15 s after a death: the run would wait for ever."""
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}),
+        LocalEngineConfig(workers=1).build() as engine,
+    ):
+        assert list(engine.run(kill_once, [(str(tmp_path / "mark"),)], ["part"])) == [1]
 
 
 def test_a_part_that_kills_its_workers_is_named() -> None:
