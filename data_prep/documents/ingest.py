@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from data_prep.documents.planned_files import (
     has_same_or_more_files,
     plan_differences,
 )
+from data_prep.documents.restarted import corrected_spans, restarts_record
 from data_prep.documents.source_files import source_files
 from data_prep.documents.tally import Tally
 from data_prep.documents.treatment import NOT_SAMPLED, Treatment, treatments
@@ -122,6 +123,18 @@ class IngestStage(Stage[IngestPart]):
             [self.content_fingerprint, total(record["content"] for record in records)]
         )
 
+    def parts_to_repeat(self, records: Mapping[str, Record]) -> Sequence[IngestPart]:
+        """Parts with spans of compressed files whose restart did not hold."""
+        repeated: list[IngestPart] = []
+        parts = {part.name: part for part in self.parts}
+        for source in self.treatments:
+            spans_of = corrected_spans(self._spans_of(source), records)
+            repeated += [replace(parts[name], spans=spans) for name, spans in spans_of.items()]
+        return repeated
+
+    def _spans_of(self, source: str) -> dict[str, Sequence[Span]]:
+        return {part.name: part.spans for part in self.parts if part.source == source}
+
     def run_part(self, folder: Path, part: IngestPart) -> PartOutput:
         """Writes PART.NNNN.parquet (text, id), PART.ledger (what became of each record)
         and PART.dropped.jsonl (examples)."""
@@ -155,6 +168,7 @@ class IngestStage(Stage[IngestPart]):
             "pieces": [piece._asdict() for piece in pieces.written],
             "scrubbed": dict(sorted(scrubs.items())),
             "filter_values": statistics.record(),
+            **restarts_record(part.spans, bad),
         }
         files = [*(f"{piece.name}.parquet" for piece in pieces.written), ledger_name, examples]
         return PartOutput(record, files)

@@ -113,6 +113,9 @@ class StageRunner:
             error: Exception | None = None
             try:
                 known |= self._call(entry, parts)
+                while repeated := entry.stage.parts_to_repeat(known):
+                    logger.info("%s: %d parts are run once more", entry.stage.name, len(repeated))
+                    known |= self._call(entry, repeated)
             except Exception as raised:  # damaged input can fail anywhere
                 error = raised
             if not self.check(entry.reads, again=True):

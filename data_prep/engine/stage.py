@@ -178,6 +178,12 @@ class Stage(ABC, Generic[PartT]):
             )
         )
 
+    def parts_to_repeat(self, records: Mapping[str, Record]) -> Sequence[PartT]:
+        """Parts that have to be run once more, in this form, since the `records` of all parts, by
+        name, show that they started from something that does not hold. Called again with the new
+        records, until there are none."""
+        return ()
+
     def additions(self, old: Mapping[str, Any]) -> Iterator[str]:
         """What this plan has and the plan `old`, which it extends, has not, as lines to log."""
         return iter(())

@@ -17,7 +17,6 @@ from data_prep.readers.decompressors import (
     joined,
 )
 from data_prep.readers.document import BadRecords
-from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.frames import Lz4Frame, ZstandardFrames
 from data_prep.readers.kinds import (
     MAX_START_BYTES,
@@ -25,6 +24,8 @@ from data_prep.readers.kinds import (
     Compression,
     may_start_member,
 )
+from data_prep.readers.restarts import Passages, Restart
+from data_prep.readers.xz_blocks import END_MARK, MAX_TAIL_BYTES, XzBlocks
 
 CHUNK_BYTES = 1 << 15
 """Compressed bytes that are decompressed at once. Spans of compressed files are whole chunks.
@@ -32,9 +33,6 @@ Damage costs the rest of the content of its chunk, hence a small value."""
 DAMAGED_COMPRESSION = "damaged or truncated compression"
 """The reason under which damage of compressed content is counted."""
 
-_MAX_COMPRESSED_SPANS = 8
-_SLOW = (Compression.BZIP2, Compression.XZ, Compression.LZMA)
-"""What takes so long to decompress that no part of it is decompressed twice."""
 _PADDING = {Compression.GZIP: b"\0", Compression.XZ: b"\0"}
 """Bytes that may follow a member."""
 
@@ -87,19 +85,23 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(
-    read: Callable[[int], bytes], compression: Compression | None, chunk_bytes: int = CHUNK_BYTES
+    read: Callable[[int], bytes],
+    compression: Compression | None,
+    chunk_bytes: int = CHUNK_BYTES,
+    restart: Restart | None = None,
+    passages: Passages | None = None,
 ) -> Iterator[Chunk]:
-    """The content of a file from its start; the chunks do not depend on who reads.
+    """The content of a file from its start, or from a `restart`; the chunks do not depend on who
+    reads, nor on where reading started.
 
-    `read` gives the next bytes of the file, up to a number.
-
-    After damage, reading continues at the next member.
+    `read` gives the next bytes of the file, up to a number. After damage, reading continues at the
+    next member. Parts of the file that are passed are noted in `passages`.
     """
-    raw = _RawChunks(read, chunk_bytes)
+    raw = _RawChunks(read, chunk_bytes, restart.raw_at if restart else 0)
     if compression is None:
         yield from starmap(Chunk, raw)
     else:
-        yield from _Members(raw, compression).chunks()
+        yield from _Members(raw, compression, restart, passages).chunks()
     if raw.damage is not None:
         yield Chunk(raw.position, b"", raw.damage)
 
@@ -108,22 +110,24 @@ class _RawChunks:
     """(byte at which it starts, raw chunk) of a file; reading a member of an archive raises
     `Damage` where that archive is damaged."""
 
-    def __init__(self, read: Callable[[int], bytes], chunk_bytes: int) -> None:
+    def __init__(self, read: Callable[[int], bytes], chunk_bytes: int, position: int = 0) -> None:
         self._read, self._chunk_bytes = read, chunk_bytes
-        self.position = 0
-        """Bytes read so far."""
+        self.position = position
+        """Byte of the file up to which it is read."""
         self.damage: Damage | None = None
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        after_start = self.position % self._chunk_bytes
         while True:
             try:
-                raw = self._read(self._chunk_bytes)
+                raw = self._read(self._chunk_bytes - after_start)
             except Damage as damage:
                 self.damage = damage
                 return
             if not raw:
                 return
-            at, self.position = self.position, self.position + len(raw)
+            at, self.position = self.position - after_start, self.position + len(raw)
+            after_start = 0
             yield at, raw
 
 
@@ -140,9 +144,17 @@ class _DamageFound:
 class _Members:
     """The members of a compressed file."""
 
-    def __init__(self, raw: _RawChunks, compression: Compression) -> None:
-        self._raw = raw
-        self._new_member: Callable[[], Decompressor] = new_member_of(compression)
+    def __init__(
+        self,
+        raw: _RawChunks,
+        compression: Compression,
+        restart: Restart | None,
+        passages: Passages | None,
+    ) -> None:
+        self._raw, self._passages = raw, passages
+        self._offset = restart.offset if restart else 0
+        """Bytes of the content before what is decompressed next."""
+        self._new_member = new_member_of(compression, is_file_start=restart is None)
         self._start = RESUME_STARTS[compression]
         self._padding = _PADDING.get(compression, b"")
         self._compression = compression
@@ -151,9 +163,17 @@ class _Members:
         """Its first bytes, where it starts, and the start of the chunk that this is in."""
         self._has_content = False
         """Whether it gave content."""
+        self._member_offset, self._tail = 0, b""
+        """Bytes of the content before it, and the last bytes of the file that it was given."""
         self._damage: _DamageFound | None = None
         self._before = b""
         """Of a member that is looked for: the last bytes before the chunk, which may start it."""
+        self._not_given = b""
+        """What was left of the chunk when the member ended before all of it was given to it."""
+        if restart is not None and restart.xz is not None:
+            self._member, self._has_content = XzBlocks(restart.xz, restart.raw_at), True
+            self._member_head = restart.xz.header
+            self._member_offset = restart.offset - restart.xz.content_before
 
     def chunks(self) -> Iterator[Chunk]:
         """The content and the damage."""
@@ -174,7 +194,7 @@ class _Members:
         return Chunk(self._member_chunk_at, b"", damage)
 
     def _chunk(self, raw_at: int, raw: bytes) -> Iterator[Chunk]:
-        end = raw_at + len(raw)
+        end = self._raw.position
         if self._member is not None and self._member.eof:
             raw = raw.lstrip(self._padding) if self._padding else raw
         while raw:
@@ -187,13 +207,17 @@ class _Members:
                 self._member, self._member_head = self._new_member(), b""
                 member_at = self._member_at = end - len(raw)
                 self._member_chunk_at, self._has_content = raw_at, False
+                self._member_offset = self._offset
+                if self._passages is not None:
+                    self._passages.at_member(member_at, self._offset)
             else:
                 member_at = None
             if len(self._member_head) < MAX_START_BYTES:
                 self._member_head += raw[:MAX_START_BYTES]
             try:
-                for content in joined(self._member.pieces(raw)):
+                for content in joined(self._pieces(raw, end - len(raw))):
                     self._has_content = self._has_content or bool(content)
+                    self._offset += len(content)
                     yield Chunk(raw_at, content)
             except READ_ERRORS as error:
                 if not is_damage(error):
@@ -204,8 +228,35 @@ class _Members:
                 self._member, self._before = None, b""
                 raw = raw if member_at is None else raw[1:]
                 continue
-            raw = self._member.unused if self._member.eof else b""
+            raw = self._member.unused + self._not_given if self._member.eof else b""
             raw = raw.lstrip(self._padding) if self._padding else raw
+
+    def _pieces(self, raw: bytes, raw_at: int) -> Iterator[bytes]:
+        """What `raw`, which is at the byte `raw_at` of the file, decompresses to; notes how much
+        content precedes the blocks within an xz stream that are passed."""
+        member, passages = self._member, self._passages
+        assert member is not None
+        self._not_given, offset = b"", self._offset
+        if passages is None or not passages.blocks:
+            yield from member.pieces(raw)
+            return
+        for restart in passages.blocks:
+            at, rest = restart.raw_at, restart.xz
+            if rest is None or not raw_at <= at < raw_at + len(raw):
+                continue
+            before, raw, raw_at = raw[: at - raw_at], raw[at - raw_at :], at
+            for piece in member.pieces(before) if before else ():
+                offset += len(piece)
+                yield piece
+            if member.eof:
+                self._not_given = raw
+                return
+            self._tail = (self._tail + before)[-MAX_TAIL_BYTES:]
+            is_whole = offset - self._member_offset == rest.content_before
+            if is_whole and self._tail[rest.end_mark_at - at :][:1] == END_MARK:
+                passages.at_block(at, offset)
+        self._tail = (self._tail + raw)[-MAX_TAIL_BYTES:]
+        yield from member.pieces(raw)
 
     def _end_of_damage(self, end: int) -> Chunk:
         damage, self._damage = self._damage, None
@@ -235,8 +286,13 @@ def _is_readable(member: Decompressor, raw: bytes) -> bool:
     return True
 
 
-def new_member_of(compression: Compression) -> Callable[[], Decompressor]:
-    """Makes the decompressors of the members of one file, one after another."""
+def new_member_of(
+    compression: Compression, is_file_start: bool = True
+) -> Callable[[], Decompressor]:
+    """Makes the decompressors of the members of one file, one after another.
+
+    `is_file_start` says whether the first of them is the first one of the file.
+    """
     match compression:
         case Compression.GZIP:
             return GzipMember
@@ -249,25 +305,4 @@ def new_member_of(compression: Compression) -> Callable[[], Decompressor]:
         case Compression.LZ4:
             return Lz4Frame
         case Compression.ZSTANDARD:
-            return ZstandardFrames()
-
-
-def compressed_spans(
-    file: SourceFile,
-    compression: Compression | None,
-    part_bytes: int,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> list[Span]:
-    """A file of lines that is read from its start as at most eight spans of whole raw chunks, none
-    but the last smaller than four times `part_bytes`; a bzip2 or xz file as one span.
-
-    Reading a span decompresses everything before it and discards that, so n spans decompress the
-    file (n + 1) / 2 times. This is cheap compared with what is done with the documents, but not for
-    any n, and the last span never takes less time than decompressing the whole file: hence at most
-    eight. A small file is not worth cutting, as other files run in parallel with it. Decompressing
-    bzip2 takes half of the total time, too much to repeat.
-    """
-    if compression in _SLOW:
-        return [Span(file, 0, file.num_bytes)]
-    step = max(4 * part_bytes, -(-file.num_bytes // _MAX_COMPRESSED_SPANS))
-    return byte_spans(file, -(-step // chunk_bytes) * chunk_bytes)
+            return ZstandardFrames(is_file_start)

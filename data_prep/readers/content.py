@@ -15,7 +15,14 @@ from typing import Any, BinaryIO, cast
 from data_prep.readers.compression import CHUNK_BYTES, Chunk, Damage, chunks_of
 from data_prep.readers.encodings import is_utf_8, transcoded
 from data_prep.readers.files import SourceFile, head_of, open_file
-from data_prep.readers.kinds import HEAD_BYTES, Compression, compression_by, encoding_by
+from data_prep.readers.kinds import (
+    HEAD_BYTES,
+    WIDE_HEAD_BYTES,
+    Compression,
+    compression_by,
+    encoding_by,
+)
+from data_prep.readers.restarts import Passages, Restart
 
 _BUFFER_BYTES = 1 << 17
 
@@ -66,6 +73,13 @@ class Content:
         self._encoding = encoding
         self._ahead: Iterator[Chunk] | None = None
         """The chunks, once the first ones were looked at."""
+
+    def chunks_from(
+        self, restart: Restart | None, passages: Passages, chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[Chunk]:
+        """The chunks of a compressed file in UTF-8 from a restart, or its start."""
+        self.raw.seek(restart.raw_at if restart else 0)
+        return chunks_of(self.raw.read, self.compression, chunk_bytes, restart, passages)
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """The content from its start; the chunks do not depend on who reads."""
@@ -123,6 +137,15 @@ def head_of_member(stream: io.BufferedReader) -> bytes:
         return stream.peek(HEAD_BYTES)[:HEAD_BYTES]
     except Damage:
         return b""
+
+
+def content_is_utf_8(file: SourceFile, encoding: str | None = None) -> bool:
+    """Whether the content of a compressed file is in UTF-8, by its byte order mark where the
+    `encoding` does not say it."""
+    if encoding is not None:
+        return is_utf_8(encoding)
+    with open_content(file, "utf-8") as content:
+        return encoding_by(content.head(WIDE_HEAD_BYTES, HEAD_BYTES)) is None
 
 
 class _ChunkedContent(io.RawIOBase):

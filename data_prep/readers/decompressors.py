@@ -14,7 +14,7 @@ MAX_PIECE_BYTES = 1 << 22
 """Most bytes that `joined` puts together."""
 STEP_BYTES = 1 << 20
 """Most bytes that a decompressor gives at once, if it takes a limit."""
-_XZ_MEMORY_BYTES = 1 << 31
+XZ_MEMORY_BYTES = 1 << 31
 """Most memory for the dictionary of an xz stream; ``xz -9`` needs 65 MiB."""
 
 
@@ -112,7 +112,7 @@ class XzStream:
     """An xz stream, or with `FORMAT_ALONE` a .lzma file."""
 
     def __init__(self, form: int = lzma.FORMAT_XZ) -> None:
-        self._inner = lzma.LZMADecompressor(form, memlimit=_XZ_MEMORY_BYTES)
+        self._inner = lzma.LZMADecompressor(form, memlimit=XZ_MEMORY_BYTES)
 
     @property
     def eof(self) -> bool:

@@ -72,6 +72,12 @@ class BadRecords:
     """The first bad records: file, offset, reason and detail."""
     report: Callable[[UnusedRecord], None] | None = None
     """Receives every bad or skipped record."""
+    passed_restarts: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Of compressed files: bytes of the content before each restart that was passed, by path and
+    byte of the file, see `data_prep.readers.restarts`."""
+    used_restarts: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    """Byte of the file and offset of the content of each restart at which reading started, by path
+    and start of the span."""
     _undecided: bytearray = field(default_factory=bytearray)
     """A sample of what was not decoded, each too short for a guess."""
 

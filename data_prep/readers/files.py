@@ -7,14 +7,15 @@ import glob
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from configs.load import UserError
 from configs.terminal import visible_name
 from data_prep.readers.local_files import RealPaths, local_files
+from data_prep.readers.restarts import Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class Span:
     """Size in bytes, if `start` and `end` do not count bytes."""
     archive: str | None = None
     """The kind of archive, if the file is one and its members are read."""
+    sharing: Sharing | None = field(default=None, compare=False)
+    """Of a compressed file of lines: how this span is read without all that precedes it. What is
+    read does not depend on it, and it is not part of a plan."""
 
     @property
     def num_bytes(self) -> int:
@@ -197,6 +201,21 @@ def head_of(file: SourceFile, num_bytes: int) -> bytes:
             raise UserError(_gone(file)) from None
     with open_file(file) as stream:
         return stream.read(num_bytes)
+
+
+@contextmanager
+def open_ranges(file: SourceFile) -> Iterator[Callable[[int, int], bytes]]:
+    """Gives a number of bytes from a byte of `file`, fewer at its end: of a URL, nothing else is
+    fetched. Raises UserError if the file has disappeared or changed."""
+    if "://" in file.path:
+        _check_unchanged(file)
+        file_system, path = _file_system_of(file.path)
+        yield lambda at, num_bytes: bytes(
+            file_system.cat_file(path, start=max(at, 0), end=min(at + num_bytes, file.num_bytes))
+        )
+    else:
+        with open_file(file) as stream:
+            yield lambda at, num_bytes: os.pread(stream.fileno(), num_bytes, max(at, 0))
 
 
 def _check_unchanged(file: SourceFile) -> None:

@@ -10,7 +10,10 @@ MAX_WINDOW_BYTES = 1 << 31
 """Largest window of a zstandard frame, that of ``zstd --long=31``. A window is held in memory as
 far as it is filled; `zstd` makes windows above 8 MiB only on request."""
 _MAX_DICTIONARY_BYTES = 1 << 27
-_ZSTANDARD_MAGIC, _DICTIONARY_MAGIC = b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18"
+ZSTANDARD_MAGIC, LZ4_MAGIC = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+"""First bytes of a frame."""
+DICTIONARY_MAGIC = b"\x5d\x2a\x4d\x18"
+"""First bytes of a skippable frame with the dictionary of a web archive."""
 _ZSTANDARD_RAW_BYTES = 1 << 8
 """zstandard takes no limit on its output, but four bytes give at most one block of 128 KiB."""
 
@@ -88,7 +91,9 @@ class ZstandardFrames:
     compressed with that dictionary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_file_start: bool = True) -> None:
+        """`is_file_start` says whether the first of these frames is that of the file."""
+        self._is_file_start = is_file_start
         self._first: SkippableFrame | None = None
         self._dictionary: zstandard.ZstdCompressionDict | None = None
 
@@ -103,14 +108,14 @@ class ZstandardFrames:
         frame = ZstandardFrame(self._dictionary)
         if self._first is None:
             self._first = frame.skippable
-            frame.skippable.keeps_dictionary = True
+            frame.skippable.keeps_dictionary = self._is_file_start
         return frame
 
 
 def needs_dictionary(head: bytes) -> bool:
     """Whether a file that starts with `head` is a zstandard frame for a dictionary that the file
     itself does not hold."""
-    if not head.startswith(_ZSTANDARD_MAGIC):  # a skippable frame may hold the dictionary
+    if not head.startswith(ZSTANDARD_MAGIC):  # a skippable frame may hold the dictionary
         return False
     try:
         return bool(zstandard.get_frame_parameters(head).dict_id)
@@ -119,7 +124,7 @@ def needs_dictionary(head: bytes) -> bool:
 
 
 def _dictionary_of(content: bytes) -> zstandard.ZstdCompressionDict:
-    if content.startswith(_ZSTANDARD_MAGIC):
+    if content.startswith(ZSTANDARD_MAGIC):
         pieces, content = ZstandardFrame().pieces(content), b""
         while len(content) <= _MAX_DICTIONARY_BYTES and (piece := next(pieces, None)) is not None:
             content += piece
@@ -147,13 +152,13 @@ class SkippableFrame:
             return raw
         if self._left is None:
             raw = self._head + raw
-            if len(raw) < 8 and (len(raw) < 4 or _is_skippable(raw)):
+            if len(raw) < 8 and (len(raw) < 4 or is_skippable(raw)):
                 self._head = raw
                 return b""
-            if not _is_skippable(raw):
+            if not is_skippable(raw):
                 self._is_other = True
                 return raw
-            self.keeps_dictionary = self.keeps_dictionary and raw[:4] == _DICTIONARY_MAGIC
+            self.keeps_dictionary = self.keeps_dictionary and raw[:4] == DICTIONARY_MAGIC
             self._left, raw = int.from_bytes(raw[4:8], "little"), raw[8:]
         content, self.unused = raw[: self._left], raw[self._left :]
         self._left -= len(content)
@@ -165,5 +170,6 @@ class SkippableFrame:
         return b""
 
 
-def _is_skippable(raw: bytes) -> bool:
+def is_skippable(raw: bytes) -> bool:
+    """Whether a frame that starts with `raw` is a skippable one."""
     return raw[1:4] == b"\x2a\x4d\x18" and raw[0] & 0xF0 == 0x50

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import BinaryIO
 
-from data_prep.readers.compression import CHUNK_BYTES, Chunk, Damage, compressed_spans
-from data_prep.readers.content import Content, kind_of
+from data_prep.readers.compressed_spans import compressed_spans
+from data_prep.readers.compression import CHUNK_BYTES, Chunk, Damage
+from data_prep.readers.content import Content, content_is_utf_8, kind_of
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
+from data_prep.readers.restarts import Passages, RestartFailedError, Sharing
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,11 @@ class LineFiles:
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Spans of about `part_bytes`; of a file that is not plain, see `compressed_spans`."""
         kind = kind_of(file, self.encoding)
-        if not kind.is_plain:
-            return compressed_spans(file, kind.compression, part_bytes, self.chunk_bytes)
-        return byte_spans(file, part_bytes)
+        if kind.is_plain:
+            return byte_spans(file, part_bytes)
+        is_large = kind.compression is not None and file.num_bytes > 4 * part_bytes
+        is_shared = is_large and content_is_utf_8(file, self.encoding)
+        return compressed_spans(file, kind.compression, part_bytes, self.chunk_bytes, is_shared)
 
     def lines_in(
         self, content: Content, span: Span, bad: BadRecords, run_on: bool = False
@@ -40,9 +44,30 @@ class LineFiles:
         offsets count bytes of the content, a line starts in the span that holds the raw chunk of
         its first byte, and damage is counted by the span in which it is.
         """
-        if not content.is_plain:
+        if content.is_plain:
+            return self._plain_lines(content.raw, span, bad, run_on)
+        sharing = span.sharing
+        if sharing is None or not (sharing.restarts or sharing.next_restarts):
             return _ChunkedLines(span, bad).lines(content.chunks(self.chunk_bytes))
-        return self._plain_lines(content.raw, span, bad, run_on)
+        return self._shared_lines(content, span, sharing, bad)
+
+    def _shared_lines(
+        self, content: Content, span: Span, sharing: Sharing, bad: BadRecords
+    ) -> Iterator[tuple[int, bytes]]:
+        """The lines of a span of a compressed file, from the first restart that can be used."""
+        place = span.file.path, span.start
+        passages = Passages(sharing.next_restarts, span.file.path, bad.passed_restarts)
+        for restart in sharing.restarts:
+            chunks = content.chunks_from(restart, passages, self.chunk_bytes)
+            bad.used_restarts[place] = restart.raw_at, restart.offset
+            try:
+                yield from _ChunkedLines(span, bad, restart.offset).lines(chunks)
+                return
+            except RestartFailedError:  # before the first line
+                del bad.used_restarts[place]
+                passages.forget()
+        chunks = content.chunks_from(None, passages, self.chunk_bytes)
+        yield from _ChunkedLines(span, bad).lines(chunks)
 
     def _plain_lines(
         self, stream: BinaryIO, span: Span, bad: BadRecords, run_on: bool
@@ -101,12 +126,20 @@ class _ChunkedLines:
 
     So span [0, 1) reads chunk 1 up to the first newline (it gets there IN_LINE), and span [1, 3)
     skips to this newline (it is IN_SKIPPED_LINE after chunk 0).
+
+    Where reading starts at a restart, not at the start of the file, it is not known how the content
+    before that ends, until a newline is seen.
     """
 
-    def __init__(self, span: Span, bad: BadRecords) -> None:
+    def __init__(self, span: Span, bad: BadRecords, restart_offset: int | None = None) -> None:
+        """`restart_offset` is the offset of the content at which reading starts, if this is not
+        the start of the file."""
         self._span, self._bad = span, bad
         self._state = _State.BETWEEN_LINES
-        self._offset = 0
+        self._is_restarted = restart_offset is not None
+        self._is_lost = self._is_restarted
+        """Whether the state is not known."""
+        self._offset = restart_offset or 0
         """Of the held line or, if none is held, of the next byte: decompressed bytes."""
         self._held: list[bytes] = []
         """The line without its end, in pieces, in state IN_LINE."""
@@ -114,9 +147,15 @@ class _ChunkedLines:
         """Where the line starts, in state IN_LONG_LINE."""
 
     def lines(self, chunks: Iterator[Chunk]) -> Iterator[tuple[int, bytes]]:
-        """(offset, line) of every line that starts in the span; reads `chunks` as far as needed."""
+        """(offset, line) of every line that starts in the span; reads `chunks` as far as needed.
+        Raises RestartFailedError, before the first line, if the restart cannot be used."""
         for chunk in chunks:
             is_after_span = chunk.raw_at >= self._span.end
+            is_before_span = chunk.raw_at < self._span.start
+            if self._is_restarted and is_before_span and chunk.error is not None:
+                raise RestartFailedError
+            if self._is_lost and not is_before_span:
+                raise RestartFailedError
             if chunk.error is not None:
                 self._count_damage(chunk.raw_at, chunk.error, is_after_span)
                 if is_after_span:
@@ -126,7 +165,7 @@ class _ChunkedLines:
                 return
             if not chunk.content:
                 continue
-            if chunk.raw_at < self._span.start:
+            if is_before_span:
                 self._skip(chunk.content)
                 continue
             find_newline = chunk.content.find if is_after_span else chunk.content.rfind
@@ -159,6 +198,7 @@ class _ChunkedLines:
     def _skip(self, content: bytes) -> None:
         """Takes note of `content` before the span."""
         self._offset += len(content)
+        self._is_lost = self._is_lost and b"\n" not in content
         ends_line = content.endswith(b"\n")
         self._state = _State.BETWEEN_LINES if ends_line else _State.IN_SKIPPED_LINE
 

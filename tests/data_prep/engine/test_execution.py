@@ -122,6 +122,34 @@ def test_only_parts_without_a_record_or_output_are_run_again(tmp_path: Path) -> 
     assert (tmp_path / "square/n-2.txt").read_text() == "4"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunningSumStage(SquareStage):
+    """Squares numbers as if each were the one after the square before; a part is run again once
+    that is known."""
+
+    def parts_to_repeat(self, records: Mapping[str, Any]) -> list[NumberPart]:
+        repeated, expected = [], self.parts[0].number
+        for part in self.parts:
+            if records[part.name]["value"] != expected**2:
+                repeated.append(NumberPart(name=part.name, number=expected))
+            expected = expected**2 + 1
+        return repeated
+
+
+def test_parts_that_guessed_wrongly_are_run_again_also_after_a_kill(tmp_path: Path) -> None:
+    parts = [NumberPart(name=f"n-{k}", number=number) for k, number in enumerate((1, 2, 7, 9))]
+    stage = RunningSumStage(parts=parts, inputs={}, offset=0)
+    result = run(stage, tmp_path)
+    assert [record["value"] for record in result.records] == [1, 4, 25, 26**2]
+    assert (tmp_path / "square/n-3.txt").read_text() == str(26**2)
+    assert run(stage, tmp_path).num_parts_run == 0
+    (tmp_path / "square/n-2.txt").write_text("99")
+    (tmp_path / "square/done.json").unlink()
+    (tmp_path / "square/n-2.record.json").unlink()
+    again = run(stage, tmp_path)
+    assert [record["value"] for record in again.records] == [1, 4, 25, 26**2]
+
+
 def test_a_different_plan_is_refused_with_its_differences(tmp_path: Path) -> None:
     run(square_stage(1, 2), tmp_path)
     with pytest.raises(UserError, match=r"'square' was started under a different plan") as error:

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import UserError
-from data_prep.readers.compression import CHUNK_BYTES, compressed_spans
+from data_prep.readers.compressed_spans import compressed_spans
+from data_prep.readers.compression import CHUNK_BYTES
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, list_files
 from data_prep.readers.jsonl import JsonLinesReader, JsonLinesReaderConfig
@@ -212,7 +213,7 @@ def test_spans_of_a_compressed_file_are_few_and_made_of_chunks(
     num_bytes: int, part_bytes: int
 ) -> None:
     spans = compressed_spans(
-        SourceFile("a.gz", "a.gz", num_bytes, ""), Compression.GZIP, part_bytes
+        SourceFile("a.bin", "a.bin", num_bytes, ""), Compression.LZ4, part_bytes, is_shared=False
     )
     assert len(spans) <= 8
     assert [spans[0].start, spans[-1].end] == [0, num_bytes]

@@ -10,8 +10,13 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
 
 from configs.load import UserError
+from data_prep.readers import files
+from data_prep.readers.document import BadRecords
 from data_prep.readers.files import list_files
+from data_prep.readers.lines import LineFiles
+from data_prep.readers.text import TextReader, TextReaderConfig
 from tests.data_prep.corpora import random_texts
+from tests.data_prep.readers.compressed_parts import WRITERS
 from tests.data_prep.readers.reading import read_documents
 
 READ_BYTES: list[int] = []
@@ -74,3 +79,49 @@ def test_a_file_at_a_url_is_read_once(corpus: Path) -> None:
 def test_a_url_that_cannot_be_listed_is_a_clear_error() -> None:
     with pytest.raises(UserError, match=r"files: 'nowhere://a/\*' cannot be listed: .*s3fs"):
         list_files(["nowhere://a/*"], "files")
+
+
+@pytest.mark.parametrize("kind", ["zstandard with a seek table", "xz blocks", "gzip members"])
+def test_a_part_of_a_compressed_url_fetches_what_it_needs(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of zstandard and xz, only the table at the end and the bytes from the restart; a file of gzip
+    members is not searched for them."""
+    fsspec.register_implementation("blocks", BlockFiles, clobber=True)
+    suffix, write = WRITERS[kind]
+    lines = [f"{text}\n" for text in random_texts(400, words=1000)]
+    path = tmp_path / f"a.txt.{suffix}"
+    path.write_bytes(write(["".join(lines[k : k + 4]).encode() for k in range(0, 400, 4)]))
+    fetched: list[int] = []
+    fetch_range, cat_file = BlockFile._fetch_range, BlockFiles.cat_file
+
+    def counted_fetch(self: BlockFile, start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        return fetch_range(self, start, end)
+
+    def counted_cat(self: BlockFiles, path: str, start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        content: bytes = cat_file(self, path, start=start, end=end)
+        return content
+
+    monkeypatch.setattr(BlockFile, "_fetch_range", counted_fetch)
+    monkeypatch.setattr(BlockFiles, "cat_file", counted_cat)
+    monkeypatch.setattr(BlockFile, "DEFAULT_BLOCK_SIZE", 1 << 14)
+    monkeypatch.setattr(files, "_URL_BUFFER_BYTES", 1 << 14)
+    url = f"blocks://{path}"
+    (file,) = list_files([url], "files")
+    config = TextReaderConfig(type="text", files=(url,), document="line")
+    reader = TextReader(config, LineFiles(1 << 12))
+    part_bytes = file.num_bytes // 100
+    spans = reader.spans(file, part_bytes)
+    assert sum(fetched) < file.num_bytes / 5
+    has_parts = kind != "gzip members"
+    assert (len(spans) > 20) == has_parts
+    found = []
+    for span in spans:
+        fetched.clear()
+        bad = BadRecords("stop")
+        found += [document.text for document in reader.read(span, bad)]
+        if has_parts:
+            assert sum(fetched) < 3 * span.num_bytes + (1 << 16)
+    assert found == lines
