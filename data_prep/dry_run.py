@@ -3,12 +3,14 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs.terminal import visible_name
 from data_prep.checks import Findings, check
 from data_prep.config import DataConfig
+from data_prep.documents.compressed_files import poorly_shared
 from data_prep.first_records import MAX_KINDS, MAX_READ, FirstOfFiles
 from data_prep.folders import (
     BYTES_PER_ID,
@@ -17,6 +19,7 @@ from data_prep.folders import (
     nearest_folder,
 )
 from data_prep.preparation import Preparation
+from data_prep.readers.reader import spans_of_files
 from data_prep.stage_builders import build_ingest
 from data_prep.stages import STAGES
 
@@ -57,7 +60,7 @@ def describe(config: DataConfig) -> str:
 
 def _sources(config: DataConfig, findings: Findings, sizes: dict[str, int]) -> Iterator[str]:
     """A line for each source, and one for its first document."""
-    parts = _parts(config, findings, sizes)
+    parts, notices = _parts(config, findings, sizes)
     yield f"{'source':<16}{'format':<12}{'files':>8}{'MB':>12}{'parts':>8}"
     for name, source in config.sources.items():
         found = findings.sources[name]
@@ -66,19 +69,33 @@ def _sources(config: DataConfig, findings: Findings, sizes: dict[str, int]) -> I
             f"{parts[name]:>8}"
         )
         yield f"  {_first(found)}"
+    yield from (f"notice: {notice}" for notice in notices)
 
 
-def _parts(config: DataConfig, findings: Findings, sizes: dict[str, int]) -> dict[str, str]:
-    """How many parts each source has; about how many where there are many files."""
+def _parts(
+    config: DataConfig, findings: Findings, sizes: dict[str, int]
+) -> tuple[dict[str, str], Sequence[str]]:
+    """How many parts each source has, and what is to be known of them; about how many where there
+    are many files."""
     num_files = sum(len(found.files) for found in findings.sources.values())
     if num_files > _MAX_CUT_FILES:
         return {
             name: f"~{math.ceil(size / config.part_mb / 1e6):,}" for name, size in sizes.items()
-        }
-    counts = dict.fromkeys(config.sources, 0)
-    for part in build_ingest(Preparation(config)).parts:
-        counts[part.source] += 1
-    return {name: f"{count:,}" for name, count in counts.items()}
+        }, list(_notices_of_large_files(config, findings))
+    stage = build_ingest(Preparation(config))
+    counts = Counter(part.source for part in stage.parts)
+    return {name: f"{counts[name]:,}" for name in config.sources}, list(stage.notices())
+
+
+def _notices_of_large_files(config: DataConfig, findings: Findings) -> Iterator[str]:
+    """What the first stage would say of the largest files."""
+    part_bytes = int(config.part_mb * 1_000_000)
+    for name, source in config.sources.items():
+        files = [file for file in findings.sources[name].files if file.num_bytes > part_bytes]
+        files.sort(key=lambda file: -file.num_bytes)
+        if files and source.limit is None:
+            spans = spans_of_files(source.reader.build(), files[:_MAX_CUT_FILES], part_bytes)
+            yield from (f"{name}: {line}" for line in poorly_shared(spans))
 
 
 def _evaluation(config: DataConfig, findings: Findings) -> Iterator[str]:

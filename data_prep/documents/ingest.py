@@ -15,6 +15,7 @@ from configs.load import fingerprint
 from configs.terminal import visible_name
 from data_prep.dataset.atomic import write_atomic
 from data_prep.documents import ledger
+from data_prep.documents.compressed_files import poorly_shared
 from data_prep.documents.config import SourceConfig
 from data_prep.documents.content import as_text, hashes_of, total
 from data_prep.documents.files import Documents, PieceWriter, documents_in
@@ -122,6 +123,12 @@ class IngestStage(Stage[IngestPart]):
         return fingerprint(
             [self.content_fingerprint, total(record["content"] for record in records)]
         )
+
+    def notices(self) -> Iterator[str]:
+        """What it costs that compressed files cannot be shared better."""
+        for source in self.treatments:
+            lines = poorly_shared(self._spans_of(source).values())
+            yield from (f"{source}: {line}" for line in lines)
 
     def parts_to_repeat(self, records: Mapping[str, Record]) -> Sequence[IngestPart]:
         """Parts with spans of compressed files whose restart did not hold."""

@@ -75,6 +75,8 @@ class StageRunner:
         folder.freeze()
         known = folder.records(_outputs_of(stage, folder))
         missing = [part for part in stage.parts if part.name not in known]
+        for notice in stage.notices() if missing else ():
+            logger.warning("%s: %s", stage.name, notice)
         if len(missing) == len(stage.parts):
             self._compared.add(stage.name)
         if missing or not folder.is_done:

@@ -8,7 +8,7 @@ subclass `Stage` (and `Part`, where a part has facts of its own) and list it in
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -177,6 +177,10 @@ class Stage(ABC, Generic[PartT]):
                 for key, value in before.items()
             )
         )
+
+    def notices(self) -> Iterable[str]:
+        """What the user should know before parts are run."""
+        return ()
 
     def parts_to_repeat(self, records: Mapping[str, Record]) -> Sequence[PartT]:
         """Parts that have to be run once more, in this form, since the `records` of all parts, by

@@ -127,6 +127,9 @@ class RunningSumStage(SquareStage):
     """Squares numbers as if each were the one after the square before; a part is run again once
     that is known."""
 
+    def notices(self) -> Iterator[str]:
+        yield "guesses"
+
     def parts_to_repeat(self, records: Mapping[str, Any]) -> list[NumberPart]:
         repeated, expected = [], self.parts[0].number
         for part in self.parts:
@@ -136,13 +139,18 @@ class RunningSumStage(SquareStage):
         return repeated
 
 
-def test_parts_that_guessed_wrongly_are_run_again_also_after_a_kill(tmp_path: Path) -> None:
+def test_parts_that_guessed_wrongly_are_run_again_also_after_a_kill(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     parts = [NumberPart(name=f"n-{k}", number=number) for k, number in enumerate((1, 2, 7, 9))]
     stage = RunningSumStage(parts=parts, inputs={}, offset=0)
     result = run(stage, tmp_path)
     assert [record["value"] for record in result.records] == [1, 4, 25, 26**2]
     assert (tmp_path / "square/n-3.txt").read_text() == str(26**2)
+    assert caplog.messages.count("square: guesses") == 1
+    caplog.clear()
     assert run(stage, tmp_path).num_parts_run == 0
+    assert not caplog.messages
     (tmp_path / "square/n-2.txt").write_text("99")
     (tmp_path / "square/done.json").unlink()
     (tmp_path / "square/n-2.record.json").unlink()
