@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.compiling import failed_to_compile
+
 logger = logging.getLogger(__name__)
 MAX_PLACES = 2**31
 """Of one mask: places are counted in 32 bits."""
@@ -91,8 +93,8 @@ def fused(device: torch.device) -> Callable[[Tensor, float, Tensor, float, int],
         seeds = torch.ones(2, 2, dtype=torch.int32, device=device)
         compiled(torch.ones(2, 64, device=device), 0.5, seeds, 1.0, 0)
     except torch._dynamo.exc.TorchDynamoException as error:
-        reason = " ".join(str(error).strip().splitlines()[:2])
-        logger.warning("torch.compile failed (%s): dropout takes many kernels instead", reason)
+        message = failed_to_compile("dropout", error)
+        logger.warning("%s; dropout takes many kernels instead, which is slower", message)
         return kept_values
     kernel: Callable[[Tensor, float, Tensor, float, int], Tensor] = compiled
     return kernel

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from configs.load import ConfigError
 from model.attention import SelfAttention
 from model.attention_masks import choose_backend
+from model.compiling import failed_to_compile
 from model.compute import ComputeConfig, compiles_layers
 from model.config import ModelConfig
 from model.dropout import Site, mask_seed, seeded
@@ -194,11 +195,8 @@ def run_compiled(
         warn_of_many_graphs()
         return run_layer(layer, hidden, context)
     except torch._dynamo.exc.TorchDynamoException as error:
-        reason = " ".join(str(error).strip().splitlines()[:2])
-        raise ConfigError(
-            f"torch.compile failed on a layer: {reason}\nSet compute.compile=off, or see to what "
-            "torch lacks here (a C++ compiler on CPUs, Triton on GPUs)"
-        ) from error
+        message = failed_to_compile("a layer", error)
+        raise ConfigError(f"{message}; where it is missing, set compute.compile=off") from error
 
 
 @functools.cache  # once

@@ -1,5 +1,6 @@
 """Dropout by counters: right in distribution, a function of seed and place alone."""
 
+import re
 from functools import partial
 
 import pytest
@@ -118,5 +119,6 @@ def test_without_a_compiler_masks_are_computed_all_the_same(
     monkeypatch.setattr(torch, "compile", partial(compile_of_torch, backend=fails))
     fused.cache_clear()
     assert fused(CPU) is kept_values
-    assert "no compiler here" in caplog.text
+    message = r"torch\.compile failed on dropout: .*no compiler here\n.*; dropout takes many"
+    assert re.search(message, caplog.text)
     fused.cache_clear()
