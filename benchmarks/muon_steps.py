@@ -73,7 +73,7 @@ def train(folder: Path, optimizer: str, lr: float, size: int, batch: int, rows: 
         overrides = [f"{key}={value}" for key, value in changes.items()]
         log = folder / f"{output.name}.log"
         Launched(["pipeline/train.py", CONFIG, *overrides], log).finish()
-    return Curve(lr, tuple(metric_points(output, "heldout_loss")))
+    return Curve(lr, tuple(metric_points(output, "heldout_loss")["heldout_loss"]))
 
 
 def main() -> None:

@@ -13,12 +13,6 @@ LABELS = ("ModernBERT's kind, Muon (demo.yaml)", "RoBERTa, AdamW (demo_roberta.y
 SMOOTHED_STEPS = 50
 
 
-def read_losses(output: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of the losses in the record of the run in `output`, by name."""
-    names = ("loss", "heldout_loss", "heldout_unigram_loss")
-    return {name: metric_points(output, name) for name in names}
-
-
 def smoothed(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     """Means of `SMOOTHED_STEPS` steps each."""
     groups = [points[at : at + SMOOTHED_STEPS] for at in range(0, len(points), SMOOTHED_STEPS)]
@@ -35,7 +29,8 @@ def draw(outputs: list[Path]) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for number, (output, label) in enumerate(zip(outputs, LABELS, strict=True)):
-        losses, color = read_losses(output), f"C{number}"
+        losses = metric_points(output, "loss", "heldout_loss", "heldout_unigram_loss")
+        color = f"C{number}"
         if not number:
             unigram = losses["heldout_unigram_loss"][-1][1]
             axes.axhline(unigram, color="gray", linestyle=":", label="unigram model")

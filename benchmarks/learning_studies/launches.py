@@ -117,6 +117,11 @@ def score(
     return scores
 
 
+def curves(folder: Path, *metrics: str) -> dict[str, list[tuple[int, float]]]:
+    """(optimizer step, value) of each of `metrics` in the record of the run in `folder`/run."""
+    return metric_points(folder / "run", *metrics)
+
+
 def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """(optimizer step, value) of a metric in the record of the run in `folder`/run."""
-    return metric_points(folder / "run", metric)
+    """`curves` of one metric."""
+    return curves(folder, metric)[metric]

@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.learning_studies.corpora import prepare_corpus, rows_folder, summary
 from benchmarks.learning_studies.labelled import read_examples
-from benchmarks.learning_studies.launches import Cost, curve, score, train
+from benchmarks.learning_studies.launches import Cost, curve, curves, score, train
 from benchmarks.learning_studies.linear import linear_scores
 from benchmarks.learning_studies.results import Results, Values, side_by_side
 from benchmarks.learning_studies.tasks import TASKS, labels_of, task_file
@@ -86,12 +86,12 @@ def encoder_config(rows: Path, scale: float) -> dict[str, Any]:
 
 def described(folder: Path, cost: Cost) -> Values:
     """The held-out curve of a pretraining run and its last values."""
-    points = curve(folder, "heldout_loss")
+    found = curves(folder, "heldout_loss", "heldout_accuracy", "heldout_unigram_loss")
     return {
-        "heldout_loss": points[-1][1],
-        "heldout_accuracy": curve(folder, "heldout_accuracy")[-1][1],
-        "unigram_loss": curve(folder, "heldout_unigram_loss")[-1][1],
-        "curve": points,
+        "heldout_loss": found["heldout_loss"][-1][1],
+        "heldout_accuracy": found["heldout_accuracy"][-1][1],
+        "unigram_loss": found["heldout_unigram_loss"][-1][1],
+        "curve": found["heldout_loss"],
         "wall_s": cost.wall_s,
         "cpu_s": cost.cpu_s,
     }

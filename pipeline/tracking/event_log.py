@@ -182,16 +182,17 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], i
         yield with_new_names(event), end
 
 
-def metric_points(output: Path, metric: str) -> list[tuple[int, float]]:
-    """(optimizer step, value) of a metric in the record of the run in `output`, by step.
+def metric_points(output: Path, *metrics: str) -> dict[str, list[tuple[int, float]]]:
+    """(optimizer step, value) of each of `metrics` in the record of the run in `output`, by step.
 
     Of a step that was repeated after a resume, the last value counts.
     """
-    found = {}
+    found: dict[str, dict[int, float]] = {metric: {} for metric in metrics}
     for event, _ in read_events(output / LOG_NAME):
-        if event["kind"] == "metrics" and metric in event["values"]:
-            found[int(event["step"])] = float(event["values"][metric])
-    return sorted(found.items())
+        if event["kind"] == "metrics":
+            for metric in found.keys() & event["values"].keys():
+                found[metric][int(event["step"])] = float(event["values"][metric])
+    return {metric: sorted(points.items()) for metric, points in found.items()}
 
 
 def is_event(event: Any) -> bool:

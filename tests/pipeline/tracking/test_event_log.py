@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.tracking import event_log, json_lines
-from pipeline.tracking.event_log import EventLog, read_events
+from pipeline.tracking.event_log import EventLog, metric_points, read_events
 from pipeline.tracking.record import RunRecord
 from tests.pipeline.training_run import make_config
 
@@ -161,3 +161,13 @@ def test_only_a_regular_file_is_read(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     with pytest.raises(OSError, match=r"not a regular file|symbolic links"):
         next(read_events(path))
+
+
+def test_the_last_value_of_a_step_that_was_repeated_counts(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    for step, values in ((1, {"loss": 1.0}), (3, {"loss": 9.0}), (2, {"loss": 2.0, "dev": 0.5})):
+        log.metrics(step, values)
+    log.append("note", {})
+    log.metrics(3, {"loss": 3.0})
+    found = metric_points(tmp_path, "loss", "dev", "none")
+    assert found == {"loss": [(1, 1.0), (2, 2.0), (3, 3.0)], "dev": [(2, 0.5)], "none": []}
