@@ -80,7 +80,7 @@ test-cluster: $(INSTALLED_DEV) ## Slurm's scripts on a real Slurm (root; slurmct
 
 .PHONY: test-gpu
 test-gpu: $(INSTALLED_DEV) ## what needs a GPU, on one of them (minutes)
-	python -m pytest -m gpu -rs tests/model/test_attention.py tests/pipeline/test_gpu.py
+	python -m pytest -m gpu -rs tests/model/test_attention.py tests/pipeline/gpu
 
 .PHONY: test-packages
 test-packages: $(INSTALLED_DEV) ## published weights, from the package index: continued, exported, compared
