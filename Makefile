@@ -102,7 +102,7 @@ bench: ## all benchmarks, with the packages that they compare with, to BENCH=dat
 
 .PHONY: test-ui
 test-ui: $(INSTALLED_DEV) ## pages of reports and of MLflow in Chromium (chromium chromium-driver)
-	python -m pytest -m browser -rs tests/configs/pages tests/pipeline/tracking/test_mlflow_ui.py
+	python -m pytest -m browser -rs tests/configs/pages tests/docs tests/pipeline/tracking/test_mlflow_ui.py
 
 .PHONY: check
 check: $(INSTALLED_DEV) ## lint, format and type checks
