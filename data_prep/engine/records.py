@@ -113,12 +113,13 @@ class StageFolder:
 
     def _with_record_file(self) -> set[str]:
         """The names of the parts with a record, by one listing: most may have none."""
-        with os.scandir(self.path) as entries:
-            return {
-                entry.name.removesuffix(_RECORD_SUFFIX)
-                for entry in entries
-                if entry.name.endswith(_RECORD_SUFFIX)
-            }
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:  # the stage was not started
+            return set()
+        return {
+            name.removesuffix(_RECORD_SUFFIX) for name in names if name.endswith(_RECORD_SUFFIX)
+        }
 
     def discard(self, parts: Sequence[Part]) -> None:
         """Lets the outputs of `parts` count as not written."""
