@@ -24,6 +24,7 @@ from model.adversarial_options import FreeLb, VirtualAdversary
 from model.objectives.philox import row_words
 from model.parallel.grid import Grid
 from model.sampling import draw_keys, random_words
+from model.transfer import to_device
 
 Predictions = Mapping[str, Tensor]
 """Scores by head."""
@@ -39,7 +40,7 @@ class Adversary:
 
     def on(self, device: torch.device) -> "Adversary":
         """With its keys on `device`."""
-        return Adversary(self.options, self.row_keys.to(device, non_blocking=True))
+        return Adversary(self.options, to_device(self.row_keys, device))
 
 
 def row_keys(seed: int, positions: NDArray[np.int64]) -> Tensor:

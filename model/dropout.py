@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.counter_dropout import counter_dropout
+from model.transfer import to_device
 
 
 class Site(enum.IntEnum):
@@ -130,7 +131,7 @@ def layer_dropouts(
 def seed_tensor(seeds: Any, device: torch.device) -> Tensor:
     """[..., 2] int32 on `device`: the two halves of nested lists [...] of seeds."""
     words = np.asarray(seeds, np.int64).view(np.int32).reshape(*np.shape(seeds), 2)
-    return torch.from_numpy(words).to(device, non_blocking=True)
+    return to_device(torch.from_numpy(words), device)
 
 
 def dropout(x: Tensor, rate: float, seed: int, part: tuple[int, int] = (0, 1)) -> Tensor:

@@ -17,6 +17,7 @@ from model.adversarial_options import FinetuningAdversary, FreeLb
 from model.heads import MaskedLanguageModel
 from model.objectives.head_names import ADVERSARIAL
 from model.task_heads import LossAndCounts
+from model.transfer import to_device
 from pipeline.engine.step import MicroBatch as AnyMicroBatch
 from pipeline.finetuning.batches import MicroBatch
 
@@ -86,7 +87,7 @@ class _Ascent:
         grid, config = self.model.grid, self.model.config
         if self._newest is None:
             is_text = text_of(tokens, config.pad_token_id, grid)
-            keys, width = self.keys.to(tokens.device), config.embedding_width
+            keys, width = to_device(self.keys, tokens.device), config.embedding_width
             start = first_of_rows(keys, tokens, is_text, width, self.options, grid)
         else:
             gradient = self._newest.grad
@@ -107,5 +108,5 @@ class _FreeLbPass:
     ascent: _Ascent
 
     def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
-        perturbation = self.ascent.next(self.batch.tokens.to(device))
+        perturbation = self.ascent.next(to_device(self.batch.tokens, device))
         return self.batch.forward(model, device, perturbation)

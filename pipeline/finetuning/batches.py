@@ -22,6 +22,7 @@ from model.adversarial import Adversary
 from model.config import MLM_HEAD
 from model.objectives import MaskedRows
 from model.task_heads import LossAndCounts
+from model.transfer import to_device
 from pipeline.data.loader import RowStream, build_objective, dropout_key
 from pipeline.data.order import build_order, train_sources
 from pipeline.data.position import RowWindow
@@ -55,11 +56,11 @@ class MicroBatch:
     ) -> dict[str, LossAndCounts]:
         """By head, (loss sum, number of labels, number predicted right) of `model` on the rows,
         with `perturbation` added to their word vectors."""
-        targets = {name: value.to(device) for name, value in self.targets.items()}
-        masked = self.masked and tuple(value.to(device) for value in self.masked)
-        segments = None if self.segments is None else self.segments.to(device)
+        targets = {name: to_device(value, device) for name, value in self.targets.items()}
+        masked = self.masked and tuple(to_device(value, device) for value in self.masked)
+        segments = None if self.segments is None else to_device(self.segments, device)
         results: dict[str, LossAndCounts] = model(
-            *(self.tokens.to(device), targets, masked, self.dropout_key, segments),
+            *(to_device(self.tokens, device), targets, masked, self.dropout_key, segments),
             *(self.adversary and self.adversary.on(device), perturbation),
         )
         return results

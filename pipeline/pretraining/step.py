@@ -19,6 +19,7 @@ from model.heads import MaskedLanguageModel
 from model.objectives.head_names import ADVERSARIAL, KEPT_SHARE, REPLACED_HEAD
 from model.parallel.grid import Grid
 from model.task_heads import LossAndCounts
+from model.transfer import to_device
 from pipeline.data.loader import StepBatch
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult, count_labels, take_step
@@ -51,7 +52,7 @@ class MaskedMicroBatch:
     def forward(self, model: Any, device: torch.device) -> dict[str, LossAndCounts]:
         """(loss sum, number of labels, number predicted right), by head."""
         tokens, positions, labels = (
-            tensor.to(device, non_blocking=True).long()
+            to_device(tensor, device).long()
             for tensor in (self.tokens, self.positions, self.labels)
         )
         more = (self.dropout_key, self.is_padded, self.is_causal)
@@ -62,7 +63,7 @@ class MaskedMicroBatch:
             return found
         if self.sample_keys is None:
             return {MLM_HEAD: model(tokens, positions, labels, *more)}
-        keys = self.sample_keys.to(device, non_blocking=True)
+        keys = to_device(self.sample_keys, device)
         results: dict[str, LossAndCounts] = model(tokens, positions, labels, *more, keys)
         return results
 
