@@ -77,12 +77,14 @@ class EventLog:
         """Events that are only in memory."""
         return len(self._unwritten)
 
-    def append(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Adds one event, without credentials; the operating system has it when this returns.
+    def append(self, kind: str, content: Mapping[str, Any], time_s: float | None = None) -> None:
+        """Adds one event of the Unix time `time_s` (None: now), without credentials; the operating
+        system has it when this returns.
 
         An event that cannot be written waits in memory, which is logged.
         """
-        event = {"kind": kind, "time_ms": int(time.time() * 1000), **redact(content)}
+        time_ms = int((time.time() if time_s is None else time_s) * 1000)
+        event = {"kind": kind, "time_ms": time_ms, **redact(content)}
         self._unwritten.append((json.dumps(event) + "\n").encode())
         self._unwritten_bytes += len(self._unwritten[-1])
         if self._retry_at is None or kind != "metrics" or time.monotonic() >= self._retry_at:
@@ -91,9 +93,9 @@ class EventLog:
             self._unwritten_bytes -= len(self._unwritten.popleft())
             self.num_lost += 1
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the metrics of optimizer step `step`."""
-        self.append("metrics", {"step": step, "values": dict(values)})
+    def metrics(self, step: int, values: Mapping[str, float], time_s: float | None = None) -> None:
+        """Adds the metrics of optimizer step `step`, which ended at the Unix time `time_s`."""
+        self.append("metrics", {"step": step, "values": dict(values)}, time_s)
 
     def discard_after(self, step: int) -> int | None:
         """Removes the metrics of steps after `step`, and returns the last of them; None: no step.

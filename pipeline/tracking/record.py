@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -104,7 +105,7 @@ class RunRecord(NodeRecord):
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Has the metrics of one optimizer step appended to the event log."""
-        self._metrics.call(self._log.metrics, step, dict(values))
+        self._metrics.call(self._log.metrics, step, dict(values), time.time())
         if self._sender is not None:
             self._sender.watch()
 

@@ -41,13 +41,19 @@ def test_metrics_do_not_wait_for_the_disk_and_stay_in_order(tmp_path: Path) -> N
         for step in range(1, 6):
             record.metrics(step, {"loss": 1.0})
         assert steps_in(tmp_path) == []
+        before = time.time()
+        time.sleep(0.05)
         answers.set()
         record.rollback("spike", 3, 5)
         for step in range(6, 9):
             record.metrics(step, {"loss": 1.0})
         record.end("finished")
     assert steps_in(tmp_path) == list(range(1, 9))
-    kinds = [event["kind"] for event, _ in read_events(tmp_path / LOG_NAME)]
+    events = [event for event, _ in read_events(tmp_path / LOG_NAME)]
+    times = [event["time_ms"] for event in events if event["kind"] == "metrics"]
+    assert times[:5] == sorted(times[:5])
+    assert times[4] <= 1000 * before  # when the steps ended, not when they were written
+    kinds = [event["kind"] for event in events]
     assert kinds.index("rollback") == kinds.index("metrics") + 5
     assert kinds[-1] == "end"
 
