@@ -35,6 +35,7 @@ def why_not_writable(folder: Path) -> str | None:
             continue
         except OSError as error:
             return f"{existing}: {error.strerror}"
+        existing = existing.absolute()
         if not existing.is_dir():
             return f"{existing} is no folder: choose a different one"
         if os.access(existing, os.W_OK | os.X_OK):

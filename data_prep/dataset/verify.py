@@ -41,7 +41,17 @@ def files_differ(folder: str | Path, problems: Sequence[str]) -> UserError:
 def file_problem(
     folder: Path, name: str, wanted_bytes: int | None, sha256: str | None
 ) -> str | None:
-    """What is wrong with a file of the manifest; `wanted_bytes` and `sha256` None: not compared.
+    """`file_damage`, or that the file cannot be read."""
+    try:
+        return file_damage(folder, name, wanted_bytes, sha256)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def file_damage(
+    folder: Path, name: str, wanted_bytes: int | None, sha256: str | None
+) -> str | None:
+    """What is wrong with a file of a manifest; `wanted_bytes` and `sha256` None: not compared.
 
     Raises OSError for a file that is there and cannot be read.
     """

@@ -76,8 +76,8 @@ def _steps_text(folder: Path) -> str:
     for path in list_checkpoints(folder):
         try:
             manifest = read_manifest(path)
-        except UserError:
-            continue  # not complete: it is no choice
+        except (UserError, OSError):
+            continue  # not complete, or not readable: it is no choice
         score = manifest.selection_score
         found.append(f"{manifest.step}" + ("" if score is None else f" ({score:.4f})"))
     if not found:

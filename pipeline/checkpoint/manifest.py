@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from configs.load import Config, UserError
 from data_prep.dataset.files import first_error, is_missing, parse_json, read_regular, with_name
 from data_prep.dataset.manifest import SpecialTokens
-from data_prep.dataset.verify import file_problem
+from data_prep.dataset.verify import file_damage
 from pipeline.checkpoint import records
 from pipeline.checkpoint.records import Count, FileRecord, ParameterRecord, Ranks, Size
 from pipeline.checkpoint.start_record import StartRecord
@@ -197,7 +197,7 @@ def verify(path: Path) -> CheckpointManifest:
 def first_problem(path: Path, files: Sequence[FileRecord]) -> str | None:
     """The first of some files of the checkpoint at `path` that is missing or differs, and how."""
     for record in files:
-        problem = file_problem(path, record.path, record.bytes, record.sha256)
+        problem = file_damage(path, record.path, record.bytes, record.sha256)
         if problem:
             return f"{path / record.path}: damaged checkpoint: {problem}"
     return None

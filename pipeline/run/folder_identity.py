@@ -140,7 +140,7 @@ def _parent_of_checkpoints(output: Path) -> Parent | None:
     for path in reversed(list_checkpoints(output / "checkpoints")):
         try:
             run_id = read_manifest(path).tracking_run_id
-        except UserError:
+        except (UserError, OSError):
             continue
         return Parent(run_id=run_id) if run_id else None
     return None

@@ -166,8 +166,8 @@ def _refuse_averages(config: RunConfig) -> None:
     for path in list_checkpoints(checkpoints_folder(config)):
         try:
             averaged = read_manifest(path).averaged
-        except UserError:
-            continue  # a damaged one, which the start of a run reports
+        except (UserError, OSError):
+            continue  # damaged or not readable, which the start of a run reports of the newest
         if averaged is not None:
             raise UserError(
                 f"{config.output} holds an average of checkpoints, which cannot be resumed: choose "

@@ -178,7 +178,7 @@ def weights_in(config: FromRun | FromHuggingFace) -> set[str]:
         return {_hugging_face_fingerprint(config.path)}
     found = set()
     for path in list_checkpoints(config.path / "checkpoints"):
-        with contextlib.suppress(UserError):  # a damaged one
+        with contextlib.suppress(UserError, OSError):  # damaged, or not readable
             found.add(_fingerprint_of(read_manifest(path)))
     return found
 

@@ -80,7 +80,7 @@ def load_start(
     if start.checkpoint is not None:
         problem = problem_of_any_rank(start.checkpoint, grid)
         if problem is not None:
-            raise UserError(problem)
+            raise UserError(f"{problem}; restore it, or choose another step by start.step")
     specs = {n: s for n, s in parameter_specs(model).items() if n.startswith(prefixes)}
     changed = shape_differences(start.model, now) if now is not None else []
     if vocabulary is not None or any(found.path in GROWING for found in changed):

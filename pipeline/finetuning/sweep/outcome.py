@@ -4,7 +4,7 @@ import shutil
 
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.files import read_json
-from pipeline.checkpoint.manifest import list_checkpoints, read_manifest
+from pipeline.checkpoint.manifest import checkpoint_folder, list_checkpoints
 from pipeline.finetuning.config import FinetuneConfig
 from pipeline.finetuning.sweep.children import Child, all_children, sweep_of
 from pipeline.finetuning.sweep.results import ChildResult, SweepResults
@@ -82,6 +82,8 @@ def delete_checkpoints(config: FinetuneConfig, results: SweepResults) -> None:
             if folder.exists():
                 shutil.rmtree(folder)
         elif results.is_finished and child.name == results.best:
+            step = child.best_step
+            best = None if step is None else checkpoint_folder(folder, step)
             for path in list_checkpoints(folder):
-                if read_manifest(path).step != child.best_step:
+                if path != best:
                     shutil.rmtree(path)

@@ -19,8 +19,11 @@ from pipeline.checkpoint.manifest import MANIFEST_NAME, find_checkpoint
 from pipeline.checkpoint.newest import newest_checkpoint
 from pipeline.checkpoint.reader import TensorReader
 from pipeline.checkpoint.writer import superfluous
+from pipeline.run.config import TrainConfig
+from pipeline.run.run_folder import checkpoints_folder
 from tests.gloo import RankError, run_ranks
 from tests.pipeline.checkpoint.saving import save
+from tests.pipeline.training_run import make_config, make_rows, pretrain
 
 ERRORS = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EMFILE, errno.ENOMEM]
 
@@ -88,6 +91,32 @@ def test_no_rank_takes_an_older_one(tmp_path: Path, rank: int, name: str) -> Non
     assert run_ranks(newest_where_a_rank_cannot_read, 2, tmp_path, 2, path) == ["step-00000002"] * 2
     with pytest.raises(RankError, match="Input/output error"):
         run_ranks(newest_where_a_rank_cannot_read, 2, tmp_path, rank, path)
+
+
+def resumed_without(config: TrainConfig, step: str) -> int:
+    """The step of the newest checkpoint after a launch that cannot read the files of `step`."""
+    with failing_open(step, errno.EIO):
+        pretrain(config)
+    found, _ = find_checkpoint(checkpoints_folder(config))
+    assert found is not None
+    return found.manifest.step
+
+
+def test_an_older_one_that_cannot_be_read_stops_no_run(tmp_path: Path) -> None:
+    make_rows(tmp_path / "rows")
+
+    def config(num_steps: int) -> TrainConfig:
+        return make_config(
+            *(tmp_path / "rows", tmp_path / "run"),
+            total_rows=num_steps * 16,
+            schedule={"type": "constant"},
+            checkpoint={"every_steps": 2, "keep_last": 9},
+        )
+
+    run_ranks(pretrain, 1, config(4))
+    assert run_ranks(resumed_without, 1, config(6), "step-00000002/") == [6]
+    with pytest.raises(RankError, match="Input/output error"):
+        run_ranks(resumed_without, 1, config(8), "step-00000006/")
 
 
 def test_opening_for_tensors_and_tables_fails_likewise(tmp_path: Path) -> None:

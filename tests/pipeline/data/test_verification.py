@@ -1,6 +1,7 @@
 """Shards are verified by all ranks, a share each, and those that were right are remembered."""
 
 import contextlib
+import errno
 import os
 from itertools import chain
 from pathlib import Path
@@ -122,6 +123,27 @@ def test_all_ranks_name_all_damaged_files(tmp_path: Path) -> None:
     assert str(folders[1]) in first
     damaged = sorted(str(path) for path in (paths[0], *paths[3:5]))
     assert hashed_by_all(folders, run) == damaged
+
+
+def error_without(folders: list[Path], run: Path, name: str) -> str:
+    """What verification raises on this rank where no rank can read files of a name."""
+    real = os.open
+
+    def open_or_fail(path: Any, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith(name):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *arguments, **named)
+
+    with mock.patch.object(os, "open", open_or_fail):
+        return error_of(folders, run)
+
+
+def test_all_ranks_name_the_files_that_one_cannot_read(tmp_path: Path) -> None:
+    folders, run = make_data_sets(tmp_path), tmp_path / "run"
+    name = Path(shards(*folders)[1]).name
+    for message in run_ranks(error_without, RANKS, folders, run, name):
+        assert message.count(f"/{name}: cannot be read: Input/output error") == 4  # two a folder
+        assert "restore them from a copy" in message
 
 
 def test_a_stop_signal_leaves_the_rest_for_the_next_start(

@@ -21,7 +21,15 @@ from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
 from pipeline.selfcheck import ACCUMULATION, random_batch
 from tests.gloo import run_ranks
-from tests.pipeline.training_run import SMALL_MODEL, make_config
+from tests.pipeline.training_run import (
+    SMALL_MODEL,
+    assert_same_bits,
+    final_state,
+    make_config,
+    make_rows,
+    metrics,
+    pretrain,
+)
 
 VOCAB_SIZE = 250
 NUM_STEPS = 3
@@ -210,6 +218,30 @@ def after_a_step_that_is_not_finite(config: TrainConfig) -> tuple[bool, bool, bo
         for name, one in engine.snapshot().items()
     )
     return result.skipped and not math.isfinite(result.gradient_norm), same, as_without
+
+
+def test_resumed_is_bit_equal_on_data_parallel_ranks(tmp_path: Path) -> None:
+    """Three ranks, whose sums are rounded; gradients are scattered and clipped."""
+    make_rows(tmp_path / "rows")
+
+    def config(name: str, num_steps: int) -> TrainConfig:
+        return make_config(
+            *(tmp_path / "rows", tmp_path / name),
+            model={**SMALL_MODEL, "hidden_size": 256},
+            precision="bf16",
+            total_rows=num_steps * 12,
+            batch={"global_rows": 12, "micro_rows": 2},
+            schedule={"type": "constant"},
+            gradient_clipping=0.5,
+        )
+
+    whole, resumed = config("whole", 9), config("resumed", 9)
+    run_ranks(pretrain, 3, whole)
+    run_ranks(pretrain, 3, config("resumed", 4))
+    run_ranks(pretrain, 3, resumed)
+    assert_same_bits(final_state(whole), final_state(resumed))
+    for name in ("loss", "gradient_norm"):
+        assert metrics(whole, name) == metrics(resumed, name)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
