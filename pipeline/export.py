@@ -43,7 +43,8 @@ def main() -> None:
     if arguments.output is not None:
         for target in _targets(config, folder.resolve()):
             check_target(target)
-    for written in (folder, folder.resolve().parent):  # also the lock and an unfinished export
+    place = folder.resolve()
+    for written in (place, place.parent):  # also the lock and an unfinished export
         check_folder(written, "--output" if arguments.output else "output")
     checkpoint = choose_checkpoint(checkpoints_folder(config), arguments.step, arguments.best)
     if not is_done(config):
