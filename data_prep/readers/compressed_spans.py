@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from data_prep.readers.compression import CHUNK_BYTES
-from data_prep.readers.files import SourceFile, Span, byte_spans, open_ranges
+from data_prep.readers.files import SourceFile, Span, byte_spans, in_windows, open_ranges
 from data_prep.readers.frame_starts import (
     lz4_starts,
     seek_table_starts,
@@ -102,10 +102,10 @@ def _starts(
                 has_table = True
                 yield start
             if is_local and not has_table:
-                yield from zstandard_starts(read_at, num_bytes, longest)
+                yield from zstandard_starts(in_windows(read_at), num_bytes, longest)
         case Compression.GZIP if is_local:
-            yield from gzip_starts(read_at, num_bytes, longest)
+            yield from gzip_starts(in_windows(read_at), num_bytes, longest)
         case Compression.LZ4 if is_local:
-            yield from lz4_starts(read_at, num_bytes, longest)
+            yield from lz4_starts(in_windows(read_at), num_bytes, longest)
         case _:
             return

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _FILE_BUFFER_BYTES, _URL_BUFFER_BYTES = 1 << 17, 1 << 20
 _OPENING_BYTES, _URL_OPENING_BYTES = 1 << 15, 1 << 19
+_WINDOW_BYTES, _NEAR_BYTES = 1 << 20, 1 << 15
+"""What is read at once where the next place is likely within it, and how near that is."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,22 @@ def open_ranges(file: SourceFile) -> Iterator[Callable[[int, int], bytes]]:
     else:
         with open_file(file) as stream:
             yield lambda at, num_bytes: os.pread(stream.fileno(), num_bytes, max(at, 0))
+
+
+def in_windows(read_at: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+    """As `read_at`, but reads where places that follow each other are near are read together."""
+    last = window_at = 0
+    window = b""
+
+    def read(at: int, num_bytes: int) -> bytes:
+        nonlocal last, window_at, window
+        if not window_at <= at <= at + num_bytes <= window_at + len(window):
+            is_near = 0 <= at - last <= _NEAR_BYTES
+            window_at, window = at, read_at(at, max(num_bytes, _WINDOW_BYTES * is_near))
+        last = at
+        return window[at - window_at : at - window_at + num_bytes]
+
+    return read
 
 
 def _check_unchanged(file: SourceFile) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from data_prep.readers.decompressors import GzipMember
-from data_prep.readers.kinds import MAX_START_BYTES, RESUME_STARTS, Compression
+from data_prep.readers.kinds import RESUME_STARTS, Compression
 from data_prep.readers.restarts import Restart
 
 _BGZF = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\x00BC\x02\x00(..)", re.DOTALL)
@@ -54,21 +54,25 @@ def _member_starts(
     for window_at in range(0, num_bytes, _WINDOW_BYTES):
         if window_at - last > longest:
             return
-        window = read_at(window_at, _WINDOW_BYTES + MAX_START_BYTES)
-        for found in RESUME_STARTS[Compression.GZIP].finditer(window):
-            at = window_at + found.start()
-            if found.start() >= _WINDOW_BYTES or at == 0 or not _is_readable(read_at, at):
+        first = max(window_at - _SIZE_BYTES, 0)
+        window = read_at(first, window_at - first + _WINDOW_BYTES + _PROBE_BYTES)
+        for found in RESUME_STARTS[Compression.GZIP].finditer(window, window_at - first):
+            place = found.start()
+            at = first + place
+            if at >= window_at + _WINDOW_BYTES:
+                break
+            if at == 0 or not _is_readable(window[place : place + _PROBE_BYTES]):
                 continue
-            size = int.from_bytes(read_at(at - _SIZE_BYTES, _SIZE_BYTES), "little")
+            size = int.from_bytes(window[place - _SIZE_BYTES : place], "little")
             if not size:  # padding, or a member without content: not to be told apart
                 return
             last, offset = at, offset + size
             yield Restart(at, offset)
 
 
-def _is_readable(read_at: Callable[[int, int], bytes], at: int) -> bool:
+def _is_readable(start: bytes) -> bool:
     try:
-        for _ in GzipMember().pieces(read_at(at, _PROBE_BYTES)):
+        for _ in GzipMember().pieces(start):
             pass
     except zlib.error:
         return False
