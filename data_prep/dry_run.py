@@ -11,6 +11,8 @@ from configs.terminal import visible_name
 from data_prep.checks import Findings, check
 from data_prep.config import DataConfig
 from data_prep.documents.compressed_files import poorly_shared
+from data_prep.documents.ingest import IngestStage
+from data_prep.documents.known_spans import KnownSpans
 from data_prep.first_records import MAX_KINDS, MAX_READ, FirstOfFiles
 from data_prep.folders import (
     BYTES_PER_ID,
@@ -82,7 +84,7 @@ def _parts(
         return {
             name: f"~{math.ceil(size / config.part_mb / 1e6):,}" for name, size in sizes.items()
         }, list(_notices_of_large_files(config, findings))
-    stage = build_ingest(Preparation(config))
+    stage = build_ingest(Preparation(config), is_dry=True)
     counts = Counter(part.source for part in stage.parts)
     return {name: f"{counts[name]:,}" for name in config.sources}, list(stage.notices())
 
@@ -90,11 +92,12 @@ def _parts(
 def _notices_of_large_files(config: DataConfig, findings: Findings) -> Iterator[str]:
     """What the first stage would say of the largest files."""
     part_bytes = int(config.part_mb * 1_000_000)
+    known = KnownSpans(config.work / IngestStage.name)
     for name, source in config.sources.items():
         files = [file for file in findings.sources[name].files if file.num_bytes > part_bytes]
         files.sort(key=lambda file: -file.num_bytes)
         if files and source.limit is None:
-            spans = spans_of_files(source.reader.build(), files[:_MAX_CUT_FILES], part_bytes)
+            spans = spans_of_files(known.reader(source.reader), files[:_MAX_CUT_FILES], part_bytes)
             yield from (f"{name}: {line}" for line in poorly_shared(spans))
 
 

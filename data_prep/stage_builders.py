@@ -15,6 +15,7 @@ from data_prep.dedup import (
     verdicts,
 )
 from data_prep.documents import ingest, losses
+from data_prep.documents.known_spans import KnownSpans
 from data_prep.engine.stage import Stage
 from data_prep.packing import layout, order, order_keys, rows, streams
 from data_prep.preparation import Preparation
@@ -22,10 +23,16 @@ from data_prep.tokenization import encode, sample, tokenizer
 from data_prep.tokenization.config import LEARNED
 
 
-def build_ingest(run: Preparation, plan: Mapping[str, Any] | None = None) -> ingest.IngestStage:
-    """The first stage, which needs no other; for the files that exist, or those of a `plan`."""
+def build_ingest(
+    run: Preparation, plan: Mapping[str, Any] | None = None, is_dry: bool = False
+) -> ingest.IngestStage:
+    """The first stage, which needs no other; for the files that exist, or those of a `plan`.
+
+    How files that exist are cut is remembered in the work folder, unless the run `is_dry`.
+    """
     config = run.config
-    return ingest.ingest_stage(
+    known = KnownSpans(config.work / ingest.IngestStage.name)
+    stage = ingest.ingest_stage(
         config.sources,
         {name: config.filters_of(name) for name in config.sources},
         scrub=config.scrub,
@@ -35,7 +42,11 @@ def build_ingest(run: Preparation, plan: Mapping[str, Any] | None = None) -> ing
         part_bytes=int(config.part_mb * 1_000_000),
         batch_characters=run.limits.batch_characters,
         plan=plan,
+        known=known,
     )
+    if plan is None and not is_dry:
+        known.write()
+    return stage
 
 
 def check_ingested(run: Preparation) -> None:

@@ -19,6 +19,7 @@ from data_prep.documents.compressed_files import poorly_shared
 from data_prep.documents.config import SourceConfig
 from data_prep.documents.content import as_text, hashes_of, total
 from data_prep.documents.files import Documents, PieceWriter, documents_in
+from data_prep.documents.known_spans import KnownSpans
 from data_prep.documents.planned_files import (
     additions,
     has_same_or_more_files,
@@ -41,7 +42,7 @@ from data_prep.readers.document import (
     in_batches,
 )
 from data_prep.readers.files import SourceFile, Span, opening_bytes
-from data_prep.readers.reader import spans_of_files
+from data_prep.readers.reader import Reader, spans_of_files
 from data_prep.text.normalise import DEFAULT_FORM, NormaliseConfig
 from data_prep.text.scrub import ScrubConfig
 
@@ -192,12 +193,14 @@ def ingest_stage(
     part_bytes: int,
     batch_characters: int = BATCH_CHARACTERS,
     plan: Mapping[str, Any] | None = None,
+    known: KnownSpans | None = None,
 ) -> IngestStage:
     """The stage for the files that exist now, cut into parts of about `part_bytes`; or for the
     files and parts of a frozen `plan`.
 
     `filters` are the limits of each source; `scrub` and the normal `form` are those of sources that
-    do not set them. UserError for sources without files.
+    do not set them. `known` are the spans of files that were cut before, and receives those of
+    others. UserError for sources without files.
     """
     if not plan:
         check_functions([custom for limits in filters.values() for custom in limits.custom])
@@ -205,7 +208,9 @@ def ingest_stage(
     inputs: dict[str, str] = dict(plan["inputs"]) if plan else {}
     for name, files in ({} if plan else source_files(sources)).items():
         inputs.update((f"{name}/{file.name}", f"{file.num_bytes} bytes") for file in files)
-        parts += _parts_of(name, sources[name], files, part_bytes)
+        config = sources[name]
+        reader = known.reader(config.reader) if known else config.reader.build()
+        parts += _parts_of(name, config, reader, files, part_bytes)
     return IngestStage(
         parts=parts,
         inputs=inputs,
@@ -218,11 +223,10 @@ def ingest_stage(
 
 
 def _parts_of(
-    source: str, config: SourceConfig, files: Sequence[SourceFile], part_bytes: int
+    source: str, config: SourceConfig, reader: Reader, files: Sequence[SourceFile], part_bytes: int
 ) -> Iterator[IngestPart]:
     """Large files are cut into spans, small files are put together, of which each weighs at least
     what opening it costs."""
-    reader = config.reader.build()
     piece_bytes = part_bytes
     if config.limit is not None:  # the first documents: only reading in order knows them
         part_bytes = sys.maxsize

@@ -48,7 +48,7 @@ class StageFolder:
         return self._done() is not None
 
     def _done(self) -> dict[str, Any] | None:
-        done = _read_checked(self.path / "done.json")
+        done = read_checked(self.path / "done.json")
         return done if done is not None and done.get("plan") == self._fingerprint else None
 
     def freeze(self) -> None:
@@ -62,7 +62,7 @@ class StageFolder:
         if not path.exists():
             self._write_plan()
             return
-        old = _read_checked(path, also_without_checksum=True)
+        old = read_checked(path, also_without_checksum=True)
         if old is None:
             self._write_plan()
         elif old != self._plan:
@@ -80,7 +80,7 @@ class StageFolder:
         return any(path.exists() for path in finished)
 
     def _write_plan(self) -> None:
-        _write_checked(self.path / "plan.json", self._plan, indent=1)
+        write_checked(self.path / "plan.json", self._plan, indent=1)
 
     def _refusal(self, old: Mapping[str, Any]) -> str:
         name = self._stage.name
@@ -140,31 +140,32 @@ class StageFolder:
     def finish(self, records: Sequence[Record]) -> None:
         """Marks the stage as done; `records` are those of all parts in their order."""
         done = {"plan": self._fingerprint, "records": list(records)}
-        _write_checked(self.path / "done.json", done)
+        write_checked(self.path / "done.json", done)
 
 
 def write_record(folder: Path, key: str, name: str, record: Record) -> None:
     """Writes the record of a part whose outputs are on disk; `key` is that of the part."""
     content = {"key": key, "record": record}
-    _write_checked(folder / f"{name}{_RECORD_SUFFIX}", content)
+    write_checked(folder / f"{name}{_RECORD_SUFFIX}", content)
 
 
 def read_record(folder: Path, key: str, name: str) -> Record | None:
     """The record of a part; None if there is none, or it is damaged or of another key."""
-    content = _read_checked(folder / f"{name}{_RECORD_SUFFIX}")
+    content = read_checked(folder / f"{name}{_RECORD_SUFFIX}")
     if content is None or content.get("key") != key:
         return None
     record: Record = content["record"]
     return record
 
 
-def _write_checked(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+def write_checked(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    """Writes JSON values with a checksum of their own, atomically."""
     checked = {**content, _CHECKSUM: fingerprint(content)}
     write_atomic(path, json.dumps(checked, indent=indent, sort_keys=indent is not None))
 
 
-def _read_checked(path: Path, also_without_checksum: bool = False) -> dict[str, Any] | None:
-    """A file that `_write_checked` wrote, without its checksum; None if there is none or, with a
+def read_checked(path: Path, also_without_checksum: bool = False) -> dict[str, Any] | None:
+    """What `write_checked` wrote, without its checksum; None if there is none or, with a
     log line, it is damaged."""
     try:
         content = json.loads(path.read_bytes())

@@ -56,12 +56,11 @@ class JsonLinesReader:
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
         """Byte ranges; a line belongs to the range in which it starts. A file that does not have
         its records on lines is one span."""
-        spans = self._files.spans(file, part_bytes)
-        if len(spans) > 1:
+        if file.num_bytes > part_bytes:
             with open_content(file, self._files.encoding) as content:
                 if self._layout(content) is Layout.VALUES:
                     return [Span(file, 0, file.num_bytes)]
-        return spans
+        return self._files.spans(file, part_bytes)
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents whose records start in `span`."""
