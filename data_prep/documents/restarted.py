@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 from data_prep.engine.stage import Record
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import Span
+from data_prep.readers.restarts import Restart
 
 RECORD_KEY = "restarts"
 """Of the record of a part: its spans of compressed files that have or precede a restart."""
+_MAX_RESTARTS = 4
+"""Restarts that are tried when a span is read once more, before the start of the file."""
 
 
 class _Notes(NamedTuple):
@@ -76,29 +79,42 @@ def _notes_of(record: Mapping[str, Any]) -> dict[int, _Notes]:
 
 def _corrected(spans: Sequence[Span], notes: Iterable[_Notes]) -> Iterator[tuple[int, Span]]:
     """(number, span with restarts that hold) of those spans of a file that were read from a restart
-    that does not hold."""
+    that does not hold.
+
+    Where nobody passed that restart, as after damage in an xz stream, whose rest is lost, reading
+    starts at the last restart before that was passed: what follows it up to the damage is all that
+    is decompressed again. Spans that may start beyond what is lost wait until those before them are
+    read again: these may pass their restarts.
+    """
     true: dict[int, int] = {}
-    is_known = True
+    holding: tuple[Restart, ...] = ()
+    lost_to: int | None = None
     for number, (span, (started, passed)) in enumerate(zip(spans, notes, strict=True)):
         shift = 0
+        restarts = span.sharing.restarts if span.sharing is not None else ()
+        held = (r._replace(offset=true[r.raw_at]) for r in restarts if r.raw_at in true)
+        holding = (*held, *holding)[:_MAX_RESTARTS]
         if started is not None:
             raw_at, offset = started
-            is_known = is_known and raw_at in true
-            if not is_known:  # no part of the file starts there
-                yield number, _with_restarts(span, {})
+            if lost_to is not None or raw_at not in true:  # no part of the file starts there
+                if lost_to is None:
+                    lost_to = max((_part_end(restart) for restart in restarts), default=0)
+                elif any(restart.raw_at >= lost_to for restart in restarts):
+                    return
+                yield number, _with_restarts(span, holding)
                 continue
             shift = true[raw_at] - offset
             if shift:
-                yield number, _with_restarts(span, true)
-        true = {at: offset + shift for at, offset in passed.items()}
+                yield number, _with_restarts(span, holding)
+        true |= {at: offset + shift for at, offset in passed.items()}
 
 
-def _with_restarts(span: Span, true: Mapping[int, int]) -> Span:
-    """The span with those of its restarts that exist, and the offsets that they have."""
+def _part_end(restart: Restart) -> int:
+    """A byte of the file up to which all is lost where nothing can be read from the restart."""
+    return restart.raw_at if restart.xz is None else restart.xz.stream_end
+
+
+def _with_restarts(span: Span, holding: tuple[Restart, ...]) -> Span:
+    """The span with restarts that hold."""
     assert span.sharing is not None
-    restarts = tuple(
-        restart._replace(offset=true[restart.raw_at])
-        for restart in span.sharing.restarts
-        if restart.raw_at in true
-    )
-    return replace(span, sharing=span.sharing._replace(restarts=restarts))
+    return replace(span, sharing=span.sharing._replace(restarts=holding, is_confirmed=True))

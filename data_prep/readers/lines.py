@@ -149,10 +149,12 @@ class _ChunkedLines:
     def lines(self, chunks: Iterator[Chunk]) -> Iterator[tuple[int, bytes]]:
         """(offset, line) of every line that starts in the span; reads `chunks` as far as needed.
         Raises RestartFailedError, before the first line, if the restart cannot be used."""
+        first_at: int | None = None
         for chunk in chunks:
             is_after_span = chunk.raw_at >= self._span.end
             is_before_span = chunk.raw_at < self._span.start
-            if self._is_restarted and is_before_span and chunk.error is not None:
+            first_at = chunk.raw_at if first_at is None else first_at
+            if is_before_span and chunk.error is not None and self._is_claim(chunk, first_at):
                 raise RestartFailedError
             if self._is_lost and not is_before_span:
                 raise RestartFailedError
@@ -179,6 +181,16 @@ class _ChunkedLines:
             yield self._offset, b"".join(self._held)
         self._count_long_line()
 
+    def _is_claim(self, chunk: Chunk, first_at: int) -> bool:
+        """Whether the sequential reader may find the damage of `chunk` elsewhere.
+
+        From a restart that is confirmed, this is so in the first chunk only, at `first_at`: damage
+        takes what the chunk holds before the restart, too.
+        """
+        sharing = self._span.sharing
+        is_confirmed = sharing is not None and sharing.is_confirmed
+        return self._is_restarted and not (is_confirmed and chunk.raw_at > first_at)
+
     def _count_long_line(self) -> None:
         """Counts the line that is too long, if there is one, which ends here."""
         if self._state is _State.IN_LONG_LINE:
@@ -189,7 +201,7 @@ class _ChunkedLines:
         """Counts damage in the one span that it belongs to; the line that it interrupts is lost."""
         self._offset += sum(map(len, self._held))
         self._count_long_line()
-        self._state, self._held = _State.BETWEEN_LINES, []
+        self._state, self._held, self._is_lost = _State.BETWEEN_LINES, [], False
         # A truncated file ends after its last byte: only the last span can count that.
         is_ours = not is_after_span or self._span.end >= self._span.file.num_bytes
         if raw_at >= self._span.start and is_ours:

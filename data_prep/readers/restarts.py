@@ -59,10 +59,13 @@ class Sharing(NamedTuple):
     """Where its reader can start, the last one first; the start of the file is always possible."""
     next_restarts: tuple[Restart, ...] = ()
     """Those of the next span, which the reader of this one passes."""
+    is_confirmed: bool = False
+    """Whether the restarts are known to hold, from those who passed them."""
 
 
 class RestartFailedError(Exception):
-    """The content between a restart and its span is damaged, or has no end of a line."""
+    """The content between a restart and its span has no end of a line; or it is damaged, and the
+    restart is not confirmed."""
 
 
 class Passages:

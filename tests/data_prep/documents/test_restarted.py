@@ -188,32 +188,54 @@ DIGESTS = [sha256(bytes([number % 256, number // 256])).hexdigest() for number i
 LINES = [" ".join(wrap(digest, 4)).encode() + b"\n" for digest in DIGESTS]
 
 
+@pytest.fixture
+def num_decompressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Receives the sizes of the pieces of content that are decompressed."""
+    sizes: list[int] = []
+
+    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for content in joined(pieces):
+            sizes.append(len(content))
+            yield content
+
+    monkeypatch.setattr(compression, "joined", counted)
+    return sizes
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_many_spans_decompress_a_file_of_many_parts_about_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, num_decompressed: list[int], kind: str
 ) -> None:
     """By a counter: what lies between a restart and its span, a part or two, is read twice."""
     parts = [b"".join(LINES[at : at + 8]) for at in range(0, len(LINES), 8)]
     path = write(tmp_path, kind, parts)
-    num_bytes = 0
-
-    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
-        nonlocal num_bytes
-        for content in joined(pieces):
-            num_bytes += len(content)
-            yield content
-
-    monkeypatch.setattr(compression, "joined", counted)
     part_bytes = path.stat().st_size // 100
     (file,) = list_files([str(path)], "files")
     num_spans = len(reader_of(path, 64).spans(file, part_bytes))
     assert num_spans >= 20
-    num_bytes = 0
+    num_decompressed.clear()
     found, num_repeated = read_shared(path, part_bytes, 64)
     assert [text for text, _, _ in found.documents] == [line.decode() for line in LINES]
     assert num_repeated == 0
     content_bytes = sum(map(len, LINES))
-    assert content_bytes <= num_bytes < 1.2 * content_bytes
+    assert content_bytes <= sum(num_decompressed) < 1.2 * content_bytes
+
+
+@pytest.mark.parametrize("kind", ["xz blocks", "xz streams of blocks"])
+def test_spans_after_damage_are_read_from_the_last_restart_before_it(
+    tmp_path: Path, num_decompressed: list[int], kind: str
+) -> None:
+    """The rest of the stream is lost: nobody passes the restarts in it."""
+    path = write(tmp_path, kind, [b"".join(LINES[at : at + 8]) for at in range(0, 2000, 8)])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 20] ^= 0x55
+    path.write_bytes(content)
+    expected = read_sequentially(path, 64)
+    num_decompressed.clear()
+    found, num_repeated = read_shared(path, len(content) // 200, 64)
+    assert found == expected
+    assert num_repeated > 10
+    assert sum(num_decompressed) < 2.5 * sum(map(len, LINES))
 
 
 @pytest.mark.parametrize("kind", sorted(ALL_WRITERS.keys() - {"bgzf", "xz streams of blocks"}))
