@@ -152,6 +152,7 @@ def test_the_bytes_of_a_plain_archive_add_up(
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 @settings(max_examples=60, deadline=None)
+@example(seed=452, part=50)
 @given(seed=st.integers(0, 1 << 30), part=st.integers(50, 3000))
 def test_the_bytes_of_a_compressed_archive_add_up(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, seed: int, part: int
@@ -168,6 +169,8 @@ def test_the_bytes_of_a_compressed_archive_add_up(
     # Some bits, such as the time in gzip's header, may be changed without effect.
     others = [uri for uri in members if uri not in intact]
     sizes = [(0, 0), *((len(records[uri]), len(members[uri])) for uri in others)]
+    if suffix == "zst":  # nor does the bit that says whether four bytes of checksum follow a frame
+        sizes += [(size, member_size - 4) for size, member_size in sizes[1:]]
     truth = sum(len(records[uri]) for uri in intact)
     stored = sum(len(members[uri]) for uri in intact)
     assert any(
