@@ -18,7 +18,8 @@ from pipeline.engine import stragglers
 
 # A busy machine may be slow; no test is about time.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
-hypothesis.settings.load_profile("no_deadline")
+hypothesis.settings.register_profile("same_examples", deadline=None, derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "no_deadline"))
 
 
 def pytest_configure() -> None:
