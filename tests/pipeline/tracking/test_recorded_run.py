@@ -318,5 +318,5 @@ def test_a_node_is_sampled_until_its_rank_ends(
     (cpu,) = [name for name in names if name.startswith("system/") and name.endswith("cpu_percent")]
     history = client.get_metric_history(run_id_of(tmp_path), cpu)
     assert {metric.step for metric in history} == {3}
-    assert 0 <= history[-1].value <= 100
+    assert 0 <= history[-1].value <= 100 + 1e-6  # a mean, rounded
     assert last_step(tmp_path / "events.jsonl") == 3
