@@ -93,10 +93,10 @@ class TaskFeed:
 
 
 def _results_of(task: Task, shared: Sequence[Any]) -> list[Any]:
-    return task.results(shared, _may_go_on)
+    return task.results(shared, _may_continue)
 
 
-def _may_go_on() -> bool:
+def _may_continue() -> bool:
     """Whether this worker has memory for a further call, and a client waits for its task."""
     from distributed import Status, get_worker
 

@@ -1,7 +1,7 @@
 """How the parts of a stage are put together to tasks of the scheduler, and what a task does.
 
 The scheduler and its client take milliseconds for each task, so that the number of tasks must not
-be that of the parts. A task has many parts where there are many; it does those that it can begin in
+be that of the parts. A task has many parts where there are many; it does those that it can start in
 a second or a few, and hands back the rest, which is divided again among the workers that there are
 then. So no worker waits long for the task of another, whatever their parts take.
 """
@@ -31,7 +31,7 @@ def most_open_tasks(num_workers: int) -> int:
 
 
 def task_seconds(num_workers: int) -> float:
-    """How long a task begins further parts, seconds."""
+    """How long a task starts further parts, seconds."""
     return max(_LEAST_S, _S_PER_WORKER * num_workers)
 
 
@@ -83,10 +83,10 @@ class Task:
     names: Sequence[str]
     """Of the calls."""
     seconds: float
-    """How long further calls are begun."""
+    """How long it starts further calls, seconds."""
 
-    def results(self, shared: Sequence[Any], may_go_on: Callable[[], bool]) -> list[Any]:
-        """The results of the first calls: of those that are begun in time and while `may_go_on()`,
+    def results(self, shared: Sequence[Any], may_continue: Callable[[], bool]) -> list[Any]:
+        """The results of the first calls: of those that start in time and while `may_continue()`,
         of at least one.
 
         Calls are done in order. So the finished ones come first where a worker has died in this
@@ -96,7 +96,7 @@ class Task:
         started_at = time.monotonic()
         for number in range(len(results), len(self.calls)):
             results.append(self.work.result(shared, self.calls[number], self.names[number]))
-            if time.monotonic() - started_at > self.seconds or not may_go_on():
+            if time.monotonic() - started_at > self.seconds or not may_continue():
                 break
         return results
 

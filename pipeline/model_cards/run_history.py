@@ -193,7 +193,7 @@ def _profile(found: Mapping[str, Any]) -> dict[str, Any]:
 def languages_of_rows(rows: Path) -> list[str]:
     """The languages of the documents of `rows`, the most frequent first.
 
-    Those of the documents that filters kept, as detected or as data preparation was told; in rows
+    Those of the documents that filters kept, as detected or as its config says; in rows
     of older versions, of the documents that were read. Empty where the report is gone.
     """
     counts: dict[str, int] = {}

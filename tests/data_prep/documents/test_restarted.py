@@ -326,12 +326,17 @@ def test_the_first_stage_gives_the_same_for_any_parts(
     assert any(started for notes in filter(None, records) for _, started, _ in notes)
 
 
+def damaged_corpus(folder: Path) -> tuple[dict[str, Any], int, list[str]]:
+    """(readers of a corpus with damage, size of its parts, ids that are read without parts)."""
+    path = corpus(folder, (3,))
+    readers = {"a": {"type": "jsonl", "files": [str(path)]}}
+    expected = ids_in(ingested(folder / "whole", readers))
+    return readers, path.stat().st_size // 100, expected
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_a_run_that_was_killed_before_parts_were_repeated_repeats_them(tmp_path: Path) -> None:
-    path = corpus(tmp_path, (3,))
-    readers = {"a": {"type": "jsonl", "files": [str(path)]}}
-    part_bytes = path.stat().st_size // 100
-    expected = ids_in(ingested(tmp_path / "whole", readers))
+    readers, part_bytes, expected = damaged_corpus(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(IngestStage, "parts_to_repeat", lambda self, records: ())
         first = ingested(tmp_path / "work", readers, part_bytes=part_bytes)
@@ -343,10 +348,7 @@ def test_a_run_that_was_killed_before_parts_were_repeated_repeats_them(tmp_path:
 @pytest.mark.usefixtures("small_chunks")
 def test_parts_that_did_not_note_what_they_passed_are_not_trusted(tmp_path: Path) -> None:
     """Their records are of a version that read every span from the start of the file."""
-    path = corpus(tmp_path, (3,))
-    readers = {"a": {"type": "jsonl", "files": [str(path)]}}
-    part_bytes = path.stat().st_size // 100
-    expected = ids_in(ingested(tmp_path / "whole", readers))
+    readers, part_bytes, expected = damaged_corpus(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(IngestStage, "parts_to_repeat", lambda self, records: ())
         patch.setattr(compressed_spans, "restarts_between", lambda *places: ())
