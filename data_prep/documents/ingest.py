@@ -33,7 +33,6 @@ from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
 from data_prep.filters.custom import check_functions
 from data_prep.filters.quality import FiltersConfig
 from data_prep.filters.statistics import FilterStatistics
-from data_prep.filters.verdicts import KEPT
 from data_prep.readers.document import (
     BATCH_CHARACTERS,
     BadRecordPolicy,
@@ -164,7 +163,7 @@ class IngestStage(Stage[IngestPart]):
                 tally.add(batch, texts, verdicts.reasons)
                 statistics.add(verdicts)
                 rows.add(batch, texts, verdicts)
-                kept = np.flatnonzero(verdicts.reasons == KEPT).tolist()
+                kept = np.flatnonzero(verdicts.undecided).tolist()
                 stored = treatment.stored(batch, texts, kept)
                 content += sum(hashes_of(batch, stored, kept))
                 pieces.write(stored)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dataset.atomic import open_atomic
-from data_prep.filters.verdicts import KEPT, Verdicts
+from data_prep.filters.verdicts import Verdicts
 from data_prep.readers.document import Document, UnusedRecord
 from data_prep.readers.files import Span
 
@@ -116,7 +116,7 @@ class LedgerWriter:
         self._num_judged += len(documents)
         place = np.searchsorted(self._starts, numbers, side="right") - 1
         span = np.array(self._numbers, dtype=np.int32)[place]
-        kept = verdicts.reasons == KEPT
+        kept = verdicts.undecided
         reasons = np.full(len(documents), -1, dtype=np.int32)
         ids: list[str | None] = [None] * len(documents)
         for k in np.flatnonzero(~kept).tolist():

@@ -12,7 +12,7 @@ F64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 _BULLETS = ("•", "‣", "▪", "◦", "●", "·", "–")
 """Besides * and -."""
-_INDENTATION = (ord(" "), ord("\t"))
+_SPACE, _TAB = ord(" "), ord("\t")
 
 
 def bullet_line_share(batch: TextBatch) -> F64:
@@ -24,8 +24,12 @@ def bullet_line_share(batch: TextBatch) -> F64:
 def ellipsis_line_share(batch: TextBatch) -> F64:
     """The share of each text's lines that end with an ellipsis: [D]."""
     _, ends = batch.line_bounds
-    # Three dots and the character for an ellipsis both take three bytes.
-    return _share_of_lines(batch, np.isin(ends - 3, batch.ellipses))
+    after = batch.ellipses + 3  # three dots and the character for an ellipsis both take three bytes
+    line = np.searchsorted(ends, after)
+    chosen = np.zeros(len(ends), dtype=bool)
+    within = line < len(ends)
+    chosen[line[within]] = ends[line[within]] == after[within]
+    return _share_of_lines(batch, chosen)
 
 
 def _share_of_lines(batch: TextBatch, chosen: Flags) -> F64:
@@ -39,10 +43,11 @@ def _share_of_lines(batch: TextBatch, chosen: Flags) -> F64:
 
 def _starts_with_bullet(batch: TextBatch, starts: I64) -> Flags:
     """Whether a bullet is at each of the byte positions `starts`: [L]."""
-    if np.isin(batch.data[starts], _INDENTATION).any():  # of texts that keep their white space
-        visible = np.flatnonzero(~np.isin(batch.data, _INDENTATION))
-        starts = visible[np.searchsorted(visible, starts)]
     first = batch.data[starts]
+    if (first == _SPACE).any() or (first == _TAB).any():  # of texts that keep their white space
+        visible = np.flatnonzero((batch.data != _SPACE) & (batch.data != _TAB))
+        starts = visible[np.searchsorted(visible, starts)]
+        first = batch.data[starts]
     result: Flags = (first == ord("*")) | (first == ord("-"))
     lead = np.flatnonzero(first >= 0xC2)
     for bullet in _BULLETS:

@@ -15,7 +15,9 @@ from data_prep.text.batch import I64, U64, TextBatch
 
 F64 = npt.NDArray[np.float64]
 _TEXT_KEY = np.uint64(0xA0761D6478BD642F)
-_SLOTS_PER_ITEM = 4
+_PLACES_PER_KEY = 4
+_OTHER_PLACES = np.uint64(0x9FB21C651E98DF25)
+"""Odd, so that different keys stay different."""
 
 
 class RepetitionConfig(Config):
@@ -112,8 +114,8 @@ def most_common_ngram_share(
 ) -> F64:
     """Share of each text's word bytes that are in its most frequent n-gram: [D].
 
-    Only those of the chosen `texts` ([D]) that may exceed `ceiling` are measured; the share of the
-    rest is given as 0.
+    Only the chosen `texts` ([D]) are measured; the share of the rest, and one of at most `ceiling`,
+    is given as 0.
     """
     share = np.zeros(len(batch.texts))
     hashes, first, end, text = _ngrams_of(batch, n, texts)
@@ -121,19 +123,11 @@ def most_common_ngram_share(
         return share
     size = (batch.token_bytes_before[end] - batch.token_bytes_before[first]).astype(np.float64)
     keys = _keyed(hashes, text)
-    slots = _slots(keys)
-    at_most = np.bincount(slots)[slots]  # how often it occurs, or more where a slot is shared
-    total = np.maximum(batch.word_bytes, 1)
-    suspect = np.zeros(len(batch.texts), dtype=bool)
-    suspect[text[(at_most > 1) & (at_most * size > ceiling * total[text])]] = True
-    chosen = np.flatnonzero(suspect[text] & (at_most > 1))
-    order = chosen[np.argsort(keys[chosen], kind="stable")]
-    firsts = np.flatnonzero(np.append(True, keys[order[1:]] != keys[order[:-1]]))
-    counts = np.diff(np.append(firsts, len(order)))
-    held = order[firsts[: len(counts)]] if len(order) else order
-    often = counts[: len(held)] > 1
-    held, counts = held[often], counts[: len(often)][often]
-    np.maximum.at(share, text[held], counts * size[held] / total[text[held]])
+    counts = np.bincount(_first_equal(keys))
+    often = np.flatnonzero(counts > 1)
+    total = np.maximum(batch.word_bytes, 1)[text[often]]
+    np.maximum.at(share, text[often], counts[often] * size[often] / total)
+    share[share <= ceiling] = 0
     return share
 
 
@@ -149,18 +143,17 @@ def repeated_ngram_share(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_])
     repeated = _repeated(_keyed(hashes, text))
     if not len(repeated):
         return share
-    num_tokens = len(batch.token_text)
-    opened = np.bincount(first[repeated], minlength=num_tokens + 1)
-    closed = np.bincount(end[repeated], minlength=num_tokens + 1)
-    covered = np.cumsum(opened[:-1] - closed[:-1]) > 0  # [T]
-    starts, ends = batch.token_bounds
-    covered_bytes = batch.sum_over_tokens((ends - starts) * covered)
+    text, first, end = text[repeated], first[repeated], end[repeated]
+    uncovered = np.maximum(first, np.append(0, end[:-1]))  # where the one before ends
+    new_bytes = batch.token_bytes_before[end] - batch.token_bytes_before[uncovered]
+    covered_bytes = np.bincount(text, new_bytes, minlength=len(batch.texts))
     return covered_bytes / np.maximum(batch.word_bytes, 1)
 
 
 def _ngrams_of(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_]) -> tuple[U64, I64, I64, I64]:
-    """(hash, first token, token after the last, text) of the n-grams of the chosen texts."""
-    hashes, first, end = batch.word_ngrams(n, texts)
+    """(hash, first token, token after the last, text) of the n-grams of the chosen texts that may
+    be repeated."""
+    hashes, first, end = batch.recurring_ngrams(n, texts)
     return hashes, first, end, batch.token_text[first]
 
 
@@ -169,23 +162,23 @@ def _keyed(hashes: U64, text: I64) -> U64:
     return hashes ^ (text.astype(np.uint64) + np.uint64(1)) * _TEXT_KEY
 
 
-def _slots(keys: U64) -> I64:
-    """A slot of a small table for each key: equal keys share one, as do a few different ones."""
-    bits = max(int(len(keys) * _SLOTS_PER_ITEM).bit_length(), 4)
-    return (keys >> np.uint64(64 - bits)).astype(np.int64)
-
-
 def _repeated(keys: U64) -> I64:
-    """Positions of the keys that occur earlier too.
+    """Positions of the keys that occur earlier too."""
+    return np.flatnonzero(_first_equal(keys) != np.arange(len(keys)))
 
-    A table finds the few keys that may occur twice; only those are sorted.
+
+def _first_equal(keys: U64) -> I64:
+    """The position at which the key of each position occurs first.
+
+    A table holds the first of the keys that share a place in it; the few that differ from it are
+    looked up in a table of their own.
     """
-    slots = _slots(keys)
-    last = np.zeros(int(slots.max()) + 1 if len(slots) else 0, dtype=np.int32)
-    numbers = np.arange(len(keys), dtype=np.int32)
-    last[slots] = numbers
-    shared = np.zeros(len(last), dtype=bool)
-    shared[slots[last[slots] != numbers]] = True
-    candidates = np.flatnonzero(shared[slots])
-    order = candidates[np.argsort(keys[candidates], kind="stable")]
-    return np.sort(order[1:][keys[order[1:]] == keys[order[:-1]]])
+    bits = max(int(len(keys) * _PLACES_PER_KEY).bit_length(), 4)
+    places = (keys >> np.uint64(64 - bits)).view(np.int64)
+    table = np.empty(1 << bits, dtype=np.int64)
+    table[places[::-1]] = np.arange(len(keys))[::-1]  # of equal places, the last assignment holds
+    first: I64 = table[places]
+    others = np.flatnonzero(keys[first] != keys)
+    if len(others):
+        first[others] = others[_first_equal(keys[others] * _OTHER_PLACES)]
+    return first

@@ -55,6 +55,8 @@ class Verdicts:
         self.text_languages: dict[int, str] = {}
         """The language of every text that is kept, and of others, by their numbers, as
         detected or as set."""
+        self.undecided: Flags = np.ones(num_texts, dtype=bool)
+        """Whether each text is kept so far: [D]."""
         self._apply, self._sampled = apply, sampled
 
     @property
@@ -68,15 +70,9 @@ class Verdicts:
         return not self._apply
 
     @property
-    def undecided(self) -> Flags:
-        """Whether each text is kept so far: [D]."""
-        undecided: Flags = self.reasons == KEPT
-        return undecided
-
-    @property
     def to_measure(self) -> Flags:
         """Whether a costly filter has to measure each text: [D]."""
-        return self.undecided if self._sampled is None else self.undecided | self._sampled
+        return self.undecided.copy() if self._sampled is None else self.undecided | self._sampled
 
     @property
     def weights(self) -> Values | None:
@@ -90,19 +86,19 @@ class Verdicts:
     def drop(self, reason: str, dropped: Flags) -> None:
         """Drops texts, [D], for a reason, except those that are dropped already."""
         if self._apply:
-            self.reasons[self.undecided & dropped] = reason
+            self._set_reason(reason, self.undecided & dropped)
 
     def drop_empty(self, num_words: Values) -> None:
         """Drops the texts without words, [D], also where filters are not applied."""
         empty = num_words < 1
-        self.reasons[empty] = "empty"
+        self._set_reason("empty", empty)
         self.values[empty] = num_words[empty]
         self.limits[empty] = 1
 
     def drop_one(self, reason: str, number: int) -> None:
         """Drops one text, unless it is dropped already."""
-        if self._apply and self.reasons[number] == KEPT:
-            self.reasons[number] = reason
+        if self._apply and self.undecided[number]:
+            self._set_reason(reason, number)
 
     def drop_below(
         self, reason: str, values: Values, limits: Values | float, weights: Any = None
@@ -138,6 +134,10 @@ class Verdicts:
         if not self._apply or not dropped.any():
             return
         dropped = dropped & self.undecided
-        self.reasons[dropped] = reason
+        self._set_reason(reason, dropped)
         self.values[dropped] = values[dropped]
         self.limits[dropped] = np.broadcast_to(limits, dropped.shape)[dropped]
+
+    def _set_reason(self, reason: str, texts: Flags | int) -> None:
+        self.reasons[texts] = reason
+        self.undecided[texts] = False

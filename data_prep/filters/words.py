@@ -50,14 +50,8 @@ def different_stop_words(batch: TextBatch, stop_words: Sequence[str], texts: Fla
     single = np.flatnonzero(tokens.token_counts == 1)
     if len(single):
         hashes = tokens.token_hashes[tokens.first_tokens[single]]
-        ascending = np.argsort(hashes)
-        chosen = np.flatnonzero(np.repeat(texts, batch.token_counts))
-        likely = _prefixes_of(hashes)[_prefix(batch.token_hashes[chosen])]
-        chosen = chosen[likely]
-        wanted = batch.token_hashes[chosen]
-        place = np.minimum(np.searchsorted(hashes[ascending], wanted), len(single) - 1)
-        same = hashes[ascending][place] == wanted
-        found[batch.token_text[chosen[same]], single[ascending[place[same]]]] = True
+        chosen, places = _hashes_in(batch.token_hashes, batch.tokens_of(texts), hashes)
+        found[batch.token_text[chosen], single[places]] = True
     for column in np.flatnonzero(tokens.token_counts != 1).tolist():  # of several characters
         for number in np.flatnonzero(texts).tolist():
             found[number, column] = words[column] in batch.texts[number]
@@ -67,12 +61,24 @@ def different_stop_words(batch: TextBatch, stop_words: Sequence[str], texts: Fla
 _PREFIX_BITS = np.uint64(12)
 
 
-def _prefix(hashes: U64) -> U64:
-    return hashes >> (np.uint64(64) - _PREFIX_BITS)
+def _hashes_in(hashes: U64, tokens: I64, wanted: U64) -> tuple[I64, I64]:
+    """(token, place in `wanted`) of those of the `tokens` whose hash is one of a few `wanted`."""
+    order = np.argsort(wanted)
+    ascending = wanted[order]
+    prefixes = _prefix(ascending)
+    first_with = np.full(1 << int(_PREFIX_BITS), -1, dtype=np.int16)
+    first_with[prefixes[::-1]] = np.arange(len(wanted))[::-1]
+    place = first_with[_prefix(hashes if len(tokens) == len(hashes) else hashes[tokens])]
+    likely = np.flatnonzero(place >= 0)
+    tokens, place = tokens[likely], place[likely]
+    found, places = [], []
+    for _ in range(int(np.unique(prefixes, return_counts=True)[1].max())):
+        same = ascending[place] == hashes[tokens]
+        found.append(tokens[same])
+        places.append(order[place[same]])
+        place = np.minimum(place + 1, len(wanted) - 1)
+    return np.concatenate(found), np.concatenate(places)
 
 
-def _prefixes_of(hashes: U64) -> Flags:
-    """Whether any of a few hashes has each prefix."""
-    result = np.zeros(1 << int(_PREFIX_BITS), dtype=bool)
-    result[_prefix(hashes)] = True
-    return result
+def _prefix(hashes: U64) -> I64:
+    return (hashes >> (np.uint64(64) - _PREFIX_BITS)).view(np.int64)

@@ -25,7 +25,7 @@ def field_of(record: Any, path: str) -> Any:
 
     A key that is literally `path`, dots included, wins; so it does within nested objects.
     """
-    if isinstance(record, Mapping):
+    if isinstance(record, dict | Mapping):  # dict is checked faster
         return _of_object(record, path)
     if isinstance(record, list):
         return _of_list(record, path)

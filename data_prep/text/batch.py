@@ -24,6 +24,7 @@ from data_prep.text.characters import (
 )
 from data_prep.text.hashes import I64, U64, chain_powers, hashes_of_tokens, mixed
 from data_prep.text.normalise import SEPARATOR
+from data_prep.text.recurring import ranges, recurring_pairs
 
 __all__ = ["I64", "U64", "TextBatch", "mixed"]
 
@@ -167,6 +168,12 @@ class TextBatch:
         """The token after the last one of the text of each token: [T]."""
         return np.repeat(self.first_tokens[1:], self.token_counts)
 
+    def tokens_of(self, texts: npt.NDArray[np.bool_]) -> I64:
+        """The tokens of the chosen `texts` ([D]), ascending."""
+        if texts.all():
+            return np.arange(len(self.token_hashes))
+        return ranges(self.first_tokens[:-1][texts], self.first_tokens[1:][texts])
+
     @cached_property
     def token_bytes_before(self) -> I64:
         """Bytes of all tokens before each token, and finally of all tokens: [T + 1]."""
@@ -188,11 +195,14 @@ class TextBatch:
     @cached_property
     def spaced_characters(self) -> I64:
         """Characters of these words: [D]."""
-        if self._kinds is None:
-            return self.word_bytes
         starts, ends = self.token_bounds
-        characters = np.append(0, np.cumsum((self.data & 0xC0) != 0x80))
-        lengths = characters[ends] - characters[starts]
+        if self._kinds is None or not len(starts):
+            return self.word_bytes
+        lengths = ends - starts
+        leads, _, sizes = self._characters
+        token = np.searchsorted(starts, leads, side="right") - 1
+        inside = (token >= 0) & (leads < ends[token])
+        np.subtract.at(lengths, token[inside], sizes[inside] - 1)
         if self._widths is not None:
             lengths[self._widths < WIDTH_OF_WORD] = 0
         return self.sum_over_tokens(lengths)
@@ -267,30 +277,52 @@ class TextBatch:
         first = np.flatnonzero(~crosses[:num])
         return self.range_hashes(first, first + n), first
 
-    def word_ngrams(
-        self, n: int, texts: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[U64, I64, I64]:
-        """Hashes of all word n-grams within the chosen `texts` ([D], None for all), the first token
-        of each and the one after its last: [G], [G], [G].
+    def word_ngrams(self, n: int) -> tuple[U64, I64, I64]:
+        """Hashes of all word n-grams within texts, the first token of each and the one after its
+        last: [G], [G], [G].
 
         An n-gram starts at every token and ends with the first token that makes n words full.
         """
-        if texts is None or texts.all():
-            if self._widths is None:
-                hashes, first = self.token_ngrams(n)
-                return hashes, first, first + n
-            first = np.arange(len(self.token_text))
-        else:
-            first = np.flatnonzero(np.repeat(texts, self.token_counts))
+        if self._widths is None:
+            hashes, first = self.token_ngrams(n)
+            return hashes, first, first + n
+        first, end = self._ngrams_at(np.arange(len(self.token_text)), n)
+        return self.range_hashes(first, end), first, end
+
+    def recurring_ngrams(self, n: int, texts: npt.NDArray[np.bool_]) -> tuple[U64, I64, I64]:
+        """Those of `word_ngrams` of the chosen `texts` ([D]) that may occur twice in their text:
+        each pair of tokens within one does. Few others are among them."""
+        if n == 1:
+            first, end = self._ngrams_at(self.tokens_of(texts), n)
+            return self.range_hashes(first, end), first, end
+        pairs = first = self._recurring
+        if not texts.all():
+            bounds = np.searchsorted(pairs, self.first_tokens)
+            first = pairs[ranges(bounds[:-1][texts], bounds[1:][texts])]
+        if self._widths is None:
+            # A run of n - 1 pairs; the last token of a text starts none.
+            recurs = first[n - 2 :] - first[: max(len(first) - n + 2, 0)] == n - 2
+            first = first[: len(recurs)][recurs]
+            return self.range_hashes(first, first + n), first, first + n
+        first, end = self._ngrams_at(first, n)
+        recurs = np.searchsorted(pairs, end - 1) - np.searchsorted(pairs, first) == end - 1 - first
+        first, end = first[recurs], end[recurs]
+        return self.range_hashes(first, end), first, end
+
+    def _ngrams_at(self, first: I64, n: int) -> tuple[I64, I64]:
+        """The n-grams that start at the tokens `first` and end within their text, as (first token,
+        token after the last)."""
         if self._widths is None:
             end = first + n
             inside = end <= self._text_end[first]
-            first, end = first[inside], end[inside]
-        else:
-            full = self._width_before[first] + n * WIDTH_OF_WORD
-            inside = full <= self._width_before[self._text_end[first]]
-            first, end = first[inside], self._token_after[full[inside] - 1]
-        return self.range_hashes(first, end), first, end
+            return first[inside], end[inside]
+        full = self._width_before[first] + n * WIDTH_OF_WORD
+        inside = full <= self._width_before[self._text_end[first]]
+        return first[inside], self._token_after[full[inside] - 1]
+
+    @cached_property
+    def _recurring(self) -> I64:
+        return recurring_pairs(self.token_hashes, self.first_tokens)
 
 
 def _edges(inside: npt.NDArray[np.bool_]) -> tuple[I64, I64]:

@@ -109,11 +109,11 @@ def plain_white_space(joined: bytes) -> bytes:
         is_space = data == _SPACE
         data = _without(data, 1 + np.flatnonzero(is_space[1:] & is_space[:-1]))
     is_end = (data == _NEWLINE) | (data == _RECORD)
-    spaces = np.flatnonzero(data[1:-1] == _SPACE) + 1
-    data = _without(data, spaces[is_end[spaces - 1] | is_end[spaces + 1]])
-    newlines = np.flatnonzero(data[2:] == _NEWLINE) + 2
-    run = (data[newlines - 1] == _NEWLINE) & (data[newlines - 2] == _NEWLINE)
-    return _without(data, newlines[run]).tobytes()
+    beside_end = is_end[:-2] | is_end[2:]
+    data = _without(data, 1 + np.flatnonzero(beside_end & (data[1:-1] == _SPACE)))
+    is_newline = data == _NEWLINE
+    run = is_newline[2:] & is_newline[1:-1] & is_newline[:-2]
+    return _without(data, 2 + np.flatnonzero(run)).tobytes()
 
 
 def _without(data: Bytes, positions: npt.NDArray[np.int64]) -> Bytes:

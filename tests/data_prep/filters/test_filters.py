@@ -93,6 +93,9 @@ def test_tokens_are_those_of_the_plain_definition(texts: list[str]) -> None:
     assert len(set(batch.token_hashes.tolist())) == len(set(found))
     words = [ceil(sum(map(width_of, tokens_of(text)))) for text in batch.texts]
     assert batch.word_counts.tolist() == words
+    spaced = [[t for t in tokens_of(text) if width_of(t) == 1] for text in batch.texts]
+    characters = [sum(len(token.decode()) for token in tokens) for tokens in spaced]
+    assert batch.spaced_characters.tolist() == characters
 
 
 @given(texts_of_few_words, st.integers(1, 5))
@@ -114,13 +117,16 @@ def test_ngrams_never_cross_texts(texts: list[str], n: int) -> None:
 
 
 @settings(max_examples=200)
-@given(texts_of_few_words, st.integers(2, 5))
-def test_repetition_is_that_of_the_plain_definition(texts: list[str], n: int) -> None:
+@given(texts_of_few_words, st.integers(1, 5), st.integers(1, 3))
+def test_repetition_is_that_of_the_plain_definition(texts: list[str], n: int, every: int) -> None:
     batch = TextBatch(normalise(texts))
-    every = np.ones(len(texts), dtype=bool)
-    repeated = repeated_ngram_share(batch, n, every)
-    common = most_common_ngram_share(batch, n, every, ceiling=0.0)
+    chosen = np.arange(len(texts)) % every == 0
+    repeated = repeated_ngram_share(batch, n, chosen)
+    common = most_common_ngram_share(batch, n, chosen, ceiling=0.0)
     for k, text in enumerate(batch.texts):
+        if not chosen[k]:
+            assert repeated[k] == common[k] == 0
+            continue
         tokens, bounds = tokens_of(text), word_ngrams_of(text, n)
         grams = [tuple(tokens[start:end]) for start, end in bounds]
         total = max(sum(map(len, tokens)), 1)
