@@ -6,7 +6,6 @@ devices, compiled or not, keep the same values.
 """
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.compiling import failed_to_compile
+from model.compiling import fused
 
-logger = logging.getLogger(__name__)
 MAX_PLACES = 2**31
 """Of one mask: places are counted in 32 bits."""
 
@@ -58,7 +56,7 @@ def _of_each_row(x: Tensor, rate: float, seeds: Tensor, scale: float, first: int
     """`kept_values` of `x` [N, ...], in one kernel on a GPU; within a compiled layer it is compiled
     with that."""
     is_alone = x.is_cuda and not torch.compiler.is_compiling()
-    compute = fused(x.device) if is_alone else kept_values
+    compute = fused_kept_values(x.device) if is_alone else kept_values
     # One form for all shapes, with and without a gradient.
     return compute(x.detach().flatten(1), rate, seeds, scale, first).view(x.shape)
 
@@ -86,15 +84,10 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 @functools.cache
-def fused(device: torch.device) -> Callable[[Tensor, float, Tensor, float, int], Tensor]:
-    """`kept_values` compiled for `device`; where torch cannot compile, as it is, with a warning."""
-    compiled: Any = torch.compile(kept_values, dynamic=True)
-    try:
-        seeds = torch.ones(2, 2, dtype=torch.int32, device=device)
-        compiled(torch.ones(2, 64, device=device), 0.5, seeds, 1.0, 0)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        message = failed_to_compile("dropout", error)
-        logger.warning("%s; dropout takes many kernels instead, which is slower", message)
-        return kept_values
-    kernel: Callable[[Tensor, float, Tensor, float, int], Tensor] = compiled
-    return kernel
+def fused_kept_values(
+    device: torch.device,
+) -> Callable[[Tensor, float, Tensor, float, int], Tensor]:
+    """`kept_values` in one kernel of `device`, where torch can compile it."""
+    seeds = torch.ones(2, 2, dtype=torch.int32, device=device)
+    example = torch.ones(2, 64, device=device)
+    return fused(kept_values, "dropout", example, 0.5, seeds, 1.0, 0)

@@ -138,11 +138,15 @@ class MaskedLanguageModel(nn.Module):
     def _slot_distance(self, one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
         return (symmetric_divergence(one, other, self.grid) * (labels.view(-1) >= 0)).sum()
 
-    def _logits_loss(self, logits: Tensor, labels: Tensor) -> LossAndCounts:
-        """The loss of logits [N, V/tp]."""
+    def _logits_loss(
+        self, logits: Tensor, labels: Tensor, overwrites: bool = False
+    ) -> LossAndCounts:
+        """The loss of logits [N, V/tp]; `overwrites`: nobody reads them after this."""
         labels = labels.view(-1)
         is_used = labels >= 0
-        losses, is_right = vocabulary_cross_entropy(logits, labels.clamp(min=0), self.grid)  # [N]
+        losses, is_right = vocabulary_cross_entropy(
+            logits, labels.clamp(min=0), self.grid, overwrites
+        )  # [N]
         return (losses * is_used).sum(), is_used.sum(), (is_right & is_used).sum()
 
     def _unmasked(self, tokens: Tensor, positions: Tensor, labels: Tensor) -> Tensor | None:
@@ -183,7 +187,7 @@ class MaskedLanguageModel(nn.Module):
 
     def _slot_loss(self, chosen: Tensor, labels: Tensor) -> LossAndCounts:
         logits = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]
-        return self._logits_loss(logits, labels)
+        return self._logits_loss(logits, labels, overwrites=True)
 
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""

@@ -139,7 +139,7 @@ class ReplacedTokensModel(MaskedLanguageModel):
         logits = generator.head(chosen, generator.encoder.embeddings.word)  # [N, V/tp]
         keys = draw_keys(sample_keys, positions).view(-1)
         drawn = draw_tokens(logits.detach(), keys, self.is_ordinary, self.grid)  # [N]
-        results = {MLM_HEAD: self._logits_loss(logits, labels)}
+        results = {MLM_HEAD: self._logits_loss(logits, labels, overwrites=True)}
         original = with_values(tokens, positions, labels, labels)
         replaced = with_values(tokens, positions, labels, drawn.view_as(labels))
         return results | self._detection(original, replaced, dropout_key, is_padded)

@@ -124,7 +124,8 @@ def widest_batches(
         shape = (rows, plan.mlm.manifest.row_tokens)
         size = activation_bytes(network, *shape, plan.tp_size, on_cpu)
         objective = config.mlm.objective
-        size += head_bytes(network, objective, *shape, vocab_size, plan.tp_size)
+        overwrites = not on_cpu and passes == 1
+        size += head_bytes(network, objective, *shape, vocab_size, plan.tp_size, overwrites)
         yield MLM_HEAD, *shape, passes * size
 
 

@@ -30,6 +30,9 @@ DROPOUT_UNITS = 2.5
 """A value read, one written, and a byte of mask."""
 EMBEDDING_UNITS = 20
 """Sums of vectors, norm and dropout, forward and backward."""
+LOGIT_PASSES = 4
+"""Logits of the head: read in the forward pass, read and overwritten by their gradient in the
+backward pass, which the sum for the decoder's bias reads."""
 VECTOR_PASSES = 6
 """Word vectors: how often their gradient is written, added and read in a micro-batch."""
 
@@ -153,7 +156,7 @@ def _traffic(one: NetworkPass, how: Computed, rows: int, tp_size: int, again: bo
     vectors = how.vocab_size * model.embedding_width / tp_size if one.label_slots else 0
     return (
         unit * (layers + EMBEDDING_UNITS / outside)
-        + logits * (20 + 3 * how.value_bytes)
+        + LOGIT_PASSES * logits * how.value_bytes
         + VECTOR_PASSES * vectors * how.value_bytes
     )
 

@@ -111,14 +111,17 @@ def head_bytes(
     row_tokens: int,
     vocab_size: int,
     tp_size: int,
+    overwrites: bool = False,
 ) -> float:
     """Bytes of the vocabulary head on label slots: logits, their fp32 copy and its gradient.
 
-    A causal objective computes the logits of a part of its slots at a time, and keeps the hidden
-    states of all.
+    `overwrites`: the gradient takes the memory of the logits, as on an accelerator where nobody
+    else reads them (`model.cross_entropy`). A causal objective computes the logits of a part of its
+    slots at a time, and keeps the hidden states of all.
     """
     slots = micro_rows * objective.num_slots(row_tokens)
     at_once = min(slots, SLOTS_AT_ONCE) if objective.IS_CAUSAL else slots
-    logits = at_once * vocab_size / tp_size * (2 * config.value_bytes + 8)
+    logit_bytes = config.value_bytes if overwrites else 2 * config.value_bytes + 8
+    logits = at_once * vocab_size / tp_size * logit_bytes
     kept = 2 * slots * config.model.hidden_size * config.value_bytes
     return logits + (kept if objective.IS_CAUSAL else 0)

@@ -220,7 +220,9 @@ def peak_activation_bytes(
         generator = generator_of(plan.config.model, objective)
         smaller = plan.config.model_copy(update={"model": generator})
         layers += activation_bytes(smaller, micro_rows, row_tokens, plan.tp_size, on_cpu)
-    head = head_bytes(plan.config, objective, micro_rows, row_tokens, vocab_size, plan.tp_size)
+    shape = (micro_rows, row_tokens, vocab_size, plan.tp_size)
+    overwrites = not on_cpu and phase.config.adversarial.type == "none"
+    head = head_bytes(plan.config, objective, *shape, overwrites)
     if phase.config.adversarial.type != "none":
         # The clean and the perturbed pass at once; four fp32 copies of the predictions are kept
         # for the gradient of their divergence, or made while it is computed.

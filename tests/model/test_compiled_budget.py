@@ -1,9 +1,12 @@
-"""Kernels and bytes of a compiled layer of RoBERTa base, counted in what torch's compiler made.
+"""Kernels and bytes of a compiled layer of RoBERTa base and of the cross entropy, counted in what
+torch's compiler made.
 
 Counted on a CPU: the compiler for GPUs merges reductions otherwise, so these are budgets for the
 graph, not for a GPU. Traffic is in values of the hidden state of a token, T x H.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from torch._inductor.scheduler import ExternKernelSchedulerNode
 
 from model.compute import ComputeConfig
 from model.config import ModelConfig
+from model.cross_entropy import find_numbers, logits_gradient, overwrite_logits
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from tests.gloo import in_one_rank
@@ -36,6 +40,42 @@ MODERN = {
 }
 
 
+@dataclass
+class Counts:
+    """Of the graphs that were compiled."""
+
+    fused: int = 0
+    """Kernels of the compiler's own."""
+    products: int = 0
+    """Products of matrices."""
+    traffic_bytes: float = 0.0
+    """Read and written by the former."""
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
+    found = Counts()
+    compile_graph = GraphLowering.compile_to_module
+
+    def counted(graph: Any) -> Any:
+        module = compile_graph(graph)
+        for node in graph.scheduler.nodes:
+            if not isinstance(node, ExternKernelSchedulerNode):
+                found.fused += 1
+                found.traffic_bytes += node.get_read_write_buffers_sizes()
+            elif "mm" in str(getattr(node.node, "op_overload", "")):
+                found.products += 1
+        return module
+
+    monkeypatch.setattr(GraphLowering, "compile_to_module", counted)
+    torch._dynamo.reset()
+    with (
+        inductor.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        yield found
+
+
 @in_one_rank
 @pytest.mark.parametrize(
     ("model", "fused", "products", "traffic"),
@@ -43,26 +83,8 @@ MODERN = {
     ids=["roberta", "modernbert"],
 )
 def test_a_layer_stays_in_its_budget(
-    model: dict[str, Any], fused: int, products: int, traffic: float, monkeypatch: Any
+    model: dict[str, Any], fused: int, products: int, traffic: float, counts: Counts
 ) -> None:
-    num_fused, num_products, values = 0, 0, 0.0
-    compile_graph = GraphLowering.compile_to_module
-
-    def counted(graph: Any) -> Any:
-        nonlocal num_fused, num_products, values
-        module = compile_graph(graph)
-        for node in graph.scheduler.nodes:
-            if not isinstance(node, ExternKernelSchedulerNode):
-                num_fused += 1
-                values += node.get_read_write_buffers_sizes() / (2 * ROWS * TOKENS * HIDDEN)
-            elif "mm" in str(getattr(node.node, "op_overload", "")):
-                num_products += 1
-        return module
-
-    monkeypatch.setattr(GraphLowering, "compile_to_module", counted)
-    monkeypatch.setattr(inductor, "fx_graph_cache", False)
-    monkeypatch.setattr(torch._functorch.config, "enable_autograd_cache", False)
-    torch._dynamo.reset()
     config = ModelConfig.model_validate({**SIZES, **model})
     compute = ComputeConfig(compile="on", attention_backend="sdpa")
     network = build_masked_lm(config, 512, make_grid(1), 0, compute).train().bfloat16()
@@ -70,6 +92,24 @@ def test_a_layer_stays_in_its_budget(
     labels = torch.full((ROWS, 2), 8)
     loss = network(tokens, torch.tensor([[1, 2], [3, 4]]), labels, dropout_key=5)[0]
     loss.backward()
-    assert num_products == products
-    assert 0 < num_fused <= fused
-    assert 0 < values <= traffic
+    assert counts.products == products
+    assert 0 < counts.fused <= fused
+    assert 0 < counts.traffic_bytes / (2 * ROWS * TOKENS * HIDDEN) <= traffic
+
+
+@in_one_rank
+@pytest.mark.parametrize(
+    ("body", "kernels", "bytes_per_logit"),
+    [(find_numbers, 3, 2.1), (overwrite_logits, 1, 4.1), (logits_gradient, 1, 4.1)],
+    ids=["forward", "backward", "backward of kept logits"],
+)
+def test_the_cross_entropy_stays_in_its_budget(
+    body: Any, kernels: int, bytes_per_logit: float, counts: Counts
+) -> None:
+    logits = torch.randn(128, 4096).bfloat16()
+    numbers = torch.zeros(128)
+    arguments = (numbers.long(), numbers, numbers)
+    compiled: Any = torch.compile(body)
+    compiled(logits, *arguments[: 1 if body is find_numbers else 3])
+    assert 0 < counts.fused <= kernels
+    assert 0 < counts.traffic_bytes / logits.numel() <= bytes_per_logit

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.counter_dropout import counter_dropout, fused, kept_values, mixed
+from model.counter_dropout import counter_dropout, fused_kept_values, kept_values, mixed
 from model.dropout import CounterDropout, Site, layer_dropouts, mask_seed, seed_tensor
 
 CPU = torch.device("cpu")
@@ -112,13 +112,13 @@ def test_one_compiled_form_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_compiler_masks_are_computed_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(graph: object, inputs: object) -> object:
+    def fails(graph: object, inputs: object, **_: object) -> object:
         raise RuntimeError("no compiler here")
 
     compile_of_torch = torch.compile
     monkeypatch.setattr(torch, "compile", partial(compile_of_torch, backend=fails))
-    fused.cache_clear()
-    assert fused(CPU) is kept_values
+    fused_kept_values.cache_clear()
+    assert fused_kept_values(CPU) is kept_values
     message = r"torch\.compile failed on dropout: .*no compiler here\n.*; dropout takes many"
     assert re.search(message, caplog.text)
-    fused.cache_clear()
+    fused_kept_values.cache_clear()

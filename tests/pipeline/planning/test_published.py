@@ -82,7 +82,7 @@ RUNS = {
         "modern-base",
         ("then=[]", "total_rows=1678710937"),
         AssumedRows(50_368, 1024),
-        *("h100-80gb", 1, 8, 194.0, 0.59),
+        *("h100-80gb", 1, 8, 194.0, 0.56),
     ),
     # Megatron-DeepSpeed, examples_deepspeed/bert_with_pile: up to 145 TFLOP/s on each of 64 A100,
     # ZeRO 1, 64 rows each, activation checkpointing; its head computes the logits of all tokens.
@@ -100,12 +100,12 @@ RUNS = {
     # docs/performance.md: 390,900 and 319,700 tokens/s on one H200 (their mean), deterministic.
     "base on an H200": Published(
         *("base", MEASURED, AssumedRows(50_265, 512), "h200-141gb", 1, 1),
-        *(STEPS * 128 * 512 / 355_300 / 3600, 0.34),
+        *(STEPS * 128 * 512 / 355_300 / 3600, 0.33),
     ),
     # docs/performance.md: 169 ms of kernels in a step of four micro-batches on one H100.
     "base on an H100": Published(
         *("base", MEASURED, AssumedRows(50_265, 512), "h100-80gb", 1, 1),
-        *(STEPS * 0.169 / 3600, 0.39),
+        *(STEPS * 0.169 / 3600, 0.38),
     ),
 }
 
