@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import cross_entropy
+from model import cross_entropy, heads
+from model.config import ModelConfig
 from model.cross_entropy import vocabulary_cross_entropy
+from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from tests.gloo import in_one_rank, run_ranks
 
@@ -185,6 +187,46 @@ def _collectives() -> int:
 
 def test_ranks_exchange_once() -> None:
     assert run_ranks(_collectives, 2) == [1, 1]
+
+
+def _gradients_of_a_model(way: str, is_causal: bool) -> tuple[Tensor, list[Tensor]]:
+    grid = make_grid(torch.distributed.get_world_size())
+    sizes = {"num_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 16}
+    model = build_masked_lm(ModelConfig.model_validate(sizes), 203, grid, seed=1).eval()
+    tokens = torch.randint(4, 200, (3, 16), generator=torch.Generator().manual_seed(2))
+    positions = torch.arange(5).repeat(3, 1)
+    with on(way), mock.patch.object(heads, "SLOTS_AT_ONCE", 4):  # of causal objectives
+        loss, _, _ = model(tokens, positions, tokens[:, 1:6].clone(), is_causal=is_causal)
+        loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("is_causal", [False, True], ids=["all slots", "parts computed again"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_model_whose_logits_are_overwritten_has_its_gradients(
+    world_size: int, is_causal: bool
+) -> None:
+    expected = run_ranks(_gradients_of_a_model, world_size, "cpu", is_causal)
+    found = run_ranks(_gradients_of_a_model, world_size, "accelerator", is_causal)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@in_one_rank
+def test_an_accelerator_keeps_the_logits_and_a_few_numbers_a_prediction() -> None:
+    logits, kept = torch.randn(N, V, requires_grad=True), []
+
+    def keep(saved: Tensor) -> Tensor:
+        kept.append(saved)
+        return saved
+
+    def unpack(saved: Tensor) -> Tensor:
+        return saved
+
+    with on("accelerator"), torch.autograd.graph.saved_tensors_hooks(keep, unpack):
+        vocabulary_cross_entropy(logits, torch.arange(N) % V, make_grid(1))
+    others = [x for x in kept if x.data_ptr() != logits.data_ptr()]
+    assert len(others) == len(kept) - 1
+    assert sum(x.numel() for x in others) <= 2 * N
 
 
 @pytest.mark.parametrize("way", WAYS)
