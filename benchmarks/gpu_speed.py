@@ -53,6 +53,7 @@ WARMUP_STEPS = 3
 RANK_TIMEOUT_S = 600.0
 NO_ATTENTION_DROPOUT = {"model.attention_dropout": 0.0}
 WINDOW = {"model.attention_pattern": {"type": "window", "neighbours": 64}, **NO_ATTENTION_DROPOUT}
+PIECES = {"model.packed_rows": {"type": "inside"}, **NO_ATTENTION_DROPOUT}
 OURS: dict[str, dict[str, Any]] = {
     "sdpa": {},
     "sdpa, layers not compiled": {"compute.compile": "off"},
@@ -62,6 +63,11 @@ OURS: dict[str, dict[str, Any]] = {
     "flex, no attention dropout": {"compute.attention_backend": "flex", **NO_ATTENTION_DROPOUT},
     "sdpa, window of 64": {"compute.attention_backend": "sdpa", **WINDOW},
     "flex, window of 64": {"compute.attention_backend": "flex", **WINDOW},
+    "varlen, no attention dropout": {"compute.attention_backend": "varlen", **NO_ATTENTION_DROPOUT},
+    "varlen, window of 64": {"compute.attention_backend": "varlen", **WINDOW},
+    "sdpa, pieces": {"compute.attention_backend": "sdpa", **PIECES},
+    "flex, pieces": {"compute.attention_backend": "flex", **PIECES},
+    "varlen, pieces": {"compute.attention_backend": "varlen", **PIECES},
 }
 """What is changed of configs/base.yaml."""
 

@@ -28,16 +28,19 @@ from tests.synthetic_rows import FIRST_ID, Rows, SyntheticSource, write_data_set
 ROW_TOKENS, VOCAB_SIZE, BLOCK_ROWS = 512, 50_265, 256
 GLOBAL_ROWS, MICRO_ROWS = 8192, 8
 FAR = 10**9
+PIECE_TOKENS = 128
 
 
 def write_rows(folder: Path, num_rows: int) -> Manifest:
-    """A data set of random ids in two sources."""
+    """A data set of random ids in two sources, with a <s> at every `PIECE_TOKENS` tokens."""
     generator = np.random.default_rng(0)
 
     def blocks(count: int) -> Iterator[Rows]:
         for start in range(0, count, BLOCK_ROWS):
             shape = (min(BLOCK_ROWS, count - start), ROW_TOKENS)
-            yield generator.integers(FIRST_ID, VOCAB_SIZE - 1, size=shape, dtype=np.uint16)
+            rows = generator.integers(FIRST_ID, VOCAB_SIZE - 1, size=shape, dtype=np.uint16)
+            rows[:, ::PIECE_TOKENS] = 0
+            yield rows
 
     return write_data_set(
         folder,

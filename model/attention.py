@@ -20,6 +20,7 @@ from model.layers import ColumnLinear, Norm, RowLinear
 from model.parallel.grid import Grid
 from model.rotary import Rotation, rotate, split_and_rotate
 from model.row_context import LayerContext
+from model.varlen_attention import varlen_attention
 
 
 class SelfAttention(nn.Module):
@@ -52,9 +53,12 @@ class SelfAttention(nn.Module):
         rows, tokens = context.shape
         groups, size = self.num_local_groups, self.head_size
         qkv = self.qkv(x).view(rows, tokens, groups, -1, size)  # [B, S, k, g + 2, d]
-        query, key, value = self._heads(qkv, context.mask.backend, context.rotation)
-        mixed = self._mix(query, key, value, context)  # [h, B, S, d]
-        mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)  # [T, H/tp]
+        if context.mask.backend == "varlen":
+            mixed = self._mix_sequences(qkv, context)  # [T, H/tp]
+        else:
+            query, key, value = self._heads(qkv, context.mask.backend, context.rotation)
+            mixed = self._mix(query, key, value, context)  # [h, B, S, d]
+            mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)  # [T, H/tp]
         result: Tensor = self.output(mixed)
         return result
 
@@ -66,11 +70,32 @@ class SelfAttention(nn.Module):
         if is_plain and rotation is not None and not torch.compiler.is_compiling():
             return split_and_rotate(qkv, rotation)
         query, key, value = self._split(qkv, backend)
+        query, key = self._placed(query, key, rotation)
+        return query, key, value
+
+    def _placed(
+        self, query: Tensor, key: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys [..., d], normalised and rotated."""
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return query, key, value
+        return query, key
+
+    def _mix_sequences(self, qkv: Tensor, context: LayerContext) -> Tensor:
+        """[T, H/tp]: the kernels read queries, keys and values as they lie in `qkv`."""
+        mask, rotation = context.mask, context.rotation
+        assert mask.bounds is not None
+        query, key, value = torch.split(qkv, [self.group_heads, 1, 1], dim=3)
+        query, key, value = (part.flatten(2, 3) for part in (query, key, value))  # [B, S, h, d]
+        if rotation is not None:
+            rotation = (rotation[0][:, :, None], rotation[1][:, :, None])  # of all heads
+        query, key = self._placed(query, key, rotation)
+        query, key, value = (part.flatten(0, 1) for part in (query, key, value))  # [T, h, d]
+        longest = context.shape[1]
+        mixed = varlen_attention(query, key, value, mask.bounds, longest, mask.reach)
+        return mixed.flatten(1)
 
     def _split(self, qkv: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
         if self.group_heads > 1:

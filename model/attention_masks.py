@@ -3,7 +3,8 @@
 B rows, S tokens in a row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from configs.load import ConfigError
 from model.compute import ComputeConfig
 from model.config import ModelConfig
+from model.varlen_attention import Reach, sequence_bounds
 
-Backend = Literal["explicit", "sdpa", "flex"]
+Backend = Literal["explicit", "sdpa", "flex", "varlen"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class MaskRule:
     """[B, S]: k is not hidden, or k is q."""
     is_causal: bool = False
     """k <= q: no token sees a later one."""
+    max_pieces: int | None = None
+    """At least as many `pieces` as the rows have together; None: not known."""
 
     @property
     def is_trivial(self) -> bool:
@@ -108,12 +112,44 @@ class AttentionMask:
     """sdpa: all see all up to themselves, which its kernels know without a mask."""
     blocks: Any = None
     """flex: a BlockMask; None: all see all."""
+    bounds: Tensor | None = None
+    """varlen: of the sequences, see `sequence_bounds`."""
+    reach: Reach = (-1, -1)
+    """varlen: of each token in its sequence."""
+
+
+def build_masks(
+    backend: Backend,
+    rule: MaskRule,
+    windows: Collection[int | None],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[int | None, AttentionMask]:
+    """By each of `windows`, the `rule` with that window for `backend`."""
+    if backend != "varlen":
+        return {
+            window: build_mask(backend, replace(rule, window=window), dtype, device)
+            for window in windows
+        }
+    if device.type != "cpu" and dtype == torch.float32:
+        raise ConfigError(
+            "compute.attention_backend varlen has no kernels for fp32: set precision to bf16 or "
+            "fp16, or choose a different backend"
+        )
+    assert rule.hidden is None  # see `compute_errors`
+    shape = (rule.num_rows, rule.row_tokens)
+    bounds = sequence_bounds(shape, rule.pieces, rule.visible, rule.max_pieces, device)
+    reaches = {window: -1 if window is None else window for window in windows}
+    return {
+        window: AttentionMask(backend, bounds=bounds, reach=(reach, 0 if rule.is_causal else reach))
+        for window, reach in reaches.items()
+    }
 
 
 def build_mask(
     backend: Backend, rule: MaskRule, dtype: torch.dtype, device: torch.device
 ) -> AttentionMask:
-    """`rule` for `backend`; explicit scores are of `dtype`."""
+    """`rule` for a `backend` but varlen; explicit scores are of `dtype`."""
     if rule.is_trivial:
         return AttentionMask(backend)
     if backend == "sdpa" and rule.is_only_causal:

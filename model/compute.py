@@ -15,7 +15,9 @@ from configs.load import Config
 SLOTS_AT_ONCE = 1024
 """Label slots whose logits exist at a time under an objective that predicts nearly all tokens."""
 
-AttentionBackend = Literal["auto", "explicit", "sdpa", "flex"]
+AttentionBackend = Literal["auto", "explicit", "sdpa", "flex", "varlen"]
+SPARSE_BACKENDS = ("flex", "varlen")
+"""Those that skip what no token sees, and read the keys and values of groups as they are."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class ComputeConfig(Config):
     """Memory saved by computing layers again in the backward pass; results stay bit-equal."""
     attention_backend: Annotated[AttentionBackend, BreaksBitEquality()] = "auto"
     """explicit: scores and softmax, fastest on a CPU; sdpa: torch's kernels, flash attention on
-    CUDA; flex: FlexAttention, which skips masked blocks; auto: chosen by device and pattern."""
+    CUDA; flex: FlexAttention, which skips masked blocks; varlen: flash attention of pieces, windows
+    and grouped heads as they are (a CPU computes it slowly); auto: chosen by device and pattern."""
     sequence_parallel: Annotated[bool, BreaksBitEquality()] = False
     """Between blocks, shard hidden states by tokens over tensor-parallel ranks (Korthikanti et al.
     2022)."""

@@ -26,7 +26,7 @@ from model.grid_check import check_row_tokens
 from model.layers import Norm, gather_rows
 from model.mlp import Mlp
 from model.parallel.grid import Grid
-from model.row_context import LayerContext, RowContext, make_row_context
+from model.row_context import KnownRows, LayerContext, RowContext, make_row_context
 
 logger = logging.getLogger(__name__)
 MAX_GRAPHS = 64
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         dropout_key: int | None = None,
         segments: Tensor | None = None,
         unmasked: Tensor | None = None,
-        is_padded: bool | None = None,
+        known: KnownRows | None = None,
         is_causal: bool = False,
         perturbation: Tensor | None = None,
     ) -> Tensor:
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
 
         `unmasked` [B, S] are the tokens before masking, if <s> could be masked: the documents
         of a row are found by their <s>.
-        `is_padded` and `is_causal` are explained in `make_row_context`; `perturbation` [T(/tp), E]
+        `known` and `is_causal` are explained in `make_row_context`; `perturbation` [T(/tp), E]
         is added to the word vectors.
         """
         check_row_tokens(self.config, tokens.shape[1])
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         backend = choose_backend(self.config, self.compute, tokens.device, key is not None)
         read = tokens if unmasked is None else unmasked
         context = make_row_context(
-            *(self.config, backend, read, key, dtype, is_padded, is_causal),
+            *(self.config, backend, read, key, dtype, known, is_causal),
             with_counters=self.compiles or tokens.device.type != "cpu",
         )
         hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]

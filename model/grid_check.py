@@ -6,6 +6,9 @@ from configs.load import ConfigError
 from model.compute import ComputeConfig
 from model.config import ModelConfig, nearest_multiples
 
+MAX_HEAD_SIZE = 256
+"""Of torch's flash attention."""
+
 
 def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
     """Raises ConfigError if rows of `row_tokens` do not fit the model."""
@@ -18,10 +21,24 @@ def check_row_tokens(config: ModelConfig, row_tokens: int) -> None:
 
 def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]:
     """A line for each choice of `compute` that cannot compute `config`."""
-    if compute.attention_backend == "flex" and config.attention_dropout > 0:
+    backend = compute.attention_backend
+    if backend in ("flex", "varlen") and config.attention_dropout > 0:
         yield (
-            "compute.attention_backend flex has no dropout: set model.attention_dropout to 0 or "
-            "choose a different backend"
+            f"compute.attention_backend {backend} has no dropout: set model.attention_dropout to 0 "
+            "or choose a different backend"
+        )
+    if backend != "varlen":
+        return
+    if config.visibility.type != "all":
+        yield (
+            f"compute.attention_backend varlen cannot hide tokens, as model.visibility "
+            f"{config.visibility.type} does: choose a different backend"
+        )
+    if config.head_size % 8 or config.head_size > MAX_HEAD_SIZE:
+        yield (
+            f"compute.attention_backend varlen takes heads of 8, 16, ... {MAX_HEAD_SIZE} values, "
+            f"not {config.head_size} (model.hidden_size / model.num_attention_heads): choose a "
+            "different backend"
         )
 
 

@@ -32,6 +32,7 @@ from model.objectives.head_names import ADVERSARIAL
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, initialize, shard_tensor
 from model.phase_settings import FollowsConfig, fixed_differences
+from model.row_context import KnownRows
 from model.task_heads import LossAndCounts
 from model.word_vectors import WordVectors, read_word_vectors
 
@@ -71,7 +72,7 @@ class MaskedLanguageModel(nn.Module):
         positions: Tensor,
         labels: Tensor,
         dropout_key: int | None = None,
-        is_padded: bool | None = None,
+        known: KnownRows | None = None,
         is_causal: bool = False,
         adversary: Adversary | None = None,
     ) -> LossAndCounts | dict[str, LossAndCounts]:
@@ -79,16 +80,14 @@ class MaskedLanguageModel(nn.Module):
 
         `tokens` [B, S], `positions` and `labels` [B, K] are int64; -100 marks unused slots. Equal
         on all tensor-parallel ranks. `dropout_key` identifies the micro-batch; None: no dropout.
-        `is_padded`: whether there is padding among the tokens; None: they are searched for it.
+        `known` is true of the tokens; None: they are searched for padding.
         `is_causal`: no token sees a later one, and the labels are the tokens after `positions`.
         With an `adversary`: these by head, the divergence under its perturbation as a head.
         """
         if adversary is not None:
-            return self._with_adversary(
-                tokens, (positions, labels), dropout_key, is_padded, adversary
-            )
+            return self._with_adversary(tokens, (positions, labels), dropout_key, known, adversary)
         unmasked = None if is_causal else self._unmasked(tokens, positions, labels)
-        hidden = self.encoder(tokens, dropout_key, None, unmasked, is_padded, is_causal)  # [T, H]
+        hidden = self.encoder(tokens, dropout_key, None, unmasked, known, is_causal)  # [T, H]
         slots = SLOTS_AT_ONCE if is_causal else None
         return self._masked_loss(hidden, tokens, positions, labels, slots)
 
@@ -97,15 +96,13 @@ class MaskedLanguageModel(nn.Module):
         tokens: Tensor,
         masked: tuple[Tensor, Tensor],
         dropout_key: int | None,
-        is_padded: bool | None,
+        known: KnownRows | None,
         adversary: Adversary,
     ) -> dict[str, LossAndCounts]:
         unmasked = self._unmasked(tokens, *masked)
 
         def predict(perturbation: Tensor | None) -> dict[str, Tensor]:
-            hidden = self.encoder(
-                tokens, dropout_key, None, unmasked, is_padded, False, perturbation
-            )
+            hidden = self.encoder(tokens, dropout_key, None, unmasked, known, False, perturbation)
             return {MLM_HEAD: self._slot_logits(hidden, masked[0])}
 
         def distances(one: Predictions, other: Predictions) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from model.objectives.head_names import KEPT_SHARE, REPLACED_HEAD
 from model.objectives.replaced_tokens import ReplacedTokensConfig
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, declare
+from model.row_context import KnownRows
 from model.sampling import draw_keys, draw_tokens
 from model.task_heads import LossAndCounts
 
@@ -119,7 +120,7 @@ class ReplacedTokensModel(MaskedLanguageModel):
         positions: Tensor,
         labels: Tensor,
         dropout_key: int | None = None,
-        is_padded: bool | None = None,
+        known: KnownRows | None = None,
         is_causal: bool = False,
         sample_keys: Tensor | None = None,
     ) -> dict[str, LossAndCounts]:
@@ -134,7 +135,7 @@ class ReplacedTokensModel(MaskedLanguageModel):
         generator = self if self.small is None else self.generator
         key = None if dropout_key is None else mask_seed(dropout_key, 0, Site.GENERATOR)
         unmasked = self._unmasked(tokens, positions, labels)
-        hidden = generator.encoder(tokens, key, None, unmasked, is_padded)  # [T, H of generator]
+        hidden = generator.encoder(tokens, key, None, unmasked, known)  # [T, H of generator]
         chosen = at_slots(hidden, positions)  # [N, H of generator]
         logits = generator.head(chosen, generator.encoder.embeddings.word)  # [N, V/tp]
         keys = draw_keys(sample_keys, positions).view(-1)
@@ -142,12 +143,12 @@ class ReplacedTokensModel(MaskedLanguageModel):
         results = {MLM_HEAD: self._logits_loss(logits, labels, overwrites=True)}
         original = with_values(tokens, positions, labels, labels)
         replaced = with_values(tokens, positions, labels, drawn.view_as(labels))
-        return results | self._detection(original, replaced, dropout_key, is_padded)
+        return results | self._detection(original, replaced, dropout_key, known)
 
     def _detection(
-        self, original: Tensor, replaced: Tensor, dropout_key: int | None, is_padded: bool | None
+        self, original: Tensor, replaced: Tensor, dropout_key: int | None, known: KnownRows | None
     ) -> dict[str, LossAndCounts]:
-        hidden = self.encoder(replaced.contiguous(), dropout_key, None, None, is_padded)  # [T, H]
+        hidden = self.encoder(replaced.contiguous(), dropout_key, None, None, known)  # [T, H]
         scores = self.replaced_head(hidden)  # [T]
         is_text = (original != self.config.pad_token_id).flatten()
         is_replaced = (replaced != original).flatten()

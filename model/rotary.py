@@ -22,7 +22,7 @@ def rotation_of(positions: Tensor, head_size: int, base: float, dtype: torch.dty
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """`x` [h, B, S, d] turned by its positions."""
+    """`x` [h, B, S, d] turned by its positions, or any other that the rotation broadcasts to."""
     cosine, sine = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

@@ -8,10 +8,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.attention_masks import AttentionMask, Backend, MaskRule, build_mask
+from model.attention_masks import AttentionMask, Backend, MaskRule, build_masks
 from model.config import ModelConfig
 from model.dropout import LayerDropout, Site, layer_dropouts, mask_seed
 from model.rotary import Rotation, rotation_of
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """What is known of the tokens of a micro-batch before they are on the GPU."""
+
+    is_padded: bool
+    """Whether there is padding among them."""
+    max_pieces: int | None = None
+    """At least as many pieces (from one <s> to the next) as the rows have together; None: not
+    known."""
+
+
+def known_rows(config: ModelConfig, tokens: Tensor, labels: Tensor) -> KnownRows:
+    """Of `tokens` [B, S] and `labels` [B, K] in host memory, of any integer type."""
+    ids, masked = tokens.numpy(), labels.numpy()
+    begins = (ids[:, 1:] == config.begin_token_id).sum() + (masked == config.begin_token_id).sum()
+    return KnownRows(bool((ids == config.pad_token_id).any()), len(ids) + int(begins))
 
 
 @dataclass(frozen=True)
@@ -59,15 +77,15 @@ def make_row_context(
     tokens: Tensor,
     dropout_key: int | None,
     dtype: torch.dtype,
-    is_padded: bool | None = None,
+    known: KnownRows | None = None,
     is_causal: bool = False,
     with_counters: bool = False,
 ) -> RowContext:
     """The context of `tokens` [B, S]; `dropout_key` is None outside of training.
 
-    `is_padded`: whether there is padding among them; None: the tokens are searched for it, for
-    which the processor has to wait until the GPU has finished. `is_causal`: no token sees a later
-    one. `with_counters`: how dropout masks are drawn (`model.dropout`).
+    `known` is true of them; None: the tokens are searched for padding, for which the processor has
+    to wait until the GPU has finished. `is_causal`: no token sees a later one. `with_counters`: how
+    dropout masks are drawn (`model.dropout`).
     """
     rows, row_tokens = tokens.shape
     pieces = positions = None
@@ -77,22 +95,15 @@ def make_row_context(
         if config.packed_rows.restart_positions:
             positions = positions_in_pieces(starts_piece)
     is_pad = tokens == config.pad_token_id
-    if is_padded is None:
-        is_padded = bool(is_pad.any())
+    is_padded = bool(is_pad.any()) if known is None else known.is_padded
     visible = ~is_pad if is_padded else None
     hidden = None
     if dropout_key is not None and config.visibility.type != "all":
         hidden = hidden_keys(config, tokens, dropout_key)
     windows = {config.attention_pattern.window(layer) for layer in range(config.num_layers)}
-    masks = {
-        window: build_mask(
-            backend,
-            MaskRule(rows, row_tokens, window, pieces, visible, hidden, is_causal),
-            dtype,
-            tokens.device,
-        )
-        for window in windows
-    }
+    max_pieces = None if known is None else known.max_pieces
+    rule = MaskRule(rows, row_tokens, None, pieces, visible, hidden, is_causal, max_pieces)
+    masks = build_masks(backend, rule, windows, dtype, tokens.device)
     dropouts = None
     if dropout_key is not None:
         drops_probabilities = backend == "explicit" and config.attention_dropout > 0

@@ -169,6 +169,8 @@ def _heading(plan: RunPlan, assumed: AssumedRows | None) -> list[str]:
 def _notes(plan: RunPlan) -> Iterator[str]:
     if plan.config.compute.attention_backend == "flex":
         yield "compute.attention_backend flex trains on CUDA devices only"
+    if plan.config.compute.attention_backend == "varlen":
+        yield "compute.attention_backend varlen needs CUDA and 16 bits; CPUs compute it slowly"
     for number, phase in enumerate(plan.phases):
         note = note_on_shards(phase)
         if note is not None:

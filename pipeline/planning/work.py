@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
-from model.compute import ComputeConfig
+from model.compute import SPARSE_BACKENDS, ComputeConfig
 from model.config import ModelConfig
 from model.flops import encoder_flops
 from model.options import FullAttention
@@ -130,10 +130,11 @@ def accumulation_work(parameters: float, num_tensors: int, value_bytes: int, is_
 
 
 def _matrix_flops(one: NetworkPass, how: Computed, rows: int, tp_size: int, again: bool) -> float:
-    """A backward pass costs two forward ones; only flex attention skips what no token sees."""
+    """A backward pass costs two forward ones; only flex and varlen skip what no token sees."""
     model, share = one.model, one.trained_share
     computed = model
-    if gpu_backend(model, how.compute) != "flex" and model.attention_pattern.type != "full":
+    is_sparse = gpu_backend(model, how.compute) in SPARSE_BACKENDS
+    if not is_sparse and model.attention_pattern.type != "full":
         computed = model.model_copy(update={"attention_pattern": FullAttention()})
     forward = encoder_flops(computed, one.row_tokens, one.is_causal) / tp_size
     passes = 1 + 2 * share + (share if again else 0)
@@ -193,9 +194,12 @@ def _attention_units(
         ahead, back = 10 + 4 * heads + masks[0], 10 + 7 * heads + masks[1]
     elif backend == "flex":
         ahead, back = 1 + 3 * qkv, 5 + 3 * qkv
+    elif backend == "varlen":
+        copied = 2 if share < 1 and model.positions.type != "rotary" else 0  # queries of groups
+        ahead, back = 1 + qkv + copied, 2 + 2 * qkv
     else:
         ahead, back = 4, 8
-    if share < 1 and backend != "flex":  # keys and values are repeated for their groups
+    if share < 1 and backend not in SPARSE_BACKENDS:  # which repeat keys and values for groups
         ahead, back = ahead + 8, back + 2 * (1 + share)
     if model.query_key_norm:
         ahead, back = ahead + 2 * (1 + share), back + 3 * (1 + share)

@@ -14,10 +14,11 @@ from torch import Tensor
 from configs.load import UserError
 from model.adversarial import Adversary, row_keys
 from model.adversarial_options import Alum, NoAdversary
-from model.config import MLM_HEAD
+from model.config import MLM_HEAD, ModelConfig
 from model.heads import MaskedLanguageModel
 from model.objectives.head_names import ADVERSARIAL, KEPT_SHARE, REPLACED_HEAD
 from model.parallel.grid import Grid
+from model.row_context import KnownRows, known_rows
 from model.task_heads import LossAndCounts
 from model.transfer import to_device
 from pipeline.data.loader import StepBatch
@@ -40,8 +41,8 @@ class MaskedMicroBatch:
     """[B, K]: the tokens that they predict; -100 in unused slots."""
     dropout_key: int | None = None
     """None: no dropout."""
-    is_padded: bool | None = None
-    """Whether there is padding among the tokens; None: not known."""
+    known: KnownRows | None = None
+    """What is known of the tokens."""
     is_causal: bool = False
     """Whether no token may see a later one."""
     sample_keys: Tensor | None = None
@@ -55,7 +56,7 @@ class MaskedMicroBatch:
             to_device(tensor, device).long()
             for tensor in (self.tokens, self.positions, self.labels)
         )
-        more = (self.dropout_key, self.is_padded, self.is_causal)
+        more = (self.dropout_key, self.known, self.is_causal)
         if self.adversary is not None:
             found: dict[str, LossAndCounts] = model(
                 tokens, positions, labels, *more, adversary=self.adversary.on(device)
@@ -84,7 +85,7 @@ def pretraining_step(
     """
     assert isinstance(engine.module, MaskedLanguageModel)
     pad_token_id = engine.module.config.pad_token_id
-    micro_batches = split_into_micro_batches(batch, pad_token_id)
+    micro_batches = split_into_micro_batches(batch, engine.module.config)
     weights = dict(batch.head_weights)
     if adversarial.type != "none":
         weights[ADVERSARIAL + MLM_HEAD] = adversarial.alpha
@@ -113,7 +114,7 @@ def row_positions(batch: StepBatch, grid: Grid) -> NDArray[np.int64]:
     return rows[:, grid.dp_rank]
 
 
-def split_into_micro_batches(batch: StepBatch, pad_token_id: int) -> list[MaskedMicroBatch]:
+def split_into_micro_batches(batch: StepBatch, config: ModelConfig) -> list[MaskedMicroBatch]:
     """The A micro-batches of a rank in a step."""
     keys = [None] * len(batch.tokens) if batch.sample_keys is None else batch.sample_keys
     return [
@@ -122,7 +123,7 @@ def split_into_micro_batches(batch: StepBatch, pad_token_id: int) -> list[Masked
             positions,
             labels,
             dropout_key,
-            is_padded=bool((tokens.numpy() == pad_token_id).any()),
+            known=known_rows(config, tokens, labels),
             is_causal=batch.is_causal,
             sample_keys=sample_keys,
         )

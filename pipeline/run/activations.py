@@ -7,7 +7,7 @@ there (docs/planner.md).
 
 from typing import Protocol
 
-from model.compute import SLOTS_AT_ONCE, ComputeConfig
+from model.compute import SLOTS_AT_ONCE, SPARSE_BACKENDS, ComputeConfig
 from model.config import ModelConfig
 from model.objectives import ObjectiveSettings
 
@@ -59,8 +59,8 @@ def layer_bytes(
         probabilities = 5 * model.num_attention_heads * row_tokens / model.hidden_size / tp_size
     ffn = model.ffn_hidden_size / model.hidden_size * (3 if model.is_gated else 2) / 8
     share = model.key_value_heads / model.num_attention_heads
-    # Queries and output; keys and values, which all backends but flex repeat for their groups.
-    attention = 4 + 4 * (share if config.compute.attention_backend == "flex" else 1)
+    # Queries and output; keys and values, which the others repeat for their groups.
+    attention = 4 + 4 * (share if config.compute.attention_backend in SPARSE_BACKENDS else 1)
     attention += 2 * (1 + share) if model.query_key_norm else 0  # what the norms read
     return one * (outside + (attention + 16 * ffn) / tp_size + probabilities)
 

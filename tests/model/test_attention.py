@@ -12,7 +12,7 @@ from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
-from model.row_context import hidden_keys, positions_in_pieces
+from model.row_context import KnownRows, hidden_keys, positions_in_pieces
 from tests.gloo import in_one_rank, run_ranks
 from tests.model.settings import configs_of
 
@@ -120,10 +120,10 @@ def test_known_padding_is_the_same_as_padding_that_is_found() -> None:
     padded = whole.clone()
     padded[1, 30:] = model.config.pad_token_id
     positions, labels = torch.tensor([[3, 5], [7, 9]]), torch.tensor([[8, 9], [10, 11]])
-    for tokens, is_padded in ((whole, False), (padded, True)):
+    for tokens, known in ((whole, KnownRows(False)), (padded, KnownRows(True))):
         found = model(tokens, positions, labels)[0]
-        assert torch.equal(model(tokens, positions, labels, is_padded=is_padded)[0], found)
-    assert model(padded, positions, labels, is_padded=False)[0] != found
+        assert torch.equal(model(tokens, positions, labels, known=known)[0], found)
+    assert model(padded, positions, labels, known=KnownRows(False))[0] != found
 
 
 def packed(pieces: list[torch.Tensor], row_tokens: int) -> torch.Tensor:

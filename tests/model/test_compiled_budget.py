@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._inductor import config as inductor
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import ExternKernelSchedulerNode
 
+from model import varlen_attention
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.cross_entropy import find_numbers, logits_gradient, overwrite_logits
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
+from model.varlen_attention import flash_attention
 from tests.gloo import in_one_rank
 
 ROWS, TOKENS, HIDDEN = 2, 512, 768
@@ -38,6 +41,24 @@ MODERN = {
     "hidden_dropout": 0.0,
     "bias": {"attention": False, "mlp": False, "norm": False, "head": False},
 }
+
+
+PACKED = {**MODERN, "packed_rows": {"type": "inside"}}
+GROUPED = {**PACKED, "num_key_value_heads": 4}
+
+
+def _register_kernels_without_values() -> None:
+    """For torch's varlen_attn on a CPU, in this process."""
+
+    def forward(query: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        log_sum = torch.zeros(query.shape[1], query.shape[0])
+        return torch.zeros(query.shape, dtype=query.dtype), log_sum, torch.zeros(2).to(torch.uint64)
+
+    def backward(_: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(x) for x in inputs[:3])
+
+    torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", forward)
+    torch.library.register_kernel("torch_attn::_varlen_attn_backward", "cpu", backward)
 
 
 @dataclass
@@ -78,15 +99,29 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
 
 @in_one_rank
 @pytest.mark.parametrize(
-    ("model", "fused", "products", "traffic"),
-    [({}, 21, 12, 63), (MODERN, 20, 12, 50)],
-    ids=["roberta", "modernbert"],
+    ("model", "backend", "fused", "products", "traffic"),
+    [
+        ({}, "sdpa", 21, 12, 63),
+        (MODERN, "sdpa", 20, 12, 50),
+        (PACKED, "sdpa", 21, 12, 51),
+        (PACKED, "varlen", 18, 12, 48),
+        (GROUPED, "varlen", 20, 12, 44),
+    ],
+    ids=["roberta", "modernbert", "packed", "varlen", "varlen groups"],
 )
 def test_a_layer_stays_in_its_budget(
-    model: dict[str, Any], fused: int, products: int, traffic: float, counts: Counts
+    model: dict[str, Any],
+    backend: Any,
+    fused: int,
+    products: int,
+    traffic: float,
+    counts: Counts,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    _register_kernels_without_values()
+    monkeypatch.setattr(varlen_attention, "dense_attention", flash_attention)
     config = ModelConfig.model_validate({**SIZES, **model})
-    compute = ComputeConfig(compile="on", attention_backend="sdpa")
+    compute = ComputeConfig(compile="on", attention_backend=backend)
     network = build_masked_lm(config, 512, make_grid(1), 0, compute).train().bfloat16()
     tokens = torch.randint(4, 200, (ROWS, TOKENS))
     labels = torch.full((ROWS, 2), 8)

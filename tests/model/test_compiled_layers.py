@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "roberta": ({}, {}, 1),
     "sdpa": ({}, {"attention_backend": "sdpa"}, 1),
     "modern": (MODERN, {}, 2),
+    "varlen": ({**MODERN, "attention_dropout": 0.0}, {"attention_backend": "varlen"}, 2),
     "grouped queries": ({"num_key_value_heads": 2, "query_key_norm": True}, {}, 1),
     "recomputed": ({}, {"activation_checkpointing": {"type": "layers", "every": 2}}, 1),
 }
@@ -126,7 +127,7 @@ class NothingFromTheHost(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @in_one_rank
-@pytest.mark.parametrize("kind", ["roberta", "modern"])
+@pytest.mark.parametrize("kind", ["roberta", "modern", "varlen"])
 def test_layers_wait_for_nothing_and_draw_from_no_generator(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,13 +50,19 @@ def make_rows(
     tokenizer: Tokenizer | None = None,
     row_tokens: int = ROW_TOKENS,
     vocab_size: int = VOCAB_SIZE,
+    piece_tokens: int | None = None,
 ) -> None:
-    """A data set of two sources; a row repeats four ids, so masked ones can be predicted."""
+    """A data set of two sources; a row repeats four ids, so masked ones can be predicted.
+
+    `piece_tokens`: there is a <s> at every so many tokens; None: nowhere.
+    """
     generator = np.random.default_rng(seed)
 
     def blocks(count: int) -> Iterator[Rows]:
         ids = generator.integers(FIRST_ID, FIRST_ID + 4, size=(count, row_tokens), dtype=np.uint16)
         ids += 4 * generator.integers(0, NUM_TOPICS, size=(count, 1), dtype=np.uint16)
+        if piece_tokens is not None:
+            ids[:, ::piece_tokens] = 0
         for start in range(0, count, BLOCK_ROWS):
             yield ids[start : start + BLOCK_ROWS]
 

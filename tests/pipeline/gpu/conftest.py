@@ -18,9 +18,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of several blocks of attention's kernels, whose sums could come in any order."""
+    """Rows of two pieces, several blocks of attention's kernels: sums could come in any order."""
     folder = tmp_path_factory.mktemp("long-rows")
-    make_rows(folder, row_tokens=MAX_ROW_TOKENS)
+    make_rows(folder, row_tokens=MAX_ROW_TOKENS, piece_tokens=300)
     return folder
 
 

@@ -16,7 +16,7 @@ from tests.pipeline.finetuning.finetune_run import (
     run_finetuning,
 )
 from tests.pipeline.gpu.gpu_runs import NEEDS_GPU, NO_DROPOUT, WINDOW, assert_agree, run_on
-from tests.pipeline.training_run import metrics
+from tests.pipeline.training_run import make_rows, metrics
 
 pytestmark = NEEDS_GPU
 
@@ -45,6 +45,25 @@ def test_every_attention_backend_trains_like_the_cpu(
     expected = run_on("cpu", rows, tmp_path / "cpu", model)
     actual = run_on("cuda", rows, tmp_path / "cuda", model, compute={"attention_backend": backend})
     assert_agree(actual, expected)
+
+
+@pytest.mark.parametrize("pattern", ["full", "window"])
+def test_sequences_of_flash_attention_train_like_explicit_attention(
+    tmp_path: Path, pattern: str
+) -> None:
+    rows = tmp_path / "rows"
+    make_rows(rows, row_tokens=128, piece_tokens=50)
+    inside = {"packed_rows": {"type": "inside"}, "positions": {"type": "rotary"}}
+    model = {**NO_DROPOUT, **inside, **(WINDOW if pattern == "window" else {})}
+    expected, actual = (
+        run_on(
+            *("cuda", rows, tmp_path / backend, model),
+            precision="bf16",
+            compute={"attention_backend": backend},
+        )
+        for backend in ("explicit", "varlen")
+    )
+    assert_agree(actual, expected, "bf16")
 
 
 def test_compiled_layers_train_like_eager_ones_with_dropout(rows: Path, tmp_path: Path) -> None:

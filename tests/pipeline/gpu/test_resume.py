@@ -35,6 +35,10 @@ WINDOW_WITHOUT_DROPOUT = {**WINDOW, "attention_dropout": 0.0}
             WINDOW_WITHOUT_DROPOUT,
             {"precision": "bf16", "compute": {"attention_backend": "flex"}},
         ),
+        (
+            {**WINDOW_WITHOUT_DROPOUT, "packed_rows": {"type": "inside"}},
+            {"precision": "bf16", "compute": {"attention_backend": "varlen"}},
+        ),
         ({}, {"precision": "bf16", "compute": {"activation_checkpointing": {"type": "layers"}}}),
         ({}, {"precision": "bf16", "optimizer": {"type": "lamb", "lr": 1e-2}}),
         ({}, {"precision": "fp16", "loss_scale": {"initial": 2.0**24, "window_steps": 4}}),

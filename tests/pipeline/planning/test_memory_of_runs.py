@@ -12,6 +12,7 @@ from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel
 from model.parallel.grid import make_grid, single_rank_grid
+from model.row_context import KnownRows
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import build_engine
 from pipeline.pretraining.resume import plan_segments
@@ -176,6 +177,6 @@ def _saved_bytes(tree: dict[str, Any], dtype: torch.dtype) -> int:
         tokens = torch.full((4, TOKENS), 11)
         positions = torch.arange(8).repeat(4, 1)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = network(tokens, positions, tokens[:, :8].clone(), 5, False)[0]
+            loss = network(tokens, positions, tokens[:, :8].clone(), 5, KnownRows(False))[0]
         assert loss.requires_grad
         return sum(storage.nbytes() for storage in saved.values())

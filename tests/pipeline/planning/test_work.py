@@ -14,9 +14,10 @@ from model.config import ModelConfig
 from model.heads import MaskedLanguageModel
 from model.parallel.grid import make_grid, single_rank_grid
 from model.parameters import parameter_specs
+from model.row_context import KnownRows
 from pipeline.planning.pretraining import count_tensors, passes_of, trained_of
 from pipeline.planning.step_time import data_parallel_bytes, micro_batch_work
-from pipeline.planning.work import NetworkPass, work_of
+from pipeline.planning.work import NetworkPass, layer_units, work_of
 from pipeline.pretraining.engine import build_engine
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
@@ -91,9 +92,20 @@ def _counted(model: ModelConfig, compute: ComputeConfig) -> CountedOperators:
         positions = torch.arange(SLOTS).repeat(ROWS, 1)
         counted = CountedOperators()
         with counted:
-            loss = network(tokens, positions, tokens[:, :SLOTS].clone(), None, False)[0]
+            loss = network(tokens, positions, tokens[:, :SLOTS].clone(), None, KnownRows(False))[0]
             loss.backward()
     return counted
+
+
+def test_varlen_attention_has_the_traffic_of_sdpa_without_copies_of_groups() -> None:
+    plain = ModelConfig.model_validate({**SIZES, **NO_DROPOUT})
+    grouped = plain.model_copy(update={"num_key_value_heads": 2})
+    sdpa, varlen = (ComputeConfig(attention_backend=name) for name in ("sdpa", "varlen"))
+    assert layer_units(plain, varlen, TOKENS) == layer_units(plain, sdpa, TOKENS)
+    copies = 8 + 3 - 2  # of keys and values, forward and backward, less those of queries
+    less = 1 + 2  # half of the keys and values: read forward; read, and their gradients written
+    found = [sum(map(sum, layer_units(grouped, how, TOKENS))) for how in (sdpa, varlen)]
+    assert found[0] - found[1] == copies + less
 
 
 def test_base_has_the_counts_that_were_made_for_cuda() -> None:
@@ -150,7 +162,7 @@ def _check_tensor_parallel(by_tokens: bool) -> None:
     tokens = torch.full((ROWS, TOKENS), 11)
     positions = torch.arange(SLOTS).repeat(ROWS, 1)
     with CountedOperators() as counted:
-        network(tokens, positions, tokens[:, :SLOTS].clone(), None, False)[0].backward()
+        network(tokens, positions, tokens[:, :SLOTS].clone(), None, KnownRows(False))[0].backward()
     work = work_of(NetworkPass(model, TOKENS, SLOTS), how, ROWS, 2)
     twice = {"allreduce_": 2.0}  # a ring sends a tensor twice, but for the share of a rank
     sent = sum(
@@ -188,7 +200,7 @@ def _check_data_parallel(config: TrainConfig) -> None:
         engine.start_step(1e-3)
         for number in range(4):
             engine.start_micro_batch(is_last=number == 3)
-            loss = engine.model(tokens, positions, tokens[:, :5].clone(), None, False)[0]
+            loss = engine.model(tokens, positions, tokens[:, :5].clone(), None, KnownRows(False))[0]
             engine.backward(loss)
     scattered = counted.messages["_reduce_scatter_base_ torch.float32"]
     reduced = counted.messages["allreduce_ torch.float32"]
