@@ -15,6 +15,7 @@ import pytest
 import torch.distributed as dist
 
 from pipeline.engine import stragglers
+from tests.s3_server import S3Server
 
 # A busy machine may be slow; no test is about time.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
@@ -54,6 +55,13 @@ def short_peak_measurement() -> Iterator[None]:
     """Forked ranks measure their peak speed with few products: it is needed by every small run."""
     with mock.patch.object(stragglers, "PEAK_SECONDS", 0.01):
         yield
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """A server of the S3 protocol, which s3fs asks."""
+    with S3Server() as server:
+        yield server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,7 +66,8 @@ def test_runtime_imports_are_declared() -> None:
 def test_imports_of_tests_and_benchmarks_are_declared() -> None:
     project = _project()
     extras = project["optional-dependencies"]
-    declared = _names(project["dependencies"] + extras["dev"] + extras["onnx"])
+    optional = [*extras["dev"], *extras["onnx"], *extras["s3"]]
+    declared = _names(project["dependencies"] + optional)
     assert _undeclared(_imported(("tests", "benchmarks", "docs")) - PEERS, declared) == {}
 
 
@@ -75,7 +76,9 @@ def test_declared_packages_are_pinned() -> None:
     extras = project["optional-dependencies"]
     runtime, development = _pins("requirements.txt"), _pins("requirements-dev.txt")
     assert _names(project["dependencies"]) | _names(extras["ui"]) <= runtime
-    development_needs = _names(extras["dev"] + extras["onnx"]) - {_canonical(project["name"])}
+    development_needs = _names(extras["dev"] + extras["onnx"] + extras["s3"]) - {
+        _canonical(project["name"])
+    }
     assert development_needs <= runtime | development
     assert runtime.isdisjoint(development)
 
