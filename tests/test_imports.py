@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data_prep.engine": ("data_prep.dataset",),
     "data_prep.text": (),
     "data_prep.filters": ("data_prep.text",),
-    "data_prep.readers": (),
+    "data_prep.readers": ("data_prep.dataset",),
     "data_prep.documents": (
         *("data_prep.dataset", "data_prep.engine", "data_prep.readers"),
         *("data_prep.text", "data_prep.filters"),

@@ -31,6 +31,7 @@ from data_prep.readers.kinds import HEAD_BYTES, Archive, archive_by, compression
 from data_prep.readers.reader import FilesConfig, Reader
 from data_prep.readers.signatures import check_format, format_of
 from data_prep.readers.tar_members import TarMembers
+from data_prep.readers.url_stream import expect
 from data_prep.readers.zip_members import ZipMembers
 
 _WHOLE = 1 << 62
@@ -148,6 +149,8 @@ def _members_of(
     path = span.file.path
     is_compressed = content.compression is not None
     end = _WHOLE if is_compressed else span.end
+    if not is_compressed:
+        expect(content.raw, (span.start, span.end))
     if archive is Archive.ZIP and not is_compressed:
         return ZipMembers(content.raw, path, bad).members(span.start, end)
     stream = content.stream() if is_compressed else cast(io.BufferedReader, content.raw)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.readers.compression import is_damage
+
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _HEADER_TYPE, _HEADER = 1, 2
 _DICTIONARY_DATA = 1
@@ -24,7 +26,9 @@ def largest_expanded_bytes(stream: Any) -> int:
         while True:
             message = messages.read_next_message()
             largest = max(largest, _expanded_bytes(memoryview(message.metadata), message.body))
-    except (StopIteration, struct.error, EOFError, OSError, pa.ArrowException):
+    except (StopIteration, struct.error, EOFError, OSError, pa.ArrowException) as error:
+        if not is_damage(error):
+            raise
         return largest
 
 

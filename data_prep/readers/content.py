@@ -23,6 +23,7 @@ from data_prep.readers.kinds import (
     encoding_by,
 )
 from data_prep.readers.restarts import Passages, Restart
+from data_prep.readers.url_stream import expect
 
 _BUFFER_BYTES = 1 << 17
 
@@ -108,6 +109,7 @@ class Content:
     def stream(self) -> io.BufferedReader:
         """The content from its start as a file object, up to the first damage, which reading it
         raises (`Damage`)."""
+        expect(self.raw, (0, self.file.num_bytes))
         raw = _ChunkedContent(self.chunks(), self.file.num_bytes)
         return io.BufferedReader(raw, _BUFFER_BYTES)
 

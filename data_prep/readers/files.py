@@ -14,8 +14,16 @@ from typing import Any, BinaryIO
 
 from configs.load import UserError
 from configs.terminal import visible_name
+from data_prep.dataset.url_files import (
+    UrlError,
+    UrlFile,
+    UrlMissingError,
+    file_system_of,
+    retried,
+)
 from data_prep.readers.local_files import RealPaths, local_files
 from data_prep.readers.restarts import Sharing
+from data_prep.readers.url_stream import UrlStream
 
 logger = logging.getLogger(__name__)
 
@@ -114,22 +122,10 @@ def printable(name: str) -> str:
 
 def _list_url(pattern: str, where: str) -> list[SourceFile]:
     try:
-        file_system, _ = _file_system_of(pattern)
-        root, inner = _split_url(file_system, pattern)
-        bare_root = file_system._strip_protocol(root)
-        if inner:
-            bare_pattern = "/".join([glob.escape(bare_root), *inner])
-            found = sorted(file_system.glob(bare_pattern, detail=True).items())
-        else:
-            exists = file_system.exists(pattern)
-            found = [(bare_root, file_system.info(pattern))] if exists else []
-            bare_root = bare_root.rpartition("/")[0]
-    except Exception as error:  # every protocol has its own library with its own errors
-        raise UserError(
-            f"{where}: {pattern!r} cannot be listed: {type(error).__name__}: {error}; check the "
-            "address, that the library for it is installed (s3fs for s3://, gcsfs for gs://), and "
-            "the credentials in the environment"
-        ) from error
+        file_system, _ = file_system_of(pattern)
+        bare_root, found = retried(pattern, lambda: _found_at(file_system, pattern))
+    except (UserError, UrlError) as error:
+        raise UserError(f"{where}: {pattern!r} cannot be listed: {error}") from error
     return [
         SourceFile(
             file_system.unstrip_protocol(path),
@@ -142,6 +138,19 @@ def _list_url(pattern: str, where: str) -> list[SourceFile]:
     ]
 
 
+def _found_at(file_system: Any, pattern: str) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    """(the searched folder, what matches in it) of a URL, as the store lists it now."""
+    file_system.invalidate_cache()
+    root, inner = _split_url(file_system, pattern)
+    bare_root = file_system._strip_protocol(root)
+    if inner:
+        bare_pattern = "/".join([glob.escape(bare_root), *inner])
+        return bare_root, sorted(file_system.glob(bare_pattern, detail=True).items())
+    exists = file_system.exists(pattern)
+    found = [(bare_root, file_system.info(pattern))] if exists else []
+    return bare_root.rpartition("/")[0], found
+
+
 def _split_url(file_system: Any, pattern: str) -> tuple[str, list[str]]:
     """(the longest start of a URL without wildcard, the rest as names), as of local paths."""
     names = pattern.split("/")
@@ -150,14 +159,6 @@ def _split_url(file_system: Any, pattern: str) -> tuple[str, list[str]]:
         if glob.has_magic(name) and not file_system.exists(root):
             return "/".join(names[:number]), names[number:]
     return pattern, []
-
-
-def _file_system_of(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
-    import fsspec  # type: ignore[import-untyped]
-
-    file_system, path = fsspec.core.url_to_fs(url)
-    return file_system, path
 
 
 def _version_of(info: dict[str, Any]) -> str:
@@ -170,17 +171,38 @@ def _version_of(info: dict[str, Any]) -> str:
 
 @contextmanager
 def open_file(file: SourceFile) -> Iterator[BinaryIO]:
-    """The raw bytes of `file`; raises UserError if it has disappeared or changed since listed."""
-    _check_unchanged(file)
+    """The raw bytes of `file`; raises UserError if it has disappeared or changed since listed, or
+    its URL cannot be read. Where it is a URL, see `url_stream.expect`."""
     if "://" in file.path:
-        file_system, path = _file_system_of(file.path)
-        # fsspec's own file objects read a block again for every line.
-        with io.BufferedReader(file_system.open(path, "rb"), _URL_BUFFER_BYTES) as stream:
+        with _reported(file), _open_url(file) as stream:
             yield stream
-    else:
-        with _open_local(file) as stream:
-            yield stream
+        return
     _check_unchanged(file)
+    with _open_local(file) as stream:
+        yield stream
+    _check_unchanged(file)
+
+
+@contextmanager
+def _open_url(file: SourceFile) -> Iterator[BinaryIO]:
+    _check_unchanged(file)
+    raw = UrlStream(UrlFile.of(file.path).read, file.num_bytes)
+    with io.BufferedReader(raw, _URL_BUFFER_BYTES) as stream:
+        yield stream
+    if raw.failure is not None:  # whatever the reader made of it
+        raise raw.failure
+    _check_unchanged(file)
+
+
+@contextmanager
+def _reported(file: SourceFile) -> Iterator[None]:
+    """Makes errors of a URL those of the user."""
+    try:
+        yield
+    except UrlMissingError as error:
+        raise UserError(_gone(file)) from error
+    except UrlError as error:
+        raise UserError(f"cannot be read: {error}") from error
 
 
 def _open_local(file: SourceFile) -> BinaryIO:
@@ -196,11 +218,8 @@ def _open_local(file: SourceFile) -> BinaryIO:
 def head_of(file: SourceFile, num_bytes: int) -> bytes:
     """The first `num_bytes` of `file`; raises UserError if it has disappeared or changed."""
     if "://" in file.path:
-        file_system, path = _file_system_of(file.path)
-        try:
-            return bytes(file_system.cat_file(path, start=0, end=min(num_bytes, file.num_bytes)))
-        except FileNotFoundError:
-            raise UserError(_gone(file)) from None
+        with _reported(file):
+            return UrlFile.of(file.path).read(0, min(num_bytes, file.num_bytes))
     with open_file(file) as stream:
         return stream.read(num_bytes)
 
@@ -210,11 +229,10 @@ def open_ranges(file: SourceFile) -> Iterator[Callable[[int, int], bytes]]:
     """Gives a number of bytes from a byte of `file`, fewer at its end: of a URL, nothing else is
     fetched. Raises UserError if the file has disappeared or changed."""
     if "://" in file.path:
-        _check_unchanged(file)
-        file_system, path = _file_system_of(file.path)
-        yield lambda at, num_bytes: bytes(
-            file_system.cat_file(path, start=max(at, 0), end=min(at + num_bytes, file.num_bytes))
-        )
+        with _reported(file):
+            _check_unchanged(file)
+            remote = UrlFile.of(file.path)
+            yield lambda at, num_bytes: remote.read(max(at, 0), min(at + num_bytes, file.num_bytes))
     else:
         with open_file(file) as stream:
             yield lambda at, num_bytes: os.pread(stream.fileno(), num_bytes, max(at, 0))
@@ -238,10 +256,7 @@ def in_windows(read_at: Callable[[int, int], bytes]) -> Callable[[int, int], byt
 
 def _check_unchanged(file: SourceFile) -> None:
     if "://" in file.path:
-        file_system, path = _file_system_of(file.path)
-        if not file_system.exists(path):
-            raise UserError(_gone(file))
-        info = file_system.info(path)
+        info = UrlFile.of(file.path).info()
         now = (info["size"], _version_of(info))
     else:
         try:

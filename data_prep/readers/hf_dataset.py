@@ -14,6 +14,7 @@ from data_prep.readers.files import SourceFile, Span, head_of, open_file
 from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.reader import RecordsConfig
 from data_prep.readers.signatures import check_format
+from data_prep.readers.url_stream import expect
 
 _MAX_BATCH_BYTES = 1 << 29
 """Of a compressed batch. Those that are not compressed are mapped, not read."""
@@ -61,7 +62,7 @@ class HfDatasetReader:
         """The documents of the span's record batches."""
         path, row = span.file.path, 0
         try:
-            with _opened(span.file) as arrow:
+            with _opened(span.file, is_whole=True) as arrow:
                 num_bytes = 0 if "://" in path else arrow.largest_expanded_bytes()
                 if num_bytes > _MAX_BATCH_BYTES:
                     detail = f"{num_bytes:,} bytes"
@@ -93,10 +94,14 @@ def _num_bytes(batch: pa.RecordBatch | Damage) -> int | None:
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[ArrowFile]:
+def _opened(file: SourceFile, is_whole: bool = False) -> Iterator[ArrowFile]:
+    """An open file, of which the schema is read, or with `is_whole` all batches."""
     with open_file(file) as stream:
         if "://" in file.path:
-            yield ArrowFile(stream, file.num_bytes)
+            arrow = ArrowFile(stream, file.num_bytes)
+            if is_whole:
+                expect(stream, (0, file.num_bytes))
+            yield arrow
         else:
             with pa.memory_map(file.path) as mapped:
                 yield ArrowFile(mapped, file.num_bytes)

@@ -23,6 +23,7 @@ from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.metadata import metadata_of
 from data_prep.readers.reader import Reader, RecordsConfig
+from data_prep.readers.url_stream import expect
 
 _MAX_FIRST_LINE_BYTES = 1 << 20
 """How much of a file is read to see its layout; a longer first record is taken for a line."""
@@ -94,6 +95,7 @@ class JsonLinesReader:
 
     def _values(self, content: Content, file: SourceFile, bad: BadRecords) -> Iterator[Document]:
         """The documents of a file that is not made of lines."""
+        expect(content.raw, (0, file.num_bytes))
         chunks = content.chunks(self._files.chunk_bytes)
         values = JsonValues(chunks, file.path, bad, content.is_plain)
         for record in values.records():

@@ -13,6 +13,7 @@ from data_prep.readers.content import Content, content_is_utf_8, kind_of
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import SourceFile, Span, byte_spans
 from data_prep.readers.restarts import Passages, RestartFailedError, Sharing
+from data_prep.readers.url_stream import expect
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class LineFiles:
             return self._plain_lines(content.raw, span, bad, run_on)
         sharing = span.sharing
         if sharing is None or not (sharing.restarts or sharing.next_restarts):
+            expect(content.raw, (0, span.end))
             return _ChunkedLines(span, bad).lines(content.chunks(self.chunk_bytes))
         return self._shared_lines(content, span, sharing, bad)
 
@@ -58,6 +60,7 @@ class LineFiles:
         place = span.file.path, span.start
         passages = Passages(sharing.next_restarts, span.file.path, bad.passed_restarts)
         for restart in sharing.restarts:
+            expect(content.raw, (restart.raw_at, span.end))
             chunks = content.chunks_from(restart, passages, self.chunk_bytes)
             bad.used_restarts[place] = restart.raw_at, restart.offset
             try:
@@ -66,6 +69,7 @@ class LineFiles:
             except RestartFailedError:  # before the first line
                 del bad.used_restarts[place]
                 passages.forget()
+        expect(content.raw, (0, span.end))
         chunks = content.chunks_from(None, passages, self.chunk_bytes)
         yield from _ChunkedLines(span, bad).lines(chunks)
 
@@ -74,6 +78,7 @@ class LineFiles:
     ) -> Iterator[tuple[int, bytes]]:
         offset = span.start
         longest = bad.max_raw_bytes
+        expect(stream, (max(0, span.start - 1), span.end))
         stream.seek(max(0, span.start - 1))
         if span.start > 0:
             offset = self._end_of_line(stream, span.start - 1, span.end)

@@ -1,8 +1,8 @@
 """Parquet files: a column of texts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow.parquet as pq
 
@@ -16,6 +16,7 @@ from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.parquet_pages import pages_of
 from data_prep.readers.reader import RecordsConfig
 from data_prep.readers.signatures import check_format
+from data_prep.readers.url_stream import expect
 
 _BATCH_ROWS, _BATCH_BYTES = 1024, 1 << 27
 _MAX_RATIO = 100
@@ -47,7 +48,7 @@ class ParquetReader:
         reports the damage."""
         check_format(head_of(file, HEAD_BYTES), file.path, "parquet")
         try:
-            with _opened(file) as parquet:
+            with _opened(file) as (_, parquet):
                 sizes = [
                     parquet.metadata.row_group(g).total_byte_size
                     for g in range(parquet.num_row_groups)
@@ -63,10 +64,12 @@ class ParquetReader:
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
         """The documents of the span's row groups."""
         try:
-            with open_file(span.file) as stream, _opened(span.file) as parquet:
+            with _opened(span.file) as (stream, parquet):
                 file = _ParquetFile(parquet, stream, span.file)
                 columns = self._columns.in_schema(parquet.schema_arrow, span.file)
-                for group in range(span.start, min(span.end, parquet.num_row_groups)):
+                groups = range(span.start, min(span.end, parquet.num_row_groups))
+                file.expect(groups, columns)
+                for group in groups:
                     yield from file.documents(group, columns, bad)
         except ARROW_ERRORS as error:
             if not is_damage(error):
@@ -83,6 +86,23 @@ class _ParquetFile:
             parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)
         ]
 
+    def expect(self, groups: range, columns: ArrowColumns) -> None:
+        """Says that these columns of the row groups will be read, one group after another."""
+        ranges = []
+        for group in groups:
+            for column in self._chunks(group, columns):
+                starts = (column.dictionary_page_offset, column.data_page_offset)
+                start = min((start for start in starts if start), default=0)
+                ranges.append((start, start + column.total_compressed_size))
+        expect(self._stream, *ranges)
+
+    def _chunks(self, group: int, columns: ArrowColumns) -> list[Any]:
+        """pyarrow's `ColumnChunkMetaData` of the columns to read, of one row group."""
+        prefixes = [f"{path.parquet_prefix}." for path in columns.paths]
+        row_group = self._parquet.metadata.row_group(group)
+        chunks = [row_group.column(number) for number in range(row_group.num_columns)]
+        return [c for c in chunks if any(f"{c.path_in_schema}.".startswith(p) for p in prefixes)]
+
     def documents(self, group: int, columns: ArrowColumns, bad: BadRecords) -> Iterator[Document]:
         """The documents of a row group; what cannot be read of it is counted."""
         first_row, num_rows = sum(self._num_rows[:group]), self._num_rows[group]
@@ -92,15 +112,14 @@ class _ParquetFile:
             return
         row, end, row_bytes = first_row, first_row + num_rows, stored / max(num_rows, 1)
         try:
-            prefixes = [path.parquet_prefix for path in columns.paths]
-            page_bytes = self._largest_page_bytes(group, prefixes)
+            page_bytes = self._largest_page_bytes(group, columns)
             if page_bytes > bad.max_raw_bytes:
                 bad.add(self._file.path, row, _TOO_LARGE, f"{page_bytes:,} bytes", page_bytes)
                 return
             for batch in self._parquet.iter_batches(
                 batch_size=min(max(_BATCH_BYTES // max(page_bytes, 1), 1), _BATCH_ROWS),
                 row_groups=[group],
-                columns=prefixes,
+                columns=[path.parquet_prefix for path in columns.paths],
                 use_threads=False,
             ):
                 yield from columns.documents_in(batch, row, row_bytes, bad)
@@ -119,19 +138,14 @@ class _ParquetFile:
         )
         return min(max(stored, 0), self._file.num_bytes)
 
-    def _largest_page_bytes(self, group: int, prefixes: Sequence[str]) -> int:
+    def _largest_page_bytes(self, group: int, columns: ArrowColumns) -> int:
         """Decompressed size of the largest page of a row group that is read: no text is longer.
 
         Of a file at a URL, whose pages would be fetched twice, the size of a whole column if that
         is compressed more than any text.
         """
-        columns = self._parquet.metadata.row_group(group)
         largest = 0
-        for number in range(columns.num_columns):
-            column = columns.column(number)
-            path = f"{column.path_in_schema}."
-            if not any(path.startswith(f"{prefix}.") for prefix in prefixes):
-                continue
+        for column in self._chunks(group, columns):
             if "://" not in self._file.path:
                 pages = pages_of(self._stream, column)
                 largest = max([largest, *(page.expanded for page in pages)])
@@ -162,7 +176,8 @@ def _check_not_encrypted(stream: BinaryIO, parquet: pq.ParquetFile, file: Source
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
+def _opened(file: SourceFile) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
+    """The stream of a file, and what reads from it."""
     with open_file(file) as stream, pq.ParquetFile(stream) as parquet:
         _check_not_encrypted(stream, parquet, file)
         schema = parquet.metadata.schema
@@ -173,9 +188,9 @@ def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
             if column.max_repetition_level and column.physical_type == "BYTE_ARRAY"
         ]
         if not lists:
-            yield parquet
+            yield stream, parquet
             return
         # A list may repeat a large value of a dictionary any number of times.
         stream.seek(0)
         with pq.ParquetFile(stream, read_dictionary=lists) as with_dictionaries:
-            yield with_dictionaries
+            yield stream, with_dictionaries

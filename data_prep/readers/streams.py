@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 from data_prep.readers.compression import READ_ERRORS, is_damage, new_member_of
 from data_prep.readers.decompressors import Decompressor, joined
 from data_prep.readers.kinds import MAX_START_BYTES, MEMBER_STARTS, Compression, may_start_member
+from data_prep.readers.url_stream import expect
 
 _WINDOW_BYTES = 1 << 16
 _SLICE_BYTES = 1 << 12
@@ -100,6 +101,7 @@ class Piece(NamedTuple):
 def pieces_from(raw: BinaryIO, codec: Codec, start: int, end: int) -> Iterator[Piece]:
     """The content of the span [start, end) and, for as long as the caller asks, what follows it."""
     num_bytes = raw.seek(0, os.SEEK_END)
+    expect(raw, (start, end))
     at = owner = 0 if start == 0 else _first_start(raw, codec, start, end)
     while at is not None and owner is not None:
         after: int | None = None
@@ -189,6 +191,8 @@ def _is_start(raw: BinaryIO, codec: Codec, at: int) -> bool:
     raw.seek(at)
     try:
         content = next(joined(codec.decompressor().pieces(raw.read(_SLICE_BYTES))))
-    except READ_ERRORS:
+    except READ_ERRORS as error:
+        if not is_damage(error):
+            raise
         return False
     return codec.content_start.match(content) is not None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from data_prep.readers.content import Content
 from data_prep.readers.document import BadRecords
+from data_prep.readers.url_stream import expect
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -14,6 +15,7 @@ def table_lines(content: Content, chunk_bytes: int, bad: BadRecords) -> Iterator
     num_held = offset = 0
     is_skipping, is_start = False, True  # `num_held` counts what is skipped of a line as well
     path = content.file.path
+    expect(content.raw, (0, content.file.num_bytes))
     for chunk in content.chunks(chunk_bytes):
         if chunk.error is not None:
             if is_skipping:

@@ -22,6 +22,7 @@ from data_prep.readers.compression import DAMAGED_COMPRESSION
 from data_prep.readers.content import Content
 from data_prep.readers.files import Span
 from data_prep.readers.streams import codec_of, content_head
+from data_prep.readers.url_stream import expect
 from data_prep.readers.warc_heads import HEAD_WITHOUT_END, Head, RecordFormat, format_of
 from data_prep.readers.warc_window import Window, chunk_windows, plain_window, stream_windows
 
@@ -69,6 +70,7 @@ def records_of(content: Content, span: Span, max_bytes: int) -> Iterator[Record 
     raw, name = content.raw, span.file.name
     if content.is_plain:
         form = format_of(plain_window(raw, 0).head(_PROBE_BYTES), name)
+        expect(raw, (max(span.start - 1, 0), span.end))
         window = plain_window(raw, span.start)
         scanner = _Scanner(window, form, max_bytes, span.end - window.offset)
         if span.start == 0 or scanner.find():

@@ -9,6 +9,7 @@ from data_prep.readers.compression import CHUNK_BYTES
 from data_prep.readers.content import Content
 from data_prep.readers.files import Span
 from data_prep.readers.streams import Codec, Piece, pieces_from
+from data_prep.readers.url_stream import expect
 
 _PLAIN_PIECE_BYTES = 1 << 20
 
@@ -127,6 +128,7 @@ def stream_windows(raw: BinaryIO, codec: Codec, span: Span) -> Iterator[Window]:
 
 def chunk_windows(content: Content) -> Iterator[Window]:
     """The sequences of content that one reader reads from its start."""
+    expect(content.raw, (0, content.file.num_bytes))
     chunks = content.chunks()
     offset = 0
     is_more = True

@@ -12,6 +12,7 @@ from data_prep.readers.document import BadRecords
 from data_prep.readers.files import Span
 from data_prep.readers.kinds import Compression, encoding_by
 from data_prep.readers.streams import BZIP2, content_head, pieces_from
+from data_prep.readers.url_stream import expect
 from data_prep.readers.wiki_site import MAX_HEAD_BYTES
 
 DAMAGED_XML = "damaged or truncated XML"
@@ -85,6 +86,7 @@ def _plain_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Du
     if span.end >= span.file.num_bytes:
         stream.seek(max(0, span.file.num_bytes - _TAIL_BYTES))
         _check_end(stream.read(), span, span.file.num_bytes, bad)
+    expect(stream, (span.start, span.end))
     stream.seek(span.start)
     position = span.start
     while True:
@@ -115,6 +117,7 @@ def _bzip2_chunks(stream: BinaryIO, span: Span, bad: BadRecords) -> Iterator[_Du
 
 def _whole_chunks(opened: Content, span: Span, bad: BadRecords) -> Iterator[_DumpChunk]:
     position, tail = 0, b""
+    expect(opened.raw, (0, span.file.num_bytes))
     for _, content, error in opened.chunks():
         if error is not None:
             error.count(bad, span.file.path, position)
