@@ -27,10 +27,11 @@ from data_prep.dataset.manifest import (
     Split,
     read_manifest,
 )
+from data_prep.dataset.object_store import ObjectStore
 from data_prep.dataset.row_reader import RowReader
+from data_prep.dataset.url_files import RETRY_DELAYS_S
 from data_prep.dataset.verify import verify_shards
 from pipeline.data.config import DataConfig
-from pipeline.data.object_store import RETRY_DELAYS_S, ObjectStore
 from pipeline.data.order import WINDOW_ROWS
 
 LOCKS_FOLDER = ".locks"
@@ -88,10 +89,10 @@ def check_sizes(data: DataConfig, manifest: Manifest) -> None:
     if data.url is None:
         verify_shards(data.path, manifest)
         return
-    sizes = ObjectStore(data.url).sizes()
+    entries = ObjectStore(data.url).files()
     problems = []
     for shard in manifest.shards():
-        found = sizes.get(shard.path)
+        found = entries[shard.path]["size"] if shard.path in entries else None
         if found != shard.bytes:
             what = "missing" if found is None else f"{found:,} bytes instead of {shard.bytes:,}"
             problems.append(f"\n  {shard.path}: {what}")

@@ -25,6 +25,7 @@ MODULES = [name for name, is_command in scripts().items() if is_command]
 WITHOUT_CONFIG = {
     "data_prep.demo_corpus",
     "data_prep.scheduler_key",
+    "data_prep.upload",
     "pipeline.average",
     "pipeline.encoder_decoder",
     "pipeline.evaluate",  # a config among the models

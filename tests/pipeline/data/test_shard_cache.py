@@ -1,5 +1,6 @@
 """Rows in an object store: the same batches, checked hashes, retries, a bounded cache."""
 
+import io
 import multiprocessing
 import os
 import shutil
@@ -85,7 +86,7 @@ class FlakyFiles(LocalFileSystem):  # type: ignore[misc]
         file = super()._open(path, mode=mode, **arguments)
         if FlakyFiles.damages and str(path).endswith(".tar"):
             FlakyFiles.damages -= 1
-            file.seek(1000)
+            return io.BytesIO(bytes(Path(path).stat().st_size))
         return file
 
 
