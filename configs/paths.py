@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -41,11 +42,24 @@ def _value(found: "re.Match[str]") -> str:
     return value
 
 
+def is_url(path: object) -> bool:
+    """Whether this is the text of a URL, such as ``s3://bucket/rows``."""
+    return isinstance(path, str) and _URL.match(path) is not None
+
+
+def _local(path: str) -> str:
+    if is_url(path):
+        raise ValueError(f"{path!r} is a URL; this must be a path in a file system of this machine")
+    return path
+
+
 def _expanded_path(path: object) -> object:
-    return expanded(str(path)) if isinstance(path, str | Path) else path
+    return _local(expanded(str(path))) if isinstance(path, str | Path) else path
 
 
 ConfigPath = Annotated[Path, BeforeValidator(_expanded_path)]
-"""A path in a config."""
-ConfigPathText = Annotated[str, AfterValidator(expanded)]
+"""A path in a config. A URL is refused: as a path it would be that of a folder ``s3:``."""
+ConfigPathText = Annotated[str, AfterValidator(expanded), AfterValidator(_local)]
+"""A path or glob in a config."""
+ConfigPathOrUrl = Annotated[str, AfterValidator(expanded)]
 """A path, glob or URL in a config."""

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.load import Config
-from configs.paths import ConfigPath
+from configs.paths import ConfigPath, is_url
 from data_prep.dedup.config import DecontaminateConfig, DedupConfig
 from data_prep.documents.config import SourceConfig, SourceName, check_sources
 from data_prep.engine.workers import EngineConfig, LocalEngineConfig
@@ -60,6 +60,17 @@ class DataConfig(Config):
     """Size of the parts that the input is partitioned into, MB. Results do not depend on it."""
     engine: EngineConfig = LocalEngineConfig()
     """Where the parts are run. Results do not depend on it."""
+
+    @field_validator("output", "work", mode="before")
+    @classmethod
+    def _is_no_url(cls, folder: object) -> object:
+        if is_url(folder):
+            raise ValueError(
+                f"{folder!r} is a URL; the stages write to a local or shared file system: give a "
+                "folder there, and upload the finished rows with `python -m data_prep.upload "
+                "OUTPUT URL`"
+            )
+        return folder
 
     def filters_of(self, source: str) -> FiltersConfig:
         """The filter limits of a source."""

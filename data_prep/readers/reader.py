@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import Field
 
 from configs.load import Config, UserError
-from configs.paths import ConfigPathText
+from configs.paths import ConfigPathOrUrl
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import SourceFile, Span
 
@@ -71,7 +71,7 @@ class FilesConfig(Config):
 
     type: str
     """Name of the format."""
-    files: tuple[ConfigPathText, ...] = Field(min_length=1)
+    files: tuple[ConfigPathOrUrl, ...] = Field(min_length=1)
     """Paths, globs or URLs."""
     members: tuple[str, ...] = ("*",)
     """Of archives (zip, tar), which members are read: globs, in which ``*`` matches ``/`` too."""

@@ -8,11 +8,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from configs.load import Config
-from configs.paths import ConfigPath
+from configs.paths import ConfigPath, is_url
 
 
 class DataConfig(Config):
@@ -49,6 +50,25 @@ class DataConfig(Config):
 
     prefetch_steps: PositiveInt = 4
     """Optimizer steps that each worker prepares ahead."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path_is_no_url(cls, path: object) -> object:
+        if is_url(path):
+            raise ValueError(
+                f"{path!r} is a URL: give it as data.url, with shuffle_unit: shard; data.path is "
+                "then the folder of its cache on a disk of each node"
+            )
+        return path
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_one(cls, url: str | None) -> str | None:
+        if url is not None and not is_url(url):
+            raise ValueError(
+                f"{url!r} is no URL, such as s3://bucket/rows; data.path is for a folder"
+            )
+        return url
 
     @model_validator(mode="after")
     def _units_suit_a_cache(self) -> "DataConfig":

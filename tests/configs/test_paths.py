@@ -7,13 +7,14 @@ import pytest
 from pydantic import Field
 
 from configs.load import Config, ConfigError, fingerprint, load, validate
-from configs.paths import ConfigPath, ConfigPathText, expanded
+from configs.paths import ConfigPath, ConfigPathOrUrl, ConfigPathText, expanded
 
 
 class Paths(Config):
     output: ConfigPath
     sources: tuple[ConfigPathText, ...] = Field(default=("a",), min_length=1)
     files: tuple[ConfigPathText, ...] = ()
+    anywhere: tuple[ConfigPathOrUrl, ...] = ()
     numbers: tuple[int, ...] | None = None
     either: str | tuple[str, ...] = "x"
     pair: tuple[float, float] = (0.9, 0.99)
@@ -51,6 +52,16 @@ def test_home_and_variables_are_expanded(written: str, meant: str) -> None:
 def test_a_file_of_exactly_this_name_is_meant_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "$MISSING").touch()
     assert expanded("$MISSING") == "$MISSING"
+
+
+def test_a_url_where_a_path_belongs_is_an_error_that_names_the_key() -> None:
+    """As a path it would be that of a folder ``s3:``."""
+    tree = {"output": "s3://bucket/rows", "files": "gs://a/*", "anywhere": "s3://$CORPUS/b"}
+    with pytest.raises(ConfigError) as error:
+        validate(tree, Paths, "a.yaml")
+    assert re.findall(r"(\S+): \S+ is a URL", str(error.value)) == ["output", "files.0"]
+    found = validate(tree | {"output": "a", "files": "a:b//c"}, Paths, "a.yaml")
+    assert found.anywhere == ("s3:///data/corpus/b",)
 
 
 def test_what_is_not_set_is_an_error_that_names_the_key() -> None:
