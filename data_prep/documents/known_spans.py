@@ -1,9 +1,10 @@
-"""How large compressed files are cut, remembered from one start of a run to the next.
+"""How large compressed files and those at URLs are cut, remembered from one start to the next.
 
-Looking for the places at which decompression can start may read a whole file, and the first stage
-is planned at every start. So the spans of such files are kept in the folder of that stage, by all
-that they follow from: the file, with its size and time of change, the settings of its reader and
-the size of the parts. What is missing or damaged is looked for again.
+Looking for the places at which decompression can start may read a whole file, to know the kind of a
+file at a URL takes a request, and the first stage is planned at every start. So the spans of such
+files are kept in the folder of that stage, by all that they follow from: the file, with its size
+and time of change, the settings of its reader and the size of the parts. What is missing or damaged
+is looked for again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,8 @@ class KnownSpans:
 
 
 class _RememberingReader:
-    """Gives, and remembers, the spans of large compressed files; else as the reader itself."""
+    """Gives, and remembers, the spans of large compressed files and of those at URLs; else as the
+    reader itself."""
 
     def __init__(
         self, config: FilesConfig, stored: Mapping[str, Any], used: dict[str, Any]
@@ -54,15 +56,20 @@ class _RememberingReader:
         self._stored, self._used = stored, used
 
     def spans(self, file: SourceFile, part_bytes: int) -> list[Span]:
-        if file.num_bytes <= part_bytes:
+        is_remote = "://" in file.path
+        if file.num_bytes <= part_bytes and not is_remote:
             return self._reader.spans(file, part_bytes)
         key = fingerprint([_VERSION, astuple(file), self._settings, part_bytes])
         if key in self._stored:
             self._used[key] = self._stored[key]
             return _spans_in(self._stored[key], file)
         spans = self._reader.spans(file, part_bytes)
-        if spans and file.modified and all(span.sharing is not None for span in spans):
+        if not spans or not file.modified:
+            return spans
+        if all(span.sharing is not None for span in spans):
             self._used[key] = _tree_of(spans)
+        elif is_remote and all(span.sharing is None for span in spans):
+            self._used[key] = {"plain": [[s.start, s.end, s.group_bytes, s.archive] for s in spans]}
         return spans
 
     def read(self, span: Span, bad: BadRecords) -> Iterator[Document]:
@@ -70,8 +77,8 @@ class _RememberingReader:
 
 
 def _tree_of(spans: Sequence[Span]) -> dict[str, Any]:
-    """The spans of a file as JSON values. The next restarts of each are the restarts of the span
-    after it."""
+    """The spans of a compressed file as JSON values. The next restarts of each are the restarts of
+    the span after it."""
     sharings = [span.sharing for span in spans if span.sharing is not None]
     return {
         "compression": sharings[0].compression,
@@ -81,6 +88,8 @@ def _tree_of(spans: Sequence[Span]) -> dict[str, Any]:
 
 
 def _spans_in(tree: Mapping[str, Any], file: SourceFile) -> list[Span]:
+    if "plain" in tree:
+        return [Span(file, *numbers) for numbers in tree["plain"]]
     compression, ends = Compression(tree["compression"]), tree["ends"]
     restarts = [tuple(_restart(*numbers) for numbers in of_span) for of_span in tree["restarts"]]
     return [
