@@ -62,6 +62,7 @@ BENCHMARKS = {
     ),
     "data-tasks": Benchmark("data_tasks", (), ("--parts", "1000")),
     "data-joins": Benchmark("data_joins", (), ("--documents", "20000", "40000")),
+    "object-store": Benchmark("object_store", (), ("--mb", "8", "--part-mb", "4")),
     "data-languages": Benchmark("data_languages", (f"{WORK}/packages",), None),
     "data-decontamination": Benchmark("data_decontamination", (f"{WORK}/packages",), None),
     "loader-speed": Benchmark("loader_speed", (), ("--rows", "16384", "--steps", "2")),
