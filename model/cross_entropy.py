@@ -53,7 +53,7 @@ class _CrossEntropy(torch.autograd.Function):
         else:
             kept, own = of_softmax(logits, places, is_whole)
         log_sum, of_target, best = _of_all_ranks(own, first, grid)
-        if not is_whole:
+        if not (is_whole or ctx.keeps_logits):
             shares = (own[2] - log_sum).exp()  # of the probability, what lies on this rank
         ctx.save_for_backward(kept, places, log_sum, shares)
         is_right = best == targets
