@@ -12,9 +12,12 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from pipeline.engine.flat_gradients import FlatGradientOptimizer
 
 
 def import_deepspeed() -> Any:
@@ -97,6 +100,13 @@ def flat_gradients() -> Iterator[None]:
         yield
     finally:
         engine.BF16_Optimizer = original
+
+
+def as_flat_gradients(optimizer: Any) -> "FlatGradientOptimizer | None":
+    """`optimizer` if `flat_gradients` had it made, else None."""
+    from pipeline.engine.flat_gradients import FlatGradientOptimizer
+
+    return optimizer if isinstance(optimizer, FlatGradientOptimizer) else None
 
 
 def hide_old_names_of_collectives() -> None:

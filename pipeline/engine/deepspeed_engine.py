@@ -22,11 +22,12 @@ from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.engine import deepspeed_compat
 from pipeline.engine.zero_state import ZeroState
+from pipeline.optim.buckets import split_into_buckets
 from pipeline.optim.loss_scale import LossScale
 from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run.config import RunConfig
-from pipeline.run.memory import BUCKET_VALUES
+from pipeline.run.memory import BUCKET_VALUES, values_per_bucket
 from pipeline.run.phases import UpdateConfig
 
 
@@ -126,6 +127,7 @@ class Engine:
         }
         self._deepspeed = _initialize(model, config, max_accumulation, grid, trained)
         self._zero = self._deepspeed.optimizer
+        self._flat = deepspeed_compat.as_flat_gradients(self._zero)
         self._state = ZeroState(self._zero, config.optimizer, trained, self.specs, grid)
         self._loss_scale_config = config.loss_scale
         self.loss_scale = (
@@ -147,8 +149,8 @@ class Engine:
         if isinstance(self.module, MaskedLanguageModel):
             self.module.enter_phase(model)
         settings = self._group_settings[update.optimizer]
-        for group, values in zip(self._zero.param_groups, settings, strict=True):
-            group.update(values)
+        for group in self._zero.param_groups:
+            group.update(settings[group["number"]])
         self._zero.clip_grad = update.gradient_clipping
 
     def start_step(self, learning_rate: float) -> None:
@@ -166,6 +168,8 @@ class Engine:
     def start_micro_batch(self, is_last: bool) -> None:
         """Call before each forward pass; after the last one of a step the weights change."""
         self._deepspeed.set_gradient_accumulation_boundary(is_last)
+        if is_last and self._flat is not None:
+            self._flat.start_last_micro_batch()
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of `loss`; after the last micro-batch it also updates the weights.
@@ -253,7 +257,10 @@ def _initialize(
     parameters = [parameter for _, parameter in trained]
     num_values = sum(parameter.numel() for parameter in parameters)
     optimizer = config.optimizer.build(parameters, grid.device)
+    for number, group in enumerate(optimizer.param_groups):
+        group["number"] = number  # among the optimizer's own, which are split
     split_by_lr_share(optimizer)
+    split_into_buckets(optimizer, parameters, values_per_bucket(config, grid.dp_size))
     deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
     with deepspeed_compat.without_start_messages(), deepspeed_compat.flat_gradients():
         engine, *_ = deepspeed.initialize(

@@ -1,8 +1,8 @@
 """ZeRO 1 in bf16 with one flat fp32 sum of gradients a parameter group.
 
-A rank adds the gradients of its micro-batches to flat tensors, group by group. At the end of a step
-one reduce-scatter a group leaves each data-parallel rank the sum of its own partition, on which the
-norm, clipping and the optimizer work::
+A rank adds the gradients of its micro-batches to flat tensors, group by group. During the last
+backward pass of a step one reduce-scatter a group (`pipeline.engine.bucket_sums`) leaves each
+data-parallel rank the sum of its own partition, on which norm, clipping and the optimizer work::
 
     backward    rank 0  [ g g g g | g g g g ]      rank 1  [ h h h h | h h h h ]
     reduce      rank 0  [ s s s s |         ]      rank 1  [         | s s s s ]
@@ -20,7 +20,7 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.utils import is_model_parallel_parameter
 from torch import Tensor, nn
 
-from pipeline.run.memory import SCATTERED_VALUES
+from pipeline.engine.bucket_sums import Bucket, BucketSums
 
 NORM_VALUES = 1 << 10
 """So many squares are added in fp32, such sums in fp64: of 10^8 squares, added one after another as
@@ -32,7 +32,7 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
 
     - Gradients are reduced by a reduce-scatter of the flat sums instead of an all-reduce of a copy:
       half of the bytes, and no second fp32 tensor of all gradients. Groups of few values are
-      reduced by an all-reduce, in place too.
+      reduced by an all-reduce, in place too. They start while the backward pass goes on.
     - Norm and clipping read this rank's partition instead of all gradients.
     - A bf16 gradient is added to its sum when it is complete and then freed, in one kernel; the
       first of a step is written over the sum of the step before.
@@ -42,6 +42,18 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
     def _setup_for_real_optimizer(self) -> None:
         super()._setup_for_real_optimizer()
         assert self.immediate_grad_update, "gradients are added to their sums by hooks"
+        self._sums = BucketSums(
+            [
+                Bucket(*found)
+                for found in zip(
+                    self.fp32_groups_gradients_flat,
+                    self.fp32_groups_gradient_flat_partition,
+                    map(len, self.bf16_groups),
+                    self.real_dp_process_group,
+                    strict=True,
+                )
+            ]
+        )
         self._norm_parts = [
             part
             for number, group in enumerate(self.bf16_groups)
@@ -83,25 +95,21 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
         else:
             total.copy_(lp.grad)
         has_gradient[param_idx] = True
+        self._sums.gradient_added(group_idx, param_idx)
+
+    def start_last_micro_batch(self) -> None:
+        """Call before the last backward pass of a step, during which reductions start."""
+        self._sums.start_last_pass()
 
     @torch.no_grad()
     def reduce_gradients(self, pipeline_parallel: bool = False) -> None:
         """Leaves in this rank's partitions the mean of the gradients over data-parallel ranks."""
-        for number, flat in enumerate(self.fp32_groups_gradients_flat):
-            flags = self.fp32_groups_has_gradients[number]
-            sums = self.fp32_groups_gradients[number]
+        groups = zip(self.fp32_groups_gradients, self.fp32_groups_has_gradients, strict=True)
+        for sums, flags in groups:
             for total, has_gradient in zip(sums, flags, strict=True):
                 if not has_gradient:  # else it holds that of an earlier step
                     total.zero_()
-            group = self.real_dp_process_group[number]
-            num_ranks = dist.get_world_size(group=group)
-            if num_ranks > 1:
-                partition = self.fp32_groups_gradient_flat_partition[number]
-                if len(partition) < SCATTERED_VALUES:
-                    dist.all_reduce(flat, group=group)
-                else:
-                    _reduce_scatter(partition, flat, group)
-                partition.div_(num_ranks)
+        self._sums.finish()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -152,10 +160,3 @@ def _sum_of_squares(values: Tensor) -> Tensor:
     rest = torch.linalg.vector_norm(values[num_whole:])
     total: Tensor = rows.double().square().sum() + rest.double().square()
     return total
-
-
-def _reduce_scatter(partition: Tensor, flat: Tensor, group: Any) -> None:
-    """Sums `flat` over the ranks of `group` into `partition`, its own part of `flat`."""
-    name = "reduce_scatter_single"  # its name before torch 2.13 is the other one
-    reduce_scatter = getattr(dist, name, None) or dist.reduce_scatter_tensor
-    reduce_scatter(partition, flat, group=group)

@@ -6,6 +6,7 @@ that the optimizer declares; what DeepSpeed keeps besides was measured on CPUs (
 Activations are those of `pipeline.run.activations`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -29,6 +30,10 @@ SCATTERED_VALUES = 1 << 18
 """ZeRO 1 in bf16 reduces gradients by reduce-scatter where each rank gets at least so many, and by
 all-reduce below. By NCCL's model a ring waits about 4 us a rank, in which nodes with 300 GB/s send
 a megabyte; the tree of an all-reduce sends twice the bytes in few hops."""
+
+OVERLAPPED_VALUES = 1 << 25
+"""The least values of a bucket of gradients that is reduced while the backward pass goes on, 134 MB
+in fp32."""
 
 LIVE_VALUES = 1_000_000_000
 """ZeRO 3 keeps the gathered weights of at most so many parameters, all of smaller models:
@@ -144,6 +149,14 @@ def has_flat_gradients(config: RunConfig) -> bool:
     return (
         config.precision == "bf16" and parallel.zero_stage == 1 and not parallel.offload_optimizer
     )
+
+
+def values_per_bucket(config: RunConfig, dp_size: int) -> float:
+    """The least values of a bucket of gradients; infinite where none is reduced before the end of
+    the backward pass. Many ranks have larger buckets, so that each is still scattered."""
+    if dp_size == 1 or not has_flat_gradients(config):
+        return math.inf
+    return max(OVERLAPPED_VALUES, SCATTERED_VALUES * dp_size)
 
 
 def for_cpu(

@@ -137,7 +137,7 @@ def norm_and_reference(config: TrainConfig) -> tuple[float, float]:
     reduce: Callable[..., None] = zero.reduce_gradients
     found: list[float] = []
 
-    def reduce_and_compare(**arguments: Any) -> None:
+    def compare_and_reduce(**arguments: Any) -> None:
         square = torch.zeros((), dtype=torch.float64)
         for group, sums in zip(zero.bf16_groups, zero.fp32_groups_gradients, strict=True):
             for parameter, values in zip(group, sums, strict=True):
@@ -150,7 +150,8 @@ def norm_and_reference(config: TrainConfig) -> tuple[float, float]:
         found.append(math.sqrt(square))
         reduce(**arguments)
 
-    zero.reduce_gradients = reduce_and_compare
+    zero.reduce_gradients = compare_and_reduce
+    zero.start_last_micro_batch = lambda: None  # no sum over ranks starts before the comparison
     result = pretraining_step(engine, batch_of(config, grid, 0), 1e-3)
     return result.gradient_norm, found[0]
 
@@ -166,16 +167,17 @@ def gradients_of_two_steps(config: TrainConfig) -> dict[str, list[Tensor]]:
     and whether bf16 gradients are left after a backward pass."""
     engine = engine_of(config, grid_of(config))
     zero, module = engine._zero, engine.module
+    plain, decayed = range(2)  # the numbers of its groups
     given: dict[str, list[Tensor]] = {"bias": [], "weight": [], "left": []}
     step = zero.optimizer.step
 
     def noted() -> None:
-        given["bias"].append(zero.fp32_groups_gradients[1][0].clone())
-        given["weight"].append(zero.fp32_groups_gradients[0][0].clone())
+        given["bias"].append(zero.fp32_groups_gradients[plain][0].clone())
+        given["weight"].append(zero.fp32_groups_gradients[decayed][0].clone())
         step()
 
     zero.optimizer.step = noted
-    bias, weight = zero.bf16_groups[1][0], zero.bf16_groups[0][0]
+    bias, weight = zero.bf16_groups[plain][0], zero.bf16_groups[decayed][0]
     for with_bias in (True, False):
         engine.start_step(1e-3)
         for is_last in (False, True):
