@@ -135,6 +135,7 @@ class Engine:
         )
         """The factor on the next step's loss, None except in fp16."""
         self._skipped_before = 0
+        self._is_last = False
 
     @property
     def model(self) -> Any:
@@ -166,31 +167,48 @@ class Engine:
         self._skipped_before = self._deepspeed.skipped_steps
 
     def start_micro_batch(self, is_last: bool) -> None:
-        """Call before each forward pass; after the last one of a step the weights change."""
+        """Call before each forward pass with whether it is the last of a step."""
+        self._is_last = is_last
         self._deepspeed.set_gradient_accumulation_boundary(is_last)
         if is_last and self._flat is not None:
             self._flat.start_last_micro_batch()
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of `loss`; after the last micro-batch it also updates the weights.
+        """Adds the gradients of `loss`; those of the last micro-batch are also reduced.
 
         DeepSpeed averages gradients over data-parallel ranks: for a sum over them, `loss` is
         multiplied by their number.
         """
         self._deepspeed.backward(loss, scale_wrt_gas=False)
-        self._deepspeed.step()
+        if not self._is_last:
+            self._deepspeed.step()  # which counts micro-batches
 
-    def finish_step(self) -> bool:
-        """Whether the step was skipped for gradients that are not finite; adapts the loss scale."""
+    def norm_part(self) -> Tensor:
+        """A value of this rank, fp64 on its device, from which `finish_step` computes the norm.
+
+        Call it after the last micro-batch. Optimizers of DeepSpeed's own add up the norm over ranks
+        as they update the weights, which they do here.
+        """
+        if self._flat is not None:
+            return self._flat.square_of_partitions()
+        self._deepspeed.step()
+        norm: Tensor | float | None = self._deepspeed.get_global_grad_norm()
+        return torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float64)
+
+    def finish_step(self, norm_parts: Sequence[float]) -> tuple[float, bool]:
+        """(norm of the whole gradient before clipping, whether the step was skipped because it is
+        not finite); starts the update of the weights, adapts the loss scale.
+
+        `norm_parts` are those of all ranks, by rank.
+        """
+        norm = norm_parts[self.grid.rank]
+        if self._flat is not None:
+            norm = self._flat.take_norm(norm_parts)
+            self._deepspeed.step()
         skipped: bool = self._deepspeed.skipped_steps > self._skipped_before
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(skipped, self._loss_scale_config)
-        return skipped
-
-    def gradient_norm(self) -> Tensor | float:
-        """The norm of the last step's whole gradient before clipping, left on its device."""
-        norm: Tensor | float | None = self._deepspeed.get_global_grad_norm()
-        return 0.0 if norm is None else norm
+        return norm, skipped
 
     def start_evaluation(self) -> None:
         """Turns dropout off until the next step."""

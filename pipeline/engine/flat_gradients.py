@@ -12,6 +12,7 @@ Import it with DeepSpeed's MLflow import avoided, see `deepspeed_compat.import_d
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.utils import is_model_parallel_parameter
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _coalescing_manager
 
 from pipeline.engine.bucket_sums import Bucket, BucketSums
 
@@ -36,7 +38,9 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
     - Norm and clipping read this rank's partition instead of all gradients.
     - A bf16 gradient is added to its sum when it is complete and then freed, in one kernel; the
       first of a step is written over the sum of the step before.
-    - The host waits once for the device in a step, for the norm.
+    - The norm is the caller's to add up over ranks, with what else they report: in a step the host
+      waits once for the device, and starts the update without waiting for it.
+    - The new weights of all groups are gathered in one collective.
     """
 
     def _setup_for_real_optimizer(self) -> None:
@@ -112,13 +116,30 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
         self._sums.finish()
 
     @torch.no_grad()
+    def square_of_partitions(self) -> Tensor:
+        """What this rank adds to the square of the norm: a scalar, fp64, on its device."""
+        total = torch.zeros(
+            (), dtype=torch.float64, device=self.fp32_groups_gradients_flat[0].device
+        )
+        for part in self._norm_parts:
+            total += _sum_of_squares(part)
+        return total
+
+    def take_norm(self, squares: Sequence[float]) -> float:
+        """The norm of the gradient that `step` works on, from the `squares` of all ranks.
+
+        They are added in fp64 in the order of the ranks, so that all get the same bits.
+        """
+        square = sum(squares)
+        self._global_grad_norm = math.sqrt(square) if math.isfinite(square) else math.inf
+        return self._global_grad_norm
+
+    @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """Updates and gathers the weights; where the norm is not finite it changes nothing."""
-        norm = self._norm_of_all_ranks()
-        self.overflow = not math.isfinite(norm)
-        self._global_grad_norm = math.inf if self.overflow else norm
+        self.overflow = not math.isfinite(self._global_grad_norm)
         if not self.overflow:
-            self._update(norm)
+            self._update(self._global_grad_norm)
         self.clear_hp_grads()
 
     def _update(self, norm: float) -> None:
@@ -134,14 +155,24 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
         self._lazy_init_hp_params_optimizer_state()
         self.update_lp_params()
 
-    def _norm_of_all_ranks(self) -> float:
-        """The norm of the whole gradient; the step's only wait for the device in this class."""
-        device = self.fp32_groups_gradients_flat[0].device
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        for part in self._norm_parts:
-            total += _sum_of_squares(part)
-        dist.all_reduce(total)  # data- and tensor-parallel ranks are all ranks
-        return float(total.sqrt())
+    @torch.no_grad()
+    def update_lp_params(self) -> None:
+        """Gathers the new weights of all groups in one collective; the host does not wait."""
+        rank = dist.get_rank(self.dp_process_group)
+        weights = zip(
+            self.bf16_groups_flat,
+            self.bf16_partitioned_groups,
+            self.fp32_groups_flat_partition,
+            strict=True,
+        )
+        parts = []
+        for flat, partitions, master in weights:
+            partitions[rank].copy_(master)
+            parts.append((flat, partitions[rank]))
+        if dist.get_world_size(self.dp_process_group) > 1:
+            with _coalescing_manager(self.dp_process_group):
+                for flat, mine in parts:
+                    _all_gather(flat, mine, self.dp_process_group)
 
     def clear_hp_grads(self) -> None:
         """Has the next gradient of each parameter written over its sum."""
@@ -160,3 +191,9 @@ def _sum_of_squares(values: Tensor) -> Tensor:
     rest = torch.linalg.vector_norm(values[num_whole:])
     total: Tensor = rows.double().square().sum() + rest.double().square()
     return total
+
+
+def _all_gather(flat: Tensor, mine: Tensor, group: dist.ProcessGroup) -> None:
+    """Fills `flat` with the parts of all ranks; `mine` is this rank's own part of it."""
+    gather = getattr(dist, "all_gather_single", None)  # its name before torch 2.13 is the other one
+    (gather or dist.all_gather_into_tensor)(flat, mine, group=group)

@@ -3,6 +3,7 @@
 Pretraining and fine-tuning take the same step: pretraining has one head, "mlm". Besides DeepSpeed's
 own communication, a step costs one collective (one more where ranks have to add up their label
 counts first) and one transfer from the device; `tests/pipeline/engine/test_step.py` enforces that.
+At ZeRO 1 in bf16 it is all that the host waits for, and the norm of the gradient is part of it.
 
 H heads, W ranks.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from model.parallel.grid import Grid
 from model.task_heads import LossAndCounts
+from model.transfer import to_device
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.stragglers import RankMeasurements, Stopwatch, measure_rank
 from pipeline.launch.stop_agreement import StepAbandoned, StopAgreement
@@ -112,18 +114,19 @@ def take_step(
             loss_sums += losses.detach()
             num_right += torch.stack([results[head][2] for head in heads])
         engine.backward((losses * scales).sum())
-    skipped = engine.finish_step()
+    norm_part = engine.norm_part()
 
-    # Everything that ranks report to each other goes into one vector and one collective.
+    # Everything that ranks report to each other goes into one vector and one collective, for which
+    # the host waits once. It then starts the update of the weights and goes on.
     is_stopping = stop is not None and stop.seen
     measured = astuple(measure_rank(forward_time.seconds(), data_wait_s))
-    norm = torch.as_tensor(engine.gradient_norm(), dtype=torch.float64).reshape(1)
     from_host = torch.tensor([is_stopping, *measured], dtype=torch.float64)
-    parts = (loss_sums, num_right, label_counts, norm, from_host)
-    table = _gather(grid, torch.cat([part.to(grid.device) for part in parts]))  # [W, 3H + 7]
-
+    parts = (loss_sums, num_right, label_counts, norm_part.reshape(1), from_host)
+    table = _gather(grid, torch.cat([to_device(part, grid.device) for part in parts]))
     ends = np.cumsum([len(heads), len(heads), len(heads), 1, 1])
     loss_table, right_table, counts, norms, stops, measurements = np.split(table, ends, axis=1)
+    norm, skipped = engine.finish_step(norms[:, 0].tolist())
+
     means = _means(grid, heads, loss_table, counts)
     loss = sum(weights[head] * mean for head, mean in means.items())
     return StepResult(
@@ -131,7 +134,7 @@ def take_step(
         losses=means,
         accuracies=_means(grid, heads, right_table, counts),
         label_counts={head: int(n) for head, n in zip(heads, counts[0], strict=True)},
-        gradient_norm=float(norms[grid.rank, 0]),
+        gradient_norm=norm,
         skipped=skipped,
         overflowed=skipped and engine.loss_scale != loss_scale and math.isfinite(loss),
         loss_scale=None if loss_scale is None else loss_scale.scale,
@@ -148,7 +151,7 @@ def count_labels(grid: Grid, *is_labelled: Tensor) -> Tensor:
     host does not wait for them.
     """
     counts = torch.stack([labelled.sum() for labelled in is_labelled])
-    counts = counts.to(grid.device, torch.float64)
+    counts = to_device(counts.double(), grid.device)
     dist.all_reduce(counts)
     return counts / grid.tp_size  # tensor-parallel peers count the same labels
 
@@ -158,7 +161,7 @@ def _loss_scales(grid: Grid, label_counts: Tensor, weights: Sequence[float]) -> 
 
     Times the data-parallel ranks, over which DeepSpeed averages gradients.
     """
-    factors = torch.tensor(weights, dtype=torch.float64).to(grid.device) * grid.dp_size
+    factors = to_device(torch.tensor(weights, dtype=torch.float64), grid.device) * grid.dp_size
     return torch.where(label_counts > 0, factors / label_counts, 0.0).float()
 
 

@@ -66,7 +66,8 @@ class Stopwatch:
     def seconds(self) -> float:
         """The sum so far; waits for the device to reach the end of the last block.
 
-        After a step it has: DeepSpeed has looked at the gradients, which come after it.
+        `take_step` asks when it has queued the last backward pass, which the device works on while
+        the host waits.
         """
         if not self._is_cuda:
             return self._seconds

@@ -57,7 +57,11 @@ class StepMeter:
     def step_finished(
         self, result: StepResult, rows: int, tokens: int, flops: int
     ) -> dict[str, float]:
-        """The metrics of a step; `rows`, `tokens` and `flops` are those of its global batch."""
+        """The metrics of a step; `rows`, `tokens` and `flops` are those of its global batch.
+
+        At ZeRO 1 in bf16 a GPU has yet to update the weights, which is in the time of the next step
+        or of the save that follows: a step's time holds the update of the step before.
+        """
         now = time.monotonic()
         step_s = now - self._step_started_at
         self._step_started_at = now

@@ -9,6 +9,7 @@ from model.config import MLM_HEAD
 from model.flops import training_flops
 from model.heads import MaskedLanguageModel
 from model.objectives.head_names import ADVERSARIAL
+from model.transfer import to_device
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.step import StepResult, take_step
 from pipeline.finetuning.adversary import adversarial_step, passes_of
@@ -39,7 +40,7 @@ def finetuning_step(
     )
     # Every rank knows the rows of all ranks, so the counts need no communication.
     counts = [step.label_counts[head] for head in step.weights]
-    label_counts = torch.tensor(counts, dtype=torch.float64).to(engine.grid.device)
+    label_counts = to_device(torch.tensor(counts, dtype=torch.float64), engine.grid.device)
     result = take_step(
         engine, step.micro_batches, label_counts, step.weights, learning_rate, stop, data_wait_s
     )

@@ -104,7 +104,8 @@ def one_rank_lacks_a_gradient(config: TrainConfig) -> tuple[list[int], list[list
                 lacks = has_none or (is_last and rank == 0)
                 used = [p for p in parameters if not lacks or p is not lacking]
                 engine.backward((1 + rank) * torch.stack([p.float().sum() for p in used]).sum())
-            engine.finish_step()
+            part = float(engine.norm_part())
+            engine.finish_step([part] * engine.grid.world_size)
     return started, given
 
 

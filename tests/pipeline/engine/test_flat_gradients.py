@@ -186,7 +186,7 @@ def gradients_of_two_steps(config: TrainConfig) -> dict[str, list[Tensor]]:
             engine.backward(loss + bias.float().sum() if with_bias else loss)
             left = [p for p in module.parameters() if p.grad is not None]
             given["left"].append(torch.tensor(len(left)))
-        engine.finish_step()
+        engine.finish_step([float(engine.norm_part())])
     return given
 
 

@@ -32,8 +32,8 @@ class CountedOperators(TorchDispatchMode):
         name = func.overloadpacket.__name__
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         if str(func).startswith("c10d"):
-            # The smaller one of an all-gather or reduce-scatter is a rank's share.
-            sent = max(x.numel() * x.element_size() for x in given)
+            # The smaller tensors of an all-gather or reduce-scatter are a rank's share.
+            sent = max(map(_tensor_bytes, args))
             self.messages[f"{name} {given[0].dtype}"] += sent
         elif name in MATRIX_PRODUCTS:
             self.matrix_flops += 2 * result.numel() * given[-1].shape[-2]
@@ -42,3 +42,9 @@ class CountedOperators(TorchDispatchMode):
             tensors = {id(x): x for x in leaves if isinstance(x, torch.Tensor)}
             self.traffic_bytes += sum(x.numel() * x.element_size() for x in tensors.values())
         return result
+
+
+def _tensor_bytes(argument: Any) -> int:
+    """Of a tensor, or of all in a list."""
+    leaves = [x for x in tree_leaves(argument) if isinstance(x, torch.Tensor)]
+    return sum(x.numel() * x.element_size() for x in leaves)

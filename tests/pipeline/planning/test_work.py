@@ -202,9 +202,12 @@ def _check_data_parallel(config: TrainConfig) -> None:
             engine.start_micro_batch(is_last=number == 3)
             loss = engine.model(tokens, positions, tokens[:, :5].clone(), None, KnownRows(False))[0]
             engine.backward(loss)
+        part = float(engine.norm_part())
+        engine.finish_step([part] * dist.get_world_size())
     scattered = counted.messages["_reduce_scatter_base_ torch.float32"]
     reduced = counted.messages["allreduce_ torch.float32"]
-    gathered = counted.messages["_allgather_base_ torch.bfloat16"]
+    gathers = ("_allgather_base_", "allgather_into_tensor_coalesced_")
+    gathered = sum(counted.messages[f"{kind} torch.bfloat16"] for kind in gathers)
     planned = data_parallel_bytes(trained_of(plan), 4, 1, dist.get_world_size())
     assert planned == pytest.approx((2 * reduced + scattered + gathered) / 2, rel=0.02)
 
