@@ -27,7 +27,7 @@ from pipeline.optim.loss_scale import LossScale
 from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run.config import RunConfig
-from pipeline.run.memory import BUCKET_VALUES, values_per_bucket
+from pipeline.run.memory import BUCKET_VALUES, has_flat_gradients, values_per_bucket
 from pipeline.run.phases import UpdateConfig
 
 
@@ -278,7 +278,8 @@ def _initialize(
     for number, group in enumerate(optimizer.param_groups):
         group["number"] = number  # among the optimizer's own, which are split
     split_by_lr_share(optimizer)
-    split_into_buckets(optimizer, parameters, values_per_bucket(config, grid.dp_size))
+    bucket_values = values_per_bucket(has_flat_gradients(config), grid.dp_size)
+    split_into_buckets(optimizer, parameters, bucket_values)
     deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
     with deepspeed_compat.without_start_messages(), deepspeed_compat.flat_gradients():
         engine, *_ = deepspeed.initialize(

@@ -139,7 +139,10 @@ def run_time(plan: FinetunePlan, num_nodes: int, gpus_per_node: int, rates: Rate
         # They are dealt to the ranks in turn: a step takes as long as that with most of them.
         most = -(-step.micro_batches // rank.dp_size)
         slowest = all_batches.times(most / step.micro_batches)
-        update = update_time(trained, passes * most, rank, rates)
+        # A head without a gradient in the last micro-batch holds up all reductions.
+        has_one_head = len(plan.config.tasks) == 1 and plan.mlm is None
+        last = all_batches.times(has_one_head / (passes * step.micro_batches))
+        update = update_time(trained, passes * most, rank, rates, last)
         whole += (slowest + update).times(step.num_steps)
     return whole
 

@@ -4,11 +4,12 @@
     traffic   = bytes of all other operators / (memory bandwidth x 0.9)
     tensor    = bytes sent / link + collectives x latency
     host      = kernels x time to launch one, as far as it is longer than matrix + traffic + tensor
-    data      = bytes sent / min(link, network of a node / tensor-parallel size) + latencies
+    data      = bytes sent / min(link, network of a node / tensor-parallel size) + latencies, at
+                ZeRO 1 in bf16 less what the last backward pass hides
     optimizer = its state and gradients, read and written once, and its own matrix products
 
-All but `optimizer` and, at ZeRO 1, `data` are counted once a micro-batch. Nothing is assumed to
-overlap but the host with the accelerator.
+All but `optimizer` and, at ZeRO 1, `data` are counted once a micro-batch. Nothing else is assumed
+to overlap but the host with the accelerator.
 """
 
 import math
@@ -19,7 +20,7 @@ from model.compute import ComputeConfig
 from pipeline.optim.union import OptimizerConfig
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.work import NetworkPass, Work, accumulation_work, work_of
-from pipeline.run.memory import BUCKET_VALUES, SCATTERED_VALUES
+from pipeline.run.memory import BUCKET_VALUES, SCATTERED_VALUES, values_per_bucket
 
 LAUNCH_S = 32e-6
 """Host time to start a kernel from Python: 25 ms for the 790 of a micro-batch of base (measured on
@@ -80,7 +81,7 @@ class StepTime:
     tensor: float = 0.0
     """Communication of tensor-parallel ranks."""
     data: float = 0.0
-    """Communication of data-parallel ranks."""
+    """Communication of data-parallel ranks that no backward pass hides."""
     optimizer: float = 0.0
     """The update of the weights."""
 
@@ -140,7 +141,7 @@ def step_time(
     Raises ConfigError for a number format that the accelerator has no matrix units for.
     """
     each = micro_batch_time(passes, trained, micro_rows, rank.tp_size, rates)
-    return each.times(accumulation) + update_time(trained, accumulation, rank, rates)
+    return each.times(accumulation) + update_time(trained, accumulation, rank, rates, each)
 
 
 def micro_batch_time(
@@ -163,11 +164,21 @@ def micro_batch_time(
     return StepTime(matrix, traffic, host, tensor)
 
 
-def update_time(trained: Trained, accumulation: int, rank: Rank, rates: Rates) -> StepTime:
+def update_time(
+    trained: Trained, accumulation: int, rank: Rank, rates: Rates, last: StepTime
+) -> StepTime:
     """Seconds of a step beside its `accumulation` micro-batches: gradients and weights over the
-    data-parallel ranks, and the optimizer."""
+    data-parallel ranks, and the optimizer.
+
+    `last`: the last micro-batch, whose backward pass hides reductions, though not beside messages
+    of tensor-parallel ranks; nothing is hidden by an empty one.
+    """
+    again = trained.compute.activation_checkpointing.type != "none"
+    backward_s = (3 / 4 if again else 2 / 3) * (last.matrix + last.traffic + last.host)
     return StepTime(
-        data=_data_parallel_s(trained, accumulation, rank, rates.accelerator),
+        data=_data_parallel_s(
+            trained, accumulation, rank, _network(rank, rates.accelerator), backward_s
+        ),
         optimizer=_optimizer_s(trained, rank, rates),
     )
 
@@ -185,39 +196,88 @@ def data_parallel_bytes(trained: Trained, accumulation: int, tp_size: int, dp_si
     if trained.zero_stage == 3:
         again = trained.compute.activation_checkpointing.type != "none"
         return ring * accumulation * (4 * values + (3 if again else 2) * weights)
-    if _scatters(trained, tp_size, dp_size):
-        return ring * (4 * values + weights)
+    if trained.has_flat_gradients:
+        return ring * (sum(_reduced_bytes(trained, tp_size, dp_size)) + weights)
     times = accumulation if trained.zero_stage == 2 else 1
     return ring * (2 * 4 * values * times + weights)
 
 
-def _scatters(trained: Trained, tp_size: int, dp_size: int) -> bool:
-    """Whether ZeRO 1 reduces gradients by reduce-scatter."""
-    return trained.has_flat_gradients and trained.parameters / tp_size / dp_size >= SCATTERED_VALUES
+def _bucket_values(trained: Trained, tp_size: int, dp_size: int) -> list[float]:
+    """Gradients in each bucket of ZeRO 1 in bf16, in the order in which they are complete.
+
+    The last one has the word vectors. The group without weight decay, which has few values, is
+    counted with the others.
+    """
+    values = trained.parameters / tp_size
+    size = values_per_bucket(trained.has_flat_gradients, dp_size)
+    last = max(values - trained.in_matrices / tp_size, values % size)
+    number = (values - last) // size
+    if trained.optimizer.type == "muon" or number < 1:  # Muon's matrices stay together
+        return [values]
+    return [(values - last) / number] * int(number) + [last]
 
 
-def _data_parallel_s(trained: Trained, accumulation: int, rank: Rank, found: Accelerator) -> float:
-    if rank.dp_size == 1:
-        return 0.0
-    sent = data_parallel_bytes(trained, accumulation, rank.tp_size, rank.dp_size)
+def _scatters(bucket: float, dp_size: int) -> bool:
+    """Whether it is reduced by reduce-scatter, else by an all-reduce."""
+    return bucket / dp_size >= SCATTERED_VALUES
+
+
+def _reduced_bytes(trained: Trained, tp_size: int, dp_size: int) -> list[float]:
+    """Of each bucket; an all-reduce sends every value twice."""
+    return [
+        4 * values * (1 if _scatters(values, dp_size) else 2)
+        for values in _bucket_values(trained, tp_size, dp_size)
+    ]
+
+
+class _Network(NamedTuple):
+    """Between the data-parallel ranks."""
+
+    bytes_s: float
+    """Of a rank."""
+    ring_s: float
+    """Latency of a ring."""
+    tree_s: float
+
+
+def _network(rank: Rank, found: Accelerator) -> _Network:
     rate = found.link_bytes_s
     if rank.num_nodes > 1:
         # The data-parallel groups of a node, one for each tensor-parallel rank, share its network.
         rate = min(rate, found.network_bytes_s(rank.gpus_per_node) / rank.tp_size)
-    tree = found.link_latency_s + 2 * math.log2(rank.num_nodes) * NETWORK_HOP_S
     hops = rank.num_nodes if rank.num_nodes > 1 else 0
     ring = COLLECTIVE_S + hops * NETWORK_HOP_S + (rank.dp_size - hops) * LINK_HOP_S
+    tree = found.link_latency_s + 2 * math.log2(rank.num_nodes) * NETWORK_HOP_S
+    return _Network(rate, ring, tree)
+
+
+def _data_parallel_s(
+    trained: Trained, accumulation: int, rank: Rank, network: _Network, backward_s: float
+) -> float:
+    """`backward_s`: what the last backward pass of a step can hide of reductions."""
+    if rank.dp_size == 1:
+        return 0.0
+    sent_s = data_parallel_bytes(trained, accumulation, rank.tp_size, rank.dp_size)
+    sent_s /= network.bytes_s
+    if trained.has_flat_gradients:
+        latencies = [
+            network.ring_s if _scatters(values, rank.dp_size) else network.tree_s
+            for values in _bucket_values(trained, rank.tp_size, rank.dp_size)
+        ]
+        share = (rank.dp_size - 1) / rank.dp_size / network.bytes_s
+        sizes = _reduced_bytes(trained, rank.tp_size, rank.dp_size)
+        # All but the last bucket, which is complete when the pass ends.
+        early_s = sum(latencies[:-1]) + share * sum(sizes[:-1])
+        # The group without weight decay, and the weights' one all-gather.
+        waiting = sum(latencies) + network.tree_s + network.ring_s
+        return sent_s + waiting - min(early_s, backward_s)
     buckets = math.ceil(trained.parameters / rank.tp_size / BUCKET_VALUES)
     if trained.zero_stage == 3:
-        waiting = accumulation * (buckets + trained.num_tensors) * ring
-    elif trained.has_flat_gradients:
-        # Weight decay parts the parameters into two groups, of which one has few values.
-        is_scattered = _scatters(trained, rank.tp_size, rank.dp_size)
-        waiting = tree + (ring if is_scattered else tree) + 2 * ring
+        waiting = accumulation * (buckets + trained.num_tensors) * network.ring_s
     else:
         times = accumulation if trained.zero_stage == 2 else 1
-        waiting = buckets * (times * tree + ring)
-    return sent / rate + waiting
+        waiting = buckets * (times * network.tree_s + network.ring_s)
+    return sent_s + waiting
 
 
 def _optimizer_s(trained: Trained, rank: Rank, rates: Rates) -> float:

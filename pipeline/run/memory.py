@@ -151,10 +151,13 @@ def has_flat_gradients(config: RunConfig) -> bool:
     )
 
 
-def values_per_bucket(config: RunConfig, dp_size: int) -> float:
+def values_per_bucket(flat_gradients: bool, dp_size: int) -> float:
     """The least values of a bucket of gradients; infinite where none is reduced before the end of
-    the backward pass. Many ranks have larger buckets, so that each is still scattered."""
-    if dp_size == 1 or not has_flat_gradients(config):
+    the backward pass. Many ranks have larger buckets, so that each is still scattered.
+
+    `flat_gradients`: `has_flat_gradients` of the config.
+    """
+    if dp_size == 1 or not flat_gradients:
         return math.inf
     return max(OVERLAPPED_VALUES, SCATTERED_VALUES * dp_size)
 

@@ -8,7 +8,7 @@ import pytest
 from configs.load import load
 from pipeline.planning.accelerators import find_accelerator
 from pipeline.planning.pretraining import passes_of, phase_times, trained_of
-from pipeline.planning.step_time import Rank, Rates, StepTime, step_time
+from pipeline.planning.step_time import Rank, Rates, StepTime, step_time, update_time
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan, plan_run
@@ -45,7 +45,7 @@ def test_products_take_their_operations_over_the_rate() -> None:
 
 
 def test_the_host_waits_only_where_kernels_are_short() -> None:
-    """As counted: at 1,024 H200 base falls to about a tenth of the measured peak."""
+    """As counted: at 1,024 H200 base falls to about a ninth of the measured peak."""
     assert step_of("base", 1, 8).host == 0
     small = step_of("base", 1, 8, "batch.micro_rows=4")
     assert small.host > 0.5 * small.total
@@ -54,7 +54,13 @@ def test_the_host_waits_only_where_kernels_are_short() -> None:
     plan = plan_of("base", 1024, "batch.micro_rows=8")
     flops = plan.phases[0].training_flops(plan.config.model, 8192, 8192 * 77)
     share = flops / 1024 / many.total / h200.accelerator.matrix_flops("bf16")
-    assert share == pytest.approx(0.095, abs=0.015)
+    assert share == pytest.approx(0.11, abs=0.015)
+
+
+def unhidden_data_s(plan: RunPlan, rank: Rank) -> float:
+    """Seconds of data-parallel communication in the last step, as if no backward pass hid any."""
+    accumulation = plan.phases[-1].accumulation(plan.steps.total_steps - 1)
+    return update_time(trained_of(plan), accumulation, rank, H100, StepTime()).data
 
 
 def test_gradients_cost_more_between_nodes_and_at_every_micro_batch() -> None:
@@ -62,12 +68,33 @@ def test_gradients_cost_more_between_nodes_and_at_every_micro_batch() -> None:
     between = step_of("1.3b", 8, 1, "parallel.tensor=1")
     assert inside.tensor == between.tensor == 0
     assert between.data > 5 * inside.data  # one eighth of the network each
-    once = step_of("1.3b", 2, 8)
+    once = unhidden_data_s(plan_of("1.3b", 16), Rank(1, 16, 2, 8))
     every = step_of("1.3b", 2, 8, "parallel.zero_stage=2")
     accumulation = plan_of("1.3b", 16).phases[0].accumulation(1024)
-    # A reduce-scatter of 4 bytes a value or all-reduces of 8, and 2 for the new weights.
-    assert every.data == pytest.approx(once.data * (8 * accumulation + 2) / (4 + 2), rel=0.03)
+    # A reduce-scatter of 4 bytes a value or all-reduces of 8, and 2 for the new weights. A tenth
+    # of the time at ZeRO 1 is the latency of 40 buckets.
+    expected = once * (8 * accumulation + 2) / (4 + 2)
+    assert 0.88 * expected < every.data < expected
     assert step_of("base", 1, 1).data == 0
+
+
+def test_the_last_backward_pass_hides_all_but_one_bucket_of_gradients() -> None:
+    """Which has the 103 million values of the word vectors; nothing with Muon, which divides whole
+    matrices over the ranks, or on so many ranks that there is one bucket."""
+    rank = Rank(1, 16, 2, 8)
+    hidden = step_of("1.3b", 2, 8).data / unhidden_data_s(plan_of("1.3b", 16), rank)
+    left = 4 * 50_265 * 2048 / trained_of(plan_of("1.3b", 16)).parameters + 2
+    assert hidden == pytest.approx(left / (4 + 2), abs=0.05)
+    plan = plan_of("1.3b", 16)
+    short = StepTime(matrix=1e-3)
+    passes = update_time(trained_of(plan), 1, rank, H100, short).data
+    assert unhidden_data_s(plan, rank) - passes == pytest.approx(2 / 3 * 1e-3)
+    muon = plan_of("1.3b", 16, "optimizer={type: muon}")
+    found = step_of("1.3b", 2, 8, "optimizer={type: muon}").data
+    assert found == unhidden_data_s(muon, rank)
+    many = plan_of("base", 1024, "batch.micro_rows=8")
+    found = step_of("base", 128, 8, "batch.micro_rows=8").data
+    assert found == unhidden_data_s(many, Rank(1, 1024, 128, 8))
 
 
 def test_tensor_parallelism_halves_products_and_adds_messages() -> None:
