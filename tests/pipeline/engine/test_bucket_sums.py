@@ -21,6 +21,11 @@ from tests.pipeline.engine.test_flat_gradients import (
     engine_of,
     grid_of,
 )
+from tests.pipeline.finetuning.finetune_run import (
+    make_finetune_config,
+    make_pretrained,
+    run_finetuning,
+)
 from tests.pipeline.training_run import (
     SMALL_MODEL,
     assert_same_bits,
@@ -34,11 +39,13 @@ from tests.pipeline.training_run import (
 SMALL_BUCKET = 300_000
 
 
-def with_small_buckets(function: Callable[..., Any], *args: Any) -> Any:
-    """What `function` returns with buckets for a small network, some of which two ranks scatter."""
-    size = mock.patch.object(deepspeed_engine, "values_per_bucket", return_value=SMALL_BUCKET)
-    with size, mock.patch.object(bucket_sums, "SCATTERED_VALUES", 180_000):
-        return function(*args)
+def with_small_buckets(
+    function: Callable[..., Any], argument: Any, values: int = SMALL_BUCKET
+) -> Any:
+    """What `function` returns with buckets of `values`, the larger of which two ranks scatter."""
+    size = mock.patch.object(deepspeed_engine, "values_per_bucket", return_value=values)
+    with size, mock.patch.object(bucket_sums, "SCATTERED_VALUES", round(0.6 * values)):
+        return function(argument)
 
 
 @contextlib.contextmanager
@@ -77,20 +84,20 @@ def test_a_small_network_has_a_bucket_for_each_group() -> None:
     assert run_ranks(started_early, 2, config_of()) == [(2, [2, 2])] * 2
 
 
-def one_rank_lacks_a_gradient(config: TrainConfig) -> tuple[list[int], list[list[float]]]:
-    """(buckets that started early, values in each bucket's mean gradient) of two steps.
+def one_rank_lacks_a_gradient(config: TrainConfig) -> tuple[list[int], list[list[set[float]]]]:
+    """(buckets that started early, the values in each bucket's mean gradient) of two steps.
 
-    The last micro-batch of rank 0 lacks the gradient of a parameter of the second bucket, in the
-    second step all micro-batches of both ranks do.
+    In the first one the last micro-batch of rank 0 lacks the gradient of a parameter of the second
+    bucket, in the second one all micro-batches of both ranks do.
     """
     engine = engine_of(config, grid_of(config))
     zero, rank = engine._zero, engine.grid.rank
-    given: list[list[float]] = []
+    given: list[list[set[float]]] = []
     step = zero.optimizer.step
 
     def noted() -> None:
         partitions = zero.fp32_groups_gradient_flat_partition
-        given.append([float(values.max()) for values in partitions])
+        given.append([set(values.unique().tolist()) for values in partitions])
         step()
 
     zero.optimizer.step = noted
@@ -110,14 +117,29 @@ def one_rank_lacks_a_gradient(config: TrainConfig) -> tuple[list[int], list[list
 
 
 def test_ranks_may_lack_different_gradients() -> None:
-    """Mean of two micro-batches of ones on rank 0 and of twos on rank 1. Buckets after that of the
+    """Means of two micro-batches of ones on rank 0 and of twos on rank 1. Buckets after that of the
     missing gradient start at the end, in their order."""
     config = config_of(gradient_clipping=0)
     found = run_ranks(with_small_buckets, 2, one_rank_lacks_a_gradient, config)
-    buckets = len(found[0][1][0])
-    assert [started for started, _ in found] == [[1, 1], [buckets, 1]]
-    for _, (first, second) in found:
-        assert first == second == [3.0] * buckets
+    first, second = (
+        [one | (last - {0.0}) for one, last in zip(*of_ranks, strict=True)]  # less its padding
+        for of_ranks in zip(*(given for _, given in found), strict=True)
+    )
+    assert [started for started, _ in found] == [[1, 1], [len(first), 1]]
+    assert first == [{3.0}, {(1 + 2 * 2) / 2, 3.0}] + [{3.0}] * (len(first) - 2)
+    assert second == [{3.0}, {0.0, 3.0}] + [{3.0}] * (len(first) - 2)
+
+
+def test_heads_that_a_rank_has_no_rows_of_change_no_bit(tmp_path: Path) -> None:
+    """Two ranks have different tasks in their micro-batches, so that different buckets of theirs
+    are complete when the last backward pass ends."""
+    pretrained = make_pretrained(tmp_path / "pretrained")
+    changes = {"precision": "bf16", "gradient_clipping": 0, "steps": 3}
+    runs = [make_finetune_config(pretrained, tmp_path / name / "run", **changes) for name in "ab"]
+    run_ranks(run_finetuning, 2, runs[0])
+    run_ranks(with_small_buckets, 2, run_finetuning, runs[1], 8_000)
+    assert_same_bits(final_state(runs[0]), final_state(runs[1]))
+    assert metrics(runs[0], "loss") == metrics(runs[1], "loss")
 
 
 def make_run(folder: Path, name: str, num_steps: int, **changes: Any) -> TrainConfig:
