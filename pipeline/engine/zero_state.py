@@ -148,10 +148,13 @@ class ZeroState:
         raise AssertionError(f"{type(self._zero).__name__}: its fp32 partitions were not found")
 
     def _make_moments(self, optimizer_steps: int) -> None:
+        in_host_memory = isinstance(self._zero.optimizer, LayerwiseAdam)
         for partition in self._partitions():
             state = self._zero.optimizer.state[partition]
             if self._settings.STEP_KEY is not None:
-                steps = torch.tensor(float(optimizer_steps), device=partition.device)
+                steps = torch.tensor(float(optimizer_steps))
+                if not in_host_memory:
+                    steps = steps.to(partition.device)
                 state[self._settings.STEP_KEY] = steps
             for key in self._moments_of(partition):
                 state[key] = torch.zeros_like(partition)

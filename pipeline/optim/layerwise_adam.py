@@ -6,7 +6,8 @@ parallelism every rank has its own shard. `LayerwiseAdam.locate` gets the places
 `whole_sums` sums over the pieces of this rank and adds the sums of all ranks in one small
 all-reduce. The step of a parameter is then the same at any grid, up to the rounding of sums.
 
-The stored state is that of AdamW: `step`, `exp_avg`, `exp_avg_sq`.
+The stored state is that of AdamW: `step`, `exp_avg`, `exp_avg_sq`. `step` is in host memory, as
+the host computes with it, and small tensors are copied so that it does not wait for the device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.parameters import ParameterSpec
+from model.transfer import to_device
 from pipeline.optim.whole_matrices import Piece
 
 
@@ -98,7 +100,7 @@ class LayerwiseAdam(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         state = self.state[partition]
         if not state:
-            state["step"] = torch.zeros((), device=partition.device)
+            state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(partition)
             state["exp_avg_sq"] = torch.zeros_like(partition)
         state["step"] += 1
@@ -124,7 +126,7 @@ class LayerwiseAdam(torch.optim.Optimizer):
                     sums[piece.parameter, column] += part.double().square().sum()
         sums = sums.to(self._device)
         dist.all_reduce(sums)
-        copies = torch.tensor([w.copies for w in self._wholes], device=sums.device)
+        copies = to_device(torch.tensor([w.copies for w in self._wholes]), sums.device)
         return (sums / copies[:, None]).to(partition.device)
 
     def scale_pieces(self, partition: Tensor, values: Tensor, factors: Tensor) -> None:
@@ -134,4 +136,4 @@ class LayerwiseAdam(torch.optim.Optimizer):
 
     def sizes(self, partition: Tensor) -> Tensor:
         """Elements of each whole parameter: int64 [parameters], on the device of `partition`."""
-        return torch.tensor([whole.numel for whole in self._wholes], device=partition.device)
+        return to_device(torch.tensor([whole.numel for whole in self._wholes]), partition.device)

@@ -58,7 +58,7 @@ class Muon(LayerwiseAdam):
         assert partition.grad is not None
         state = self.state[partition]
         if MOMENTUM_KEY not in state:
-            state["step"] = torch.zeros((), device=partition.device)
+            state["step"] = torch.zeros(())
             state[MOMENTUM_KEY] = torch.zeros_like(partition)
         state["step"] += 1
         momentum = group["momentum"]

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -107,6 +108,27 @@ def test_steps_are_those_of_the_papers(kind: str) -> None:
         history = [gradient.double() for gradient in history]
         expected = reference_step(kind, weight.double(), history, config, adapts)
         torch.testing.assert_close(ours.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["lamb", "stable_adamw"])
+def test_the_host_reads_no_value_of_the_device(kind: str) -> None:
+    """Here a device without values, which raises where the host would wait."""
+    lamb, stable = LambConfig(type="lamb"), StableAdamWConfig(type="stable_adamw")
+    config: AdamSettings = lamb if kind == "lamb" else stable
+    meta = torch.device("meta")
+    weights = [torch.nn.Parameter(torch.empty(shape, device=meta)) for shape in ((6,), (2, 3))]
+    optimizer = config.build(weights, meta)
+    assert isinstance(optimizer, LayerwiseAdam)
+    wholes = [WholeParameter(6, 1, ParameterSpec((6,), None))] * 2
+    pieces: dict[torch.Tensor, list[Piece]] = {
+        weight: [Piece(number, 0, len(weight))] for number, weight in enumerate(weights)
+    }
+    optimizer.locate(pieces, wholes, tp_size=1)
+    with mock.patch("torch.distributed.all_reduce"):
+        for _ in range(2):
+            for weight in weights:
+                weight.grad = torch.empty_like(weight)
+            optimizer.step()
 
 
 @pytest.mark.parametrize(
