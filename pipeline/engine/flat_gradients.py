@@ -128,9 +128,9 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
     def take_norm(self, squares: Sequence[float]) -> float:
         """The norm of the gradient that `step` works on, from the `squares` of all ranks.
 
-        They are added in fp64 in the order of the ranks, so that all get the same bits.
+        They are added without rounding in between, so that all get the same bits.
         """
-        square = sum(squares)
+        square = math.fsum(squares)
         self._global_grad_norm = math.sqrt(square) if math.isfinite(square) else math.inf
         return self._global_grad_norm
 
@@ -170,6 +170,8 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
             partitions[rank].copy_(master)
             parts.append((flat, partitions[rank]))
         if dist.get_world_size(self.dp_process_group) > 1:
+            # Not public in torch, but what its public collectives of lists of tensors lack: one
+            # launch, in which the rings of many ranks wait for each other once.
             with _coalescing_manager(self.dp_process_group):
                 for flat, mine in parts:
                     _all_gather(flat, mine, self.dp_process_group)
