@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
+
+Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,11 @@ class Difference:
 
     def has_mark(self, mark: type) -> bool:
         """Whether a field on the path is annotated with an instance of `mark`."""
-        return any(isinstance(found, mark) for found in self.marks)
+        return self.mark(mark) is not None
+
+    def mark(self, mark: type[Mark]) -> Mark | None:
+        """The first instance of `mark` that annotates a field on the path."""
+        return next((found for found in self.marks if isinstance(found, mark)), None)
 
 
 def differences(
@@ -32,7 +38,8 @@ def differences(
 ) -> Iterator[Difference]:
     """The leaves in which two values differ: configs, mappings, lists or plain values.
 
-    Configs of the same class are compared field by field, others as the mappings that a file holds.
+    Configs of the same class are compared field by field, others as the mappings that a file holds,
+    with the marks of the `type` of both.
     """
     if isinstance(before, BaseModel) and type(before) is type(now):
         for name, field in type(before).model_fields.items():
@@ -52,6 +59,9 @@ def differences(
         for key in sorted(before.keys() | now.keys()):
             yield from differences(before.get(key), now.get(key), _join(path, key), marks)
         return
+    for config in (before, now):
+        if isinstance(config, BaseModel) and "type" in type(config).model_fields:
+            marks = (*marks, *type(config).model_fields["type"].metadata)
     before_plain, now_plain = to_jsonable_python(before), to_jsonable_python(now)
     if isinstance(before_plain, dict) and isinstance(now_plain, dict):
         yield from differences(before_plain, now_plain, path, marks)

@@ -25,8 +25,12 @@ class BreaksBitEquality:
     """Marks a config field that may change on resume, but gives up bit equality.
 
     The run continues from the same state, but its results differ from those of an uninterrupted
-    run: by rounding, or by the dropout masks drawn.
+    run: by rounding, or by the dropout masks drawn. On the `type` of one of several configs, it
+    concerns a change from or to that one.
     """
+
+    where: str = ""
+    """Of which results, if not of all."""
 
 
 class KeepActivations(Config):
@@ -43,7 +47,16 @@ class CheckpointLayers(Config):
     """n: the inputs of layers 0, n, 2n, ... are kept, and n layers are computed again at a time."""
 
 
-ActivationCheckpointing = Annotated[KeepActivations | CheckpointLayers, Field(discriminator="type")]
+class KeepProducts(Config):
+    """The results of linear maps and of attention's kernel are kept; what is cheap to compute from
+    them is computed again (selective recomputation, Korthikanti et al. 2022)."""
+
+    type: Annotated[Literal["selective"], BreaksBitEquality("compiled layers")] = "selective"
+
+
+ActivationCheckpointing = Annotated[
+    KeepActivations | KeepProducts | CheckpointLayers, Field(discriminator="type")
+]
 
 
 def _word_of_switch(value: Any) -> Any:
@@ -58,7 +71,8 @@ class ComputeConfig(Config):
     """
 
     activation_checkpointing: ActivationCheckpointing = KeepActivations()
-    """Memory saved by computing layers again in the backward pass; results stay bit-equal."""
+    """Memory saved by computing layers again in the backward pass. Results stay bit-equal, but for
+    the rounding of compiled layers under selective."""
     attention_backend: Annotated[AttentionBackend, BreaksBitEquality()] = "auto"
     """explicit: scores and softmax, fastest on a CPU; sdpa: torch's kernels, flash attention on
     CUDA; flex: FlexAttention, which skips masked blocks; varlen: flash attention of pieces, windows

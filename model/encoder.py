@@ -26,6 +26,7 @@ from model.grid_check import check_row_tokens
 from model.layers import Norm, gather_rows
 from model.mlp import Mlp
 from model.parallel.grid import Grid
+from model.recomputation import run_selectively, run_traced
 from model.row_context import KnownRows, LayerContext, RowContext, make_row_context
 
 logger = logging.getLogger(__name__)
@@ -114,10 +115,7 @@ class Encoder(nn.Module):
         first_head = self.grid.tp_rank * self.grid.local_size(self.config.num_attention_heads)
         return seeded(device, mask_seed(key, 0, Site.ATTENTION_PROBABILITIES, first_head))
 
-    def _run(self, hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
-        run = run_layer
-        if self.compiles and self.training:
-            run = functools.partial(run_compiled, self.compute.deterministic)
+    def _run(self, run: "RunLayer", hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
         for number in numbers:
             window = self.config.attention_pattern.window(number)
             layer = self.layers[self.group_of[number]]
@@ -128,13 +126,22 @@ class Encoder(nn.Module):
         """`draws`: whether layers draw from torch's generator."""
         numbers = range(len(self.group_of))
         choice = self.compute.activation_checkpointing
-        if choice.type == "none" or not self.training:
-            return self._run(hidden, context, numbers)
+        run: RunLayer = run_layer
+        if self.compiles and self.training:
+            is_selective = choice.type == "selective"
+            run = functools.partial(run_compiled, self.compute.deterministic, is_selective)
+        elif choice.type == "selective" and self.training:
+            # Nothing reads the last product of a pre-LN layer again: a sum with it is the output.
+            run = functools.partial(run_selectively, self.grid, run, self.norm is None, draws)
+        if choice.type != "layers" or not self.training:
+            return self._run(run, hidden, context, numbers)
         for first in numbers[:: choice.every]:
             span = numbers[first : first + choice.every]
             # Keyed masks come out the same when they are computed again.
             hidden = checkpoint(
-                self._run, hidden, context, span, use_reentrant=False, preserve_rng_state=draws
+                *(self._run, run, hidden, context, span),
+                use_reentrant=False,
+                preserve_rng_state=draws,
             )
         return hidden
 
@@ -174,14 +181,26 @@ class Layer(nn.Module):
         return context.dropout.hidden(x, self.rate, site, self.token_shard)
 
 
-def run_layer(layer: nn.Module, hidden: Tensor, context: LayerContext) -> Tensor:
-    """[T(/tp), H] -> [T(/tp), H]."""
+RunLayer = Callable[[nn.Module, Tensor, LayerContext], Tensor]
+
+
+def run_layer(
+    layer: nn.Module, hidden: Tensor, context: LayerContext, is_selective: bool = False
+) -> Tensor:
+    """[T(/tp), H] -> [T(/tp), H]; `is_selective`: computed again but for what is kept, in a layer
+    that is compiled."""
+    if is_selective:
+        return run_traced(run_layer, layer, hidden, context)
     result: Tensor = layer(hidden, context)
     return result
 
 
 def run_compiled(
-    deterministic: bool, layer: nn.Module, hidden: Tensor, context: LayerContext
+    deterministic: bool,
+    is_selective: bool,
+    layer: nn.Module,
+    hidden: Tensor,
+    context: LayerContext,
 ) -> Tensor:
     """`run_layer` in one graph. Raises ConfigError where torch cannot compile it.
 
@@ -190,10 +209,10 @@ def run_compiled(
     """
     log_that_layers_compile()
     try:
-        return _compiled_layer(deterministic)(layer, hidden, context)
+        return _compiled_layer(deterministic)(layer, hidden, context, is_selective)
     except torch._dynamo.exc.FailOnRecompileLimitHit:
         warn_of_many_graphs()
-        return run_layer(layer, hidden, context)
+        return run_layer(layer, hidden, context, is_selective)
     except torch._dynamo.exc.TorchDynamoException as error:
         message = failed_to_compile("a layer", error)
         raise ConfigError(f"{message}; where it is missing, set compute.compile=off") from error
@@ -219,12 +238,12 @@ def warn_of_many_graphs() -> None:
 
 
 @functools.cache
-def _compiled_layer(deterministic: bool) -> Callable[[nn.Module, Tensor, LayerContext], Tensor]:
+def _compiled_layer(deterministic: bool) -> Callable[..., Tensor]:
     """Layers of the same kind share what is compiled for one of them."""
     # One for every kind of layer, shape of a micro-batch and phase; torch's limit is 8.
     settings: Any = torch._dynamo.config
     settings.recompile_limit = max(settings.recompile_limit, MAX_GRAPHS)
-    result: Callable[[nn.Module, Tensor, LayerContext], Tensor] = torch.compile(
+    result: Callable[..., Tensor] = torch.compile(
         run_layer, fullgraph=True, dynamic=False, options={"deterministic": deterministic}
     )
     return result

@@ -12,13 +12,18 @@ def encoder_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False)
     hidden, inner = config.hidden_size, config.ffn_hidden_size
     up = 2 * inner if config.is_gated else inner
     matrices = hidden * (attention_width(config) + hidden + up + inner)
-    total = 0
-    for layer in range(config.num_layers):
-        pairs = attended_pairs(row_tokens, config.attention_pattern.window(layer), is_causal)
-        total += 2 * row_tokens * matrices + 4 * pairs * hidden
+    total = attention_flops(config, row_tokens, is_causal)
+    total += config.num_layers * 2 * row_tokens * matrices
     if config.embedding_size is not None:
         total += 2 * row_tokens * config.embedding_size * hidden
     return total
+
+
+def attention_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False) -> int:
+    """Of these, scores and sums of values by them."""
+    windows = (config.attention_pattern.window(layer) for layer in range(config.num_layers))
+    pairs = sum(attended_pairs(row_tokens, window, is_causal) for window in windows)
+    return 4 * pairs * config.hidden_size
 
 
 def head_flops(config: ModelConfig, vocab_size: int) -> int:

@@ -32,7 +32,7 @@ def named_out_of_memory() -> Iterator[None]:
         raise OutOfMemory(
             f"out of memory: {reason}\nOther processes on this machine may hold memory. Else set "
             "smaller micro-batches (batch.micro_rows, in fine-tuning micro_rows: the global batch "
-            "stays as it is), compute.activation_checkpointing.type to layers, or a higher "
-            "parallel.zero_stage or parallel.tensor; `python -m pipeline.plan CONFIG` shows what "
-            "each of them needs"
+            "stays as it is), compute.activation_checkpointing.type to selective or layers, or a "
+            "higher parallel.zero_stage or parallel.tensor; `python -m pipeline.plan CONFIG` shows "
+            "what each of them needs"
         ) from error

@@ -150,7 +150,10 @@ def advice(plan: FinetunePlan, memory: MemoryEstimate, request: PlanRequest) -> 
     if memory.activations > memory.weights + memory.gradients + memory.optimizer:
         if config.micro_rows > max(task.rows_per_example for task in config.tasks.values()):
             return f"lower micro_rows (now {config.micro_rows}); the steps stay the same"
-        return "lower max_row_tokens, or set compute.activation_checkpointing.type to layers"
+        return (
+            "lower max_row_tokens, or set compute.activation_checkpointing.type to selective or, "
+            "to save most, layers"
+        )
 
     def under(changed: FinetuneConfig) -> MemoryEstimate:
         return estimate_finetuning(replace(plan, config=changed), memory.on_cpu)

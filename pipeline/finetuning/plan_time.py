@@ -194,7 +194,7 @@ class FinetuneLayouts:
         config = self.plan.config
         changes = {"tensor": variant.tp_size, "zero_stage": variant.zero_stage}
         parallel = config.parallel.model_copy(update=changes)
-        again = recomputation(config.compute.activation_checkpointing, variant.recomputes)
+        again = recomputation(config.compute.activation_checkpointing, variant.recomputed)
         compute = config.compute.model_copy(update={"activation_checkpointing": again})
         check_grid(self.plan.model, compute, variant.tp_size)
         config = config.model_copy(update={"parallel": parallel, "compute": compute})
@@ -227,7 +227,7 @@ class _Prepared:
 def finetuning_overrides(outcome: Outcome, config: FinetuneConfig) -> dict[str, object]:
     """The config keys that give the run a layout; without those that have the value already."""
     variant, given = outcome.variant, config.compute.activation_checkpointing
-    again = recomputation(given, variant.recomputes)
+    again = recomputation(given, variant.recomputed)
     wanted: dict[str, tuple[object, object]] = {
         "parallel.tensor": (variant.tp_size, config.parallel.tensor),
         "parallel.zero_stage": (variant.zero_stage, config.parallel.zero_stage),

@@ -102,7 +102,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     result: dict[str, Any] = {
         "tensor": variant.tp_size,
         "zero_stage": variant.zero_stage,
-        "recomputes": variant.recomputes,
+        "activation_checkpointing": variant.recomputed,
         "refusal": outcome.refusal or None,
     }
     if outcome.fits:

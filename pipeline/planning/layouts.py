@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from configs.load import ConfigError
-from model.compute import ActivationCheckpointing, CheckpointLayers, KeepActivations
+from model.compute import (
+    ActivationCheckpointing,
+    CheckpointLayers,
+    KeepActivations,
+    KeepProducts,
+)
 from pipeline.planning.pretraining import phase_time, trained_of
-from pipeline.planning.search import Outcome, Variant, micro_batches_of
+from pipeline.planning.search import Outcome, Recomputed, Variant, micro_batches_of
 from pipeline.planning.step_time import Rank, Rates, StepTime, Trained
 from pipeline.run.config import ZERO_3_COMPILED
 from pipeline.run.memory import MemoryEstimate, estimate_memory
@@ -48,7 +53,7 @@ class PretrainingLayouts:
         config, dp_size = self.plan.config, self.world_size // variant.tp_size
         changes = {"tensor": variant.tp_size, "zero_stage": variant.zero_stage}
         parallel = config.parallel.model_copy(update=changes)
-        again = recomputation(config.compute.activation_checkpointing, variant.recomputes)
+        again = recomputation(config.compute.activation_checkpointing, variant.recomputed)
         compute = config.compute.model_copy(update={"activation_checkpointing": again})
         config = config.model_copy(update={"parallel": parallel, "compute": compute})
         check_models(config, variant.tp_size)
@@ -83,18 +88,25 @@ class _Prepared:
         return phase_time(phase, self.trained, self.rank, self.rates).whole
 
 
-def recomputation(given: ActivationCheckpointing, recomputes: bool) -> ActivationCheckpointing:
-    """The setting for a variant: as `given` where that recomputes too."""
-    if not recomputes:
-        return KeepActivations()
-    return given if given.type != "none" else CheckpointLayers()
+def recomputation(
+    given: ActivationCheckpointing, recomputed: Recomputed
+) -> ActivationCheckpointing:
+    """The setting for a variant: as `given` where that is of the same type."""
+    if given.type == recomputed:
+        return given
+    kinds: dict[Recomputed, ActivationCheckpointing] = {
+        "none": KeepActivations(),
+        "selective": KeepProducts(),
+        "layers": CheckpointLayers(),
+    }
+    return kinds[recomputed]
 
 
 def overrides_of(outcome: Outcome, plan: RunPlan) -> dict[str, object]:
     """The config keys that give `plan` a layout; without those that have the value already."""
     variant, config = outcome.variant, plan.config
     given = config.compute.activation_checkpointing
-    again = recomputation(given, variant.recomputes)
+    again = recomputation(given, variant.recomputed)
     result: dict[str, object] = {}
     if variant.tp_size != config.parallel.tensor:
         result["parallel.tensor"] = variant.tp_size

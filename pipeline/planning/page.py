@@ -110,7 +110,7 @@ def _layouts(comparison: Comparison) -> str:
 
 def _short(outcome: Outcome) -> str:
     variant = outcome.variant
-    again = ", again" if variant.recomputes else ""
+    again = {"none": "", "selective": ", selective", "layers": ", again"}[variant.recomputed]
     return f"TP {variant.tp_size}, ZeRO {variant.zero_stage}{again}"
 
 

@@ -112,7 +112,7 @@ def advice(plan: RunPlan, memory: MemoryEstimate, request: PlanRequest) -> str:
         where = f"then.{memory.phase - 1}." if memory.phase else ""
         if rows > 1:
             return f"lower {where}batch.micro_rows (now {rows}); the batch stays the same"
-        return "set compute.activation_checkpointing.type to layers; it changes no result"
+        return "set compute.activation_checkpointing.type to selective or, to save most, layers"
 
     def under(changed: TrainConfig) -> MemoryEstimate:
         return estimate_memory(replace(plan, config=changed), memory.on_cpu)

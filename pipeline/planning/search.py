@@ -6,12 +6,15 @@ why: sizes that do not divide, memory, or time.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from configs.load import ConfigError
 from pipeline.planning.step_time import StepTime
 from pipeline.run.memory import MemoryEstimate
 
+Recomputed = Literal["none", "selective", "layers"]
+RECOMPUTED: tuple[Recomputed, ...] = ("none", "selective", "layers")
+"""The simplest first."""
 CLOSE = 1.01
 """Layouts whose times differ by less are equally fast: the one with less memory is taken."""
 MAX_MICRO_ROWS = 4096
@@ -25,11 +28,16 @@ class Variant:
 
     tp_size: int
     zero_stage: int
-    recomputes: bool
+    recomputed: Recomputed = "none"
+    """The type of `compute.activation_checkpointing`."""
 
     def words(self) -> str:
         """As one line of text."""
-        again = ", layers computed again" if self.recomputes else ""
+        again = {
+            "none": "",
+            "selective": ", selective recomputation",
+            "layers": ", layers computed again",
+        }[self.recomputed]
         return f"tensor parallel {self.tp_size}, ZeRO {self.zero_stage}{again}"
 
 
@@ -110,9 +118,9 @@ def variants(run: Searched) -> Iterator[Variant]:
     for tp_size in range(1, run.gpus_per_node + 1):
         if run.gpus_per_node % tp_size:
             continue
-        for recomputes in (False, True):
+        for recomputed in RECOMPUTED:
             for zero_stage in (1, 2, 3) if run.world_size > tp_size else (1,):
-                yield Variant(tp_size, zero_stage, recomputes)
+                yield Variant(tp_size, zero_stage, recomputed)
 
 
 def search(run: Searched, memory_gb: float) -> list[Outcome]:
@@ -128,7 +136,14 @@ def fastest(outcomes: Sequence[Outcome]) -> Outcome | None:
         return None
     limit = fitting[0].time.total * CLOSE
     close = [found for found in fitting if found.time.total <= limit]
-    return min(close, key=lambda f: (f.variant.tp_size, f.variant.recomputes, f.variant.zero_stage))
+    return min(
+        close,
+        key=lambda found: (
+            found.variant.tp_size,
+            RECOMPUTED.index(found.variant.recomputed),
+            found.variant.zero_stage,
+        ),
+    )
 
 
 def _outcome(run: Searched, variant: Variant, memory_gb: float) -> Outcome:

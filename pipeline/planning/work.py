@@ -12,13 +12,15 @@ from typing import Protocol
 
 from model.compute import SPARSE_BACKENDS, ComputeConfig
 from model.config import ModelConfig
-from model.flops import encoder_flops
+from model.flops import attention_flops, encoder_flops
 from model.options import FullAttention
 
 LAYER_LAUNCHES = 38
 """Kernels of a layer with dropout and GELU, forward and backward: base has 482 with the rest."""
 FORWARD_LAUNCHES = 14
 """Of these, in the forward pass, which recomputation launches again."""
+KEPT_LAUNCHES = 5
+"""Of these, four products and attention, whose results selective recomputation keeps."""
 ROTARY_LAUNCHES = 31
 GATE_LAUNCHES = 5
 OTHER_LAUNCHES = 26
@@ -99,15 +101,23 @@ class Computed(Protocol):
 
 def work_of(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> Work:
     """What a rank does for `rows` rows of `one`; gradients are not added up yet."""
-    again = how.compute.activation_checkpointing.type != "none"
     work = Work(
-        matrix_flops=_matrix_flops(one, how, rows, tp_size, again),
-        traffic_bytes=_traffic(one, how, rows, tp_size, again),
-        launches=_launches(one.model, one.trained_share, again),
+        matrix_flops=_matrix_flops(one, how, rows, tp_size),
+        traffic_bytes=_traffic(one, how, rows, tp_size),
+        launches=_launches(one, how),
     )
     if tp_size > 1:
-        work += _tensor_parallel(one, how, rows, tp_size, again)
+        work += _tensor_parallel(one, how, rows, tp_size)
     return work.times(one.repeats)
+
+
+def keeps_attention(one: NetworkPass, how: Computed, tp_size: int) -> bool:
+    """Whether selective recomputation keeps the output of attention's kernel on CUDA.
+
+    It sees FlexAttention where layers are compiled, so not beside tensor-parallel ranks.
+    """
+    backend = gpu_backend(one.model, how.compute)
+    return backend == "sdpa" or (backend == "flex" and tp_size == 1)
 
 
 def gpu_backend(model: ModelConfig, compute: ComputeConfig) -> str:
@@ -129,7 +139,7 @@ def accumulation_work(parameters: float, num_tensors: int, value_bytes: int, is_
     )
 
 
-def _matrix_flops(one: NetworkPass, how: Computed, rows: int, tp_size: int, again: bool) -> float:
+def _matrix_flops(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> float:
     """A backward pass costs two forward ones; only flex and varlen skip what no token sees."""
     model, share = one.model, one.trained_share
     computed = model
@@ -137,13 +147,18 @@ def _matrix_flops(one: NetworkPass, how: Computed, rows: int, tp_size: int, agai
     if not is_sparse and model.attention_pattern.type != "full":
         computed = model.model_copy(update={"attention_pattern": FullAttention()})
     forward = encoder_flops(computed, one.row_tokens, one.is_causal) / tp_size
-    passes = 1 + 2 * share + (share if again else 0)
+    kept = keeps_attention(one, how, tp_size)
+    attention = attention_flops(computed, one.row_tokens, one.is_causal) / tp_size
+    again = {"none": 0.0, "selective": 0.0 if kept else attention, "layers": forward}[
+        how.compute.activation_checkpointing.type
+    ]
     decoder = 2 * model.embedding_width * how.vocab_size / tp_size
     inputs = 2 * model.embedding_width * model.hidden_size if model.head_layers else 0
-    return rows * (passes * forward + 3 * one.label_slots * (decoder + inputs))
+    passes = (1 + 2 * share) * forward + share * again
+    return rows * (passes + 3 * one.label_slots * (decoder + inputs))
 
 
-def _traffic(one: NetworkPass, how: Computed, rows: int, tp_size: int, again: bool) -> float:
+def _traffic(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> float:
     model, share = one.model, one.trained_share
     tokens = rows * one.row_tokens
     unit = tokens * model.hidden_size * how.value_bytes
@@ -152,7 +167,11 @@ def _traffic(one: NetworkPass, how: Computed, rows: int, tp_size: int, again: bo
     forward, backward = layer_units(model, how.compute, one.row_tokens)
     ahead = sum(part / ranks for part, ranks in zip(forward, shards, strict=True))
     back = sum(part / ranks for part, ranks in zip(backward, shards, strict=True))
-    layers = model.num_layers * (ahead + share * (back + (ahead if again else 0)))
+    kept = kernel_units(model) / tp_size if keeps_attention(one, how, tp_size) else 0.0
+    again = {"none": 0.0, "selective": ahead - kept, "layers": ahead}[
+        how.compute.activation_checkpointing.type
+    ]
+    layers = model.num_layers * (ahead + share * (back + again))
     logits = rows * one.label_slots * how.vocab_size / tp_size
     vectors = how.vocab_size * model.embedding_width / tp_size if one.label_slots else 0
     return (
@@ -208,16 +227,26 @@ def _attention_units(
     return ahead, back + 2 * qkv + (qkv if model.bias.attention else 0)
 
 
-def _launches(model: ModelConfig, share: float, again: bool) -> float:
+def kernel_units(model: ModelConfig) -> float:
+    """Units of a token that an attention kernel reads and writes: queries, keys, values, output."""
+    return 2 + 2 * model.key_value_heads / model.num_attention_heads
+
+
+def _launches(one: NetworkPass, how: Computed) -> float:
+    model, share = one.model, one.trained_share
     layer = LAYER_LAUNCHES
     layer += ROTARY_LAUNCHES if model.positions.type == "rotary" else 0
     layer += GATE_LAUNCHES if model.is_gated else 0
     backward = (layer - FORWARD_LAUNCHES) * share
-    forward = FORWARD_LAUNCHES * (1 + (share if again else 0))
+    selective = FORWARD_LAUNCHES - KEPT_LAUNCHES
+    again = {"none": 0, "selective": selective, "layers": FORWARD_LAUNCHES}[
+        how.compute.activation_checkpointing.type
+    ]
+    forward = FORWARD_LAUNCHES + share * again
     return model.num_layers * (forward + backward) + OTHER_LAUNCHES
 
 
-def _tensor_parallel(one: NetworkPass, how: Computed, rows: int, tp_size: int, again: bool) -> Work:
+def _tensor_parallel(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> Work:
     """By rings: two all-reduces a layer and pass, or an all-gather and a reduce-scatter each under
     sequence parallelism, where the backward pass gathers the inputs of two products once more
     (Korthikanti et al. 2022, section 4)."""
@@ -229,6 +258,7 @@ def _tensor_parallel(one: NetworkPass, how: Computed, rows: int, tp_size: int, a
     else:
         per_layer = (4, 4)  # a ring all-reduce sends twice
     calls = per_layer if how.compute.sequence_parallel else (2, 2)
+    again = how.compute.activation_checkpointing.type == "layers"
 
     def over_layers(forward: float, backward: float) -> float:
         return model.num_layers * (forward + share * (backward + (forward if again else 0)))

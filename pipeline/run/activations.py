@@ -31,18 +31,46 @@ class Computed(Protocol):
 def activation_bytes(
     config: Computed, micro_rows: int, row_tokens: int, tp_size: int, on_cpu: bool = False
 ) -> float:
-    """Bytes that the layers keep for the backward pass of one micro-batch on one rank.
+    """Bytes of the layers in the backward pass of one micro-batch on one rank, at its start.
 
     sbh (10 + 24/t + 5as/(ht)) a layer in 16 bits (Korthikanti et al. 2022, equation 2); the last
     term only where probabilities are kept; all of it over t under sequence parallelism (equation
-    4); 2sbh a layer, and one whole layer, where layers are computed again.
+    4); less a layer, and what is computed again at a time, where it is.
     """
-    model = config.model
+    return sum(kept_and_computed_bytes(config, micro_rows, row_tokens, tp_size, on_cpu))
+
+
+def kept_and_computed_bytes(
+    config: Computed, micro_rows: int, row_tokens: int, tp_size: int, on_cpu: bool = False
+) -> tuple[float, float]:
+    """(bytes that all layers keep, bytes that are there besides while some are computed again)."""
+    model, again = config.model, config.compute.activation_checkpointing
     layer = layer_bytes(config, micro_rows, row_tokens, tp_size, on_cpu)
-    if config.compute.activation_checkpointing.type == "none":
-        return model.num_layers * layer
-    one = micro_rows * row_tokens * model.hidden_size * config.value_bytes / 2
-    return model.num_layers * 2 * one + layer
+    if again.type == "none":
+        return model.num_layers * layer, 0.0
+    if again.type == "selective":
+        kept = selective_layer_bytes(config, micro_rows, row_tokens, tp_size, on_cpu)
+        return model.num_layers * kept, layer - kept
+    shards = tp_size if config.compute.sequence_parallel else 1
+    inputs = micro_rows * row_tokens * model.hidden_size * config.value_bytes / shards
+    return -(-model.num_layers // again.every) * inputs, again.every * layer
+
+
+def selective_layer_bytes(
+    config: Computed, micro_rows: int, row_tokens: int, tp_size: int, on_cpu: bool = False
+) -> float:
+    """Bytes that one layer keeps under selective recomputation: its input and the results of its
+    products, of which a pre-LN layer does not read the last again."""
+    model = config.model
+    outside = 3.0 if model.norm_placement.type == "post" else 2.0
+    share = model.key_value_heads / model.num_attention_heads
+    inside = 1 + 2 * share + model.ffn_hidden_size / model.hidden_size * (1 + model.is_gated)
+    again = ("auto", "explicit", "varlen") if on_cpu else ("explicit", "varlen")
+    if config.compute.attention_backend not in again:
+        inside += 1  # the output of attention's kernel
+    shards = tp_size if config.compute.sequence_parallel else 1
+    values = micro_rows * row_tokens * model.hidden_size
+    return values * config.value_bytes * (outside / shards + inside / tp_size)
 
 
 def layer_bytes(

@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.generator import count_generator_parameters, generator_of
 from model.objectives import ObjectiveSettings, ReplacedTokensConfig
 from model.size import count_matrix_parameters, count_parameters
-from pipeline.run.activations import activation_bytes, head_bytes, layer_bytes
+from pipeline.run.activations import activation_bytes, head_bytes, kept_and_computed_bytes
 from pipeline.run.config import RunConfig, TrainConfig
 from pipeline.run.plan import PhasePlan, RunPlan
 
@@ -231,20 +231,18 @@ def peak_activation_bytes(
     """
     micro_rows, row_tokens = phase.config.batch.micro_rows, phase.manifest.row_tokens
     objective = phase.config.objective
-    layers = activation_bytes(plan.config, micro_rows, row_tokens, plan.tp_size, on_cpu)
+    shape = (micro_rows, row_tokens, plan.tp_size, on_cpu)
+    layers, again = kept_and_computed_bytes(plan.config, *shape)
     if isinstance(objective, ReplacedTokensConfig):
         generator = generator_of(plan.config.model, objective)
         smaller = plan.config.model_copy(update={"model": generator})
-        layers += activation_bytes(smaller, micro_rows, row_tokens, plan.tp_size, on_cpu)
-    shape = (micro_rows, row_tokens, vocab_size, plan.tp_size)
+        layers += activation_bytes(smaller, *shape)
+    logits = (micro_rows, row_tokens, vocab_size, plan.tp_size)
     overwrites = not on_cpu and phase.config.adversarial.type == "none"
-    head = head_bytes(plan.config, objective, *shape, overwrites)
+    head = head_bytes(plan.config, objective, *logits, overwrites)
     if phase.config.adversarial.type != "none":
         # The clean and the perturbed pass at once; four fp32 copies of the predictions are kept
         # for the gradient of their divergence, or made while it is computed.
         slots = micro_rows * objective.num_slots(row_tokens)
         layers, head = 2 * layers, 2 * head + 16 * slots * vocab_size / plan.tp_size
-    if plan.config.compute.activation_checkpointing.type == "none":
-        return layers + head
-    again = layer_bytes(plan.config, micro_rows, row_tokens, plan.tp_size, on_cpu)
-    return layers - again + max(again, head)
+    return layers + max(again, head)

@@ -181,6 +181,8 @@ def _without_credentials(config: RunConfig) -> dict[str, Any]:
 
 
 def _describe_change(change: Difference) -> str:
-    if change.has_mark(BreaksBitEquality):
-        return f"{change}; from here on, results are not bit-equal to an uninterrupted run"
-    return str(change)
+    found = change.mark(BreaksBitEquality)
+    if found is None:
+        return str(change)
+    whose = f"results of {found.where}" if found.where else "results"
+    return f"{change}; from here on, {whose} are not bit-equal to an uninterrupted run"

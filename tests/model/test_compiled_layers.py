@@ -39,6 +39,8 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "varlen": ({**MODERN, "attention_dropout": 0.0}, {"attention_backend": "varlen"}, 2),
     "grouped queries": ({"num_key_value_heads": 2, "query_key_norm": True}, {}, 1),
     "recomputed": ({}, {"activation_checkpointing": {"type": "layers", "every": 2}}, 1),
+    "selective": ({}, {"activation_checkpointing": {"type": "selective"}}, 1),
+    "selective modern": (MODERN, {"activation_checkpointing": {"type": "selective"}}, 2),
 }
 """(model, compute, number of kinds of layers): a first layer without a norm is one of its own."""
 
@@ -98,10 +100,12 @@ def test_a_layer_is_one_graph_with_the_numbers_of_eager(
 
 
 @in_one_rank
-def test_compiled_code_has_the_numbers_of_eager() -> None:
+@pytest.mark.parametrize("recomputed", ["none", "selective"])
+def test_compiled_code_has_the_numbers_of_eager(recomputed: str) -> None:
     """By torch's own compiler, dropout on: rounding may differ, masks may not."""
     torch._dynamo.reset()
-    model = build({"num_layers": 1}, {})
+    again = {"activation_checkpointing": {"type": recomputed}}
+    model = build({"num_layers": 1}, again)
     loss, gradients = loss_and_gradients(model)
     with torch.compiler.set_stance("force_eager"):
         expected, expected_gradients = loss_and_gradients(model)
@@ -199,13 +203,21 @@ def test_forms_beyond_the_limit_run_uncompiled_with_the_same_masks(
 
 
 @in_one_rank
-@pytest.mark.parametrize("compiled", ["on", "off"])
+@pytest.mark.parametrize(
+    ("compiled", "recomputed"),
+    [
+        ("on", {"type": "layers", "every": 2}),
+        ("off", {"type": "layers", "every": 2}),
+        ("off", {"type": "selective"}),
+    ],
+    ids=str,
+)
 def test_layers_computed_again_draw_the_same_masks_from_torchs_generator(
-    compiled: str, graphs: list[torch.fx.GraphModule]
+    compiled: str, recomputed: dict[str, Any], graphs: list[torch.fx.GraphModule]
 ) -> None:
     how = {"attention_backend": "sdpa", "compile": compiled}
     drops = {"attention_dropout": 0.5}
-    again = {"activation_checkpointing": {"type": "layers", "every": 2}}
+    again = {"activation_checkpointing": recomputed}
     model = build(drops, how)
     loss, gradients = loss_and_gradients(model)
     assert loss_and_gradients(model, key=6)[0] != loss

@@ -135,6 +135,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hidden-span": {"visibility": {"type": "random_span"}},
     "shared-layers": {"parameter_sharing": {"type": "groups", "num_groups": 1}},
     "checkpointing": {"compute": {"activation_checkpointing": {"type": "layers", "every": 1}}},
+    "selective": {"compute": {"activation_checkpointing": {"type": "selective"}}},
+    "selective-pre": {
+        "norm_placement": {"type": "pre"},
+        "positions": {"type": "rotary"},
+        "compute": {"activation_checkpointing": {"type": "selective"}},
+    },
     "frozen-lower": {"frozen": {"type": "lower", "num_layers": 1}},
     "last-trained": {"frozen": {"type": "all_but_last", "num_layers": 1}},
     "no-biases": {
@@ -205,6 +211,7 @@ def test_every_option_is_equal_at_two_ranks(option: str) -> None:
     "option",
     [
         *("pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower"),
+        *("selective", "selective-pre"),
         *("modernbert", "albert", "query-key-norm", "untied-decoder", "eurobert"),
     ],
 )

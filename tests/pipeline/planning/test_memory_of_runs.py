@@ -1,5 +1,6 @@
 """The memory that the planner computes against ranks that train on this machine."""
 
+import gc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import torch.distributed as dist
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel
-from model.parallel.grid import make_grid, single_rank_grid
+from model.parallel.grid import Grid, make_grid, single_rank_grid
 from model.row_context import KnownRows
 from pipeline.pretraining.batches import run_batches
 from pipeline.pretraining.engine import build_engine
 from pipeline.pretraining.resume import plan_segments
 from pipeline.pretraining.step import pretraining_step
-from pipeline.run.activations import cpu_layer_bytes
+from pipeline.run.activations import cpu_layer_bytes, selective_layer_bytes
 from pipeline.run.config import TrainConfig
 from pipeline.run.memory import PROCESS_BYTES, MemoryEstimate, count_trained, estimate_memory
 from pipeline.run.plan import plan_run
@@ -26,6 +27,7 @@ from tests.pipeline.planning.measured_memory import Measured, process_bytes, ten
 from tests.pipeline.training_run import make_config, make_rows
 
 TOKENS, VOCAB = 128, 4096
+SELECTIVE = {"activation_checkpointing": {"type": "selective"}}
 MODEL = {"num_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "max_row_tokens": TOKENS}
 
 
@@ -154,6 +156,52 @@ def test_layers_keep_what_is_planned(changes: dict[str, Any], dtype: torch.dtype
     precision = "fp32" if dtype == torch.float32 else "bf16"
     how = _How(model, ComputeConfig(), 4 if precision == "fp32" else 2)
     assert cpu_layer_bytes(how, 4, TOKENS, 1) == pytest.approx((kept[1] - kept[0]) / 3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm_placement": {"type": "pre"}, "positions": {"type": "rotary"}},
+        {"activation": {"type": "geglu"}, "num_key_value_heads": 2, "query_key_norm": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("backend", "tensor", "by_tokens"),
+    [("sdpa", 1, False), ("explicit", 2, False), ("sdpa", 2, True)],
+)
+def test_layers_keep_what_is_planned_of_selective_recomputation(
+    changes: dict[str, Any], backend: str, tensor: int, by_tokens: bool
+) -> None:
+    """The bytes of tensors that are there after the forward pass, of five layers less of two."""
+    changes = {"attention_dropout": 0.0, **changes}  # with it sdpa is no single operator on a CPU
+    settings = {"attention_backend": backend, "sequence_parallel": by_tokens}
+    compute = ComputeConfig.model_validate({**settings, **SELECTIVE})
+    found = run_ranks(_kept_bytes, tensor, {**MODEL, **changes}, compute, tensor)
+    how = _How(ModelConfig.model_validate({**MODEL, **changes}), compute, 2)
+    planned = selective_layer_bytes(how, 4, TOKENS, tensor, on_cpu=True)
+    for kept in found:
+        assert planned == pytest.approx(kept, rel=0.05)
+
+
+def _kept_bytes(tree: dict[str, Any], compute: ComputeConfig, tp_size: int) -> float:
+    grid = make_grid(tp_size)
+    # The first makes megatron-core's buffer.
+    _, few, many = (_kept_by(grid, {**tree, "num_layers": n}, compute) for n in (1, 2, 5))
+    return (many - few) / 3
+
+
+def _kept_by(grid: Grid, tree: dict[str, Any], compute: ComputeConfig) -> int:
+    model = ModelConfig.model_validate(tree)
+    network = MaskedLanguageModel(grid, model, compute, VOCAB).to(torch.bfloat16).train()
+    tokens, positions = torch.full((4, TOKENS), 11), torch.arange(8).repeat(4, 1)
+    gc.collect()
+    before = tensor_bytes()
+    loss = network(tokens, positions, tokens[:, :8].clone(), 5, False)[0]
+    kept = tensor_bytes() - before
+    loss.backward()
+    return kept
 
 
 class _How:

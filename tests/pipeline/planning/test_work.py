@@ -30,7 +30,17 @@ ROOT = Path(__file__).parents[3]
 ROWS, TOKENS, SLOTS, VOCAB = 4, 128, 19, 1024
 SIZES = {"num_layers": 3, "hidden_size": 256, "num_attention_heads": 4, "max_row_tokens": TOKENS}
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+SELECTIVE = {"activation_checkpointing": {"type": "selective"}}
 BARE = {"attention": False, "mlp": False, "norm": False, "head": False}
+
+MODERN: dict[str, Any] = {
+    "norm_placement": {"type": "pre"},
+    "positions": {"type": "rotary"},
+    "activation": {"type": "geglu"},
+    "ffn_hidden_size": 384,
+    "bias": BARE,
+    "type_vocab_size": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,10 @@ class How:
         ({"positions": {"type": "rotary"}}, {"attention_backend": "explicit"}),
         ({"query_key_norm": True}, {}),
         ({}, {"activation_checkpointing": {"type": "layers"}}),
+        ({}, SELECTIVE),
+        (MODERN, SELECTIVE),
+        ({"num_key_value_heads": 2}, SELECTIVE),
+        ({}, {"attention_backend": "explicit", **SELECTIVE}),
     ],
     ids=[
         "post",
@@ -65,6 +79,10 @@ class How:
         "explicit rotary",
         "normed",
         "recomputed",
+        "selective",
+        "selective modern",
+        "selective grouped",
+        "selective explicit",
     ],
 )
 @in_one_rank
@@ -80,7 +98,7 @@ def test_counts_are_those_of_the_operators(
     flops = work.matrix_flops
     if how.compute.attention_backend == "sdpa":  # is one operator, which is no product to torch
         scores = 4 * TOKENS * TOKENS * model.hidden_size * ROWS * model.num_layers
-        again = how.compute.activation_checkpointing.type != "none"
+        again = how.compute.activation_checkpointing.type == "layers"
         flops -= scores * (4 if again else 3)
     assert flops == pytest.approx(counted.matrix_flops, rel=0.01)
 

@@ -43,13 +43,44 @@ def resumed_with(rows: Path, output: Path, world_size: int, **changes: Any) -> T
     return config
 
 
+@pytest.mark.parametrize("recomputed", ["layers", "selective"])
 def test_activation_checkpointing_changes_no_bit(
-    rows: Path, whole: TrainConfig, tmp_path: Path
+    rows: Path, whole: TrainConfig, tmp_path: Path, recomputed: str
 ) -> None:
-    changes = {"activation_checkpointing": {"type": "layers"}}
+    changes = {"activation_checkpointing": {"type": recomputed}}
     config = resumed_with(rows, tmp_path / "run", 1, compute=changes)
     assert_same_bits(final_state(whole), final_state(config))
     assert metrics(config, "loss") == metrics(whole, "loss")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parallel", "by_tokens"),
+    [
+        (2, {"zero_stage": 1}, False),
+        (2, {"zero_stage": 2}, False),
+        (2, {"zero_stage": 3}, False),
+        (4, {"zero_stage": 3, "tensor": 2}, True),
+    ],
+    ids=str,
+)
+def test_selective_recomputation_has_the_same_bits_on_every_grid(
+    rows: Path, tmp_path: Path, ranks: int, parallel: dict[str, Any], by_tokens: bool
+) -> None:
+    found = []
+    for recomputed in ("none", "selective"):
+        again = {"activation_checkpointing": {"type": recomputed}}
+        config = make_config(
+            *(rows, tmp_path / recomputed),
+            precision="bf16",
+            schedule={"type": "constant"},
+            total_rows=80,
+            parallel=parallel,
+            compute={"sequence_parallel": by_tokens, **again},
+        )
+        run_ranks(pretrain, ranks, config)
+        found.append((final_state(config), metrics(config, "loss")))
+    assert_same_bits(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ def test_how_a_run_is_computed_may_change(tmp_path: Path, key: str) -> None:
     assert claim(config_of(tmp_path, compute={key: value}), "rows") == []
 
 
+def test_selective_recomputation_rounds_otherwise_in_compiled_layers(tmp_path: Path) -> None:
+    claim(config_of(tmp_path), "rows")
+    selective = {"activation_checkpointing": {"type": "selective"}}
+    [change] = check_claim(config_of(tmp_path, compute=selective), "rows")
+    assert f"results of compiled layers {NOT_EQUAL.removeprefix('results ')}" in change
+    claim(config_of(tmp_path, compute=selective), "rows")
+    [change, *_] = check_claim(config_of(tmp_path), "rows")
+    assert "results of compiled layers" in change
+
+
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
