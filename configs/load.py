@@ -12,7 +12,7 @@ The schemas are defined beside the code that they configure; this module knows n
 import hashlib
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,13 +117,37 @@ def validate(
     return config
 
 
-def fingerprint(value: Any) -> str:
-    """The sha256 (hex) of a config, or of any JSON value, in canonical form (sorted keys)."""
+def fingerprint(value: Any, plain: Callable[[Any], Any] | None = None) -> str:
+    """The sha256 (hex) of a config, or of any JSON value, in canonical form (sorted keys).
+
+    `plain` gives the JSON value of anything else in it.
+    """
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # Names of files that are not UTF-8 hold halves of surrogate pairs.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256()
+    for text in _canonical(value, plain):
+        # Names of files that are not UTF-8 hold halves of surrogate pairs.
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _canonical(value: Any, plain: Callable[[Any], Any] | None) -> Iterator[str]:
+    """The canonical form in pieces: each mapping's own values, so that a large tree is never one
+    text."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        for number, key in enumerate(sorted(value)):
+            yield ("," if number else "{") + json.dumps(key, ensure_ascii=False) + ":"
+            yield from _canonical(value[key], plain)
+        yield "}" if value else "{}"
+    elif isinstance(value, list | tuple) and any(isinstance(part, dict) for part in value):
+        for number, part in enumerate(value):
+            yield "," if number else "["
+            yield from _canonical(part, plain)
+        yield "]"
+    else:
+        yield json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=plain
+        )
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO
@@ -82,29 +83,44 @@ def read_regular(path: str | Path, limit_bytes: int = MAX_JSON_BYTES) -> bytes:
     Raises UserError if it is larger than `limit_bytes` or no regular file, OSError as `open`.
     """
     with open_regular(path) as file:
-        content = file.read(limit_bytes + 1)
-    if len(content) > limit_bytes:
+        is_large = os.fstat(file.fileno()).st_size > limit_bytes
+        content = b"" if is_large else file.read()  # with a size it would take as much at once
+    if is_large or len(content) > limit_bytes:
         raise UserError(f"{path}: more than {limit_bytes:,} bytes, so it cannot be what it should")
     return content
 
 
-def read_json(path: str | Path, limit_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in the file at `path`.
+Hook = Callable[[dict[str, Any]], None]
+"""Changes an object of JSON when it has been read, before the next one is."""
+
+
+def read_json(
+    path: str | Path, limit_bytes: int = MAX_JSON_BYTES, hook: Hook | None = None
+) -> dict[str, Any]:
+    """The JSON object in the file at `path`; `hook` makes large ones smaller.
 
     Raises UserError for any other content, a key that appears twice included; OSError as `open`.
     """
-    content = read_regular(path, limit_bytes)
     try:
-        return parse_json(content)
+        return parse_json(read_regular(path, limit_bytes), hook)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def parse_json(content: bytes) -> dict[str, Any]:
+def parse_json(content: bytes, hook: Hook | None = None) -> dict[str, Any]:
     """The JSON object in `content`; ValueError for any other, a key that appears twice included."""
+
+    def of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree = _unique_keys(pairs)
+        if hook is not None:
+            hook(tree)
+        return tree
+
     try:
-        tree = json.loads(content, object_pairs_hook=_unique_keys)
-        json.dumps(tree, ensure_ascii=False).encode()  # no half of a surrogate pair
+        tree = json.loads(content, object_pairs_hook=of_pairs)
+        del content
+        # No half of a surrogate pair; what the hook made is no text.
+        json.dumps(tree, ensure_ascii=False, default=lambda _: None).encode()
     except RecursionError:
         raise ValueError("not valid JSON: nested too deeply") from None
     except ValueError as error:

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from configs.load import Config, UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
-from data_prep.dataset.block_offsets import Offsets
+from data_prep.dataset.blocks import SUM_BYTES, Offsets, Sums, compact, ends_inside, plain
 from data_prep.dataset.files import RelativePath, first_error, open_regular, read_json
 
 FORMAT_VERSION = 1
@@ -28,14 +28,12 @@ Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
-BLOCK_SUM_DIGITS = 16
 ADVICE = "restore it from a copy, or delete it and run data preparation again"
 
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 53)]
 TokenId = Annotated[int, Field(ge=0, le=1 << 32)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
-BlockSums = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})*\z")]
 
 
 class Shard(Config):
@@ -51,9 +49,9 @@ class Shard(Config):
     """Number of rows in the shard."""
     block_offsets: Offsets
     """For each block, the byte at which its first row starts (after the tar and npy headers)."""
-    block_xxh3_64: BlockSums | None = None
-    """For each block, 16 hexadecimal digits: the xxh3-64 of its rows, from the first byte of the
-    first row to the last byte of the last. None in data sets of version 0.1.0."""
+    block_xxh3_64: Sums | None = None
+    """For each block, 16 hexadecimal digits (here 8 bytes): the xxh3-64 of its rows, from the first
+    byte of the first row to the last byte of the last. None in data sets of version 0.1.0."""
 
     def errors(self, block_rows: int, row_bytes: int) -> Iterator[str]:
         """What is wrong with the numbers, in blocks of `block_rows` rows of `row_bytes` bytes."""
@@ -62,15 +60,16 @@ class Shard(Config):
             yield f"{len(self.block_offsets)} block_offsets for {num_blocks} blocks"
             return
         if self.block_xxh3_64 is not None:
-            num_sums = len(self.block_xxh3_64) // BLOCK_SUM_DIGITS
+            num_sums = len(self.block_xxh3_64) // SUM_BYTES
             if num_sums != num_blocks:
                 yield f"{num_sums} checksums for {num_blocks} blocks"
-        end = 0
-        for number, offset in enumerate(self.block_offsets):
-            if offset < end:
-                yield f"block {number} starts at byte {offset}, inside of the block before it"
-                return
-            end = offset + min(block_rows, self.rows - number * block_rows) * row_bytes
+        number = ends_inside(self.block_offsets, self.rows, block_rows, row_bytes)
+        if number is not None:
+            offset = self.block_offsets[number]
+            yield f"block {number} starts at byte {offset}, inside of the block before it"
+            return
+        rows_before = (num_blocks - 1) * block_rows
+        end = self.block_offsets[-1] + (self.rows - rows_before) * row_bytes if num_blocks else 0
         if end > self.bytes:
             yield f"its blocks end at byte {end}, after its end at byte {self.bytes}"
 
@@ -200,15 +199,16 @@ class Manifest(Config):
 
         The checksums of blocks are left out, so that it is that of version 0.1.0.
         """
-        tree = self.model_dump(mode="json")
+        tree = self.model_dump(mode="json", exclude={"splits"})
         tree["special_tokens"] = self.special_tokens.tree()  # without fields added later
         if self.tokenizer.parent_sha256 is None:
             del tree["tokenizer"]["parent_sha256"]
-        for sources in tree["splits"].values():
-            for source in sources.values():
-                for shard in source["shards"]:
-                    del shard["block_xxh3_64"]
-        return fingerprint(tree)
+        # Offsets stay as they are until they are hashed: as lists they take ten times the memory.
+        splits = self.model_dump(include={"splits"})["splits"]
+        for source in (source for sources in splits.values() for source in sources.values()):
+            for shard in source["shards"]:
+                del shard["block_xxh3_64"]
+        return fingerprint({**tree, "splits": splits}, plain)
 
     def shards(self) -> Iterator[Shard]:
         """All shards of all splits and sources."""
@@ -235,7 +235,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of the data set in `folder`; UserError when it is missing or unusable."""
     path = Path(folder) / MANIFEST_NAME
     try:
-        tree = read_json(path)
+        tree = read_json(path, hook=compact)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file, so {folder} holds no finished data set; prepare it with "
@@ -244,7 +244,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     sha256 = tree.pop("sha256", None)
-    if sha256 is not None and sha256 != fingerprint(tree):
+    if sha256 is not None and sha256 != fingerprint(tree, plain):
         raise UserError(
             f"{path}: damaged manifest: its content does not match its sha256; {ADVICE}"
         )

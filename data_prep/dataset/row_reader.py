@@ -15,8 +15,9 @@ import numpy.typing as npt
 import xxhash
 
 from configs.load import UserError
+from data_prep.dataset.blocks import SUM_BYTES, places
 from data_prep.dataset.files import open_inside, read_at, unreadable
-from data_prep.dataset.manifest import BLOCK_SUM_DIGITS, Manifest, Shard, SourceRows, Split
+from data_prep.dataset.manifest import Manifest, Shard, SourceRows, Split
 
 MAX_OPEN_SHARDS = 256
 """Files that a reader keeps open."""
@@ -105,27 +106,26 @@ class RowReader:
         stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
         for block in index.unchecked(number, stamp, ascending):
             self._check_block(index, number, int(block), file)
-        index.read_rows(file, ascending, found.reshape(-1).view(np.uint8).data)
+        index.read_rows(number, file, ascending, found.reshape(-1).view(np.uint8).data)
 
     def _check_block(self, index: "_SourceIndex", number: int, block: int, file: BinaryIO) -> None:
-        """Raises UserError if the rows of `block` do not have the checksum of the manifest."""
-        offset, end = index.block_range(block)
+        """Raises UserError if a block of a shard does not have the checksum of the manifest."""
+        offset, end = index.block_range(number, block)
         digest = xxhash.xxh3_64()
         buffer = memoryview(bytearray(min(_CHECK_BYTES, end - offset)))
         for start in range(offset, end, _CHECK_BYTES):
             piece = buffer[: min(_CHECK_BYTES, end - start)]
             read_at(file, piece, start, _ADVICE)
             digest.update(piece)
-        if digest.digest() != index.block_sums[block].tobytes():
-            in_shard = block - int(index.shard_first_blocks[number])
-            first = block * index.block_rows
+        if digest.digest() != index.block_sum(number, block):
+            first = int(index.shard_first_rows[number]) + block * index.block_rows
             last = min(first + index.block_rows, index.rows) - 1
             raise UserError(
-                f"{self._folder / index.shards[number].path}: block {in_shard} (rows {first:,} to "
+                f"{self._folder / index.shards[number].path}: block {block} (rows {first:,} to "
                 f"{last:,} of its source, bytes {offset:,} to {end - 1:,}) is damaged: its "
                 f"checksum is not the manifest's; {_ADVICE}"
             )
-        index.checked[block] = True
+        index.set_checked(number, block)
 
     def _file(self, shard: Shard) -> BinaryIO:
         file = self._open.pop(shard.path, None)
@@ -160,36 +160,44 @@ class _SourceIndex:
         self.shards = source.shards
         self.block_rows = source.block_rows
         self.shard_first_rows = _cumulative([shard.rows for shard in source.shards])
-        self.shard_first_blocks = _cumulative([len(s.block_offsets) for s in source.shards])
-        offsets = [np.asarray(shard.block_offsets, np.int64) for shard in source.shards]
-        self.block_offsets = np.concatenate([np.empty(0, np.int64), *offsets])
-        self.block_sums, self._has_sum = _block_sums(source.shards)
-        self.checked = ~self._has_sum
-        self._stamps: dict[int, _Stamp] = {}
+        self._checked: dict[int, tuple[_Stamp, npt.NDArray[np.bool_]]] = {}
         self._row_bytes = row_bytes
 
     def unchecked(self, shard: int, stamp: _Stamp, ascending: _Int64) -> _Int64:
-        """The blocks of the rows `ascending` that have to be checked before they are read.
+        """The blocks of `shard` that have to be checked before its rows `ascending` are read.
 
-        `stamp` changes with the file of the `shard`: then all of its blocks are checked again.
+        `stamp` changes with the file of the shard: then all of its blocks are checked again.
         """
-        if self._stamps.get(shard) != stamp:
-            mine = slice(*self.shard_first_blocks[shard : shard + 2])
-            self.checked[mine] = ~self._has_sum[mine]
-            self._stamps[shard] = stamp
-        blocks = ascending // self.block_rows
-        return np.unique(blocks[~self.checked[blocks]])
+        if self.shards[shard].block_xxh3_64 is None:
+            return np.empty(0, np.int64)
+        known = self._checked.get(shard)
+        if known is None or known[0] != stamp:
+            none = np.zeros(len(self.shards[shard].block_offsets), bool)
+            known = self._checked[shard] = (stamp, none)
+        blocks = (ascending - self.shard_first_rows[shard]) // self.block_rows
+        return np.unique(blocks[~known[1][blocks]])
 
-    def block_range(self, block: int) -> tuple[int, int]:
-        """The bytes [start, end) of its shard that hold the rows of a block."""
-        rows = min(self.block_rows, self.rows - block * self.block_rows)
-        start = int(self.block_offsets[block])
+    def set_checked(self, shard: int, block: int) -> None:
+        """A block of `shard` has the checksum of the manifest."""
+        self._checked[shard][1][block] = True
+
+    def block_sum(self, shard: int, block: int) -> bytes:
+        """The checksum that a block of `shard` has in the manifest."""
+        sums = self.shards[shard].block_xxh3_64
+        assert sums is not None
+        return sums[SUM_BYTES * block : SUM_BYTES * (block + 1)]
+
+    def block_range(self, shard: int, block: int) -> tuple[int, int]:
+        """The bytes [start, end) of `shard` that hold the rows of a block of it."""
+        rows = min(self.block_rows, self.shards[shard].rows - block * self.block_rows)
+        start = self.shards[shard].block_offsets[block]
         return start, start + rows * self._row_bytes
 
-    def read_rows(self, file: BinaryIO, ascending: _Int64, found: memoryview) -> None:
-        """Reads the rows `ascending` of one shard into `found`; neighbours in one call."""
-        block, row_in_block = np.divmod(ascending, self.block_rows)
-        offsets = self.block_offsets[block] + row_in_block * self._row_bytes
+    def read_rows(self, shard: int, file: BinaryIO, ascending: _Int64, found: memoryview) -> None:
+        """Reads the rows `ascending` of `shard` into `found`; neighbours in one call."""
+        block, row_in_block = np.divmod(ascending - self.shard_first_rows[shard], self.block_rows)
+        starts_of_blocks = places(self.shards[shard].block_offsets, block)
+        offsets = starts_of_blocks + row_in_block * self._row_bytes
         firsts = np.flatnonzero(np.diff(offsets, prepend=offsets[0]) != self._row_bytes)
         starts = (firsts * self._row_bytes).tolist()
         ends = [*starts[1:], len(found)]
@@ -200,17 +208,6 @@ class _SourceIndex:
                     read_at(file, found[start:end], offset, _ADVICE)
         except OSError as error:
             raise unreadable(file.name, offset, error, _ADVICE) from None
-
-
-def _block_sums(shards: Sequence[Shard]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
-    """The checksum of every block [blocks], 8 bytes each, and whether the manifest has it."""
-    digits, has_sum = [], []
-    for shard in shards:
-        num_blocks = len(shard.block_offsets)
-        digits.append(shard.block_xxh3_64 or "0" * BLOCK_SUM_DIGITS * num_blocks)
-        has_sum += [shard.block_xxh3_64 is not None] * num_blocks
-    sums = np.frombuffer(bytes.fromhex("".join(digits)), dtype=f"V{BLOCK_SUM_DIGITS // 2}")
-    return sums, np.array(has_sum, dtype=bool)
 
 
 def _cumulative(counts: Sequence[int]) -> _Int64:
