@@ -104,6 +104,10 @@ class FirstPairsStage(Stage[PairsPart]):
             pairs: I64 = known.roots_of(some)
             found.append(fewest_pairs(pairs[:, pairs[0] != pairs[1]]).astype(narrow))
         joined = np.concatenate(found, axis=1)
+        if self.labels is None:  # a document has one key
+            joined = np.take(joined, np.argsort(joined[1], kind="stable"), axis=1)
+        else:  # and a known cluster has many
+            joined = fewest_pairs(joined.astype(np.int64)).astype(narrow)
         save_array(folder / f"{part.name}.pairs.npy", joined)
         counts = {**join.compared, "pairs": joined.shape[1]}
         return PartOutput(counts, [f"{part.name}.pairs.npy"])

@@ -12,21 +12,12 @@ _MAX_GROUP_ALL_PAIRS, _MAX_ROUNDS = 32, 64
 _PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
 
 
-def recurring(keys: U64) -> I64:
-    """The positions of the keys that occur in `keys` at least twice, ascending by key and position.
-
-    Most keys occur once; leaving them out saves memory in what follows.
-    """
-    order = np.argsort(keys, kind="stable")  # quick where `keys` are sorted runs
-    ascending = keys[order]
-    again = ascending[1:] == ascending[:-1]
-    del ascending
-    return order[np.append(again, False) | np.append(False, again)] if len(keys) else order
-
-
 def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
-    """(first document, later document) for each set of equal 128-bit keys: [2, P]."""
-    order = np.lexsort((numbers, second_keys, keys))
+    """(first document, later document) for each set of equal 128-bit keys: [2, P].
+
+    The `numbers` of documents with equal keys are ascending.
+    """
+    order = np.lexsort((second_keys, keys))
     keys, second_keys, numbers = keys[order], second_keys[order], numbers[order]
     is_first = np.ones(len(keys), dtype=bool)
     is_first[1:] = (keys[1:] != keys[:-1]) | (second_keys[1:] != second_keys[:-1])
@@ -43,6 +34,7 @@ def near_pairs(
 ) -> tuple[I64, dict[str, int]]:
     """Pairs (earlier, later) with equal keys and similar signatures: [2, P], and how many compared.
 
+    The `numbers` of documents with equal keys are ascending.
     Within a set of up to 32 documents with equal keys, all pairs are compared, except those in one
     known cluster, for which `roots_of` gives the same number. In a larger set, all documents are
     compared with the first, the dissimilar ones with the first of them, and so on: as nearly all
@@ -50,7 +42,7 @@ def near_pairs(
     cluster of the first are left out where all others resemble it: what is left would be pairs in
     that cluster. Documents that are left after 64 rounds are counted as ``uncompared``.
     """
-    order = np.lexsort((numbers, keys))
+    order = np.argsort(keys, kind="stable")  # quick where they are sorted
     keys, numbers = keys[order], numbers[order]
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
     sizes = np.diff(np.append(starts, len(keys)))
@@ -199,6 +191,7 @@ def _are_similar(
     result = np.empty(len(left), dtype=bool)
     for at in range(0, len(left), _PAIRS_AT_ONCE):
         chunk = slice(at, at + _PAIRS_AT_ONCE)
-        estimate = similarity(signatures_of(left[chunk]), signatures_of(right[chunk]))
+        signed = signatures_of(np.concatenate([left[chunk], right[chunk]]))
+        estimate = similarity(*np.split(signed, 2))
         result[chunk] = estimate >= min_similarity
     return result

@@ -15,18 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.atomic import open_atomic, start_array
+from data_prep.dedup.array_files import ArrayFiles
 from data_prep.dedup.clusters import number_type
-from data_prep.dedup.joins import recurring
+from data_prep.dedup.key_order import HIGHEST_KEY, key_order, recurring
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.mapped_arrays import MappedArrays
 from data_prep.dedup.minhash import NUM_BANDS, Signatures, band_keys
 from data_prep.dedup.signatures import FileRun, first_documents
 from data_prep.engine.stage import PartOutput, Reads, Stage, StageResult
 from data_prep.text.batch import I64, U64
 
 BYTES_PER_KEY = 12
+_DOCUMENTS_AT_ONCE = 1 << 17
+"""Of those that share keys, about: their signatures are read together."""
 _BYTES_PER_DOCUMENT = 8 * (NUM_BANDS + 2)
-_HIGHEST = (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class KeysStage(Stage[FileRun]):
                 signed = np.load(self.signatures / f"{part.name}.signatures.npy")
             for band in self.bands:
                 keys = self._keys_of(part, band, signed)
-                rows = np.argsort(keys, kind="stable")  # of equal keys, the earlier document first
+                rows = key_order(keys)  # of equal keys, the earlier document first
                 keys_file.write(keys[rows].data)
                 rows_file.write(rows.astype("<u4").data)
         return PartOutput({"documents": part.num_documents}, names)
@@ -126,8 +127,9 @@ class KeyRuns:
         self._names, self._first = first_documents(runs)
         self.num_documents = int(self._first[-1])
         self._number_type = number_type(self.num_documents)
-        num_bytes = self.num_documents * BYTES_PER_KEY * len(self._bands)
-        self._files = MappedArrays(folder, limits.open_files, num_bytes <= limits.mapped_bytes)
+        # Signatures, which are read again and again, have most of the files that may be open.
+        self._files = ArrayFiles(folder, -(-limits.open_files // 2))
+        self._counts = np.diff(self._first)
 
     def ranges(self, band: int | None, low: int, high: int, most: int) -> Iterator[KeyRange]:
         """The keys of `band` from `low` to `high` in ranges of at most `most` keys.
@@ -143,44 +145,59 @@ class KeyRuns:
         yield from self.ranges(band, low, middle, most)
         yield from self.ranges(band, middle + 1, high, most)
 
-    def recurring_in(self, part: KeyRange) -> tuple[U64, I64]:
+    def recurring_in(self, part: KeyRange) -> Iterator[tuple[U64, I64]]:
         """The keys of `part` that at least two documents have, and the numbers of these documents:
-        ascending by key and number."""
-        keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, self._number_type)]
-        for run, (start, end) in enumerate(part.bounds.tolist()):
-            if start < end:
-                keys.append(self._files.read(self._file("keys", run), part.row, start, end))
-                numbers.append(self._numbers(run, part.row, start, end))
-        all_keys = np.concatenate(keys)
-        keys.clear()
-        again = recurring(all_keys)
-        return all_keys[again], np.concatenate(numbers)[again].astype(np.int64)
+        ascending by key and number, some keys at a time."""
+        ends = np.cumsum(part.bounds[:, 1] - part.bounds[:, 0])
+        starts = np.append(0, ends)
+        keys = np.empty(part.num_keys, dtype=np.uint64)
+        numbers = np.empty(part.num_keys, dtype=self._number_type)
+        for run in np.flatnonzero(starts[1:] > starts[:-1]).tolist():
+            here, first = slice(starts[run], starts[run + 1]), int(part.bounds[run, 0])
+            self._files.read(self._file("keys", run), self._place(run, part.row, first), keys[here])
+            self._read_numbers(run, part.row, first, numbers[here])
+        held: list[I64] = []
+        for places in recurring(keys, starts, part.low, part.high):
+            held.append(places)
+            if sum(map(len, held)) >= _DOCUMENTS_AT_ONCE:
+                found, held = np.concatenate(held), []
+                yield keys[found], numbers[found].astype(np.int64)
+        if held:
+            found = np.concatenate(held)
+            yield keys[found], numbers[found].astype(np.int64)
 
     def numbers_in(self, part: KeyRange, at_once: int) -> Iterator[I64]:
         """The numbers of the documents of `part`, whose keys are all equal, ascending, up to
         `at_once` at a time."""
         for run, (start, end) in enumerate(part.bounds.tolist()):
             for at in range(start, end, at_once):
-                yield self._numbers(run, part.row, at, min(at + at_once, end)).astype(np.int64)
+                some = np.empty(min(at + at_once, end) - at, dtype=self._number_type)
+                self._read_numbers(run, part.row, at, some)
+                yield some.astype(np.int64)
 
-    def _numbers(self, run: int, row: int, start: int, end: int) -> npt.NDArray[np.integer[Any]]:
-        rows = self._files.read(self._file("rows", run), row, start, end)
-        numbers: npt.NDArray[np.integer[Any]] = rows.astype(self._number_type)
-        numbers += self._number_type(self._first[run])
-        return numbers
+    def _read_numbers(
+        self, run: int, row: int, start: int, target: npt.NDArray[np.integer[Any]]
+    ) -> None:
+        """Reads the numbers of documents from `start` on to `target` [n]."""
+        rows = target.view(np.uint32)[: len(target)]  # in the first half of wider numbers
+        self._files.read(self._file("rows", run), self._place(run, row, start), rows)
+        target[:] = rows.astype(target.dtype) + target.dtype.type(self._first[run])
 
     def _bounds(self, row: int, low: int, high: int) -> npt.NDArray[np.int64]:
         bounds = np.zeros((len(self._names), 2), dtype=np.int64)
         for run in range(len(self._names)):
-            keys = self._files.array(self._file("keys", run))[row]
+            keys = self._files.mapped(self._file("keys", run))[row]
             bounds[run, 0] = np.searchsorted(keys, np.uint64(low)) if low else 0
             bounds[run, 1] = (
                 np.searchsorted(keys, np.uint64(high), side="right")
-                if high < _HIGHEST
+                if high < HIGHEST_KEY
                 else len(keys)
             )
-            self._files.release(self._file("keys", run))
         return bounds
+
+    def _place(self, run: int, row: int, column: int) -> int:
+        """Where a number stands in a file of a run."""
+        return row * int(self._counts[run]) + column
 
     def _file(self, kind: str, run: int) -> str:
         return f"{self._names[run]}.{kind}.npy"

@@ -31,8 +31,7 @@ class DedupLimits:
     labels: int = 1 << 20
     """Documents whose cluster labels are read together; a multiple of 8."""
     mapped_bytes: int = 256_000_000
-    """Size of the signatures above which the pages of a file are released after each use, so that
-    the memory of a worker stays constant; the system's page cache still holds them."""
+    """Size of the file of cluster labels up to which a join has it in memory as a whole."""
     open_files: int = 500
     """Files that a worker keeps open, of signatures, keys, lines or hashes."""
 

@@ -2,24 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.dedup.array_files import ArrayFiles
 from data_prep.dedup.joins import (
     SimilarToFirst,
     exact_pairs,
     exact_pairs_of_one_key,
     near_pairs,
 )
-from data_prep.dedup.keys import KeyRange, KeyRuns
+from data_prep.dedup.keys import KeyRuns
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.mapped_arrays import MappedArrays
 from data_prep.dedup.signature_store import SignatureStore
-from data_prep.text.batch import I64
+from data_prep.text.batch import I64, U64
 
 _AT_ONCE = 1 << 16
 _SLACK = 1.25
@@ -38,7 +38,7 @@ class KnownClusters:
         """Files of a label and of a bit for each document; None: nothing is known."""
         limits = limits or DedupLimits()
         self._labels, self._copies = (
-            _MappedFile(path, limits) if path else None for path in (labels, copies)
+            _ValuesOfDocuments(path, limits) if path else None for path in (labels, copies)
         )
 
     def roots_of(self, numbers: I64) -> I64:
@@ -54,21 +54,28 @@ class KnownClusters:
         return are_first
 
 
-class _MappedFile:
-    """An array of a value for each document, read in places by little memory."""
+class _ValuesOfDocuments:
+    """A file of an array [N], read in places: mapped as a whole if it is small."""
 
     def __init__(self, path: Path, limits: DedupLimits) -> None:
-        self._name = path.name
-        keeps_pages = path.stat().st_size <= limits.mapped_bytes
-        self._files = MappedArrays(path.parent, 1, keeps_pages)
+        self._path = path
+        self._files = ArrayFiles(path.parent, 1)
+        self._is_small = path.stat().st_size <= limits.mapped_bytes
 
     def at(self, places: I64) -> npt.NDArray[Any]:
         """The values at some places."""
         if not len(places):
             return np.empty(0, np.uint8)  # the file may hold nothing, too
-        values: npt.NDArray[Any] = self._files.array(self._name)[places]
-        self._files.release(self._name)
+        if self._is_small:
+            return np.asarray(self._mapped[places])
+        ascending, inverse = np.unique(places, return_inverse=True)
+        values: npt.NDArray[Any] = self._files.values(self._path.name, ascending)[inverse, 0]
         return values
+
+    @cached_property
+    def _mapped(self) -> npt.NDArray[Any]:
+        mapped: npt.NDArray[Any] = np.load(self._path, mmap_mode="r")
+        return mapped
 
 
 class RangeJoin:
@@ -99,10 +106,11 @@ class RangeJoin:
                 numbers = partial(self._runs.numbers_in, part, _AT_ONCE)
                 yield from self._pairs_of_one_key(band, numbers)
             else:
-                yield from self._pairs_in(band, part)
+                for keys, documents in self._runs.recurring_in(part):
+                    yield from self._pairs_of(band, keys, documents)
 
-    def _pairs_in(self, band: int | None, part: KeyRange) -> Iterator[I64]:
-        keys, numbers = self._runs.recurring_in(part)
+    def _pairs_of(self, band: int | None, keys: U64, numbers: I64) -> Iterator[I64]:
+        """The pairs of documents with equal keys, both ascending by key and number."""
         if not len(keys):
             return
         starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.dedup.array_files import ArrayFiles
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.mapped_arrays import MappedArrays
 from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.signatures import FileRun, first_documents
 from data_prep.text.batch import I64, U64
@@ -23,8 +23,7 @@ class SignatureStore:
         limits = limits or DedupLimits()
         self._names, self._first = first_documents(runs)
         self.num_documents = int(self._first[-1])
-        num_bytes = self.num_documents * 8 * (NUM_BANDS + 2)
-        self._files = MappedArrays(folder, limits.open_files, num_bytes <= limits.mapped_bytes)
+        self._files = ArrayFiles(folder, limits.open_files)
 
     def signatures_of(self, numbers: I64) -> U64:
         """The signatures of the documents `numbers`: [n, 14].
@@ -34,8 +33,7 @@ class SignatureStore:
         ascending, places = np.unique(numbers, return_inverse=True)
         result = np.empty((len(ascending), NUM_BANDS), dtype=np.uint64)
         for name, here, rows in self._by_part(ascending):
-            result[here] = self._files.array(f"{name}.signatures.npy")[rows]
-            self._files.release(f"{name}.signatures.npy")
+            result[here] = self._files.values(f"{name}.signatures.npy", rows, NUM_BANDS)
         return result[places]
 
     def second_hashes_of(self, numbers: I64) -> U64:
@@ -43,8 +41,8 @@ class SignatureStore:
         order = np.argsort(numbers, kind="stable")
         result = np.empty(len(numbers), dtype=np.uint64)
         for name, here, rows in self._by_part(numbers[order]):
-            result[order[here]] = self._files.array(f"{name}.hashes.npy")[1, rows]
-            self._files.release(f"{name}.hashes.npy")
+            _, num_rows = self._files.shape(f"{name}.hashes.npy")
+            result[order[here]] = self._files.values(f"{name}.hashes.npy", num_rows + rows)[:, 0]
         return result
 
     def _by_part(self, ascending: I64) -> list[tuple[str, slice, I64]]:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from data_prep.dedup.array_files import ArrayFiles
 from data_prep.dedup.hash_ranges import in_range
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.mapped_arrays import MappedArrays
+from data_prep.text.batch import U64
 
 
 class SortedFiles:
@@ -21,17 +20,20 @@ class SortedFiles:
 
     def __init__(self, folder: Path, names: Sequence[str], limits: DedupLimits) -> None:
         self._names = names
-        self._files = MappedArrays(folder, limits.open_files, keeps_pages=False)
+        self._files = ArrayFiles(folder, limits.open_files)
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def slice(self, file: int, number: int, num_ranges: int) -> npt.NDArray[Any]:
+    def slice(self, file: int, number: int, num_ranges: int) -> U64:
         """The columns of a file whose hashes are in range `number` of `num_ranges`: [rows, n]."""
         name = self._names[file]
-        array = self._files.array(name)
-        num_rows = 1 if array.ndim == 1 else len(array)
-        here = in_range(array.reshape(num_rows, -1)[0], number, num_ranges)
-        self._files.release(name)
-        rows = [self._files.read(name, row, here.start, here.stop) for row in range(num_rows)]
-        return np.stack(rows)
+        shape = self._files.shape(name)
+        num_rows, length = (1, *shape)[-2:]
+        if not length:
+            return np.empty((num_rows, 0), np.uint64)
+        here = in_range(self._files.mapped(name).reshape(num_rows, length)[0], number, num_ranges)
+        found = np.empty((num_rows, here.stop - here.start), np.uint64)
+        for row in range(num_rows):
+            self._files.read(name, row * length + here.start, found[row])
+        return found

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from data_prep.dedup.array_files import read_part
 from data_prep.dedup.buckets import Buckets
-from data_prep.dedup.mapped_arrays import read_part
 from data_prep.dedup.signatures import FileRun
 from data_prep.engine.stage import Record
 from data_prep.text.batch import I64

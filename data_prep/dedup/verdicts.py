@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.atomic import open_atomic, start_array
+from data_prep.dedup.array_files import read_part
 from data_prep.dedup.buckets import Buckets
 from data_prep.dedup.candidates import COPIES, LABELS, PairsPart
 from data_prep.dedup.cluster_ranges import ClusterRanges
 from data_prep.dedup.clusters import number_type
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.mapped_arrays import read_part
 from data_prep.dedup.signatures import FileRun
 from data_prep.dedup.verdict_counts import EXACT, KEEP, NEAR, DuplicateCounts, VerdictCounts
 from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult

@@ -1,5 +1,6 @@
 """Joins of ranges of keys: the pairs are those of all keys at once, whatever is read at once."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.dataset.atomic import save_array
-from data_prep.dedup import range_join
+from data_prep.dedup import array_files, key_order, range_join
+from data_prep.dedup import keys as keys_module
+from data_prep.dedup.array_files import ArrayFiles
 from data_prep.dedup.clusters import clusters, join
 from data_prep.dedup.joins import SimilarToFirst, exact_pairs, exact_pairs_of_one_key, near_pairs
 from data_prep.dedup.keys import KeyRuns, keys_stage
@@ -95,6 +98,10 @@ def test_pairs_are_those_of_all_keys_at_once(
     tmp_path: Path, band: int | None, limits: DedupLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(range_join, "_AT_ONCE", 7)
+    monkeypatch.setattr(key_order, "KEYS_AT_ONCE", 16)
+    monkeypatch.setattr(keys_module, "_DOCUMENTS_AT_ONCE", 50)
+    if limits.open_files == 1:  # as for more than 2^32 documents
+        monkeypatch.setattr(keys_module, "number_type", lambda num_documents: np.int64)
     signatures, hashes = made(500, 9)
     numbers = np.arange(500)
     signed = signed_in(tmp_path / "signatures", signatures, hashes, [100, 1, 0, 250, 149])
@@ -110,6 +117,19 @@ def test_pairs_are_those_of_all_keys_at_once(
         assert join.compared == compared
     assert expected.shape[1] > 300
     np.testing.assert_array_equal(in_order(np.concatenate(found, axis=1)), in_order(expected))
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 40, 300, 1000]), st.sampled_from([1, 2, 14]))
+def test_values_are_read_in_places(seed: int, count: int, width: int) -> None:
+    generate = np.random.default_rng(seed)
+    array = generate.integers(0, 1 << 32, (3000, width), dtype=np.uint32)
+    places = np.unique(generate.integers(0, 3000, count))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(array_files, "_GAP_BYTES", 100)
+        patch.setattr(array_files, "_PLACES_AT_ONCE", 64)
+        save_array(Path(folder) / "a.npy", array)
+        found = ArrayFiles(Path(folder), 1).values("a.npy", places, width)
+    np.testing.assert_array_equal(found, array[places])
 
 
 def test_copies_of_equal_documents_are_left_out_of_near_pairs(tmp_path: Path) -> None:

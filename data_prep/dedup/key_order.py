@@ -1,0 +1,87 @@
+"""The order of 64-bit keys, and which of them recur: sorts of what fits a processor's cache."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_prep.text.batch import I64, U64
+
+KEYS_AT_ONCE = 1 << 18
+"""Keys that are looked at together, about."""
+_SLOTS_PER_KEY = 4
+HIGHEST_KEY = (1 << 64) - 1
+
+
+def key_order(keys: U64, low: int = 0, high: int = HIGHEST_KEY) -> I64:
+    """The positions of `keys`, from `low` to `high`, in ascending order; of equal ones the earlier
+    position first."""
+    shift = max((high - low).bit_length() - 16, 0)
+    prefixes = ((keys - np.uint64(low)) >> np.uint64(shift)).astype(np.uint16)
+    # numpy sorts 16 bits by radix, and what is nearly sorted in few comparisons.
+    order: I64 = np.argsort(prefixes, kind="stable")
+    return order[np.argsort(keys[order], kind="stable")]
+
+
+def recurring(keys: U64, starts: I64, low: int, high: int) -> Iterator[I64]:
+    """The positions of the keys that occur in `keys` at least twice, ascending by key and position;
+    some keys at a time, all positions of a key together.
+
+    `keys` are runs, each ascending, which start at `starts` [runs + 1], the last of which is the
+    end; all of them are from `low` to `high`. The time for a key depends neither on how many keys
+    there are nor on the number of runs.
+    """
+    yield from _in_range(keys, starts[:-1], starts[1:], low, high)
+
+
+def _in_range(keys: U64, starts: I64, ends: I64, low: int, high: int) -> Iterator[I64]:
+    """Those of the keys from `starts` to `ends` [runs]."""
+    num_keys = int((ends - starts).sum())
+    if num_keys < 2:
+        return
+    if num_keys <= 2 * KEYS_AT_ONCE or low == high:
+        positions = _positions(starts, ends)
+        yield positions if low == high else _recurring_of(keys, positions, low, high)
+        return
+    num_pieces = min(num_keys // KEYS_AT_ONCE, high - low + 1)
+    edges = [low + (high - low + 1) * number // num_pieces for number in range(num_pieces + 1)]
+    inner = np.array(edges[1:-1], dtype=np.uint64)
+    bounds = np.empty((num_pieces + 1, len(starts)), dtype=np.int64)
+    bounds[0], bounds[-1] = starts, ends
+    for run, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        bounds[1:-1, run] = start + np.searchsorted(keys[start:end], inner)
+    for number in range(num_pieces):
+        first, last = edges[number], edges[number + 1] - 1
+        yield from _in_range(keys, bounds[number], bounds[number + 1], first, last)
+
+
+def _positions(starts: I64, ends: I64) -> I64:
+    """All positions from `starts` to `ends` [runs], ascending."""
+    lengths = ends - starts
+    before = np.cumsum(lengths) - lengths
+    positions: I64 = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    return positions
+
+
+def _recurring_of(keys: U64, positions: I64, low: int, high: int) -> I64:
+    """Those of `positions` whose keys, from `low` to `high`, occur there at least twice.
+
+    Keys have slots in their order. A key that is alone in its slot occurs once: only the others, a
+    few more than those that recur, are sorted.
+    """
+    some = keys[positions]
+    slot_bits = (_SLOTS_PER_KEY * len(some)).bit_length()
+    shift = max((high - low).bit_length() - slot_bits, 0)
+    slots = ((some - np.uint64(low)) >> np.uint64(shift)).astype(np.int64)
+    numbers = np.arange(len(some), dtype=np.uint32)
+    last_in = np.empty(1 << slot_bits, dtype=np.uint32)
+    last_in[slots] = numbers
+    is_shared = np.zeros(1 << slot_bits, dtype=bool)
+    is_shared[slots[last_in[slots] != numbers]] = True
+    maybe = np.flatnonzero(is_shared[slots])
+    if not len(maybe):
+        return maybe
+    maybe = maybe[key_order(some[maybe], low, high)]
+    ascending = some[maybe]
+    again = ascending[1:] == ascending[:-1]
+    found: I64 = positions[maybe[np.append(again, False) | np.append(False, again)]]
+    return found
