@@ -103,6 +103,7 @@ class ArrayFiles:
                 last.file.close()
             file = open(self._folder / name, "rb", buffering=0)  # noqa: SIM115 (closed above)
             np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            assert not is_fortran, name
             self._open[name] = _Open(file, shape, dtype, file.tell())
         return self._open[name]

@@ -11,15 +11,15 @@ import numpy.typing as npt
 from data_prep.engine.scratch import scratch_folder
 from data_prep.text.batch import I64
 
-BLOCK_ROWS = 1 << 16
-"""Rows of a bucket that are in memory before they are written."""
+BLOCK_ROWS, HELD_ROWS = 1 << 16, 1 << 22
+"""Rows of a bucket, and of all of them, that are in memory before they are written."""
 
 
 class Buckets:
     """Rows of `num_columns` numbers, each row in one of `num_buckets` buckets.
 
-    Up to BLOCK_ROWS rows of each bucket are in memory, all others in one file without a name, which
-    ends with the process or the ``with`` block.
+    Up to BLOCK_ROWS rows of each bucket, and HELD_ROWS of all, are in memory, the others in one
+    file without a name, which ends with the process or the ``with`` block.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class Buckets:
         """`folder` is where the file is, if no other is named for temporary files."""
         self._file = tempfile.TemporaryFile(dir=scratch_folder(folder))  # noqa: SIM115
         self._num_columns, self._dtype = num_columns, np.dtype(dtype)
+        self._block_rows = min(BLOCK_ROWS, HELD_ROWS // max(num_buckets, 1) + 1)
         self._held: list[list[npt.NDArray[Any]]] = [[] for _ in range(num_buckets)]
         self._num_held = [0] * num_buckets
         self._blocks: list[list[tuple[int, int]]] = [[] for _ in range(num_buckets)]
@@ -65,7 +66,7 @@ class Buckets:
     def _hold(self, bucket: int, rows: npt.NDArray[Any]) -> None:
         self._held[bucket].append(rows)
         self._num_held[bucket] += rows.shape[1]
-        if self._num_held[bucket] >= BLOCK_ROWS:
+        if self._num_held[bucket] >= self._block_rows:
             joined = np.ascontiguousarray(np.concatenate(self._held[bucket], axis=1))
             self._file.seek(self._end)
             self._file.write(joined.data)

@@ -192,7 +192,7 @@ class ExclusionStage(Stage[Part]):
     limits: DedupLimits
 
     def reads_of(self, part: Part) -> Reads:
-        return Reads(2 * len(self.files), part.num_bytes)
+        return Reads(2 * len(self.files), 3 * part.num_bytes)  # and temporary files of twice that
 
     def run_part(self, folder: Path, part: Part) -> PartOutput:
         """Writes the table PART, one range of hashes after another."""

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.atomic import save_array
-from data_prep.dedup.hash_ranges import in_range
+from data_prep.dedup.buckets import Buckets
+from data_prep.dedup.hash_ranges import range_of
 from data_prep.dedup.hash_table import HashTable, write_hash_table
 from data_prep.dedup.limits import DedupLimits
-from data_prep.dedup.sorted_files import SortedFiles
 from data_prep.text.batch import I64, U64, TextBatch
 
 NGRAMS_SUFFIX, SHORT_SUFFIX = ".ngrams.npy", ".short.npy"
+_AT_ONCE = 1 << 20
 
 
 class ExcludedFiles(NamedTuple):
@@ -37,38 +38,73 @@ def write_exclusion_table(
     """Writes the table of all n-grams and short texts, each with the sets that have it.
 
     Returns its length, the combinations of sets, to which its values point, and the names of its
-    files. The `files` are in the folder `source`; about `limits.table_ngrams` of their `num_hashes`
-    are sorted together.
+    files. The `files` are in the folder `source`; each is read once. About `limits.table_ngrams` of
+    their `num_hashes` are sorted together, at 70 bytes each; all others are in temporary files.
     """
     num_ranges = -(-num_hashes // limits.table_ngrams) or 1
     combinations = _Combinations(max((file.set_number for file in files), default=-1) + 1)
-    ngrams = SortedFiles(source, [file.ngrams for file in files], limits)
-    short = [np.empty((4, 0), np.uint64), *(np.load(source / file.short) for file in files)]
-
-    def hashes_of(number: int) -> Iterator[tuple[U64, int]]:
-        """The hashes of a range in each file, and the number of its set."""
-        for place, file in enumerate(files):
-            yield ngrams.slice(place, number, num_ranges)[0], file.set_number
-            whole = short[place + 1][0]
-            yield whole[in_range(whole, number, num_ranges)], file.set_number
-
-    pieces = (combinations.of(*_joined(hashes_of(number))) for number in range(num_ranges))
-    length, names = write_hash_table(folder, name, pieces, 2, num_hashes)
-    prefixes, lengths = np.unique(np.concatenate([s[1] for s in short])), [s[2] for s in short]
-    _, of_prefixes = write_hash_table(
-        folder, f"{name}.prefixes", [prefixes[None]], 1, len(prefixes)
-    )
-    save_array(folder / f"{name}.lengths.npy", np.unique(np.concatenate(lengths)).astype(np.int64))
+    with (
+        Buckets(folder, num_ranges, 2, np.uint64) as hashes,
+        Buckets(folder, num_ranges, 1, np.uint64) as prefixes,
+    ):
+        lengths = _divide(source, files, num_ranges, hashes, prefixes)
+        pieces = (combinations.of(*_joined(hashes.read(k))) for k in range(num_ranges))
+        length, names = write_hash_table(folder, name, pieces, 2, num_hashes)
+        num_prefixes = sum(_unique(prefixes.read(k)).shape[1] for k in range(num_ranges))
+        _, of_prefixes = write_hash_table(
+            folder,
+            f"{name}.prefixes",
+            (_unique(prefixes.read(k)) for k in range(num_ranges)),
+            *(1, num_prefixes),
+        )
+    save_array(folder / f"{name}.lengths.npy", np.array(sorted(lengths), dtype=np.int64))
     return length, combinations.sets, [*names, *of_prefixes, f"{name}.lengths.npy"]
 
 
-def _joined(found: Iterable[tuple[U64, int]]) -> tuple[U64, npt.NDArray[np.int64]]:
-    """The hashes and the set of each, in the order of hash and set, each pair once."""
-    hashes, sets = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for here, set_number in found:
-        hashes.append(here)
-        sets.append(np.full(len(here), set_number, dtype=np.int64))
-    joined, of = np.concatenate(hashes), np.concatenate(sets)
+def _divide(
+    source: Path,
+    files: Sequence[ExcludedFiles],
+    num_ranges: int,
+    hashes: Buckets,
+    prefixes: Buckets,
+) -> set[int]:
+    """Adds what is in the `files` to its ranges of hashes: (hash, set) of n-grams and short texts,
+    and the prefixes of these. The lengths of the short texts, in tokens."""
+    lowest = np.array([range_of(k, num_ranges)[0] for k in range(1, num_ranges)], dtype=np.uint64)
+    lengths: set[int] = set()
+    for file in files:
+        for (ngrams,) in _pieces(source / file.ngrams):
+            _add_hashes(hashes, lowest, ngrams, file.set_number)
+        for whole, first, length, _ in _pieces(source / file.short):
+            _add_hashes(hashes, lowest, whole, file.set_number)
+            prefixes.add(np.searchsorted(lowest, first, side="right"), first[None])
+            lengths.update(np.unique(length).tolist())
+    return lengths
+
+
+def _pieces(path: Path) -> Iterator[U64]:
+    """The array [rows, n], or [n] as [1, n], in a file: [rows, piece], a piece at a time."""
+    array = np.atleast_2d(np.load(path, mmap_mode="r"))
+    for at in range(0, array.shape[1], _AT_ONCE):
+        yield np.array(array[:, at : at + _AT_ONCE])
+
+
+def _add_hashes(buckets: Buckets, lowest: U64, hashes: U64, set_number: int) -> None:
+    sets = np.full(len(hashes), set_number, dtype=np.uint64)
+    buckets.add(np.searchsorted(lowest, hashes, side="right"), np.stack([hashes, sets]))
+
+
+def _unique(pieces: Iterable[U64]) -> U64:
+    """The different numbers of pieces [1, n], ascending: [1, n]."""
+    numbers: U64 = np.concatenate([np.empty((1, 0), np.uint64), *pieces], axis=1)
+    return np.unique(numbers)[None]
+
+
+def _joined(pieces: Iterable[U64]) -> tuple[U64, npt.NDArray[np.int64]]:
+    """The hashes and the set of each, of pieces [2, n], in the order of hash and set, each pair
+    once."""
+    both: U64 = np.concatenate([np.empty((2, 0), np.uint64), *pieces], axis=1)
+    joined, of = both[0], both[1].astype(np.int64)
     order = np.lexsort((of, joined))
     joined, of = joined[order], of[order]
     new = np.ones(len(joined), dtype=bool)

@@ -20,6 +20,7 @@ from data_prep.dedup.exclusion_table import (
 )
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.overlap_files import SharedCounts, sets_of_document
+from data_prep.engine.costs import measured_costs
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 
@@ -114,6 +115,22 @@ def test_texts_that_occur_everywhere_are_counted_and_not_looked_for(tmp_path: Pa
         table, ["Yes, New York in The United States of America: 42, 北京"]
     ).totals.any()
     assert not matches_in(table, [" ".join(answers)]).counts().any()
+
+
+def test_files_are_opened_once_whatever_the_number_of_ranges(tmp_path: Path) -> None:
+    english = SCRIPTS["English"][:2]
+    sets = [[words_of(*english, 30, seed), words_of(*english, 9, seed)] for seed in range(30)]
+    opens, contents = [], []
+    for range_hashes in (1 << 20, 7):
+        folder = tmp_path / str(range_hashes)
+        folder.mkdir()
+        with measured_costs() as costs:
+            table_of(folder, sets, range_hashes)
+        opens.append(costs.opens)
+        contents.append([path.read_bytes() for path in sorted(folder.glob("table.*"))])
+    assert opens[0] == opens[1]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 4
 
 
 def test_the_sets_of_each_match_are_known_in_ranges_of_any_size(tmp_path: Path) -> None:

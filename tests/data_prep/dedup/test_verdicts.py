@@ -88,6 +88,19 @@ def test_a_chain_over_all_ranges_is_one_cluster(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_memory_does_not_grow_with_the_number_of_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "HELD_ROWS", 1000)
+    bucket_of = np.arange(40_000) % 400
+    with Buckets(tmp_path, 400, 1, np.uint32) as made:
+        for at in range(0, 40_000, 500):
+            made.add(bucket_of[at : at + 500], np.arange(at, at + 500)[None])
+        assert sum(rows.shape[1] for held in made._held for rows in held) <= 1000
+        found = np.concatenate(list(made.read(7)), axis=1)
+        np.testing.assert_array_equal(found[0], np.flatnonzero(bucket_of == 7))
+
+
 def test_rows_of_a_bucket_come_back_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
