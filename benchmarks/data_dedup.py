@@ -23,7 +23,8 @@ import numpy as np
 from configs import command
 from data_prep.dedup.clusters import clusters
 from data_prep.dedup.config import NearDedupConfig
-from data_prep.dedup.joins import near_pairs, recurring
+from data_prep.dedup.joins import near_pairs
+from data_prep.dedup.key_order import HIGHEST_KEY, key_order, recurring
 from data_prep.dedup.minhash import NUM_BANDS, band_keys, signatures
 from data_prep.dedup.signatures import word_sequence_hashes
 from data_prep.text.batch import TextBatch
@@ -148,12 +149,14 @@ def own(texts: Sequence[bytes]) -> list[int]:
     pairs = []
     for band in range(NUM_BANDS * rules.groupings):
         keys = band_keys(all_signed, band)
-        again = recurring(keys)
-        pairs.append(
-            near_pairs(keys[again], numbers[again], lambda n: all_signed[n], rules.min_similarity)[
-                0
-            ]
-        )
+        order = key_order(keys)
+        whole = np.array([0, len(keys)])
+        for places in recurring(keys[order], whole, 0, HIGHEST_KEY):
+            again = order[places]
+            found, _ = near_pairs(
+                keys[again], numbers[again], lambda n: all_signed[n], rules.min_similarity
+            )
+            pairs.append(found)
     goes, stays = clusters(np.concatenate(pairs, axis=1), len(texts))
     labels = numbers.copy()
     labels[goes] = stays

@@ -3,8 +3,8 @@
 ``python -m benchmarks.data_joins [--documents 5000000] [--join-documents 10000000]``
 
 Writes signatures and hashes like the stage ``signatures``, a fifth of the documents being copies
-with some bytes changed, and runs the stages ``keys`` to ``pairs``, then ``verdicts``, each
-in its own process. No text is involved.
+with some bytes changed, and runs the stages ``keys`` to ``pairs``, then ``all_clusters``
+and ``verdicts``, each of the two in its own process. No text is involved.
 """
 
 import json
@@ -20,12 +20,13 @@ import numpy as np
 
 from configs import command
 from data_prep.dedup.candidates import all_bands, first_pairs_stage, pairs_stage
+from data_prep.dedup.cluster_stages import all_clusters_stage, clusters_stage
 from data_prep.dedup.config import DedupConfig
 from data_prep.dedup.keys import keys_stage
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.signatures import FileRun
-from data_prep.dedup.verdicts import clusters_stage, verdicts_stage
+from data_prep.dedup.verdicts import verdicts_stage
 from data_prep.documents.files import DocumentFile
 from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import run_stage
@@ -63,7 +64,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
             signed = write_signatures(Path(folder), documents, arguments.equal)
             cells: list[float] = [documents]
-            for stages in (("keys", "first_pairs", "clusters", "pairs"), ("verdicts",)):
+            for stages in (
+                ("keys", "first_pairs", "clusters", "pairs"),
+                ("all_clusters", "verdicts"),
+            ):
                 cells += measured(stages, signed, Path(folder), arguments.join_documents)
             size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
             cells.append(size / documents)
@@ -139,7 +143,8 @@ def _run(
     joined = run(clusters_stage(signed, first, limits))
     pairs = run(pairs_stage(signed, keys, joined, config, limits))
     if "verdicts" in stages:
-        run(verdicts_stage(signed, joined, pairs, ["made"], limits))
+        whole = run(all_clusters_stage(signed, joined, pairs, limits))
+        run(verdicts_stage(signed, joined, whole, ["made"], limits))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     sender.send(json.dumps([seconds, peak]))
 

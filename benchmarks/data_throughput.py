@@ -215,7 +215,9 @@ def print_run(run: dict[str, Any]) -> None:
     print(f"\n{run['bytes'] / 1e6:,.0f} MB of JSON lines, {run['kept_bytes'] / 1e6:,.0f} MB kept")
     print(f"{'stage':<24}{'CPU s':>9}{'of MB':>9}{'MB/CPU s':>11}")
     sizes = {"ingest": run["bytes"], "signatures": run["filtered_bytes"]}
-    dedup = ("signatures", "first_pairs", "clusters", "pairs", "verdicts")
+    dedup = (
+        *("signatures", "keys", "first_pairs", "clusters", "pairs", "all_clusters", "verdicts"),
+    )
     rows = [(name, seconds, sizes.get(name)) for name, seconds in run["seconds"].items()]
     rows += [
         ("near + exact dedup", sum(run["seconds"][n] for n in dedup), run["filtered_bytes"]),

@@ -147,8 +147,7 @@ def _deduplicated(document: _Document, fate: Fate) -> bool:
     if document.is_pending(verdicts.VerdictsStage, fate):
         return False
     number = document.file.first + document.number
-    folder = run.result(verdicts.VerdictsStage).folder
-    code = int(np.load(folder / verdicts.CODES, mmap_mode="r")[number])
+    code = int(run.deduplicated.codes(document.file)[document.number])
     if code == verdict_counts.KEEP:
         return True
     origins = Origins(

@@ -11,6 +11,7 @@ from data_prep.dataset.manifest import SpecialTokens, narrowest_dtype
 from data_prep.dedup import (
     candidates,
     clean,
+    cluster_stages,
     decontaminate,
     repeated_ids,
     signatures,
@@ -83,8 +84,12 @@ class Preparation:
     @cached_property
     def deduplicated(self) -> Selection:
         """The documents without duplicates."""
-        signed = self.result(signatures.SignaturesStage)
-        return select(self.documents, signed, self.result(verdicts.VerdictsStage))
+        return select(
+            self.documents,
+            self.result(verdicts.VerdictsStage),
+            self.result(signatures.SignaturesStage).folder,
+            self.config.sources,
+        )
 
     @cached_property
     def selection(self) -> Selection:
@@ -147,6 +152,7 @@ class Preparation:
                 self.result(candidates.FirstPairsStage),
                 self.result(candidates.PairsStage),
             ],
+            clusters=self.result(cluster_stages.AllClustersStage),
             verdicts=self.result(verdicts.VerdictsStage),
             excluded=self.result_if_any(decontaminate.ExcludedNgramsStage),
             overlap=self.result_if_any(decontaminate.OverlapStage),

@@ -6,6 +6,7 @@ from typing import Any
 from data_prep.dedup import (
     candidates,
     clean,
+    cluster_stages,
     decontaminate,
     keys,
     line_runs,
@@ -111,18 +112,27 @@ def build_first_pairs(run: Preparation) -> candidates.FirstPairsStage:
     return candidates.first_pairs_stage(signed, sorted_keys, run.config.dedup, run.limits.dedup)
 
 
-def build_clusters(run: Preparation) -> verdicts.ClustersStage:
+def build_clusters(run: Preparation) -> cluster_stages.ClustersStage:
     signed = run.result(signatures.SignaturesStage)
     first_pairs = run.result(candidates.FirstPairsStage)
-    return verdicts.clusters_stage(signed, first_pairs, run.limits.dedup)
+    return cluster_stages.clusters_stage(signed, first_pairs, run.limits.dedup)
 
 
 def build_pairs(run: Preparation) -> candidates.PairsStage:
     return candidates.pairs_stage(
         run.result(signatures.SignaturesStage),
         run.result(keys.KeysStage),
-        run.result(verdicts.ClustersStage),
+        run.result(cluster_stages.ClustersStage),
         run.config.dedup,
+        run.limits.dedup,
+    )
+
+
+def build_all_clusters(run: Preparation) -> cluster_stages.AllClustersStage:
+    return cluster_stages.all_clusters_stage(
+        run.result(signatures.SignaturesStage),
+        run.result(cluster_stages.ClustersStage),
+        run.result(candidates.PairsStage),
         run.limits.dedup,
     )
 
@@ -130,8 +140,8 @@ def build_pairs(run: Preparation) -> candidates.PairsStage:
 def build_verdicts(run: Preparation) -> verdicts.VerdictsStage:
     return verdicts.verdicts_stage(
         run.result(signatures.SignaturesStage),
-        run.result(verdicts.ClustersStage),
-        run.result(candidates.PairsStage),
+        run.result(cluster_stages.ClustersStage),
+        run.result(cluster_stages.AllClustersStage),
         list(run.config.sources),
         run.limits.dedup,
     )

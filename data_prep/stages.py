@@ -8,6 +8,7 @@ from data_prep import stage_builders as builders
 from data_prep.dedup import (
     candidates,
     clean,
+    cluster_stages,
     decontaminate,
     keys,
     line_runs,
@@ -66,15 +67,22 @@ STAGES = (
     StageEntry(signatures.SignaturesStage, builders.build_signatures, DOCUMENTS),
     StageEntry(keys.KeysStage, builders.build_keys, [signatures.SignaturesStage]),
     StageEntry(candidates.FirstPairsStage, builders.build_first_pairs, SIGNED),
-    StageEntry(verdicts.ClustersStage, builders.build_clusters, [candidates.FirstPairsStage]),
-    StageEntry(candidates.PairsStage, builders.build_pairs, [*SIGNED, verdicts.ClustersStage]),
+    StageEntry(cluster_stages.ClustersStage, builders.build_clusters, [candidates.FirstPairsStage]),
+    StageEntry(
+        candidates.PairsStage, builders.build_pairs, [*SIGNED, cluster_stages.ClustersStage]
+    ),
+    StageEntry(
+        cluster_stages.AllClustersStage,
+        builders.build_all_clusters,
+        [cluster_stages.ClustersStage, candidates.PairsStage],
+    ),
     StageEntry(
         verdicts.VerdictsStage,
         builders.build_verdicts,
         [
             signatures.SignaturesStage,
-            verdicts.ClustersStage,
-            candidates.PairsStage,
+            cluster_stages.ClustersStage,
+            cluster_stages.AllClustersStage,
         ],
     ),
     StageEntry(

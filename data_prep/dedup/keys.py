@@ -160,7 +160,7 @@ class KeyRuns:
         for places in recurring(keys, starts, part.low, part.high):
             held.append(places)
             if sum(map(len, held)) >= _DOCUMENTS_AT_ONCE:
-                found, held = np.concatenate(held), []
+                found, held = held[0] if len(held) == 1 else np.concatenate(held), []
                 yield keys[found], numbers[found].astype(np.int64)
         if held:
             found = np.concatenate(held)

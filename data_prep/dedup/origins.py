@@ -12,8 +12,8 @@ from data_prep.dedup.config import DedupConfig
 from data_prep.dedup.minhash import similarity
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.dedup.signatures import FileRun
-from data_prep.dedup.verdicts import KEPT_FOR
-from data_prep.engine.stage import Part, StageResult
+from data_prep.dedup.verdicts import KEPT_FOR_SUFFIX
+from data_prep.engine.stage import StageResult
 from data_prep.text.batch import I64
 
 
@@ -32,11 +32,11 @@ class Origins:
         self,
         signed: StageResult[FileRun],
         first_pairs: StageResult[PairsPart],
-        verdicts: StageResult[Part],
+        verdicts: StageResult[FileRun],
         config: DedupConfig,
     ) -> None:
         self._first_pairs, self._near = first_pairs, config.near
-        self._kept_for: Path = verdicts.folder / KEPT_FOR
+        self._verdicts = verdicts
         self._store = SignatureStore(signed.folder, signed.parts)
 
     def of_exact(self, number: int) -> Iterator[tuple[str, Twin]]:
@@ -56,18 +56,26 @@ class Origins:
         assert self._near is not None
         assert twin.similarity is not None
         if twin.similarity < self._near.min_similarity:
-            duplicates, kept = np.load(self._kept_for, mmap_mode="r")
-            members = np.array(duplicates[kept == twin.number], dtype=np.int64)
-            others = self._compared(number, members[members != number].tolist())
+            members = [
+                member
+                for path in self._verdicts.files(KEPT_FOR_SUFFIX)
+                for member in _duplicates_of(path, twin.number)
+            ]
+            others = self._compared(number, [member for member in members if member != number])
             if others:
                 yield "through", max(others, key=lambda other: other.similarity or 0)
 
     def _kept(self, number: int) -> int:
         """The document that is kept for a duplicate."""
-        duplicates, kept = np.load(self._kept_for, mmap_mode="r")
-        place = int(np.searchsorted(duplicates, number))
-        assert duplicates[place] == number, number
-        return int(kept[place])
+        for run, path in zip(
+            self._verdicts.parts, self._verdicts.files(KEPT_FOR_SUFFIX), strict=True
+        ):
+            if 0 <= number - run.files[0].first < run.num_documents:
+                duplicates, kept = np.load(path, mmap_mode="r")
+                place = int(np.searchsorted(duplicates, number))
+                assert duplicates[place] == number, number
+                return int(kept[place])
+        raise KeyError(number)
 
     def _first_equal(self, number: int) -> int:
         """The first document with the same words as a duplicate."""
@@ -86,3 +94,10 @@ class Origins:
         signatures = self._store.signatures_of(np.array([*others, number], dtype=np.int64))
         estimates: npt.NDArray[np.float64] = similarity(signatures[:-1], signatures[-1:])
         return [Twin(*pair) for pair in zip(others, estimates.tolist(), strict=True)]
+
+
+def _duplicates_of(kept_for: Path, number: int) -> list[int]:
+    """The documents in a file for which `number` is kept."""
+    duplicates, kept = np.load(kept_for, mmap_mode="r")
+    found: list[int] = duplicates[kept == number].tolist()
+    return found

@@ -1,6 +1,6 @@
 """Which documents a run keeps, holds out or samples: verdicts, and choices by hash."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.signatures import FileRun
-from data_prep.dedup.verdict_counts import KEEP
-from data_prep.dedup.verdicts import CODES
+from data_prep.dedup.verdict_counts import KEEP, Codes
+from data_prep.dedup.verdicts import CODES_SUFFIX
 from data_prep.documents.files import DocumentFile, Documents, read_texts
-from data_prep.engine.stage import Part, StageResult
+from data_prep.engine.stage import StageResult
 from data_prep.text.batch import U64, mixed
 
 Flags = npt.NDArray[np.bool_]
@@ -32,10 +32,11 @@ def chosen(hashes: U64, share: float, purpose: int) -> Flags:
     return keyed < np.uint64(int(share * 2.0**64))
 
 
-class HashesAt(NamedTuple):
-    """Where the hashes of a file's documents are."""
+class PlaceInRun(NamedTuple):
+    """Where what was computed of a file's documents is."""
 
-    path: Path
+    run: str
+    """Name of the part of the signatures."""
     first: int
     """Index of the first document there."""
 
@@ -48,8 +49,10 @@ class Selection:
     documents: Path
     """Folder of the files."""
     verdicts: Path
-    """File of the verdicts."""
-    hashes_at: Mapping[str, HashesAt]
+    """Folder of the verdicts."""
+    signatures: Path
+    """Folder of the signatures stage."""
+    places: Mapping[str, PlaceInRun]
     """By file name."""
     kept_bytes: Mapping[str, int]
     """Bytes of kept documents, by source."""
@@ -73,14 +76,19 @@ class Selection:
 
     def hashes(self, file: DocumentFile) -> U64:
         """The hashes of a file's documents: [2, D]."""
-        path, first = self.hashes_at[file.name]
-        hashes: U64 = np.load(path, mmap_mode="r")
+        run, first = self.places[file.name]
+        hashes: U64 = np.load(self.signatures / f"{run}.hashes.npy", mmap_mode="r")
         return np.array(hashes[:, first : first + file.num_documents])
+
+    def codes(self, file: DocumentFile) -> Codes:
+        """The verdict on each document of a file: [D]."""
+        run, first = self.places[file.name]
+        codes: Codes = np.load(self.verdicts / f"{run}{CODES_SUFFIX}", mmap_mode="r")
+        return np.array(codes[first : first + file.num_documents])
 
     def kept(self, file: DocumentFile) -> Flags:
         """Whether each document of a file is kept: [D]."""
-        codes = np.load(self.verdicts, mmap_mode="r")
-        result: Flags = codes[file.first : file.first + file.num_documents] == KEEP
+        result: Flags = self.codes(file) == KEEP
         if self.overlap is not None:
             result &= ~np.load(self.overlap / f"{file.name}.overlap.npy")
         return result
@@ -96,22 +104,26 @@ class Selection:
 
 
 def select(
-    documents: Documents, signed: StageResult[FileRun], verdicts: StageResult[Part]
+    documents: Documents, verdicts: StageResult[FileRun], signatures: Path, sources: Iterable[str]
 ) -> Selection:
-    """The selection that follows from the verdicts."""
-    hashes_at: dict[str, HashesAt] = {}
-    for run, path in zip(signed.parts, signed.files(".hashes.npy"), strict=True):
+    """The selection that follows from the verdicts; `signatures` is the folder of that stage."""
+    places: dict[str, PlaceInRun] = {}
+    hashes: dict[str, str] = {}
+    kept_bytes = dict.fromkeys(sources, 0)
+    for run, record in verdicts.with_records():
         first = 0
         for file in run.files:
-            hashes_at[file.name] = HashesAt(path, first)
+            places[file.name] = PlaceInRun(run.name, first)
             first += file.num_documents
-    sources = verdicts.records[0]["sources"]
+        hashes.update(record["files"])
+        kept_bytes[run.source] += record["kept_bytes"]
     return Selection(
         files=documents.files,
         documents=documents.folder,
-        verdicts=verdicts.folder / CODES,
-        hashes_at=hashes_at,
-        kept_bytes={name: entry["kept_bytes"] for name, entry in sources.items()},
+        verdicts=verdicts.folder,
+        signatures=signatures,
+        places=places,
+        kept_bytes=kept_bytes,
         fingerprint=verdicts.content_fingerprint,
-        verdict_hashes=verdicts.records[0]["files"],
+        verdict_hashes=hashes,
     )

@@ -1,224 +1,149 @@
-"""From pairs to clusters and verdicts: which documents are kept, exact or near duplicates.
+"""Verdicts: which documents are kept, exact or near duplicates.
 
-The lowest number of a cluster is kept, so the verdict does not depend on parts or workers. Both
-stages go through the documents range by range, see `cluster_ranges`: their memory does not depend
-on how many documents there are.
+The lowest number of a cluster is kept, so the verdict does not depend on parts or workers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from data_prep.dataset.atomic import open_atomic, start_array
+from data_prep.dataset.atomic import save_array
 from data_prep.dedup.array_files import read_part
-from data_prep.dedup.buckets import Buckets
-from data_prep.dedup.candidates import COPIES, LABELS, PairsPart
-from data_prep.dedup.cluster_ranges import ClusterRanges
+from data_prep.dedup.candidates import COPIES
+from data_prep.dedup.cluster_stages import ALL_LABELS
 from data_prep.dedup.clusters import number_type
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.signatures import FileRun
-from data_prep.dedup.verdict_counts import EXACT, KEEP, NEAR, DuplicateCounts, VerdictCounts
-from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult
+from data_prep.dedup.verdict_counts import EXACT, KEEP, NEAR, Codes, source_counts
+from data_prep.engine.stage import Part, PartOutput, Reads, Record, Stage, StageResult
 from data_prep.text.batch import I64
 
-CODES = "verdicts.codes.npy"
-"""File of the verdict on each document."""
-KEPT_FOR = "verdicts.kept_for.npy"
-"""File of the duplicates, ascending, each with the document that is kept for it."""
+CODES_SUFFIX = ".codes.npy"
+"""Of a file of the verdict on each document of a part."""
+KEPT_FOR_SUFFIX = ".kept_for.npy"
+"""Of a file of the duplicates of a part, ascending, each with the document that is kept for it."""
+_EXAMPLE_PAIRS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClustersStage(Stage[Part]):
-    """Joins the first pairs to clusters, their connected components."""
-
-    name = "clusters"
-    version = 2
-    output = "a number and a bit per document"
-
-    exact_pairs: Sequence[Path]
-    """Files of pairs of exact duplicates."""
-    pairs: Sequence[Path]
-    """Files of all pairs."""
-    num_documents: int
-    limits: DedupLimits
-
-    def reads_of(self, part: Part) -> Reads:
-        return Reads(len(self.exact_pairs) + len(self.pairs), part.num_bytes)
-
-    def run_part(self, folder: Path, part: Part) -> PartOutput:
-        """Writes clusters.labels.npy [documents]: the first document of each one's cluster;
-        clusters.copies.npy [documents / 8]: a bit for each one that has an equal earlier one."""
-        limits, size = self.limits, self.limits.cluster_documents
-        narrow = number_type(self.num_documents)
-        with (
-            ClusterRanges(folder, self.num_documents, size, limits.labels) as clusters,
-            Buckets(folder, len(clusters.ranges), 1, narrow) as copies,
-            open_atomic(folder / LABELS) as labels_file,
-            open_atomic(folder / COPIES) as copies_file,
-        ):
-            for pairs in _pairs_in(self.pairs, limits.pairs):
-                clusters.add(pairs)
-            for pairs in _pairs_in(self.exact_pairs, limits.pairs):
-                copies.add(pairs[1] // size, pairs[1:])
-            joined = clusters.contract()
-            start_array(labels_file, (self.num_documents,), narrow)
-            start_array(copies_file, (-(-self.num_documents // 8),), np.uint8)
-            for number, (first, labels) in enumerate(clusters.labels()):
-                labels_file.write(labels.data)
-                is_copy = np.zeros(len(labels), dtype=bool)
-                for (numbers,) in copies.read(number):
-                    is_copy[numbers.astype(np.int64) - first] = True
-                copies_file.write(np.packbits(is_copy).data)
-        return PartOutput({"joined": joined}, [LABELS, COPIES])
-
-
-def clusters_stage(
-    signed: StageResult[FileRun], first_pairs: StageResult[PairsPart], limits: DedupLimits
-) -> ClustersStage:
-    """A single part."""
-    return ClustersStage(
-        parts=[Part(name="clusters", num_bytes=8 * first_pairs.total("pairs"))],
-        inputs={"first_pairs": first_pairs.content_fingerprint},
-        exact_pairs=_exact_files(first_pairs),
-        pairs=first_pairs.files(".pairs.npy"),
-        num_documents=signed.total("documents"),
-        limits=limits,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerdictsStage(Stage[Part]):
-    """Joins all pairs; of each cluster the document with the lowest number is kept."""
+class VerdictsStage(Stage[FileRun]):
+    """Judges each document by its cluster: kept, exact or near duplicate."""
 
     name = "verdicts"
-    version = 3
+    version = 4
     output = "a byte per document, two numbers per duplicate"
     source_settings = frozenset({"sources"})
 
     sources: Sequence[str]
-    pairs: Sequence[Path]
-    """Files of the pairs that are not joined in `labels` yet."""
+    end_of_source: Sequence[int]
+    """The end of each source's document numbers."""
     labels: Path
-    """File of the clusters of the first pairs."""
+    """File of the clusters of all pairs."""
     copies: Path
     """File of a bit for each document that has an equal earlier one."""
     signatures: Path
     """Folder of the signatures stage."""
-    runs: Sequence[FileRun]
-    """Its parts."""
     limits: DedupLimits
 
     @property
     def settings(self) -> Mapping[str, Any]:
         return {"sources": list(self.sources)}
 
-    def reads_of(self, part: Part) -> Reads:
-        # Labels and bits of copies are opened for every `limits.labels` documents, too.
-        num_documents = sum(run.num_documents for run in self.runs)
-        pieces = num_documents // self.limits.labels + 1
-        return Reads(len(self.pairs) + 2 * len(self.runs) + 3 * pieces, part.num_bytes)
+    def reads_of(self, part: FileRun) -> Reads:
+        # Labels and bits of copies are opened for every `limits.labels` documents.
+        pieces = part.num_documents // self.limits.labels + 1
+        return Reads(1 + 2 * pieces, 9 * part.num_documents)
 
-    def run_part(self, folder: Path, part: Part) -> PartOutput:
-        """Writes verdicts.codes.npy [documents]: KEEP, EXACT or NEAR; verdicts.kept_for.npy
-        [2, duplicates]: their numbers and those of the kept documents; statistics in the record."""
-        limits = self.limits
-        num_documents = sum(run.num_documents for run in self.runs)
-        with ClusterRanges(
-            folder, num_documents, limits.cluster_documents, limits.labels
-        ) as clusters:
-            for pairs in _pairs_in(self.pairs, limits.pairs):
-                clusters.add(pairs)
-            num_duplicates = clusters.contract(lambda at, end: read_part(self.labels, at, end))
-            of_duplicates = self._write(folder, clusters, num_documents, num_duplicates)
-        counts = VerdictCounts(self.runs, self.sources, self.signatures)
-        near_pairs = of_duplicates.pop("near_pairs")
-        record = counts.of(folder / CODES, folder / KEPT_FOR, near_pairs)
-        return PartOutput({**record, **of_duplicates}, [CODES, KEPT_FOR])
+    def run_part(self, folder: Path, part: FileRun) -> PartOutput:
+        """Writes PART.codes.npy [D]: KEEP, EXACT or NEAR; PART.kept_for.npy [2, duplicates]: their
+        numbers and those of the kept documents.
 
-    def _write(
-        self, folder: Path, clusters: ClusterRanges, num_documents: int, num_duplicates: int
-    ) -> dict[str, Any]:
-        """Writes both files; counts of the duplicates for the record, and ``near_pairs``."""
-        narrow = np.dtype(number_type(num_documents))
-        documents_of = dict.fromkeys(self.sources, 0)
-        for run in self.runs:
-            documents_of[run.source] += run.num_documents
-        end_of_source = np.cumsum(list(documents_of.values()), dtype=np.int64)
-        done = 0
-        with (
-            DuplicateCounts(folder, clusters.ranges, end_of_source, narrow) as counts,
-            open_atomic(folder / CODES) as codes_file,
-            open_atomic(folder / KEPT_FOR) as kept_for,
-        ):
-            start_array(codes_file, (num_documents,), np.uint8)
-            start = start_array(kept_for, (2, num_duplicates), narrow)
-            for first, labels in clusters.labels():
-                for at in range(0, len(labels), self.limits.labels):
-                    some = labels[at : at + self.limits.labels]
-                    numbers = np.arange(first + at, first + at + len(some))
-                    codes, found = self._codes(numbers, some)
-                    codes_file.write(codes.data)
-                    rows = np.stack([numbers[found], some[found]])
-                    for row in range(2):
-                        kept_for.seek(start + (row * num_duplicates + done) * narrow.itemsize)
-                        kept_for.write(rows[row].astype(narrow).data)
-                    counts.add(rows, codes[found])
-                    done += rows.shape[1]
-            assert done == num_duplicates
-            return counts.record()
+        The record has documents and bytes by verdict; ``stays`` [sources], of whose documents these
+        are duplicates; ``files``, a hash of the verdicts on each file's documents, which later
+        stages depend on."""
+        first = part.files[0].first
+        codes = np.empty(part.num_documents, dtype=np.uint8)
+        number_dtype = number_type(self.end_of_source[-1])
+        pairs = [np.empty((2, 0), dtype=number_dtype)]
+        for at in range(0, part.num_documents, self.limits.labels):
+            end = min(at + self.limits.labels, part.num_documents)
+            codes[at:end], found = self._verdicts(first + at, first + end)
+            pairs.append(found.astype(number_dtype))
+        kept_for = np.concatenate(pairs, axis=1)
+        names = [f"{part.name}{suffix}" for suffix in (CODES_SUFFIX, KEPT_FOR_SUFFIX)]
+        for name, array in zip(names, (codes, kept_for), strict=True):
+            save_array(folder / name, array)
+        stays = np.searchsorted(self.end_of_source, kept_for[1], side="right")
+        record: Record = {
+            **source_counts(codes, np.load(self.signatures / f"{part.name}.bytes.npy")),
+            "stays": np.bincount(stays, minlength=len(self.sources)).tolist(),
+            "files": _hashes(part, codes),
+        }
+        return PartOutput(record, names)
 
-    def _codes(
-        self, numbers: I64, labels: npt.NDArray[np.integer[Any]]
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """(verdicts, whether they are duplicates) of consecutive documents, the first of which is a
-        multiple of 8."""
-        first, end = int(numbers[0]), int(numbers[-1]) + 1
-        bits = read_part(self.copies, first // 8, -(-end // 8))
-        is_copy = np.unpackbits(bits, count=len(numbers)).astype(bool)
+    def _verdicts(self, first: int, end: int) -> tuple[Codes, I64]:
+        """The verdicts on the documents from `first` to `end`, and (duplicate, kept) [2, n]."""
+        numbers = np.arange(first, end)
+        labels: npt.NDArray[Any] = read_part(self.labels, first, end)
+        bits = np.unpackbits(read_part(self.copies, first // 8, -(-end // 8)))
+        is_copy = bits[first % 8 :][: len(numbers)].astype(bool)
         found = labels != numbers
         codes = np.where(found, np.where(is_copy, EXACT, NEAR), KEEP).astype(np.uint8)
-        return codes, found
+        return codes, np.stack([numbers[found], labels[found].astype(np.int64)])
 
 
 def verdicts_stage(
     signed: StageResult[FileRun],
     clustered: StageResult[Part],
-    pairs: StageResult[PairsPart],
+    all_clustered: StageResult[Part],
     sources: Sequence[str],
     limits: DedupLimits,
 ) -> VerdictsStage:
-    """A single part."""
+    """A part for each part of the signatures."""
+    documents_of = dict.fromkeys(sources, 0)
+    for run in signed.parts:
+        documents_of[run.source] += run.num_documents
     return VerdictsStage(
-        parts=[
-            Part(
-                name="verdicts",
-                num_bytes=8 * (signed.total("documents") + pairs.total("pairs")),
-            )
-        ],
-        inputs={"pairs": pairs.content_fingerprint},
+        parts=signed.parts,
+        inputs={"clusters": all_clustered.content_fingerprint},
         sources=sources,
-        pairs=pairs.files(".pairs.npy"),
-        labels=clustered.folder / LABELS,
+        end_of_source=list(accumulate(documents_of.values())),
+        labels=all_clustered.folder / ALL_LABELS,
         copies=clustered.folder / COPIES,
         signatures=signed.folder,
-        runs=signed.parts,
         limits=limits,
     )
 
 
-def _exact_files(first_pairs: StageResult[PairsPart]) -> list[Path]:
-    """The files of pairs of exact duplicates."""
-    files = zip(first_pairs.parts, first_pairs.files(".pairs.npy"), strict=True)
-    return [path for part, path in files if part.band is None]
+def near_examples(verdicts: StageResult[FileRun]) -> list[list[int]]:
+    """Near duplicates at equal distances, (kept, duplicate), from the files of the verdicts."""
+    num_near = verdicts.total("near_documents")
+    chosen = np.linspace(0, num_near - 1, min(num_near, _EXAMPLE_PAIRS)).astype(int)
+    pairs: list[list[int]] = []
+    before = 0
+    for run, record in verdicts.with_records():
+        here = chosen[(chosen >= before) & (chosen < before + record["near_documents"])] - before
+        if len(here):
+            codes: Codes = np.load(verdicts.folder / f"{run.name}{CODES_SUFFIX}")
+            kept_for = np.load(verdicts.folder / f"{run.name}{KEPT_FOR_SUFFIX}", mmap_mode="r")
+            places = np.flatnonzero(codes[codes != KEEP] == NEAR)[here]
+            dropped, kept = kept_for[:, places].astype(np.int64)
+            pairs += np.stack([kept, dropped], axis=1).tolist()
+        before += record["near_documents"]
+    return pairs
 
 
-def _pairs_in(files: Sequence[Path], at_once: int) -> Iterator[I64]:
-    """The pairs of all files, [2, P], up to `at_once` at a time."""
-    for file in files:
-        pairs = np.load(file, mmap_mode="r")
-        for at in range(0, pairs.shape[1], at_once):
-            yield pairs[:, at : at + at_once].astype(np.int64)
+def _hashes(run: FileRun, codes: Codes) -> dict[str, str]:
+    """A hash of the verdicts on the documents of each file."""
+    hashes, at = {}, 0
+    for file in run.files:
+        of_file = codes[at : at + file.num_documents]
+        hashes[file.name] = xxhash.xxh3_128_hexdigest(of_file.tobytes())
+        at += file.num_documents
+    return hashes

@@ -12,10 +12,12 @@ import numpy as np
 
 from data_prep.dataset.manifest import SPLITS
 from data_prep.dedup.hash_ranges import HashRangePart
+from data_prep.dedup.signatures import FileRun
+from data_prep.dedup.verdict_counts import counts_by_source
 from data_prep.documents.files import DocumentFile
 from data_prep.documents.ingest import IngestPart
 from data_prep.documents.losses import losses_of
-from data_prep.engine.stage import Part, Record, StageResult
+from data_prep.engine.stage import Record, StageResult
 
 Amount = dict[str, int]
 """``documents`` and ``bytes``."""
@@ -27,12 +29,12 @@ UNKNOWN = "not accounted for"
 
 
 def accounts(
-    sources: Iterable[str],
+    sources: Sequence[str],
     *,
     ingested: StageResult[IngestPart],
     repeated_ids: StageResult[HashRangePart],
     cleaned: StageResult[DocumentFile] | None,
-    verdicts: StageResult[Part],
+    verdicts: StageResult[FileRun],
     overlap: StageResult[DocumentFile] | None,
     encoded: StageResult[DocumentFile],
     left_out: Mapping[str, tuple[int, int]],
@@ -47,14 +49,14 @@ def accounts(
     ``without_order_key`` (kept documents without the field of `pack.order_by`)."""
     losses = losses_of(ingested)
     without_tokens = _documents_without_tokens(encoded)
+    duplicates_of = counts_by_source(verdicts, sources)
     result = {}
     for source in sources:
         of_ingest = _records(source, ingested)
         of_clean = _records(source, cleaned)
         of_encode = _records(source, encoded)
         of_overlap = _records(source, overlap)
-        duplicates = verdicts.records[0]["sources"][source]
-        dropped = _dropped(of_ingest, of_clean, duplicates, of_overlap)
+        dropped = _dropped(of_ingest, of_clean, duplicates_of[source], of_overlap)
         read = _total(of_ingest, "documents_read", "bytes_read")
         kept = _amount(
             sum(r[f"{split}_documents"] for r in of_encode for split in SPLITS),

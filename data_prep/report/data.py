@@ -16,6 +16,8 @@ from data_prep.dedup.candidates import PairsPart
 from data_prep.dedup.evaluation import EvaluationPart, HeldoutPart
 from data_prep.dedup.hash_ranges import HashRangePart
 from data_prep.dedup.signatures import FileRun, length_counts
+from data_prep.dedup.verdict_counts import counts_by_source, stays_by_goes
+from data_prep.dedup.verdicts import near_examples
 from data_prep.documents.files import DocumentFile, Documents, document_ids, read_texts
 from data_prep.documents.ingest import IngestPart
 from data_prep.engine.stage import Part, Record, StageResult
@@ -39,7 +41,8 @@ class ReportInputs:
     cleaned: StageResult[DocumentFile] | None
     signed: StageResult[FileRun]
     pairs: Sequence[StageResult[PairsPart]]
-    verdicts: StageResult[Part]
+    clusters: StageResult[Part]
+    verdicts: StageResult[FileRun]
     excluded: StageResult[EvaluationPart | HeldoutPart] | None
     overlap: StageResult[DocumentFile] | None
     order_keys: StageResult[DocumentFile] | None
@@ -61,7 +64,8 @@ def write_report(output: Path, inputs: ReportInputs, manifest: Manifest) -> None
 
 def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
     """Everything that the page shows, as JSON values."""
-    verdicts = inputs.verdicts.records[0]
+    duplicates = counts_by_source(inputs.verdicts, inputs.sources)
+    examples = near_examples(inputs.verdicts)
     return {
         "accounts": accounts(
             inputs.sources,
@@ -74,16 +78,18 @@ def report_data(inputs: ReportInputs, manifest: Manifest) -> Tree:
             order_keys=inputs.order_keys,
             left_out=inputs.left_out,
         ),
-        "sources": {name: _source_data(name, inputs, manifest) for name in inputs.sources},
+        "sources": {
+            name: _source_data(name, inputs, duplicates[name], manifest) for name in inputs.sources
+        },
         "evaluation_sets": evaluation_sets(inputs.excluded, inputs.overlap),
         "packed": {name: _packed_data(name, manifest) for name in manifest.splits["train"]},
-        "cluster_sizes": verdicts["cluster_sizes"],
-        "stays_by_goes": verdicts["stays_by_goes"],
+        "cluster_sizes": inputs.clusters.records[0]["cluster_sizes"],
+        "stays_by_goes": stays_by_goes(inputs.verdicts, inputs.sources),
         "compared": {
             key: sum(pairs.total(key) for pairs in inputs.pairs)
             for key in ("candidates", "uncompared")
         },
-        "near_examples": _near_examples(inputs.documents, verdicts["near_examples"]),
+        "near_examples": _near_examples(inputs.documents, examples),
         "dropped_examples": _dropped_examples(inputs.ingested),
         "costs": inputs.costs,
         "vocab_size": manifest.vocab_size,
@@ -111,8 +117,10 @@ def _records_of(source: str, result: _ResultBySource | None) -> list[Record]:
     return [record for part, record in result.with_records() if part.source == source]
 
 
-def _source_data(name: str, inputs: ReportInputs, manifest: Manifest) -> Tree:
-    """The counts of one source through all stages."""
+def _source_data(
+    name: str, inputs: ReportInputs, duplicates: Mapping[str, int], manifest: Manifest
+) -> Tree:
+    """The counts of one source through all stages; `duplicates` are those of the verdicts."""
     ingested = _records_of(name, inputs.ingested)
     cleaned = _records_of(name, inputs.cleaned)
     filtered = cleaned or ingested
@@ -138,7 +146,7 @@ def _source_data(name: str, inputs: ReportInputs, manifest: Manifest) -> Tree:
         "repeated_ids": sum(r["repeated"] for r in repeated_ids),
         "repeated_id_examples": [name for r in repeated_ids for name in r["examples"]][:5],
         "bad_examples": [e for r in ingested for e in r["bad_examples"]][:10],
-        **inputs.verdicts.records[0]["sources"][name],
+        **duplicates,
         "lengths": _lengths(name, inputs.signed),
         "tokens": tokens,
         "tokens_per_word": tokens / max(sum(r["words"] for r in encoded), 1),

@@ -167,6 +167,7 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
     "first_pairs": _pairs,
     "clusters": lambda n: f"{n['joined']:,} duplicates joined",
     "pairs": _pairs,
+    "all_clusters": lambda n: f"{n['duplicates']:,} duplicates joined",
     "verdicts": lambda n: (
         f"{n['kept_documents']:,} documents kept, {n['exact_documents']:,} exact and "
         f"{n['near_documents']:,} near duplicates dropped"

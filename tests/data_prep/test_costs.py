@@ -13,6 +13,7 @@ import scipy.sparse.csgraph  # noqa: F401 (loading it would count as reading)
 
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.candidates import all_bands, first_pairs_stage, pairs_stage
+from data_prep.dedup.cluster_stages import all_clusters_stage, clusters_stage
 from data_prep.dedup.config import DecontaminateConfig, DedupConfig, LineDedupConfig
 from data_prep.dedup.decontaminate import excluded_ngrams_stage, exclusion_stage, overlap_stage
 from data_prep.dedup.keys import keys_stage
@@ -22,7 +23,7 @@ from data_prep.dedup.lines import line_counts_stage, line_repeats_stage, line_ta
 from data_prep.dedup.repeated_ids import ids_stage, repeated_ids_stage
 from data_prep.dedup.selection import select
 from data_prep.dedup.signatures import signatures_stage
-from data_prep.dedup.verdicts import clusters_stage, verdicts_stage
+from data_prep.dedup.verdicts import verdicts_stage
 from data_prep.documents.files import DocumentFile, Documents
 from data_prep.engine.costs import count_open, measured_costs
 from data_prep.engine.execution import StageRunner
@@ -180,14 +181,15 @@ def made_up_run(documents: int, partitions: int) -> Iterable[Stage[Any]]:
     joined = done(clusters, lambda part: {})
     pairs = pairs_stage(signed, sorted_keys, joined, config, limits)
     later = done(pairs, lambda part: {"pairs": documents // 100 // part.num_ranges})
-    verdicts = verdicts_stage(signed, joined, later, ["web"], limits)
-    yield from (signatures, keys, first, clusters, pairs, verdicts)
+    all_clusters = all_clusters_stage(signed, joined, later, limits)
+    whole = done(all_clusters, lambda part: {})
+    verdicts = verdicts_stage(signed, joined, whole, ["web"], limits)
+    yield from (signatures, keys, first, clusters, pairs, all_clusters, verdicts)
 
-    judged = {
-        "sources": {"web": {"kept_bytes": DOCUMENT_BYTES * documents}},
-        "files": {file.name: "" for file in files},
-    }
-    selection = select(docs, signed, done(verdicts, lambda part: judged))
+    def judged(run: Any) -> dict[str, Any]:
+        return {"kept_bytes": run.num_bytes, "files": {file.name: "" for file in run.files}}
+
+    selection = select(docs, done(verdicts, judged), folder, ["web"])
     rules = DecontaminateConfig()
     excluded = excluded_ngrams_stage(rules, selection, 0.0001, "skip", limits)
     ngrams = int(NGRAMS * documents * 0.0001 / len(excluded.parts))

@@ -14,7 +14,7 @@ def test_every_stage_is_a_frozen_dataclass_with_its_own_name() -> None:
     for entry in STAGES:
         assert is_dataclass(entry.stage)
         assert entry.stage.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert len({entry.name for entry in STAGES}) == len(STAGES) == 25
+    assert len({entry.name for entry in STAGES}) == len(STAGES) == 26
 
 
 def test_restarting_takes_a_stage_and_all_later_ones() -> None:

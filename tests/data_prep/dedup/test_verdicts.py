@@ -17,11 +17,23 @@ from data_prep.dedup import buckets
 from data_prep.dedup.buckets import Buckets
 from data_prep.dedup.candidates import COPIES, LABELS, PairsPart
 from data_prep.dedup.cluster_ranges import ClusterRanges
+from data_prep.dedup.cluster_stages import ALL_LABELS, all_clusters_stage, clusters_stage
 from data_prep.dedup.clusters import clusters
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.signatures import FileRun
-from data_prep.dedup.verdict_counts import EXACT, KEEP, NEAR
-from data_prep.dedup.verdicts import CODES, KEPT_FOR, clusters_stage, verdicts_stage
+from data_prep.dedup.verdict_counts import (
+    EXACT,
+    KEEP,
+    NEAR,
+    counts_by_source,
+    stays_by_goes,
+)
+from data_prep.dedup.verdicts import (
+    CODES_SUFFIX,
+    KEPT_FOR_SUFFIX,
+    near_examples,
+    verdicts_stage,
+)
 from data_prep.documents.files import DocumentFile
 from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import run_stage
@@ -187,34 +199,44 @@ def test_the_files_and_the_record_do_not_depend_on_the_ranges(
     assert joined.records[0]["joined"] == (labels != np.arange(num_documents)).sum()
 
     pairs = pairs_in(tmp_path / "pairs", [(5, labels[later]), (6, labels[later[:, :3]])])
-    result = run(verdicts_stage(signed, joined, pairs, SOURCES, limits), tmp_path)
+    whole = run(all_clusters_stage(signed, joined, pairs, limits), tmp_path)
     labels = labels_of(np.concatenate([exact, near, later], axis=1), num_documents)
     duplicates = np.flatnonzero(labels != np.arange(num_documents))
+    assert (whole.folder / ALL_LABELS).read_bytes() == saved(labels.astype(np.uint32))
+    (record,) = whole.records
+    sizes = Counter(Counter(labels[duplicates].tolist()).values())
+    expected = {str(size + 1): sizes[size] for size in sorted(sizes)}
+    assert list(record["cluster_sizes"].items()) == list(expected.items())
+    assert record["duplicates"] == len(duplicates)
+
+    result = run(verdicts_stage(signed, joined, whole, SOURCES, limits), tmp_path)
     codes = np.full(num_documents, KEEP, np.uint8)
     codes[duplicates] = NEAR
     codes[exact_duplicates] = EXACT
     kept_for = np.stack([duplicates, labels[duplicates]]).astype(np.uint32)
-    assert (result.folder / CODES).read_bytes() == saved(codes)
-    assert (result.folder / KEPT_FOR).read_bytes() == saved(kept_for)
+    for part in result.parts:
+        first, end = part.files[0].first, part.files[0].first + part.num_documents
+        here = (duplicates >= first) & (duplicates < end)
+        files = [result.folder / f"{part.name}{s}" for s in (CODES_SUFFIX, KEPT_FOR_SUFFIX)]
+        assert files[0].read_bytes() == saved(codes[first:end])
+        assert files[1].read_bytes() == saved(np.ascontiguousarray(kept_for[:, here]))
 
-    (record,) = result.records
-    sizes = Counter(Counter(labels[duplicates].tolist()).values())
-    expected = {str(size + 1): sizes[size] for size in sorted(sizes)}
-    assert list(record["cluster_sizes"].items()) == list(expected.items())
     is_book = np.arange(num_documents) < 101
     stays, goes = labels[duplicates], duplicates
-    assert record["stays_by_goes"] == [
+    assert stays_by_goes(result, SOURCES) == [
         [int((is_book[stays] == a)[is_book[goes] == b].sum()) for b in (True, False)]
         for a in (True, False)
     ]
     near_pairs = [[int(labels[d]), int(d)] for d in duplicates if codes[d] == NEAR]
     chosen = np.linspace(0, len(near_pairs) - 1, min(30, len(near_pairs))).astype(int)
-    assert record["near_examples"] == [near_pairs[k] for k in chosen]
+    examples = near_examples(result)
+    assert examples == [near_pairs[k] for k in chosen]
     lengths = np.concatenate([np.arange(75), 100 + np.arange(26), 200 + np.arange(200)])
-    assert record["sources"]["books"] == {
+    assert counts_by_source(result, SOURCES)["books"] == {
         f"{word}_{unit}": int((values * (is_book & (codes == code))).sum())
         for code, word in ((KEEP, "kept"), (EXACT, "exact"), (NEAR, "near"))
         for unit, values in (("documents", np.ones(num_documents, int)), ("bytes", lengths))
     }
-    assert record["files"]["forum-2-1"] == xxhash.xxh3_128_hexdigest(codes[251:].tobytes())
-    assert record["files"].keys() == {f.name for part in signed.parts for f in part.files}
+    hashes = [record["files"] for record in result.records]
+    assert hashes[2]["forum-2-1"] == xxhash.xxh3_128_hexdigest(codes[251:].tobytes())
+    assert [list(names) for names in hashes] == [[f.name for f in p.files] for p in signed.parts]
