@@ -4,6 +4,7 @@ Facts about this DeepSpeed (0.19.8) that the code here rests on, each found by r
 - ZeRO 0 in bf16 takes an optimizer step at construction and reports a wrong norm: always >= 1.
 - Gradients are summed in bf16 over accumulation unless ``data_types.grad_accum_dtype`` says fp32.
 - A static loss scale may be changed between steps, so the rule for changing it is this project's.
+- Its timer of throughput has the host wait for the device before and after every micro-batch.
 """
 
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) 
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 62,
+        "timers": {"throughput": {"enabled": False}},
     }
 
 

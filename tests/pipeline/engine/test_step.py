@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
 from model.parallel.grid import make_grid
 from pipeline.engine.step import _loss_scales, _means, count_labels
@@ -113,6 +114,27 @@ def test_a_finetuning_step_takes_one_collective_and_one_transfer(tmp_path: Path)
     )
     for steps in run_ranks(counted_finetuning, 2, config):
         assert steps == [{"all_gather_single": 1, "cpu": 1}] * 5
+
+
+def waits_of_deepspeed(config: TrainConfig) -> int:
+    """How often DeepSpeed has the host wait for all work of the device, in a run."""
+    waits = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal waits
+        waits += 1
+
+    with mock.patch.object(type(get_accelerator()), "synchronize", counted):
+        pretrain(config)
+    return waits
+
+
+def test_deepspeed_waits_for_nothing_between_micro_batches(tmp_path: Path) -> None:
+    """At ZeRO 1 in bf16; its other optimizers wait by themselves, for their buckets."""
+    make_rows(tmp_path / "rows", rows=64)
+    settings: dict[str, Any] = {"precision": "bf16", "schedule": {"type": "constant"}}
+    config = make_config(tmp_path / "rows", tmp_path / "run", total_rows=4 * 16, **settings)
+    assert run_ranks(waits_of_deepspeed, 1, config) == [0]
 
 
 def formats_of_reductions(config: TrainConfig) -> set[torch.dtype]:
