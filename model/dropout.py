@@ -37,6 +37,9 @@ class Site(enum.IntEnum):
     GENERATOR = 7
 
 
+DropoutKey = int | Tensor
+"""What identifies a micro-batch, or what `layer_seeds` made of it, on the device."""
+
 HIDDEN_SITES = (Site.EMBEDDING, Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT)
 """Of hidden states, in the order of their seeds in `CounterDropout`."""
 
@@ -107,31 +110,45 @@ class CounterDropout:
 
 
 def layer_dropouts(
-    key: int, num_layers: int, num_heads: int, device: torch.device, with_counters: bool
+    key: DropoutKey, num_layers: int, num_heads: int, device: torch.device, with_counters: bool
 ) -> list[LayerDropout]:
     """By layer, what draws its masks in the micro-batch `key`.
 
-    `with_counters` says how. `num_heads`: heads of all ranks whose probabilities are dropped by
-    this module; 0 if none are. All seeds reach the device in one transfer.
+    `with_counters` says how, unless `key` are seeds. `num_heads`: heads of all ranks whose
+    probabilities are dropped by this module; 0 if none are. All seeds reach the device in one
+    transfer.
     """
     layers = range(num_layers)
-    if not with_counters:
-        return [StreamDropout(key, layer) for layer in layers]
-    site = Site.ATTENTION_PROBABILITIES
-    seeds = [
-        [mask_seed(key, layer, site) for site in HIDDEN_SITES]
-        + [mask_seed(key, layer, site, head) for head in range(num_heads)]
-        for layer in layers
-    ]
-    on_device = seed_tensor(seeds, device)  # [L, sites + heads, 2]
+    if isinstance(key, int):
+        if not with_counters:
+            return [StreamDropout(key, layer) for layer in layers]
+        key = to_device(layer_seeds(key, num_layers, num_heads), device)
     sites = len(HIDDEN_SITES)
-    return [CounterDropout(on_device[layer, :sites], on_device[layer, sites:]) for layer in layers]
+    return [CounterDropout(key[layer, :sites], key[layer, sites:]) for layer in layers]
+
+
+def layer_seeds(key: int, num_layers: int, num_heads: int) -> Tensor:
+    """[L, HIDDEN_SITES + heads, 2] int32 on the host: the seeds of `CounterDropout` in all layers,
+    in the micro-batch `key`."""
+    site = Site.ATTENTION_PROBABILITIES
+    return seed_words(
+        [
+            [mask_seed(key, layer, site) for site in HIDDEN_SITES]
+            + [mask_seed(key, layer, site, head) for head in range(num_heads)]
+            for layer in range(num_layers)
+        ]
+    )
+
+
+def seed_words(seeds: Any) -> Tensor:
+    """[..., 2] int32: the two halves of nested lists [...] of seeds."""
+    words = np.asarray(seeds, np.int64).view(np.int32).reshape(*np.shape(seeds), 2)
+    return torch.from_numpy(words)
 
 
 def seed_tensor(seeds: Any, device: torch.device) -> Tensor:
-    """[..., 2] int32 on `device`: the two halves of nested lists [...] of seeds."""
-    words = np.asarray(seeds, np.int64).view(np.int32).reshape(*np.shape(seeds), 2)
-    return to_device(torch.from_numpy(words), device)
+    """`seed_words` on `device`."""
+    return to_device(seed_words(seeds), device)
 
 
 def dropout(x: Tensor, rate: float, seed: int, part: tuple[int, int] = (0, 1)) -> Tensor:
@@ -164,8 +181,14 @@ def draw_keep_mask(mask: Tensor, rate: float, seed: int) -> None:
 
 
 @contextlib.contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """In this block torch's own generator of `device` starts from `seed`; then it is as before."""
+def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
+    """In this block torch's own generator of `device` starts from `seed`; then it is as before.
+
+    None: it is left alone.
+    """
+    if seed is None:
+        yield
+        return
     if device.type == "cpu":
         generator = torch.default_generator
     else:

@@ -4,7 +4,6 @@ B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidde
 [T/tp, H] between blocks, whole again at the end.
 """
 
-import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -20,14 +19,20 @@ from model.attention_masks import choose_backend
 from model.compiling import failed_to_compile
 from model.compute import ComputeConfig, compiles_layers
 from model.config import ModelConfig
-from model.dropout import Site, mask_seed, seeded
+from model.dropout import DropoutKey, Site, layer_seeds, mask_seed, seeded
 from model.embeddings import Embeddings
 from model.grid_check import check_row_tokens
 from model.layers import Norm, gather_rows
 from model.mlp import Mlp
 from model.parallel.grid import Grid
 from model.recomputation import run_selectively, run_traced
-from model.row_context import KnownRows, LayerContext, RowContext, make_row_context
+from model.row_context import (
+    KnownRows,
+    LayerContext,
+    RowContext,
+    make_row_context,
+    seeded_heads,
+)
 
 logger = logging.getLogger(__name__)
 MAX_GRAPHS = 64
@@ -61,7 +66,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
         segments: Tensor | None = None,
         unmasked: Tensor | None = None,
         known: KnownRows | None = None,
@@ -72,6 +77,7 @@ class Encoder(nn.Module):
 
         `unmasked` [B, S] are the tokens before masking, if <s> could be masked: the documents
         of a row are found by their <s>.
+        With the tensor of `dropout_seeds` for `dropout_key`, the caller seeds torch's generator.
         `known` and `is_causal` are explained in `make_row_context`; `perturbation` [T(/tp), E]
         is added to the word vectors.
         """
@@ -92,7 +98,8 @@ class Encoder(nn.Module):
         )
         hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]
         draws = key is not None and backend == "sdpa" and self.config.attention_dropout > 0
-        with self._seeded_attention(key if draws else None, tokens.device):
+        seed = self._attention_seed(key) if draws and isinstance(key, int) else None
+        with seeded(tokens.device, seed):
             hidden = self._run_all(hidden, context, draws)
         if self.norm is not None:
             hidden = self.norm(hidden)
@@ -103,17 +110,23 @@ class Encoder(nn.Module):
             )
         return hidden  # [T, H]
 
-    def _seeded_attention(
-        self, key: int | None, device: torch.device
-    ) -> contextlib.AbstractContextManager[None]:
-        """In this block torch's generator, from which sdpa draws, starts from `key`, if given.
+    def dropout_seeds(self, key: int) -> tuple[Tensor, int | None]:
+        """All that the host decides of dropout in a training pass of the micro-batch `key`.
 
-        Tensor-parallel ranks have other heads, so other seeds.
+        (what `forward` takes for it once it is on the device; the seed that torch's generator
+        starts from in that pass, None where no layer draws from it).
         """
-        if key is None:
-            return contextlib.nullcontext()
+        config, device = self.config, self.grid.device
+        backend = choose_backend(config, self.compute, device, with_dropout=True)
+        seeds = layer_seeds(key, config.num_layers, seeded_heads(config, backend))
+        draws = backend == "sdpa" and config.attention_dropout > 0
+        return seeds, self._attention_seed(key) if draws else None
+
+    def _attention_seed(self, key: int) -> int:
+        """Of torch's generator, from which sdpa draws. Tensor-parallel ranks have other heads, so
+        other seeds."""
         first_head = self.grid.tp_rank * self.grid.local_size(self.config.num_attention_heads)
-        return seeded(device, mask_seed(key, 0, Site.ATTENTION_PROBABILITIES, first_head))
+        return mask_seed(key, 0, Site.ATTENTION_PROBABILITIES, first_head)
 
     def _run(self, run: "RunLayer", hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
         for number in numbers:

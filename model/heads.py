@@ -22,6 +22,7 @@ from model.adversarial import (
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.cross_entropy import vocabulary_cross_entropy
+from model.dropout import DropoutKey
 from model.encoder import Encoder
 from model.freezing import freeze
 from model.grid_check import check_grid
@@ -71,7 +72,7 @@ class MaskedLanguageModel(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         labels: Tensor,
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
         known: KnownRows | None = None,
         is_causal: bool = False,
         adversary: Adversary | None = None,
@@ -95,7 +96,7 @@ class MaskedLanguageModel(nn.Module):
         self,
         tokens: Tensor,
         masked: tuple[Tensor, Tensor],
-        dropout_key: int | None,
+        dropout_key: DropoutKey | None,
         known: KnownRows | None,
         adversary: Adversary,
     ) -> dict[str, LossAndCounts]:

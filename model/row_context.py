@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.attention_masks import AttentionMask, Backend, MaskRule, build_masks
 from model.config import ModelConfig
-from model.dropout import LayerDropout, Site, layer_dropouts, mask_seed
+from model.dropout import DropoutKey, LayerDropout, Site, layer_dropouts, mask_seed
 from model.rotary import Rotation, rotation_of
 
 
@@ -75,7 +75,7 @@ def make_row_context(
     config: ModelConfig,
     backend: Backend,
     tokens: Tensor,
-    dropout_key: int | None,
+    dropout_key: DropoutKey | None,
     dtype: torch.dtype,
     known: KnownRows | None = None,
     is_causal: bool = False,
@@ -99,6 +99,7 @@ def make_row_context(
     visible = ~is_pad if is_padded else None
     hidden = None
     if dropout_key is not None and config.visibility.type != "all":
+        assert isinstance(dropout_key, int), "tokens are hidden by a generator on the host"
         hidden = hidden_keys(config, tokens, dropout_key)
     windows = {config.attention_pattern.window(layer) for layer in range(config.num_layers)}
     max_pieces = None if known is None else known.max_pieces
@@ -106,8 +107,7 @@ def make_row_context(
     masks = build_masks(backend, rule, windows, dtype, tokens.device)
     dropouts = None
     if dropout_key is not None:
-        drops_probabilities = backend == "explicit" and config.attention_dropout > 0
-        heads = config.num_attention_heads if drops_probabilities else 0
+        heads = seeded_heads(config, backend)
         how = (tokens.device, with_counters)
         dropouts = layer_dropouts(dropout_key, config.num_layers, heads, *how)
     return RowContext(
@@ -117,6 +117,12 @@ def make_row_context(
         masks=masks,
         rotations=_rotations(config, windows, tokens, positions, dtype),
     )
+
+
+def seeded_heads(config: ModelConfig, backend: Backend) -> int:
+    """Heads whose dropout has a seed of its own; 0 where torch's attention draws it or none is."""
+    drops_probabilities = backend == "explicit" and config.attention_dropout > 0
+    return config.num_attention_heads if drops_probabilities else 0
 
 
 def _rotations(

@@ -12,5 +12,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     copies, and gives a block away no earlier than its copy has ended.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
+        # A replay would read the block again, which holds something else by then.
+        assert not torch.cuda.is_current_stream_capturing(), "a copy from the host in a CUDA graph"
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def copy_into(buffer: Tensor, tensor: Tensor) -> None:
+    """Writes the host tensor `tensor` into `buffer`, of its shape, without waiting, as above."""
+    if buffer.device.type == "cuda":
+        tensor = tensor.pin_memory()
+    buffer.copy_(tensor, non_blocking=True)
