@@ -52,14 +52,18 @@ LEARNING_RATE = 1e-4
 WARMUP_STEPS = 3
 RANK_TIMEOUT_S = 600.0
 NO_ATTENTION_DROPOUT = {"model.attention_dropout": 0.0}
+GRAPHS = {"compute.cuda_graphs": "on"}
 WINDOW = {"model.attention_pattern": {"type": "window", "neighbours": 64}, **NO_ATTENTION_DROPOUT}
 PIECES = {"model.packed_rows": {"type": "inside"}, **NO_ATTENTION_DROPOUT}
 OURS: dict[str, dict[str, Any]] = {
     "sdpa": {},
     "sdpa, layers not compiled": {"compute.compile": "off"},
+    "sdpa, CUDA graphs": GRAPHS,
+    "sdpa, CUDA graphs, layers not compiled": {"compute.compile": "off", **GRAPHS},
     "sdpa, any order of sums": {"compute.deterministic": False},
     "explicit": {"compute.attention_backend": "explicit"},
     "sdpa, no attention dropout": NO_ATTENTION_DROPOUT,
+    "sdpa, no attention dropout, CUDA graphs": {**NO_ATTENTION_DROPOUT, **GRAPHS},
     "flex, no attention dropout": {"compute.attention_backend": "flex", **NO_ATTENTION_DROPOUT},
     "sdpa, window of 64": {"compute.attention_backend": "sdpa", **WINDOW},
     "flex, window of 64": {"compute.attention_backend": "flex", **WINDOW},

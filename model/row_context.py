@@ -12,6 +12,7 @@ from model.attention_masks import AttentionMask, Backend, MaskRule, build_masks
 from model.config import ModelConfig
 from model.dropout import DropoutKey, LayerDropout, Site, layer_dropouts, mask_seed
 from model.rotary import Rotation, rotation_of
+from model.varlen_attention import power_of_two
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,18 @@ class KnownRows:
     is_padded: bool
     """Whether there is padding among them."""
     max_pieces: int | None = None
-    """At least as many pieces (from one <s> to the next) as the rows have together; None: not
-    known."""
+    """At least as many pieces (from one <s> to the next) as the rows have together, rounded up so
+    that few forms are compiled; None: not known, or not asked for."""
 
 
 def known_rows(config: ModelConfig, tokens: Tensor, labels: Tensor) -> KnownRows:
     """Of `tokens` [B, S] and `labels` [B, K] in host memory, of any integer type."""
     ids, masked = tokens.numpy(), labels.numpy()
+    is_padded = bool((ids == config.pad_token_id).any())
+    if config.packed_rows.type != "inside":
+        return KnownRows(is_padded)
     begins = (ids[:, 1:] == config.begin_token_id).sum() + (masked == config.begin_token_id).sum()
-    return KnownRows(bool((ids == config.pad_token_id).any()), len(ids) + int(begins))
+    return KnownRows(is_padded, power_of_two(len(ids) + int(begins)))
 
 
 @dataclass(frozen=True)

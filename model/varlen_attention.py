@@ -40,15 +40,15 @@ def sequence_bounds(
     if pieces is None:
         most = 2 * rows
     elif max_pieces is None:
-        most = _power_of_two(int(numbers[-1]))
+        most = power_of_two(int(numbers[-1]))
     else:
-        most = _power_of_two(max_pieces + (0 if visible is None else rows))
+        most = power_of_two(max_pieces + (0 if visible is None else rows))
     torch._assert_async(numbers[-1] <= most, f"more than {most} sequences in the rows")
     wanted = torch.arange(1, most + 2, device=device)
     return torch.searchsorted(numbers, wanted, out_int32=True)
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
     """The smallest one that is not below `number`."""
     return 1 << (number - 1).bit_length()
 

@@ -22,13 +22,15 @@ from pipeline.checkpoint.fragments import Fragment
 from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.engine import deepspeed_compat
+from pipeline.engine.cuda_graphs import Graphs
+from pipeline.engine.graphed_passes import GraphedPasses
 from pipeline.engine.zero_state import ZeroState
 from pipeline.optim.buckets import split_into_buckets
 from pipeline.optim.loss_scale import LossScale
 from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run.config import RunConfig
-from pipeline.run.memory import BUCKET_VALUES, has_flat_gradients, values_per_bucket
+from pipeline.run.memory import BUCKET_VALUES, values_per_bucket
 from pipeline.run.phases import UpdateConfig
 
 
@@ -138,6 +140,12 @@ class Engine:
         """The factor on the next step's loss, None except in fp16."""
         self._skipped_before = 0
         self._is_last = False
+        self.graphs: GraphedPasses | None = None
+        """How micro-batches run after `use_graphs`."""
+
+    def use_graphs(self, graphs: Graphs) -> None:
+        """Has `take_step` run micro-batches in `graphs`; needs flat sums of gradients."""
+        self.graphs = GraphedPasses(self.module, self.grid.device, graphs)
 
     @property
     def model(self) -> Any:
@@ -155,6 +163,8 @@ class Engine:
         for group in self._zero.param_groups:
             group.update(settings[group["number"]])
         self._zero.clip_grad = update.gradient_clipping
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def start_step(self, learning_rate: float) -> None:
         """Prepares for the micro-batches of one optimizer step.
@@ -167,12 +177,15 @@ class Engine:
         if self.loss_scale is not None:
             self._zero.loss_scaler.cur_scale = self.loss_scale.scale
         self._skipped_before = self._deepspeed.skipped_steps
+        if self.graphs is not None:
+            self._zero.add_all_gradients()
 
     def start_micro_batch(self, is_last: bool) -> None:
         """Call before each forward pass with whether it is the last of a step."""
         self._is_last = is_last
         self._deepspeed.set_gradient_accumulation_boundary(is_last)
-        if is_last and self._flat is not None:
+        # A graph is the same in every micro-batch: reductions start after the last.
+        if is_last and self._flat is not None and self.graphs is None:
             self._flat.start_last_micro_batch()
 
     def backward(self, loss: Tensor) -> None:
@@ -184,6 +197,12 @@ class Engine:
         self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._is_last:
             self._deepspeed.step()  # which counts micro-batches
+
+    def finish_graph(self) -> None:
+        """In place of `backward`, after `graphs` have added the gradients of a micro-batch."""
+        self._deepspeed.allreduce_gradients()
+        if not self._is_last:
+            self._deepspeed.step()
 
     def norm_part(self) -> Tensor:
         """A value of this rank, fp64 on its device, from which `finish_step` computes the norm.
@@ -253,6 +272,7 @@ class Engine:
 
         Without it they stay until the process ends: DeepSpeed's hooks on the parameters keep them.
         """
+        self.graphs = None
         self._deepspeed.destroy()
 
     def check_replicas(self) -> None:
@@ -280,7 +300,7 @@ def _initialize(
     for number, group in enumerate(optimizer.param_groups):
         group["number"] = number  # among the optimizer's own, which are split
     split_by_lr_share(optimizer)
-    bucket_values = values_per_bucket(has_flat_gradients(config), grid.dp_size)
+    bucket_values = values_per_bucket(config.has_flat_gradients, grid.dp_size)
     split_into_buckets(optimizer, parameters, bucket_values)
     deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
     with deepspeed_compat.without_start_messages(), deepspeed_compat.flat_gradients():

@@ -86,6 +86,15 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
         return [partition[start:stop] for start, stop in parts]
 
     @torch.no_grad()
+    def add_all_gradients(self) -> None:
+        """Has all gradients of a step added to their sums, instead of the first written over them:
+        a graph does the same in every micro-batch."""
+        flats = self.fp32_groups_actual_gradients_flat
+        for flat, has_gradient in zip(flats, self.fp32_groups_has_gradients, strict=True):
+            flat.fill_(-0.0)  # x + -0 has the bits of x, -0 + 0 has not those of -0
+            has_gradient[:] = [True] * len(has_gradient)
+
+    @torch.no_grad()
     def _update_hp_grad(
         self, lp: nn.Parameter, group_idx: int, param_idx: int, clear_lp_grads: bool
     ) -> None:

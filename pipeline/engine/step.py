@@ -23,6 +23,7 @@ from model.parallel.grid import Grid
 from model.task_heads import LossAndCounts
 from model.transfer import to_device
 from pipeline.engine.deepspeed_engine import Engine
+from pipeline.engine.graphed_passes import GraphedMicroBatch, loss_sums
 from pipeline.engine.stragglers import RankMeasurements, Stopwatch, measure_rank
 from pipeline.launch.stop_agreement import StepAbandoned, StopAgreement
 
@@ -98,8 +99,9 @@ def take_step(
     # Loss sums are divided once, by the labels of the global batch: how its rows are split into
     # micro-batches and over ranks then makes no difference.
     scales = _loss_scales(grid, label_counts, list(weights.values()))  # [H]
-    loss_sums = torch.zeros(len(heads), dtype=torch.float64, device=grid.device)
-    num_right = torch.zeros_like(loss_sums)
+    total_losses = torch.zeros(len(heads), dtype=torch.float64, device=grid.device)
+    num_right = torch.zeros_like(total_losses)
+    run = _run_kernel_by_kernel if engine.graphs is None else _run_in_graphs
     loss_scale = engine.loss_scale
     forward_time = Stopwatch(grid.device)
 
@@ -108,12 +110,9 @@ def take_step(
         if stop is not None and stop.leaves_step():
             raise StepAbandoned
         engine.start_micro_batch(is_last=number == len(micro_batches) - 1)
-        with forward_time:
-            results = micro_batch.forward(engine.model, grid.device)
-            losses = torch.stack([results[head][0] for head in heads])  # [H]
-            loss_sums += losses.detach()
-            num_right += torch.stack([results[head][2] for head in heads])
-        engine.backward((losses * scales).sum())
+        losses, is_right = run(engine, micro_batch, heads, scales, forward_time)  # [H] each
+        total_losses += losses
+        num_right += is_right
     norm_part = engine.norm_part()
 
     # Everything that ranks report to each other goes into one vector and one collective, for which
@@ -121,7 +120,7 @@ def take_step(
     is_stopping = stop is not None and stop.seen
     measured = astuple(measure_rank(forward_time.seconds(), data_wait_s))
     from_host = torch.tensor([is_stopping, *measured], dtype=torch.float64)
-    parts = (loss_sums, num_right, label_counts, norm_part.reshape(1), from_host)
+    parts = (total_losses, num_right, label_counts, norm_part.reshape(1), from_host)
     table = _gather(grid, torch.cat([to_device(part, grid.device) for part in parts]))
     ends = np.cumsum([len(heads), len(heads), len(heads), 1, 1])
     loss_table, right_table, counts, norms, stops, measurements = np.split(table, ends, axis=1)
@@ -141,6 +140,38 @@ def take_step(
         stop_requested=bool(stops.any()),
         ranks=tuple(RankMeasurements(*row) for row in measurements.tolist()),
     )
+
+
+def _run_kernel_by_kernel(
+    engine: Engine,
+    micro_batch: MicroBatch,
+    heads: Sequence[str],
+    scales: Tensor,
+    forward_time: Stopwatch,
+) -> tuple[Tensor, Tensor]:
+    """([H] loss sums, [H] numbers predicted right) after both passes of a micro-batch, of whose
+    losses times `scales` [H] gradients are added; after the last one of a step weights change."""
+    with forward_time:
+        results = micro_batch.forward(engine.model, engine.grid.device)
+        losses, num_right = loss_sums(results, heads)
+    engine.backward((losses * scales).sum())
+    return losses.detach(), num_right
+
+
+def _run_in_graphs(
+    engine: Engine,
+    micro_batch: MicroBatch,
+    heads: Sequence[str],
+    scales: Tensor,
+    forward_time: Stopwatch,
+) -> tuple[Tensor, Tensor]:
+    """The same in the engine's graphs, where the forward pass has no time of its own: both have."""
+    assert engine.graphs is not None
+    assert isinstance(micro_batch, GraphedMicroBatch)
+    with forward_time:
+        losses, num_right = engine.graphs.run(micro_batch, heads, scales)
+    engine.finish_graph()
+    return losses, num_right
 
 
 def count_labels(grid: Grid, *is_labelled: Tensor) -> Tensor:

@@ -254,6 +254,10 @@ class FinetuneConfig(RunConfig):
                 "precision fp16 does not go with adversarial smart, whose small gradients are zero "
                 "in it: use bf16 or fp32"
             )
+        if self.compute.cuda_graphs == "on":
+            raise ValueError(
+                "compute.cuda_graphs on does not go with fine-tuning, whose texts have many widths"
+            )
         self._check_length()
         return self
 

@@ -34,7 +34,7 @@ from pipeline.planning.step_time import (
 )
 from pipeline.planning.work import NetworkPass
 from pipeline.run.config import ZERO_3_COMPILED
-from pipeline.run.memory import MemoryEstimate, has_flat_gradients
+from pipeline.run.memory import MemoryEstimate
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def finetuned_of(plan: FinetunePlan) -> Trained:
         optimizer=config.optimizer,
         zero_stage=config.parallel.zero_stage,
         offloads=config.parallel.offload_optimizer,
-        has_flat_gradients=has_flat_gradients(config),
+        has_flat_gradients=config.has_flat_gradients,
         update_flops=in_trained * update_flops(config.optimizer, [plan.model]),
     )
 

@@ -59,6 +59,8 @@ class PretrainingLayouts:
         check_models(config, variant.tp_size)
         if config.compiles_under_zero_3:
             raise ConfigError(ZERO_3_COMPILED)
+        if errors := config.graph_errors:
+            raise ConfigError("\n".join(errors))
         plan = replace(
             self.plan,
             config=config,

@@ -12,7 +12,7 @@ from pipeline.optim.muon import MuonConfig
 from pipeline.optim.union import OptimizerConfig
 from pipeline.planning.step_time import Rank, Rates, StepTime, Trained, step_time
 from pipeline.planning.work import NetworkPass
-from pipeline.run.memory import count_trained, has_flat_gradients, networks_of
+from pipeline.run.memory import count_trained, networks_of
 from pipeline.run.plan import PhasePlan, RunPlan
 
 
@@ -43,7 +43,7 @@ def trained_of(plan: RunPlan) -> Trained:
         optimizer=config.optimizer,
         zero_stage=config.parallel.zero_stage,
         offloads=config.parallel.offload_optimizer,
-        has_flat_gradients=has_flat_gradients(config),
+        has_flat_gradients=config.has_flat_gradients,
         update_flops=update_flops(config.optimizer, networks),
     )
 

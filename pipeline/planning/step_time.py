@@ -26,6 +26,9 @@ LAUNCH_S = 32e-6
 """Host time to start a kernel from Python: 25 ms for the 790 of a micro-batch of base (measured on
 this project's CPUs; ZeRO 2 and 3 take 45 % more)."""
 SHARDED_GRADIENTS = 1.45
+GRAPH_LAUNCHES = 16
+"""What the host starts in a micro-batch that is a CUDA graph: the graph, copies to its buffers and
+sums of losses (by reading the code; no GPU has run it)."""
 DEFAULT_UTILIZATION = 0.4
 """Share of the table's rate that a model's products reach, where nothing else is known: base on one
 H200 (docs/planner.md)."""
@@ -63,7 +66,7 @@ class Trained:
     zero_stage: int
     offloads: bool
     has_flat_gradients: bool
-    """`pipeline.run.memory.has_flat_gradients`."""
+    """`RunConfig.has_flat_gradients`."""
     update_flops: float = 0.0
     """Operations of the optimizer's own matrix products in a step, in fp32, over all ranks."""
 
@@ -158,7 +161,8 @@ def micro_batch_time(
     matrix = work.matrix_flops / (found.matrix_flops(trained.precision) * rates.utilization)
     traffic = work.traffic_bytes / found.stream_bytes_s
     tensor = work.tp_bytes / found.link_bytes_s + work.tp_calls * found.link_latency_s
-    launching = work.launches * rates.launch_s
+    launches = GRAPH_LAUNCHES if trained.compute.cuda_graphs == "on" else work.launches
+    launching = launches * rates.launch_s
     launching *= SHARDED_GRADIENTS if trained.zero_stage > 1 else 1
     host = max(0.0, launching - matrix - traffic - tensor)
     return StepTime(matrix, traffic, host, tensor)

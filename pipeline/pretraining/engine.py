@@ -7,6 +7,7 @@ from model.parallel.grid import Grid
 from pipeline.checkpoint.manifest import Checkpoint
 from pipeline.data.loader import special_ids
 from pipeline.data.words import read_vocabulary
+from pipeline.engine.cuda_graphs import CudaGraphs
 from pipeline.engine.deepspeed_engine import Engine, resume_engine
 from pipeline.pretraining.model import build_pretraining_model
 from pipeline.pretraining.start import restore_moments, take_start
@@ -20,10 +21,19 @@ def build_engine(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> En
     """The model of the run under DeepSpeed, with its first weights or in the state of `checkpoint`.
 
     Raises UserError if the checkpoint is of a different model or tokenizer, and for an attention
-    backend that cannot be trained on this device.
+    backend or CUDA graphs that this device does not have.
     """
+    check_trainable(plan.config.compute, grid.device)
+    graphs = CudaGraphs(grid.device) if plan.config.compute.cuda_graphs == "on" else None
+    engine = _kernel_by_kernel(plan, grid, checkpoint)
+    if graphs is not None:
+        engine.use_graphs(graphs)
+    return engine
+
+
+def _kernel_by_kernel(plan: RunPlan, grid: Grid, checkpoint: Checkpoint | None) -> Engine:
+    """The engine of `build_engine`, without graphs."""
     config = plan.config
-    check_trainable(config.compute, grid.device)
     model_config, vocabulary = config.model, None
     if checkpoint is not None:
         model_config = model_config.for_loaded_weights()

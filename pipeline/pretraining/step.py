@@ -3,6 +3,7 @@
 A micro-batches of a rank in a step, B rows of each, S tokens in a row, K label slots of a row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from model.task_heads import LossAndCounts
 from model.transfer import to_device
 from pipeline.data.loader import StepBatch
 from pipeline.engine.deepspeed_engine import Engine
+from pipeline.engine.graphed_passes import HostInputs
 from pipeline.engine.step import StepResult, count_labels, take_step
 from pipeline.launch.stop_agreement import StopAgreement
 
@@ -67,6 +69,22 @@ class MaskedMicroBatch:
         keys = to_device(self.sample_keys, device)
         results: dict[str, LossAndCounts] = model(tokens, positions, labels, *more, keys)
         return results
+
+    def host_inputs(self, model: MaskedLanguageModel) -> HostInputs:
+        """See `pipeline.engine.graphed_passes`."""
+        assert self.adversary is None
+        assert self.sample_keys is None
+        tensors = {"tokens": self.tokens, "positions": self.positions, "labels": self.labels}
+        seed = None
+        if self.dropout_key is not None:
+            tensors["dropout"], seed = model.encoder.dropout_seeds(self.dropout_key)
+        return HostInputs(tensors, (self.known, self.is_causal), seed)
+
+    def forward_of(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, LossAndCounts]:
+        """See `pipeline.engine.graphed_passes`."""
+        rows = (inputs[name].long() for name in ("tokens", "positions", "labels"))
+        more = (inputs.get("dropout"), self.known, self.is_causal)
+        return {MLM_HEAD: model(*rows, *more)}
 
 
 def pretraining_step(

@@ -20,6 +20,7 @@ from model.grid_check import compute_errors
 from pipeline.checkpoint.config import CheckpointConfig
 from pipeline.fault_tolerance.loss_spikes import StabilityConfig
 from pipeline.optim.loss_scale import LossScaleConfig
+from pipeline.run.graph_errors import graph_errors
 from pipeline.run.later_phases import complete_phases, phase_errors
 from pipeline.run.phases import LaterPhaseConfig, PhaseConfig, UpdateConfig
 from pipeline.start.config import START_PATHS, PretrainingStart, Scratch
@@ -150,6 +151,15 @@ class RunConfig(UpdateConfig):
         return self.compute
 
     @property
+    def has_flat_gradients(self) -> bool:
+        """Whether the engine reduces the sums of gradients in place, once a step.
+
+        That is `pipeline.engine.flat_gradients`. Elsewhere DeepSpeed copies them into its bucket.
+        """
+        is_stage_1 = self.parallel.zero_stage == 1 and not self.parallel.offload_optimizer
+        return self.precision == "bf16" and is_stage_1
+
+    @property
     def value_bytes(self) -> int:
         """Bytes of a weight or an activation."""
         return 4 if self.precision == "fp32" else 2
@@ -201,6 +211,7 @@ class TrainConfig(RunConfig, PhaseConfig):
     def _can_be_computed(self) -> Self:
         errors = list(compute_errors(self.model, self.compute))
         errors += phase_errors(self.phases, self.compute)
+        errors += self.graph_errors
         if self.precision == "fp16" and any(p.adversarial.type != "none" for p in self.phases):
             errors.append(
                 "precision fp16 does not go with adversarial, whose small gradients are zero in "
@@ -209,6 +220,12 @@ class TrainConfig(RunConfig, PhaseConfig):
         if errors:
             raise ValueError("; ".join(errors))
         return self
+
+    @property
+    def graph_errors(self) -> tuple[str, ...]:
+        """A line for each setting that does not go with `compute.cuda_graphs` on."""
+        flat, tp_size = self.has_flat_gradients, self.parallel.tensor
+        return tuple(graph_errors(self.phases, self.compute, flat, tp_size))
 
     def identity(self) -> dict[str, Any]:
         return {

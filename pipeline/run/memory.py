@@ -128,7 +128,7 @@ def state_memory(
     bucket = min(trained, BUCKET_VALUES)
     copied = value_bytes if value_bytes < 4 else 0
     weights = value_bytes * parameters
-    gradients, buffers = 4.0 * trained, 0.0 if has_flat_gradients(config) else 4.0 * bucket
+    gradients, buffers = 4.0 * trained, 0.0 if config.has_flat_gradients else 4.0 * bucket
     if stage > 1:
         gradients, buffers = 4 * trained / dp_size, (4 + copied) * bucket
     if stage == 3 and dp_size > 1:  # one rank uses its weights as they are
@@ -140,22 +140,11 @@ def state_memory(
     return MemoryEstimate(weights, gradients, optimizer, 0.0, buffers=buffers)
 
 
-def has_flat_gradients(config: RunConfig) -> bool:
-    """Whether the engine reduces the sums of gradients in place, once a step.
-
-    That is `pipeline.engine.flat_gradients`. Elsewhere DeepSpeed copies them into its bucket.
-    """
-    parallel = config.parallel
-    return (
-        config.precision == "bf16" and parallel.zero_stage == 1 and not parallel.offload_optimizer
-    )
-
-
 def values_per_bucket(flat_gradients: bool, dp_size: int) -> float:
     """The least values of a bucket of gradients; infinite where none is reduced before the end of
     the backward pass. Many ranks have larger buckets, so that each is still scattered.
 
-    `flat_gradients`: `has_flat_gradients` of the config.
+    `flat_gradients`: `RunConfig.has_flat_gradients`.
     """
     if dp_size == 1 or not flat_gradients:
         return math.inf
@@ -189,7 +178,7 @@ def zero_stage_advice(
 ) -> str | None:
     """Advice to take the lowest ZeRO stage above that of `config` that needs less than `memory`, by
     the estimates `under` changed configs; None: there is no such stage."""
-    if dp_size == 1:
+    if dp_size == 1 or config.compute.cuda_graphs == "on":  # which needs ZeRO 1
         return None
     highest = 2 if config.compute.compile == "on" else 3
     for stage in range(config.parallel.zero_stage + 1, highest + 1):

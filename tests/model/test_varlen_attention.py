@@ -90,10 +90,14 @@ def test_bounds_are_where_pieces_and_padding_start() -> None:
 def test_known_pieces_are_at_least_those_of_the_rows() -> None:
     config, tokens = ModelConfig(**SIZES, **INSIDE), packed_tokens()
     labels = torch.full((ROWS, 4), -100)
-    assert known_rows(config, tokens.short(), labels) == KnownRows(True, 6)
+    assert known_rows(config, tokens.short(), labels) == KnownRows(True, 8)
     tokens[2, 17], labels[2, 1] = 200, 0  # a masked <s>
-    assert known_rows(config, tokens, labels) == KnownRows(True, 6)
-    assert known_rows(config, packed_tokens(is_padded=False), labels[:1]) == KnownRows(False, 6)
+    assert known_rows(config, tokens, labels) == KnownRows(True, 8)
+    tokens[:, 9:12] = 0
+    assert known_rows(config, tokens, labels) == KnownRows(True, 16)
+    assert known_rows(config, packed_tokens(is_padded=False), labels[:1]) == KnownRows(False, 8)
+    across = ModelConfig(**SIZES)
+    assert known_rows(across, packed_tokens(is_padded=False), labels[:1]) == KnownRows(False)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -197,6 +198,29 @@ def test_a_gradient_of_the_step_before_is_not_used_again() -> None:
     assert not given["bias"][1].any()
     assert all(bool((weight == 2).all()) for weight in given["weight"])
     assert [int(left) for left in given["left"]] == [0] * 4
+
+
+def sums_of_a_micro_batch(config: TrainConfig) -> list[bytes]:
+    """Of gradients with zeros of both signs: written over their sums, and added to them."""
+    engine = engine_of(config, grid_of(config))
+    zero = engine._zero
+    weight = zero.bf16_groups[0][0]
+    factors = torch.tensor([-0.0, 0.0, 1.0, -1.0]).repeat(weight.numel() // 4).view_as(weight)
+    found = []
+    for adds in (False, True):
+        engine.start_step(1e-3)
+        if adds:
+            zero.add_all_gradients()
+        engine.start_micro_batch(is_last=False)
+        engine.backward((weight.float() * factors).sum())
+        found.append(zero.fp32_groups_gradients[0][0].numpy().tobytes())
+    return found
+
+
+def test_gradients_that_are_added_to_their_sums_keep_the_sign_of_zero() -> None:
+    [[first, second]] = run_ranks(sums_of_a_micro_batch, 1, config_of())
+    assert first == second
+    assert set(np.frombuffer(first, np.int32)[:4]) == {-(2**31), 0, 0x3F800000, -0x40800000}
 
 
 def after_a_step_that_is_not_finite(config: TrainConfig) -> tuple[bool, bool, bool]:

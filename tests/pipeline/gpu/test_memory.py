@@ -20,6 +20,7 @@ pytestmark = NEEDS_GPU
         ({}, 2),
         ({}, 3),
         ({"attention_backend": "explicit"}, 1),
+        ({"cuda_graphs": "on"}, 1),
         ({"activation_checkpointing": {"type": "layers"}}, 1),
     ],
     ids=str,

@@ -29,6 +29,7 @@ WINDOW_WITHOUT_DROPOUT = {**WINDOW, "attention_dropout": 0.0}
         ({}, {"precision": "bf16", "parallel": {"zero_stage": 3}}),
         ({}, {"precision": "fp32"}),
         ({}, {"precision": "bf16", "compute": {"compile": "off"}}),
+        ({}, {"precision": "bf16", "compute": {"compile": "on", "cuda_graphs": "on"}}),
         ({}, {"precision": "bf16", "compute": {"attention_backend": "explicit"}}),
         (WINDOW, {"precision": "bf16"}),
         (

@@ -148,3 +148,7 @@ def test_no_layout_is_recommended_that_the_config_refuses() -> None:
     for outcome in search(run, 32):
         if outcome.variant.tp_size > 1 or outcome.variant.zero_stage == 3:
             assert not outcome.fits
+    run = layouts("3.9b", 2, 8, "h100-80gb", "compute.cuda_graphs=on")
+    fitting = [outcome.variant for outcome in search(run, 32) if outcome.fits]
+    assert fitting
+    assert {(variant.tp_size, variant.zero_stage) for variant in fitting} == {(1, 1)}

@@ -49,6 +49,8 @@ def test_the_host_waits_only_where_kernels_are_short() -> None:
     assert step_of("base", 1, 8).host == 0
     small = step_of("base", 1, 8, "batch.micro_rows=4")
     assert small.host > 0.5 * small.total
+    graphs = step_of("base", 1, 8, "batch.micro_rows=4", "compute.cuda_graphs=on")
+    assert graphs == replace(small, host=0.0)
     h200 = Rates(find_accelerator("h200-141gb"))
     many = step_of("base", 128, 8, "batch.micro_rows=8", rates=h200)
     plan = plan_of("base", 1024, "batch.micro_rows=8")

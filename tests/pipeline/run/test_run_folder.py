@@ -21,6 +21,7 @@ COMPUTE_CHANGES: dict[str, tuple[Any, bool]] = {
     "sequence_parallel": (True, False),
     "vocabulary_multiple": (64, False),
     "compile": ("on", False),
+    "cuda_graphs": ("off", True),
     "deterministic": (False, False),
 }
 """By key of `compute`: another value, and whether results stay equal to the bit."""
@@ -35,7 +36,7 @@ def make_old(folder: Path, old_values: dict[str, Any]) -> None:
     path = folder / "run" / RUN_NAME
     stored = json.loads(path.read_bytes())
     compute = {**stored["config"].pop("compute"), **old_values}
-    del compute["compile"]  # is newer
+    del compute["compile"], compute["cuda_graphs"]  # are newer
     stored["config"]["deterministic"] = compute.pop("deterministic")
     stored["config"]["model"].update(compute)
     path.write_text(json.dumps(stored))
