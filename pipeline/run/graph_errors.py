@@ -46,8 +46,9 @@ def _of_phase(phase: PhaseConfig, compute: ComputeConfig) -> Iterator[str]:
         yield f"model.visibility {phase.model.visibility.type}, which is drawn on the host"
     if _seeds_layers_again(phase.model, compute):
         yield (
-            f"compute.activation_checkpointing {compute.activation_checkpointing.type} together with "
-            "model.attention_dropout, whose generator is set back in the backward pass (attention_backend explicit has none)"
+            f"compute.activation_checkpointing {compute.activation_checkpointing.type} together "
+            "with model.attention_dropout, whose generator is set back in the backward pass "
+            "(attention_backend explicit has none)"
         )
 
 

@@ -39,6 +39,10 @@ def config_of(cuda_graphs: Any = "on", **changes: Any) -> TrainConfig:
             "does not go with compute.activation_checkpointing layers",
         ),
         (
+            {"compute": {"activation_checkpointing": {"type": "selective"}}},
+            "does not go with compute.activation_checkpointing selective",
+        ),
+        (
             {"then": [{"total_rows": 32, "adversarial": {"type": "alum"}}]},
             "does not go with then.0.adversarial alum",
         ),
