@@ -21,8 +21,8 @@ from data_prep.dataset.url_files import (
     whole_content,
 )
 
-UPLOAD_PART_BYTES = 1 << 24
-"""Of a file of more than one such part, those that are uploaded independently."""
+UPLOAD_PART_BYTES, _PARTS_AT_ONCE = 1 << 24, 4
+"""The parts in which a large file is uploaded, and how many of them are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ObjectStore:
     def upload(self, name: str, path: Path, hashes: FileHashes) -> None:
         """Writes the local file `path`, which has these hashes, to `name`, and checks it there."""
         file = self._file(name)
-        parts = {"chunksize": UPLOAD_PART_BYTES} if self._takes_parts() else {}
+        parts = self._upload_settings()
 
         def work() -> None:
             if not self._files.async_impl:  # folders are there without being made elsewhere
@@ -137,9 +137,12 @@ class ObjectStore:
                 return
         raise UserError(f"{file.url}: what the store holds is never what was uploaded ({path})")
 
-    def _takes_parts(self) -> bool:
+    def _upload_settings(self) -> dict[str, int]:
+        """What the library of the store takes of the size and the number of parts."""
         put_file = getattr(self._files, "_put_file", None)
-        return put_file is not None and "chunksize" in inspect.signature(put_file).parameters
+        known = inspect.signature(put_file).parameters if put_file is not None else ()
+        wanted = {"chunksize": UPLOAD_PART_BYTES, "max_concurrency": _PARTS_AT_ONCE}
+        return {name: value for name, value in wanted.items() if name in known}
 
     def _file(self, name: str) -> UrlFile:
         place = f"{self.url}/{name}", self._files, f"{self._root}/{name}"
