@@ -164,9 +164,9 @@ class ReadAhead:
         return start, content.result()
 
     def close(self) -> None:
-        """Forgets what was not taken; requests that are under way are waited for."""
+        """Forgets what was not taken, without waiting for the requests that are under way."""
         self._waiting.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fill(self) -> None:
         while len(self._waiting) < BLOCKS_AT_ONCE and (block := next(self._blocks, None)):

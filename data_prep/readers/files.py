@@ -8,8 +8,8 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from configs.load import UserError
@@ -187,10 +187,12 @@ def open_file(file: SourceFile) -> Iterator[BinaryIO]:
 def _open_url(file: SourceFile) -> Iterator[BinaryIO]:
     _check_unchanged(file)
     raw = UrlStream(UrlFile.of(file.path).read, file.num_bytes)
-    with io.BufferedReader(raw, _URL_BUFFER_BYTES) as stream:
-        yield stream
-    if raw.failure is not None:  # whatever the reader made of it
-        raise raw.failure
+    try:
+        with io.BufferedReader(raw, _URL_BUFFER_BYTES) as stream:
+            yield stream
+    finally:
+        if raw.failure is not None:  # whatever the reader made of it
+            raise raw.failure
     _check_unchanged(file)
 
 
@@ -202,6 +204,8 @@ def _reported(file: SourceFile) -> Iterator[None]:
     except UrlMissingError as error:
         raise UserError(_gone(file)) from error
     except UrlError as error:
+        with suppress(UrlError):
+            _check_unchanged(file, retry_delays_s=())  # a file that changed may be shorter
         raise UserError(f"cannot be read: {error}") from error
 
 
@@ -254,9 +258,9 @@ def in_windows(read_at: Callable[[int, int], bytes]) -> Callable[[int, int], byt
     return read
 
 
-def _check_unchanged(file: SourceFile) -> None:
+def _check_unchanged(file: SourceFile, retry_delays_s: Sequence[float] | None = None) -> None:
     if "://" in file.path:
-        info = UrlFile.of(file.path).info()
+        info = replace(UrlFile.of(file.path), retry_delays_s=retry_delays_s).info()
         now = (info["size"], _version_of(info))
     else:
         try:

@@ -87,7 +87,9 @@ class _ParquetFile:
         ]
 
     def expect(self, groups: range, columns: ArrowColumns) -> None:
-        """Says that these columns of the row groups will be read, one group after another."""
+        """Says of a file at a URL that these columns of the row groups will be read in turn."""
+        if "://" not in self._file.path:
+            return
         ranges = []
         for group in groups:
             for column in self._chunks(group, columns):

@@ -1,10 +1,12 @@
 """Sources in an object store, by its real protocol: same documents, few requests, clear errors."""
 
 import bz2
+import csv
 import gzip
 import json
 import random
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from configs.load import UserError
 from data_prep.dataset import url_files
 from data_prep.dataset.url_files import BLOCK_BYTES
 from data_prep.readers.document import BadRecords
-from data_prep.readers.files import list_files, open_file
+from data_prep.readers.files import byte_spans, list_files, open_file
 from tests.data_prep.corpora import random_texts
 from tests.data_prep.readers.compressed_parts import gzip_members
 from tests.data_prep.readers.formats import FORMATS
@@ -81,6 +83,29 @@ def _tar(path: Path) -> None:
             archive.add(member, member.name)
 
 
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.jsonl", json_lines(MB))
+
+
+def _csv(path: Path) -> None:
+    with open(path, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows([["text"], *([f"{text},\n"] for text in random_texts(300, words=1500))])
+
+
+def _wiki(path: Path) -> None:
+    texts = enumerate(random_texts(300, words=1500))
+    pages = (
+        f"<page><title>{n}</title><ns>0</ns><revision><text>{text}</text></revision></page>\n"
+        for n, text in texts
+    )
+    content = f"<mediawiki>\n{''.join(pages)}</mediawiki>\n".encode()
+    streams = (content[at : at + 400_000] for at in range(0, len(content), 400_000))
+    path.write_bytes(b"".join(map(bz2.compress, streams)) if path.suffix == ".bz2" else content)
+
+
 def _lines(compress: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(compress(json_lines(3 * MB)))
 
@@ -94,6 +119,10 @@ LARGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a.warc.gz": ("warc", _warc),
     "a.tar": ("jsonl", _tar),
     "a.tar.gz": ("jsonl", _tar),
+    "a.zip": ("jsonl", _zip),
+    "a.csv": ("csv", _csv),
+    "a.xml": ("mediawiki", _wiki),
+    "a.xml.bz2": ("mediawiki", _wiki),
 }
 
 
@@ -242,6 +271,7 @@ def test_a_server_that_keeps_failing_is_a_clear_error(
         list_files([f"{bucket}/*"], "files")
 
 
+@pytest.mark.usefixtures("short_delays")
 def test_a_file_that_changes_or_disappears_stops_the_job(s3: S3Server, bucket: str) -> None:
     url = put(s3, f"{bucket}/a.jsonl", json_lines(MB))
     (file,) = list_files([url], "files")
@@ -257,6 +287,12 @@ def test_a_file_that_changes_or_disappears_stops_the_job(s3: S3Server, bucket: s
     documents = reader.read(span, BadRecords("stop"))
     assert next(documents)
     put(s3, url, b"short")
+    with pytest.raises(UserError, match="changed since the plan"):
+        list(documents)
+    (file,) = list_files([put(s3, url, json_lines(8 * MB))], "files")
+    documents = reader.read(byte_spans(file, WHOLE_BYTES)[0], BadRecords("skip"))
+    assert next(documents)
+    put(s3, url, b"short")  # so that ranges of it are refused
     with pytest.raises(UserError, match="changed since the plan"):
         list(documents)
     (file,) = list_files([url], "files")
