@@ -117,7 +117,8 @@ def compare_with_one_rank(config: TrainConfig, vocab_size: int, num_steps: int) 
 def _run(
     config: TrainConfig, tp_size: int, zero_stage: int, vocab_size: int, num_steps: int
 ) -> list[Trajectory]:
-    parallel = config.parallel.model_copy(update={"tensor": tp_size, "zero_stage": zero_stage})
+    layout = {"tensor": tp_size, "zero_stage": zero_stage, "zero_gather_ranks": None}
+    parallel = config.parallel.model_copy(update=layout)
     changes = {
         "parallel": parallel,
         "precision": "fp32",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from model.parallel.grid import Grid
+
 if TYPE_CHECKING:
     from pipeline.engine.flat_gradients import FlatGradientOptimizer
 
@@ -107,6 +109,34 @@ def as_flat_gradients(optimizer: Any) -> "FlatGradientOptimizer | None":
     from pipeline.engine.flat_gradients import FlatGradientOptimizer
 
     return optimizer if isinstance(optimizer, FlatGradientOptimizer) else None
+
+
+@contextlib.contextmanager
+def gathering_ranks(grid: Grid, size: int | None) -> Iterator[None]:
+    """Has `deepspeed.initialize` keep copies of weights in groups of `size` data-parallel ranks.
+
+    Reason: DeepSpeed takes consecutive ranks of the launch, also where those are tensor-parallel
+    peers with other weights; and its second engine in a process finds the group of the first.
+    Upstream: `_create_zero_param_parallel_group` in utils/groups.py.
+    Remove when: it asks the `mpu` for the data-parallel ranks.
+    """
+    if size is None:
+        yield
+        return
+    from deepspeed.utils import groups
+
+    mine = None
+    for tp_rank in range(grid.tp_size):
+        for first in range(0, grid.dp_size, size):
+            ranks = [dp * grid.tp_size + tp_rank for dp in range(first, first + size)]
+            group = torch.distributed.new_group(ranks)  # all ranks make every group
+            if tp_rank == grid.tp_rank and first <= grid.dp_rank < first + size:
+                mine = group
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = mine
+    try:
+        yield
+    finally:
+        groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
 
 
 def hide_old_names_of_collectives() -> None:

@@ -64,6 +64,7 @@ def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) 
         "zero_optimization": {
             "stage": config.parallel.zero_stage,
             "reduce_bucket_size": min(num_values, BUCKET_VALUES),
+            "zero_hpz_partition_size": config.parallel.zero_gather_ranks or 1,
             **offload,
         },
         "zero_allow_untested_optimizer": True,
@@ -303,7 +304,11 @@ def _initialize(
     bucket_values = values_per_bucket(config.has_flat_gradients, grid.dp_size)
     split_into_buckets(optimizer, parameters, bucket_values)
     deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
-    with deepspeed_compat.without_start_messages(), deepspeed_compat.flat_gradients():
+    with (
+        deepspeed_compat.without_start_messages(),
+        deepspeed_compat.flat_gradients(),
+        deepspeed_compat.gathering_ranks(grid, config.parallel.zero_gather_ranks),
+    ):
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

@@ -182,7 +182,7 @@ def plan_finetuning(
     not fit, and data files with bad lines, all of which are named.
     """
     tp_size = config.parallel.tensor
-    dp_size = data_parallel_size(tp_size, world_size)
+    dp_size = data_parallel_size(config.parallel, world_size)
     start = start_of_run(config, check_moved=is_first)
     model = config.model.of(start.model)
     check_grid(model, config.compute, tp_size)

@@ -21,7 +21,7 @@ from pipeline.finetuning.memory import (
 )
 from pipeline.finetuning.padding import width_of
 from pipeline.finetuning.plan import FinetunePlan
-from pipeline.planning.layouts import recomputation
+from pipeline.planning.layouts import parallel_of, parallel_overrides, recomputation
 from pipeline.planning.pretraining import count_tensors, update_flops
 from pipeline.planning.search import Outcome, Variant
 from pipeline.planning.step_time import (
@@ -120,6 +120,7 @@ def finetuned_of(plan: FinetunePlan) -> Trained:
         num_tensors=round(count_tensors(plan.model) * share) + 2 * len(config.tasks),
         optimizer=config.optimizer,
         zero_stage=config.parallel.zero_stage,
+        gather_ranks=config.parallel.zero_gather_ranks,
         offloads=config.parallel.offload_optimizer,
         has_flat_gradients=config.has_flat_gradients,
         update_flops=in_trained * update_flops(config.optimizer, [plan.model]),
@@ -192,8 +193,7 @@ class FinetuneLayouts:
     def under(self, variant: Variant) -> "_Prepared":
         """The run under `variant`; raises ConfigError where the model does not split."""
         config = self.plan.config
-        changes = {"tensor": variant.tp_size, "zero_stage": variant.zero_stage}
-        parallel = config.parallel.model_copy(update=changes)
+        parallel = parallel_of(variant, config.parallel)
         again = recomputation(config.compute.activation_checkpointing, variant.recomputed)
         compute = config.compute.model_copy(update={"activation_checkpointing": again})
         check_grid(self.plan.model, compute, variant.tp_size)
@@ -228,15 +228,12 @@ def finetuning_overrides(outcome: Outcome, config: FinetuneConfig) -> dict[str, 
     """The config keys that give the run a layout; without those that have the value already."""
     variant, given = outcome.variant, config.compute.activation_checkpointing
     again = recomputation(given, variant.recomputed)
-    wanted: dict[str, tuple[object, object]] = {
-        "parallel.tensor": (variant.tp_size, config.parallel.tensor),
-        "parallel.zero_stage": (variant.zero_stage, config.parallel.zero_stage),
-        "compute.activation_checkpointing": (again.model_dump(mode="json"), None),
-        "micro_rows": (outcome.stages[0].micro_rows, config.micro_rows),
-    }
-    if again == given:
-        del wanted["compute.activation_checkpointing"]
-    return {key: new for key, (new, old) in wanted.items() if new != old}
+    result = parallel_overrides(variant, config.parallel)
+    if again != given:
+        result["compute.activation_checkpointing"] = again.model_dump(mode="json")
+    if outcome.stages[0].micro_rows != config.micro_rows:
+        result["micro_rows"] = outcome.stages[0].micro_rows
+    return result
 
 
 def _with_rows(plan: FinetunePlan, micro_rows: int) -> FinetunePlan:

@@ -102,6 +102,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     result: dict[str, Any] = {
         "tensor": variant.tp_size,
         "zero_stage": variant.zero_stage,
+        "zero_gather_ranks": variant.gather_ranks,
         "activation_checkpointing": variant.recomputed,
         "refusal": outcome.refusal or None,
     }

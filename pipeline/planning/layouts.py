@@ -13,10 +13,13 @@ from model.compute import (
 from pipeline.planning.pretraining import phase_time, trained_of
 from pipeline.planning.search import Outcome, Recomputed, Variant, micro_batches_of
 from pipeline.planning.step_time import Rank, Rates, StepTime, Trained
-from pipeline.run.config import ZERO_3_COMPILED
+from pipeline.run.config import ZERO_3_COMPILED, ParallelConfig
 from pipeline.run.memory import MemoryEstimate, estimate_memory
 from pipeline.run.phase_checks import check_models
 from pipeline.run.plan import PhasePlan, RunPlan
+
+PARALLEL_KEYS = ("tensor", "zero_stage", "zero_gather_ranks")
+"""Keys of `parallel` that a variant decides."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class PretrainingLayouts:
         """The run under `variant`; raises ConfigError where a model does not split over the
         tensor-parallel ranks."""
         config, dp_size = self.plan.config, self.world_size // variant.tp_size
-        changes = {"tensor": variant.tp_size, "zero_stage": variant.zero_stage}
-        parallel = config.parallel.model_copy(update=changes)
+        parallel = parallel_of(variant, config.parallel)
         again = recomputation(config.compute.activation_checkpointing, variant.recomputed)
         compute = config.compute.model_copy(update={"activation_checkpointing": again})
         config = config.model_copy(update={"parallel": parallel, "compute": compute})
@@ -90,6 +92,22 @@ class _Prepared:
         return phase_time(phase, self.trained, self.rank, self.rates).whole
 
 
+def parallel_of(variant: Variant, given: ParallelConfig) -> ParallelConfig:
+    """`given` under a variant."""
+    values = (variant.tp_size, variant.zero_stage, variant.gather_ranks)
+    return given.model_copy(update=dict(zip(PARALLEL_KEYS, values, strict=True)))
+
+
+def parallel_overrides(variant: Variant, given: ParallelConfig) -> dict[str, object]:
+    """The keys that make `given` that of a variant; without those that have the value already."""
+    wanted = parallel_of(variant, given)
+    return {
+        f"parallel.{key}": getattr(wanted, key)
+        for key in PARALLEL_KEYS
+        if getattr(wanted, key) != getattr(given, key)
+    }
+
+
 def recomputation(
     given: ActivationCheckpointing, recomputed: Recomputed
 ) -> ActivationCheckpointing:
@@ -109,11 +127,7 @@ def overrides_of(outcome: Outcome, plan: RunPlan) -> dict[str, object]:
     variant, config = outcome.variant, plan.config
     given = config.compute.activation_checkpointing
     again = recomputation(given, variant.recomputed)
-    result: dict[str, object] = {}
-    if variant.tp_size != config.parallel.tensor:
-        result["parallel.tensor"] = variant.tp_size
-    if variant.zero_stage != config.parallel.zero_stage:
-        result["parallel.zero_stage"] = variant.zero_stage
+    result = parallel_overrides(variant, config.parallel)
     if again != given:
         result["compute.activation_checkpointing"] = again.model_dump(mode="json")
     rows = [stage.micro_rows for stage in outcome.stages]

@@ -111,7 +111,8 @@ def _layouts(comparison: Comparison) -> str:
 def _short(outcome: Outcome) -> str:
     variant = outcome.variant
     again = {"none": "", "selective": ", selective", "layers": ", again"}[variant.recomputed]
-    return f"TP {variant.tp_size}, ZeRO {variant.zero_stage}{again}"
+    copies = ", copies" if variant.gather_ranks else ""
+    return f"TP {variant.tp_size}, ZeRO {variant.zero_stage}{copies}{again}"
 
 
 def _reason(outcome: Outcome, fitting: list[Outcome]) -> tuple[str, str, str, str]:

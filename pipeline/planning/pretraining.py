@@ -42,6 +42,7 @@ def trained_of(plan: RunPlan) -> Trained:
         num_tensors=sum(map(count_tensors, networks)),
         optimizer=config.optimizer,
         zero_stage=config.parallel.zero_stage,
+        gather_ranks=config.parallel.zero_gather_ranks,
         offloads=config.parallel.offload_optimizer,
         has_flat_gradients=config.has_flat_gradients,
         update_flops=update_flops(config.optimizer, networks),

@@ -30,6 +30,8 @@ class Variant:
     zero_stage: int
     recomputed: Recomputed = "none"
     """The type of `compute.activation_checkpointing`."""
+    gather_ranks: int | None = None
+    """`parallel.zero_gather_ranks`: all of a node, or none."""
 
     def words(self) -> str:
         """As one line of text."""
@@ -38,7 +40,8 @@ class Variant:
             "selective": ", selective recomputation",
             "layers": ", layers computed again",
         }[self.recomputed]
-        return f"tensor parallel {self.tp_size}, ZeRO {self.zero_stage}{again}"
+        copies = ", a copy of the weights in every node" if self.gather_ranks else ""
+        return f"tensor parallel {self.tp_size}, ZeRO {self.zero_stage}{copies}{again}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ def variants(run: Searched) -> Iterator[Variant]:
         for recomputed in RECOMPUTED:
             for zero_stage in (1, 2, 3) if run.world_size > tp_size else (1,):
                 yield Variant(tp_size, zero_stage, recomputed)
+            if tp_size < run.gpus_per_node < run.world_size:
+                yield Variant(tp_size, 3, recomputed, run.gpus_per_node // tp_size)
 
 
 def search(run: Searched, memory_gb: float) -> list[Outcome]:
@@ -142,6 +147,7 @@ def fastest(outcomes: Sequence[Outcome]) -> Outcome | None:
             found.variant.tp_size,
             RECOMPUTED.index(found.variant.recomputed),
             found.variant.zero_stage,
+            found.variant.gather_ranks is not None,
         ),
     )
 

@@ -64,6 +64,8 @@ class Trained:
     num_tensors: int
     optimizer: OptimizerConfig
     zero_stage: int
+    gather_ranks: int | None
+    """`parallel.zero_gather_ranks`."""
     offloads: bool
     has_flat_gradients: bool
     """`RunConfig.has_flat_gradients`."""
@@ -177,7 +179,7 @@ def update_time(
     `last`: the last micro-batch, whose backward pass hides reductions, though not beside messages
     of tensor-parallel ranks; nothing is hidden by an empty one.
     """
-    again = trained.compute.activation_checkpointing.type != "none"
+    again = trained.compute.activation_checkpointing.type == "layers"
     backward_s = (3 / 4 if again else 2 / 3) * (last.matrix + last.traffic + last.host)
     return StepTime(
         data=_data_parallel_s(
@@ -198,12 +200,35 @@ def data_parallel_bytes(trained: Trained, accumulation: int, tp_size: int, dp_si
     ring = (dp_size - 1) / dp_size
     weights = values * trained.value_bytes
     if trained.zero_stage == 3:
-        again = trained.compute.activation_checkpointing.type != "none"
-        return ring * accumulation * (4 * values + (3 if again else 2) * weights)
+        near, everywhere = gathered_bytes(trained, accumulation, tp_size, dp_size)
+        return ring * accumulation * 4 * values + near + everywhere
     if trained.has_flat_gradients:
         return ring * (sum(_reduced_bytes(trained, tp_size, dp_size)) + weights)
     times = accumulation if trained.zero_stage == 2 else 1
     return ring * (2 * 4 * values * times + weights)
+
+
+def gathered_bytes(
+    trained: Trained, accumulation: int, tp_size: int, dp_size: int
+) -> tuple[float, float]:
+    """The bytes of weights that a rank sends in a step at ZeRO 3, (to the ranks that keep a copy
+    together with it, to all).
+
+    With such a copy only the first gathering after an update is over all ranks.
+    """
+    weights = trained.parameters / tp_size * trained.value_bytes
+    ring = (dp_size - 1) / dp_size
+    passes = _passes(trained, accumulation)
+    if trained.gather_ranks is None:
+        return 0.0, ring * passes * weights
+    near = (trained.gather_ranks - 1) / trained.gather_ranks
+    return near * (passes - 1) * weights, ring * weights
+
+
+def _passes(trained: Trained, accumulation: int) -> int:
+    """Those of a step, each of which gathers the weights at ZeRO 3."""
+    again = trained.compute.activation_checkpointing.type != "none"
+    return accumulation * (3 if again else 2)
 
 
 def _bucket_values(trained: Trained, tp_size: int, dp_size: int) -> list[float]:
@@ -239,6 +264,8 @@ class _Network(NamedTuple):
 
     bytes_s: float
     """Of a rank."""
+    link_bytes_s: float
+    """The same inside a node."""
     ring_s: float
     """Latency of a ring."""
     tree_s: float
@@ -252,7 +279,7 @@ def _network(rank: Rank, found: Accelerator) -> _Network:
     hops = rank.num_nodes if rank.num_nodes > 1 else 0
     ring = COLLECTIVE_S + hops * NETWORK_HOP_S + (rank.dp_size - hops) * LINK_HOP_S
     tree = found.link_latency_s + 2 * math.log2(rank.num_nodes) * NETWORK_HOP_S
-    return _Network(rate, ring, tree)
+    return _Network(rate, found.link_bytes_s, ring, tree)
 
 
 def _data_parallel_s(
@@ -277,11 +304,21 @@ def _data_parallel_s(
         return sent_s + waiting - min(early_s, backward_s)
     buckets = math.ceil(trained.parameters / rank.tp_size / BUCKET_VALUES)
     if trained.zero_stage == 3:
-        waiting = accumulation * (buckets + trained.num_tensors) * network.ring_s
-    else:
-        times = accumulation if trained.zero_stage == 2 else 1
-        waiting = buckets * (times * network.tree_s + network.ring_s)
-    return sent_s + waiting
+        calls = accumulation * (buckets + trained.num_tensors)
+        return sent_s + calls * network.ring_s - _saved_near_s(trained, accumulation, rank, network)
+    times = accumulation if trained.zero_stage == 2 else 1
+    return sent_s + buckets * (times * network.tree_s + network.ring_s)
+
+
+def _saved_near_s(trained: Trained, accumulation: int, rank: Rank, network: _Network) -> float:
+    """What copies of the weights inside nodes save of a step at ZeRO 3."""
+    if trained.gather_ranks is None or trained.gather_ranks * rank.tp_size > rank.gpus_per_node:
+        return 0.0
+    near, _ = gathered_bytes(trained, accumulation, rank.tp_size, rank.dp_size)
+    near_calls = accumulation * trained.num_tensors * (1 - 1 / _passes(trained, accumulation))
+    near_ring_s = COLLECTIVE_S + trained.gather_ranks * LINK_HOP_S
+    saved_s = near * (1 / network.bytes_s - 1 / network.link_bytes_s)
+    return saved_s + near_calls * (network.ring_s - near_ring_s)
 
 
 def _optimizer_s(trained: Trained, rank: Rank, rates: Rates) -> float:

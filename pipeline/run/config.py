@@ -46,8 +46,22 @@ class ParallelConfig(Config):
     """What is sharded over data-parallel ranks: 1 optimizer state, 2 gradients too, 3 weights
     too."""
 
+    zero_gather_ranks: Annotated[int, Field(ge=2)] | None = None
+    """ZeRO 3: neighbouring data-parallel ranks, those of a node, that keep a copy of the weights
+    together: only the first gathering after a step is over all ranks (hpZ of ZeRO++, Wang et al.
+    2023). Has to divide the data-parallel ranks; None: there is no copy, all gather from all."""
+
     offload_optimizer: Annotated[bool, BreaksBitEquality()] = False
     """True keeps master weights and moments in host memory and steps there."""
+
+    @model_validator(mode="after")
+    def _gathers_weights(self) -> Self:
+        if self.zero_gather_ranks is not None and self.zero_stage != 3:
+            raise ValueError(
+                f"zero_gather_ranks {self.zero_gather_ranks} needs zero_stage 3 (now "
+                f"{self.zero_stage}), under which weights are gathered"
+            )
+        return self
 
 
 class EvaluationConfig(ValidationConfig):

@@ -133,6 +133,8 @@ def state_memory(
         gradients, buffers = 4 * trained / dp_size, (4 + copied) * bucket
     if stage == 3 and dp_size > 1:  # one rank uses its weights as they are
         weights /= dp_size
+        if config.parallel.zero_gather_ranks is not None:
+            weights += value_bytes * parameters / config.parallel.zero_gather_ranks
         buffers += value_bytes * min(parameters, LIVE_VALUES)
     optimizer = config.optimizer.state_bytes(trained, in_matrices) / dp_size
     if config.parallel.offload_optimizer and not on_cpu:

@@ -22,7 +22,7 @@ from pipeline.data.position import PhaseSteps
 from pipeline.data.shard_cache import open_data_set
 from pipeline.data.words import check_words
 from pipeline.run.assumed_rows import AssumedRows
-from pipeline.run.config import TrainConfig
+from pipeline.run.config import ParallelConfig, TrainConfig
 from pipeline.run.later_phases import changes_in_words, in_words, named_by_phase
 from pipeline.run.origin import describe_origin
 from pipeline.run.phase_checks import check_batch, check_models, check_rows
@@ -186,7 +186,7 @@ def plan_run(config: TrainConfig, world_size: int, assumed: AssumedRows | None =
     there or does not fit.
     """
     tp_size = config.parallel.tensor
-    dp_size = data_parallel_size(tp_size, world_size)
+    dp_size = data_parallel_size(config.parallel, world_size)
     check_models(config, tp_size)
     phases: list[PhasePlan] = []
     for number, phase in enumerate(config.phases):
@@ -247,14 +247,22 @@ def _check_heldout_rows(config: TrainConfig, phases: Sequence[PhasePlan]) -> Non
                 )
 
 
-def data_parallel_size(tp_size: int, world_size: int) -> int:
+def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:
     """The number of data-parallel ranks of a launch of `world_size` ranks.
 
-    Raises ConfigError if `tp_size`, ``parallel.tensor`` in the config, does not divide the ranks.
+    Raises ConfigError if the sizes in `parallel` do not divide the ranks.
     """
+    tp_size, gather_ranks = parallel.tensor, parallel.zero_gather_ranks
     if world_size % tp_size:
         raise ConfigError(
             f"parallel.tensor {tp_size} does not divide the {world_size} ranks of this launch; "
             f"start a multiple of {tp_size} ranks or change parallel.tensor"
         )
-    return world_size // tp_size
+    dp_size = world_size // tp_size
+    if gather_ranks is not None and dp_size % gather_ranks:
+        allowed = [str(size) for size in range(2, dp_size) if dp_size % size == 0]
+        raise ConfigError(
+            f"parallel.zero_gather_ranks {gather_ranks} does not divide {dp_size} data-parallel "
+            f"ranks: leave it out, or set it to {' or '.join(allowed) or dp_size}"
+        )
+    return dp_size

@@ -15,13 +15,15 @@ from typing import Any
 import deepspeed
 import pytest
 import torch
+import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator, set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
 from torch import nn
 
+from model.parallel.grid import make_grid
 from pipeline.engine import deepspeed_compat
-from tests.gloo import in_one_rank
+from tests.gloo import in_one_rank, run_ranks
 
 CPU = torch.device("cpu")
 
@@ -54,6 +56,32 @@ def take_step(engine: Any) -> None:
     inputs = torch.ones((1, engine.module.in_features), dtype=weight.dtype)
     engine.backward(engine(inputs).float().sum())
     engine.step()
+
+
+def ranks_with_copies() -> tuple[list[int], list[int]]:
+    """The ranks that keep a copy of weights with this one: by DeepSpeed, and with the patch."""
+    from deepspeed.utils import groups
+
+    deepspeed_compat.skip_shared_memory_extension()
+    deepspeed.init_distributed("gloo", dist_init_required=False)
+    grid = make_grid(2)
+    groups._create_zero_param_parallel_group(2)
+    own = dist.get_process_group_ranks(groups._get_zero_param_intra_parallel_group())
+    with pytest.raises(AssertionError, match="already initialized"):  # a second engine
+        groups._create_zero_param_parallel_group(2)
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+    for _ in range(2):
+        with deepspeed_compat.gathering_ranks(grid, 2):
+            mine = dist.get_process_group_ranks(groups._get_zero_param_intra_parallel_group())
+    assert groups._get_zero_param_intra_parallel_group() is None
+    return own, mine
+
+
+def test_copies_of_weights_are_kept_with_tensor_parallel_peers() -> None:
+    """Which hold other weights: data-parallel ranks are every second one here."""
+    found = run_ranks(ranks_with_copies, 4)
+    assert [own for own, _ in found] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert [mine for _, mine in found] == [[0, 2], [1, 3], [0, 2], [1, 3]]
 
 
 @in_one_rank
@@ -149,7 +177,7 @@ def test_every_patch_has_a_test() -> None:
         for name, function in vars(deepspeed_compat).items()
         if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
     ]
-    assert len(patches) == 6
+    assert len(patches) == 7
     for name in patches:
         documentation = getattr(deepspeed_compat, name).__doc__
         assert "Upstream:" in documentation

@@ -38,10 +38,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(rows: Path, micro_rows: int = 2, **changes: Any) -> TrainConfig:
+def config_of(rows: Path, micro_rows: int = 2, ranks: int = 2, **changes: Any) -> TrainConfig:
+    """Two steps, each of two micro-batches on `ranks` ranks."""
     model = {**MODEL, **changes.pop("model", {})}
-    batch = {"global_rows": 4 * micro_rows, "micro_rows": micro_rows}
-    kept: dict[str, Any] = {"total_rows": 8 * micro_rows, "schedule": {"type": "constant"}}
+    step_rows = 2 * ranks * micro_rows
+    batch = {"global_rows": step_rows, "micro_rows": micro_rows}
+    kept: dict[str, Any] = {"total_rows": 2 * step_rows, "schedule": {"type": "constant"}}
     return make_config(rows, rows / "run", model=model, batch=batch, **kept, **changes)
 
 
@@ -97,6 +99,17 @@ def test_zero_3_holds_its_bucket_too(rows: Path) -> None:
     planned = estimate_memory(plan_run(config, 2))
     weights = planned.weights * 2
     bucket = planned.buffers - weights - weights  # less the gathered weights, and the copies
+    assert planned.state + bucket == pytest.approx(found.state, rel=0.05)
+
+
+def test_zero_3_holds_a_copy_of_the_weights_with_its_neighbours(rows: Path) -> None:
+    parallel = {"zero_stage": 3, "zero_gather_ranks": 2}
+    config = config_of(rows, ranks=4, precision="bf16", parallel=parallel)
+    found = run_ranks(train, 4, config)[0]
+    planned = estimate_memory(plan_run(config, 4))
+    whole = 2 * count_trained(config, VOCAB)
+    assert planned.weights == pytest.approx(whole / 4 + whole / 2, rel=0.01)
+    bucket = planned.buffers - whole - whole
     assert planned.state + bucket == pytest.approx(found.state, rel=0.05)
 
 

@@ -1,6 +1,6 @@
 """What the planner counts against the operators of the network itself and the published counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,17 @@ from model.heads import MaskedLanguageModel
 from model.parallel.grid import make_grid, single_rank_grid
 from model.parameters import parameter_specs
 from model.row_context import KnownRows
+from pipeline.planning.accelerators import find_accelerator
 from pipeline.planning.pretraining import count_tensors, passes_of, trained_of
-from pipeline.planning.step_time import data_parallel_bytes, micro_batch_work
+from pipeline.planning.step_time import (
+    Rank,
+    Rates,
+    StepTime,
+    data_parallel_bytes,
+    gathered_bytes,
+    micro_batch_work,
+    update_time,
+)
 from pipeline.planning.work import NetworkPass, layer_units, work_of
 from pipeline.pretraining.engine import build_engine
 from pipeline.run.assumed_rows import AssumedRows
@@ -228,6 +237,28 @@ def _check_data_parallel(config: TrainConfig) -> None:
     gathered = sum(counted.messages[f"{kind} torch.bfloat16"] for kind in gathers)
     planned = data_parallel_bytes(trained_of(plan), 4, 1, dist.get_world_size())
     assert planned == pytest.approx((2 * reduced + scattered + gathered) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("recomputed", ["none", "selective"])
+def test_copies_in_nodes_leave_one_gathering_a_step_to_all(recomputed: str) -> None:
+    """`tests/pipeline/engine/test_gathering_ranks.py` counts it in a run."""
+    again = f"compute.activation_checkpointing.type={recomputed}"
+    overrides = ("parallel.zero_stage=3", "parallel.zero_gather_ranks=8", again)
+    plan = plan_run(_shipped("3.9b", *overrides), 64, AssumedRows(50_265))
+    near = trained_of(plan)
+    passes = 4 * (2 if recomputed == "none" else 3)
+    _, all_gathered = gathered_bytes(replace(near, gather_ranks=None), 4, 1, 64)
+    of_neighbours, of_all = gathered_bytes(near, 4, 1, 64)
+    assert of_all * passes == pytest.approx(all_gathered)
+    assert of_neighbours / all_gathered == pytest.approx(
+        (passes - 1) / passes * (7 / 8) / (63 / 64)
+    )
+    rates = Rates(find_accelerator("h100-80gb"))
+    in_nodes, over_nodes = (
+        update_time(one, 4, Rank(1, 64, 8, 8), rates, StepTime()).data
+        for one in (near, replace(near, gather_ranks=None))
+    )
+    assert in_nodes < over_nodes
 
 
 def _shipped(name: str, *overrides: str) -> TrainConfig:
