@@ -141,6 +141,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "positions": {"type": "rotary"},
         "compute": {"activation_checkpointing": {"type": "selective"}},
     },
+    "selective-frozen": {
+        "frozen": {"type": "lower", "num_layers": 1},
+        "compute": {"activation_checkpointing": {"type": "selective"}},
+    },
     "frozen-lower": {"frozen": {"type": "lower", "num_layers": 1}},
     "last-trained": {"frozen": {"type": "all_but_last", "num_layers": 1}},
     "no-biases": {
@@ -211,7 +215,7 @@ def test_every_option_is_equal_at_two_ranks(option: str) -> None:
     "option",
     [
         *("pre-norm", "two-segments", "shared-layers", "checkpointing", "frozen-lower"),
-        *("selective", "selective-pre"),
+        *("selective", "selective-pre", "selective-frozen"),
         *("modernbert", "albert", "query-key-norm", "untied-decoder", "eurobert"),
     ],
 )

@@ -22,6 +22,7 @@ pytestmark = NEEDS_GPU
         ({"attention_backend": "explicit"}, 1),
         ({"cuda_graphs": "on"}, 1),
         ({"activation_checkpointing": {"type": "layers"}}, 1),
+        ({"activation_checkpointing": {"type": "selective"}}, 1),
     ],
     ids=str,
 )

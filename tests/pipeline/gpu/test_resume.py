@@ -41,6 +41,17 @@ WINDOW_WITHOUT_DROPOUT = {**WINDOW, "attention_dropout": 0.0}
             {"precision": "bf16", "compute": {"attention_backend": "varlen"}},
         ),
         ({}, {"precision": "bf16", "compute": {"activation_checkpointing": {"type": "layers"}}}),
+        ({}, {"precision": "bf16", "compute": {"activation_checkpointing": {"type": "selective"}}}),
+        (
+            WINDOW_WITHOUT_DROPOUT,
+            {
+                "precision": "bf16",
+                "compute": {
+                    "attention_backend": "flex",
+                    "activation_checkpointing": {"type": "selective"},
+                },
+            },
+        ),
         ({}, {"precision": "bf16", "optimizer": {"type": "lamb", "lr": 1e-2}}),
         ({}, {"precision": "fp16", "loss_scale": {"initial": 2.0**24, "window_steps": 4}}),
         (
