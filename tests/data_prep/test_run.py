@@ -234,6 +234,6 @@ def test_a_dry_run_prints_sizes_and_stages_and_does_nothing(made: Path, tmp_path
     (tmp_path / "raw").symlink_to(made / "raw")
     plan = describe(config_of(tmp_path))
     assert "forum           jsonl" in plan
-    assert plan.count("not started") == 14
-    assert describe(config_of(made)).count("  done") == 14
+    assert plan.count("not started") == 15
+    assert describe(config_of(made)).count("  done") == 15
     assert not (tmp_path / "work").exists()
