@@ -39,7 +39,7 @@ def write_exclusion_table(
 
     Returns its length, the combinations of sets, to which its values point, and the names of its
     files. The `files` are in the folder `source`; each is read once. About `limits.table_ngrams` of
-    their `num_hashes` are sorted together, at 70 bytes each; all others are in temporary files.
+    their `num_hashes` are sorted together, at 80 bytes each; all others are in temporary files.
     """
     num_ranges = -(-num_hashes // limits.table_ngrams) or 1
     combinations = _Combinations(max((file.set_number for file in files), default=-1) + 1)

@@ -22,7 +22,7 @@ class DedupLimits:
     """Files that these are merged to, at most, however many there are."""
     join_ids: int = 20_000_000
     """Document ids of a part that looks for repeated ones."""
-    table_ngrams: int = 16_000_000
+    table_ngrams: int = 4_000_000
     """Hashes of evaluation n-grams that are sorted together."""
     pairs: int = 1 << 20
     """Pairs of documents that are joined to clusters together."""
