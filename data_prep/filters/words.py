@@ -43,13 +43,19 @@ def symbols_per_word(batch: TextBatch, most: float) -> F64:
 
 
 def different_stop_words(batch: TextBatch, stop_words: Sequence[str], texts: Flags) -> I64:
-    """How many of the `stop_words` each of the chosen `texts` ([D]) has; 0 for the rest: [D]."""
-    words = normalise(list(stop_words))
+    """How many of the `stop_words` each of the chosen `texts` ([D]) has; 0 for the rest: [D].
+
+    Words that differ only in their normal form, or single tokens only in case, count as one.
+    """
+    words = list(dict.fromkeys(normalise(list(stop_words))))
     tokens = TextBatch(words)
     found = np.zeros((len(batch.texts), len(words)), dtype=bool)
     single = np.flatnonzero(tokens.token_counts == 1)
     if len(single):
-        hashes = tokens.token_hashes[tokens.first_tokens[single]]
+        hashes, different = np.unique(
+            tokens.token_hashes[tokens.first_tokens[single]], return_index=True
+        )
+        single = single[different]
         chosen, places = _hashes_in(batch.token_hashes, batch.tokens_of(texts), hashes)
         found[batch.token_text[chosen], single[places]] = True
     for column in np.flatnonzero(tokens.token_counts != 1).tolist():  # of several characters
@@ -62,20 +68,21 @@ _PREFIX_BITS = np.uint64(12)
 
 
 def _hashes_in(hashes: U64, tokens: I64, wanted: U64) -> tuple[I64, I64]:
-    """(token, place in `wanted`) of those of the `tokens` whose hash is one of a few `wanted`."""
-    order = np.argsort(wanted)
-    ascending = wanted[order]
-    prefixes = _prefix(ascending)
-    first_with = np.full(1 << int(_PREFIX_BITS), -1, dtype=np.int16)
+    """(token, place in `wanted`) of those of the `tokens` whose hash is one of a few `wanted`.
+
+    These are ascending and different.
+    """
+    prefixes = _prefix(wanted)
+    first_with = np.full(1 << int(_PREFIX_BITS), -1)
     first_with[prefixes[::-1]] = np.arange(len(wanted))[::-1]
     place = first_with[_prefix(hashes if len(tokens) == len(hashes) else hashes[tokens])]
     likely = np.flatnonzero(place >= 0)
     tokens, place = tokens[likely], place[likely]
     found, places = [], []
     for _ in range(int(np.unique(prefixes, return_counts=True)[1].max())):
-        same = ascending[place] == hashes[tokens]
+        same = wanted[place] == hashes[tokens]
         found.append(tokens[same])
-        places.append(order[place[same]])
+        places.append(place[same])
         place = np.minimum(place + 1, len(wanted) - 1)
     return np.concatenate(found), np.concatenate(places)
 

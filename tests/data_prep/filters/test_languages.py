@@ -1,5 +1,6 @@
 """The filters' limits are those of the language of each text."""
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -7,6 +8,7 @@ from data_prep.filters.language import LanguageConfig
 from data_prep.filters.languages import known_languages
 from data_prep.filters.quality import FiltersConfig, drop_reasons
 from data_prep.filters.verdicts import KEPT
+from data_prep.filters.words import different_stop_words
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 from tests.data_prep.filters.test_filters import ENGLISH
@@ -69,6 +71,25 @@ def test_different_stop_words_are_counted() -> None:
     limits = FiltersConfig(repetition=None, document_language="en")
     found = drop_reasons(TextBatch(normalise([text, text + "of"])), limits)
     assert found.tolist() == ["too few stop words", KEPT]
+
+
+def test_a_stop_word_that_is_given_twice_counts_once() -> None:
+    texts = normalise(["lorem the ipsum", "lorem the of", "日本 の"])
+    for words in (("the", "The", "of", "THE "), ("of", "the", "of")):
+        found = different_stop_words(TextBatch(texts), words, np.array([True, True, True]))
+        assert found.tolist() == [1, 2, 0]
+    chosen = np.array([False, True, True])
+    found = different_stop_words(TextBatch(texts), ("日本", " 日本", "の", "of"), chosen)
+    assert found.tolist() == [0, 1, 2]
+
+
+def test_stop_words_are_found_however_many_there_are() -> None:
+    """More than there are short integers; several share the prefix of their hash."""
+    words = [f"w{number}" for number in range(40_000)]
+    some = [0, 1, 17, 32_766, 32_767, 32_768, 39_999]
+    batch = TextBatch(normalise(["none", *(words[number] for number in some)]))
+    found = different_stop_words(batch, words, np.ones(len(batch.texts), dtype=bool))
+    assert found.tolist() == [0] + [1] * len(some)
 
 
 def test_codes_of_languages_are_those_that_the_detector_knows() -> None:
