@@ -11,9 +11,13 @@ _MAX_VALUE_CHARACTERS = 80
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """A line for each value that differs; `path` leads to the values from the top of the plan."""
+    """A line for each value that differs; `path` leads to the values from the top of the plan.
+
+    Single values, as the version of a stage, come before those with values in them.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
+        keys = sorted(old.keys() | new.keys())
+        for key in sorted(keys, key=lambda key: isinstance(old.get(key, new.get(key)), dict)):
             where = f"{path}.{key}" if path else key
             if key not in old:
                 yield f"{where}: added"

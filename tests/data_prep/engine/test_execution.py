@@ -171,6 +171,16 @@ def test_a_different_plan_is_refused_with_its_differences(tmp_path: Path) -> Non
     assert run(square_stage(2, 3, offset=5), tmp_path).total("value") == 23
 
 
+def test_a_new_version_of_a_stage_is_named_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the parts, of which a message shows the first dozen."""
+    run(square_stage(*range(20)), tmp_path)
+    monkeypatch.setattr(SquareStage, "version", SquareStage.version + 1)
+    with pytest.raises(UserError, match=r"under a different plan:\n  version: was \d+, now \d+\n"):
+        run(square_stage(*range(20, 40)), tmp_path)
+
+
 def test_a_plan_without_finished_parts_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         run(square_stage(1, fails_at=1), tmp_path)
