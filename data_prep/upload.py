@@ -5,6 +5,7 @@ FOLDER is the `output` of data preparation, URL a folder such as ``s3://bucket/r
 comes last. Run again after an interrupt or an error, it uploads only what is missing.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _FILES_AT_ONCE = 3
 _REPORTS = ("report.html", "report.json")
+_DAMAGED = "damaged: its sha256 is not the manifest's; restore it, or prepare the rows again"
+_CHANGED = "changed during the upload; run again to upload the rows that are there now"
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def upload(folder: Path, url: str) -> list[str]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    sent.append(upload.send(MANIFEST_NAME, None))
+    sent.append(upload.send(MANIFEST_NAME, hashlib.sha256(own).hexdigest()))
     new = [name for name, is_new in zip([*names, MANIFEST_NAME], sent, strict=True) if is_new]
     logger.info(
         "%s: %d files uploaded, %d were there already; train with data.url: %s",
@@ -87,10 +90,7 @@ class _Upload:
         except FileNotFoundError:
             raise UserError(f"{path}: missing; restore it, or prepare the rows again") from None
         if sha256 is not None and hashes.sha256 != sha256:
-            raise UserError(
-                f"{path}: damaged: its sha256 is not the manifest's; restore it, or prepare the "
-                "rows again"
-            )
+            raise UserError(f"{path}: {_CHANGED if name == MANIFEST_NAME else _DAMAGED}")
         if name in self.there and store.holds(name, self.there[name], hashes):
             return False
         store.upload(name, path, hashes)

@@ -152,6 +152,26 @@ def test_errors_name_what_is_wrong(s3: S3Server, url: str, rows: Path, tmp_path:
     assert MANIFEST_NAME not in ObjectStore(url).files()
 
 
+def test_rows_that_are_made_again_during_an_upload_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest comes last, maybe hours after it was read."""
+    write_rows(tmp_path / "rows")
+    manifest = tmp_path / "rows" / MANIFEST_NAME
+    send = upload._Upload.send
+
+    def replaced(self: upload._Upload, name: str, sha256: str | None) -> bool:
+        if name == MANIFEST_NAME:
+            manifest.write_text(manifest.read_text() + "\n")
+        return send(self, name, sha256)
+
+    monkeypatch.setattr(upload._Upload, "send", replaced)
+    url = f"file://{tmp_path}/store/rows"
+    with pytest.raises(UserError, match=r"manifest\.json: changed during the upload"):
+        upload.upload(tmp_path / "rows", url)
+    assert MANIFEST_NAME not in ObjectStore(url).files()
+
+
 def test_rows_are_uploaded_to_any_file_system(rows: Path, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store/rows"
     assert set(upload.upload(rows, url)) == names_in(rows)
