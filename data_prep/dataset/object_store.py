@@ -17,6 +17,7 @@ from data_prep.dataset.url_files import (
     UrlError,
     UrlFile,
     file_system_of,
+    for_this_thread,
     retried,
     whole_content,
 )
@@ -125,9 +126,10 @@ class ObjectStore:
         parts = self._upload_settings()
 
         def work() -> None:
-            if not self._files.async_impl:  # folders are there without being made elsewhere
-                self._files.makedirs(file.path.rpartition("/")[0], exist_ok=True)
-            self._files.put_file(str(path), file.path, **parts)
+            files = for_this_thread(self._files, self.url)
+            if not files.async_impl:  # folders are there without being made elsewhere
+                files.makedirs(file.path.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(path), file.path, **parts)
 
         for _ in range(len(self._delays_s) + 1):
             with _reported():

@@ -47,12 +47,20 @@ def file_system_of(url: str) -> tuple[Any, str]:
 
     try:
         file_system, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # every protocol has its own library with its own errors
         raise UserError(
-            f"{url}: {error}; check the address, and that the library for it is installed (s3fs "
-            "for s3://, gcsfs for gs://)"
-        ) from None
+            f"{url}: {type(error).__name__}: {error}; check the address, that the library for it "
+            "is installed (s3fs for s3://, gcsfs for gs://), and the credentials in the environment"
+        ) from error
     return file_system, path
+
+
+def for_this_thread(file_system: Any, url: str) -> Any:
+    """The file system of a URL, for requests of the calling thread.
+
+    One that is not asynchronous, as of FTP, serves a single thread; fsspec has one for each.
+    """
+    return file_system if file_system.async_impl else file_system_of(url)[0]
 
 
 def retried(url: str, work: Callable[[], Any], delays_s: Sequence[float] | None = None) -> Any:
@@ -65,6 +73,8 @@ def retried(url: str, work: Callable[[], Any], delays_s: Sequence[float] | None 
     for delay_s in (*delays_s, None):
         try:
             return work()
+        except UrlError:  # known to be final
+            raise
         except FileNotFoundError as error:
             raise UrlMissingError(f"{url}: FileNotFoundError: {error}") from error
         except Exception as error:  # every store has its own errors, most are transient
@@ -101,8 +111,9 @@ class UrlFile:
         """What the store says of the file now; raises UrlError."""
 
         def work() -> dict[str, Any]:
-            self.file_system.invalidate_cache(self.path)  # of listings
-            found: dict[str, Any] = self.file_system.info(self.path)
+            file_system = for_this_thread(self.file_system, self.url)
+            file_system.invalidate_cache(self.path)  # of listings
+            found: dict[str, Any] = file_system.info(self.path)
             return found
 
         found: dict[str, Any] = retried(self.url, work, self.retry_delays_s)
@@ -116,13 +127,19 @@ class UrlFile:
     def _range(self, start: int, end: int) -> bytes:
         if end <= start:
             return b""
-        if self.file_system.async_impl:
-            content = bytes(self.file_system.cat_file(self.path, start=start, end=end))
+        file_system = for_this_thread(self.file_system, self.url)
+        if file_system.async_impl:
+            content = bytes(file_system.cat_file(self.path, start=start, end=end))
         else:  # their own file objects would read more, ahead
-            with self.file_system.open(self.path, "rb", cache_type="none") as stream:
+            with file_system.open(self.path, "rb", cache_type="none") as stream:
                 stream.seek(start)
                 content = bytes(stream.read(end - start))
-        if len(content) != end - start:
+        if len(content) > end - start:
+            raise UrlError(
+                f"{self.url}: {len(content):,} bytes instead of [{start:,}, {end:,}): its server "
+                "does not give ranges of files; copy the file to a disk or to an object store"
+            )
+        if len(content) < end - start:
             raise EOFError(f"{len(content):,} bytes instead of [{start:,}, {end:,})")
         return content
 

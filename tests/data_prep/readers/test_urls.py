@@ -1,6 +1,12 @@
 """Sources at URLs: read through fsspec, in blocks, with clear errors."""
 
+import functools
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,7 @@ from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
 from configs.load import UserError
 from data_prep.dataset.url_files import UrlFile
 from data_prep.readers.document import BadRecords
-from data_prep.readers.files import list_files
+from data_prep.readers.files import list_files, open_file
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.text import TextReader, TextReaderConfig
 from tests.data_prep.corpora import random_texts
@@ -79,6 +85,76 @@ def test_a_file_at_a_url_is_read_once(corpus: Path) -> None:
 def test_a_url_that_cannot_be_listed_is_a_clear_error() -> None:
     with pytest.raises(UserError, match=r"files: 'nowhere://a/\*' cannot be listed: .*s3fs"):
         list_files(["nowhere://a/*"], "files")
+
+
+def test_a_library_that_fails_before_its_first_request_is_a_clear_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those that look for credentials when they start."""
+
+    class NoCredentials(BlockFiles):
+        cachable = False
+
+        def __init__(self, **settings: Any) -> None:
+            raise RuntimeError("no default credentials")
+
+    fsspec.register_implementation("blocks", NoCredentials, clobber=True)
+    with pytest.raises(UserError, match=r"'blocks:///a' cannot .*: no default .*the credentials"):
+        list_files(["blocks:///a"], "files")
+
+
+class OnePositionFile(BlockFile):
+    """A file whose reads start where the connection of its file system says."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fs.position = start
+        time.sleep(0.001)
+        return super()._fetch_range(self.fs.position, self.fs.position + end - start)
+
+
+class OnePositionFiles(BlockFiles):
+    """Files behind a connection with a state, as the REST command of FTP makes one."""
+
+    protocol = "one-position"
+
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, **settings: Any
+    ) -> OnePositionFile:
+        return OnePositionFile(self, path, mode, size=self.info(path)["size"], **settings)
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"one-position://{name}"
+
+
+def test_file_systems_that_serve_one_thread_are_not_shared(tmp_path: Path) -> None:
+    fsspec.register_implementation("one-position", OnePositionFiles, clobber=True)
+    path = tmp_path / "a.jsonl"
+    texts = random_texts(2000, words=1000)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert path.stat().st_size > 8_000_000
+    expected = read_documents(path, type="jsonl")
+    assert read_documents(f"one-position://{path}", type="jsonl") == expected
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of Python's HTTP server, which always sends whole files."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_without_ranges_of_files_is_a_clear_error(corpus: Path) -> None:
+    """At once: asking again would not help."""
+    with served(corpus.parent) as address:
+        (file,) = list_files([f"{address}/a.jsonl"], "files")
+        with (
+            pytest.raises(UserError, match=r"its server does not give ranges of files; copy"),
+            open_file(file) as stream,
+        ):
+            stream.read(1000)
 
 
 @pytest.mark.parametrize("kind", ["zstandard with a seek table", "xz blocks", "gzip members"])
