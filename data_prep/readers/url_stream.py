@@ -21,6 +21,8 @@ _LEAST_BYTES = _GAP_BYTES = 1 << 16
 """The first request outside of the expected ranges; ranges with such a gap are fetched as one."""
 _NEAR_BYTES = 1 << 20
 """How far back a reader may go without losing the last block and those that are fetched ahead."""
+_MOST_HELD_BYTES = BLOCK_BYTES + _NEAR_BYTES
+"""Of the last block and what precedes it, however often a reader goes back."""
 
 
 class UrlStream(io.RawIOBase):
@@ -92,8 +94,8 @@ class UrlStream(io.RawIOBase):
         """Fetches the block with the byte at which the stream is."""
         at, held_end = self._at, self._held_at + len(self._held)
         if self._held_at - _NEAR_BYTES <= at < self._held_at:
-            self._held = self._read(at, self._held_at) + self._held
-            self._held_at = at
+            before = self._read(at, self._held_at)
+            self._held_at, self._held = at, (before + self._held)[:_MOST_HELD_BYTES]
         else:
             block = self._from_ahead(at) or self._step(at, follows=at == held_end)
             self._held_at, self._held = block

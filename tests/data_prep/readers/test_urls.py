@@ -2,6 +2,7 @@
 
 import functools
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
 
 from configs.load import UserError
-from data_prep.dataset.url_files import UrlFile
+from data_prep.dataset.url_files import BLOCK_BYTES, UrlFile
 from data_prep.readers.document import BadRecords
 from data_prep.readers.files import list_files, open_file
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.text import TextReader, TextReaderConfig
+from data_prep.readers.url_stream import UrlStream
 from tests.data_prep.corpora import random_texts
 from tests.data_prep.readers.compressed_parts import WRITERS
 from tests.data_prep.readers.reading import read_documents
@@ -155,6 +157,20 @@ def test_a_server_without_ranges_of_files_is_a_clear_error(corpus: Path) -> None
             open_file(file) as stream,
         ):
             stream.read(1000)
+
+
+def test_reading_backwards_holds_a_block_and_a_little_more() -> None:
+    content = random.Random(0).randbytes(30 << 20)
+    stream = UrlStream(lambda start, end: content[start:end], len(content))
+    held = []
+    for at in range(len(content) - 1000, 0, -500_000):
+        stream.seek(at)
+        assert stream.read(1000) == content[at : at + 1000]
+        held.append(len(stream._held))
+    assert max(held) <= BLOCK_BYTES + (1 << 20)
+    stream.seek(0)
+    found = b"".join(iter(lambda: stream.read(1 << 20), b""))
+    assert found == content
 
 
 @pytest.mark.parametrize("kind", ["zstandard with a seek table", "xz blocks", "gzip members"])
