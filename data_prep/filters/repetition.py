@@ -7,7 +7,7 @@ Legend: D documents, T tokens, G n-grams, L lines or paragraphs of a batch.
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from configs.load import Config
 from data_prep.filters.verdicts import Verdicts
@@ -34,11 +34,11 @@ class RepetitionConfig(Config):
     """Greatest share of the paragraphs that are repeated."""
     max_repeated_paragraph_byte_share: float = 0.20
     """Greatest share of the bytes of all paragraphs that are in repeated ones."""
-    max_common_ngram_share: dict[int, float] = Field(
+    max_common_ngram_share: dict[PositiveInt, float] = Field(
         default_factory=lambda: {2: 0.20, 3: 0.18, 4: 0.16}
     )
     """Greatest share of the bytes of all words that the most frequent n-gram makes up, by n."""
-    max_repeated_ngram_share: dict[int, float] = Field(
+    max_repeated_ngram_share: dict[PositiveInt, float] = Field(
         default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
     )
     """Greatest share of the bytes of all words that are in repeated n-grams, by n."""

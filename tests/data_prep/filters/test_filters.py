@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from data_prep.filters.quality import FiltersConfig, drop_reasons, judged
 from data_prep.filters.repetition import (
@@ -249,3 +250,11 @@ def test_a_dropped_text_has_the_value_and_the_limit() -> None:
     assert verdicts.reasons.tolist() == ["one common 2-gram"]
     assert verdicts.values[0] == pytest.approx(1, abs=0.02)
     assert verdicts.limits[0] == 0.2
+
+
+@pytest.mark.parametrize("name", ["max_common_ngram_share", "max_repeated_ngram_share"])
+@pytest.mark.parametrize("n", [0, -2])
+def test_ngrams_have_at_least_a_word(name: str, n: int) -> None:
+    """Others failed at the first text, without a word of the config."""
+    with pytest.raises(ValidationError, match=rf"{name}.{n}.*\n.*greater than 0"):
+        RepetitionConfig.model_validate({name: {n: 0.2}})
