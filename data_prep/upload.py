@@ -41,8 +41,6 @@ def upload(folder: Path, url: str) -> list[str]:
     Raises UserError for a folder without finished rows, a damaged file, and a store that cannot be
     written or that holds another data set at `url`.
     """
-    if "://" not in url:
-        raise UserError(f"{url}: is no URL, such as s3://bucket/rows")
     manifest, store = read_manifest(folder), ObjectStore(url)
     upload = _Upload(store, folder, store.files())
     own = (folder / MANIFEST_NAME).read_bytes()

@@ -58,9 +58,11 @@ class ObjectStore:
     def __init__(self, url: str, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         """`retry_delays_s` are the waits between the tries of one request, in seconds.
 
-        Raises UserError for a URL that fsspec cannot open.
+        Raises UserError for a URL that fsspec cannot open, or that names no folder.
         """
         self.url = url.rstrip("/")
+        if "://" not in self.url:
+            raise UserError(f"{url}: names no folder in a store, as s3://bucket/rows does")
         self._delays_s = retry_delays_s
         self._files, root = file_system_of(self.url)
         self._root = root.rstrip("/")

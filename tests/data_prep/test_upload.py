@@ -135,8 +135,9 @@ def test_large_files_are_uploaded_in_parts(
 def test_errors_name_what_is_wrong(s3: S3Server, url: str, rows: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no finished data set"):
         upload.upload(tmp_path / "nowhere", url)
-    with pytest.raises(UserError, match=r"rows: is no URL, such as s3://"):
-        upload.upload(rows, "rows")
+    for folder in ("rows", "s3://", "s3:"):  # the last two would be a folder "s3:" here
+        with pytest.raises(UserError, match=rf"^{folder}: names no folder in a store, as s3://"):
+            upload.upload(rows, folder)
     with pytest.raises(UserError, match=r"nowhere://rows: .*check the address"):
         upload.upload(rows, "nowhere://rows")
     s3.files.pipe_file(f"{url}/{MANIFEST_NAME}", b"{}")
