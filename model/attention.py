@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from model.attention_masks import AttentionMask, Backend
 from model.config import ModelConfig
+from model.layer_parts import compiled, place
 from model.layers import ColumnLinear, Norm, RowLinear
 from model.parallel.grid import Grid
-from model.rotary import Rotation, rotate, split_and_rotate
+from model.rotary import Rotation, split_and_rotate
 from model.row_context import LayerContext
 from model.varlen_attention import varlen_attention
 
@@ -26,8 +27,10 @@ from model.varlen_attention import varlen_attention
 class SelfAttention(nn.Module):
     """[T(/tp), H] -> [T(/tp), H]; Q, K, V fused in one matrix with rows [k, g + 2, d]."""
 
-    def __init__(self, grid: Grid, config: ModelConfig) -> None:
+    def __init__(self, grid: Grid, config: ModelConfig, compiles_parts: bool = False) -> None:
+        """`compiles_parts`: in training, norms and rotation of queries and keys are compiled."""
         super().__init__()
+        self.compiles_parts = compiles_parts
         self.num_local_heads = grid.local_size(config.num_attention_heads)
         self.num_local_groups = grid.local_size(config.key_value_heads)
         self.first_head = grid.tp_rank * self.num_local_heads
@@ -50,17 +53,19 @@ class SelfAttention(nn.Module):
         self.rate = config.attention_dropout
 
     def forward(self, x: Tensor, context: LayerContext) -> Tensor:
+        result: Tensor = self.output(self.mix(x, context))
+        return result
+
+    def mix(self, x: Tensor, context: LayerContext) -> Tensor:
+        """[T, H/tp], what the output's matrix reads, of [T(/tp), H]."""
         rows, tokens = context.shape
         groups, size = self.num_local_groups, self.head_size
         qkv = self.qkv(x).view(rows, tokens, groups, -1, size)  # [B, S, k, g + 2, d]
         if context.mask.backend == "varlen":
-            mixed = self._mix_sequences(qkv, context)  # [T, H/tp]
-        else:
-            query, key, value = self._heads(qkv, context.mask.backend, context.rotation)
-            mixed = self._mix(query, key, value, context)  # [h, B, S, d]
-            mixed = mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)  # [T, H/tp]
-        result: Tensor = self.output(mixed)
-        return result
+            return self._mix_sequences(qkv, context)
+        query, key, value = self._heads(qkv, context.mask.backend, context.rotation)
+        mixed = self._mix(query, key, value, context)  # [h, B, S, d]
+        return mixed.permute(1, 2, 0, 3).reshape(rows * tokens, -1)
 
     def _heads(
         self, qkv: Tensor, backend: Backend, rotation: Rotation | None
@@ -77,11 +82,15 @@ class SelfAttention(nn.Module):
         self, query: Tensor, key: Tensor, rotation: Rotation | None
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys [..., d], normalised and rotated."""
+        norms = None
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
-        return query, key
+            norms = (self.query_norm, self.key_norm)
+        if norms is None and rotation is None:
+            return query, key
+        if not (self.compiles_parts and self.training):
+            return place(query, key, norms, rotation)
+        tensors = None if norms is None else (norms[0].tensors(), norms[1].tensors())
+        return compiled(place, query.device)(query, key, tensors, rotation)
 
     def _mix_sequences(self, qkv: Tensor, context: LayerContext) -> Tensor:
         """[T, H/tp]: the kernels read queries, keys and values as they lie in `qkv`."""

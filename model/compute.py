@@ -87,8 +87,9 @@ class ComputeConfig(Config):
         Literal["auto", "on", "off"], BeforeValidator(_word_of_switch), BreaksBitEquality()
     ] = "auto"
     """on: layers are compiled in training by torch.compile, which fuses dropout, bias, residual
-    and norm; needs parallel.tensor 1 and ZeRO 1 or 2, and on a CPU a C++ compiler; off: they are
-    not; auto: in pretraining on a GPU, where it is possible."""
+    and norm; needs ZeRO 1 or 2, and on a CPU a C++ compiler; at parallel.tensor above 1 it is
+    the parts of layers between the linears; off: they are not; auto: in pretraining on a GPU at
+    parallel.tensor 1."""
     cuda_graphs: Annotated[Literal["auto", "on", "off"], BeforeValidator(_word_of_switch)] = "auto"
     """on: a micro-batch of pretraining is launched as one CUDA graph, so that the host does not
     hold up the GPU; needs bf16, ZeRO 1 and parallel.tensor 1; off: kernel by kernel; auto: off,
@@ -104,9 +105,13 @@ class ComputeConfig(Config):
 
 def compiles_layers(compute: ComputeConfig, device_type: str, tp_size: int) -> bool:
     """Whether layers are compiled; megatron-core's linears at `tp_size` > 1 cannot be."""
-    if compute.compile == "auto":
-        return device_type == "cuda" and tp_size == 1
-    return compute.compile == "on"
+    chosen = device_type == "cuda" if compute.compile == "auto" else compute.compile == "on"
+    return chosen and tp_size == 1
+
+
+def compiles_parts(compute: ComputeConfig, tp_size: int) -> bool:
+    """Whether the parts of layers between megatron-core's linears are compiled."""
+    return compute.compile == "on" and tp_size > 1
 
 
 MOVED_KEYS = {

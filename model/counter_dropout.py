@@ -28,10 +28,15 @@ def counter_dropout(
     them. Its places are counted from `first`: two parts of a mask, each with its `first`, are
     equal to the whole. Raises ValueError for masks of more than 2^31 places.
     """
-    if first + x[0].numel() > MAX_PLACES:
-        raise ValueError(f"a dropout mask of {first + x[0].numel()} values: take fewer rows")
+    check_places(first + x[0].numel())
     result: Tensor = _CounterDropout.apply(x, rate, seeds, scale, first)  # type: ignore[no-untyped-call]
     return result
+
+
+def check_places(count: int) -> None:
+    """Raises ValueError for a mask of more than 2^31 places."""
+    if count > MAX_PLACES:
+        raise ValueError(f"a dropout mask of {count} values: take fewer rows")
 
 
 class _CounterDropout(torch.autograd.Function):

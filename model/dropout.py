@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.counter_dropout import counter_dropout
+from model.counter_dropout import check_places, counter_dropout
+from model.layer_parts import MaskTensors
 from model.transfer import to_device
 
 
@@ -101,8 +102,14 @@ class CounterDropout:
 
     def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
         """See `LayerDropout`."""
+        seeds, _, first = self.mask(x, rate, site, part)
+        return counter_dropout(x[None], rate, seeds, 1 / (1 - rate), first)[0]
+
+    def mask(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> MaskTensors:
+        """What decides which values of `x` are kept, see `hidden`."""
+        check_places((part[0] + 1) * x.numel())
         seeds = self.hidden_seeds[HIDDEN_SITES.index(site)][None]  # [1, 2]
-        return counter_dropout(x[None], rate, seeds, 1 / (1 - rate), part[0] * x.numel())[0]
+        return MaskTensors(seeds, rate, part[0] * x.numel())
 
     def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:
         """See `LayerDropout`."""

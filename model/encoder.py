@@ -7,7 +7,6 @@ B rows, S tokens in a row, T = B x S, H hidden. Under sequence parallelism hidde
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from configs.load import ConfigError
 from model.attention import SelfAttention
 from model.attention_masks import choose_backend
-from model.compiling import failed_to_compile
-from model.compute import ComputeConfig, compiles_layers
+from model.compiling import MAX_GRAPHS, allow_many_graphs, failed_to_compile
+from model.compute import ComputeConfig, compiles_layers, compiles_parts
 from model.config import ModelConfig
-from model.dropout import DropoutKey, Site, layer_seeds, mask_seed, seeded
+from model.dropout import CounterDropout, DropoutKey, Site, layer_seeds, mask_seed, seeded
 from model.embeddings import Embeddings
 from model.grid_check import check_row_tokens
-from model.layers import Norm, gather_rows
+from model.layer_parts import MaskTensors, add, add_and_norm, compiled, norm_of_sum
+from model.layers import Norm, RowLinear, gather_rows
 from model.mlp import Mlp
 from model.parallel.grid import Grid
 from model.recomputation import run_selectively, run_traced
@@ -35,8 +35,6 @@ from model.row_context import (
 )
 
 logger = logging.getLogger(__name__)
-MAX_GRAPHS = 64
-"""Compiled forms of a layer in one process."""
 
 
 class Encoder(nn.Module):
@@ -51,11 +49,12 @@ class Encoder(nn.Module):
             grid, config, vocab_size, compute.padded_vocab_size(vocab_size)
         )
         self.group_of = [config.layer_group(n) for n in range(config.num_layers)]
+        self.compiles = compiles_layers(compute, grid.device.type, grid.tp_size)
+        self.compiles_parts = compiles_parts(compute, grid.tp_size)
         self.layers = nn.ModuleList(
-            Layer(grid, config, has_attention_norm=config.first_norm or number > 0)
+            Layer(grid, config, config.first_norm or number > 0, self.compiles_parts)
             for number in range(max(self.group_of) + 1)
         )
-        self.compiles = compiles_layers(compute, grid.device.type, grid.tp_size)
         is_pre = config.norm_placement.type == "pre"
         self.norm = Norm(grid, config) if is_pre else None
 
@@ -94,7 +93,7 @@ class Encoder(nn.Module):
         read = tokens if unmasked is None else unmasked
         context = make_row_context(
             *(self.config, backend, read, key, dtype, known, is_causal),
-            with_counters=self.compiles or tokens.device.type != "cpu",
+            with_counters=self.compiles or self.compiles_parts or tokens.device.type != "cpu",
         )
         hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]
         draws = key is not None and backend == "sdpa" and self.config.attention_dropout > 0
@@ -162,14 +161,22 @@ class Encoder(nn.Module):
 class Layer(nn.Module):
     """One transformer layer, [T(/tp), H] -> [T(/tp), H]."""
 
-    def __init__(self, grid: Grid, config: ModelConfig, has_attention_norm: bool = True) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        config: ModelConfig,
+        has_attention_norm: bool = True,
+        compiles_parts: bool = False,
+    ) -> None:
+        """`compiles_parts`: in training, what lies between the linears is compiled."""
         super().__init__()
+        self.compiles_parts = compiles_parts
         self.is_post = config.norm_placement.type == "post"
         self.follow(config)
         self.token_shard = grid.token_shard
-        self.attention = SelfAttention(grid, config)
+        self.attention = SelfAttention(grid, config, compiles_parts)
         self.attention_norm = Norm(grid, config) if has_attention_norm else nn.Identity()
-        self.mlp = Mlp(grid, config)
+        self.mlp = Mlp(grid, config, compiles_parts)
         self.mlp_norm = Norm(grid, config)
 
     def follow(self, config: ModelConfig) -> None:
@@ -177,6 +184,8 @@ class Layer(nn.Module):
         self.rate = config.hidden_dropout
 
     def forward(self, x: Tensor, context: LayerContext) -> Tensor:
+        if self.compiles_parts and self.training:
+            return self._in_parts(x, context)
         if self.is_post:
             mixed = self.attention(x, context)
             x = self.attention_norm(x + self._dropout(mixed, context, Site.ATTENTION_OUTPUT))
@@ -187,6 +196,33 @@ class Layer(nn.Module):
         x = x + self._dropout(mixed, context, Site.ATTENTION_OUTPUT)
         inner = self.mlp(self.mlp_norm(x))
         return x + self._dropout(inner, context, Site.MLP_OUTPUT)
+
+    def _in_parts(self, x: Tensor, context: LayerContext) -> Tensor:
+        """`forward` with compiled parts between the linears."""
+        attention, mlp, device = self.attention, self.mlp, x.device
+        entering: Tensor = x if self.is_post else self.attention_norm(x)
+        mixed = attention.mix(entering, context)
+        addends = self._addends(attention.output, mixed, x, context, Site.ATTENTION_OUTPUT)
+        if isinstance(self.attention_norm, Norm) and self.is_post:
+            norm_sum = compiled(norm_of_sum, device)
+            x = norm_sum(*addends, self.attention_norm.tensors())
+            addends = self._addends(mlp.down, mlp.inner(x), x, context, Site.MLP_OUTPUT)
+            return norm_sum(*addends, self.mlp_norm.tensors())
+        x, normed = compiled(add_and_norm, device)(*addends, self.mlp_norm.tensors())
+        addends = self._addends(mlp.down, mlp.inner(normed), x, context, Site.MLP_OUTPUT)
+        is_one_kernel = addends[1] is None and addends[3] is None
+        return add(*addends) if is_one_kernel else compiled(add, device)(*addends)
+
+    def _addends(
+        self, linear: RowLinear, inner: Tensor, x: Tensor, context: LayerContext, site: Site
+    ) -> tuple[Tensor, Tensor | None, Tensor, MaskTensors | None]:
+        """What `add` takes for the sum of `x` and `linear` of `inner`."""
+        mask = None
+        if context.dropout is not None and self.rate > 0:
+            assert isinstance(context.dropout, CounterDropout)
+            mask = context.dropout.mask(x, self.rate, site, self.token_shard)
+        product, bias = linear.apart(inner)
+        return product, bias, x, mask
 
     def _dropout(self, x: Tensor, context: LayerContext, site: Site) -> Tensor:
         if context.dropout is None or self.rate == 0:
@@ -253,9 +289,7 @@ def warn_of_many_graphs() -> None:
 @functools.cache
 def _compiled_layer(deterministic: bool) -> Callable[..., Tensor]:
     """Layers of the same kind share what is compiled for one of them."""
-    # One for every kind of layer, shape of a micro-batch and phase; torch's limit is 8.
-    settings: Any = torch._dynamo.config
-    settings.recompile_limit = max(settings.recompile_limit, MAX_GRAPHS)
+    allow_many_graphs()  # one for every kind of layer, shape of a micro-batch and phase
     result: Callable[..., Tensor] = torch.compile(
         run_layer, fullgraph=True, dynamic=False, options={"deterministic": deterministic}
     )

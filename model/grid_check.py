@@ -62,10 +62,5 @@ def check_grid(config: ModelConfig, compute: ComputeConfig, tp_size: int) -> Non
         if size % tp_size
     ]
     errors += compute_errors(config, compute)
-    if compute.compile == "on" and tp_size > 1:
-        errors.append(
-            f"compute.compile on does not go with tensor-parallel size {tp_size}, whose "
-            "communication torch.compile cannot take up: set it to auto, or parallel.tensor to 1"
-        )
     if errors:
         raise ConfigError("\n".join(errors))

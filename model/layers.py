@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.layer_parts import NormTensors
 from model.parallel.grid import Grid
 from model.parallel.megatron import (
     ColumnParallelLinear,
@@ -78,14 +79,17 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
         out_size: int,
         has_bias: bool = True,
         matrices: tuple[int, ...] = (1,),
+        goes_apart: bool = False,
     ) -> None:
-        """`matrices` are what the weight is made of, see `ParameterSpec.matrices`."""
+        """`matrices` are what the weight is made of, see `ParameterSpec.matrices`. `goes_apart`:
+        whether `apart` is used."""
         super().__init__(
             in_size,
             out_size,
             config=_megatron_config(grid),
             init_method=_no_init,
             bias=has_bias,
+            skip_bias_add=goes_apart,
             tp_group=grid.tp_group,
         )
         spec = ParameterSpec((out_size, in_size), partition_dim=0, matrices=matrices)
@@ -96,9 +100,14 @@ class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core
     def forward(self, x: Tensor) -> Tensor:
         if self.tp_group.size() == 1:  # adds the bias in the product; megatron-core's takes two
             return F.linear(x, self.weight, self.bias)
-        output, _ = super().forward(x)
-        result: Tensor = output
+        output, bias = super().forward(x)
+        result: Tensor = output if bias is None else output + bias
         return result
+
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` adds up on several ranks: the product and the bias."""
+        output, bias = super().forward(x)
+        return output, bias
 
 
 class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is untyped
@@ -130,14 +139,15 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]  # megatron-core is un
             summed = reduce_columns(F.linear(mine, self.weight), group=self.tp_group)
             whole: Tensor = summed if self.bias is None else summed + self.bias
             return whole
+        output, bias = self.apart(x)
+        return output if bias is None else output + bias
+
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` adds up on several ranks: the product and the bias."""
         output, bias = super().forward(x)
-        if bias is None:
-            without: Tensor = output
-            return without
-        if self.reduces_bias_gradient:
+        if bias is not None and self.reduces_bias_gradient:
             bias = copy_to_tensor_model_parallel_region(bias, group=self.tp_group)
-        result: Tensor = output + bias
-        return result
+        return output, bias
 
 
 class VocabularyEmbedding(VocabParallelEmbedding):  # type: ignore[misc]  # untyped
@@ -243,12 +253,13 @@ class Norm(ReplicatedGradient):
             self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = self.weight.shape
+        return self.tensors()(x)
+
+    def tensors(self) -> NormTensors:
+        """What it computes with."""
         weight = self.shared(self.weight)
-        if self.is_rms:
-            return F.rms_norm(x, shape, weight, self.eps)
         bias = None if self.bias is None else self.shared(self.bias)
-        return F.layer_norm(x, shape, weight, bias, self.eps)
+        return NormTensors(weight, bias, self.eps, self.is_rms)
 
 
 class ReplicatedLinear(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
-from model.compute import SPARSE_BACKENDS, ComputeConfig
+from model.compute import SPARSE_BACKENDS, ComputeConfig, compiles_parts
 from model.config import ModelConfig
 from model.flops import attention_flops, encoder_flops
 from model.options import FullAttention
@@ -23,6 +23,11 @@ KEPT_LAUNCHES = 5
 """Of these, four products and attention, whose results selective recomputation keeps."""
 ROTARY_LAUNCHES = 31
 GATE_LAUNCHES = 5
+PARTS_LAUNCHES = 34
+"""The same of a layer whose parts are compiled, as counted on a CPU, with 12 products and 2 of
+attention (`tests/model/test_compiled_budget.py`); a gate takes no kernel of its own."""
+PARTS_FORWARD_LAUNCHES = 9
+PARTS_ROTARY_LAUNCHES = 4
 OTHER_LAUNCHES = 26
 """Kernels of embedding, head and loss."""
 TENSOR_LAUNCHES = 2
@@ -104,7 +109,7 @@ def work_of(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> Work:
     work = Work(
         matrix_flops=_matrix_flops(one, how, rows, tp_size),
         traffic_bytes=_traffic(one, how, rows, tp_size),
-        launches=_launches(one, how),
+        launches=_launches(one, how, tp_size),
     )
     if tp_size > 1:
         work += _tensor_parallel(one, how, rows, tp_size)
@@ -232,17 +237,20 @@ def kernel_units(model: ModelConfig) -> float:
     return 2 + 2 * model.key_value_heads / model.num_attention_heads
 
 
-def _launches(one: NetworkPass, how: Computed) -> float:
+def _launches(one: NetworkPass, how: Computed, tp_size: int) -> float:
     model, share = one.model, one.trained_share
-    layer = LAYER_LAUNCHES
-    layer += ROTARY_LAUNCHES if model.positions.type == "rotary" else 0
-    layer += GATE_LAUNCHES if model.is_gated else 0
-    backward = (layer - FORWARD_LAUNCHES) * share
-    selective = FORWARD_LAUNCHES - KEPT_LAUNCHES
-    again = {"none": 0, "selective": selective, "layers": FORWARD_LAUNCHES}[
+    layer, ahead = LAYER_LAUNCHES, FORWARD_LAUNCHES
+    rotary, gate = ROTARY_LAUNCHES, GATE_LAUNCHES
+    if compiles_parts(how.compute, tp_size):
+        layer, ahead = PARTS_LAUNCHES, PARTS_FORWARD_LAUNCHES
+        rotary, gate = PARTS_ROTARY_LAUNCHES, 0
+    layer += rotary if model.positions.type == "rotary" else 0
+    layer += gate if model.is_gated else 0
+    backward = (layer - ahead) * share
+    again = {"none": 0, "selective": ahead - KEPT_LAUNCHES, "layers": ahead}[
         how.compute.activation_checkpointing.type
     ]
-    forward = FORWARD_LAUNCHES + share * again
+    forward = ahead + share * again
     return model.num_layers * (forward + backward) + OTHER_LAUNCHES
 
 

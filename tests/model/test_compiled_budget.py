@@ -8,6 +8,7 @@ graph, not for a GPU. Traffic is in values of the hidden state of a token, T x H
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,15 +16,17 @@ from torch import Tensor
 from torch._inductor import config as inductor
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import ExternKernelSchedulerNode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import varlen_attention
+from model import counter_dropout, varlen_attention
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.cross_entropy import find_numbers, logits_gradient, overwrite_logits
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from model.varlen_attention import flash_attention
-from tests.gloo import in_one_rank
+from tests.gloo import in_one_rank, run_ranks
+from tests.model.settings import set_parts
 
 ROWS, TOKENS, HIDDEN = 2, 512, 768
 SIZES = {
@@ -130,6 +133,91 @@ def test_a_layer_stays_in_its_budget(
     assert counts.products == products
     assert 0 < counts.fused <= fused
     assert 0 < counts.traffic_bytes / (2 * ROWS * TOKENS * HIDDEN) <= traffic
+
+
+class Launched(TorchDispatchMode):
+    """Counts the kernels of a model, compiled or not, but for products, attention and messages."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kernels = 0
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled parts stay so; `counting` counts theirs."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = str(func)
+        is_other = name.startswith(("c10d", "aten.empty", "aten.new_empty", "aten._unsafe_view"))
+        is_counted_apart = "mm." in name or "_attention" in name
+        if not (func.is_view or is_other or is_counted_apart or name.startswith("aten.detach")):
+            self.kernels += 1
+        return func(*args, **(kwargs or {}))
+
+    def counting(self, compile_graph: Any, graph: Any) -> Any:
+        """What `compile_graph` makes of a graph, counting its kernels whenever it runs."""
+        module = compile_graph(graph)
+        call, nodes = module.call, graph.scheduler.nodes
+
+        def counted(*arguments: Any) -> Any:
+            self.kernels += sum(not isinstance(node, ExternKernelSchedulerNode) for node in nodes)
+            return call(*arguments)
+
+        module.call = counted
+        return module
+
+
+def kernels_of_a_layer(model: dict[str, Any], compute: dict[str, Any]) -> list[int]:
+    """Of a step at tensor-parallel size 2: [not compiled, in compiled parts]."""
+    grid, launched = make_grid(2), Launched()
+    compile_graph = GraphLowering.compile_to_module
+
+    def kernels(num_layers: int, in_parts: bool) -> int:
+        config = ModelConfig.model_validate({**SIZES, **model, "num_layers": num_layers})
+        settings = {"attention_backend": "sdpa", "compile": "on", **compute}
+        how = ComputeConfig.model_validate(settings)
+        network = build_masked_lm(config, 512, grid, 0, how).train()
+        set_parts(network, in_parts)
+        tokens, places = torch.full((ROWS, 64), 8), torch.tensor([[1, 2], [3, 4]])
+        for _ in range(2):  # the first compiles
+            launched.kernels = 0
+            network.zero_grad()
+            with launched:
+                network(tokens, places, torch.full((ROWS, 2), 8), dropout_key=5)[0].backward()
+        return launched.kernels
+
+    def counting(graph: Any) -> Any:
+        return launched.counting(compile_graph, graph)
+
+    with (
+        mock.patch.object(GraphLowering, "compile_to_module", counting),
+        # A mask outside of compiled parts is one kernel on a GPU.
+        mock.patch.object(counter_dropout, "_of_each_row", lambda x, *_: x * 1.0),
+        inductor.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        return [kernels(2, in_parts) - kernels(1, in_parts) for in_parts in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("model", "compute", "eager", "in_parts"),
+    [
+        ({}, {}, 25, 20),
+        ({}, {"sequence_parallel": True}, 29, 26),
+        (MODERN, {"sequence_parallel": True}, 51, 24),
+    ],
+    ids=["roberta", "roberta by tokens", "modernbert"],
+)
+def test_compiled_parts_launch_few_kernels(
+    model: dict[str, Any], compute: dict[str, Any], eager: int, in_parts: int
+) -> None:
+    """A few are copies of gradients, made only where a message still holds them."""
+    found = run_ranks(kernels_of_a_layer, 2, model, compute)[0]
+    assert found == [pytest.approx(eager, abs=4), pytest.approx(in_parts, abs=2)]
+    assert found[1] < found[0]
 
 
 @in_one_rank

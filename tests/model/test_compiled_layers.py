@@ -13,7 +13,6 @@ from configs.load import ConfigError, load, validate
 from model import encoder
 from model.compute import ComputeConfig, compiles_layers
 from model.config import ModelConfig
-from model.grid_check import check_grid
 from model.heads import MaskedLanguageModel, build_masked_lm
 from model.parallel.grid import make_grid
 from pipeline.run.config import RunConfig
@@ -158,9 +157,6 @@ def test_what_can_be_compiled_is_decided_by_device_and_grid() -> None:
     assert not compiles_layers(auto, "cuda", 2)
     assert not compiles_layers(auto, "cpu", 1)
     assert compiles_layers(on, "cpu", 1)
-    check_grid(ModelConfig.model_validate(SIZES), on, 1)
-    with pytest.raises(ConfigError, match=r"compute\.compile on does not go with tensor-parallel"):
-        check_grid(ModelConfig.model_validate(SIZES), on, 2)
 
 
 def test_zero_3_compiles_no_layers() -> None:

@@ -26,7 +26,7 @@ from pipeline.planning.step_time import (
     micro_batch_work,
     update_time,
 )
-from pipeline.planning.work import NetworkPass, layer_units, work_of
+from pipeline.planning.work import OTHER_LAUNCHES, NetworkPass, layer_units, work_of
 from pipeline.pretraining.engine import build_engine
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
@@ -149,6 +149,21 @@ def test_base_has_the_counts_that_were_made_for_cuda() -> None:
     assert work.launches == pytest.approx(482, rel=0.01)
     added = micro_batch_work((one,), trained, 32, 1).launches - work.launches
     assert added == pytest.approx(154, rel=0.05)
+
+
+def test_compiled_parts_are_few_kernels() -> None:
+    """As `tests/model/test_compiled_budget.py` counts them, with 12 products and 2 of attention."""
+    rotary = {"positions": {"type": "rotary"}, "activation": {"type": "geglu"}}
+    for changes, num_kernels in (({}, 20), (rotary, 24)):
+        model = ModelConfig.model_validate({**SIZES, **changes})
+        one = NetworkPass(model, TOKENS, SLOTS)
+
+        def launches(compiled: Any, tp_size: int, one: NetworkPass = one) -> float:
+            return work_of(one, How(ComputeConfig(compile=compiled)), ROWS, tp_size).launches
+
+        of_layers = launches("on", 2) - OTHER_LAUNCHES
+        assert of_layers == model.num_layers * (num_kernels + 14)
+        assert launches("on", 2) < launches("auto", 2) == launches("on", 1)
 
 
 def test_the_mask_rate_decides_about_the_head() -> None:

@@ -114,6 +114,7 @@ def test_another_grid_gives_the_same_losses_and_norms(
         (2, 1, 3, "bf16", "off"),
         (1, 1, 1, "fp32", "off"),
         (1, 1, 1, "bf16", "on"),
+        (2, 2, 1, "bf16", "on"),
     ],
 )
 def test_stopped_by_a_signal_and_resumed_is_bit_equal_to_uninterrupted(
