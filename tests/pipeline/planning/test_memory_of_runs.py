@@ -211,7 +211,7 @@ def _kept_by(grid: Grid, tree: dict[str, Any], compute: ComputeConfig) -> int:
     tokens, positions = torch.full((4, TOKENS), 11), torch.arange(8).repeat(4, 1)
     gc.collect()
     before = tensor_bytes()
-    loss = network(tokens, positions, tokens[:, :8].clone(), 5, False)[0]
+    loss = network(tokens, positions, tokens[:, :8].clone(), 5, KnownRows(False))[0]
     kept = tensor_bytes() - before
     loss.backward()
     return kept
