@@ -1,5 +1,7 @@
 """Are the parameters that every tensor-parallel rank holds whole still equal to the bit?"""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -20,15 +22,24 @@ def differing_replicas(model: nn.Module, grid: Grid) -> list[str]:
     for name, parameter in model.named_parameters():
         spec: ParameterSpec = parameter.spec  # type: ignore[attr-defined]
         if spec.partition_dim is None:
-            part = getattr(parameter, "ds_tensor", parameter)  # ZeRO 3 leaves the rest elsewhere
             names.append(name)
-            sums.append(checksum(part.detach()))
+            sums.append(checksum(_held(parameter, grid)))
     checksums = torch.stack(sums)
     # max(x) and max(~x) = ~min(x) in one collective: equal everywhere if and only if max = min.
     both = torch.stack([checksums, ~checksums])
     dist.all_reduce(both, op=dist.ReduceOp.MAX, group=grid.tp_group)
     differs = (both[0] != ~both[1]).tolist()
     return [name for name, different in zip(names, differs, strict=True) if different]
+
+
+def _held(parameter: Any, grid: Grid) -> Tensor:
+    """The values that this rank holds; under ZeRO 3 without what fills its part, which is never
+    set."""
+    if not hasattr(parameter, "ds_tensor"):
+        whole: Tensor = parameter.detach()
+        return whole
+    part: Tensor = parameter.ds_tensor.detach()
+    return part[: max(0, parameter.ds_numel - grid.dp_rank * part.numel())]
 
 
 def checksum(tensor: Tensor) -> Tensor:
