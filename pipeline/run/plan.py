@@ -261,8 +261,9 @@ def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:
     dp_size = world_size // tp_size
     if gather_ranks is not None and dp_size % gather_ranks:
         allowed = [str(size) for size in range(2, dp_size) if dp_size % size == 0]
+        others = f", or set it to {' or '.join(allowed)}" if allowed else ""
         raise ConfigError(
-            f"parallel.zero_gather_ranks {gather_ranks} does not divide {dp_size} data-parallel "
-            f"ranks: leave it out, or set it to {' or '.join(allowed) or dp_size}"
+            f"parallel.zero_gather_ranks {gather_ranks} does not divide {dp_size}, the number of "
+            f"data-parallel ranks: set it to null{others}"
         )
     return dp_size

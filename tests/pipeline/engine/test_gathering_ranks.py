@@ -139,7 +139,9 @@ def test_a_run_goes_on_in_another_layout(
 def test_ranks_that_do_not_divide_are_refused() -> None:
     parallel = ParallelConfig(tensor=2, zero_stage=3, zero_gather_ranks=3)
     assert data_parallel_size(parallel, 12) == 6
-    with pytest.raises(ConfigError, match=r"zero_gather_ranks 3 does not divide 8 .* 2 or 4"):
+    with pytest.raises(ConfigError, match=r"zero_gather_ranks 3 does not divide 8, .* 2 or 4"):
         data_parallel_size(parallel, 16)
+    with pytest.raises(ConfigError, match=r"does not divide 1, .* null$"):
+        data_parallel_size(parallel, 2)
     with pytest.raises(ValueError, match=r"zero_gather_ranks 2 needs zero_stage 3 \(now 1\)"):
         ParallelConfig(zero_gather_ranks=2)
