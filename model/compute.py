@@ -98,6 +98,12 @@ class ComputeConfig(Config):
     """True: only CUDA kernels that give the same bits every time, so that a resumed run is equal to
     an uninterrupted one. False: the fastest kernels, which add in varying order."""
 
+    def in_fp32(self) -> "ComputeConfig":
+        """The same for tools that compute in fp32, for which varlen has no kernels on a GPU."""
+        if self.attention_backend != "varlen":
+            return self
+        return self.model_copy(update={"attention_backend": "auto"})
+
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the embedding matrix, over all tensor-parallel ranks."""
         return -(-vocab_size // self.vocabulary_multiple) * self.vocabulary_multiple

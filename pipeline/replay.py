@@ -135,9 +135,10 @@ def replay(
     address = stream.order.rows_at(positions)
     masked = stream.masked_rows(stream.reader(), positions)
     manifest = trained.checkpoint.manifest
+    config = plan.config.model_copy(update={"compute": plan.config.compute.in_fp32()})
     with single_rank_grid() as grid:
         model = build_pretraining_model(
-            plan.config, trained.model, special_ids(stream.manifest), grid, None
+            config, trained.model, special_ids(stream.manifest), grid, None
         ).eval()
         check_checkpoint(manifest, parameter_specs(model), plan.tokenizer_sha256)
         load_weights(model, TensorReader(trained.checkpoint), grid)

@@ -110,7 +110,7 @@ def _heldout_metrics(
     if not heldout.sources:
         raise UserError(f"{phase.data.path}: the data set has no held-out rows")
     with single_rank_grid() as grid:
-        computed = trained.config.model_copy(update={"compute": config.compute})
+        computed = trained.config.model_copy(update={"compute": config.compute.in_fp32()})
         special = special_ids(manifest)
         module = build_pretraining_model(computed, trained.model, special, grid, None)
         model = PlainModel.of(module, grid, trained.checkpoint)
@@ -147,7 +147,8 @@ def _dev_metrics(config: FinetuneConfig, checkpoint: Checkpoint) -> TrainingMetr
     from pipeline.finetuning.plan import plan_finetuning
 
     check_config(config, checkpoint)
-    alone = config.model_copy(update={"parallel": config.parallel.model_copy(update={"tensor": 1})})
+    parallel = config.parallel.model_copy(update={"tensor": 1})
+    alone = config.model_copy(update={"parallel": parallel, "compute": config.compute.in_fp32()})
     plan = plan_finetuning(alone, world_size=1, is_first=False)
     heldout = load_mlm_heldout(plan)
     if not plan.dev and (heldout is None or not heldout.sources):

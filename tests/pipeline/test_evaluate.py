@@ -35,6 +35,7 @@ MODERN: dict[str, Any] = {
     "hidden_size": 32,
     "num_attention_heads": 4,
     "max_row_tokens": 64,
+    "attention_dropout": 0.0,
     "norm_placement": {"type": "pre"},
     "first_norm": False,
     "bias": {"attention": False, "mlp": False, "norm": False, "head": False},
@@ -106,6 +107,17 @@ def test_the_losses_are_those_that_training_measured(run: TrainConfig) -> None:
         values = evaluated(run, step)
         expected = {name: v for name, v in recorded[step].items() if name.startswith("heldout")}
         assert values == pytest.approx(expected, rel=1e-5)
+
+
+def evaluated_without_varlen(config: Any, step: int | None = None) -> dict[str, float]:
+    """Of a run with varlen attention, which has no kernels for fp32 on a GPU."""
+    compute = config.compute.model_copy(update={"attention_backend": "varlen"})
+    with mock.patch("model.attention_masks.sequence_bounds", None):
+        return evaluated(config.model_copy(update={"compute": compute}), step)
+
+
+def test_varlen_attention_is_not_asked_for_fp32(run: TrainConfig) -> None:
+    assert evaluated_without_varlen(run, 6) == evaluated(run, 6)
 
 
 def metrics_of(config: TrainConfig) -> list[dict[str, float]]:
@@ -188,6 +200,7 @@ def test_an_average_is_evaluated_exported_continued_and_fine_tuned(
     last = metrics_of(tuned)[-1]  # type: ignore[arg-type]
     assert values == pytest.approx({name: last[name] for name in values}, rel=1e-5)
     assert any(name.startswith("dev_accuracy/") for name in evaluated(best))
+    assert evaluated_without_varlen(tuned) == values
 
 
 def test_replaced_tokens_are_evaluated_as_in_training(rows: Path, tmp_path: Path) -> None:
