@@ -37,7 +37,9 @@ KEPT = (
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.higher_order.flex_attention,  # seen where layers are compiled
 )
-"""Operators whose results are kept."""
+"""Operators whose results are kept, beside that of `VARLEN`."""
+VARLEN = "torch_attn::_varlen_attn"
+"""That of `flash_attention` in `model.varlen_attention`; to find it by name loads no compiler."""
 GATHER = c10d._allgather_base_.default
 COLLECTIVES = {GATHER: 1, c10d._reduce_scatter_base_.default: 1, c10d.allreduce_.default: 0}
 """Those of tensor-parallel layers, and the place of what they read; they write the first."""
@@ -64,9 +66,18 @@ def run_selectively(grid: Grid, run: Run, reads_last: bool, draws: bool, *argume
 
 def run_traced(run: Run, *arguments: Any) -> Tensor:
     """The same within what torch.compile takes up; it finds out what the backward pass reads."""
-    contexts = functools.partial(create_selective_checkpoint_contexts, list(KEPT))
+    contexts = functools.partial(create_selective_checkpoint_contexts, _is_kept_in_trace)
     result: Tensor = checkpoint(run, *arguments, use_reentrant=False, context_fn=contexts)
     return result
+
+
+def is_kept(operator: Any) -> bool:
+    """Whether the results of `operator` are kept."""
+    return operator in KEPT or operator.name() == VARLEN
+
+
+def _is_kept_in_trace(_context: Any, operator: Any, *_: Any, **_more: Any) -> bool:
+    return is_kept(operator)
 
 
 @dataclass
@@ -120,7 +131,7 @@ class _Keeping(_Layer):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in KEPT:
+        if is_kept(func):
             last = self.records[-1] if self.records else None
             if last is not None and last.operator is GATHER:
                 assert last.address == _address(args[LINEAR[func]])
@@ -153,7 +164,7 @@ class _Reusing(_Layer):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         is_of_peers = self.is_of_peers(func, args)
-        if func not in KEPT and not is_of_peers:
+        if not (is_kept(func) or is_of_peers):
             return func(*args, **(kwargs or {}))
         record = next(self.waiting)
         assert record.operator is func

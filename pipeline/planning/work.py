@@ -122,7 +122,7 @@ def keeps_attention(one: NetworkPass, how: Computed, tp_size: int) -> bool:
     It sees FlexAttention where layers are compiled, so not beside tensor-parallel ranks.
     """
     backend = gpu_backend(one.model, how.compute)
-    return backend == "sdpa" or (backend == "flex" and tp_size == 1)
+    return backend in ("sdpa", "varlen") or (backend == "flex" and tp_size == 1)
 
 
 def gpu_backend(model: ModelConfig, compute: ComputeConfig) -> str:

@@ -65,7 +65,7 @@ def selective_layer_bytes(
     outside = 3.0 if model.norm_placement.type == "post" else 2.0
     share = model.key_value_heads / model.num_attention_heads
     inside = 1 + 2 * share + model.ffn_hidden_size / model.hidden_size * (1 + model.is_gated)
-    again = ("auto", "explicit", "varlen") if on_cpu else ("explicit", "varlen")
+    again = ("auto", "explicit", "varlen") if on_cpu else ("explicit",)
     if config.compute.attention_backend not in again:
         inside += 1  # the output of attention's kernel
     shards = tp_size if config.compute.sequence_parallel else 1

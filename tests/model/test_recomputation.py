@@ -1,17 +1,21 @@
 """Selective recomputation: the same bits, from no product and no message more than without it."""
 
+import importlib
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import encoder, varlen_attention
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import Grid, make_grid
+from model.varlen_attention import dense_attention, flash_attention
 from tests.gloo import run_ranks
 
 VOCAB_SIZE, ROWS, TOKENS = 203, 2, 32
@@ -49,6 +53,15 @@ def step(
     grid: Grid, model: dict[str, Any], compute: dict[str, Any], recomputed: str, dtype: torch.dtype
 ) -> tuple[list[Tensor], Counter[str]]:
     """(the loss and all gradients, the operators of the step)."""
+    with Counted() as counted:
+        found = loss_and_gradients(grid, model, compute, recomputed, dtype)
+    return found, counted.calls
+
+
+def loss_and_gradients(
+    grid: Grid, model: dict[str, Any], compute: dict[str, Any], recomputed: str, dtype: torch.dtype
+) -> list[Tensor]:
+    """Of a step, the loss first."""
     config = ModelConfig.model_validate({**SIZES, **model})
     again = {"activation_checkpointing": {"type": recomputed}}
     how = ComputeConfig.model_validate({**compute, **again})
@@ -56,11 +69,9 @@ def step(
     tokens = torch.randint(4, 200, (ROWS, TOKENS), generator=torch.Generator().manual_seed(1))
     tokens[:, 0], tokens[0, 9] = 0, 0  # <s>
     positions = torch.tensor([[1, 2]]).expand(ROWS, 2)
-    with Counted() as counted:
-        loss, _, _ = network(tokens, positions, torch.full((ROWS, 2), 8), dropout_key=5)
-        loss.backward()
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    return [loss.detach(), *gradients], counted.calls
+    loss, _, _ = network(tokens, positions, torch.full((ROWS, 2), 8), dropout_key=5)
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in network.parameters() if p.grad is not None)]
 
 
 def all_three(
@@ -117,3 +128,55 @@ def test_no_product_and_no_message_is_repeated(
     assert count(selective, scores) == count(kept, scores) + again
     kernel = "aten._scaled_dot_product_flash_attention_for_cpu.default"
     assert count(selective, kernel) == count(kept, kernel) == num_layers - again
+
+
+def with_flash_attention(
+    tp_size: int, compiles: bool, model: dict[str, Any]
+) -> list[tuple[list[Tensor], int, int]]:
+    """Without and with selective recomputation, by the operators that a GPU calls for varlen: (the
+    loss and all gradients, calls forward and backward). On a CPU they have kernels in this process,
+    the backward one no derivative but of all that it is given."""
+    calls: Counter[str] = Counter()
+
+    def forward(query: Tensor, key: Tensor, value: Tensor, *more: Any) -> tuple[Tensor, ...]:
+        calls["forward"] += 1
+        bounds, _, longest, _, _, _, reach = more[:7]
+        mixed = dense_attention(query, key, value, bounds, longest, tuple(reach))
+        log_sum = query.sum(dim=2).T.contiguous()
+        return mixed.contiguous(), log_sum, torch.zeros(2).to(torch.uint64)
+
+    def backward(
+        gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *more: Tensor
+    ) -> tuple[Tensor, ...]:
+        calls["backward"] += 1
+        mixed, log_sum = more[:2]
+        of_query = query * gradient + mixed * log_sum.T[:, :, None]
+        found = (of_query, key * gradient.mean(), value * gradient.mean())
+        return tuple(part.contiguous() for part in found)
+
+    importlib.import_module("torch.nn.attention.varlen")  # registers the operators
+    torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", forward)
+    torch.library.register_kernel("torch_attn::_varlen_attn_backward", "cpu", backward)
+    compute = {"attention_backend": "varlen", "compile": "on" if compiles else "off"}
+    compiled = torch.compile(encoder.run_layer, fullgraph=True, backend="aot_eager")
+    grid, found = make_grid(tp_size), []
+    with (
+        mock.patch.object(varlen_attention, "dense_attention", flash_attention),
+        mock.patch.object(encoder, "_compiled_layer", return_value=compiled),
+    ):
+        for kind in ("none", "selective"):
+            calls.clear()
+            values = loss_and_gradients(grid, model, compute, kind, torch.float32)
+            found.append((values, calls["forward"], calls["backward"]))
+    return found
+
+
+@pytest.mark.parametrize(("tp_size", "compiles"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize("kind", ["pre-LN", "grouped"])
+def test_flash_attention_of_pieces_is_not_repeated(tp_size: int, compiles: bool, kind: str) -> None:
+    model = {**MODELS[kind], "attention_dropout": 0.0}
+    arguments = (with_flash_attention, tp_size, tp_size, compiles, model)
+    num_layers = SIZES["num_layers"]
+    for (kept, *_), (selective, *calls) in run_ranks(*arguments):
+        torch.testing.assert_close(selective, kept, rtol=0, atol=0)
+        assert calls == [num_layers, num_layers]
