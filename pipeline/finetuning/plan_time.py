@@ -21,17 +21,11 @@ from pipeline.finetuning.memory import (
 )
 from pipeline.finetuning.padding import width_of
 from pipeline.finetuning.plan import FinetunePlan
+from pipeline.planning.data_parallel import Rank, Trained
 from pipeline.planning.layouts import parallel_of, parallel_overrides, recomputation
 from pipeline.planning.pretraining import count_tensors, update_flops
 from pipeline.planning.search import Outcome, Variant
-from pipeline.planning.step_time import (
-    Rank,
-    Rates,
-    StepTime,
-    Trained,
-    micro_batch_time,
-    update_time,
-)
+from pipeline.planning.step_time import Rates, StepTime, micro_batch_time, update_time
 from pipeline.planning.work import NetworkPass
 from pipeline.run.config import ZERO_3_COMPILED
 from pipeline.run.memory import MemoryEstimate

@@ -10,9 +10,10 @@ from model.compute import (
     KeepActivations,
     KeepProducts,
 )
+from pipeline.planning.data_parallel import Rank, Trained
 from pipeline.planning.pretraining import phase_time, trained_of
 from pipeline.planning.search import Outcome, Recomputed, Variant, micro_batches_of
-from pipeline.planning.step_time import Rank, Rates, StepTime, Trained
+from pipeline.planning.step_time import Rates, StepTime
 from pipeline.run.config import ZERO_3_COMPILED, ParallelConfig
 from pipeline.run.memory import MemoryEstimate, estimate_memory
 from pipeline.run.phase_checks import check_models

@@ -10,7 +10,8 @@ from model.objectives import ReplacedTokensConfig
 from model.size import count_matrix_parameters
 from pipeline.optim.muon import MuonConfig
 from pipeline.optim.union import OptimizerConfig
-from pipeline.planning.step_time import Rank, Rates, StepTime, Trained, step_time
+from pipeline.planning.data_parallel import Rank, Trained
+from pipeline.planning.step_time import Rates, StepTime, step_time
 from pipeline.planning.work import NetworkPass
 from pipeline.run.memory import count_trained, networks_of
 from pipeline.run.plan import PhasePlan, RunPlan

@@ -147,7 +147,7 @@ def test_a_smaller_batch_is_useful_on_fewer() -> None:
 def test_no_layout_is_recommended_that_the_config_refuses() -> None:
     run = layouts("3.9b", 2, 8, "v100-32gb", "compute.compile=on", "precision=fp16")
     for outcome in search(run, 32):
-        if outcome.variant.tp_size > 1 or outcome.variant.zero_stage == 3:
+        if outcome.variant.zero_stage == 3:
             assert not outcome.fits
     run = layouts("3.9b", 2, 8, "h100-80gb", "compute.cuda_graphs=on")
     fitting = [outcome.variant for outcome in search(run, 32) if outcome.fits]

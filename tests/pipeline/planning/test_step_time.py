@@ -7,8 +7,9 @@ import pytest
 
 from configs.load import load
 from pipeline.planning.accelerators import find_accelerator
+from pipeline.planning.data_parallel import Rank
 from pipeline.planning.pretraining import passes_of, phase_times, trained_of
-from pipeline.planning.step_time import Rank, Rates, StepTime, step_time, update_time
+from pipeline.planning.step_time import Rates, StepTime, step_time, update_time
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
 from pipeline.run.plan import RunPlan, plan_run

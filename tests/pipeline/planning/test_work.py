@@ -16,16 +16,9 @@ from model.parallel.grid import make_grid, single_rank_grid
 from model.parameters import parameter_specs
 from model.row_context import KnownRows
 from pipeline.planning.accelerators import find_accelerator
+from pipeline.planning.data_parallel import Rank, data_parallel_bytes, gathered_bytes
 from pipeline.planning.pretraining import count_tensors, passes_of, trained_of
-from pipeline.planning.step_time import (
-    Rank,
-    Rates,
-    StepTime,
-    data_parallel_bytes,
-    gathered_bytes,
-    micro_batch_work,
-    update_time,
-)
+from pipeline.planning.step_time import Rates, StepTime, micro_batch_work, update_time
 from pipeline.planning.work import OTHER_LAUNCHES, NetworkPass, layer_units, work_of
 from pipeline.pretraining.engine import build_engine
 from pipeline.run.assumed_rows import AssumedRows
