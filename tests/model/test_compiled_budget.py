@@ -183,8 +183,10 @@ def kernels_of_a_layer(model: dict[str, Any], compute: dict[str, Any]) -> list[i
         set_parts(network, in_parts)
         tokens, places = torch.full((ROWS, 64), 8), torch.tensor([[1, 2], [3, 4]])
         for _ in range(2):  # the first compiles
-            launched.kernels = 0
-            network.zero_grad()
+            # Into gradients that are there one kernel adds those of each parameter; new ones are
+            # copied where a message still holds them.
+            launched.kernels = -len(list(network.parameters()))
+            network.zero_grad(set_to_none=False)
             with launched:
                 network(tokens, places, torch.full((ROWS, 2), 8), dropout_key=5)[0].backward()
         return launched.kernels
@@ -206,18 +208,16 @@ def kernels_of_a_layer(model: dict[str, Any], compute: dict[str, Any]) -> list[i
     ("model", "compute", "eager", "in_parts"),
     [
         ({}, {}, 25, 20),
-        ({}, {"sequence_parallel": True}, 29, 26),
-        (MODERN, {"sequence_parallel": True}, 51, 24),
+        ({}, {"sequence_parallel": True}, 29, 24),
+        (MODERN, {"sequence_parallel": True}, 51, 25),
     ],
     ids=["roberta", "roberta by tokens", "modernbert"],
 )
 def test_compiled_parts_launch_few_kernels(
     model: dict[str, Any], compute: dict[str, Any], eager: int, in_parts: int
 ) -> None:
-    """A few are copies of gradients, made only where a message still holds them."""
     found = run_ranks(kernels_of_a_layer, 2, model, compute)[0]
-    assert found == [pytest.approx(eager, abs=4), pytest.approx(in_parts, abs=2)]
-    assert found[1] < found[0]
+    assert found == [eager, in_parts]
 
 
 @in_one_rank
