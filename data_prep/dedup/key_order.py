@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.text.batch import I64, U64
+from data_prep.text.recurring import ranges
 
 KEYS_AT_ONCE = 1 << 18
 """Keys that are looked at together, about."""
@@ -39,7 +40,7 @@ def _in_range(keys: U64, starts: I64, ends: I64, low: int, high: int) -> Iterato
     if num_keys < 2:
         return
     if num_keys <= 2 * KEYS_AT_ONCE or low == high:
-        positions = _positions(starts, ends)
+        positions = ranges(starts, ends)
         yield positions if low == high else _recurring_of(keys, positions, low, high)
         return
     num_pieces = min(num_keys // KEYS_AT_ONCE, high - low + 1)
@@ -52,14 +53,6 @@ def _in_range(keys: U64, starts: I64, ends: I64, low: int, high: int) -> Iterato
     for number in range(num_pieces):
         first, last = edges[number], edges[number + 1] - 1
         yield from _in_range(keys, bounds[number], bounds[number + 1], first, last)
-
-
-def _positions(starts: I64, ends: I64) -> I64:
-    """All positions from `starts` to `ends` [runs], ascending."""
-    lengths = ends - starts
-    before = np.cumsum(lengths) - lengths
-    positions: I64 = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
-    return positions
 
 
 def _recurring_of(keys: U64, positions: I64, low: int, high: int) -> I64:

@@ -12,9 +12,9 @@ from pydantic import Field, PositiveInt
 from configs.load import Config
 from data_prep.filters.verdicts import Verdicts
 from data_prep.text.batch import I64, U64, TextBatch
+from data_prep.text.recurring import TEXT_KEY
 
 F64 = npt.NDArray[np.float64]
-_TEXT_KEY = np.uint64(0xA0761D6478BD642F)
 _PLACES_PER_KEY = 4
 _OTHER_PLACES = np.uint64(0x9FB21C651E98DF25)
 """Odd, so that different keys stay different."""
@@ -159,7 +159,7 @@ def _ngrams_of(batch: TextBatch, n: int, texts: npt.NDArray[np.bool_]) -> tuple[
 
 def _keyed(hashes: U64, text: I64) -> U64:
     """Hashes that are equal only within one text."""
-    return hashes ^ (text.astype(np.uint64) + np.uint64(1)) * _TEXT_KEY
+    return hashes ^ (text.astype(np.uint64) + np.uint64(1)) * TEXT_KEY
 
 
 def _repeated(keys: U64) -> I64:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.text.hashes import I64, U64
 
-_TEXT_KEY, _PAIR_KEY = np.uint64(0xA0761D6478BD642F), np.uint64(0xE7037ED1A0B428DB)
+TEXT_KEY, _PAIR_KEY = np.uint64(0xA0761D6478BD642F), np.uint64(0xE7037ED1A0B428DB)
 _PLACES_PER_PAIR = 4
 
 
@@ -24,7 +24,7 @@ def recurring_pairs(token_hashes: U64, first_tokens: I64) -> I64:
     counts = np.diff(first_tokens)
     keys = token_hashes * _PAIR_KEY
     keys[:-1] += token_hashes[1:]
-    keys ^= np.repeat(np.arange(1, len(counts) + 1, dtype=np.uint64) * _TEXT_KEY, counts)
+    keys ^= np.repeat(np.arange(1, len(counts) + 1, dtype=np.uint64) * TEXT_KEY, counts)
     keys >>= np.uint64(64 - (_PLACES_PER_PAIR * num).bit_length())
     places = keys.view(np.int64)
     recurs = np.bincount(places)[places] > 1
