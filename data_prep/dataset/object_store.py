@@ -52,7 +52,7 @@ def hashes_of(path: Path) -> FileHashes:
 
 
 class ObjectStore:
-    """A folder behind an fsspec URL; failed requests are repeated. Methods raise UserError for what
+    """A folder at an fsspec URL; failed requests are tried again. Methods raise UserError for what
     cannot be read or written."""
 
     def __init__(self, url: str, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:

@@ -25,7 +25,7 @@ Read = Callable[[int, int], bytes]
 
 
 class UrlError(OSError):
-    """A file behind a URL cannot be read or written; the text is for the user.
+    """A file at a URL cannot be read or written; the text is for the user.
 
     It has an errno, so that no reader takes it for damage of a file's content.
     """
@@ -93,7 +93,7 @@ def retried(url: str, work: Callable[[], Any], delays_s: Sequence[float] | None 
 
 @dataclass(frozen=True)
 class UrlFile:
-    """One file behind a URL."""
+    """One file at a URL."""
 
     url: str
     file_system: Any

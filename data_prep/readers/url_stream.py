@@ -1,4 +1,4 @@
-"""A file behind a URL as a stream that reads ahead where it is known what will be read.
+"""A file at a URL as a stream that reads ahead where it is known what will be read.
 
 A reader says which ranges it expects to read (`expect`). Within them, blocks are fetched ahead and
 several at a time; elsewhere, what is asked for and a little more::

@@ -9,7 +9,7 @@
 All ranks have to call collectives in the same order, but not all have the same gradients in their
 last micro-batch (a head that only some tasks train). So buckets start strictly in their order, each
 when it and all before it are complete, and at the end of the pass those that are left. Messages of
-tensor-parallel peers go on meanwhile, in a process group of their own.
+tensor-parallel peers continue meanwhile, in a process group of their own.
 """
 
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
 
     - Gradients are reduced by a reduce-scatter of the flat sums instead of an all-reduce of a copy:
       half of the bytes, and no second fp32 tensor of all gradients. Groups of few values are
-      reduced by an all-reduce, in place too. They start while the backward pass goes on.
+      reduced by an all-reduce, in place too. They start during the backward pass.
     - Norm and clipping read this rank's partition instead of all gradients.
     - A bf16 gradient is added to its sum when it is complete and then freed, in one kernel; the
       first of a step is written over the sum of the step before.

@@ -116,7 +116,7 @@ def take_step(
     norm_part = engine.norm_part()
 
     # Everything that ranks report to each other goes into one vector and one collective, for which
-    # the host waits once. It then starts the update of the weights and goes on.
+    # the host waits once. It then starts the update of the weights, without waiting for it.
     is_stopping = stop is not None and stop.seen
     measured = astuple(measure_rank(forward_time.seconds(), data_wait_s))
     from_host = torch.tensor([is_stopping, *measured], dtype=torch.float64)

@@ -1,7 +1,7 @@
 """The optimizer's groups cut into buckets, which a backward pass completes one after another.
 
 Under ZeRO a group is a flat tensor of its own: one that is complete is summed over ranks while the
-backward pass goes on. Checkpoints hold parameters, and do not know of groups.
+backward pass still runs. Checkpoints hold parameters, and do not know of groups.
 """
 
 from collections.abc import Iterator, Sequence

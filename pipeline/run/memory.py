@@ -32,7 +32,7 @@ all-reduce below. By NCCL's model a ring waits about 4 us a rank, in which nodes
 a megabyte; the tree of an all-reduce sends twice the bytes in few hops."""
 
 OVERLAPPED_VALUES = 1 << 25
-"""The least values of a bucket of gradients that is reduced while the backward pass goes on, 134 MB
+"""The least values of a bucket of gradients that is reduced during the backward pass, 134 MB
 in fp32."""
 
 LIVE_VALUES = 1_000_000_000

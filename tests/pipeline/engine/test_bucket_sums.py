@@ -1,4 +1,4 @@
-"""Gradients that are summed over ranks in buckets, while the backward pass goes on."""
+"""Gradients that are summed over ranks in buckets, during the backward pass."""
 
 import contextlib
 from collections.abc import Callable, Iterator
