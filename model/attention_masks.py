@@ -13,6 +13,7 @@ from torch import Tensor
 from configs.load import ConfigError
 from model.compute import ComputeConfig
 from model.config import ModelConfig
+from model.grid_check import check_number_format
 from model.varlen_attention import Reach, sequence_bounds
 
 Backend = Literal["explicit", "sdpa", "flex", "varlen"]
@@ -131,11 +132,7 @@ def build_masks(
             window: build_mask(backend, replace(rule, window=window), dtype, device)
             for window in windows
         }
-    if device.type != "cpu" and dtype == torch.float32:
-        raise ConfigError(
-            "compute.attention_backend varlen has no kernels for fp32: set precision to bf16 or "
-            "fp16, or choose a different backend"
-        )
+    check_number_format(backend, dtype == torch.float32, device.type)
     assert rule.hidden is None  # see `compute_errors`
     shape = (rule.num_rows, rule.row_tokens)
     bounds = sequence_bounds(shape, rule.pieces, rule.visible, rule.max_pieces, device)

@@ -92,8 +92,8 @@ class ComputeConfig(Config):
     parallel.tensor 1."""
     cuda_graphs: Annotated[Literal["auto", "on", "off"], BeforeValidator(_word_of_switch)] = "auto"
     """on: a micro-batch of pretraining is launched as one CUDA graph, so that the host does not
-    hold up the GPU; needs bf16, ZeRO 1 and parallel.tensor 1; off: kernel by kernel; auto: off,
-    until a GPU has run it. The kernels are the same, so results should stay bit-equal."""
+    hold up the GPU; needs ZeRO 1 and parallel.tensor 1; off: kernel by kernel; auto: off, until
+    a GPU has run it. The kernels are the same, so results should stay bit-equal."""
     deterministic: Annotated[bool, BreaksBitEquality()] = True
     """True: only CUDA kernels that give the same bits every time, so that a resumed run is equal to
     an uninterrupted one. False: the fastest kernels, which add in varying order."""

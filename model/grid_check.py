@@ -42,6 +42,15 @@ def compute_errors(config: ModelConfig, compute: ComputeConfig) -> Iterator[str]
         )
 
 
+def check_number_format(backend: str, is_fp32: bool, device_type: str) -> None:
+    """Raises ConfigError if an attention backend has no kernels for the format on that device."""
+    if backend == "varlen" and is_fp32 and device_type != "cpu":
+        raise ConfigError(
+            "compute.attention_backend varlen has no kernels for fp32: set precision to bf16 or "
+            "fp16, or choose a different backend"
+        )
+
+
 def check_grid(config: ModelConfig, compute: ComputeConfig, tp_size: int) -> None:
     """Raises one ConfigError that lists every choice that does not work on `tp_size` ranks."""
     sizes = {

@@ -84,24 +84,41 @@ def skip_shared_memory_extension() -> None:
 
 @contextlib.contextmanager
 def flat_gradients() -> Iterator[None]:
-    """Has `deepspeed.initialize` make a `FlatGradientOptimizer` for ZeRO 1 in bf16.
+    """Has `deepspeed.initialize` make a `FlatGradientOptimizer` for ZeRO 1 without offloading.
 
-    Reason: DeepSpeed's own sends twice the bytes (an all-reduce of all gradients, in a copy) and
-    computes the norm of all gradients on every rank, two kernels a parameter.
-    Upstream: `_configure_bf16_optimizer` and `buffered_allreduce_fallback` in runtime/engine.py,
-    `step` in runtime/bf16_optimizer.py.
-    Remove when: its `BF16_Optimizer` reduces by reduce-scatter.
+    Reason: DeepSpeed's own optimizers send twice the bytes (an all-reduce of all gradients, in a
+    copy) after the backward pass, and compute the norm of all gradients on every rank, two kernels
+    a parameter. The one that this is built on is theirs for bf16 alone.
+    Upstream: `_do_optimizer_sanity_check`, `_configure_bf16_optimizer` and
+    `buffered_allreduce_fallback` in runtime/engine.py, `step` in runtime/bf16_optimizer.py.
+    Remove when: its optimizers of ZeRO 1 reduce by reduce-scatter during the backward pass.
     """
     from deepspeed.runtime import engine
 
     from pipeline.engine.flat_gradients import FlatGradientOptimizer
 
-    original = engine.BF16_Optimizer
-    engine.BF16_Optimizer = FlatGradientOptimizer
+    made_for = engine.DeepSpeedEngine._do_optimizer_sanity_check
+
+    def kind(self: Any, optimizer: Any) -> Any:
+        is_stage_1 = self.zero_optimization_stage() == 1 and not self.zero_cpu_offload()
+        return engine.BFLOAT16 if is_stage_1 else made_for(self, optimizer)
+
+    with (
+        _replaced(engine, "BF16_Optimizer", FlatGradientOptimizer),
+        _replaced(engine.DeepSpeedEngine, "_do_optimizer_sanity_check", kind),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute has another value meanwhile."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        engine.BF16_Optimizer = original
+        setattr(owner, name, original)
 
 
 def as_flat_gradients(optimizer: Any) -> "FlatGradientOptimizer | None":
@@ -111,9 +128,29 @@ def as_flat_gradients(optimizer: Any) -> "FlatGradientOptimizer | None":
     return optimizer if isinstance(optimizer, FlatGradientOptimizer) else None
 
 
+def backward_reduced_once(engine: Any, loss: Any, is_last: bool) -> None:
+    """Adds the gradients of `loss` to those on this rank, which are reduced after the last pass.
+
+    Reason: `coalesce_grad_reduction` holds for the passes of one block and reduces at its end, also
+    where an error or a signal to stop leaves it, when peers may not take part.
+    Upstream: `coalesce_grad_reduction` in runtime/engine.py.
+    Remove when: it takes a pass at a time.
+    """
+    with (
+        _replaced(engine, "inside_no_sync_ctxt", True),
+        _replaced(engine.optimizer, "_coalesce_grad_reduction", True),
+    ):
+        engine.backward(loss, scale_wrt_gas=False)
+    if is_last:
+        with engine.coalesce_grad_reduction():
+            pass  # at its end gradients are reduced
+
+
 @contextlib.contextmanager
-def gathering_ranks(grid: Grid, size: int | None) -> Iterator[None]:
+def gathering_ranks(grid: Grid, size: int | None) -> Iterator[Any]:
     """Has `deepspeed.initialize` keep copies of weights in groups of `size` data-parallel ranks.
+
+    Gives the process group of this rank, to be destroyed after the engine; None without a `size`.
 
     Reason: DeepSpeed takes consecutive ranks of the launch, also where those are tensor-parallel
     peers with other weights; and its second engine in a process finds the group of the first.
@@ -121,7 +158,7 @@ def gathering_ranks(grid: Grid, size: int | None) -> Iterator[None]:
     Remove when: it asks the `mpu` for the data-parallel ranks.
     """
     if size is None:
-        yield
+        yield None
         return
     from deepspeed.utils import groups
 
@@ -132,11 +169,8 @@ def gathering_ranks(grid: Grid, size: int | None) -> Iterator[None]:
             group = torch.distributed.new_group(ranks)  # all ranks make every group
             if tp_rank == grid.tp_rank and first <= grid.dp_rank < first + size:
                 mine = group
-    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = mine
-    try:
-        yield
-    finally:
-        groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+    with _replaced(groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP", mine):
+        yield mine
 
 
 def hide_old_names_of_collectives() -> None:

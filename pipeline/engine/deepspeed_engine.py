@@ -1,19 +1,14 @@
-"""A model under DeepSpeed ZeRO: its forward and backward passes, and the state that is saved.
-
-Facts about this DeepSpeed (0.19.8) that the code here rests on, each found by running it:
-- ZeRO 0 in bf16 takes an optimizer step at construction and reports a wrong norm: always >= 1.
-- Gradients are summed in bf16 over accumulation unless ``data_types.grad_accum_dtype`` says fp32.
-- A static loss scale may be changed between steps, so the rule for changing it is this project's.
-- Its timer of throughput has the host wait for the device before and after every micro-batch.
-"""
+"""A model under DeepSpeed ZeRO: its forward and backward passes, and the state that is saved."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.grid_check import check_number_format
 from model.heads import MaskedLanguageModel
 from model.parallel.grid import Grid
 from model.parameters import ParameterSpec, parameter_specs, unpad_local
@@ -23,6 +18,7 @@ from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.engine import deepspeed_compat
 from pipeline.engine.cuda_graphs import Graphs
+from pipeline.engine.deepspeed_settings import deepspeed_config
 from pipeline.engine.graphed_passes import GraphedPasses
 from pipeline.engine.zero_state import ZeroState
 from pipeline.optim.buckets import split_into_buckets
@@ -30,48 +26,8 @@ from pipeline.optim.loss_scale import LossScale
 from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run.config import RunConfig
-from pipeline.run.memory import BUCKET_VALUES, values_per_bucket
+from pipeline.run.memory import values_per_bucket
 from pipeline.run.phases import UpdateConfig
-
-
-def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) -> dict[str, Any]:
-    """DeepSpeed's dictionary, computed from this project's config; no other file is read.
-
-    `num_values` are those of this rank's trained parameters: ZeRO 2 and 3 allocate their whole
-    bucket for gradients, 1 GB by default, also where all gradients together are smaller.
-
-    Its batch sizes only say that gradients are accumulated: `Engine.start_micro_batch` sets
-    which micro-batch is the last of a step, and `take_step` divides the loss itself.
-    """
-    offload = {}
-    if config.parallel.offload_optimizer:
-        pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-        offload = {"offload_optimizer": pinned}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": max_accumulation,
-        "gradient_clipping": config.gradient_clipping,
-        "bf16": {
-            "enabled": config.precision == "bf16",
-            "check_grad_overflow": True,
-            "immediate_grad_update": True,
-        },
-        "fp16": {"enabled": config.precision == "fp16", "loss_scale": config.loss_scale.initial},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        # DeepSpeed's default is the number format of the weights, in which sums over many ranks
-        # lose their precision.
-        "communication_data_type": "fp32",
-        "zero_optimization": {
-            "stage": config.parallel.zero_stage,
-            "reduce_bucket_size": min(num_values, BUCKET_VALUES),
-            "zero_hpz_partition_size": config.parallel.zero_gather_ranks or 1,
-            **offload,
-        },
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 62,
-        "timers": {"throughput": {"enabled": False}},
-    }
 
 
 def resume_engine(
@@ -111,8 +67,11 @@ class Engine:
     ) -> None:
         """`max_accumulation`: the most micro-batches that a rank will take in one step.
 
-        `optimizers`: the settings that `enter_phase` may switch to.
+        `optimizers`: the settings that `enter_phase` may switch to. Raises ConfigError if the
+        device has no attention kernels for the precision.
         """
+        is_fp32, backend = config.precision == "fp32", config.compute.attention_backend
+        check_number_format(backend, is_fp32, grid.device.type)
         deepspeed_compat.use_accelerator_of(grid.device)
         if config.precision == "fp16":
             deepspeed_compat.allow_fp16_on_cpu()
@@ -130,7 +89,9 @@ class Engine:
         self._group_settings = {
             settings: settings.group_settings(parameters, grid.device) for settings in optimizers
         }
-        self._deepspeed = _initialize(model, config, max_accumulation, grid, trained)
+        self._deepspeed, self._gather_group = _initialize(
+            model, config, max_accumulation, grid, trained
+        )
         self._zero = self._deepspeed.optimizer
         self._flat = deepspeed_compat.as_flat_gradients(self._zero)
         self._state = ZeroState(self._zero, config.optimizer, trained, self.specs, grid)
@@ -141,6 +102,11 @@ class Engine:
         """The factor on the next step's loss, None except in fp16."""
         self._skipped_before = 0
         self._is_last = False
+        parallel = config.parallel
+        self._reduces_once = parallel.zero_stage == 3 and parallel.reduce_gradients == "step"
+        if self._reduces_once:
+            for parameter in parameters:
+                parameter.grad_dtype = torch.float32  # micro-batches are added in it
         self.graphs: GraphedPasses | None = None
         """How micro-batches run after `use_graphs`."""
 
@@ -195,6 +161,9 @@ class Engine:
         DeepSpeed averages gradients over data-parallel ranks: for a sum over them, `loss` is
         multiplied by their number.
         """
+        if self._reduces_once:
+            deepspeed_compat.backward_reduced_once(self._deepspeed, loss, self._is_last)
+            return
         self._deepspeed.backward(loss, scale_wrt_gas=False)
         if not self._is_last:
             self._deepspeed.step()  # which counts micro-batches
@@ -275,6 +244,8 @@ class Engine:
         """
         self.graphs = None
         self._deepspeed.destroy()
+        if self._gather_group is not None:
+            dist.destroy_process_group(self._gather_group)
 
     def check_replicas(self) -> None:
         """Raises RuntimeError if tensor-parallel ranks differ in what they should hold alike."""
@@ -292,8 +263,9 @@ def _initialize(
     max_accumulation: int,
     grid: Grid,
     trained: list[tuple[str, nn.Parameter]],
-) -> Any:
-    """DeepSpeed's engine on `model`, with the optimizer of `config` on the trained parameters."""
+) -> tuple[Any, Any]:
+    """(DeepSpeed's engine on `model`, with the optimizer of `config` on the trained parameters; the
+    process group of `parallel.zero_gather_ranks`)."""
     deepspeed = deepspeed_compat.import_deepspeed()
     parameters = [parameter for _, parameter in trained]
     num_values = sum(parameter.numel() for parameter in parameters)
@@ -307,7 +279,7 @@ def _initialize(
     with (
         deepspeed_compat.without_start_messages(),
         deepspeed_compat.flat_gradients(),
-        deepspeed_compat.gathering_ranks(grid, config.parallel.zero_gather_ranks),
+        deepspeed_compat.gathering_ranks(grid, config.parallel.zero_gather_ranks) as group,
     ):
         engine, *_ = deepspeed.initialize(
             model=model,
@@ -316,7 +288,7 @@ def _initialize(
             mpu=grid,
             dist_init_required=False,
         )
-    return engine
+    return engine, group
 
 
 def _frozen_weights(

@@ -1,4 +1,4 @@
-"""ZeRO 1 in bf16 with one flat fp32 sum of gradients a parameter group.
+"""ZeRO 1 with one flat fp32 sum of gradients a parameter group.
 
 A rank adds the gradients of its micro-batches to flat tensors, group by group. During the last
 backward pass of a step one reduce-scatter a group (`pipeline.engine.bucket_sums`) leaves each
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.utils import is_model_parallel_parameter
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import _coalescing_manager
@@ -32,20 +33,38 @@ CPUs do, fp32 would keep three digits."""
 class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
     """DeepSpeed's optimizer of ZeRO 1 in bf16, with these differences:
 
+    - It works in every precision. In fp16 it holds the loss scale, by which it multiplies losses
+      and divides norm and gradients.
     - Gradients are reduced by a reduce-scatter of the flat sums instead of an all-reduce of a copy:
       half of the bytes, and no second fp32 tensor of all gradients. Groups of few values are
       reduced by an all-reduce, in place too. They start during the backward pass.
     - Norm and clipping read this rank's partition instead of all gradients.
-    - A bf16 gradient is added to its sum when it is complete and then freed, in one kernel; the
+    - A gradient is added to its sum when it is complete and then freed, in one kernel; the
       first of a step is written over the sum of the step before.
     - The norm is the caller's to add up over ranks, with what else they report: in a step the host
       waits once for the device, and starts the update without waiting for it.
     - The new weights of all groups are gathered in one collective.
     """
 
+    def __init__(self, *arguments: Any, bfloat16_config: Any, **keywords: Any) -> None:
+        """As DeepSpeed's own; what it reads of `bfloat16_config` is the same in every precision."""
+        adds_at_once = {"enabled": True, "immediate_grad_update": True}
+        config = bfloat16_config.model_copy(update=adds_at_once)
+        super().__init__(*arguments, bfloat16_config=config, **keywords)
+        is_fp16 = self.bf16_groups_flat[0].dtype == torch.float16
+        self.loss_scaler = LossScaler(scale=1.0) if is_fp16 else None
+        """In fp16 the factor on the losses of a step; DeepSpeed multiplies by it."""
+
+    @property
+    def _loss_scale(self) -> float:
+        return 1.0 if self.loss_scaler is None else float(self.loss_scaler.cur_scale)
+
+    def zero_grad(self) -> None:
+        """DeepSpeed calls it in fp16 and fp32 after an update."""
+        self.clear_lp_grads()
+
     def _setup_for_real_optimizer(self) -> None:
         super()._setup_for_real_optimizer()
-        assert self.immediate_grad_update, "gradients are added to their sums by hooks"
         self._sums = BucketSums(
             [
                 Bucket(*found)
@@ -140,7 +159,8 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
         They are added without rounding in between, so that all get the same bits.
         """
         square = math.fsum(squares)
-        self._global_grad_norm = math.sqrt(square) if math.isfinite(square) else math.inf
+        norm = math.sqrt(square) / self._loss_scale if math.isfinite(square) else math.inf
+        self._global_grad_norm = norm
         return self._global_grad_norm
 
     @torch.no_grad()
@@ -152,12 +172,13 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
         self.clear_hp_grads()
 
     def _update(self, norm: float) -> None:
-        scale = self.clip_grad / (norm + 1e-6) if self.clip_grad > 0 else 1.0
+        scale = min(1.0, self.clip_grad / (norm + 1e-6)) if self.clip_grad > 0 else 1.0
+        scale /= self._loss_scale
         partitions = zip(
             self.fp32_groups_flat_partition, self.fp32_groups_gradient_flat_partition, strict=True
         )
         for weights, gradients in partitions:
-            if scale < 1:
+            if scale != 1:
                 gradients.mul_(scale)
             weights.grad = gradients
         self.optimizer.step()
@@ -191,7 +212,7 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
             group[:] = [False] * len(group)
 
     def clear_lp_grads(self, set_to_none: bool = True) -> None:
-        """Frees the bf16 gradients of parameters without a hook; the others are freed already."""
+        """Frees the gradients of parameters without a hook; the others are freed already."""
         super().clear_lp_grads(set_to_none=True)
 
 

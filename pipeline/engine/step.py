@@ -3,7 +3,7 @@
 Pretraining and fine-tuning take the same step: pretraining has one head, "mlm". Besides DeepSpeed's
 own communication, a step costs one collective (one more where ranks have to add up their label
 counts first) and one transfer from the device; `tests/pipeline/engine/test_step.py` enforces that.
-At ZeRO 1 in bf16 it is all that the host waits for, and the norm of the gradient is part of it.
+At ZeRO 1 it is all that the host waits for, and the norm of the gradient is part of it.
 
 H heads, W ranks.
 """
@@ -169,6 +169,8 @@ def _run_in_graphs(
     assert engine.graphs is not None
     assert isinstance(micro_batch, GraphedMicroBatch)
     with forward_time:
+        if engine.loss_scale is not None:  # by which DeepSpeed multiplies in `Engine.backward`
+            scales = scales * engine.loss_scale.scale
         losses, num_right = engine.graphs.run(micro_batch, heads, scales)
     engine.finish_graph()
     return losses, num_right

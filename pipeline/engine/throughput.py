@@ -59,7 +59,7 @@ class StepMeter:
     ) -> dict[str, float]:
         """The metrics of a step; `rows`, `tokens` and `flops` are those of its global batch.
 
-        At ZeRO 1 in bf16 a GPU has yet to update the weights, which is in the time of the next step
+        At ZeRO 1 a GPU has yet to update the weights, which is in the time of the next step
         or of the save that follows: a step's time holds the update of the step before.
         """
         now = time.monotonic()

@@ -18,8 +18,8 @@ from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.optim.whole_matrices import Piece
 
 FLAT_PARTITIONS = (
-    "fp32_groups_flat_partition",  # BF16_Optimizer: ZeRO 1 in bf16 with fp32 accumulation
-    "single_partition_of_fp32_groups",  # DeepSpeedZeroOptimizer: ZeRO 1 and 2
+    "fp32_groups_flat_partition",  # BF16_Optimizer, see pipeline.engine.flat_gradients
+    "single_partition_of_fp32_groups",  # DeepSpeedZeroOptimizer: ZeRO 2, and 1 with offloading
     "fp32_partitioned_groups_flat",  # DeepSpeedZeroOptimizer_Stage3
 )
 """The attributes of DeepSpeed's optimizers (0.19.8) that hold this rank's flat fp32 master weights,

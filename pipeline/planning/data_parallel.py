@@ -45,6 +45,8 @@ class Trained:
     zero_stage: int
     gather_ranks: int | None
     """`parallel.zero_gather_ranks`."""
+    reduces_once: bool
+    """`parallel.reduce_gradients` is step."""
     offloads: bool
     has_flat_gradients: bool
     """`RunConfig.has_flat_gradients`."""
@@ -56,15 +58,16 @@ def data_parallel_bytes(trained: Trained, accumulation: int, tp_size: int, dp_si
     """Bytes that a rank sends to its data-parallel peers in a step, by rings.
 
     fp32 gradients: at ZeRO 1 a reduce-scatter a step (an all-reduce where they are not flat or a
-    rank gets few), at ZeRO 2 an all-reduce and at ZeRO 3 a reduce-scatter a micro-batch; weights:
-    an all-gather a step, at ZeRO 3 one for each pass of a micro-batch.
+    rank gets few), at ZeRO 2 an all-reduce and at ZeRO 3 a reduce-scatter a micro-batch (or once a
+    step); weights: an all-gather a step, at ZeRO 3 one for each pass of a micro-batch.
     """
     values = trained.parameters / tp_size
     ring = (dp_size - 1) / dp_size
     weights = values * trained.value_bytes
     if trained.zero_stage == 3:
         near, everywhere = gathered_bytes(trained, accumulation, tp_size, dp_size)
-        return ring * accumulation * 4 * values + near + everywhere
+        times = 1 if trained.reduces_once else accumulation
+        return ring * times * 4 * values + near + everywhere
     if trained.has_flat_gradients:
         return ring * (sum(_reduced_bytes(trained, tp_size, dp_size)) + weights)
     times = accumulation if trained.zero_stage == 2 else 1
@@ -95,7 +98,7 @@ def _passes(trained: Trained, accumulation: int) -> int:
 
 
 def _bucket_values(trained: Trained, tp_size: int, dp_size: int) -> list[float]:
-    """Gradients in each bucket of ZeRO 1 in bf16, in the order in which they are complete.
+    """Gradients in each bucket of ZeRO 1, in the order in which they are complete.
 
     The last one has the word vectors. The group without weight decay, which has few values, is
     counted with the others.
@@ -171,7 +174,8 @@ def data_parallel_s(
         return sent_s + waiting - min(early_s, backward_s)
     buckets = math.ceil(trained.parameters / rank.tp_size / BUCKET_VALUES)
     if trained.zero_stage == 3:
-        calls = accumulation * (buckets + trained.num_tensors)
+        times = 1 if trained.reduces_once else accumulation
+        calls = times * buckets + accumulation * trained.num_tensors
         return sent_s + calls * network.ring_s - _saved_near_s(trained, accumulation, rank, network)
     times = accumulation if trained.zero_stage == 2 else 1
     return sent_s + buckets * (times * network.tree_s + network.ring_s)

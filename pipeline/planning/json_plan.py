@@ -103,6 +103,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "tensor": variant.tp_size,
         "zero_stage": variant.zero_stage,
         "zero_gather_ranks": variant.gather_ranks,
+        "reduce_gradients": "step" if variant.reduces_once else "auto",
         "activation_checkpointing": variant.recomputed,
         "refusal": outcome.refusal or None,
     }

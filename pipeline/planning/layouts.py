@@ -19,7 +19,7 @@ from pipeline.run.memory import MemoryEstimate, estimate_memory
 from pipeline.run.phase_checks import check_models
 from pipeline.run.plan import PhasePlan, RunPlan
 
-PARALLEL_KEYS = ("tensor", "zero_stage", "zero_gather_ranks")
+PARALLEL_KEYS = ("tensor", "zero_stage", "zero_gather_ranks", "reduce_gradients")
 """Keys of `parallel` that a variant decides."""
 
 
@@ -95,7 +95,8 @@ class _Prepared:
 
 def parallel_of(variant: Variant, given: ParallelConfig) -> ParallelConfig:
     """`given` under a variant."""
-    values = (variant.tp_size, variant.zero_stage, variant.gather_ranks)
+    reduced = "step" if variant.reduces_once else "auto"
+    values = (variant.tp_size, variant.zero_stage, variant.gather_ranks, reduced)
     return given.model_copy(update=dict(zip(PARALLEL_KEYS, values, strict=True)))
 
 

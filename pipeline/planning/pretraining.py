@@ -44,6 +44,7 @@ def trained_of(plan: RunPlan) -> Trained:
         optimizer=config.optimizer,
         zero_stage=config.parallel.zero_stage,
         gather_ranks=config.parallel.zero_gather_ranks,
+        reduces_once=config.parallel.reduce_gradients == "step",
         offloads=config.parallel.offload_optimizer,
         has_flat_gradients=config.has_flat_gradients,
         update_flops=update_flops(config.optimizer, networks),

@@ -32,6 +32,8 @@ class Variant:
     """The type of `compute.activation_checkpointing`."""
     gather_ranks: int | None = None
     """`parallel.zero_gather_ranks`: all of a node, or none."""
+    reduces_once: bool = False
+    """`parallel.reduce_gradients` is step; for ZeRO 3."""
 
     def words(self) -> str:
         """As one line of text."""
@@ -41,7 +43,8 @@ class Variant:
             "layers": ", layers computed again",
         }[self.recomputed]
         copies = ", a copy of the weights in every node" if self.gather_ranks else ""
-        return f"tensor parallel {self.tp_size}, ZeRO {self.zero_stage}{copies}{again}"
+        once = ", gradients reduced once a step" if self.reduces_once else ""
+        return f"tensor parallel {self.tp_size}, ZeRO {self.zero_stage}{copies}{once}{again}"
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,14 @@ def variants(run: Searched) -> Iterator[Variant]:
         if run.gpus_per_node % tp_size:
             continue
         for recomputed in RECOMPUTED:
-            for zero_stage in (1, 2, 3) if run.world_size > tp_size else (1,):
-                yield Variant(tp_size, zero_stage, recomputed)
-            if tp_size < run.gpus_per_node < run.world_size:
-                yield Variant(tp_size, 3, recomputed, run.gpus_per_node // tp_size)
+            yield Variant(tp_size, 1, recomputed)
+            if run.world_size == tp_size:
+                continue
+            yield Variant(tp_size, 2, recomputed)
+            for once in (False, True):
+                yield Variant(tp_size, 3, recomputed, None, once)
+                if tp_size < run.gpus_per_node < run.world_size:
+                    yield Variant(tp_size, 3, recomputed, run.gpus_per_node // tp_size, once)
 
 
 def search(run: Searched, memory_gb: float) -> list[Outcome]:

@@ -5,7 +5,7 @@
     tensor    = bytes sent / link + collectives x latency
     host      = kernels x time to launch one, as far as it is longer than matrix + traffic + tensor
     data      = bytes sent / min(link, network of a node / tensor-parallel size) + latencies, at
-                ZeRO 1 in bf16 less what the last backward pass hides
+                ZeRO 1 less what the last backward pass hides
     optimizer = its state and gradients, read and written once, and its own matrix products
 
 All but `optimizer` and, at ZeRO 1, `data` are counted once a micro-batch. Nothing else is assumed

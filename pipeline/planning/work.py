@@ -31,7 +31,7 @@ PARTS_ROTARY_LAUNCHES = 4
 OTHER_LAUNCHES = 26
 """Kernels of embedding, head and loss."""
 TENSOR_LAUNCHES = 2
-"""Kernels by which DeepSpeed adds the gradient of one tensor to its sum; one at ZeRO 1 in bf16
+"""Kernels by which DeepSpeed adds the gradient of one tensor to its sum; one at ZeRO 1
 (`pipeline.engine.flat_gradients`)."""
 DROPOUT_UNITS = 2.5
 """A value read, one written, and a byte of mask."""

@@ -51,11 +51,20 @@ class ParallelConfig(Config):
     together: only the first gathering after a step is over all ranks (hpZ of ZeRO++, Wang et al.
     2023). Has to divide the data-parallel ranks; None: there is no copy, all gather from all."""
 
+    reduce_gradients: Annotated[Literal["auto", "step"], BreaksBitEquality()] = "auto"
+    """step: at ZeRO 3, a rank adds up the gradients of its micro-batches (4 bytes a parameter) and
+    they are reduced once a step, as at ZeRO 1; auto: ZeRO 2 and 3 reduce in each micro-batch."""
+
     offload_optimizer: Annotated[bool, BreaksBitEquality()] = False
     """True keeps master weights and moments in host memory and steps there."""
 
     @model_validator(mode="after")
-    def _gathers_weights(self) -> Self:
+    def _goes_with_the_stage(self) -> Self:
+        if self.reduce_gradients == "step" and self.zero_stage == 2:
+            raise ValueError(
+                "reduce_gradients step with zero_stage 2 would keep whole gradients on every rank, "
+                "which is zero_stage 1: set that, and reduce_gradients to auto"
+            )
         if self.zero_gather_ranks is not None and self.zero_stage != 3:
             raise ValueError(
                 f"zero_gather_ranks {self.zero_gather_ranks} needs zero_stage 3 (now "
@@ -170,8 +179,7 @@ class RunConfig(UpdateConfig):
 
         That is `pipeline.engine.flat_gradients`. Elsewhere DeepSpeed copies them into its bucket.
         """
-        is_stage_1 = self.parallel.zero_stage == 1 and not self.parallel.offload_optimizer
-        return self.precision == "bf16" and is_stage_1
+        return self.parallel.zero_stage == 1 and not self.parallel.offload_optimizer
 
     @property
     def value_bytes(self) -> int:

@@ -21,9 +21,8 @@ def graph_errors(
         return
     if not has_flat_gradients:
         yield (
-            f"{NAME} needs precision bf16, parallel.zero_stage 1 and no "
-            f"parallel.offload_optimizer: elsewhere DeepSpeed decides on the host what becomes of "
-            f"each gradient; {ADVICE}, or change them"
+            f"{NAME} needs parallel.zero_stage 1 and no parallel.offload_optimizer: elsewhere "
+            f"DeepSpeed decides on the host what becomes of each gradient; {ADVICE}, or change them"
         )
     if tp_size > 1:
         yield (

@@ -27,7 +27,7 @@ BUCKET_VALUES = 100_000_000
 """DeepSpeed's buckets for reducing gradients hold at most so many values."""
 
 SCATTERED_VALUES = 1 << 18
-"""ZeRO 1 in bf16 reduces gradients by reduce-scatter where each rank gets at least so many, and by
+"""ZeRO 1 reduces gradients by reduce-scatter where each rank gets at least so many, and by
 all-reduce below. By NCCL's model a ring waits about 4 us a rank, in which nodes with 300 GB/s send
 a megabyte; the tree of an all-reduce sends twice the bytes in few hops."""
 
@@ -131,6 +131,8 @@ def state_memory(
     gradients, buffers = 4.0 * trained, 0.0 if config.has_flat_gradients else 4.0 * bucket
     if stage > 1:
         gradients, buffers = 4 * trained / dp_size, (4 + copied) * bucket
+        if config.parallel.reduce_gradients == "step":
+            gradients += 4 * trained
     if stage == 3 and dp_size > 1:  # one rank uses its weights as they are
         weights /= dp_size
         if config.parallel.zero_gather_ranks is not None:

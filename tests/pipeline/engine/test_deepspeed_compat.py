@@ -144,10 +144,23 @@ def test_mlflow_can_be_imported_after_deepspeed() -> None:
 def test_deepspeed_reduces_bf16_gradients_by_all_reduce() -> None:
     own = engine_of(nn.Linear(4, 2), stage=1)
     assert not hasattr(own.optimizer, "reduce_gradients"), "what reduces them now?"
-    with deepspeed_compat.flat_gradients():
-        engine = engine_of(nn.Linear(4, 2), stage=1, immediate_grad_update=True)
-    assert type(engine.optimizer).__name__ == "FlatGradientOptimizer"
-    assert type(engine_of(nn.Linear(4, 2), stage=1).optimizer) is type(own.optimizer)
+
+
+def kind_of_optimizer(stage: int, precision: str) -> str:
+    return type(engine_of(nn.Linear(4, 2), stage, precision).optimizer).__name__
+
+
+@in_one_rank
+def test_flat_gradients_are_those_of_zero_1_in_every_precision() -> None:
+    deepspeed_compat.allow_fp16_on_cpu()
+    for precision in ("fp32", "fp16", "bf16"):
+        for stage, is_flat in ((1, True), (2, False)):
+            own = kind_of_optimizer(stage, precision)
+            with deepspeed_compat.flat_gradients():
+                patched = kind_of_optimizer(stage, precision)
+            assert own != "FlatGradientOptimizer"
+            assert patched == ("FlatGradientOptimizer" if is_flat else own)
+            assert kind_of_optimizer(stage, precision) == own
 
 
 @in_one_rank

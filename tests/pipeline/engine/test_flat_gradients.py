@@ -1,4 +1,4 @@
-"""ZeRO 1 in bf16 on flat gradients: sums, norm, clipping and skipped steps, against DeepSpeed's."""
+"""ZeRO 1 on flat gradients: sums, norm, clipping and skipped steps, against DeepSpeed's."""
 
 import contextlib
 import math
@@ -37,7 +37,7 @@ NUM_STEPS = 3
 
 
 def config_of(tp_size: int = 1, **changes: Any) -> TrainConfig:
-    """A network of two layers in bf16, without dropout, which would hide small differences."""
+    """Two layers, in bf16 by default, without dropout, which would hide small differences."""
     compute = {"sequence_parallel": changes.pop("sequence_parallel", False)}
     return make_config(
         *(Path("rows"), Path("run")),
@@ -46,9 +46,8 @@ def config_of(tp_size: int = 1, **changes: Any) -> TrainConfig:
             "hidden_size": 256,
         },  # enough for a reduce-scatter
         parallel={"tensor": tp_size},
-        precision="bf16",
         compute=compute,
-        **changes,
+        **{"precision": "bf16", **changes},
     )
 
 
@@ -63,7 +62,8 @@ def engine_of(config: TrainConfig, grid: Grid, deepspeeds: bool = False) -> Engi
     none = mock.patch.object(deepspeed_compat, "flat_gradients", contextlib.nullcontext)
     with none if deepspeeds else contextlib.nullcontext():
         engine = Engine(model, config, ACCUMULATION, grid, [config.optimizer])
-    assert (type(engine._zero).__name__ == "BF16_Optimizer") == deepspeeds
+    theirs = "BF16_Optimizer" if config.precision == "bf16" else "DeepSpeedZeroOptimizer"
+    assert type(engine._zero).__name__ == (theirs if deepspeeds else "FlatGradientOptimizer")
     return engine
 
 
@@ -99,6 +99,11 @@ def trained(
         (4, {"tp_size": 2, "sequence_parallel": True}),
         (3, {"gradient_clipping": 0.01}),
         (2, {"optimizer": {"type": "lamb"}}),
+        (3, {"precision": "fp32", "gradient_clipping": 0.01}),
+        (4, {"tp_size": 2, "precision": "fp32"}),
+        (3, {"precision": "fp16", "gradient_clipping": 0.01}),
+        (4, {"tp_size": 2, "precision": "fp16"}),
+        (2, {"optimizer": {"type": "lamb"}, "precision": "fp32"}),
     ],
     ids=str,
 )
@@ -125,8 +130,9 @@ def unclipped(config: TrainConfig) -> bool:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_without_clipping_the_bits_are_those_of_deepspeed(ranks: int) -> None:
-    config = config_of(gradient_clipping=0)
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_without_clipping_the_bits_are_those_of_deepspeed(ranks: int, precision: str) -> None:
+    config = config_of(gradient_clipping=0, precision=precision)
     assert run_ranks(unclipped, ranks, config) == [True] * ranks
 
 
@@ -271,6 +277,8 @@ def test_resumed_is_bit_equal_on_data_parallel_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_gradient_that_is_not_finite_changes_nothing(ranks: int) -> None:
-    found = run_ranks(after_a_step_that_is_not_finite, ranks, config_of())
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_gradient_that_is_not_finite_changes_nothing(ranks: int, precision: str) -> None:
+    config = config_of(precision=precision, loss_scale={"smallest": 2.0**16})  # so it stays
+    found = run_ranks(after_a_step_that_is_not_finite, ranks, config)
     assert found == [(True, True, True)] * ranks

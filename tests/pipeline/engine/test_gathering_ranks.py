@@ -10,7 +10,11 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.load import ConfigError
+from model.heads import build_masked_lm
+from model.parallel.grid import make_grid
 from pipeline.engine import deepspeed_engine
+from pipeline.engine.deepspeed_engine import Engine
+from pipeline.engine.deepspeed_settings import deepspeed_config
 from pipeline.run.config import ParallelConfig, TrainConfig
 from pipeline.run.plan import data_parallel_size
 from tests.gloo import run_ranks
@@ -42,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def sharded(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = deepspeed_engine.deepspeed_config
+    original = deepspeed_config
 
     def changed(*arguments: Any) -> dict[str, Any]:
         found = original(*arguments)
@@ -145,3 +149,20 @@ def test_ranks_that_do_not_divide_are_refused() -> None:
         data_parallel_size(parallel, 2)
     with pytest.raises(ValueError, match=r"zero_gather_ranks 2 needs zero_stage 3 \(now 1\)"):
         ParallelConfig(zero_gather_ranks=2)
+
+
+def groups_after_closing(config: TrainConfig) -> tuple[int, int]:
+    """Process groups after one and after four engines in a row, as after three rollbacks."""
+    grid = make_grid(1)
+    counts = []
+    for _ in range(4):
+        model = build_masked_lm(config.model, 250, grid, config.seed, config.compute)
+        Engine(model, config, ACCUMULATION, grid, [config.optimizer]).close()
+        counts.append(len(dist.distributed_c10d._world.pg_map))
+    return counts[0], counts[-1]
+
+
+def test_a_closed_engine_leaves_no_process_group(rows: Path, tmp_path: Path) -> None:
+    config = config_of(rows, tmp_path / "run", zero_gather_ranks=2)
+    for first, last in run_ranks(groups_after_closing, 4, config):
+        assert first == last

@@ -53,6 +53,7 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     compute: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "adamw"
+    precision: str = "bf16"
     is_causal: bool = False
     draws: bool = False
 
@@ -61,7 +62,7 @@ class Case:
         return make_config(
             *(Path("rows"), Path("run")),
             model={**SMALL_MODEL, **self.model},
-            precision="bf16",
+            precision=self.precision,
             gradient_clipping=0.5,
             optimizer={"type": self.optimizer},
             compute={"compile": "on", **self.compute},
@@ -77,6 +78,8 @@ CASES = {
     "torch's generator": Case(compute={"attention_backend": "sdpa"}, draws=True),
     "lamb": Case(optimizer="lamb"),
     "causal": Case(is_causal=True),
+    "fp32": Case(precision="fp32"),
+    "fp16, whose loss scale changes": Case(precision="fp16"),
 }
 
 

@@ -91,7 +91,7 @@ def counted_finetuning(config: FinetuneConfig) -> list[dict[str, int]]:
 def test_a_pretraining_step_takes_two_collectives_and_one_transfer(
     tmp_path: Path, precision: str
 ) -> None:
-    """Besides those of DeepSpeed, or at ZeRO 1 in bf16 of what takes its place: the reduction of
+    """Besides those of DeepSpeed, or at ZeRO 1 of what takes its place: the reduction of
     two groups, and their new weights. For the norm it neither communicates nor waits."""
     make_rows(tmp_path / "rows", rows=64)
     config = make_config(
@@ -101,9 +101,7 @@ def test_a_pretraining_step_takes_two_collectives_and_one_transfer(
         precision=precision,
         log_every_steps=2,
     )
-    expected = {"all_reduce": 1, "all_gather_single": 1, "cpu": 1}
-    if precision == "bf16":
-        expected |= {"all_reduce": 1 + 2, "all_gather_single": 1 + 2}
+    expected = {"all_reduce": 1 + 2, "all_gather_single": 1 + 2, "cpu": 1}
     for steps in run_ranks(counted_pretraining, 2, config):
         assert steps == [expected] * 5
 
@@ -112,8 +110,9 @@ def test_a_finetuning_step_takes_one_collective_and_one_transfer(tmp_path: Path)
     config = make_finetune_config(
         make_pretrained(tmp_path / "pretrained"), tmp_path / "run", evaluate_every_steps=6
     )
+    expected = {"all_reduce": 2, "all_gather_single": 1 + 2, "cpu": 1}  # as above, of two groups
     for steps in run_ranks(counted_finetuning, 2, config):
-        assert steps == [{"all_gather_single": 1, "cpu": 1}] * 5
+        assert steps == [expected] * 5
 
 
 def waits_of_deepspeed(config: TrainConfig) -> int:
@@ -130,7 +129,7 @@ def waits_of_deepspeed(config: TrainConfig) -> int:
 
 
 def test_deepspeed_waits_for_nothing_between_micro_batches(tmp_path: Path) -> None:
-    """At ZeRO 1 in bf16; its other optimizers wait by themselves, for their buckets."""
+    """At ZeRO 1; its other optimizers wait by themselves, for their buckets."""
     make_rows(tmp_path / "rows", rows=64)
     settings: dict[str, Any] = {"precision": "bf16", "schedule": {"type": "constant"}}
     config = make_config(tmp_path / "rows", tmp_path / "run", total_rows=4 * 16, **settings)

@@ -10,7 +10,7 @@ from pipeline.run.config import TrainConfig
 from tests.pipeline.finetuning.finetune_run import make_finetune_config
 from tests.pipeline.training_run import SMALL_MODEL, make_config
 
-NEEDS = "needs precision bf16, parallel.zero_stage 1 and no parallel.offload_optimizer"
+NEEDS = "needs parallel.zero_stage 1 and no parallel.offload_optimizer"
 SPANS = {"visibility": {"type": "random_span", "max_share": 0.3}}
 
 
@@ -23,8 +23,6 @@ def config_of(cuda_graphs: Any = "on", **changes: Any) -> TrainConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "fp32"}, NEEDS),
-        ({"precision": "fp16"}, NEEDS),
         ({"parallel": {"zero_stage": 2}}, NEEDS),
         ({"parallel": {"offload_optimizer": True}}, NEEDS),
         ({"parallel": {"tensor": 2}}, "does not go with parallel.tensor 2"),
