@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.load import ConfigError
+from model.arriving_weights import PresentWeights, Weights
 from model.attention import SelfAttention
 from model.attention_masks import choose_backend
 from model.compiling import MAX_GRAPHS, allow_many_graphs, failed_to_compile
@@ -45,6 +46,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.config, self.compute = grid, config, compute
+        self.weights: Weights = PresentWeights()
+        """Asked for those of each part before it runs."""
         self.embeddings = Embeddings(
             grid, config, vocab_size, compute.padded_vocab_size(vocab_size)
         )
@@ -95,12 +98,14 @@ class Encoder(nn.Module):
             *(self.config, backend, read, key, dtype, known, is_causal),
             with_counters=self.compiles or self.compiles_parts or tokens.device.type != "cpu",
         )
+        self.weights.ready(self.embeddings)
         hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]
         draws = key is not None and backend == "sdpa" and self.config.attention_dropout > 0
         seed = self._attention_seed(key) if draws and isinstance(key, int) else None
         with seeded(tokens.device, seed):
             hidden = self._run_all(hidden, context, draws)
         if self.norm is not None:
+            self.weights.ready(self.norm)
             hidden = self.norm(hidden)
         if self.grid.sequence_parallel:
             # Every rank computes the same from here, on all tokens: gradients are not summed.
@@ -145,10 +150,13 @@ class Encoder(nn.Module):
         elif choice.type == "selective" and self.training:
             # Nothing reads the last product of a pre-LN layer again: a sum with it is the output.
             run = functools.partial(run_selectively, self.grid, run, self.norm is None, draws)
-        if choice.type != "layers" or not self.training:
-            return self._run(run, hidden, context, numbers)
-        for first in numbers[:: choice.every]:
-            span = numbers[first : first + choice.every]
+        size = choice.every if choice.type == "layers" else 1
+        for first in numbers[::size]:
+            span = numbers[first : first + size]
+            self.weights.ready(*(self.layers[self.group_of[number]] for number in span))
+            if choice.type != "layers" or not self.training:
+                hidden = self._run(run, hidden, context, span)
+                continue
             # Keyed masks come out the same when they are computed again.
             hidden = checkpoint(
                 *(self._run, run, hidden, context, span),

@@ -19,6 +19,7 @@ from model.adversarial import (
     symmetric_divergence,
     text_of,
 )
+from model.arriving_weights import PresentWeights, Weights
 from model.compute import SLOTS_AT_ONCE, ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.cross_entropy import vocabulary_cross_entropy
@@ -54,9 +55,19 @@ class MaskedLanguageModel(nn.Module):
         self.grid = grid
         self.word_vectors: str | None = None
         """A summary of the word vectors that the embedding started from, if it did."""
+        self.weights: Weights = PresentWeights()
+        """Asked for those of each part before it runs."""
         self.encoder = Encoder(grid, config, compute, vocab_size)
         padded_size = compute.padded_vocab_size(vocab_size)
         self.head = LanguageModelHead(grid, config, vocab_size, padded_size)
+
+    def take_weights_from(self, weights: Weights) -> None:
+        """Has every part wait for its weights before it runs."""
+        self.weights = self.encoder.weights = weights
+
+    def parameters_in_order(self) -> list[nn.Parameter]:
+        """All, in the order in which a forward pass needs them."""
+        return list(self.parameters())
 
     def enter_phase(self, config: ModelConfig) -> None:
         """Switches to a config that differs in settings of a phase only (`PerPhase`)."""
@@ -130,8 +141,12 @@ class MaskedLanguageModel(nn.Module):
 
     def _slot_logits(self, hidden: Tensor, positions: Tensor) -> Tensor:
         chosen = at_slots(hidden, positions)  # [N, H]
+        self._wait_for_head()
         logits: Tensor = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]
         return logits
+
+    def _wait_for_head(self) -> None:
+        self.weights.ready(self.head, self.encoder.embeddings.word)
 
     def _slot_distance(self, one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
         return (symmetric_divergence(one, other, self.grid) * (labels.view(-1) >= 0)).sum()
@@ -164,6 +179,7 @@ class MaskedLanguageModel(nn.Module):
         """The loss at `positions`, the logits of `slots_at_once` of them at a time; None: all."""
         chosen = at_slots(hidden, positions)  # [N, H]
         labels = labels.view(-1)
+        self._wait_for_head()
         if slots_at_once is None or slots_at_once >= len(labels):
             return self._slot_loss(chosen, labels)
         parts = [slice(n, n + slots_at_once) for n in range(0, len(labels), slots_at_once)]
@@ -190,6 +206,7 @@ class MaskedLanguageModel(nn.Module):
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""
         hidden = self.encoder(tokens, None, segments)
+        self._wait_for_head()
         logits: Tensor = self.head(hidden, self.encoder.embeddings.word)  # [T, V/tp]
         logits = gather_columns(logits, group=self.grid.tp_group)  # [T, padded V]
         return logits[:, : self.vocab_size].view(*tokens.shape, self.vocab_size)

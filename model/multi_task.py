@@ -127,11 +127,13 @@ class MultiTaskModel(MaskedLanguageModel):
     ) -> dict[str, Tensor]:
         by_row = hidden.view(*tokens.shape, -1)  # [B, S, H]
         pooled = None
-        if any(self._head(name).reads_pooled for name in names):
+        heads = [self._head(name) for name in names]
+        self.weights.ready(*heads, *(self.transforms[n] for n in names if n in self.transforms))
+        if any(head.reads_pooled for head in heads):
+            self.weights.ready(self.pooler, self.encoder)  # of which it may share a matrix
             pooled = self.pooler(by_row, tokens, self.encoder)  # [B, H]
         scores = {}
-        for name in names:
-            head = self._head(name)
+        for name, head in zip(names, heads, strict=True):
             features = pooled if head.reads_pooled else by_row
             if name in self.transforms:
                 features = self.transforms[name](features)

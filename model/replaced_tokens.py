@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arriving_weights import Weights
 from model.compute import ComputeConfig
 from model.config import MLM_HEAD, ModelConfig
 from model.dropout import Site, mask_seed
 from model.generator import generator_config
 from model.heads import MaskedLanguageModel, with_initial_weights, word_vectors_of
-from model.label_slots import at_slots, with_values
+from model.label_slots import with_values
 from model.layers import ReplicatedLinear, VocabularyEmbedding
 from model.objectives import SpecialIds
 from model.objectives.head_names import KEPT_SHARE, REPLACED_HEAD
@@ -109,6 +110,16 @@ class ReplacedTokensModel(MaskedLanguageModel):
         self.is_ordinary: Tensor
         self.register_buffer("is_ordinary", mine_only, persistent=False)
 
+    def take_weights_from(self, weights: Weights) -> None:
+        super().take_weights_from(weights)
+        if self.small is not None:
+            self.generator.take_weights_from(weights)
+
+    def parameters_in_order(self) -> list[nn.Parameter]:
+        """Those of the generator first, which runs first."""
+        first = self.generator.parameters_in_order() if self.small is not None else []
+        return list(dict.fromkeys([*first, *self.parameters()]))
+
     def enter_phase(self, config: ModelConfig) -> None:
         super().enter_phase(config)
         if self.small is not None:  # the settings of its own modules, not those of the larger model
@@ -136,8 +147,7 @@ class ReplacedTokensModel(MaskedLanguageModel):
         key = None if dropout_key is None else mask_seed(dropout_key, 0, Site.GENERATOR)
         unmasked = self._unmasked(tokens, positions, labels)
         hidden = generator.encoder(tokens, key, None, unmasked, known)  # [T, H of generator]
-        chosen = at_slots(hidden, positions)  # [N, H of generator]
-        logits = generator.head(chosen, generator.encoder.embeddings.word)  # [N, V/tp]
+        logits = generator._slot_logits(hidden, positions)  # [N, V/tp]
         keys = draw_keys(sample_keys, positions).view(-1)
         drawn = draw_tokens(logits.detach(), keys, self.is_ordinary, self.grid)  # [N]
         results = {MLM_HEAD: self._logits_loss(logits, labels, overwrites=True)}
@@ -149,6 +159,7 @@ class ReplacedTokensModel(MaskedLanguageModel):
         self, original: Tensor, replaced: Tensor, dropout_key: int | None, known: KnownRows | None
     ) -> dict[str, LossAndCounts]:
         hidden = self.encoder(replaced.contiguous(), dropout_key, None, None, known)  # [T, H]
+        self.weights.ready(self.replaced_head)
         scores = self.replaced_head(hidden)  # [T]
         is_text = (original != self.config.pad_token_id).flatten()
         is_replaced = (replaced != original).flatten()
@@ -188,5 +199,7 @@ class Discriminator(MaskedLanguageModel):
 
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S] scores of `tokens`, above 0 for those taken for replaced; no dropout."""
-        scores: Tensor = self.replaced_head(self.encoder(tokens, None, segments))
+        hidden = self.encoder(tokens, None, segments)
+        self.weights.ready(self.replaced_head)
+        scores: Tensor = self.replaced_head(hidden)
         return scores.view(tokens.shape)

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.arriving_weights import PresentWeights, Weights
 from model.config import ModelConfig
 from model.grid_check import check_number_format
 from model.heads import MaskedLanguageModel
@@ -31,7 +32,7 @@ from pipeline.run.phases import UpdateConfig
 
 
 def resume_engine(
-    model: nn.Module,
+    model: MaskedLanguageModel,
     config: RunConfig,
     max_accumulation: int,
     grid: Grid,
@@ -59,7 +60,7 @@ class Engine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MaskedLanguageModel,
         config: RunConfig,
         max_accumulation: int,
         grid: Grid,
@@ -78,9 +79,8 @@ class Engine:
         if grid.device.type == "cuda":
             torch.use_deterministic_algorithms(config.compute.deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.grid = grid
-        self.module = model
-        """The model itself."""
+        self.grid = model.grid
+        self._module = model
         self.specs: dict[str, ParameterSpec] = parameter_specs(model)
         self._frozen = _frozen_weights(model, self.specs, grid)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -94,6 +94,8 @@ class Engine:
         )
         self._zero = self._deepspeed.optimizer
         self._flat = deepspeed_compat.as_flat_gradients(self._zero)
+        self._weights: Weights = PresentWeights() if self._flat is None else self._flat.weights
+        model.take_weights_from(self._weights)
         self._state = ZeroState(self._zero, config.optimizer, trained, self.specs, grid)
         self._loss_scale_config = config.loss_scale
         self.loss_scale = (
@@ -112,20 +114,40 @@ class Engine:
 
     def use_graphs(self, graphs: Graphs) -> None:
         """Has `take_step` run micro-batches in `graphs`; needs flat sums of gradients."""
-        self.graphs = GraphedPasses(self.module, self.grid.device, graphs)
+        self.graphs = GraphedPasses(self._module, self.grid.device, graphs)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The config of the model in this phase."""
+        return self._module.config
+
+    @property
+    def module(self) -> MaskedLanguageModel:
+        """The model itself, whose weights may be read until the next step."""
+        self._wait_for_weights()
+        return self._module
 
     @property
     def model(self) -> Any:
         """The model as DeepSpeed runs it: call it for a forward pass."""
+        self._wait_for_weights()
         return self._deepspeed
+
+    @property
+    def model_in_step(self) -> Any:
+        """The same for a forward pass of a step, which may start while weights are gathered: before
+        each of its parts the model waits for those of the part."""
+        return self._deepspeed
+
+    def _wait_for_weights(self) -> None:
+        self._weights.ready(self._module)
 
     def enter_phase(self, model: ModelConfig, update: UpdateConfig) -> None:
         """Switches to the settings of a phase; call it on all ranks between two steps.
 
         Weights, moments and the optimizer's step count stay as they are.
         """
-        if isinstance(self.module, MaskedLanguageModel):
-            self.module.enter_phase(model)
+        self._module.enter_phase(model)
         settings = self._group_settings[update.optimizer]
         for group in self._zero.param_groups:
             group.update(settings[group["number"]])
@@ -145,6 +167,7 @@ class Engine:
             self._zero.loss_scaler.cur_scale = self.loss_scale.scale
         self._skipped_before = self._deepspeed.skipped_steps
         if self.graphs is not None:
+            self._wait_for_weights()  # a graph does not
             self._zero.add_all_gradients()
 
     def start_micro_batch(self, is_last: bool) -> None:
@@ -161,6 +184,7 @@ class Engine:
         DeepSpeed averages gradients over data-parallel ranks: for a sum over them, `loss` is
         multiplied by their number.
         """
+        self._wait_for_weights()  # also for those that the forward pass did not need
         if self._reduces_once:
             deepspeed_compat.backward_reduced_once(self._deepspeed, loss, self._is_last)
             return
@@ -242,6 +266,7 @@ class Engine:
 
         Without it they stay until the process ends: DeepSpeed's hooks on the parameters keep them.
         """
+        self._wait_for_weights()
         self.graphs = None
         self._deepspeed.destroy()
         if self._gather_group is not None:
@@ -258,7 +283,7 @@ class Engine:
 
 
 def _initialize(
-    model: nn.Module,
+    model: MaskedLanguageModel,
     config: RunConfig,
     max_accumulation: int,
     grid: Grid,
@@ -274,7 +299,8 @@ def _initialize(
         group["number"] = number  # among the optimizer's own, which are split
     split_by_lr_share(optimizer)
     bucket_values = values_per_bucket(config.has_flat_gradients, grid.dp_size)
-    split_into_buckets(optimizer, parameters, bucket_values)
+    in_order = [parameter for parameter in model.parameters_in_order() if parameter.requires_grad]
+    split_into_buckets(optimizer, in_order, bucket_values)
     deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
     with (
         deepspeed_compat.without_start_messages(),

@@ -21,9 +21,9 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.utils import is_model_parallel_parameter
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import _coalescing_manager
 
 from pipeline.engine.bucket_sums import Bucket, BucketSums
+from pipeline.engine.weight_gathers import NewWeights, WeightGathers
 
 NORM_VALUES = 1 << 10
 """So many squares are added in fp32, such sums in fp64: of 10^8 squares, added one after another as
@@ -43,7 +43,7 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
       first of a step is written over the sum of the step before.
     - The norm is the caller's to add up over ranks, with what else they report: in a step the host
       waits once for the device, and starts the update without waiting for it.
-    - The new weights of all groups are gathered in one collective.
+    - The new weights are gathered while the next forward pass runs, see `weights`.
     """
 
     def __init__(self, *arguments: Any, bfloat16_config: Any, **keywords: Any) -> None:
@@ -77,6 +77,16 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
                 )
             ]
         )
+        rank = dist.get_rank(self.dp_process_group)
+        in_backward_order = [
+            NewWeights(flat, partitions[rank], parameters)
+            for flat, partitions, parameters in zip(
+                *(self.bf16_groups_flat, self.bf16_partitioned_groups, self.bf16_groups),
+                strict=True,
+            )
+        ]
+        self.weights = WeightGathers(in_backward_order[::-1], self.dp_process_group)
+        """To be asked before the weights are read."""
         self._norm_parts = [
             part
             for number, group in enumerate(self.bf16_groups)
@@ -187,24 +197,12 @@ class FlatGradientOptimizer(BF16_Optimizer):  # type: ignore[misc]
 
     @torch.no_grad()
     def update_lp_params(self) -> None:
-        """Gathers the new weights of all groups in one collective; the host does not wait."""
+        """Starts to gather the new weights of all groups."""
         rank = dist.get_rank(self.dp_process_group)
-        weights = zip(
-            self.bf16_groups_flat,
-            self.bf16_partitioned_groups,
-            self.fp32_groups_flat_partition,
-            strict=True,
-        )
-        parts = []
-        for flat, partitions, master in weights:
+        updated = zip(self.bf16_partitioned_groups, self.fp32_groups_flat_partition, strict=True)
+        for partitions, master in updated:
             partitions[rank].copy_(master)
-            parts.append((flat, partitions[rank]))
-        if dist.get_world_size(self.dp_process_group) > 1:
-            # Not public in torch, but what its public collectives of lists of tensors lack: one
-            # launch, in which the rings of many ranks wait for each other once.
-            with _coalescing_manager(self.dp_process_group):
-                for flat, mine in parts:
-                    _all_gather(flat, mine, self.dp_process_group)
+        self.weights.start()
 
     def clear_hp_grads(self) -> None:
         """Has the next gradient of each parameter written over its sum."""
@@ -223,9 +221,3 @@ def _sum_of_squares(values: Tensor) -> Tensor:
     rest = torch.linalg.vector_norm(values[num_whole:])
     total: Tensor = rows.double().square().sum() + rest.double().square()
     return total
-
-
-def _all_gather(flat: Tensor, mine: Tensor, group: dist.ProcessGroup) -> None:
-    """Fills `flat` with the parts of all ranks; `mine` is this rank's own part of it."""
-    gather = getattr(dist, "all_gather_single", None)  # its name before torch 2.13 is the other one
-    (gather or dist.all_gather_into_tensor)(flat, mine, group=group)

@@ -152,7 +152,7 @@ def _run_kernel_by_kernel(
     """([H] loss sums, [H] numbers predicted right) after both passes of a micro-batch, of whose
     losses times `scales` [H] gradients are added; after the last one of a step weights change."""
     with forward_time:
-        results = micro_batch.forward(engine.model, engine.grid.device)
+        results = micro_batch.forward(engine.model_in_step, engine.grid.device)
         losses, num_right = loss_sums(results, heads)
     engine.backward((losses * scales).sum())
     return losses.detach(), num_right

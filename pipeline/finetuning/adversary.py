@@ -14,8 +14,9 @@ from torch import Tensor
 
 from model.adversarial import Adversary, ascended_rows, first_of_rows, row_keys, text_of
 from model.adversarial_options import FinetuningAdversary, FreeLb
-from model.heads import MaskedLanguageModel
+from model.config import ModelConfig
 from model.objectives.head_names import ADVERSARIAL
+from model.parallel.grid import Grid
 from model.task_heads import LossAndCounts
 from model.transfer import to_device
 from pipeline.engine.step import MicroBatch as AnyMicroBatch
@@ -44,9 +45,11 @@ def adversarial_step(
     weights: Mapping[str, float],
     options: FinetuningAdversary,
     seed: int,
-    model: MaskedLanguageModel,
+    grid: Grid,
+    model: ModelConfig,
 ) -> AdversarialStep:
-    """The step with the passes and heads that `options` add; `seed` is that of the run."""
+    """The step with the passes and heads that `options` add; `seed` is that of the run, `grid` that
+    of its model."""
     if options.type == "none":
         return AdversarialStep(micro_batches, dict(label_counts), dict(weights))
     if options.type == "smart":
@@ -61,7 +64,7 @@ def adversarial_step(
         return AdversarialStep(regularised, counts, factors)
     passes = []
     for batch in micro_batches:
-        ascent = _Ascent(options, _keys(batch, seed), model)
+        ascent = _Ascent(options, _keys(batch, seed), grid, model)
         passes += [_FreeLbPass(batch, ascent)] * options.steps
     # Every label is counted once a pass, so that the loss is the mean over the passes.
     counts = {head: count * options.steps for head, count in label_counts.items()}
@@ -79,12 +82,13 @@ class _Ascent:
 
     options: FreeLb
     keys: Tensor
-    model: MaskedLanguageModel
+    grid: Grid
+    config: ModelConfig
     _newest: Tensor | None = field(default=None, init=False)
 
     def next(self, tokens: Tensor) -> Tensor:
         """[T(/tp), E]: the perturbation of the next pass on `tokens` [B, S], on their device."""
-        grid, config = self.model.grid, self.model.config
+        grid, config = self.grid, self.config
         if self._newest is None:
             is_text = text_of(tokens, config.pad_token_id, grid)
             keys, width = to_device(self.keys, tokens.device), config.embedding_width

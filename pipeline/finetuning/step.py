@@ -7,7 +7,6 @@ import torch
 from model.adversarial_options import FinetuningAdversary, NoAdversary, passes_per_step
 from model.config import MLM_HEAD
 from model.flops import training_flops
-from model.heads import MaskedLanguageModel
 from model.objectives.head_names import ADVERSARIAL
 from model.transfer import to_device
 from pipeline.engine.deepspeed_engine import Engine
@@ -34,9 +33,9 @@ def finetuning_step(
 
     The first perturbations of `adversarial` training depend on the `seed` of the run.
     """
-    assert isinstance(engine.module, MaskedLanguageModel)
     step = adversarial_step(
-        *(batch.micro_batches, batch.label_counts, weights, adversarial, seed, engine.module)
+        *(batch.micro_batches, batch.label_counts, weights, adversarial, seed),
+        *(engine.grid, engine.model_config),
     )
     # Every rank knows the rows of all ranks, so the counts need no communication.
     counts = [step.label_counts[head] for head in step.weights]

@@ -101,9 +101,8 @@ def pretraining_step(
     `adversarial` is that of its phase, whose noise depends on the `seed` of the run.
     Raises UserError for a global batch without a label.
     """
-    assert isinstance(engine.module, MaskedLanguageModel)
-    pad_token_id = engine.module.config.pad_token_id
-    micro_batches = split_into_micro_batches(batch, engine.module.config)
+    pad_token_id = engine.model_config.pad_token_id
+    micro_batches = split_into_micro_batches(batch, engine.model_config)
     weights = dict(batch.head_weights)
     if adversarial.type != "none":
         weights[ADVERSARIAL + MLM_HEAD] = adversarial.alpha

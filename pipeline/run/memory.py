@@ -35,6 +35,10 @@ OVERLAPPED_VALUES = 1 << 25
 """The least values of a bucket of gradients that is reduced during the backward pass, 134 MB
 in fp32."""
 
+MAX_GATHERS = 16
+"""New weights are gathered in about so many collectives at most: with each more the forward pass
+starts earlier, but has one more latency to wait for."""
+
 LIVE_VALUES = 1_000_000_000
 """ZeRO 3 keeps the gathered weights of at most so many parameters, all of smaller models:
 stage3_max_live_parameters of DeepSpeed's config, which we leave at its default."""
@@ -153,6 +157,11 @@ def values_per_bucket(flat_gradients: bool, dp_size: int) -> float:
     if dp_size == 1 or not flat_gradients:
         return math.inf
     return max(OVERLAPPED_VALUES, SCATTERED_VALUES * dp_size)
+
+
+def values_per_gather(num_values: float) -> float:
+    """The least values of an all-gather of new weights, of a rank's `num_values` in all."""
+    return max(OVERLAPPED_VALUES, num_values / MAX_GATHERS)
 
 
 def for_cpu(
