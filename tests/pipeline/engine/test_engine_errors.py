@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from configs.load import ConfigError
+from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
 from pipeline.engine.deepspeed_engine import Engine
 from tests.gloo import in_one_rank
@@ -22,6 +22,8 @@ def test_varlen_in_fp32_is_refused_on_a_gpu() -> None:
         precision="fp32",
         compute={"attention_backend": "varlen"},
     )
-    grid = replace(make_grid(1), device=torch.device("cuda"))
+    grid = make_grid(1)
+    model = build_masked_lm(config.model, 250, grid, config.seed, config.compute)
+    on_a_gpu = replace(grid, device=torch.device("cuda"))
     with pytest.raises(ConfigError, match="varlen has no kernels for fp32: set precision to bf16"):
-        Engine(nn.Linear(2, 2), config, 1, grid)
+        Engine(model, config, 1, on_a_gpu)
