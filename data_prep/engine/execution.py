@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from configs.allocator import keep_freed_memory
 from configs.load import UserError
-from data_prep.engine.allocator import keep_freed_memory
 from data_prep.engine.costs import measured_costs
 from data_prep.engine.engine import PartRunner, WorkersKilled
 from data_prep.engine.progress import ProgressReporter

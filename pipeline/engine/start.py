@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from configs.allocator import keep_freed_memory
 from model.parallel.grid import close_grid
 from pipeline.engine import deepspeed_compat
 from pipeline.launch.all_reduce_check import check_all_reduce
@@ -55,6 +56,8 @@ def start_distributed(launch: Launch, timeout_s: float = 1800.0, tp_size: int = 
         torch.cuda.set_device(device)
         # Without it torch refuses matrix products where kernels have to be deterministic.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    else:
+        keep_freed_memory(everything=True)
     deepspeed_compat.use_accelerator_of(device)
     deepspeed_compat.skip_shared_memory_extension()
     if not dist.is_initialized():
