@@ -115,6 +115,16 @@ def test_time_of_other_processes_does_not_lower_the_peak() -> None:
     assert busy > alone / 3
 
 
+@in_one_rank
+def test_the_peak_counts_the_processor_time_of_all_threads() -> None:
+    cpu, peaks = torch.device("cpu"), []
+    with mock.patch.object(stragglers, "PEAK_SECONDS", 0.3):
+        for num_threads in (1, 2):
+            torch.set_num_threads(num_threads)
+            peaks.append(stragglers.measure_peak_flops(cpu, torch.float32))
+    assert peaks[1] < 1.5 * peaks[0]
+
+
 def cores_of_a_rank() -> float:
     torch.set_num_threads(64)
     return stragglers.rank_cores()
