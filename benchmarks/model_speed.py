@@ -11,8 +11,9 @@ timed. The Trainer needs `accelerate`, which the project itself does not. On a m
 with other work, compare the throughput per CPU second.
 
 The peak is what a large product of bf16 matrices reaches in a CPU second of the same process. A
-share of it is the operations of the model's matrix products (`model.flops`: the head on masked
-tokens only, for all contestants) over those that the peak allows in the time.
+share of it is the operations of the matrix products that training needs (`model.flops`: what
+follows the last attention and the head on masked tokens only, for all contestants) over those that
+the peak allows in the time.
 """
 
 import json
@@ -268,7 +269,8 @@ def peaks_of(one: Measurement) -> tuple[float, float]:
 def flops_of_rows(num_rows: int) -> int:
     """Operations of the matrix products that training on these rows needs."""
     num_labels = int((masked_rows(num_rows).labels >= 0).sum())
-    return training_flops(ModelConfig(**MODEL), VOCAB_SIZE, num_rows, ROW_TOKENS, num_labels)
+    sizes = (VOCAB_SIZE, num_rows, ROW_TOKENS, num_labels)
+    return training_flops(ModelConfig(**MODEL), *sizes, reads_all=False)
 
 
 def rates_of(

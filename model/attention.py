@@ -53,7 +53,8 @@ class SelfAttention(nn.Module):
         self.rate = config.attention_dropout
 
     def forward(self, x: Tensor, context: LayerContext) -> Tensor:
-        result: Tensor = self.output(self.mix(x, context))
+        """[T(/tp), H], or [N, H] of the tokens that are read."""
+        result: Tensor = self.output(context.read(self.mix(x, context)))
         return result
 
     def mix(self, x: Tensor, context: LayerContext) -> Tensor:

@@ -20,16 +20,22 @@ MAX_PLACES = 2**31
 
 
 def counter_dropout(
-    x: Tensor, rate: float, seeds: Tensor, scale: float = 1.0, first: int = 0
+    x: Tensor,
+    rate: float,
+    seeds: Tensor,
+    scale: float = 1.0,
+    first: int = 0,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """`x` [N, ...] times `scale` where it is kept, 0 elsewhere; a share `rate` is not kept.
 
     `seeds` [N, 2] int32 are one seed for each mask x[n], of random bits as `mask_seed` gives
     them. Its places are counted from `first`: two parts of a mask, each with its `first`, are
-    equal to the whole. Raises ValueError for masks of more than 2^31 places.
+    equal to the whole. With `rows` [R] int32, x is [N, R, W] of these rows of a mask of rows of W
+    places. Raises ValueError for masks of more than 2^31 places.
     """
     check_places(first + x[0].numel())
-    result: Tensor = _CounterDropout.apply(x, rate, seeds, scale, first)  # type: ignore[no-untyped-call]
+    result: Tensor = _CounterDropout.apply(x, rate, seeds, scale, first, rows)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -42,33 +48,51 @@ def check_places(count: int) -> None:
 class _CounterDropout(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, rate: float, seeds: Tensor, scale: float, first: int
+        ctx: Any,
+        x: Tensor,
+        rate: float,
+        seeds: Tensor,
+        scale: float,
+        first: int,
+        rows: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(seeds)
+        ctx.save_for_backward(seeds, rows)
         ctx.settings = (rate, scale, first)
-        return _of_each_row(x, rate, seeds, scale, first)
+        return _of_each_row(x, rate, seeds, scale, first, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (seeds,) = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        seeds, rows = ctx.saved_tensors
         rate, scale, first = ctx.settings
-        kept = _of_each_row(gradient, rate, seeds, scale, first)
-        return kept, None, None, None, None
+        kept = _of_each_row(gradient, rate, seeds, scale, first, rows)
+        return kept, None, None, None, None, None
 
 
-def _of_each_row(x: Tensor, rate: float, seeds: Tensor, scale: float, first: int) -> Tensor:
+def _of_each_row(
+    x: Tensor, rate: float, seeds: Tensor, scale: float, first: int, rows: Tensor | None
+) -> Tensor:
     """`kept_values` of `x` [N, ...], in one kernel on a GPU; within a compiled layer it is compiled
     with that."""
     is_alone = x.is_cuda and not torch.compiler.is_compiling()
     compute = fused_kept_values(x.device) if is_alone else kept_values
     # One form for all shapes, with and without a gradient.
-    return compute(x.detach().flatten(1), rate, seeds, scale, first).view(x.shape)
+    return compute(x.detach().flatten(1), rate, seeds, scale, first, rows).view(x.shape)
 
 
-def kept_values(x: Tensor, rate: float, seeds: Tensor, scale: float, first: int) -> Tensor:
+def kept_values(
+    x: Tensor,
+    rate: float,
+    seeds: Tensor,
+    scale: float,
+    first: int,
+    rows: Tensor | None = None,
+) -> Tensor:
     """The values of `counter_dropout` for `x` [N, P], without a gradient."""
-    places = torch.arange(first, first + x.shape[1], dtype=torch.int32, device=x.device)
+    count = x.shape[1] if rows is None else x.shape[1] // rows.shape[0]
+    places = torch.arange(first, first + count, dtype=torch.int32, device=x.device)
+    if rows is not None:
+        places = (rows[:, None] * count + places).view(-1)  # [P]
     words = mixed(mixed(places ^ seeds[:, :1]) ^ seeds[:, 1:])  # [N, P]
     # A word is uniform in [-2^31, 2^31).
     return torch.where(words >= round(rate * 2**32) - 2**31, x * scale, 0)
@@ -91,8 +115,8 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 @functools.cache
 def fused_kept_values(
     device: torch.device,
-) -> Callable[[Tensor, float, Tensor, float, int], Tensor]:
+) -> Callable[[Tensor, float, Tensor, float, int, Tensor | None], Tensor]:
     """`kept_values` in one kernel of `device`, where torch can compile it."""
     seeds = torch.ones(2, 2, dtype=torch.int32, device=device)
     example = torch.ones(2, 64, device=device)
-    return fused(kept_values, "dropout", example, 0.5, seeds, 1.0, 0)
+    return fused(kept_values, "dropout", example, 0.5, seeds, 1.0, 0, None)

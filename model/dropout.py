@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.counter_dropout import check_places, counter_dropout
+from model.label_slots import Slots
 from model.layer_parts import MaskTensors
 from model.transfer import to_device
 
@@ -54,11 +55,19 @@ def mask_seed(dropout_key: int, layer: int, site: Site, head: int = 0) -> int:
 class LayerDropout(Protocol):
     """Draws the masks of one layer in one micro-batch."""
 
-    def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
+    def hidden(
+        self,
+        x: Tensor,
+        rate: float,
+        site: Site,
+        part: tuple[int, int],
+        slots: Slots | None = None,
+    ) -> Tensor:
         """`x` [T, H] with a share `rate` of its values zero, the rest scaled by 1 / (1 - rate).
 
         `part` = (index, count): `x` is the index-th of `count` equal parts of the tokens, as
-        under sequence parallelism: the values kept are those of any grid.
+        under sequence parallelism: the values kept are those of any grid. With `slots`, `x` [N, H]
+        are the tokens there, whose values are kept as if it were all tokens.
         """
 
     def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:
@@ -76,9 +85,21 @@ class StreamDropout:
     """Of the micro-batch."""
     layer: int
 
-    def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
+    def hidden(
+        self,
+        x: Tensor,
+        rate: float,
+        site: Site,
+        part: tuple[int, int],
+        slots: Slots | None = None,
+    ) -> Tensor:
         """See `LayerDropout`."""
-        return dropout(x, rate, mask_seed(self.key, self.layer, site), part)
+        seed = mask_seed(self.key, self.layer, site)
+        if slots is None:
+            return dropout(x, rate, seed, part)
+        mask = torch.empty((slots.num_tokens, *x.shape[1:]), dtype=torch.int16)
+        draw_keep_mask(mask, rate, seed)
+        return apply_keep_mask(x, slots.of(mask), 1 / (1 - rate))
 
     def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:
         """See `LayerDropout`."""
@@ -100,15 +121,32 @@ class CounterDropout:
     head_seeds: Tensor
     """[heads of all ranks, 2] int32; [0, 2] where no probabilities are dropped here."""
 
-    def hidden(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> Tensor:
+    def hidden(
+        self,
+        x: Tensor,
+        rate: float,
+        site: Site,
+        part: tuple[int, int],
+        slots: Slots | None = None,
+    ) -> Tensor:
         """See `LayerDropout`."""
-        seeds, _, first = self.mask(x, rate, site, part)
-        return counter_dropout(x[None], rate, seeds, 1 / (1 - rate), first)[0]
+        seeds, _, first, rows = self.mask(x, rate, site, part, slots)
+        return counter_dropout(x[None], rate, seeds, 1 / (1 - rate), first, rows)[0]
 
-    def mask(self, x: Tensor, rate: float, site: Site, part: tuple[int, int]) -> MaskTensors:
+    def mask(
+        self,
+        x: Tensor,
+        rate: float,
+        site: Site,
+        part: tuple[int, int],
+        slots: Slots | None = None,
+    ) -> MaskTensors:
         """What decides which values of `x` are kept, see `hidden`."""
-        check_places((part[0] + 1) * x.numel())
         seeds = self.hidden_seeds[HIDDEN_SITES.index(site)][None]  # [1, 2]
+        if slots is not None:
+            check_places(slots.num_tokens * x.shape[1])
+            return MaskTensors(seeds, rate, 0, slots.tokens.int())
+        check_places((part[0] + 1) * x.numel())
         return MaskTensors(seeds, rate, part[0] * x.numel())
 
     def probabilities(self, x: Tensor, rate: float, first_head: int) -> Tensor:

@@ -22,6 +22,7 @@ from model.config import ModelConfig
 from model.dropout import CounterDropout, DropoutKey, Site, layer_seeds, mask_seed, seeded
 from model.embeddings import Embeddings
 from model.grid_check import check_row_tokens
+from model.label_slots import Slots, find_slots
 from model.layer_parts import MaskTensors, add, add_and_norm, compiled, norm_of_sum
 from model.layers import Norm, RowLinear, gather_rows
 from model.mlp import Mlp
@@ -74,8 +75,12 @@ class Encoder(nn.Module):
         known: KnownRows | None = None,
         is_causal: bool = False,
         perturbation: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """[T, H] of `tokens` [B, S]; `segments` [B, S] are segment ids, all 0 if None.
+
+        `read` [B, K]: only the tokens at these positions are read, for [N, H]. After its attention
+        the last layer computes no others.
 
         `unmasked` [B, S] are the tokens before masking, if <s> could be masked: the documents
         of a row are found by their <s>.
@@ -93,17 +98,20 @@ class Encoder(nn.Module):
         key = dropout_key if self.training else None
         dtype = self.embeddings.word.weight.dtype
         backend = choose_backend(self.config, self.compute, tokens.device, key is not None)
-        read = tokens if unmasked is None else unmasked
+        rows = tokens if unmasked is None else unmasked
         context = make_row_context(
-            *(self.config, backend, read, key, dtype, known, is_causal),
+            *(self.config, backend, rows, key, dtype, known, is_causal),
             with_counters=self.compiles or self.compiles_parts or tokens.device.type != "cpu",
         )
         self.weights.ready(self.embeddings)
         hidden: Tensor = self.embeddings(tokens, context, segments, perturbation)  # [T(/tp), H]
         draws = key is not None and backend == "sdpa" and self.config.attention_dropout > 0
         seed = self._attention_seed(key) if draws and isinstance(key, int) else None
+        slots = None if read is None else find_slots(read, tokens.numel())
+        # Under sequence parallelism no rank has all tokens within a layer.
+        of_last = None if self.grid.sequence_parallel else slots
         with seeded(tokens.device, seed):
-            hidden = self._run_all(hidden, context, draws)
+            hidden = self._run_all(hidden, context, draws, of_last)
         if self.norm is not None:
             self.weights.ready(self.norm)
             hidden = self.norm(hidden)
@@ -112,7 +120,9 @@ class Encoder(nn.Module):
             hidden = gather_rows(
                 hidden, tensor_parallel_output_grad=False, group=self.grid.tp_group
             )
-        return hidden  # [T, H]
+        if slots is not None and of_last is None:
+            hidden = slots.of(hidden)
+        return hidden  # [T, H] or [N, H]
 
     def dropout_seeds(self, key: int) -> tuple[Tensor, int | None]:
         """All that the host decides of dropout in a training pass of the micro-batch `key`.
@@ -132,15 +142,27 @@ class Encoder(nn.Module):
         first_head = self.grid.tp_rank * self.grid.local_size(self.config.num_attention_heads)
         return mask_seed(key, 0, Site.ATTENTION_PROBABILITIES, first_head)
 
-    def _run(self, run: "RunLayer", hidden: Tensor, context: RowContext, numbers: range) -> Tensor:
+    def _run(
+        self,
+        run: "RunLayer",
+        hidden: Tensor,
+        context: RowContext,
+        numbers: range,
+        slots: Slots | None,
+    ) -> Tensor:
         for number in numbers:
+            is_last = number == len(self.group_of) - 1
             window = self.config.attention_pattern.window(number)
             layer = self.layers[self.group_of[number]]
-            hidden = run(layer, hidden, context.of_layer(number, window))
+            layer_context = context.of_layer(number, window, slots if is_last else None)
+            hidden = run(layer, hidden, layer_context)
         return hidden
 
-    def _run_all(self, hidden: Tensor, context: RowContext, draws: bool) -> Tensor:
-        """`draws`: whether layers draw from torch's generator."""
+    def _run_all(
+        self, hidden: Tensor, context: RowContext, draws: bool, slots: Slots | None
+    ) -> Tensor:
+        """`draws`: whether layers draw from torch's generator. `slots`: what is read of the last
+        layer; None: all."""
         numbers = range(len(self.group_of))
         choice = self.compute.activation_checkpointing
         run: RunLayer = run_layer
@@ -155,11 +177,11 @@ class Encoder(nn.Module):
             span = numbers[first : first + size]
             self.weights.ready(*(self.layers[self.group_of[number]] for number in span))
             if choice.type != "layers" or not self.training:
-                hidden = self._run(run, hidden, context, span)
+                hidden = self._run(run, hidden, context, span, slots)
                 continue
             # Keyed masks come out the same when they are computed again.
             hidden = checkpoint(
-                *(self._run, run, hidden, context, span),
+                *(self._run, run, hidden, context, span, slots),
                 use_reentrant=False,
                 preserve_rng_state=draws,
             )
@@ -167,7 +189,7 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer, [T(/tp), H] -> [T(/tp), H]."""
+    """One transformer layer, [T(/tp), H] -> [T(/tp), H], or [N, H] of the tokens that are read."""
 
     def __init__(
         self,
@@ -196,12 +218,13 @@ class Layer(nn.Module):
             return self._in_parts(x, context)
         if self.is_post:
             mixed = self.attention(x, context)
-            x = self.attention_norm(x + self._dropout(mixed, context, Site.ATTENTION_OUTPUT))
+            x = context.read(x) + self._dropout(mixed, context, Site.ATTENTION_OUTPUT)
+            x = self.attention_norm(x)
             inner = self.mlp(x)
             x = self.mlp_norm(x + self._dropout(inner, context, Site.MLP_OUTPUT))
             return x
         mixed = self.attention(self.attention_norm(x), context)
-        x = x + self._dropout(mixed, context, Site.ATTENTION_OUTPUT)
+        x = context.read(x) + self._dropout(mixed, context, Site.ATTENTION_OUTPUT)
         inner = self.mlp(self.mlp_norm(x))
         return x + self._dropout(inner, context, Site.MLP_OUTPUT)
 
@@ -209,7 +232,7 @@ class Layer(nn.Module):
         """`forward` with compiled parts between the linears."""
         attention, mlp, device = self.attention, self.mlp, x.device
         entering: Tensor = x if self.is_post else self.attention_norm(x)
-        mixed = attention.mix(entering, context)
+        mixed, x = context.read(attention.mix(entering, context)), context.read(x)
         addends = self._addends(attention.output, mixed, x, context, Site.ATTENTION_OUTPUT)
         if isinstance(self.attention_norm, Norm) and self.is_post:
             norm_sum = compiled(norm_of_sum, device)
@@ -228,14 +251,14 @@ class Layer(nn.Module):
         mask = None
         if context.dropout is not None and self.rate > 0:
             assert isinstance(context.dropout, CounterDropout)
-            mask = context.dropout.mask(x, self.rate, site, self.token_shard)
+            mask = context.dropout.mask(x, self.rate, site, self.token_shard, context.slots)
         product, bias = linear.apart(inner)
         return product, bias, x, mask
 
     def _dropout(self, x: Tensor, context: LayerContext, site: Site) -> Tensor:
         if context.dropout is None or self.rate == 0:
             return x
-        return context.dropout.hidden(x, self.rate, site, self.token_shard)
+        return context.dropout.hidden(x, self.rate, site, self.token_shard, context.slots)
 
 
 RunLayer = Callable[[nn.Module, Tensor, LayerContext], Tensor]

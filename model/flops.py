@@ -9,14 +9,20 @@ FORWARD_AND_BACKWARD = 3
 
 def encoder_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False) -> int:
     """Operations of the forward pass of one row through all layers (a multiply-add is two)."""
-    hidden, inner = config.hidden_size, config.ffn_hidden_size
-    up = 2 * inner if config.is_gated else inner
-    matrices = hidden * (attention_width(config) + hidden + up + inner)
+    hidden = config.hidden_size
+    matrices = hidden * attention_width(config) + _after_attention(config)
     total = attention_flops(config, row_tokens, is_causal)
     total += config.num_layers * 2 * row_tokens * matrices
     if config.embedding_size is not None:
         total += 2 * row_tokens * config.embedding_size * hidden
     return total
+
+
+def _after_attention(config: ModelConfig) -> int:
+    """Weights of a layer's matrices that follow attention."""
+    inner = config.ffn_hidden_size
+    up = 2 * inner if config.is_gated else inner
+    return config.hidden_size * (config.hidden_size + up + inner)
 
 
 def attention_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False) -> int:
@@ -39,12 +45,16 @@ def training_flops(
     row_tokens: int,
     masked_tokens: int,
     is_causal: bool = False,
+    reads_all: bool = True,
 ) -> int:
     """Operations of an optimizer step; what is computed again counts once.
 
-    `masked_tokens` are those with a label: under a causal objective nearly all.
+    `masked_tokens` are those with a label: under a causal objective nearly all. Unless the network
+    `reads_all`, what follows the last layer's attention counts for these only.
     """
     forward = rows * encoder_flops(config, row_tokens, is_causal)
+    if not reads_all:
+        forward -= 2 * (rows * row_tokens - masked_tokens) * _after_attention(config)
     forward += masked_tokens * head_flops(config, vocab_size)
     return FORWARD_AND_BACKWARD * forward
 

@@ -3,6 +3,7 @@
 B rows, S tokens in a row, K label slots of a row, N = B x K, H hidden, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -99,9 +100,11 @@ class MaskedLanguageModel(nn.Module):
         if adversary is not None:
             return self._with_adversary(tokens, (positions, labels), dropout_key, known, adversary)
         unmasked = None if is_causal else self._unmasked(tokens, positions, labels)
-        hidden = self.encoder(tokens, dropout_key, None, unmasked, known, is_causal)  # [T, H]
-        slots = SLOTS_AT_ONCE if is_causal else None
-        return self._masked_loss(hidden, tokens, positions, labels, slots)
+        encoder = functools.partial(self.encoder, tokens, dropout_key, None, unmasked, known)
+        if not is_causal:
+            return self._slot_loss(encoder(read=positions), labels.view(-1))
+        hidden = encoder(is_causal=True)  # [T, H]: nearly all have a label
+        return self._masked_loss(hidden, tokens, positions, labels, SLOTS_AT_ONCE)
 
     def _with_adversary(
         self,
@@ -140,13 +143,13 @@ class MaskedLanguageModel(nn.Module):
         return smoothness(clean, predict, distances, noise, is_text, adversary.options)
 
     def _slot_logits(self, hidden: Tensor, positions: Tensor) -> Tensor:
-        chosen = at_slots(hidden, positions)  # [N, H]
-        self._wait_for_head()
-        logits: Tensor = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]
-        return logits
+        return self._local_logits(at_slots(hidden, positions))
 
-    def _wait_for_head(self) -> None:
+    def _local_logits(self, hidden: Tensor) -> Tensor:
+        """[N, V/tp] of hidden states [N, H], when the weights of the head are there."""
         self.weights.ready(self.head, self.encoder.embeddings.word)
+        logits: Tensor = self.head(hidden, self.encoder.embeddings.word)
+        return logits
 
     def _slot_distance(self, one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
         return (symmetric_divergence(one, other, self.grid) * (labels.view(-1) >= 0)).sum()
@@ -179,7 +182,6 @@ class MaskedLanguageModel(nn.Module):
         """The loss at `positions`, the logits of `slots_at_once` of them at a time; None: all."""
         chosen = at_slots(hidden, positions)  # [N, H]
         labels = labels.view(-1)
-        self._wait_for_head()
         if slots_at_once is None or slots_at_once >= len(labels):
             return self._slot_loss(chosen, labels)
         parts = [slice(n, n + slots_at_once) for n in range(0, len(labels), slots_at_once)]
@@ -200,14 +202,12 @@ class MaskedLanguageModel(nn.Module):
         return loss_sum, count, right
 
     def _slot_loss(self, chosen: Tensor, labels: Tensor) -> LossAndCounts:
-        logits = self.head(chosen, self.encoder.embeddings.word)  # [N, V/tp]
-        return self._logits_loss(logits, labels, overwrites=True)
+        return self._logits_loss(self._local_logits(chosen), labels, overwrites=True)
 
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""
         hidden = self.encoder(tokens, None, segments)
-        self._wait_for_head()
-        logits: Tensor = self.head(hidden, self.encoder.embeddings.word)  # [T, V/tp]
+        logits = self._local_logits(hidden)  # [T, V/tp]
         logits = gather_columns(logits, group=self.grid.tp_group)  # [T, padded V]
         return logits[:, : self.vocab_size].view(*tokens.shape, self.vocab_size)
 

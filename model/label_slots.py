@@ -3,16 +3,38 @@
 B rows, S tokens in a row, T = B x S, K label slots of a row, N = B x K, H hidden.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Slots:
+    """The tokens at the label slots of a micro-batch."""
+
+    tokens: Tensor
+    """[N] int64: their numbers among the T tokens of all rows; the same one several times where
+    slots are unused."""
+    num_tokens: int
+    """T."""
+
+    def of(self, x: Tensor) -> Tensor:
+        """[N, ...] of `x` [T, ...]."""
+        return x.index_select(0, self.tokens)
+
+
+def find_slots(positions: Tensor, num_tokens: int) -> Slots:
+    """Those at `positions` [B, K] of rows with `num_tokens` tokens together."""
+    rows = positions.shape[0]
+    first = torch.arange(rows, device=positions.device) * (num_tokens // rows)
+    return Slots((positions + first[:, None]).view(-1), num_tokens)
+
+
 def at_slots(hidden: Tensor, positions: Tensor) -> Tensor:
     """[N, H]: the hidden states [T, H] at `positions` [B, K]."""
-    rows = positions.shape[0]
-    first = torch.arange(rows, device=positions.device) * (hidden.shape[0] // rows)
-    return hidden.index_select(0, (positions + first[:, None]).view(-1))
+    return find_slots(positions, hidden.shape[0]).of(hidden)
 
 
 def with_values(tokens: Tensor, positions: Tensor, labels: Tensor, values: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class MaskTensors(NamedTuple):
     """[1, 2] int32."""
     rate: float
     first: int
+    rows: Tensor | None = None
+    """[N] int32: those of the mask that are meant; None: all from `first` on."""
 
 
 def activate(x: Tensor, activation: str, bias: Tensor | None = None) -> Tensor:
@@ -68,7 +70,8 @@ def add(product: Tensor, bias: Tensor | None, x: Tensor, mask: MaskTensors | Non
     if mask is not None:
         scale, place = 1 / (1 - mask.rate), mask.first
         flat = product.view(1, -1)
-        product = kept_values(flat, mask.rate, mask.seeds, scale, place).view(product.shape)
+        kept = kept_values(flat, mask.rate, mask.seeds, scale, place, mask.rows)
+        product = kept.view(product.shape)
     return x + product
 
 

@@ -146,8 +146,10 @@ class ReplacedTokensModel(MaskedLanguageModel):
         generator = self if self.small is None else self.generator
         key = None if dropout_key is None else mask_seed(dropout_key, 0, Site.GENERATOR)
         unmasked = self._unmasked(tokens, positions, labels)
-        hidden = generator.encoder(tokens, key, None, unmasked, known)  # [T, H of generator]
-        logits = generator._slot_logits(hidden, positions)  # [N, V/tp]
+        chosen = generator.encoder(
+            tokens, key, None, unmasked, known, read=positions
+        )  # [N, H of generator]
+        logits = generator._local_logits(chosen)  # [N, V/tp]
         keys = draw_keys(sample_keys, positions).view(-1)
         drawn = draw_tokens(logits.detach(), keys, self.is_ordinary, self.grid)  # [N]
         results = {MLM_HEAD: self._logits_loss(logits, labels, overwrites=True)}

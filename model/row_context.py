@@ -11,6 +11,7 @@ from torch import Tensor
 from model.attention_masks import AttentionMask, Backend, MaskRule, build_masks
 from model.config import ModelConfig
 from model.dropout import DropoutKey, LayerDropout, Site, layer_dropouts, mask_seed
+from model.label_slots import Slots
 from model.rotary import Rotation, rotation_of
 from model.varlen_attention import power_of_two
 
@@ -51,13 +52,17 @@ class RowContext:
     rotations: dict[int | None, Rotation] | None
     """By window, the rotation of rotary positions."""
 
-    def of_layer(self, number: int, window: int | None) -> "LayerContext":
-        """What the layer `number` needs, whose attention has this `window`."""
+    def of_layer(
+        self, number: int, window: int | None, slots: Slots | None = None
+    ) -> "LayerContext":
+        """What the layer `number` needs, whose attention has this `window`, and of whose output
+        only `slots` are read."""
         return LayerContext(
             self.shape,
             self.masks[window],
             None if self.rotations is None else self.rotations[window],
             None if self.dropouts is None else self.dropouts[number],
+            slots,
         )
 
 
@@ -73,6 +78,12 @@ class LayerContext:
     """None: no rotary positions."""
     dropout: LayerDropout | None
     """None: no dropout."""
+    slots: Slots | None = None
+    """The tokens whose output is read; None: all."""
+
+    def read(self, x: Tensor) -> Tensor:
+        """[N, ...], what is read of `x` [T, ...]: what follows attention needs no other token."""
+        return x if self.slots is None else self.slots.of(x)
 
 
 def make_row_context(

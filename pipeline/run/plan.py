@@ -62,8 +62,9 @@ class PhasePlan:
         if objective.type == "replaced_tokens":
             generator = generator_of(model, objective)
             detection = training_flops(model, *sizes, masked_tokens=0)
-            return detection + training_flops(generator, *sizes, masked_tokens)
-        plain = training_flops(model, *sizes, masked_tokens, is_causal)
+            return detection + training_flops(generator, *sizes, masked_tokens, reads_all=False)
+        reads_all = is_causal or self.config.adversarial.type != "none"
+        plain = training_flops(model, *sizes, masked_tokens, is_causal, reads_all)
         return round(plain * passes_per_step(self.config.adversarial))
 
 

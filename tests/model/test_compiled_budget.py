@@ -126,13 +126,22 @@ def test_a_layer_stays_in_its_budget(
     config = ModelConfig.model_validate({**SIZES, **model})
     compute = ComputeConfig(compile="on", attention_backend=backend)
     network = build_masked_lm(config, 512, make_grid(1), 0, compute).train().bfloat16()
-    tokens = torch.randint(4, 200, (ROWS, TOKENS))
-    labels = torch.full((ROWS, 2), 8)
-    loss = network(tokens, torch.tensor([[1, 2], [3, 4]]), labels, dropout_key=5)[0]
-    loss.backward()
+    hidden = network.encoder(torch.randint(4, 200, (ROWS, TOKENS)), 5)  # all tokens are read
+    hidden.sum().backward()
     assert counts.products == products
     assert 0 < counts.fused <= fused
     assert 0 < counts.traffic_bytes / (2 * ROWS * TOKENS * HIDDEN) <= traffic
+
+
+@in_one_rank
+def test_the_last_layer_computes_label_slots_only(counts: Counts) -> None:
+    """15 % of the tokens, after attention; 63 are all."""
+    compute = ComputeConfig(compile="on", attention_backend="sdpa")
+    network = build_masked_lm(ModelConfig(**SIZES), 512, make_grid(1), 0, compute)
+    network.train().bfloat16()
+    slots = torch.arange(77).expand(ROWS, 77)
+    network.encoder(torch.randint(4, 200, (ROWS, TOKENS)), 5, read=slots).sum().backward()
+    assert 0 < counts.traffic_bytes / (2 * ROWS * TOKENS * HIDDEN) <= 20
 
 
 class Launched(TorchDispatchMode):

@@ -44,6 +44,7 @@ def one_step_and_save(config: TrainConfig) -> dict[str, Any]:
         "held": {name: (one.start, one.length) for name, one in fragments.items()},
         "shapes": {name: spec.saved_shape(*grid.tp_shard) for name, spec in engine.specs.items()},
         "tokens": batch.tokens.shape[1] * batch.tokens.shape[2],
+        "slots": batch.positions.shape[1] * batch.positions.shape[2],
     }
 
 
@@ -85,8 +86,12 @@ def test_the_collectives_of_a_step_do_not_depend_on_the_number_of_ranks(
     in_a_step = sum(gradients) / (1 if zero_stage == 1 else reductions)
     assert found["parameters"] <= in_a_step <= found["parameters"] + padding
     weights = [size for _, dtype, size in found["step"] if dtype is torch.bfloat16]
-    sums_of_layers = found["tokens"] * hidden
-    assert sum(size == sums_of_layers for size in weights) == max(0, in_model - ACCUMULATION)
+    of_tokens, of_slots = (
+        sum(size == found[name] * hidden for size in weights) for name in ("tokens", "slots")
+    )
+    # Of the last layer's four sums, three are of label slots, as is that of the head's input.
+    assert of_slots == (4 * ACCUMULATION if tp_size > 1 else 0)
+    assert of_tokens == in_model - of_slots
     # New weights: two parameter groups, at ZeRO 1 at once.
     together = by_kind["allgather_into_tensor_coalesced", torch.bfloat16]
     assert (together, by_kind["allgather_base", torch.bfloat16]) == (
