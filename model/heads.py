@@ -207,8 +207,8 @@ class MaskedLanguageModel(nn.Module):
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """[B, S, V] logits at every position, of all ranks and without padding; no dropout."""
         hidden = self.encoder(tokens, None, segments)
-        logits = self._local_logits(hidden)  # [T, V/tp]
-        logits = gather_columns(logits, group=self.grid.tp_group)  # [T, padded V]
+        parts = self._local_logits(hidden)  # [T, V/tp]
+        logits: Tensor = gather_columns(parts, group=self.grid.tp_group)  # [T, padded V]
         return logits[:, : self.vocab_size].view(*tokens.shape, self.vocab_size)
 
     def hidden_states(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
