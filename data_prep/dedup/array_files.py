@@ -1,7 +1,12 @@
 """Arrays in many files, read in places by little memory."""
 
+import io
 import mmap
 import os
+import resource
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +19,10 @@ _GAP_BYTES = 4096
 """Reading so much that is not wanted takes about as long as another call."""
 _PLACES_AT_ONCE = 2048
 """With gaps between all of them: 8 MB."""
+_HEADER_BYTES = 256
+"""More than a header has."""
+_SHARE_OF_OPEN_FILES = 3
+"""Of the files that a process may open, those of a folder are at most one in so many."""
 
 
 def read_part(path: Path, start: int, end: int) -> npt.NDArray[Any]:
@@ -41,6 +50,10 @@ class ArrayFiles:
     """
 
     def __init__(self, folder: Path, open_files: int) -> None:
+        """At most `open_files` are open, fewer where the process may not open many."""
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if allowed != resource.RLIM_INFINITY:
+            open_files = min(open_files, max(allowed // _SHARE_OF_OPEN_FILES, 1))
         self._folder, self._open_files = folder, open_files
         self._open: dict[str, _Open] = {}
 
@@ -78,16 +91,15 @@ class ArrayFiles:
         """
         file, _, dtype, offset = self._opened(name)
         row_bytes = width * dtype.itemsize
+        number = file.fileno()
         found = np.empty((len(places), width), dtype)
         for at in range(0, len(places), _PLACES_AT_ONCE):
             some = places[at : at + _PLACES_AT_ONCE]
             cuts = np.flatnonzero(np.diff(some) * row_bytes > _GAP_BYTES) + 1
             firsts, lasts = some[np.append(0, cuts)], some[np.append(cuts, len(some)) - 1]
             lengths = lasts - firsts + 1
-            blocks = zip(
-                (firsts * row_bytes + offset).tolist(), (lengths * row_bytes).tolist(), strict=True
-            )
-            content = b"".join([os.pread(file.fileno(), size, start) for start, size in blocks])
+            sizes, starts = lengths * row_bytes, firsts * row_bytes + offset
+            content = b"".join(map(os.pread, repeat(number), sizes.tolist(), starts.tolist()))
             assert len(content) == lengths.sum() * row_bytes, name
             shift = np.cumsum(lengths) - lengths - firsts
             of_block = np.repeat(shift, np.diff(np.concatenate([[0], cuts, [len(some)]])))
@@ -102,8 +114,63 @@ class ArrayFiles:
                 _, last = self._open.popitem()
                 last.file.close()
             file = open(self._folder / name, "rb", buffering=0)  # noqa: SIM115 (closed above)
-            np.lib.format.read_magic(file)
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            assert not is_fortran, name
-            self._open[name] = _Open(file, shape, dtype, file.tell())
+            self._open[name] = _Open(file, *_described(file))
         return self._open[name]
+
+
+class WindowedArray:
+    """The array [N] in a .npy file, read in places, a window of the file in memory at a time.
+
+    The pages of a window are mapped and given back, and stay in the cache of the system. For each
+    place that takes a fraction of a call, also where every place is on a page of its own.
+    """
+
+    def __init__(self, path: Path, window_bytes: int) -> None:
+        """A window is a number of whole pages of memory."""
+        with open(path, "rb", buffering=0) as file:
+            shape, dtype, self._offset = _described(file)
+            self._mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self._window_bytes = window_bytes
+        self._array: npt.NDArray[Any] = np.ndarray(shape, dtype, self._mapped, offset=self._offset)
+
+    def at(self, places: I64) -> npt.NDArray[Any]:
+        """The numbers at `places`, which are in any order, in the shape of these."""
+        num_bytes = len(self._mapped)
+        if num_bytes <= self._window_bytes:
+            return np.asarray(self._array[places])
+        if places.ndim > 1:
+            return self.at(places.reshape(-1)).reshape(places.shape)
+        windows = (places * self._array.itemsize + self._offset) // self._window_bytes
+        narrow = np.min_scalar_type(num_bytes // self._window_bytes)  # numpy's radix sort takes it
+        order = np.argsort(windows.astype(narrow), kind="stable")
+        found = np.empty(len(places), self._array.dtype)
+        for window, here in _groups(windows, order):
+            found[here] = self._array[places[here]]
+            start = window * self._window_bytes
+            size = min(self._window_bytes, num_bytes - start)
+            self._mapped.madvise(mmap.MADV_DONTNEED, start, size)
+        return found
+
+
+def _groups(numbers: I64, order: I64) -> Iterator[tuple[int, I64]]:
+    """Each of the `numbers` [n], with its places; `order` sorts them."""
+    ascending = numbers[order]
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(order)])
+    for start, end in pairwise([*starts.tolist(), len(order)]):
+        yield int(ascending[start]), order[start:end]
+
+
+def _described(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, type, where the numbers start) of the array in a .npy file."""
+    start = os.pread(file.fileno(), _HEADER_BYTES, 0)
+    return _parsed(start[: 10 + int.from_bytes(start[8:10], "little")])
+
+
+@lru_cache(maxsize=4096)  # the same files are opened again and again
+def _parsed(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """The same of its header; numpy takes longer for that than the system for opening the file."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    assert not is_fortran, header
+    return shape, dtype, len(header)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from data_prep.engine.scratch import scratch_folder
 from data_prep.text.batch import I64
 
-BLOCK_ROWS, HELD_ROWS = 1 << 16, 1 << 22
+BLOCK_ROWS, HELD_ROWS = 1 << 14, 1 << 21
 """Rows of a bucket, and of all of them, that are in memory before they are written."""
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from data_prep.text.batch import I64, U64
 from data_prep.text.recurring import ranges
 
-KEYS_AT_ONCE = 1 << 18
-"""Keys that are looked at together, about."""
+KEYS_AT_ONCE = 1 << 16
+"""Keys that are looked at together, about: their slots take 2.5 MB."""
 _SLOTS_PER_KEY = 4
 HIGHEST_KEY = (1 << 64) - 1
 

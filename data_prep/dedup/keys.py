@@ -27,6 +27,8 @@ from data_prep.text.batch import I64, U64
 BYTES_PER_KEY = 12
 _DOCUMENTS_AT_ONCE = 1 << 17
 """Of those that share keys, about: their signatures are read together."""
+_SLACK = 1.25
+"""By how much a range may exceed the usual number of keys before it is divided."""
 _BYTES_PER_DOCUMENT = 8 * (NUM_BANDS + 2)
 
 
@@ -127,23 +129,32 @@ class KeyRuns:
         self._names, self._first = first_documents(runs)
         self.num_documents = int(self._first[-1])
         self._number_type = number_type(self.num_documents)
-        # Signatures, which are read again and again, have most of the files that may be open.
-        self._files = ArrayFiles(folder, -(-limits.open_files // 2))
+        self._files = ArrayFiles(folder, limits.open_files)
         self._counts = np.diff(self._first)
 
-    def ranges(self, band: int | None, low: int, high: int, most: int) -> Iterator[KeyRange]:
-        """The keys of `band` from `low` to `high` in ranges of at most `most` keys.
+    def ranges(self, band: int | None, low: int, high: int, usual: int) -> Iterator[KeyRange]:
+        """The keys of `band` from `low` to `high` in ranges of about `usual` keys.
 
-        A range has more where all of them are equal.
+        A range has more than a quarter more only where all of them are equal.
         """
         row = self._bands.index(band)
-        found = KeyRange(row, low, high, self._bounds(row, low, high))
-        if found.num_keys <= most or low == high:
-            yield found
-            return
-        middle = (low + high) // 2
-        yield from self.ranges(band, low, middle, most)
-        yield from self.ranges(band, middle + 1, high, most)
+        expected = self.num_documents * (high - low + 1) >> 64  # were they spread evenly
+        yield from self._divided(row, low, high, -(-expected // usual) or 1, usual)
+
+    def _divided(
+        self, row: int, low: int, high: int, num_ranges: int, usual: int
+    ) -> Iterator[KeyRange]:
+        """The same in `num_ranges` equal ranges, each divided further where it has too many."""
+        edges = [low + (high - low + 1) * number // num_ranges for number in range(num_ranges + 1)]
+        bounds = self._bounds(row, edges)
+        for number in range(num_ranges):
+            first, last = edges[number], edges[number + 1] - 1
+            found = KeyRange(row, first, last, bounds[:, number : number + 2])
+            if found.num_keys <= _SLACK * usual or first == last:
+                yield found
+            else:
+                num_pieces = min(-(-found.num_keys // usual), last - first + 1)
+                yield from self._divided(row, first, last, num_pieces, usual)
 
     def recurring_in(self, part: KeyRange) -> Iterator[tuple[U64, I64]]:
         """The keys of `part` that at least two documents have, and the numbers of these documents:
@@ -183,16 +194,13 @@ class KeyRuns:
         self._files.read(self._file("rows", run), self._place(run, row, start), rows)
         target[:] = rows.astype(target.dtype) + target.dtype.type(self._first[run])
 
-    def _bounds(self, row: int, low: int, high: int) -> npt.NDArray[np.int64]:
-        bounds = np.zeros((len(self._names), 2), dtype=np.int64)
+    def _bounds(self, row: int, edges: Sequence[int]) -> npt.NDArray[np.int64]:
+        """[runs, edges] where keys from each of the ascending `edges` on start in each run."""
+        inside = np.array([edge for edge in edges if edge <= HIGHEST_KEY], dtype=np.uint64)
+        bounds = np.repeat(self._counts[:, None], len(edges), axis=1)
         for run in range(len(self._names)):
             keys = self._files.mapped(self._file("keys", run))[row]
-            bounds[run, 0] = np.searchsorted(keys, np.uint64(low)) if low else 0
-            bounds[run, 1] = (
-                np.searchsorted(keys, np.uint64(high), side="right")
-                if high < HIGHEST_KEY
-                else len(keys)
-            )
+            bounds[run, : len(inside)] = np.searchsorted(keys, inside)
         return bounds
 
     def _place(self, run: int, row: int, column: int) -> int:

@@ -10,7 +10,10 @@ class DedupLimits:
     signature_parts: int = 1024
     """Parts of the signatures at most: each range of a join reads a slice of all of them."""
     join_documents: int = 10_000_000
-    """Documents of a join. It takes about 25 bytes per document, 70 where most are copies."""
+    """Documents of a part of a join."""
+    range_keys: int = 2_000_000
+    """Keys of it that are in memory together. They take about 25 bytes each, 70 where most are
+    those of copies."""
     set_documents: int = 1 << 18
     """Documents with equal keys that are compared in memory; more of them are read a few at a
     time."""
@@ -26,14 +29,15 @@ class DedupLimits:
     """Hashes of evaluation n-grams that are sorted together."""
     pairs: int = 1 << 20
     """Pairs of documents that are joined to clusters together."""
-    cluster_documents: int = 1 << 22
+    cluster_documents: int = 1 << 21
     """Documents whose clusters are in memory together, 10 bytes each; a multiple of 8."""
     labels: int = 1 << 20
     """Documents whose cluster labels are read together."""
-    mapped_bytes: int = 256_000_000
-    """Size of the file of cluster labels up to which a join has it in memory as a whole."""
-    open_files: int = 500
-    """Files that a worker keeps open, of signatures, keys, lines or hashes."""
+    window_bytes: int = 1 << 23
+    """Bytes of the cluster labels that a join has in memory together."""
+    open_files: int = 2048
+    """Files of a folder that a worker keeps open, if the system lets it open three times as
+    many."""
 
     def __post_init__(self) -> None:
         # A byte of the file of copies holds the bits of eight documents.

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.array_files import ArrayFiles
+from data_prep.dedup.array_files import WindowedArray
 from data_prep.dedup.joins import (
     SimilarToFirst,
     exact_pairs,
@@ -22,8 +21,6 @@ from data_prep.dedup.signature_store import SignatureStore
 from data_prep.text.batch import I64, U64
 
 _AT_ONCE = 1 << 16
-_SLACK = 1.25
-"""By how much a range of keys may exceed the usual number of documents before it is divided."""
 
 
 class KnownClusters:
@@ -36,9 +33,9 @@ class KnownClusters:
         limits: DedupLimits | None = None,
     ) -> None:
         """Files of a label and of a bit for each document; None: nothing is known."""
-        limits = limits or DedupLimits()
+        window_bytes = (limits or DedupLimits()).window_bytes
         self._labels, self._copies = (
-            _ValuesOfDocuments(path, limits) if path else None for path in (labels, copies)
+            WindowedArray(path, window_bytes) if path else None for path in (labels, copies)
         )
 
     def roots_of(self, numbers: I64) -> I64:
@@ -52,30 +49,6 @@ class KnownClusters:
         bits = self._copies.at(numbers >> 3) & (128 >> (numbers & 7)).astype(np.uint8)
         are_first: npt.NDArray[np.bool_] = bits == 0
         return are_first
-
-
-class _ValuesOfDocuments:
-    """A file of an array [N], read in places: mapped as a whole if it is small."""
-
-    def __init__(self, path: Path, limits: DedupLimits) -> None:
-        self._path = path
-        self._files = ArrayFiles(path.parent, 1)
-        self._is_small = path.stat().st_size <= limits.mapped_bytes
-
-    def at(self, places: I64) -> npt.NDArray[Any]:
-        """The values at some places."""
-        if not len(places):
-            return np.empty(0, np.uint8)  # the file may hold nothing, too
-        if self._is_small:
-            return np.asarray(self._mapped[places])
-        ascending, inverse = np.unique(places, return_inverse=True)
-        values: npt.NDArray[Any] = self._files.values(self._path.name, ascending)[inverse, 0]
-        return values
-
-    @cached_property
-    def _mapped(self) -> npt.NDArray[Any]:
-        mapped: npt.NDArray[Any] = np.load(self._path, mmap_mode="r")
-        return mapped
 
 
 class RangeJoin:
@@ -100,9 +73,8 @@ class RangeJoin:
     def pairs(self, band: int | None, low: int, high: int) -> Iterator[I64]:
         """[2, P] (earlier, later), some at a time, of the keys of `band` from `low` to `high`; None
         for exact duplicates, the later ones of which have one pair each."""
-        most = int(self._limits.join_documents * _SLACK)
-        for part in self._runs.ranges(band, low, high, most):
-            if part.low == part.high and part.num_keys > most:
+        for part in self._runs.ranges(band, low, high, self._limits.range_keys):
+            if part.low == part.high and part.num_keys > self._limits.set_documents:
                 numbers = partial(self._runs.numbers_in, part, _AT_ONCE)
                 yield from self._pairs_of_one_key(band, numbers)
             else:
@@ -117,9 +89,8 @@ class RangeJoin:
         sizes = np.diff(np.append(starts, len(keys)))
         is_large = sizes > self._limits.set_documents
         for start, size in zip(starts[is_large].tolist(), sizes[is_large].tolist(), strict=True):
-            yield from self._pairs_of_one_key(
-                band, partial(_in_parts, numbers[start : start + size])
-            )
+            of_set = [numbers[start : start + size]]
+            yield from self._pairs_of_one_key(band, partial(iter, of_set))
         rest = np.repeat(~is_large, sizes)
         if band is not None:
             rest &= self._known.are_first(numbers)
@@ -139,14 +110,14 @@ class RangeJoin:
         self, band: int | None, numbers: Callable[[], Iterable[I64]]
     ) -> Iterator[I64]:
         if band is None:
-            for pairs in exact_pairs_of_one_key(numbers(), self._store.second_hashes_of):
+            some = _some_at_a_time(numbers())
+            for pairs in exact_pairs_of_one_key(some, self._store.second_hashes_of):
                 self.compared["candidates"] += pairs.shape[1]
                 yield pairs
             return
 
         def without_copies() -> Iterator[I64]:
-            firsts = (some[self._known.are_first(some)] for some in numbers())
-            return (some for some in firsts if len(some))
+            return _some_at_a_time(some[self._known.are_first(some)] for some in numbers())
 
         similar = SimilarToFirst(
             self._store.signatures_of, self._min_similarity, self._known.roots_of
@@ -155,5 +126,19 @@ class RangeJoin:
         self.compared.update(similar.compared)
 
 
-def _in_parts(numbers: I64) -> Iterator[I64]:
-    return (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
+def _some_at_a_time(parts: Iterable[I64]) -> Iterator[I64]:
+    """The same numbers, _AT_ONCE of them together, however they come: what is compared depends on
+    that."""
+    held: list[I64] = []
+    room = _AT_ONCE
+    for part in parts:
+        at = 0
+        while at < len(part):
+            held.append(part[at : at + room])
+            at += room
+            room -= len(held[-1])
+            if not room:
+                yield np.concatenate(held)
+                held, room = [], _AT_ONCE
+    if held:
+        yield np.concatenate(held)

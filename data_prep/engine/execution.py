@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.allocator import keep_freed_memory
+from configs.command import raise_open_files_limit
 from configs.load import UserError
 from data_prep.engine.costs import measured_costs
 from data_prep.engine.engine import PartRunner, WorkersKilled
@@ -230,6 +231,7 @@ def run_part(
     The record goes to `folder`, the outputs to `outputs`.
     """
     keep_freed_memory()
+    raise_open_files_limit()  # workers of a cluster were started by others
     with measured_costs() as costs:
         counts, names = stage.run_part(Path(outputs), part)
         assert all(name.startswith(f"{part.name}.") for name in names), names

@@ -107,6 +107,7 @@ def test_rows_do_not_depend_on_the_memory_limits(
     limits = DedupLimits(
         signature_parts=3,
         join_documents=50,
+        range_keys=20,
         set_documents=2,
         join_lines=70,
         line_files=2,
@@ -115,7 +116,6 @@ def test_rows_do_not_depend_on_the_memory_limits(
         pairs=3,
         cluster_documents=48,
         labels=8,
-        mapped_bytes=0,
         open_files=2,
     )
     prepare(config_of(tmp_path / "in_ranges", **rules, part_mb=0.05), Limits(dedup=limits))

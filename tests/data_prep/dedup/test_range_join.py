@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup import array_files, key_order, range_join
 from data_prep.dedup import keys as keys_module
-from data_prep.dedup.array_files import ArrayFiles
-from data_prep.dedup.clusters import clusters, join
+from data_prep.dedup.array_files import ArrayFiles, WindowedArray
+from data_prep.dedup.clusters import clusters, join, roots_of
 from data_prep.dedup.joins import SimilarToFirst, exact_pairs, exact_pairs_of_one_key, near_pairs
 from data_prep.dedup.keys import KeyRuns, keys_stage
 from data_prep.dedup.limits import DedupLimits
@@ -22,6 +22,7 @@ from data_prep.dedup.range_join import KnownClusters, RangeJoin
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.dedup.signatures import FileRun
 from data_prep.documents.files import DocumentFile
+from data_prep.engine.costs import measured_costs
 from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import run_stage
 from data_prep.engine.progress import ProgressReporter
@@ -88,9 +89,9 @@ def in_order(pairs: I64) -> I64:
     "limits",
     [
         DedupLimits(),
-        DedupLimits(join_documents=40, open_files=2, mapped_bytes=0),
+        DedupLimits(range_keys=40, open_files=2),
         DedupLimits(set_documents=20),
-        DedupLimits(join_documents=20, set_documents=20, open_files=1, mapped_bytes=0),
+        DedupLimits(range_keys=20, set_documents=20, open_files=1),
     ],
     ids=["at once", "divided", "large sets", "divided to single keys"],
 )
@@ -130,6 +131,55 @@ def test_values_are_read_in_places(seed: int, count: int, width: int) -> None:
         save_array(Path(folder) / "a.npy", array)
         found = ArrayFiles(Path(folder), 1).values("a.npy", places, width)
     np.testing.assert_array_equal(found, array[places])
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 40, 3000]), st.sampled_from(["<u1", "<u4", "<i8"]))
+def test_an_array_is_read_in_windows(seed: int, count: int, dtype: str) -> None:
+    generate = np.random.default_rng(seed)
+    array = generate.integers(0, 100, 20_000).astype(dtype)
+    places = generate.integers(0, 20_000, (2, count))
+    with tempfile.TemporaryDirectory() as folder:
+        save_array(Path(folder) / "a.npy", array)
+        windowed = WindowedArray(Path(folder) / "a.npy", 4096)
+        for chosen in (places, places[0], places[:, :0], places[:, :1] % 500):
+            np.testing.assert_array_equal(windowed.at(chosen), array[chosen])
+
+
+def test_windows_bound_the_memory(tmp_path: Path) -> None:
+    array = np.zeros(25_000_000, dtype=np.uint32)
+    save_array(tmp_path / "a.npy", array)
+    places = np.random.default_rng(0).integers(0, len(array), 20_000)
+    del array
+    with measured_costs() as few:
+        WindowedArray(tmp_path / "a.npy", 1 << 20).at(places)
+    with measured_costs() as at_once:
+        WindowedArray(tmp_path / "a.npy", 1 << 30).at(places)
+    assert at_once.peak_bytes - few.peak_bytes > 50_000_000
+
+
+@pytest.mark.parametrize("band", [0, 9])
+def test_what_is_compared_does_not_depend_on_ranges_and_parts(
+    tmp_path: Path, band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(range_join, "_AT_ONCE", 7)
+    signatures, hashes = made(500, 9)
+    labels = np.arange(500)
+    join(labels, exact_pairs(hashes[0], hashes[1], np.arange(500)))
+    save_array(tmp_path / "labels.npy", roots_of(labels, np.arange(500)))
+    known = KnownClusters(labels=tmp_path / "labels.npy")
+    compared = []
+    for number, (sizes, range_keys) in enumerate(
+        [([500], 500), ([500], 10), ([100, 1, 0, 250, 149], 500), ([100, 1, 0, 250, 149], 10)]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        signed = signed_in(folder / "signatures", signatures, hashes, sizes)
+        limits = DedupLimits(range_keys=range_keys, set_documents=20)
+        ranges = join_of(folder, signed, limits, known)
+        assert list(ranges.pairs(band, 0, HIGHEST))
+        compared.append(ranges.compared)
+    assert compared[0]["candidates"] > 100
+    assert compared == compared[:1] * 4
 
 
 def test_copies_of_equal_documents_are_left_out_of_near_pairs(tmp_path: Path) -> None:
