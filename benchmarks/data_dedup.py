@@ -127,7 +127,7 @@ def edited(text: bytes, generate: random.Random, rate: float) -> bytes:
 def has_spaces(text: bytes) -> bool:
     """Whether most words of a text are between spaces."""
     batch = TextBatch([text])
-    return bool(2 * batch.spaced_word_counts[0] >= batch.word_counts[0])
+    return bool(2 * batch.tokens.spaced_words[0] >= batch.word_counts[0])
 
 
 def jaccard(left: bytes, right: bytes) -> float:

@@ -24,8 +24,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model.hugging_face": ("model", "model.objectives", "model.parallel"),
     "data_prep.dataset": (),
     "data_prep.engine": ("data_prep.dataset",),
-    "data_prep.text": (),
-    "data_prep.filters": ("data_prep.text",),
+    "data_prep.kernels": (),
+    "data_prep.text": ("data_prep.kernels",),
+    "data_prep.filters": ("data_prep.kernels", "data_prep.text"),
     "data_prep.readers": ("data_prep.dataset",),
     "data_prep.documents": (
         *("data_prep.dataset", "data_prep.engine", "data_prep.readers"),
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "data_prep.dedup": (
         *("data_prep.dataset", "data_prep.documents", "data_prep.engine"),
-        *("data_prep.readers", "data_prep.text"),
+        *("data_prep.kernels", "data_prep.readers", "data_prep.text"),
     ),
     "data_prep.tokenization": (
         *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.text.batch import I64, U64
-from data_prep.text.recurring import ranges
+from data_prep.text.ranges import ranges
 
 KEYS_AT_ONCE = 1 << 16
 """Keys that are looked at together, about: their slots take 2.5 MB."""

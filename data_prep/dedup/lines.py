@@ -77,7 +77,8 @@ def line_counts_stage(documents: Documents, config: LineDedupConfig) -> LineCoun
 
 def lines_of(batch: TextBatch, unit: str, min_words: int) -> tuple[U64, I64, I64, I64]:
     """(hash, start, end, text) of the lines, or paragraphs, of at least `min_words` words."""
-    starts, ends = batch.line_bounds if unit == "line" else batch.paragraph_bounds
+    layout = batch.layout
+    starts, ends, _ = layout.lines if unit == "line" else layout.paragraphs
     hashes, words = batch.unit_hashes(starts)
     long = np.flatnonzero(words >= max(min_words, 1))
     starts, ends = starts[long], ends[long]

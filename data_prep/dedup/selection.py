@@ -13,7 +13,8 @@ from data_prep.dedup.verdict_counts import KEEP, Codes
 from data_prep.dedup.verdicts import CODES_SUFFIX
 from data_prep.documents.files import DocumentFile, Documents, read_texts
 from data_prep.engine.stage import StageResult
-from data_prep.text.batch import U64, mixed
+from data_prep.kernels.hashing import mixed
+from data_prep.text.batch import U64
 
 Flags = npt.NDArray[np.bool_]
 HELDOUT, SAMPLE, CHECK = 0x51ED270B, 0x2545F491, 0x7FEB352D

@@ -20,8 +20,9 @@ from configs.load import Config
 from data_prep.filters.custom import CustomFilterConfig, settings_of
 from data_prep.filters.language import DETECTION, LanguageConfig, detected_languages
 from data_prep.filters.languages import LanguageCode, LanguageLimits, StopWords, limits_of
-from data_prep.filters.lines import bullet_line_share, ellipsis_line_share
+from data_prep.filters.lines import marked_line_shares
 from data_prep.filters.repetition import (
+    RepeatedNgrams,
     RepetitionConfig,
     drop_common_ngrams,
     drop_repeated_lines,
@@ -30,6 +31,7 @@ from data_prep.filters.repetition import (
 from data_prep.filters.verdicts import SAMPLED_WEIGHT, Flags, Reasons, Verdicts
 from data_prep.filters.words import (
     different_stop_words,
+    letter_share,
     mean_word_characters,
     symbols_per_word,
 )
@@ -135,12 +137,14 @@ def judged(batch: TextBatch, limits: FiltersConfig, statistics: bool = False) ->
     above("too many words", batch.word_counts, limits.max_words)
     languages = _languages(batch, limits, verdicts)
     drop_by_words(batch, limits, languages, verdicts)
-    above("mostly bullets", bullet_line_share(batch), limits.max_bullet_line_share)
-    above("too many cut-off lines", ellipsis_line_share(batch), limits.max_ellipsis_line_share)
+    bullets, ellipses = marked_line_shares(batch)
+    above("mostly bullets", bullets, limits.max_bullet_line_share)
+    above("too many cut-off lines", ellipses, limits.max_ellipsis_line_share)
     if limits.repetition is not None:
         drop_repeated_lines(batch, limits.repetition, verdicts)
-        drop_common_ngrams(batch, limits.repetition, verdicts)
-        drop_repeated_ngrams(batch, limits.repetition, verdicts)
+        ngrams = RepeatedNgrams(batch, verdicts.to_measure)
+        drop_common_ngrams(ngrams, limits.repetition, verdicts)
+        drop_repeated_ngrams(ngrams, limits.repetition, verdicts)
     if limits.language is not None:
         if limits.document_language != "detect":
             numbers = np.flatnonzero(verdicts.undecided).tolist()
@@ -164,7 +168,7 @@ def drop_by_words(
     batch: TextBatch, limits: FiltersConfig, languages: dict[int, str], verdicts: Verdicts
 ) -> None:
     """Drops texts by what their words are like, under the limits of the language of each."""
-    mean, letters = mean_word_characters(batch), batch.letter_share()
+    mean, letters = mean_word_characters(batch), letter_share(batch)
     num_texts = len(batch.texts)
     least, greatest, least_letters = (np.zeros(num_texts) for _ in range(3))
     stop_words = np.full(num_texts, np.nan)

@@ -4,15 +4,17 @@ Legend: D documents of a batch.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.text.batch import I64, U64, TextBatch
+from data_prep.kernels.words import words_in
+from data_prep.text.batch import I64, U64, Flags, TextBatch
 from data_prep.text.normalise import normalise
 
 F64 = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 def mean_word_characters(batch: TextBatch) -> F64:
@@ -20,9 +22,15 @@ def mean_word_characters(batch: TextBatch) -> F64:
 
     NaN for a text mostly in scripts without spaces, where the length of words is not known.
     """
-    mean: F64 = batch.spaced_characters / np.maximum(batch.spaced_word_counts, 1)
-    mean[2 * batch.spaced_word_counts < batch.word_counts] = np.nan
+    words = batch.tokens.spaced_words
+    mean: F64 = batch.tokens.spaced_characters / np.maximum(words, 1)
+    mean[2 * words < batch.word_counts] = np.nan
     return mean
+
+
+def letter_share(batch: TextBatch) -> F64:
+    """The share of each text's words that start with a letter, of any script: [D]."""
+    return batch.tokens.letter_widths / np.maximum(batch.tokens.word_widths, 1)
 
 
 def symbols_per_word(batch: TextBatch, most: float) -> F64:
@@ -31,8 +39,7 @@ def symbols_per_word(batch: TextBatch, most: float) -> F64:
     As in the paper, every piece of text between white space counts as a word, also one of symbols
     only. Those are counted only where the result may exceed `most`; elsewhere it is an upper bound.
     """
-    hash_signs = batch.count_at(np.flatnonzero(batch.data == ord("#")))
-    symbols = np.maximum(hash_signs, batch.count_at(batch.ellipses))
+    symbols = np.maximum(batch.layout.hash_signs, batch.layout.ellipses)
     result: F64 = symbols / np.maximum(batch.word_counts, 1)
     for number in np.flatnonzero(result > most).tolist():  # few
         pieces = batch.texts[number].split()
@@ -47,45 +54,28 @@ def different_stop_words(batch: TextBatch, stop_words: Sequence[str], texts: Fla
 
     Words that differ only in their normal form, or single tokens only in case, count as one.
     """
-    words = list(dict.fromkeys(normalise(list(stop_words))))
-    tokens = TextBatch(words)
-    found = np.zeros((len(batch.texts), len(words)), dtype=bool)
-    single = np.flatnonzero(tokens.token_counts == 1)
-    if len(single):
-        hashes, different = np.unique(
-            tokens.token_hashes[tokens.first_tokens[single]], return_index=True
-        )
-        single = single[different]
-        chosen, places = _hashes_in(batch.token_hashes, batch.tokens_of(texts), hashes)
-        found[batch.token_text[chosen], single[places]] = True
-    for column in np.flatnonzero(tokens.token_counts != 1).tolist():  # of several characters
+    words = _stop_words(tuple(stop_words))
+    found = words_in(batch.token_hashes, batch.first_tokens, texts, words.hashes)
+    counts: I64 = found.sum(axis=1)
+    for word in words.others:
         for number in np.flatnonzero(texts).tolist():
-            found[number, column] = words[column] in batch.texts[number]
-    return np.where(texts, found.sum(axis=1), 0)
+            counts[number] += word in batch.texts[number]
+    return counts
 
 
-_PREFIX_BITS = np.uint64(12)
+class _StopWords(NamedTuple):
+    """Different stop words in normal form."""
+
+    hashes: U64
+    """Of those of a single token, ascending."""
+    others: Sequence[bytes]
+    """Those of several tokens, or none, which are looked for as they are."""
 
 
-def _hashes_in(hashes: U64, tokens: I64, wanted: U64) -> tuple[I64, I64]:
-    """(token, place in `wanted`) of those of the `tokens` whose hash is one of a few `wanted`.
-
-    These are ascending and different.
-    """
-    prefixes = _prefix(wanted)
-    first_with = np.full(1 << int(_PREFIX_BITS), -1)
-    first_with[prefixes[::-1]] = np.arange(len(wanted))[::-1]
-    place = first_with[_prefix(hashes if len(tokens) == len(hashes) else hashes[tokens])]
-    likely = np.flatnonzero(place >= 0)
-    tokens, place = tokens[likely], place[likely]
-    found, places = [], []
-    for _ in range(int(np.unique(prefixes, return_counts=True)[1].max())):
-        same = wanted[place] == hashes[tokens]
-        found.append(tokens[same])
-        places.append(place[same])
-        place = np.minimum(place + 1, len(wanted) - 1)
-    return np.concatenate(found), np.concatenate(places)
-
-
-def _prefix(hashes: U64) -> I64:
-    return (hashes >> (np.uint64(64) - _PREFIX_BITS)).view(np.int64)
+@cache
+def _stop_words(given: tuple[str, ...]) -> _StopWords:
+    words = list(dict.fromkeys(normalise(given)))
+    batch = TextBatch(words)
+    is_single = batch.token_counts == 1
+    hashes = np.unique(batch.token_hashes[batch.first_tokens[:-1][is_single]])
+    return _StopWords(hashes, [words[k] for k in np.flatnonzero(~is_single).tolist()])

@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.dedup.lines import lines_of
 from data_prep.dedup.removed_lines import without_lines
-from data_prep.filters.lines import bullet_line_share
+from data_prep.filters.lines import marked_line_shares
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import NormaliseConfig, normalise
 
@@ -42,5 +42,5 @@ def test_what_is_left_keeps_its_white_space(unit: str) -> None:
 
 def test_indented_bullets_are_bullets() -> None:
     texts = ["* one\n  - two\n\t• three\nfour", "  *a\nb", "a b"]
-    assert bullet_line_share(TextBatch(normalise(texts, KEEP))).tolist() == [0.75, 0.5, 0]
-    assert bullet_line_share(TextBatch(normalise(texts))).tolist() == [0.75, 0.5, 0]
+    assert marked_line_shares(TextBatch(normalise(texts, KEEP)))[0].tolist() == [0.75, 0.5, 0]
+    assert marked_line_shares(TextBatch(normalise(texts)))[0].tolist() == [0.75, 0.5, 0]

@@ -12,16 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_prep.filters.quality import FiltersConfig, drop_reasons, judged
-from data_prep.filters.repetition import (
-    RepetitionConfig,
-    most_common_ngram_share,
-    repeated_ngram_share,
-    repeated_units,
-)
+from data_prep.filters.repetition import RepeatedNgrams, RepetitionConfig, repeated_units
 from data_prep.filters.verdicts import KEPT, Verdicts
 from data_prep.text.batch import TextBatch
-from data_prep.text.hashes import chained
 from data_prep.text.normalise import normalise
+from tests.data_prep.kernels.plain import range_hash
 
 ALONE = "\u4e00-\u9fff\u3040-\u30ff\u0e00-\u0e7f"
 TOKEN = re.compile(f"[{ALONE}]|[^\\W_{ALONE}]+")
@@ -96,7 +91,7 @@ def test_tokens_are_those_of_the_plain_definition(texts: list[str]) -> None:
     assert batch.word_counts.tolist() == words
     spaced = [[t for t in tokens_of(text) if width_of(t) == 1] for text in batch.texts]
     characters = [sum(len(token.decode()) for token in tokens) for tokens in spaced]
-    assert batch.spaced_characters.tolist() == characters
+    assert batch.tokens.spaced_characters.tolist() == characters
 
 
 @given(texts_of_few_words, st.integers(1, 5))
@@ -106,9 +101,8 @@ def test_ngrams_never_cross_texts(texts: list[str], n: int) -> None:
     expected = [(k, gram) for k, text in enumerate(batch.texts) for gram in ngrams_of(text, n)]
     assert batch.token_text[first].tolist() == [k for k, _ in expected]
     assert len(set(hashes.tolist())) == len({gram for _, gram in expected})
-    np.testing.assert_array_equal(
-        hashes, chained([batch.token_hashes[first + k] for k in range(n)])
-    )
+    tokens = batch.token_hashes.tolist()
+    assert hashes.tolist() == [range_hash(tokens[at : at + n]) for at in first]
     hashes, first, end = batch.word_ngrams(n)
     grams = []
     for k, text in enumerate(batch.texts):
@@ -122,8 +116,9 @@ def test_ngrams_never_cross_texts(texts: list[str], n: int) -> None:
 def test_repetition_is_that_of_the_plain_definition(texts: list[str], n: int, every: int) -> None:
     batch = TextBatch(normalise(texts))
     chosen = np.arange(len(texts)) % every == 0
-    repeated = repeated_ngram_share(batch, n, chosen)
-    common = most_common_ngram_share(batch, n, chosen, ceiling=0.0)
+    ngrams = RepeatedNgrams(batch, chosen)
+    repeated = ngrams.repeated_share(n, chosen)
+    common = ngrams.most_common_share(n, chosen, ceiling=0.0)
     for k, text in enumerate(batch.texts):
         if not chosen[k]:
             assert repeated[k] == common[k] == 0
@@ -146,8 +141,8 @@ def test_repetition_is_that_of_the_plain_definition(texts: list[str], n: int, ev
 @given(texts_of_few_words)
 def test_repeated_lines_are_those_of_the_plain_definition(texts: list[str]) -> None:
     batch = TextBatch(normalise(texts))
-    for bounds, mark in ((batch.line_bounds, b"\n"), (batch.paragraph_bounds, b"\n\n")):
-        count_share, byte_share = repeated_units(batch, *bounds)
+    for bounds, mark in ((batch.layout.lines, b"\n"), (batch.layout.paragraphs, b"\n\n")):
+        count_share, byte_share = repeated_units(batch, bounds)
         for k, text in enumerate(batch.texts):
             units = [(tokens_of(u), len(u)) for u in text.split(mark) if tokens_of(u)]
             again = [

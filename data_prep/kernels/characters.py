@@ -9,14 +9,15 @@ import unicodedata
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
+
+from data_prep.kernels.compiled import U8, inlined
 
 NOT_WORD, WORD, NUMBER, EXTEND, IDEOGRAPH, KANA, LETTER_OF_RUN = range(7)
 """Kinds of characters. EXTEND continues a token and starts none; the kinds from IDEOGRAPH on are
 those of scripts without spaces."""
 
 WIDTH_OF_WORD = 12
-WIDTHS = np.array([12, 12, 12, 12, 6, 4, 3], dtype=np.int64)
+WIDTHS = np.array([12, 12, 12, 12, 6, 4, 3], dtype=np.uint8)
 """Twelfths of a word that a token counts as, by the kind of its first character."""
 
 # Scripts of line-breaking class ID (ideographs and syllabaries), then of class SA (complex context:
@@ -36,11 +37,9 @@ _EXTENDING = ((0x200C, 0x200D), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
 _TABLED = 0x32400
 """Beyond it are only further ideographs, tags, variation selectors and private use."""
 
-Kinds = npt.NDArray[np.uint8]
-
 
 @cache
-def _table() -> Kinds:
+def kinds_of_code_points() -> U8:
     """The kind of each code point below 0x110000."""
     kinds = np.full(0x110000, WORD, dtype=np.uint8)  # private use, and what Unicode may add
     for first, last in _RUNS:
@@ -61,23 +60,25 @@ def _table() -> Kinds:
     return kinds
 
 
-def kinds_of(data: Kinds, leads: npt.NDArray[np.int64]) -> tuple[Kinds, npt.NDArray[np.int64]]:
-    """(kind, bytes) of the characters of UTF-8 whose first bytes are at `leads`: [C], [C].
+_A_LETTER = ord("a")
+_1, _BITS = np.uint64(1), np.uint64(6)
 
-    All of them are of two bytes and more.
-    """
-    first = data[leads]
-    sizes = 2 + (first >= 0xE0).astype(np.int64) + (first >= 0xF0)
-    kinds = np.empty(len(leads), dtype=np.uint8)
-    table = _table()
-    for size, mask in ((2, 0x1F), (3, 0x0F), (4, 0x07)):
-        chosen = np.flatnonzero(sizes == size)
-        if not len(chosen):
-            continue
-        at = leads[chosen]
-        code = (first[chosen] & np.uint8(mask)).astype(np.int32)
-        for offset in range(1, size):
-            code <<= 6
-            code |= data[at + offset] & np.uint8(0x3F)
-        kinds[chosen] = table[code]
-    return kinds, sizes
+
+@inlined
+def character(data: U8, at: np.uint64, end: np.uint64, table: U8) -> tuple[np.uint64, np.uint8]:
+    """(bytes, entry in a table of all code points) of a character of UTF-8 that is not ASCII; what
+    is none is taken for a letter of one byte."""
+    first = np.uint64(data[at])
+    size, code = np.uint64(2), first & np.uint64(0x1F)
+    if first >= 0xF0:
+        size, code = np.uint64(4), first & np.uint64(0x07)
+    elif first >= 0xE0:
+        size, code = np.uint64(3), first & np.uint64(0x0F)
+    if first < 0xC0 or first >= 0xF8 or at + size > end:
+        return _1, table[_A_LETTER]
+    for place in range(at + _1, at + size):
+        byte = np.uint64(data[place])
+        if byte & np.uint64(0xC0) != 0x80:
+            return _1, table[_A_LETTER]
+        code = code << _BITS | byte & np.uint64(0x3F)
+    return (size, table[code]) if code < np.uint64(len(table)) else (_1, table[_A_LETTER])
