@@ -21,6 +21,7 @@ from data_prep.engine.interrupts import Stopped, end_at_once, stops_at_signals
 from data_prep.engine.progress import ProgressReporter
 from data_prep.finished import is_finished_without_work, write_request
 from data_prep.job_state import has_restarted, note_restart
+from data_prep.kernels.build import build
 from data_prep.limits import Limits
 from data_prep.packing.rows import RowsStage
 from data_prep.preparation import Preparation
@@ -107,6 +108,7 @@ def prepare(
         return
     run = Preparation(config, limits)
     run.notice((findings or check(config, only_new=True)).notices)
+    build()
     num_parts_run = 0
     with config.engine.build() as engine:
         stages = StageRunner(config.work, engine, ProgressReporter.for_standard_output())

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data_prep.kernels import compiled
+from data_prep.kernels import build, compiled, tokens
+from data_prep.kernels.compiled import Kernel
 
 CODE = """
 import numba
@@ -52,6 +54,24 @@ def test_damaged_code_is_compiled_again(tmp_path: Path) -> None:
     for path in files:
         path.write_bytes(b"")
     assert run(NUMBA_CACHE_DIR=str(tmp_path))[0] == value
+
+
+def test_building_ahead_leaves_nothing_to_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "numba"
+    folder.mkdir()
+    monkeypatch.setattr(build, "cache_folder", lambda: folder)
+    compiled_ahead: list[Any] = []
+    monkeypatch.setattr(Kernel, "compile", lambda kernel: compiled_ahead.append(kernel))
+    build.build()
+    assert compiled_ahead == list(build.kernels())
+    assert tokens.tokens_of in compiled_ahead
+    build.build()
+    assert len(compiled_ahead) == len(list(build.kernels()))
+    modules = {path.stem for path in Path(build.__file__).parent.glob("*.py")}
+    used = {module.__name__.rpartition(".")[2] for module in build._MODULES}
+    assert modules - used == {"__init__", "build", "characters", "compiled"}
 
 
 def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path) -> None:
