@@ -137,8 +137,9 @@ def run_time(plan: FinetunePlan, num_nodes: int, gpus_per_node: int, rates: Rate
         slowest = all_batches.times(most / step.micro_batches)
         # A head without a gradient in the last micro-batch holds up all reductions.
         has_one_head = len(plan.config.tasks) == 1 and plan.mlm is None
-        last = all_batches.times(has_one_head / (passes * step.micro_batches))
-        update = update_time(trained, passes * most, rank, rates, last)
+        mean = all_batches.times(1 / (passes * step.micro_batches))
+        last = mean.times(has_one_head)
+        update = update_time(trained, passes * most, rank, rates, mean, last)
         whole += (slowest + update).times(step.num_steps)
     return whole
 

@@ -1,7 +1,7 @@
 """What data-parallel ranks send each other in a step: bytes, and seconds on a network.
 
 Gradients and weights, by rings or trees; with what a copy of the weights inside nodes saves, and
-what the last backward pass hides.
+what the first forward and the last backward pass of a step hide.
 """
 
 import math
@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from model.compute import ComputeConfig
+from pipeline.optim.buckets import join_buckets
 from pipeline.optim.union import OptimizerConfig
 from pipeline.planning.accelerators import Accelerator
-from pipeline.run.memory import BUCKET_VALUES, SCATTERED_VALUES, values_per_bucket
+from pipeline.run.memory import (
+    BUCKET_VALUES,
+    SCATTERED_VALUES,
+    values_per_bucket,
+    values_per_gather,
+)
 
 COLLECTIVE_S, LINK_HOP_S, NETWORK_HOP_S = 8.4e-6, 3.4e-6, 14e-6
 """Latency of a collective and of each hop of a ring or tree: the constants by which NCCL chooses
@@ -148,30 +154,27 @@ def _network(rank: Rank, found: Accelerator) -> _Network:
     return _Network(rate, found.link_bytes_s, ring, tree)
 
 
-def data_parallel_s(
-    trained: Trained, accumulation: int, rank: Rank, found: Accelerator, backward_s: float
-) -> float:
-    """Seconds of a step in which a rank waits for its data-parallel peers.
+class Hidden(NamedTuple):
+    """How long the passes of a step can hide messages at ZeRO 1 in bf16."""
 
-    `backward_s`: what the last backward pass of a step can hide of reductions.
-    """
+    forward_s: float
+    """The first forward pass, those of new weights."""
+    backward_s: float
+    """The last backward pass, those of gradients."""
+
+
+def data_parallel_s(
+    trained: Trained, accumulation: int, rank: Rank, found: Accelerator, hidden: Hidden
+) -> float:
+    """Seconds of a step in which a rank waits for its data-parallel peers."""
     if rank.dp_size == 1:
         return 0.0
     network = _network(rank, found)
+    if trained.has_flat_gradients:
+        reductions_s = _reductions_s(trained, rank, network, hidden.backward_s)
+        return reductions_s + _gathers_s(trained, rank, network, hidden.forward_s)
     sent_s = data_parallel_bytes(trained, accumulation, rank.tp_size, rank.dp_size)
     sent_s /= network.bytes_s
-    if trained.has_flat_gradients:
-        latencies = [
-            network.ring_s if _scatters(values, rank.dp_size) else network.tree_s
-            for values in _bucket_values(trained, rank.tp_size, rank.dp_size)
-        ]
-        share = (rank.dp_size - 1) / rank.dp_size / network.bytes_s
-        sizes = _reduced_bytes(trained, rank.tp_size, rank.dp_size)
-        # All but the last bucket, which is complete when the pass ends.
-        early_s = sum(latencies[:-1]) + share * sum(sizes[:-1])
-        # The group without weight decay, and the weights' one all-gather.
-        waiting = sum(latencies) + network.tree_s + network.ring_s
-        return sent_s + waiting - min(early_s, backward_s)
     buckets = math.ceil(trained.parameters / rank.tp_size / BUCKET_VALUES)
     if trained.zero_stage == 3:
         times = 1 if trained.reduces_once else accumulation
@@ -179,6 +182,39 @@ def data_parallel_s(
         return sent_s + calls * network.ring_s - _saved_near_s(trained, accumulation, rank, network)
     times = accumulation if trained.zero_stage == 2 else 1
     return sent_s + buckets * (times * network.tree_s + network.ring_s)
+
+
+def _reductions_s(trained: Trained, rank: Rank, network: _Network, backward_s: float) -> float:
+    """What gradients of ZeRO 1 in bf16 take beyond a backward pass of `backward_s`."""
+    latencies = [
+        network.ring_s if _scatters(values, rank.dp_size) else network.tree_s
+        for values in _bucket_values(trained, rank.tp_size, rank.dp_size)
+    ]
+    share = (rank.dp_size - 1) / rank.dp_size / network.bytes_s
+    sizes = _reduced_bytes(trained, rank.tp_size, rank.dp_size)
+    # All but the last bucket, which is complete when the pass ends.
+    early_s = sum(latencies[:-1]) + share * sum(sizes[:-1])
+    without_decay_s = network.tree_s
+    return share * sum(sizes) + sum(latencies) + without_decay_s - min(early_s, backward_s)
+
+
+def _gathers_s(trained: Trained, rank: Rank, network: _Network, forward_s: float) -> float:
+    """How much longer a forward pass of `forward_s` takes that waits for its weights part by part.
+
+    Its time goes to the matrices of layers in equal parts: none to the word vectors.
+    """
+    buckets = _bucket_values(trained, rank.tp_size, rank.dp_size)[::-1]
+    in_matrices = trained.in_matrices / rank.tp_size
+    other = sum(buckets) - in_matrices  # in the first bucket
+    runs_s = forward_s / in_matrices if in_matrices else 0.0  # of a value
+    value_s = (rank.dp_size - 1) / rank.dp_size * trained.value_bytes / network.bytes_s
+    arrived_s = ends_s = 0.0
+    for numbers in join_buckets(buckets, values_per_gather(sum(buckets))):
+        values = sum(buckets[number] for number in numbers)
+        arrived_s += network.ring_s + value_s * values
+        matrices = values - other if 0 in numbers else values
+        ends_s = max(ends_s, arrived_s) + runs_s * matrices
+    return ends_s - runs_s * in_matrices
 
 
 def _saved_near_s(trained: Trained, accumulation: int, rank: Rank, network: _Network) -> float:

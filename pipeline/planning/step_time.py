@@ -5,7 +5,7 @@
     tensor    = bytes sent / link + collectives x latency
     host      = kernels x time to launch one, as far as it is longer than matrix + traffic + tensor
     data      = bytes sent / min(link, network of a node / tensor-parallel size) + latencies, at
-                ZeRO 1 less what the last backward pass hides
+                ZeRO 1 less what the first forward and the last backward pass hide
     optimizer = its state and gradients, read and written once, and its own matrix products
 
 All but `optimizer` and, at ZeRO 1, `data` are counted once a micro-batch. Nothing else is assumed
@@ -15,7 +15,7 @@ to overlap but the host with the accelerator.
 from dataclasses import dataclass, fields
 
 from pipeline.planning.accelerators import Accelerator
-from pipeline.planning.data_parallel import Rank, Trained, data_parallel_s
+from pipeline.planning.data_parallel import Hidden, Rank, Trained, data_parallel_s
 from pipeline.planning.work import NetworkPass, Work, accumulation_work, work_of
 
 LAUNCH_S = 32e-6
@@ -45,7 +45,7 @@ class StepTime:
     tensor: float = 0.0
     """Communication of tensor-parallel ranks."""
     data: float = 0.0
-    """Communication of data-parallel ranks that no backward pass hides."""
+    """Communication of data-parallel ranks that no pass hides."""
     optimizer: float = 0.0
     """The update of the weights."""
 
@@ -105,7 +105,7 @@ def step_time(
     Raises ConfigError for a number format that the accelerator has no matrix units for.
     """
     each = micro_batch_time(passes, trained, micro_rows, rank.tp_size, rates)
-    return each.times(accumulation) + update_time(trained, accumulation, rank, rates, each)
+    return each.times(accumulation) + update_time(trained, accumulation, rank, rates, each, each)
 
 
 def micro_batch_time(
@@ -130,20 +130,34 @@ def micro_batch_time(
 
 
 def update_time(
-    trained: Trained, accumulation: int, rank: Rank, rates: Rates, last: StepTime
+    trained: Trained,
+    accumulation: int,
+    rank: Rank,
+    rates: Rates,
+    first: StepTime,
+    last: StepTime,
 ) -> StepTime:
     """Seconds of a step beside its `accumulation` micro-batches: gradients and weights over the
     data-parallel ranks, and the optimizer.
 
-    `last`: the last micro-batch, whose backward pass hides reductions, though not beside messages
-    of tensor-parallel ranks; nothing is hidden by an empty one.
+    `first`: the first micro-batch, whose forward pass hides messages of new weights; `last`: the
+    last one, whose backward pass hides reductions. Neither does beside messages of tensor-parallel
+    ranks, in a graph, or if it is empty.
     """
     again = trained.compute.activation_checkpointing.type == "layers"
-    backward_s = (3 / 4 if again else 2 / 3) * (last.matrix + last.traffic + last.host)
+    forward = 1 / 4 if again else 1 / 3
+    hidden = Hidden(forward * _alone_s(first), (1 - forward) * _alone_s(last))
+    if trained.compute.cuda_graphs == "on":
+        hidden = Hidden(0.0, 0.0)
     return StepTime(
-        data=data_parallel_s(trained, accumulation, rank, rates.accelerator, backward_s),
+        data=data_parallel_s(trained, accumulation, rank, rates.accelerator, hidden),
         optimizer=_optimizer_s(trained, rank, rates),
     )
+
+
+def _alone_s(micro_batch: StepTime) -> float:
+    """Seconds in which the network is free."""
+    return micro_batch.matrix + micro_batch.traffic + micro_batch.host
 
 
 def _optimizer_s(trained: Trained, rank: Rank, rates: Rates) -> float:

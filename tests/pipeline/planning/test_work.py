@@ -263,7 +263,7 @@ def test_copies_in_nodes_leave_one_gathering_a_step_to_all(recomputed: str) -> N
     )
     rates = Rates(find_accelerator("h100-80gb"))
     in_nodes, over_nodes = (
-        update_time(one, 4, Rank(1, 64, 8, 8), rates, StepTime()).data
+        update_time(one, 4, Rank(1, 64, 8, 8), rates, StepTime(), StepTime()).data
         for one in (near, replace(near, gather_ranks=None))
     )
     assert in_nodes < over_nodes
