@@ -2,7 +2,7 @@
 
 Ranks wait for each other in collectives, so the time of a whole step is the same on all. What
 differs is the time of their forward passes: under ZeRO 1 and 2 these meet tensor-parallel peers
-only.
+only, but for new weights, for which all ranks wait alike.
 """
 
 import os

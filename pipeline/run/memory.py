@@ -36,8 +36,8 @@ OVERLAPPED_VALUES = 1 << 25
 in fp32."""
 
 MAX_GATHERS = 16
-"""New weights are gathered in about so many collectives at most: with each more the forward pass
-starts earlier, but has one more latency to wait for."""
+"""New weights are gathered in so many collectives at most: with each more the forward pass starts
+earlier, but has one more latency to wait for."""
 
 LIVE_VALUES = 1_000_000_000
 """ZeRO 3 keeps the gathered weights of at most so many parameters, all of smaller models:

@@ -7,16 +7,20 @@ import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
+from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
+from pipeline.engine import deepspeed_engine
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.pretraining.step import pretraining_step
+from pipeline.run import memory
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import BUCKET_VALUES, SCATTERED_VALUES
+from pipeline.run.memory import BUCKET_VALUES, MAX_GATHERS, SCATTERED_VALUES
 from pipeline.selfcheck import ACCUMULATION, random_batch
 from tests.fake_ranks import Collectives, as_rank
 from tests.pipeline.training_run import make_config
@@ -92,7 +96,7 @@ def test_the_collectives_of_a_step_do_not_depend_on_the_number_of_ranks(
     # Of the last layer's four sums, three are of label slots, as is that of the head's input.
     assert of_slots == (4 * ACCUMULATION if tp_size > 1 else 0)
     assert of_tokens == in_model - of_slots
-    # New weights: two parameter groups, at ZeRO 1 at once.
+    # New weights: two parameter groups, at ZeRO 1 of a small network at once.
     together = by_kind["allgather_into_tensor_coalesced", torch.bfloat16]
     assert (together, by_kind["allgather_base", torch.bfloat16]) == (
         (1, 0) if zero_stage == 1 else (0, 2)
@@ -124,6 +128,35 @@ def test_many_gradients_of_a_rank_are_reduced_by_a_reduce_scatter() -> None:
     (reduced,) = (size for name, size in found["found"] if name == "allreduce")
     assert scattered + reduced == pytest.approx(sum(found["sizes"]), abs=8 * 8)
     assert scattered // 8 >= SCATTERED_VALUES > reduced // 8
+
+
+BUCKET_VALUES_OF_SMALL_NETWORK = 2_000
+
+
+def gathers(config: TrainConfig) -> dict[str, Any]:
+    """The bf16 collectives of a step, and the buckets of a small network."""
+    size = mock.patch.object(
+        deepspeed_engine, "values_per_bucket", return_value=BUCKET_VALUES_OF_SMALL_NETWORK
+    )
+    least = mock.patch.object(memory, "OVERLAPPED_VALUES", BUCKET_VALUES_OF_SMALL_NETWORK)
+    with size, least:
+        grid = make_grid(config.parallel.tensor)
+        model = build_masked_lm(config.model, VOCAB_SIZE, grid, config.seed, config.compute)
+        engine = Engine(model, config, ACCUMULATION, grid)
+        with Collectives() as step:
+            pretraining_step(engine, random_batch(config, VOCAB_SIZE, 0), 1e-3)
+    names = [name for name, dtype, _ in step.found if dtype is torch.bfloat16]
+    return {"buckets": len(engine._zero.param_groups), "names": names}
+
+
+@pytest.mark.parametrize("rank", [0, 100])
+def test_new_weights_are_gathered_in_few_collectives(rank: int) -> None:
+    """However many buckets there are."""
+    layers = {"num_layers": 24, "hidden_size": 32, "num_attention_heads": 4, "max_row_tokens": 32}
+    config = config_of(1, 1).model_copy(update={"model": ModelConfig.model_validate(layers)})
+    found = as_rank(gathers, rank, 128, config)
+    assert set(found["names"]) == {"allgather_into_tensor_coalesced"}
+    assert 10 < len(found["names"]) <= MAX_GATHERS < found["buckets"]
 
 
 def test_a_save_has_no_collective_and_a_rank_saves_its_share(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.optim.buckets import split_into_buckets
+from pipeline.optim.buckets import join_buckets, split_into_buckets
 
 
 def network() -> nn.Module:
@@ -45,3 +45,11 @@ def test_small_models_keep_their_groups() -> None:
 
 def test_whole_matrices_stay_together() -> None:
     assert split(16, whole=True) == [(0.0, [1, 3, 5, 7]), (0.1, [0, 2, 4, 6])]
+
+
+def test_small_buckets_are_joined_with_those_before_them() -> None:
+    """So that the first is no larger than it has to be, from which everything starts."""
+    assert join_buckets([50, 1, 30, 30, 30], 30) == [[0, 1], [2], [3], [4]]
+    assert join_buckets([5, 20, 20, 20], 30) == [[0, 1], [2, 3]]
+    assert join_buckets([7], 30) == [[0]]
+    assert join_buckets([], 30) == []
