@@ -56,6 +56,37 @@ def test_losses_and_gradients_are_those_of_electra(name: str) -> None:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
+class NotedParts:
+    """`model.arriving_weights.Weights` that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.parameters: dict[nn.Parameter, None] = {}
+        """In the order in which they are asked for."""
+
+    def ready(self, *parts: nn.Module) -> None:
+        self.parameters |= {p: None for part in parts for p in part.parameters()}
+
+
+@pytest.mark.parametrize("name", [None, *GENERATORS])
+@in_one_rank
+def test_parameters_are_in_the_order_in_which_a_forward_pass_asks_for_them(
+    name: str | None,
+) -> None:
+    """Of a masked language model too."""
+    special = SpecialIds.of(VOCAB_SIZE)
+    changes = {"model": MODEL} if name is None else settings(name, model=MODEL)
+    config = make_config(Path("rows"), Path("run"), **changes)
+    model = build_pretraining_model(config, config.model, special, make_grid(1), seed=1)
+    noted = NotedParts()
+    model.take_weights_from(noted)
+    rows, positions, labels = _masked_rows(special)
+    keys = {} if name is None else {"sample_keys": torch.arange(ROWS)}
+    model(rows, positions, labels.gather(1, positions), **keys)
+    asked, given = list(noted.parameters), model.parameters_in_order()
+    assert len(asked) == len(given) == len(list(model.parameters()))
+    assert all(one is other for one, other in zip(asked, given, strict=True))
+
+
 def _masked_rows(special: SpecialIds) -> tuple[Tensor, Tensor, Tensor]:
     """(rows [B, S] with padding in one, positions [B, K], labels [B, S] with -100 elsewhere)."""
     draw = torch.Generator().manual_seed(0)
