@@ -10,7 +10,7 @@ FORWARD_AND_BACKWARD = 3
 def encoder_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False) -> int:
     """Operations of the forward pass of one row through all layers (a multiply-add is two)."""
     hidden = config.hidden_size
-    matrices = hidden * attention_width(config) + _after_attention(config)
+    matrices = hidden * attention_width(config) + weights_after_attention(config)
     total = attention_flops(config, row_tokens, is_causal)
     total += config.num_layers * 2 * row_tokens * matrices
     if config.embedding_size is not None:
@@ -18,7 +18,7 @@ def encoder_flops(config: ModelConfig, row_tokens: int, is_causal: bool = False)
     return total
 
 
-def _after_attention(config: ModelConfig) -> int:
+def weights_after_attention(config: ModelConfig) -> int:
     """Weights of a layer's matrices that follow attention."""
     inner = config.ffn_hidden_size
     up = 2 * inner if config.is_gated else inner
@@ -54,7 +54,7 @@ def training_flops(
     """
     forward = rows * encoder_flops(config, row_tokens, is_causal)
     if not reads_all:
-        forward -= 2 * (rows * row_tokens - masked_tokens) * _after_attention(config)
+        forward -= 2 * (rows * row_tokens - masked_tokens) * weights_after_attention(config)
     forward += masked_tokens * head_flops(config, vocab_size)
     return FORWARD_AND_BACKWARD * forward
 

@@ -57,9 +57,12 @@ def passes_of(phase: PhasePlan, model: ModelConfig) -> tuple[NetworkPass, ...]:
     slots = objective.num_slots(row_tokens)
     if isinstance(objective, ReplacedTokensConfig):
         generator = generator_of(model, objective)
-        return NetworkPass(model, row_tokens, 0), NetworkPass(generator, row_tokens, slots)
-    repeats = passes_per_step(phase.config.adversarial)
-    return (NetworkPass(model, row_tokens, slots, repeats, objective.IS_CAUSAL),)
+        of_generator = NetworkPass(generator, row_tokens, slots, reads_all=False)
+        return NetworkPass(model, row_tokens, 0), of_generator
+    adversarial, is_causal = phase.config.adversarial, objective.IS_CAUSAL
+    reads_all = is_causal or adversarial.type != "none"
+    repeats = passes_per_step(adversarial)
+    return (NetworkPass(model, row_tokens, slots, repeats, is_causal, reads_all=reads_all),)
 
 
 def phase_times(plan: RunPlan, num_nodes: int, gpus_per_node: int, rates: Rates) -> list[PhaseTime]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from model.compute import SPARSE_BACKENDS, ComputeConfig, compiles_parts
 from model.config import ModelConfig
-from model.flops import attention_flops, encoder_flops
+from model.flops import attention_flops, encoder_flops, weights_after_attention
 from model.options import FullAttention
 
 LAYER_LAUNCHES = 38
@@ -80,12 +80,20 @@ class NetworkPass:
     is_causal: bool = False
     kept_layers: int | None = None
     """Layers with a backward pass, from the top; None: all."""
+    reads_all: bool = True
+    """Whether more than the label slots is read of the last layer's output."""
 
     @property
     def trained_share(self) -> float:
         """Of the layers, those with a backward pass."""
         kept = self.model.num_layers if self.kept_layers is None else self.kept_layers
         return kept / self.model.num_layers
+
+    def unread_share(self, compute: ComputeConfig) -> float:
+        """Of the tokens, those that the last layer does not compute after its attention."""
+        if self.reads_all or compute.sequence_parallel:
+            return 0.0
+        return 1 - self.label_slots / self.row_tokens
 
 
 class Computed(Protocol):
@@ -160,7 +168,16 @@ def _matrix_flops(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> f
     decoder = 2 * model.embedding_width * how.vocab_size / tp_size
     inputs = 2 * model.embedding_width * model.hidden_size if model.head_layers else 0
     passes = (1 + 2 * share) * forward + share * again
+    unread = 2 * one.row_tokens * one.unread_share(how.compute) * weights_after_attention(model)
+    passes -= unread / tp_size * _passes_of_last_layer(one, how)
     return rows * (passes + 3 * one.label_slots * (decoder + inputs))
+
+
+def _passes_of_last_layer(one: NetworkPass, how: Computed) -> int:
+    """Forward passes, where a backward pass of its products is two."""
+    if not one.trained_share:
+        return 1
+    return 4 if how.compute.activation_checkpointing.type == "layers" else 3
 
 
 def _traffic(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> float:
@@ -177,6 +194,14 @@ def _traffic(one: NetworkPass, how: Computed, rows: int, tp_size: int) -> float:
         how.compute.activation_checkpointing.type
     ]
     layers = model.num_layers * (ahead + share * (back + again))
+    if unread := one.unread_share(how.compute):
+        of_attention = _attention_units(model, how.compute, one.row_tokens)
+        ahead, back = (
+            between + (inside - attention) / tp_size
+            for (between, inside), attention in zip((forward, backward), of_attention, strict=True)
+        )
+        is_again = how.compute.activation_checkpointing.type != "none"
+        layers -= unread * (ahead + (back + ahead * is_again if share else 0))
     logits = rows * one.label_slots * how.vocab_size / tp_size
     vectors = how.vocab_size * model.embedding_width / tp_size if one.label_slots else 0
     return (
@@ -272,7 +297,10 @@ def _tensor_parallel(one: NetworkPass, how: Computed, rows: int, tp_size: int) -
         return model.num_layers * (forward + share * (backward + (forward if again else 0)))
 
     slots = rows * one.label_slots * model.embedding_width * how.value_bytes
+    # Of the last layer's sums, only that of the backward pass through Q, K and V is of all tokens.
+    of_last = 4 + ((2 + (4 if again else 0)) if share else 0)
+    unread = one.unread_share(how.compute) * of_last
     return Work(
-        tp_bytes=ring * (hidden * (over_layers(*per_layer) + 2) + 2 * slots),
+        tp_bytes=ring * (hidden * (over_layers(*per_layer) + 2 - unread) + 2 * slots),
         tp_calls=over_layers(*calls) + 2,
     )

@@ -95,7 +95,7 @@ def test_counts_are_those_of_the_operators(
     model = ModelConfig.model_validate({**SIZES, **NO_DROPOUT, **changes})
     how = How(ComputeConfig.model_validate({"attention_backend": "sdpa", **compute}))
     counted = _counted(model, how.compute)
-    work = work_of(NetworkPass(model, TOKENS, SLOTS), how, ROWS, 1)
+    work = work_of(NetworkPass(model, TOKENS, SLOTS, reads_all=False), how, ROWS, 1)
     assert work.traffic_bytes == pytest.approx(counted.traffic_bytes, rel=0.12)
     flops = work.matrix_flops
     if how.compute.attention_backend == "sdpa":  # is one operator, which is no product to torch
@@ -132,11 +132,14 @@ def test_base_has_the_counts_that_were_made_for_cuda() -> None:
     """25.5 GB of traffic and 482 kernels of the model in a micro-batch of 32 rows of 512: counted
     with the CUDA operators on fake tensors (docs/planner.md), 27.7 GB less 18 bytes for each of
     2,464 x 50,304 logits, whose cross entropy is compiled now. Its 154 tensors are added to flat
-    sums by one kernel each."""
+    sums by one kernel each. Then the last layer computed all tokens."""
     plan = plan_run(_shipped("base"), 1, AssumedRows(50_265))
     model = plan.config.model
     (one,) = passes_of(plan.phases[0], model)
     trained = trained_of(plan)
+    assert not one.reads_all
+    assert work_of(one, trained, 32, 1).traffic_bytes == pytest.approx(24.6e9, rel=0.03)
+    one = replace(one, reads_all=True)
     work = work_of(one, trained, 32, 1)
     assert work.traffic_bytes == pytest.approx(25.5e9, rel=0.03)
     assert work.launches == pytest.approx(482, rel=0.01)
@@ -149,7 +152,7 @@ def test_compiled_parts_are_few_kernels() -> None:
     rotary = {"positions": {"type": "rotary"}, "activation": {"type": "geglu"}}
     for changes, num_kernels in (({}, 20), (rotary, 24)):
         model = ModelConfig.model_validate({**SIZES, **changes})
-        one = NetworkPass(model, TOKENS, SLOTS)
+        one = NetworkPass(model, TOKENS, SLOTS, reads_all=False)
 
         def launches(compiled: Any, tp_size: int, one: NetworkPass = one) -> float:
             return work_of(one, How(ComputeConfig(compile=compiled)), ROWS, tp_size).launches
@@ -169,7 +172,9 @@ def test_the_mask_rate_decides_about_the_head() -> None:
     low, high = work(0.15), work(0.3)
     slots = 32 * (153 - 77)  # of 510 tokens
     decoder = 3 * 2 * 768 * (50_304 + 768)
-    assert high.matrix_flops - low.matrix_flops == pytest.approx(slots * decoder, rel=0.02)
+    last_layer = 3 * 2 * 768 * (768 + 2 * 3072)
+    added = slots * (decoder + last_layer)
+    assert high.matrix_flops - low.matrix_flops == pytest.approx(added, rel=0.02)
     assert high.traffic_bytes > low.traffic_bytes
 
 
@@ -198,7 +203,7 @@ def _check_tensor_parallel(by_tokens: bool) -> None:
     positions = torch.arange(SLOTS).repeat(ROWS, 1)
     with CountedOperators() as counted:
         network(tokens, positions, tokens[:, :SLOTS].clone(), None, KnownRows(False))[0].backward()
-    work = work_of(NetworkPass(model, TOKENS, SLOTS), how, ROWS, 2)
+    work = work_of(NetworkPass(model, TOKENS, SLOTS, reads_all=False), how, ROWS, 2)
     twice = {"allreduce_": 2.0}  # a ring sends a tensor twice, but for the share of a rank
     sent = sum(
         size * twice.get(kind.split()[0], 1.0) / 2

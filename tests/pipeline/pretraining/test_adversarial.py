@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs.load import ConfigError
 from model.adversarial import gaussian_noise, row_keys
+from model.flops import training_flops
 from model.heads import MaskedLanguageModel
 from model.label_slots import at_slots
 from model.parallel.grid import make_grid
@@ -194,8 +195,10 @@ def fails_at(step: int) -> Callable[..., StepResult]:
 def test_memory_and_operations_count_all_passes(rows: Path, tmp_path: Path) -> None:
     plain = plan_run(make_config(rows, tmp_path / "run"), 1)
     alum = plan_run(make_config(rows, tmp_path / "run", adversarial={"type": "alum"}), 1)
-    flops = [plan.phases[0].training_flops(plain.config.model, 16, 100) for plan in (plain, alum)]
-    assert flops[1] == flops[0] * 8 // 3
+    model, manifest = plain.config.model, plain.phases[0].manifest
+    whole = training_flops(model, manifest.vocab_size, 16, manifest.row_tokens, 100)
+    assert alum.phases[0].training_flops(model, 16, 100) == round(whole * 8 / 3)
+    assert plain.phases[0].training_flops(model, 16, 100) < whole  # the last layer: labels only
     activations = [estimate_memory(plan).activations for plan in (plain, alum)]
     assert activations[1] > 2 * activations[0]
 
