@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.load import ConfigError, load, validate
-from model import encoder
+from model import layer
 from model.compute import ComputeConfig, compiles_layers
 from model.config import ModelConfig
 from model.heads import MaskedLanguageModel, build_masked_lm
@@ -55,8 +55,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModul
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(encoder.run_layer, fullgraph=True, dynamic=False, backend=keep)
-    monkeypatch.setattr(encoder, "_compiled_layer", lambda _: compiled)
+    compiled = torch.compile(layer.run_layer, fullgraph=True, dynamic=False, backend=keep)
+    monkeypatch.setattr(layer, "_compiled_layer", lambda _: compiled)
     yield found
     torch._dynamo.reset()
 
@@ -177,8 +177,8 @@ def test_a_compiler_that_fails_is_an_error_that_says_what_to_set(
         raise RuntimeError("no compiler here")
 
     torch._dynamo.reset()
-    compiled = torch.compile(encoder.run_layer, fullgraph=True, dynamic=False, backend=fails)
-    monkeypatch.setattr(encoder, "_compiled_layer", lambda _: compiled)
+    compiled = torch.compile(layer.run_layer, fullgraph=True, dynamic=False, backend=fails)
+    monkeypatch.setattr(layer, "_compiled_layer", lambda _: compiled)
     message = r"torch\.compile failed on a layer: .*no compiler here\n.* compute\.compile=off"
     with pytest.raises(ConfigError, match=message):
         loss_and_gradients(build({}, {}))
@@ -191,7 +191,7 @@ def test_forms_beyond_the_limit_run_uncompiled_with_the_same_masks(
     model = build({}, {})
     with torch.compiler.set_stance("force_eager"):
         expected = [loss_and_gradients(model, rows=rows)[0] for rows in (1, 2, 3)]
-    encoder.warn_of_many_graphs.cache_clear()
+    layer.warn_of_many_graphs.cache_clear()
     with torch._dynamo.config.patch(recompile_limit=4):  # two forms of a shape
         found = [loss_and_gradients(model, rows=rows)[0] for rows in (1, 2, 3)]
     assert len(graphs) == 4

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import encoder, varlen_attention
+from model import layer, varlen_attention
 from model.compute import ComputeConfig
 from model.config import ModelConfig
 from model.heads import build_masked_lm
@@ -158,11 +158,11 @@ def with_flash_attention(
     torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", forward)
     torch.library.register_kernel("torch_attn::_varlen_attn_backward", "cpu", backward)
     compute = {"attention_backend": "varlen", "compile": "on" if compiles else "off"}
-    compiled = torch.compile(encoder.run_layer, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(layer.run_layer, fullgraph=True, backend="aot_eager")
     grid, found = make_grid(tp_size), []
     with (
         mock.patch.object(varlen_attention, "dense_attention", flash_attention),
-        mock.patch.object(encoder, "_compiled_layer", return_value=compiled),
+        mock.patch.object(layer, "_compiled_layer", return_value=compiled),
     ):
         for kind in ("none", "selective"):
             calls.clear()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import cross_entropy, encoder
+from model import cross_entropy, layer
 from pipeline.engine.cuda_graphs import Results
 
 
@@ -22,7 +22,7 @@ from pipeline.engine.cuda_graphs import Results
 def as_on_a_gpu() -> Iterator[None]:
     """In this block a CPU computes by torch's operators alone, layers that are to be compiled with
     dropout masks from counters."""
-    layers = mock.patch.object(encoder, "_compiled_layer", return_value=encoder.run_layer)
+    layers = mock.patch.object(layer, "_compiled_layer", return_value=layer.run_layer)
     keeps_logits = mock.patch.object(cross_entropy, "keeps_logits", return_value=True)
     plain = mock.patch.object(cross_entropy, "_compiled", lambda body, _: body)
     with layers, keeps_logits, plain:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from model.config import MLM_HEAD
-from model.encoder import Layer
+from model.layer import Layer
 from model.parallel.grid import Grid, make_grid
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.engine.weight_gathers import WeightGathers, start_gather
