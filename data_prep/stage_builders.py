@@ -18,7 +18,7 @@ from data_prep.dedup import (
 from data_prep.documents import ingest, losses
 from data_prep.documents.known_spans import KnownSpans
 from data_prep.engine.stage import Stage
-from data_prep.packing import layout, order, order_keys, rows, streams
+from data_prep.packing import layout, order, order_keys, order_runs, rows, streams
 from data_prep.preparation import Preparation
 from data_prep.tokenization import encode, sample, tokenizer
 from data_prep.tokenization.config import LEARNED
@@ -232,9 +232,14 @@ def build_order_keys(run: Preparation) -> order_keys.OrderKeysStage:
     )
 
 
-def build_order(run: Preparation) -> order.OrderStage:
+def build_order_runs(run: Preparation) -> order_runs.OrderRunsStage:
     encoded, hashed = run.result(encode.EncodeStage), run.result(order_keys.OrderKeysStage)
-    return order.order_stage(encoded, hashed, run.source_streams, run.limits.order_documents)
+    return order_runs.order_runs_stage(encoded, hashed, run.result(signatures.SignaturesStage))
+
+
+def build_order(run: Preparation) -> order.OrderStage:
+    sorted_keys = run.result(order_runs.OrderRunsStage)
+    return order.order_stage(sorted_keys, run.source_streams, run.limits.order_documents)
 
 
 def build_layout(run: Preparation) -> layout.LayoutStage:

@@ -18,7 +18,7 @@ from data_prep.dedup import (
     verdicts,
 )
 from data_prep.documents import ingest
-from data_prep.packing import layout, order, order_keys, rows, streams
+from data_prep.packing import layout, order, order_keys, order_runs, rows, streams
 from data_prep.stage_entry import (
     DECONTAMINATE,
     LEARNED_TOKENIZER,
@@ -120,11 +120,12 @@ STAGES = (
     StageEntry(streams.InterleaveStage, builders.build_interleave, [encode.EncodeStage], MIXED),
     StageEntry(order_keys.OrderKeysStage, builders.build_order_keys, SELECTED, ORDERED),
     StageEntry(
-        order.OrderStage,
-        builders.build_order,
+        order_runs.OrderRunsStage,
+        builders.build_order_runs,
         [encode.EncodeStage, order_keys.OrderKeysStage],
         ORDERED,
     ),
+    StageEntry(order.OrderStage, builders.build_order, [order_runs.OrderRunsStage], ORDERED),
     StageEntry(layout.LayoutStage, builders.build_layout, STREAMED),
     StageEntry(rows.RowsStage, builders.build_rows, [*STREAMED, layout.LayoutStage]),
 )

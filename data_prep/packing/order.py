@@ -3,9 +3,10 @@
 Documents with equal keys stand one after another, in the order of the source; the keys stand in the
 order of their hashes, so that neighbouring groups have nothing in common. Documents without a key
 come last, in the order of the source. A part sorts a range of hashes, which keeps memory constant;
-it reads the keys of all documents of the source, 8 bytes each. Where one range of hashes has more
+it reads its slice of each run of files, see `order_runs`. Where one range of hashes has more
 documents than are sorted at once, as with a key that most documents have, each part sorts a range
-of the source's documents instead, and the group is divided among these.
+of the source's documents instead, from the runs that have these, and the group is divided among
+the parts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,13 @@ import numpy as np
 
 from configs.load import fingerprint
 from data_prep.dataset.atomic import save_array
-from data_prep.dataset.manifest import Split
-from data_prep.documents.files import DocumentFile
+from data_prep.dataset.manifest import SPLITS, Split
+from data_prep.dedup.array_files import ArrayFiles
+from data_prep.dedup.signatures import FileRun
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.packing.id_stream import I64, Segment
-from data_prep.packing.order_keys import BUCKETS, buckets_of
+from data_prep.packing.order_keys import BUCKETS, U64
+from data_prep.packing.order_runs import COLUMNS
 from data_prep.packing.streams import Streams
 
 ORDER_DOCUMENTS = 5_000_000
@@ -56,12 +59,14 @@ class OrderStage(Stage[OrderPart]):
     """Orders the documents of each source by `pack.order_by.field`."""
 
     name = "order"
-    version = 1
+    version = 2
     output = "order"
 
     streams: Streams
-    keys: Path
-    """Folder of the stage that hashed the keys."""
+    sorted_keys: Path
+    """Folder of the stage that sorted the keys of runs of files."""
+    runs: Mapping[tuple[Split, str], Sequence[Segment]]
+    """What the streams have of the runs, in their order, by split and source."""
     key_contents: Mapping[tuple[Split, str], str]
     """A hash of them, by split and source."""
     at_once: int
@@ -96,23 +101,32 @@ class OrderStage(Stage[OrderPart]):
         return PartOutput({"documents": len(keys), "pieces": pieces}, names)
 
     def _documents(self, part: OrderPart) -> Iterator[tuple[Any, I64]]:
-        """(keys [D], starts and lengths [2, D]) of the documents of each file."""
+        """(keys [D], starts and lengths [2, D]) of the documents of each run."""
+        files = ArrayFiles(self.sorted_keys, 1)
         number = start = 0
-        for segment in self.streams.sources[part.split, part.source]:
-            if number < part.end and number + segment.documents > part.first:
-                path = self.keys / f"{segment.name}.keys.npy"
-                keys = np.load(path, mmap_mode="r")[: segment.documents]
-                numbers = number + np.arange(segment.documents)
-                buckets = buckets_of(keys)
-                mine = (buckets >= part.first_bucket) & (buckets < part.end_bucket)
-                mine &= (numbers >= part.first) & (numbers < part.end)
-                if mine.any():
-                    path = self.streams.encoded / f"{segment.name}.lengths.npy"
-                    lengths = np.load(path)[: segment.documents].astype(np.int64)
-                    starts = start + np.cumsum(lengths + 1) - (lengths + 1)
-                    yield np.array(keys[mine]), np.stack([starts[mine], lengths[mine]])
-            number += segment.documents
-            start += segment.ids
+        for run in self.runs[part.split, part.source]:
+            if number < part.end and number + run.documents > part.first:
+                rows = _slice(files, run.name, part.first_bucket, part.end_bucket)
+                numbers, starts, lengths = rows[1:].view(np.int64)
+                # A run may have more documents than the stream, see `max_tokens`.
+                first, end = part.first - number, min(part.end - number, run.documents)
+                mine = (numbers >= first) & (numbers < end)
+                yield rows[0, mine], np.stack([start + starts[mine], lengths[mine]])
+            number += run.documents
+            start += run.ids
+
+
+def _slice(files: ArrayFiles, run: str, first_bucket: int, end_bucket: int) -> U64:
+    """The columns of a run whose hashes are in the buckets: [COLUMNS, n]."""
+    bounds = np.empty(end_bucket + 1 - first_bucket, np.int64)
+    files.read(f"{run}.bounds.npy", first_bucket, bounds)
+    low, high = int(bounds[0]), int(bounds[-1])
+    name = f"{run}.sorted.npy"
+    _, length = files.shape(name)
+    rows = np.empty((COLUMNS, high - low), np.uint64)
+    for column in range(COLUMNS):
+        files.read(name, column * length + low, rows[column])
+    return rows
 
 
 def piece_name(part: Part, number: int) -> str:
@@ -121,25 +135,22 @@ def piece_name(part: Part, number: int) -> str:
 
 
 def order_stage(
-    encoded: StageResult[DocumentFile],
-    hashed: StageResult[DocumentFile],
-    streams: Streams,
-    at_once: int = ORDER_DOCUMENTS,
+    sorted_keys: StageResult[FileRun], streams: Streams, at_once: int = ORDER_DOCUMENTS
 ) -> OrderStage:
     """Parts of about `at_once` documents. They follow from the documents alone, not from how the
     input was divided."""
     parts = []
     contents = {}
+    runs = {key: _runs(sorted_keys, *key, streams) for key in streams.sources}
     of_split = {
-        split: hashed.contents(lambda file: file.source, f".{split}.keys")
-        for split in ("train", "heldout")
+        split: sorted_keys.contents(lambda run: run.source, f".{split}.") for split in SPLITS
     }
-    for (split, source), segments in streams.sources.items():
+    for (split, source), segments in runs.items():
         contents[split, source] = of_split[split].get(source, "")
         documents = sum(segment.documents for segment in segments)
         counts = np.zeros(BUCKETS + 1, np.int64)
         for segment in segments:
-            counts += np.load(hashed.folder / f"{segment.name}.counts.npy")
+            counts += np.diff(np.load(sorted_keys.folder / f"{segment.name}.bounds.npy"))
         for number, ranges in enumerate(_ranges(counts, documents, at_once)):
             first_bucket, end_bucket, first, end = ranges
             parts.append(
@@ -155,15 +166,29 @@ def order_stage(
             )
     return OrderStage(
         parts=parts,
-        inputs={
-            "encode": encoded.content_fingerprint,
-            "order_keys": hashed.content_fingerprint,
-        },
+        inputs={"order_runs": sorted_keys.content_fingerprint},
         streams=streams,
-        keys=hashed.folder,
+        sorted_keys=sorted_keys.folder,
+        runs=runs,
         key_contents=contents,
         at_once=at_once,
     )
+
+
+def _runs(
+    sorted_keys: StageResult[FileRun], split: Split, source: str, streams: Streams
+) -> list[Segment]:
+    """What a stream has of each run of files of its source."""
+    of_file = {segment.name: segment for segment in streams.sources[split, source]}
+    runs = []
+    for run in sorted_keys.parts:
+        names = [f"{file.name}.{split}" for file in run.files if run.source == source]
+        found = [of_file[name] for name in names if name in of_file]
+        documents = sum(segment.documents for segment in found)
+        if documents:
+            tokens = sum(segment.tokens for segment in found)
+            runs.append(Segment(f"{run.name}.{split}", documents, tokens))
+    return runs
 
 
 def _ranges(counts: I64, documents: int, at_once: int) -> Iterator[tuple[int, int, int, int]]:

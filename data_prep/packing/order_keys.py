@@ -29,7 +29,7 @@ class OrderKeysStage(Stage[DocumentFile]):
     """Hashes the field `pack.order_by.field` of the kept documents."""
 
     name = "order_keys"
-    version = 1
+    version = 2
     output = "arrays"
 
     selection: Selection
@@ -44,8 +44,8 @@ class OrderKeysStage(Stage[DocumentFile]):
         return self.selection.inputs_for(part)
 
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
-        """Writes, for each split, PART.SPLIT.keys.npy [documents] in the order of the encode stage,
-        and PART.SPLIT.counts.npy [BUCKETS + 1]."""
+        """Writes, for each split, PART.SPLIT.keys.npy [documents] in the order of the encode
+        stage."""
         keep = self.selection.kept(part)
         heldout = self.selection.heldout(part, self.heldout_share)
         found = [np.empty(0, np.uint64)]
@@ -59,10 +59,8 @@ class OrderKeysStage(Stage[DocumentFile]):
         for split, chosen in zip(SPLITS, (keep & ~heldout, keep & heldout), strict=True):
             mine = keys[chosen]
             without += int((mine == NO_KEY).sum())
-            counts = np.bincount(buckets_of(mine), minlength=BUCKETS + 1).astype(np.uint32)
-            for what, array in (("keys", mine), ("counts", counts)):
-                names.append(f"{part.name}.{split}.{what}.npy")
-                save_array(folder / names[-1], array)
+            names.append(f"{part.name}.{split}.keys.npy")
+            save_array(folder / names[-1], mine)
         return PartOutput({"documents": int(keep.sum()), "without_key": without}, names)
 
 

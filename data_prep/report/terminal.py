@@ -190,6 +190,7 @@ _STAGES: dict[str, Callable[[Counter[str]], str]] = {
         + ("" if n["heldout_documents"] >= FEW_HELD_OUT else " (few: see heldout_share)")
     ),
     "order_keys": lambda n: f"{n['documents']:,} documents, {n['without_key']:,} without the field",
+    "order_runs": lambda n: f"{n['documents']:,} documents",
     "order": lambda n: f"{n['documents']:,} documents",
     "interleave": lambda n: f"{n['documents']:,} documents",
     "layout": lambda n: f"{n['pieces']:,} pieces in {n['rows']:,} rows" if n["rows"] else "",

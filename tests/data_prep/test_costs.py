@@ -227,5 +227,5 @@ def test_ten_terabytes_cost_as_much_for_each_document_as_one() -> None:
 def test_all_stages_that_join_documents_are_in_the_made_up_run() -> None:
     made = {stage.name for stage in made_up_run(1000, 10)}
     one_file_a_part = {"ingest", "clean", "encode", "order_keys"}
-    of_rows = {"interleave", "order", "layout", "rows"}
+    of_rows = {"interleave", "order_runs", "order", "layout", "rows"}
     assert made | one_file_a_part | of_rows | {"tokenizer"} == {entry.name for entry in STAGES}

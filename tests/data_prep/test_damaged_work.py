@@ -28,7 +28,7 @@ ORDERED = {
     **MIXED,
     "pack": {**MIXED["pack"], "mixed": False, "order_by": {"type": "field", "field": "id"}},
 }
-NOT_IN = {"mixed": {"order_keys", "order"}, "ordered": {"interleave"}}
+NOT_IN = {"mixed": {"order_keys", "order_runs", "order"}, "ordered": {"interleave"}}
 """Stages that a packing does not need; together they have every stage there is."""
 NAMES = [entry.name for entry in STAGES]
 

@@ -14,11 +14,11 @@ def test_every_stage_is_a_frozen_dataclass_with_its_own_name() -> None:
     for entry in STAGES:
         assert is_dataclass(entry.stage)
         assert entry.stage.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert len({entry.name for entry in STAGES}) == len(STAGES) == 26
+    assert len({entry.name for entry in STAGES}) == len(STAGES) == 27
 
 
 def test_restarting_takes_a_stage_and_all_later_ones() -> None:
-    later = ["interleave", "order_keys", "order", "layout", "rows"]
+    later = ["interleave", "order_keys", "order_runs", "order", "layout", "rows"]
     assert names_from("encode") == ["encode", *later]
     assert len(names_from("ingest")) == len(STAGES)
     with pytest.raises(ValueError, match="nonsense"):

@@ -15,14 +15,25 @@ from hypothesis import strategies as st
 from configs.load import ConfigError, UserError
 from data_prep.checks import check
 from data_prep.config import DataConfig
+from data_prep.dataset.atomic import save_array
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.dedup.signatures import FileRun
+from data_prep.documents.files import DocumentFile
+from data_prep.engine.costs import measured_costs
+from data_prep.engine.engine import SerialEngine
+from data_prep.engine.execution import run_stage
+from data_prep.engine.progress import ProgressReporter
+from data_prep.engine.stage import StageResult
 from data_prep.explain import explain
 from data_prep.limits import Limits
-from data_prep.packing.order import _ranges
+from data_prep.packing.id_stream import Segment
+from data_prep.packing.order import _ranges, order_stage
 from data_prep.packing.order_keys import BUCKETS, NO_KEY, buckets_of, key_hashes
+from data_prep.packing.order_runs import OrderRunsStage
 from data_prep.packing.placement import best_fit, grouped_best_fit
+from data_prep.packing.streams import Streams
 from data_prep.run import prepare
 from tests.data_prep.corpora import WORDS, decoded_documents, forum_config, hashes_of
 
@@ -200,6 +211,66 @@ def test_parts_cover_every_document_once(counts: list[int], at_once: int) -> Non
         covered[first:end] += high - low
         assert min(high - low, sum(counts[first:end])) <= at_once
     assert (covered[np.array(counts) > 0] == documents).all()
+
+
+@pytest.mark.parametrize("share_without", [0.0, 0.6])
+def test_what_is_read_of_a_document_does_not_depend_on_the_parts(
+    tmp_path: Path, share_without: float
+) -> None:
+    sorted_keys, streams = sorted_runs(tmp_path, share_without)
+    documents = sum(streams.documents("train"))
+    num_parts, bytes_read = [], []
+    for at_once in (documents // 2, documents // 8):
+        stage = order_stage(sorted_keys, streams, at_once)
+        found = 0
+        with measured_costs() as costs:
+            for part in stage.parts:
+                found += stage.run_part(tmp_path, part).counts["documents"]
+        assert found == documents
+        num_parts.append(len(stage.parts))
+        bytes_read.append(costs.bytes_read)
+    assert num_parts[1] > 2.5 * num_parts[0]
+    assert 32 * documents <= bytes_read[0] < 40 * documents
+    # Runs at the ends of ranges of documents are read by two parts.
+    assert bytes_read[1] < 1.1 * bytes_read[0]
+
+
+def sorted_runs(folder: Path, share_without: float) -> tuple[StageResult[FileRun], Streams]:
+    """Sorted keys of 40 runs of two files each, and the streams of their documents."""
+    generate = np.random.default_rng(0)
+    files, segments = [], []
+    for number in range(80):
+        name = f"forum-{number:06d}"
+        keys = generate.integers(0, NO_KEY, 1_250, dtype=np.uint64)
+        keys[generate.random(1_250) < share_without] = NO_KEY
+        lengths = generate.integers(1, 50, 1_250, dtype=np.uint32)
+        for split, count in (("train", 1_250), ("heldout", 0)):
+            save_array(folder / f"{name}.{split}.keys.npy", keys[:count])
+            save_array(folder / f"{name}.{split}.lengths.npy", lengths[:count])
+        segments.append(Segment(f"{name}.train", 1_250, int(lengths.sum())))
+        files.append(
+            DocumentFile(
+                name=name,
+                source="forum",
+                num_documents=1_250,
+                first=number * 1_250,
+                content=name,
+            )
+        )
+    runs = [
+        FileRun(name=f"forum-{number:06d}", source="forum", files=files[2 * number :][:2])
+        for number in range(40)
+    ]
+    stage = OrderRunsStage(
+        parts=runs,
+        inputs={},
+        keys=folder,
+        encoded=folder,
+        contents={file.name: ("", "") for file in files},
+    )
+    done = run_stage(stage, folder, SerialEngine(), ProgressReporter())
+    streams = Streams(folder, "uint16", {("train", "forum"): segments}, {("train", "forum"): ""})
+    return done, streams
 
 
 def test_values_are_hashed_as_json() -> None:
