@@ -28,6 +28,7 @@ import orjson
 
 from configs import command
 from configs.load import validate
+from data_prep.checks import check
 from data_prep.config import DataConfig
 from data_prep.dataset.tokenizer import load_tokenizer
 from data_prep.run import prepare
@@ -174,6 +175,8 @@ def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
     report = json.loads((config.output / "report.json").read_text())
     result["kept_bytes"] = sum(s["kept_bytes"] for s in report["sources"].values())
     result["filtered_bytes"] = sum(s["filtered_bytes"] for s in report["sources"].values())
+    result["documents"] = sum(s["read_documents"] for s in report["sources"].values())
+    result["costs"] = report["costs"]
     return result
 
 
@@ -191,10 +194,13 @@ def _measured(tree: dict[str, Any], sender: Any) -> None:
     warm_up(config)
     startup = time.process_time() - start
     start = time.process_time()
-    prepare(config, around_stage=timed)
+    findings = check(config, only_new=True)
+    checks = time.process_time() - start
+    prepare(config, around_stage=timed, findings=findings)
     total = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    sender.send({"seconds": seconds, "total": total, "startup": startup, "peak_mb": peak})
+    result = {"seconds": seconds, "total": total, "checks": checks}
+    sender.send({**result, "startup": startup, "peak_mb": peak})
 
 
 def warm_up(config: DataConfig) -> None:
@@ -231,14 +237,37 @@ def print_run(run: dict[str, Any]) -> None:
 
 
 def print_scaling(runs: Sequence[dict[str, Any]]) -> None:
-    """CPU time and memory against size."""
-    print(f"\n{'MB':>9}{'CPU s':>9}{'MB/CPU s':>11}{'against the first':>20}{'peak MB':>10}")
-    first = runs[0]["total"] / runs[0]["bytes"]
+    """CPU time, memory, files and bytes against size. What does not depend on it is apart: the
+    checks before the work, and the stage that takes over the tokenizer and tries it."""
+    titles: tuple[str, ...] = ("MB", "CPU s", "of it fixed", "rest per MB", "all per MB")
+    print("\nCPU time; per MB, against the first\n" + "".join(f"{head:>16}" for head in titles))
+    first = runs[0]
     for run in runs:
-        speed = run["bytes"] / 1e6 / run["total"]
-        ratio = run["total"] / run["bytes"] / first
-        line = f"{run['bytes'] / 1e6:>9.1f}{run['total']:>9.2f}{speed:>11.1f}{ratio:>20.3f}"
-        print(f"{line}{run['peak_mb']:>10,.0f}")
+        rest, all_of_it = ((run["total"] - run["checks"] * part) / run["bytes"] for part in (1, 0))
+        rest /= (first["total"] - first["checks"]) / first["bytes"]
+        all_of_it /= first["total"] / first["bytes"]
+        cells = f"{run['bytes'] / 1e6:>16.1f}{run['total']:>16.2f}{run['checks']:>16.2f}"
+        print(f"{cells}{rest:>16.3f}{all_of_it:>16.3f}")
+    heads = ("MB", "files opened", "KB read", "KB written", "peak MB", "in the stage")
+    print("\nfor each document, and memory\n" + "".join(f"{head:>16}" for head in heads))
+    for run in runs:
+        costs = run["costs"]
+        opens, read, written = (
+            sum(stage[key] for stage in costs.values()) / run["documents"]
+            for key in ("opens", "bytes_read", "bytes_written")
+        )
+        peak = max(costs, key=lambda name: int(costs[name]["peak_bytes"]))
+        cells = f"{run['bytes'] / 1e6:>16.1f}{opens:>16.3f}{read / 1e3:>16.2f}"
+        print(f"{cells}{written / 1e3:>16.2f}{run['peak_mb']:>16,.0f}{peak:>16}")
+    print("\npeak MB of each stage")
+    for name in first["costs"]:
+        peaks = "".join(f"{run['costs'][name]['peak_bytes'] / 1e6:>10,.0f}" for run in runs)
+        print(f"{name:<24}{peaks}")
+
+
+def fixed_seconds(run: dict[str, Any]) -> float:
+    """CPU seconds of a run that do not depend on the size of the corpus."""
+    return float(run["checks"] + run["seconds"]["tokenizer"])
 
 
 def print_reference(path: Path, texts: list[str]) -> None:

@@ -18,7 +18,7 @@ from data_prep.dataset.tokenizer import text_tokenizer
 
 EncoderKind = Literal["fast", "reference"]
 
-_RENEW_ENCODER_BYTES = 256_000_000  # gigatoken 0.10.0 caches words without bound
+_RENEW_ENCODER_BYTES = 64_000_000  # gigatoken 0.10.0 caches words without bound, 40 MB of these
 _CHECKED_BYTES = 1 << 14
 """Bytes of a checked document that are encoded both ways: a long one would take minutes."""
 _BATCH_BYTES = 1 << 20
@@ -55,6 +55,7 @@ class Encoder:
             self._json, self._stems = _fast_json(tokenizer.path)
         self.dtype = np.dtype(narrowest_dtype(tokenizer.vocab_size)).newbyteorder("<")
         self._separator = tokenizer.special.eos
+        self._fast: Any = None
         self._left_bytes = 0
 
     def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint32]]:
@@ -102,6 +103,7 @@ class Encoder:
         if self._left_bytes <= 0:
             import gigatoken
 
+            self._fast = None  # its cache goes before the next one comes
             self._fast = gigatoken.Tokenizer.from_json(self._json)
             self._left_bytes = _RENEW_ENCODER_BYTES
         self._left_bytes -= len(text)
