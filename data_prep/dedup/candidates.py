@@ -104,8 +104,11 @@ class FirstPairsStage(Stage[PairsPart]):
             pairs: I64 = known.roots_of(some)
             found.append(fewest_pairs(pairs[:, pairs[0] != pairs[1]]).astype(narrow))
         joined = np.concatenate(found, axis=1)
+        found.clear()
         if self.labels is None:  # a document has one key
-            joined = np.take(joined, np.argsort(joined[1], kind="stable"), axis=1)
+            order = np.argsort(joined[1], kind="stable")
+            for row in joined:
+                row[:] = row[order]
         else:  # and a known cluster has many
             joined = fewest_pairs(joined.astype(np.int64)).astype(narrow)
         save_array(folder / f"{part.name}.pairs.npy", joined)
