@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "data_prep.tokenization": (
         *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),
+        "data_prep.kernels",
     ),
     "data_prep.packing": (
         *("data_prep.dataset", "data_prep.dedup", "data_prep.documents", "data_prep.engine"),

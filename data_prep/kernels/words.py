@@ -1,12 +1,25 @@
-"""Looks for a few words in texts. Legend: D texts, T tokens, W words."""
+"""Counts words, and looks for a few of them. Legend: D texts, B bytes, T tokens, W words."""
 
 import numpy as np
 
-from data_prep.kernels.compiled import FLAG, HASH, I64, INTEGER, U64, Flags, compiled, read
+from data_prep.kernels.compiled import (
+    BYTE,
+    FLAG,
+    HASH,
+    I64,
+    INTEGER,
+    U8,
+    U64,
+    Flags,
+    compiled,
+    inlined,
+    read,
+)
 from data_prep.kernels.hashing import ODD_0
 
 _1 = np.uint64(1)
 _NONE = np.int32(-1)
+_BLANK, _TAB, _RETURN = np.uint8(32), np.uint8(9), np.uint8(13)
 _PLACES_PER_WORD = 16
 
 
@@ -37,3 +50,17 @@ def words_in(hashes: U64, first_tokens: I64, texts: Flags, words: U64) -> Flags:
                     break
                 place = (place + _1) & mask
     return found
+
+
+@inlined
+def _is_white_space(byte: np.uint8) -> bool:
+    return bool(byte == _BLANK or (_TAB <= byte <= _RETURN))
+
+
+@compiled(read(BYTE))
+def words_between_spaces(data: U8) -> int:
+    """How many pieces of `data` are separated by white space of ASCII."""
+    num = int(len(data) > 0 and not _is_white_space(data[0]))
+    for at in range(1, len(data)):
+        num += int(_is_white_space(data[at - 1]) and not _is_white_space(data[at]))
+    return num

@@ -20,6 +20,7 @@ from data_prep.dataset.manifest import SPLITS
 from data_prep.dedup.selection import CHECK, Selection, chosen
 from data_prep.documents.files import DocumentFile, document_ids, read_texts
 from data_prep.engine.stage import Part, PartOutput, Record, Stage, StageResult
+from data_prep.kernels.words import words_between_spaces
 from data_prep.tokenization.encoder import Encoder, EncoderKind, TokenizerContents, encoder_of
 from data_prep.tokenization.tokenizer import chosen_encoder, tokenizer_contents
 
@@ -84,7 +85,8 @@ class EncodeStage(Stage[DocumentFile]):
                         if unknown not in (None, self.tokenizer.special.eos):
                             counts["unknown_tokens"] += int(np.count_nonzero(stream == unknown))
                         counts["bytes"] += sum(map(len, kept_texts))
-                        counts["words"] += sum(map(_num_words, kept_texts))
+                        joined = np.frombuffer(b"\n".join(kept_texts), dtype=np.uint8)
+                        counts["words"] += words_between_spaces(joined)
         names = []
         for split in SPLITS:
             array = np.concatenate(lengths[split])
@@ -160,10 +162,3 @@ def _check(encoder: Encoder, texts: list[bytes], checked: Flags, path: Path, fir
                 "--restart-from encode to encode all with tokenizers, and report the document to "
                 "gigatoken"
             )
-
-
-def _num_words(text: bytes) -> int:
-    """Words between white space; most texts have no runs of it but blank lines."""
-    if b"  " in text or b"\t" in text or b"\n\n\n" in text or text[:1] == b" ":
-        return len(text.split())
-    return text.count(b" ") + text.count(b"\n") - text.count(b"\n\n") + 1
