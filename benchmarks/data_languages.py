@@ -66,7 +66,7 @@ def text_of(path: Path) -> str:
 
 def print_row(code: str, texts: list[bytes]) -> None:
     """A row of the table."""
-    reasons = drop_reasons(TextBatch(texts), FiltersConfig()).tolist()
+    reasons = drop_reasons(TextBatch(texts), FiltersConfig())
     detected = Counter(language_of(text, DETECTION) for text in texts).most_common(1)[0][0]
     dropped = Counter(reason for reason in reasons if reason != KEPT).most_common(3)
     kept = np.mean([reason == KEPT for reason in reasons])

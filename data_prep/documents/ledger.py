@@ -61,6 +61,7 @@ class LedgerWriter:
 
     def __init__(self, path: Path, spans: Sequence[Span]) -> None:
         self._path, self._spans = path, spans
+        self._prefixes = [f"{span.file.name}:" for span in spans]
         self._open = ExitStack()
         self._num_judged = 0
         self._starts: list[int] = []
@@ -117,27 +118,47 @@ class LedgerWriter:
         place = np.searchsorted(self._starts, numbers, side="right") - 1
         span = np.array(self._numbers, dtype=np.int32)[place]
         kept = verdicts.undecided
-        reasons = np.full(len(documents), -1, dtype=np.int32)
-        ids: list[str | None] = [None] * len(documents)
-        for k in np.flatnonzero(~kept).tolist():
-            document = documents[k]
-            reasons[k] = self._reasons.setdefault(str(verdicts.reasons[k]), len(self._reasons))
-            if document.id != f"{self._spans[span[k]].file.name}:{document.offset}":
-                ids[k] = _valid(document.id)
+        dropped = np.flatnonzero(~kept)
         self._judged.append(
             _Judged(
                 span,
-                np.array([document.offset for document in documents], dtype=np.int64),
+                np.fromiter((d.offset for d in documents), dtype=np.int64, count=len(documents)),
                 kept,
-                reasons,
+                self._numbers_of(verdicts, dropped),
                 verdicts.values,
                 verdicts.limits,
-                np.array([len(text) for text in texts], dtype=np.int32),
-                pa.array(ids, pa.string()),
+                np.fromiter(map(len, texts), dtype=np.int32, count=len(texts)),
+                self._ids_of(documents, dropped.tolist(), span[dropped].tolist()),
             )
         )
         if sum(len(batch.span) for batch in self._judged) >= _GROUP_ROWS:
             self._write_judged()
+
+    def _ids_of(
+        self, documents: Sequence[Document], dropped: Sequence[int], spans: Sequence[int]
+    ) -> Any:
+        """The ids of the `dropped` documents, null where they are FILE:OFFSET: [D]."""
+        found = [documents[k].id for k in dropped]
+        places = zip(dropped, spans, strict=True)
+        expected = [f"{self._prefixes[span]}{documents[k].offset}" for k, span in places]
+        if found == expected:
+            return pa.nulls(len(documents), pa.string())
+        ids: list[str | None] = [None] * len(documents)
+        for k, own, default in zip(dropped, found, expected, strict=True):
+            ids[k] = _valid(own) if own != default else None
+        return pa.array(ids, pa.string())
+
+    def _numbers_of(
+        self, verdicts: Verdicts, dropped: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32]:
+        """The number of the reason of each document, -1 where it is kept: [D]. New reasons are
+        numbered in the order of their first documents."""
+        codes, first = np.unique(verdicts.codes[dropped], return_index=True)
+        numbers = np.full(len(verdicts.names), -1, dtype=np.int32)
+        for code in codes[np.argsort(first)].tolist():
+            reason = verdicts.names[code]
+            numbers[code] = self._reasons.setdefault(reason, len(self._reasons))
+        return numbers[verdicts.codes]
 
     def _write_judged(self) -> None:
         if not self._judged:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.engine.stage import Record
-from data_prep.filters.verdicts import KEPT, Reasons
+from data_prep.filters.verdicts import Verdicts
 from data_prep.readers.content import kind_of
 from data_prep.readers.document import BadRecords, Document
 from data_prep.readers.files import Span
@@ -32,33 +32,40 @@ class Tally:
         self._spans_with_bad: list[_SpanContent] = []
         self.examples: list[dict[str, Any]] = []
 
-    def add(self, batch: Sequence[Document], texts: Sequence[bytes], reasons: Reasons) -> None:
-        """Counts a batch of documents; `reasons` are those to drop them, or KEPT."""
+    def add(self, batch: Sequence[Document], texts: Sequence[bytes], verdicts: Verdicts) -> None:
+        """Counts a batch of documents, on which the filters have decided."""
+        sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self._read += len(batch)
-        self._read_bytes += sum(len(text) for text in texts)
-        for k in np.flatnonzero(reasons != KEPT).tolist():
-            reason = str(reasons[k])
-            if self._dropped[reason] < _EXAMPLES_PER_REASON:
-                text = texts[k][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
-                self.examples.append({"reason": reason, "id": batch[k].id, "text": text})
-            self._dropped[reason] += 1
-            self._dropped_bytes[reason] += len(texts[k])
+        self._read_bytes += int(sizes.sum())
+        examples: list[int] = []
+        for code, reason in enumerate(verdicts.names[1:], start=1):
+            dropped = np.flatnonzero(verdicts.codes == code)
+            if len(dropped):
+                missing = max(_EXAMPLES_PER_REASON - self._dropped[reason], 0)
+                examples += dropped[:missing].tolist()
+                self._dropped[reason] += len(dropped)
+                self._dropped_bytes[reason] += int(sizes[dropped].sum())
+        for k in sorted(examples):
+            text = texts[k][:_EXAMPLE_BYTES].decode("utf-8", "ignore")
+            reason = verdicts.names[verdicts.codes[k]]
+            self.examples.append({"reason": reason, "id": batch[k].id, "text": text})
 
     def in_span(self, span: Span, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents of a span that is being read; counts what else it holds."""
         bad_before = self._bad.num_bytes.total()
-        characters = first = last = 0
+        characters = last = 0
+        first: int | None = None
         try:
-            for number, document in enumerate(documents):
-                characters += len(document.text)
-                last = document.offset
-                first = last if number == 0 else first
+            for document in documents:
+                text, _, last, _ = document
+                first = last if first is None else first
+                characters += len(text)
                 yield document
         finally:  # not all of a span may be wanted
             self._characters += characters
             bad_bytes = self._bad.num_bytes.total() - bad_before
             if bad_bytes:
-                content = _SpanContent(span, bad_bytes, characters, last - first)
+                content = _SpanContent(span, bad_bytes, characters, last - (first or 0))
                 self._spans_with_bad.append(content)
 
     def record(self) -> Record:

@@ -28,7 +28,7 @@ from data_prep.filters.repetition import (
     drop_repeated_lines,
     drop_repeated_ngrams,
 )
-from data_prep.filters.verdicts import SAMPLED_WEIGHT, Flags, Reasons, Verdicts
+from data_prep.filters.verdicts import SAMPLED_WEIGHT, Flags, Verdicts
 from data_prep.filters.words import (
     different_stop_words,
     letter_share,
@@ -121,7 +121,7 @@ class FiltersConfig(Config):
         return limits_of(code)._replace(**own)  # type: ignore[arg-type]
 
 
-def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> Reasons:
+def drop_reasons(batch: TextBatch, limits: FiltersConfig) -> list[str]:
     """The reason to drop each text, that of the first filter that drops it, or KEPT: [D]."""
     return judged(batch, limits).reasons
 

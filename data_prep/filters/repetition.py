@@ -106,7 +106,7 @@ def drop_common_ngrams(
     # An n-gram consists of two halves of at most ceil(n / 2) <= 2 words; the longer of them is at
     # least as frequent and half as long. So texts whose 2-grams stay under half of a limit for
     # n = 2, 3, 4 need not be counted for it.
-    suspect = np.ones(len(verdicts.reasons), dtype=bool)
+    suspect = np.ones(len(verdicts.codes), dtype=bool)
     common = sorted(limits.max_common_ngram_share.items())
     for n, limit in common:
         halved = n == 2 and common[-1][0] <= 4 and not verdicts.is_exact
@@ -125,7 +125,7 @@ def drop_repeated_ngrams(
     """Drops texts of which repeated n-grams make up too much."""
     # What is in repeated (n + 1)-grams is in repeated n-grams too, so only texts above the smallest
     # of all later limits need to be measured again.
-    suspect = np.ones(len(verdicts.reasons), dtype=bool)
+    suspect = np.ones(len(verdicts.codes), dtype=bool)
     repeated = sorted(limits.max_repeated_ngram_share.items())
     for position, (n, limit) in enumerate(repeated):
         among, weights = verdicts.to_measure, verdicts.weights

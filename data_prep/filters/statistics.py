@@ -51,7 +51,7 @@ class FilterStatistics:
         self._languages.update(verdicts.languages)
         kept = np.flatnonzero(verdicts.undecided).tolist()
         self._kept_languages.update(verdicts.text_languages[number] for number in kept)
-        self._num_pending += len(verdicts.reasons)
+        self._num_pending += len(verdicts.codes)
         if self._num_pending >= _FLUSH_TEXTS:
             self._flush()
 

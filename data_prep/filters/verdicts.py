@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 KEPT = ""
-Reasons = npt.NDArray[np.str_]
+_MAX_REASON = 80
 Flags = npt.NDArray[np.bool_]
 F64 = npt.NDArray[np.float64]
 Values = npt.NDArray[Any]
@@ -41,8 +41,10 @@ class Verdicts:
     def __init__(self, num_texts: int, *, apply: bool = True, sampled: Flags | None = None) -> None:
         """`apply`: whether filters drop texts, or only measure them. `sampled`: [D], texts that are
         measured even if an earlier filter drops them; None for no statistics."""
-        self.reasons: Reasons = np.full(num_texts, KEPT, dtype="<U80")
-        """The reason, at most 80 characters, or KEPT: [D]."""
+        self.names: list[str] = [KEPT]
+        """KEPT and the reasons, at most 80 characters each, by their numbers."""
+        self.codes: npt.NDArray[np.int32] = np.zeros(num_texts, dtype=np.int32)
+        """The number of each text's reason: [D]."""
         self.values: F64 = np.full(num_texts, np.nan)
         """What the filter that drops it measured of each text: [D]. NaN where it is kept, or
         the reason is no number."""
@@ -58,6 +60,11 @@ class Verdicts:
         self.undecided: Flags = np.ones(num_texts, dtype=bool)
         """Whether each text is kept so far: [D]."""
         self._apply, self._sampled = apply, sampled
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reason to drop each text, or KEPT: [D]."""
+        return [self.names[code] for code in self.codes.tolist()]
 
     @property
     def has_statistics(self) -> bool:
@@ -139,5 +146,8 @@ class Verdicts:
         self.limits[dropped] = np.broadcast_to(limits, dropped.shape)[dropped]
 
     def _set_reason(self, reason: str, texts: Flags | int) -> None:
-        self.reasons[texts] = reason
+        reason = reason[:_MAX_REASON]
+        if reason not in self.names:
+            self.names.append(reason)
+        self.codes[texts] = self.names.index(reason)
         self.undecided[texts] = False

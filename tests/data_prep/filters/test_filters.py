@@ -192,7 +192,7 @@ def test_a_verdict_does_not_depend_on_the_other_texts() -> None:
         [ENGLISH, "", ENGLISH * 2, "of a to b c d e " * 20, ENGLISH + " buy this" * 30]
     )
     config = FiltersConfig()
-    together = drop_reasons(TextBatch(texts), config).tolist()
+    together = drop_reasons(TextBatch(texts), config)
     assert together == [drop_reasons(TextBatch([text]), config)[0] for text in texts]
 
 
@@ -208,7 +208,7 @@ def test_words_of_symbols_count_in_the_symbol_ratio() -> None:
     limits = FiltersConfig(repetition=None, document_language="en")
     texts = [words + " #tag" * 8, words + " #tag" * 8 + " | =" * 20]
     found = drop_reasons(TextBatch(normalise(texts)), limits)
-    assert found.tolist() == ["too many symbols", KEPT]
+    assert found == ["too many symbols", KEPT]
 
 
 def test_old_names_of_limits_are_read(logged: list[str]) -> None:
@@ -223,14 +223,14 @@ def test_a_text_is_dropped_for_the_first_reason() -> None:
     verdicts = Verdicts(3)
     verdicts.drop("short", np.array([True, False, False]))
     verdicts.drop("ugly", np.array([True, True, False]))
-    assert verdicts.reasons.tolist() == ["short", "ugly", KEPT]
+    assert verdicts.reasons == ["short", "ugly", KEPT]
     assert verdicts.undecided.tolist() == [False, False, True]
 
 
 def test_a_dropped_text_has_the_value_and_the_limit() -> None:
     texts = ["", "one two three", ENGLISH, ENGLISH.replace("e", "eeeeeeeeeeee"), "spam ham " * 60]
     verdicts = judged(TextBatch(normalise(texts)), FiltersConfig(document_language="en"))
-    assert verdicts.reasons.tolist() == [
+    assert verdicts.reasons == [
         "empty",
         "too few words",
         KEPT,
@@ -242,7 +242,7 @@ def test_a_dropped_text_has_the_value_and_the_limit() -> None:
     assert verdicts.limits.tolist() == [1, 50, pytest.approx(np.nan, nan_ok=True), 10, 2]
     limits = FiltersConfig(document_language="en", stop_words=("spam", "ham"))
     verdicts = judged(TextBatch(normalise(texts[4:])), limits)
-    assert verdicts.reasons.tolist() == ["one common 2-gram"]
+    assert verdicts.reasons == ["one common 2-gram"]
     assert verdicts.values[0] == pytest.approx(1, abs=0.02)
     assert verdicts.limits[0] == 0.2
 
