@@ -160,7 +160,7 @@ class IngestStage(Stage[IngestPart]):
             for batch in in_batches(documents, self.batch_characters):
                 texts = treatment.texts(batch, scrubs)
                 verdicts = treatment.judged(batch, texts)
-                tally.add(batch, texts, verdicts.reasons)
+                tally.add(batch, texts, verdicts)
                 statistics.add(verdicts)
                 rows.add(batch, texts, verdicts)
                 kept = np.flatnonzero(verdicts.undecided).tolist()
@@ -286,14 +286,17 @@ def _documents(
 ) -> Iterator[Document]:
     """The documents of a part; what they are read from is noted in its tally and its ledger."""
     reader, limit = treatment.source.reader.build(), treatment.source.limit
+    takes_all, never_too_long = treatment.source.sample is None, bad.max_document_bytes // 4
     num_read = 0
     for number, span in enumerate(spans):
         rows.start_span(number, num_read)
         try:
             for document in tally.in_span(span, reader.read(span, bad)):
-                if bad.is_too_long(document.text, span.file.path, document.offset):
+                if len(document.text) > never_too_long and bad.is_too_long(
+                    document.text, span.file.path, document.offset
+                ):
                     continue
-                if not treatment.is_sampled(document):
+                if not (takes_all or treatment.is_sampled(document)):
                     place = span.file.path, document.offset
                     bad.skip(NOT_SAMPLED, len(document.text.encode("utf-8", "ignore")), *place)
                     continue

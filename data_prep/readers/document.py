@@ -225,11 +225,12 @@ def in_batches(
     batch: list[Document] = []
     size = 0
     for document in documents:
-        if batch and size + len(document.text) > batch_characters:
+        length = len(document.text)
+        if batch and size + length > batch_characters:
             yield batch
             batch, size = [], 0
         batch.append(document)
-        size += len(document.text)
+        size += length
     if batch:
         yield batch
 

@@ -71,16 +71,19 @@ class JsonLinesReader:
                 yield from self._values(content, span.file, bad)
                 return
             for offset, line in self._files.lines_in(content, span, bad):
-                if not line.strip():
+                if line.isspace():
                     continue
-                if bad.has_too_many(line, b",{[", MAX_VALUES, span.file.path, offset):
+                if len(line) > MAX_VALUES and bad.has_too_many(
+                    line, b",{[", MAX_VALUES, span.file.path, offset
+                ):
                     continue
                 try:
-                    record = JsonRecord(offset, line, *parse_json(line))
+                    value, is_unicode = parse_json(line)
                 except ValueError as error:
                     why = str(error)
                     yield from self._of_bad_line(line, offset, why, content, bad)
                     continue
+                record = JsonRecord(offset, line, value, is_unicode)
                 document = self._document(record, span.file, bad)
                 if document is not None:
                     yield document
@@ -133,23 +136,25 @@ class JsonLinesReader:
         if not isinstance(record, dict):
             bad.add(file.path, offset, "JSON, but no object", num_bytes=len(raw))
             return None
-        found = field_of(record, self._text_field)
-        texts = texts_in(found)
-        if texts is None:
-            reason = self._why_no_text(record, found is MISSING)
-            bad.add(file.path, offset, reason, shown_fields(record), len(raw))
-            return None
-        text = "\n".join(texts)
+        text = record.get(self._text_field)
+        if not isinstance(text, str):
+            found = field_of(record, self._text_field)
+            texts = texts_in(found)
+            if texts is None:
+                reason = self._why_no_text(record, found is MISSING)
+                bad.add(file.path, offset, reason, shown_fields(record), len(raw))
+                return None
+            text = "\n".join(texts)
         if not is_unicode and holds_surrogates(text):
             bad.add_undecoded(file.path, offset, why_not_unicode(raw), raw)
             return None
         if bad.has_nul(text, file.path, offset):
             return None
-        metadata = metadata_of(record, self._metadata_fields)
+        metadata = metadata_of(record, self._metadata_fields) if self._metadata_fields else None
         own_id = field_of(record, self._id_field) if self._id_field else MISSING
-        name = f"{file.name}:{offset}"
-        if own_id is not None and own_id is not MISSING:
-            name = str(own_id).encode("utf-8", "backslashreplace").decode()
+        if own_id is None or own_id is MISSING:
+            return Document(text, f"{file.name}:{offset}", offset, metadata)
+        name = str(own_id).encode("utf-8", "backslashreplace").decode()
         return Document(text, name, offset, metadata)
 
     def _why_no_text(self, record: dict[str, Any], is_missing: bool) -> str:
