@@ -26,8 +26,9 @@ DELETE, MAKE_SPACE, MAKE_NEWLINE = 1, 2, 3
 """What happens to an unusual character."""
 ORDINARY, SPACE, SPECIAL = np.uint8(0), np.uint8(1), np.uint8(2)
 """Kinds of bytes: copied; copied as a space, unless they follow one; looked at more closely."""
+LEADS = (0xC2, 0xE1, 0xE2, 0xE3, 0xEF)
+"""First bytes in UTF-8 of all characters that have an action."""
 _RECORD, _BLANK, _NEWLINE, _RETURN = np.uint8(SEPARATOR), np.uint8(32), np.uint8(10), np.uint8(13)
-_LETTER = np.uint8(0xFF)
 _0, _1 = np.uint64(0), np.uint64(1)
 
 
@@ -53,6 +54,32 @@ def _end_line(out: U8, num: np.uint64, collapses: bool) -> np.uint64:
     return num + _1
 
 
+@inlined
+def _suspects(joined: U8) -> U64:
+    """The positions of bytes that may have to be changed, ascending, and finally the end."""
+    is_suspect = np.zeros(len(joined), np.uint8)
+    is_suspect[:1] = 1
+    for at in range(1, len(joined)):
+        byte, before = joined[at], joined[at - 1]
+        is_suspect[at] = np.uint8(
+            (byte < _BLANK)
+            | ((byte == _BLANK) & (before <= _BLANK))
+            | (byte == np.uint8(0x7F))
+            | (byte == np.uint8(LEADS[0]))
+            | (byte == np.uint8(LEADS[1]))
+            | (byte == np.uint8(LEADS[2]))
+            | (byte == np.uint8(LEADS[3]))
+            | (byte == np.uint8(LEADS[4]))
+        )
+    positions = np.empty(len(joined) + 1, np.uint64)
+    num = _0
+    for at in range(np.uint64(len(joined))):
+        positions[num] = at  # what is no suspect is overwritten
+        num += np.uint64(is_suspect[at])
+    positions[num] = len(joined)
+    return positions[: num + _1]
+
+
 @compiled(read(BYTE), read(BYTE), read(BYTE), FLAG)
 def plain_characters(joined: U8, kinds: U8, actions: U8, collapses: bool) -> U8:
     """`joined` texts without control and unusual characters, and with plain line ends.
@@ -62,25 +89,28 @@ def plain_characters(joined: U8, kinds: U8, actions: U8, collapses: bool) -> U8:
     blank lines, and white space around texts.
     """
     out = np.empty(len(joined) + 2, np.uint8)
-    out[0] = last = _RECORD
+    out[0] = _RECORD
+    suspects, suspect = _suspects(joined), _0
     num, at, end = _1, _0, np.uint64(len(joined))
-    was_return = False
-    keeps = np.uint8(not collapses)
+    is_plain = was_return = False
     while at < end:
-        start = at
-        while at < end and kinds[joined[at]] < SPECIAL:
-            kind = kinds[joined[at]]
-            byte = joined[at] if kind == ORDINARY else _BLANK
-            out[num] = byte  # what is not kept is overwritten: a branch would be mispredicted
-            is_kept = np.uint8(kind == ORDINARY) | np.uint8(last > _BLANK) | keeps
-            num += np.uint64(is_kept)
-            last = byte if is_kept != 0 else last
-            at += _1
-        if at == end:
-            break
-        was_return = was_return and at == start
+        if is_plain:  # the byte before: copied up to the next that may have to be changed
+            while suspects[suspect] < at:
+                suspect += _1
+            for place in range(at, suspects[suspect]):
+                out[num + place - at] = joined[place]
+            num += suspects[suspect] - at
+            at = suspects[suspect]
+            is_plain = False
+            continue
         byte = joined[at]
         at += _1
+        if kinds[byte] != SPECIAL:
+            is_plain, was_return = bool(kinds[byte] == ORDINARY), False
+            if is_plain or not collapses or out[num - _1] > _BLANK:
+                out[num] = byte if is_plain else _BLANK
+                num += _1
+            continue
         action, size = DELETE, _1
         if byte == _RECORD:
             num = _without_end(out, num) if collapses else num
@@ -91,7 +121,6 @@ def plain_characters(joined: U8, kinds: U8, actions: U8, collapses: bool) -> U8:
             if not (was_return and byte == _NEWLINE):
                 num = _end_line(out, num, collapses)
             was_return = byte == _RETURN
-            last = out[num - _1]
             continue
         elif byte >= 0x80:
             size = np.uint64(2) if byte < 0xE0 else np.uint64(3)
@@ -112,7 +141,6 @@ def plain_characters(joined: U8, kinds: U8, actions: U8, collapses: bool) -> U8:
         elif action == MAKE_SPACE and (not collapses or out[num - _1] > _BLANK):
             out[num] = _BLANK
             num += _1
-        last = out[num - _1]
     num = _without_end(out, num) if collapses else num
     return out[1:num]
 

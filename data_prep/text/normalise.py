@@ -15,6 +15,7 @@ from configs.load import Config
 from data_prep.kernels import normal_form
 from data_prep.kernels.normal_form import (
     DELETE,
+    LEADS,
     MAKE_NEWLINE,
     MAKE_SPACE,
     ORDINARY,
@@ -124,8 +125,10 @@ def _plain(joined: bytes, collapses: bool) -> bytes:
 
 def _kinds_of_bytes(spaces: bytes) -> Bytes:
     """The kind of each byte; `spaces` are those besides the space itself."""
+    leads = {chr(code).encode()[0] for code in _UNUSUAL}
+    assert leads == set(LEADS), sorted(leads)
     kinds = np.full(256, ORDINARY, dtype=np.uint8)
-    kinds[[*range(32), 0x7F, *{chr(code).encode()[0] for code in _UNUSUAL}]] = SPECIAL
+    kinds[[*range(32), 0x7F, *leads]] = SPECIAL
     kinds[[ord(" "), *spaces]] = SPACE
     return kinds
 
