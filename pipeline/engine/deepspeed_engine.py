@@ -19,15 +19,12 @@ from pipeline.checkpoint.manifest import Checkpoint, CheckpointManifest
 from pipeline.checkpoint.reader import TensorReader, check_checkpoint, load_weights
 from pipeline.engine import deepspeed_compat
 from pipeline.engine.cuda_graphs import Graphs
-from pipeline.engine.deepspeed_settings import deepspeed_config
+from pipeline.engine.deepspeed_start import initialize
 from pipeline.engine.graphed_passes import GraphedPasses
 from pipeline.engine.zero_state import ZeroState
-from pipeline.optim.buckets import split_into_buckets
 from pipeline.optim.loss_scale import LossScale
-from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.optim.optimizer import WEIGHT_KEY, OptimizerSettings
 from pipeline.run.config import RunConfig
-from pipeline.run.memory import values_per_bucket
 from pipeline.run.phases import UpdateConfig
 
 
@@ -89,7 +86,7 @@ class Engine:
         self._group_settings = {
             settings: settings.group_settings(parameters, grid.device) for settings in optimizers
         }
-        self._deepspeed, self._gather_group = _initialize(
+        self._deepspeed, self._gather_group = initialize(
             model, config, max_accumulation, grid, trained
         )
         self._zero = self._deepspeed.optimizer
@@ -280,41 +277,6 @@ class Engine:
                 f"tensor-parallel ranks hold different values of {', '.join(names)}: a faulty "
                 "device or a missing all-reduce; see python -m pipeline.selfcheck"
             )
-
-
-def _initialize(
-    model: MaskedLanguageModel,
-    config: RunConfig,
-    max_accumulation: int,
-    grid: Grid,
-    trained: list[tuple[str, nn.Parameter]],
-) -> tuple[Any, Any]:
-    """(DeepSpeed's engine on `model`, with the optimizer of `config` on the trained parameters; the
-    process group of `parallel.zero_gather_ranks`)."""
-    deepspeed = deepspeed_compat.import_deepspeed()
-    parameters = [parameter for _, parameter in trained]
-    num_values = sum(parameter.numel() for parameter in parameters)
-    optimizer = config.optimizer.build(parameters, grid.device)
-    for number, group in enumerate(optimizer.param_groups):
-        group["number"] = number  # among the optimizer's own, which are split
-    split_by_lr_share(optimizer)
-    bucket_values = values_per_bucket(config.has_flat_gradients, grid.dp_size)
-    in_order = [parameter for parameter in model.parameters_in_order() if parameter.requires_grad]
-    split_into_buckets(optimizer, in_order, bucket_values)
-    deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
-    with (
-        deepspeed_compat.without_start_messages(),
-        deepspeed_compat.flat_gradients(),
-        deepspeed_compat.gathering_ranks(grid, config.parallel.zero_gather_ranks) as group,
-    ):
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=deepspeed_config(config, max_accumulation, num_values),
-            mpu=grid,
-            dist_init_required=False,
-        )
-    return engine, group
 
 
 def _frozen_weights(

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from configs.load import ConfigError
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
-from pipeline.engine import deepspeed_engine
+from pipeline.engine import deepspeed_start
 from pipeline.engine.deepspeed_engine import Engine
-from pipeline.engine.deepspeed_settings import deepspeed_config
+from pipeline.engine.deepspeed_start import deepspeed_config
 from pipeline.run.config import ParallelConfig, TrainConfig
 from pipeline.run.plan import data_parallel_size
 from tests.gloo import run_ranks
@@ -53,7 +53,7 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> None:
         found["zero_optimization"] |= SHARDED
         return found
 
-    monkeypatch.setattr(deepspeed_engine, "deepspeed_config", changed)
+    monkeypatch.setattr(deepspeed_start, "deepspeed_config", changed)
 
 
 def config_of(rows: Path, output: Path, steps: int = STEPS, **parallel: Any) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""DeepSpeed's settings, computed from a run's config.
+"""DeepSpeed's engine, started with settings that are computed from a run's config.
 
 Facts about this DeepSpeed (0.19.8) that they rest on, each found by running it:
 - ZeRO 0 in bf16 takes an optimizer step at construction and reports a wrong norm: always >= 1.
@@ -10,9 +10,15 @@ Facts about this DeepSpeed (0.19.8) that they rest on, each found by running it:
 from typing import Any
 
 import torch
+from torch import nn
 
+from model.heads import MaskedLanguageModel
+from model.parallel.grid import Grid
+from pipeline.engine import deepspeed_compat
+from pipeline.optim.buckets import split_into_buckets
+from pipeline.optim.lr_shares import split_by_lr_share
 from pipeline.run.config import RunConfig
-from pipeline.run.memory import BUCKET_VALUES
+from pipeline.run.memory import BUCKET_VALUES, values_per_bucket
 
 
 def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) -> dict[str, Any]:
@@ -52,3 +58,38 @@ def deepspeed_config(config: RunConfig, max_accumulation: int, num_values: int) 
         "steps_per_print": 1 << 62,
         "timers": {"throughput": {"enabled": False}},
     }
+
+
+def initialize(
+    model: MaskedLanguageModel,
+    config: RunConfig,
+    max_accumulation: int,
+    grid: Grid,
+    trained: list[tuple[str, nn.Parameter]],
+) -> tuple[Any, Any]:
+    """(DeepSpeed's engine on `model`, with the optimizer of `config` on the trained parameters; the
+    process group of `parallel.zero_gather_ranks`)."""
+    deepspeed = deepspeed_compat.import_deepspeed()
+    parameters = [parameter for _, parameter in trained]
+    num_values = sum(parameter.numel() for parameter in parameters)
+    optimizer = config.optimizer.build(parameters, grid.device)
+    for number, group in enumerate(optimizer.param_groups):
+        group["number"] = number  # among the optimizer's own, which are split
+    split_by_lr_share(optimizer)
+    bucket_values = values_per_bucket(config.has_flat_gradients, grid.dp_size)
+    in_order = [parameter for parameter in model.parameters_in_order() if parameter.requires_grad]
+    split_into_buckets(optimizer, in_order, bucket_values)
+    deepspeed_compat.skip_shared_memory_extension()  # not every caller has started from a launcher
+    with (
+        deepspeed_compat.without_start_messages(),
+        deepspeed_compat.flat_gradients(),
+        deepspeed_compat.gathering_ranks(grid, config.parallel.zero_gather_ranks) as group,
+    ):
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, max_accumulation, num_values),
+            mpu=grid,
+            dist_init_required=False,
+        )
+    return engine, group
