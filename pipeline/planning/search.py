@@ -154,6 +154,7 @@ def fastest(outcomes: Sequence[Outcome]) -> Outcome | None:
             found.variant.tp_size,
             RECOMPUTED.index(found.variant.recomputed),
             found.variant.zero_stage,
+            found.variant.reduces_once,
             found.variant.gather_ranks is not None,
         ),
     )

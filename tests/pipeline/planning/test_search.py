@@ -14,15 +14,17 @@ from pipeline.planning.scaling import largest_useful, scale
 from pipeline.planning.search import (
     CLOSE,
     ENOUGH_TOKENS,
+    Outcome,
+    Stage,
     Variant,
     fastest,
     micro_batches_of,
     search,
 )
-from pipeline.planning.step_time import Rates
+from pipeline.planning.step_time import Rates, StepTime
 from pipeline.run.assumed_rows import AssumedRows
 from pipeline.run.config import TrainConfig
-from pipeline.run.memory import estimate_memory
+from pipeline.run.memory import MemoryEstimate, estimate_memory
 from pipeline.run.plan import plan_run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -63,6 +65,17 @@ def test_its_settings_give_that_time_and_that_memory() -> None:
     assert estimate_memory(plan).total_gb == pytest.approx(best.memory_gb)
     (found,) = phase_times(plan, 1, 8, run.rates)
     assert found.whole.total == pytest.approx(best.time.total)
+
+
+@pytest.mark.parametrize("faster", [1 / CLOSE**0.5, 1 / CLOSE**2])
+def test_gradients_are_kept_for_a_step_only_where_that_is_faster(faster: float) -> None:
+    """It takes 4 bytes a parameter; what is less than 1 % faster is as fast."""
+    memory = MemoryEstimate(0.0, 0.0, 0.0, 0.0)
+    once, often = (
+        Outcome(Variant(1, 3, reduces_once=once), (Stage(1, memory, StepTime(matrix=seconds)),))
+        for once, seconds in ((True, faster), (False, 1.0))
+    )
+    assert fastest([once, often]) == (often if faster * CLOSE > 1 else once)
 
 
 @pytest.mark.parametrize("name", ["1.3b", "3.9b"])
