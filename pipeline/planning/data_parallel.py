@@ -155,7 +155,7 @@ def _network(rank: Rank, found: Accelerator) -> _Network:
 
 
 class Hidden(NamedTuple):
-    """How long the passes of a step can hide messages at ZeRO 1 in bf16."""
+    """How long the passes of a step can hide messages at ZeRO 1."""
 
     forward_s: float
     """The first forward pass, those of new weights."""
@@ -185,7 +185,7 @@ def data_parallel_s(
 
 
 def _reductions_s(trained: Trained, rank: Rank, network: _Network, backward_s: float) -> float:
-    """What gradients of ZeRO 1 in bf16 take beyond a backward pass of `backward_s`."""
+    """What gradients of ZeRO 1 take beyond a backward pass of `backward_s`."""
     latencies = [
         network.ring_s if _scatters(values, rank.dp_size) else network.tree_s
         for values in _bucket_values(trained, rank.tp_size, rank.dp_size)
