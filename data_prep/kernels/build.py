@@ -37,6 +37,8 @@ def build() -> None:
     logger.info("compiling the loops over texts for this processor, once: %s", folder)
     for kernel in kernels():
         kernel.compile()
+    if not all(kernel.is_kept for kernel in kernels()):  # each process compiles, and has warned
+        return
     try:
         (folder / _COMPLETE).touch()
     except OSError as error:  # the next process tries again

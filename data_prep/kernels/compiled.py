@@ -6,15 +6,17 @@ second: next to this file, or, where the package is installed read-only, in the 
 a private temporary folder; NUMBA_CACHE_DIR replaces these. Where nothing can be written, each
 process compiles.
 
-The folder is named after everything that the code depends on (the sources of this package, the
-versions, the processor), so that all processes that use it would write the same files, and none
-ever finds code of an older version or of another processor.
+The folder is named after everything that the code depends on (the sources of this package and
+where they lie, by which numba finds it, the versions, the processor, numba's variables), so that
+all processes that use it would write the same files, and none ever finds code of an older version
+or of another processor.
 """
 
 import hashlib
 import logging
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -64,6 +66,8 @@ class Kernel(Generic[P, R]):
     def __init__(self, function: Callable[P, R], parameters: tuple[Any, ...]) -> None:
         self._function, self._parameters = function, parameters
         self._compiled: Callable[P, R] | None = None
+        self.is_kept = False
+        """Whether other processes find the compiled function."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return (self._compiled or self.compile())(*args, **kwargs)
@@ -75,6 +79,7 @@ class Kernel(Generic[P, R]):
             default, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
             try:
                 self._compiled = numba.njit(self._parameters, cache=True)(self._function)
+                self.is_kept = True
             except Exception as error:  # whatever a full or damaged folder raises
                 logger.warning("%s: not used for compiled code: %s", folder, error)
             finally:
@@ -133,8 +138,15 @@ def _version() -> str:
     """A name for what the machine code depends on."""
     processor = llvmlite.binding.get_host_cpu_name()
     features = llvmlite.binding.get_host_cpu_features().flatten()
-    parts = [numba.__version__, llvmlite.__version__, processor, features]
-    digest = hashlib.sha256("\0".join(parts).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    versions = [str(sys.implementation.cache_tag), numba.__version__, llvmlite.__version__]
+    variables = [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith("NUMBA_") and name != "NUMBA_CACHE_DIR"
+    ]
+    package = Path(__file__).parent
+    parts = [str(package), *versions, processor, features, *variables]
+    digest = hashlib.sha256(os.fsencode("\0".join(parts)))
+    for path in sorted(package.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Compiled functions are found again by other processes, and work where nothing can be kept."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -64,11 +65,16 @@ def test_building_ahead_leaves_nothing_to_compile(
     monkeypatch.setattr(build, "cache_folder", lambda: folder)
     compiled_ahead: list[Any] = []
     monkeypatch.setattr(Kernel, "compile", lambda kernel: compiled_ahead.append(kernel))
+    found = list(build.kernels())
+    for kernel in found:
+        monkeypatch.setattr(kernel, "is_kept", kernel is not tokens.tokens_of)
     build.build()
-    assert compiled_ahead == list(build.kernels())
-    assert tokens.tokens_of in compiled_ahead
+    assert compiled_ahead == found
+    monkeypatch.setattr(tokens.tokens_of, "is_kept", True)
+    build.build()  # again, as one was not kept
+    assert compiled_ahead == 2 * found
     build.build()
-    assert len(compiled_ahead) == len(list(build.kernels()))
+    assert compiled_ahead == 2 * found
     modules = {path.stem for path in Path(build.__file__).parent.glob("*.py")}
     used = {module.__name__.rpartition(".")[2] for module in build._MODULES}
     assert modules - used == {"__init__", "build", "characters", "compiled"}
@@ -83,8 +89,31 @@ def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path) -> None:
     assert not compiled._is_private(tmp_path / "link")
 
 
-def test_the_folder_depends_on_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = compiled._version()
-    (tmp_path / "other.py").write_text("")
-    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
-    assert compiled._version() != before
+def test_the_folder_depends_on_the_sources_and_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [compiled._version()]
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert compiled._version() == found[0]
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    found.append(compiled._version())
+    for name in ("one", "two"):  # numba finds code by the path of its sources
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(compiled, "__file__", str(tmp_path / name / "compiled.py"))
+        found.append(compiled._version())
+    (tmp_path / "two/other.py").write_text("1")
+    found.append(compiled._version())
+    assert len(set(found)) == len(found)
+
+
+def test_code_that_cannot_be_written_is_not_taken_for_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", fail)
+    kernel = Kernel(lambda number: number + 1, (compiled.INTEGER,))
+    assert kernel(1) == 2
+    assert not kernel.is_kept
