@@ -23,7 +23,7 @@ from data_prep.dedup.array_files import ArrayFiles
 from data_prep.dedup.signatures import FileRun
 from data_prep.engine.stage import Part, PartOutput, Stage, StageResult
 from data_prep.packing.id_stream import I64, Segment
-from data_prep.packing.order_keys import BUCKETS, U64
+from data_prep.packing.order_keys import BUCKETS, U64, buckets_of
 from data_prep.packing.order_runs import COLUMNS
 from data_prep.packing.streams import Streams
 
@@ -150,7 +150,7 @@ def order_stage(
         documents = sum(segment.documents for segment in segments)
         counts = np.zeros(BUCKETS + 1, np.int64)
         for segment in segments:
-            counts += np.diff(np.load(sorted_keys.folder / f"{segment.name}.bounds.npy"))
+            counts += _counts(sorted_keys.folder, segment)
         for number, ranges in enumerate(_ranges(counts, documents, at_once)):
             first_bucket, end_bucket, first, end = ranges
             parts.append(
@@ -189,6 +189,17 @@ def _runs(
             tokens = sum(segment.tokens for segment in found)
             runs.append(Segment(f"{run.name}.{split}", documents, tokens))
     return runs
+
+
+def _counts(sorted_keys: Path, run: Segment) -> I64:
+    """[BUCKETS + 1] documents in each bucket, of those that a stream has of a run."""
+    bounds: I64 = np.load(sorted_keys / f"{run.name}.bounds.npy")
+    if bounds[-1] == run.documents:
+        return np.diff(bounds)
+    # The stream ends within the run, see `max_tokens`.
+    keys, numbers = np.load(sorted_keys / f"{run.name}.sorted.npy", mmap_mode="r")[:2]
+    mine = buckets_of(keys[numbers < run.documents])
+    return np.bincount(mine, minlength=BUCKETS + 1)
 
 
 def _ranges(counts: I64, documents: int, at_once: int) -> Iterator[tuple[int, int, int, int]]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -235,8 +236,26 @@ def test_what_is_read_of_a_document_does_not_depend_on_the_parts(
     assert bytes_read[1] < 1.1 * bytes_read[0]
 
 
-def sorted_runs(folder: Path, share_without: float) -> tuple[StageResult[FileRun], Streams]:
-    """Sorted keys of 40 runs of two files each, and the streams of their documents."""
+def test_parts_of_a_stream_that_ends_early_do_not_depend_on_the_runs(tmp_path: Path) -> None:
+    plans = []
+    for files_of_run in (1, 2, 16):
+        folder = tmp_path / str(files_of_run)
+        folder.mkdir()
+        sorted_keys, streams = sorted_runs(folder, 0.3, files_of_run)
+        segments = streams.sources["train", "forum"]
+        cut = Segment(segments[20].name, 300, 6_000)  # as by `max_tokens`, within a file
+        streams = replace(streams, sources={("train", "forum"): [*segments[:20], cut]})
+        stage = order_stage(sorted_keys, streams, 8_000)
+        plans.append([part.plan() for part in stage.parts])
+        found = [stage.run_part(folder, part).counts["documents"] for part in stage.parts]
+        assert sum(found) == 20 * 1_250 + 300
+    assert plans[0] == plans[1] == plans[2]
+
+
+def sorted_runs(
+    folder: Path, share_without: float, files_of_run: int = 2
+) -> tuple[StageResult[FileRun], Streams]:
+    """Sorted keys of 80 files in runs, and the streams of their documents."""
     generate = np.random.default_rng(0)
     files, segments = [], []
     for number in range(80):
@@ -258,8 +277,8 @@ def sorted_runs(folder: Path, share_without: float) -> tuple[StageResult[FileRun
             )
         )
     runs = [
-        FileRun(name=f"forum-{number:06d}", source="forum", files=files[2 * number :][:2])
-        for number in range(40)
+        FileRun(name=f"forum-{first:06d}", source="forum", files=files[first:][:files_of_run])
+        for first in range(0, len(files), files_of_run)
     ]
     stage = OrderRunsStage(
         parts=runs,
