@@ -15,8 +15,9 @@ from configs.terminal import visible_name
 from data_prep.readers.likely_encoding import SAMPLE_BYTES, likely_encoding, why_not_utf_8
 
 BadRecordPolicy = Literal["skip", "stop"]
-BATCH_CHARACTERS = 250_000
-"""Characters of the documents that are worked on together."""
+BATCH_CHARACTERS = 1_000_000
+"""Characters of the documents that are worked on together, and in a row group of a part. Work for
+each batch is a millisecond; with a quarter of them, `ingest` took a tenth longer."""
 _MAX_EXAMPLES = 20
 _SAMPLE_BYTES_OF_RECORD = 1 << 8
 
