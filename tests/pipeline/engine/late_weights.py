@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from pipeline.engine import deepspeed_engine, weight_gathers
+from pipeline.engine import deepspeed_start, weight_gathers
 from pipeline.engine.weight_gathers import NewWeights, start_gather
 
 
@@ -54,7 +54,7 @@ def gathers(start: Any, bucket_values: int = 1) -> Iterator[None]:
     """In this block `start` gathers weights, by default each parameter by itself."""
     with (
         mock.patch.object(weight_gathers, "start_gather", start),
-        mock.patch.object(deepspeed_engine, "values_per_bucket", return_value=bucket_values),
+        mock.patch.object(deepspeed_start, "values_per_bucket", return_value=bucket_values),
         mock.patch.object(weight_gathers, "values_per_gather", return_value=bucket_values),
     ):
         yield

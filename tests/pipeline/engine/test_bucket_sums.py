@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.engine import bucket_sums, deepspeed_engine
+from pipeline.engine import bucket_sums, deepspeed_start
 from pipeline.engine.bucket_sums import BucketSums
 from pipeline.pretraining.step import pretraining_step
 from pipeline.run.config import TrainConfig
@@ -43,7 +43,7 @@ def with_small_buckets(
     function: Callable[..., Any], argument: Any, values: int = SMALL_BUCKET
 ) -> Any:
     """What `function` returns with buckets of `values`, the larger of which two ranks scatter."""
-    size = mock.patch.object(deepspeed_engine, "values_per_bucket", return_value=values)
+    size = mock.patch.object(deepspeed_start, "values_per_bucket", return_value=values)
     with size, mock.patch.object(bucket_sums, "SCATTERED_VALUES", round(0.6 * values)):
         return function(argument)
 

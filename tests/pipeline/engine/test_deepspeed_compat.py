@@ -182,6 +182,39 @@ def test_collectives_are_called_by_their_old_names() -> None:
     assert ["reduce_op" in str(other.message) for other in others] == [True]
 
 
+@in_one_rank
+def test_gradients_that_are_reduced_once_are_not_reduced_when_a_step_is_left() -> None:
+    reduced: list[int] = []
+
+    def engine_at_zero_3() -> tuple[Any, Any]:
+        engine = engine_of(nn.Linear(4, 2), stage=3)
+        reduce = engine.optimizer.reduce_ready_partitions_and_remove_grads
+
+        def noted(parameter: Any) -> None:
+            reduced.append(not engine.optimizer._coalesce_grad_reduction)
+            reduce(parameter)
+
+        engine.optimizer.reduce_ready_partitions_and_remove_grads = noted
+        return engine, engine(torch.ones((1, 4), dtype=torch.bfloat16)).float().sum()
+
+    def leave(engine: Any, loss: Any) -> None:
+        with engine.coalesce_grad_reduction():
+            engine.backward(loss)
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        leave(*engine_at_zero_3())
+    assert any(reduced), "DeepSpeed does not reduce after an error now?"
+    reduced.clear()
+    engine, loss = engine_at_zero_3()
+    deepspeed_compat.backward_reduced_once(engine, loss, is_last=False)
+    assert reduced
+    assert not any(reduced)
+    loss = engine(torch.ones((1, 4), dtype=torch.bfloat16)).float().sum()
+    deepspeed_compat.backward_reduced_once(engine, loss, is_last=True)
+    assert any(reduced)
+
+
 def test_every_patch_has_a_test() -> None:
     """Each public function of the module with a "Reason:" is called from this file."""
     text = Path(__file__).read_text()
@@ -190,7 +223,7 @@ def test_every_patch_has_a_test() -> None:
         for name, function in vars(deepspeed_compat).items()
         if "Reason:" in (getattr(function, "__doc__", None) or "") and callable(function)
     ]
-    assert len(patches) == 7
+    assert len(patches) == 8
     for name in patches:
         documentation = getattr(deepspeed_compat, name).__doc__
         assert "Upstream:" in documentation

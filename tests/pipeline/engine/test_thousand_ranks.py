@@ -15,7 +15,7 @@ import torch
 from model.config import ModelConfig
 from model.heads import build_masked_lm
 from model.parallel.grid import make_grid
-from pipeline.engine import deepspeed_engine
+from pipeline.engine import deepspeed_start
 from pipeline.engine.deepspeed_engine import Engine
 from pipeline.pretraining.step import pretraining_step
 from pipeline.run import memory
@@ -136,7 +136,7 @@ BUCKET_VALUES_OF_SMALL_NETWORK = 2_000
 def gathers(config: TrainConfig) -> dict[str, Any]:
     """The bf16 collectives of a step, and the buckets of a small network."""
     size = mock.patch.object(
-        deepspeed_engine, "values_per_bucket", return_value=BUCKET_VALUES_OF_SMALL_NETWORK
+        deepspeed_start, "values_per_bucket", return_value=BUCKET_VALUES_OF_SMALL_NETWORK
     )
     least = mock.patch.object(memory, "OVERLAPPED_VALUES", BUCKET_VALUES_OF_SMALL_NETWORK)
     with size, least:

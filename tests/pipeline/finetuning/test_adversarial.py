@@ -73,6 +73,8 @@ def plain_step(model: Any, batch: FinetuneStep, config: FinetuneConfig) -> dict[
     model.train()
     take = _plain_freelb if config.adversarial.type == "freelb" else _plain_smart
     losses: dict[str, Tensor] = {}
+    parameters = list(model.parameters())
+    sums: list[Any] = [None] * len(parameters)
     for micro in batch.micro_batches:
         assert isinstance(micro, MicroBatch)
         total = torch.zeros(())
@@ -80,10 +82,13 @@ def plain_step(model: Any, batch: FinetuneStep, config: FinetuneConfig) -> dict[
             mean = value / batch.label_counts[name.removeprefix("adversarial/")]
             total = total + weight * mean
             losses[name] = losses.get(name, torch.zeros(())) + mean.detach()
-        total.backward()  # type: ignore[no-untyped-call]
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    model.zero_grad()
+        # Not `backward`, after which the engine's hooks take the gradients.
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for number, gradient in enumerate(gradients):
+            if gradient is not None:
+                before = 0 if sums[number] is None else sums[number]
+                sums[number] = before + gradient
+    norm = torch.stack([total.norm() for total in sums if total is not None]).norm()
     return {name: float(loss) for name, loss in losses.items()} | {"norm": float(norm)}
 
 
