@@ -111,25 +111,21 @@ def plain_characters(joined: U8, kinds: U8, actions: U8, collapses: bool) -> U8:
                 out[num] = byte if is_plain else _BLANK
                 num += _1
             continue
-        action, size = DELETE, _1
+        action = np.uint8(DELETE)
         if byte == _RECORD:
             num = _without_end(out, num) if collapses else num
             out[num] = _RECORD
             num += _1
-            action = 0
+            action = np.uint8(0)
         elif byte in (_NEWLINE, _RETURN):
             if not (was_return and byte == _NEWLINE):
                 num = _end_line(out, num, collapses)
             was_return = byte == _RETURN
             continue
         elif byte >= 0x80:
-            size = np.uint64(2) if byte < 0xE0 else np.uint64(3)
-            code = np.uint64(byte & (0x1F if byte < 0xE0 else 0x0F))
-            for place in range(at, min(at + size - _1, end)):
-                code = code << np.uint64(6) | np.uint64(joined[place] & 0x3F)
-            action = actions[code]
+            size, action = character(joined, at - _1, end, actions)
             if action == 0:
-                for place in range(at - _1, min(at + size - _1, end)):
+                for place in range(at - _1, at - _1 + size):
                     out[num] = joined[place]
                     num += _1
             at += size - _1
