@@ -15,7 +15,7 @@ MAPPED_BYTES = 32 << 20
 def keep_freed_memory(everything: bool = False) -> bool:
     """Makes malloc keep up to `KEPT_BYTES` that were freed; whether the C library can.
 
-    Without it the system clears the pages of a table or tensor anew each time one is made: Dask
+    Without it the system clears the pages of each table or tensor that is made: Dask
     starts workers with a limit of 64 KB, which cost a third of the processor time of `ingest`.
 
     `everything`: no memory is given back, that of large blocks too. For training on CPUs, where

@@ -14,8 +14,8 @@ class Weights(Protocol):
     """Says when weights may be read."""
 
     def ready(self, *parts: nn.Module) -> None:
-        """Returns when all weights of `parts` may be read; on a GPU by what is launched next, while
-        the host goes on."""
+        """Returns when all weights of `parts` may be read; on a GPU by what is launched next,
+        without a wait of the host."""
 
 
 class PresentWeights:
