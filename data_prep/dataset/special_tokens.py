@@ -79,7 +79,8 @@ def find_special_tokens(
         ids: dict[Role, int] = {role: vocabulary[name] for role, name in _roberta_names().items()}
     else:
         ids = _Roles(tokenizer, vocabulary, beside, given, str(path)).ids()
-    special = SpecialTokens(**ids, others=_others(tokenizer, set(ids.values()), beside, size))
+    others = _others(tokenizer, vocabulary, set(ids.values()), beside, size)
+    special = SpecialTokens(**ids, others=others)
     if errors := list(special.errors(size)):
         raise UserError(
             f"{path}: its special tokens ({_shown_roles(tokenizer, special)}) cannot be used: "
@@ -237,17 +238,21 @@ def _check_ids(vocabulary: Mapping[str, int], path: str | Path) -> None:
 
 
 def _others(
-    tokenizer: Tokenizer, roles: set[int], beside: Mapping[str, Any], vocab_size: int
+    tokenizer: Tokenizer,
+    vocabulary: Mapping[str, int],
+    roles: set[int],
+    beside: Mapping[str, Any],
+    vocab_size: int,
 ) -> tuple[tuple[int, int], ...] | None:
     """The ranges of all ids below `vocab_size` that are no ordinary tokens, without `roles`."""
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     is_roberta = _is_roberta(vocabulary)
     found = set(range(vocab_size)) - set(vocabulary.values())
     added = tokenizer.get_added_tokens_decoder()
     found |= {number for number, token in added.items() if token.special}
     named = [beside.get(key) for keys in _KEYS.values() for key in keys]
     listed = [item for key in _LISTS for item in _items(beside.get(key))]
-    found |= {vocabulary[t] for t in map(_text_of, [*named, *listed]) if t in vocabulary}
+    names = {name for name in map(_text_of, [*named, *listed]) if name is not None}
+    found |= {vocabulary[name] for name in names if name in vocabulary}
     for token, number in vocabulary.items():
         # RoBERTa's own vocabulary: its runs draw these three, as they always have.
         if _UNUSED.fullmatch(token) and not (is_roberta and token.startswith("madeupword")):

@@ -5,10 +5,11 @@ and would cut, lengthen or change texts.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 from tokenizers import Tokenizer
 
 from configs.load import UserError
@@ -36,7 +37,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def read_tree(path: str | Path) -> dict[str, Any]:
     """The content of a tokenizer.json; UserError for a file that cannot be read."""
     try:
-        tree = json.loads(_read(path))
+        tree = orjson.loads(_read(path))
     except ValueError as error:
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
@@ -44,18 +45,18 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     return tree
 
 
-def _read(path: str | Path) -> str:
+def _read(path: str | Path) -> bytes:
     try:
-        return read_regular(path).decode()
+        return read_regular(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
 
 
-def _tokenizer(text: str, path: str | Path) -> Tokenizer:
+def _tokenizer(content: bytes, path: str | Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception for a file it cannot read
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
     tokenizer.no_truncation()
@@ -83,34 +84,48 @@ def text_tokenizer(path: str | Path, special: SpecialTokens) -> Tokenizer:
     Unigram and WordLevel models, among others, know the names of special tokens as pieces of text.
     Here these tokens have names that no text contains, and their ids.
     """
-    tree = read_tree(path)
-    vocabulary = load_tokenizer(path).get_vocab(with_added_tokens=True)
+    return tokenizer_of_texts(read_tree(path), path, special)
+
+
+def tokenizer_of_texts(tree: dict[str, Any], path: str | Path, special: SpecialTokens) -> Tokenizer:
+    """The `text_tokenizer` of the file `path`, whose content is `tree`. The tree is changed."""
     ids = {special.bos, special.pad, special.eos, special.unk, special.mask}
-    hidden = {token for token, number in vocabulary.items() if number in ids}
+    hidden = {token for token, number in _ids_in(tree) if number in ids}
     hidden |= {t["content"] for t in tree.get("added_tokens") or () if t.get("special")}
     model = tree["model"]
     for added in tree.get("added_tokens") or ():
         if added["content"] in hidden:
             added.update(content=_HIDDEN.format(added["content"]), normalized=False, special=True)
     if isinstance(model["vocab"], dict):
-        model["vocab"] = {_name(token, hidden): n for token, n in model["vocab"].items()}
+        for token in hidden & model["vocab"].keys():
+            model["vocab"][_HIDDEN.format(token)] = model["vocab"].pop(token)
     else:  # Unigram's: pieces with their scores
         model["vocab"] = [[_name(token, hidden), score] for token, score in model["vocab"]]
     if model.get("unk_token") is not None:
         model["unk_token"] = _name(model["unk_token"], hidden)
     if model.get("merges"):
-        model["merges"] = [merge for merge in model["merges"] if not hidden & _parts(merge)]
-    return _tokenizer(json.dumps(tree), path)
+        model["merges"] = [merge for merge in model["merges"] if not _has(merge, hidden)]
+    return _tokenizer(orjson.dumps(tree), path)
+
+
+def _ids_in(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """(token, id) of the model of a tokenizer.json and of its added tokens."""
+    vocabulary = tree["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        yield from vocabulary.items()
+    else:
+        yield from ((piece, number) for number, (piece, _) in enumerate(vocabulary))
+    yield from ((added["content"], added["id"]) for added in tree.get("added_tokens") or ())
 
 
 def _name(token: str, hidden: set[str]) -> str:
     return _HIDDEN.format(token) if token in hidden else token
 
 
-def _parts(merge: str | list[str]) -> set[str]:
-    """The two tokens of a merge and what they become."""
+def _has(merge: str | list[str], tokens: set[str]) -> bool:
+    """Whether one of the two tokens of a merge, or what they become, is one of `tokens`."""
     pair = merge.split(" ") if isinstance(merge, str) else merge
-    return {*pair, "".join(pair)}
+    return not tokens.isdisjoint(pair) or "".join(pair) in tokens
 
 
 def same_tokenizer(first: str | Path, second: str | Path) -> bool:

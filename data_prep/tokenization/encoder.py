@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from data_prep.dataset.manifest import SpecialTokens, narrowest_dtype
-from data_prep.dataset.tokenizer import text_tokenizer
+from data_prep.dataset.manifest import SpecialTokens, file_sha256, narrowest_dtype
+from data_prep.dataset.tokenizer import read_tree, tokenizer_of_texts
 
 EncoderKind = Literal["fast", "reference"]
 
@@ -36,11 +36,16 @@ class TokenizerContents:
     special: SpecialTokens
     vocab_size: int
 
+    @classmethod
+    def of(cls, path: Path, special: SpecialTokens, vocab_size: int) -> "TokenizerContents":
+        """That of a tokenizer.json."""
+        return cls(file_sha256(path), path, special, vocab_size)
+
 
 @lru_cache(maxsize=1)
 def encoder_of(tokenizer: TokenizerContents, kind: EncoderKind) -> "Encoder":
-    """The encoder of a tokenizer. Building one takes a quarter of a second, so a worker keeps it
-    from part to part."""
+    """The encoder of a tokenizer. Building one takes a quarter of a second, so a process keeps it:
+    the trial before the work, that of the stage, and all parts that are encoded have the same."""
     return Encoder(tokenizer, kind)
 
 
@@ -49,10 +54,9 @@ class Encoder:
 
     def __init__(self, tokenizer: TokenizerContents, kind: EncoderKind) -> None:
         self.kind = kind
-        self._reference = text_tokenizer(tokenizer.path, tokenizer.special)
-        self._json, self._stems = b"", tuple[bytes, ...]()
-        if kind == "fast":
-            self._json, self._stems = _fast_json(tokenizer.path)
+        tree = read_tree(tokenizer.path)
+        self._json, self._stems = _fast_json(tree) if kind == "fast" else (b"", ())
+        self._reference = tokenizer_of_texts(tree, tokenizer.path, tokenizer.special)
         self.dtype = np.dtype(narrowest_dtype(tokenizer.vocab_size)).newbyteorder("<")
         self._separator = tokenizer.special.eos
         self._fast: Any = None
@@ -111,18 +115,17 @@ class Encoder:
         return ids
 
 
-def _fast_json(path: Path) -> tuple[bytes, tuple[bytes, ...]]:
+def _fast_json(tree: Mapping[str, Any]) -> tuple[bytes, tuple[bytes, ...]]:
     """What gigatoken reads of a tokenizer.json, and what texts with added tokens hold.
 
     gigatoken gets the file without added tokens. A special one is no text; the names of the others
     are returned without their final numbers: "[unused" for "[unused1]", "[unused2]", ...
     """
-    tree = orjson.loads(path.read_bytes())
     names = [token["content"] for token in tree["added_tokens"] or () if not token["special"]]
-    tree["added_tokens"], tree["post_processor"] = [], None
     stems = {(_NUMBER.sub("", name) or name).encode() for name in names}
     least = {stem for stem in stems if not any(s in stem for s in stems if s != stem)}
-    return orjson.dumps(tree), tuple(sorted(least))
+    without_added = {**tree, "added_tokens": [], "post_processor": None}
+    return orjson.dumps(without_added), tuple(sorted(least))
 
 
 def _batches(texts: Sequence[bytes]) -> Iterator[list[bytes]]:

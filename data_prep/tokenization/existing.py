@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, processors
 
-from data_prep.dataset.manifest import SpecialTokens
-from data_prep.dataset.special_tokens import added_around, find_special_tokens
+from configs.load import UserError
+from data_prep.dataset.manifest import SpecialTokens, file_sha256
+from data_prep.dataset.special_tokens import FILES_BESIDE, added_around, find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, read_tree, switched_off
 from data_prep.tokenization.config import TokenizerFromFileConfig
 
@@ -31,6 +33,27 @@ def prepared_from_file(config: TokenizerFromFileConfig) -> PreparedTokenizer:
     and for a `vocab_size` below the highest id.
     """
     path = Path(config.path)
+    files = [path, *filter(Path.is_file, map(path.with_name, FILES_BESIDE))]
+    try:
+        sha256s = tuple(map(file_sha256, files))
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
+    return _prepared(_Read(config.model_dump_json(), sha256s, config))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a prepared tokenizer depends on."""
+
+    settings: str
+    sha256s: tuple[str, ...]
+    """Of the file, and of those beside it."""
+    config: TokenizerFromFileConfig = field(compare=False)
+
+
+@lru_cache(maxsize=1)  # the checks before the work and the stage take the same
+def _prepared(read: _Read) -> PreparedTokenizer:
+    config, path = read.config, Path(read.config.path)
     tokenizer = load_tokenizer(path)
     size = max(num_ids(tokenizer), config.vocab_size or 0)
     names = config.special_tokens.by_role()

@@ -7,8 +7,7 @@ from itertools import islice
 
 from tokenizers import Tokenizer
 
-from data_prep.dataset.tokenizer import load_tokenizer
-from data_prep.tokenization.encoder import Encoder, TokenizerContents
+from data_prep.tokenization.encoder import TokenizerContents, encoder_of
 
 REFERENCE_SPEED = "1 to 4 MB of text per CPU second instead of more than 100"
 _MAX_SHOWN = 40
@@ -35,13 +34,16 @@ ODD_TEXTS = (
 )
 
 
-def fast_encoder_problem(contents: TokenizerContents, texts: Iterable[bytes] = ()) -> str | None:
-    """Why gigatoken cannot encode with a tokenizer; None if it gives equal ids.
+def fast_encoder_problem(
+    contents: TokenizerContents, tokenizer: Tokenizer, texts: Iterable[bytes] = ()
+) -> str | None:
+    """Why gigatoken cannot encode with a `tokenizer`, that of `contents`; None if it gives equal
+    ids.
 
     Compared are texts that tokenizers disagree on, random tokens of the vocabulary, and `texts`.
     """
-    encoder = Encoder(contents, "fast")
-    difficult = (text.encode() for text in _difficult(load_tokenizer(contents.path)))
+    encoder = encoder_of(contents, "fast")
+    difficult = (text.encode() for text in _difficult(tokenizer))
     samples = [b"a", *difficult, *texts]
     for text, expected in zip(samples, encoder.reference_ids(samples), strict=True):
         try:

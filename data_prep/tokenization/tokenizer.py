@@ -13,7 +13,7 @@ from configs.load import UserError, fingerprint
 from data_prep.dataset.atomic import write_atomic
 from data_prep.dataset.manifest import SpecialTokens, file_sha256
 from data_prep.dataset.special_tokens import find_special_tokens
-from data_prep.dataset.tokenizer import num_ids
+from data_prep.dataset.tokenizer import load_tokenizer, num_ids
 from data_prep.dedup.selection import Selection
 from data_prep.documents.files import read_texts
 from data_prep.engine.stage import Part, PartOutput, Reads, Stage, StageResult
@@ -36,7 +36,7 @@ TOKENIZER_FILE = "tokenizer.tokenizer.json"
 _OWN_INPUTS = ("path", "vocab", "merges", "special_tokens")
 _TRIED_DOCUMENTS = 20
 """Documents of each source that both encoders are tried on."""
-_TRIED_BYTES = 1 << 13
+_TRIED_BYTES = 1 << 11
 """Of such a document."""
 _PROCESS_BYTES, _MEMORY_PER_BYTE = 1_000_000_000, 4
 """Memory of the process that learns a tokenizer: its own, and for each byte of the sample."""
@@ -92,8 +92,7 @@ class TokenizerStage(Stage[Part]):
             prepared = existing_tokenizer(self.config)
         if isinstance(self.config, ExtendedTokenizerConfig):
             prepared, extension = self._extended(self.config, prepared)
-        path = folder / TOKENIZER_FILE
-        write_atomic(path, prepared.tokenizer.to_str(pretty=True) + "\n")
+        contents = _written(prepared, folder)
         counts: dict[str, Any] = {
             "vocab_size": prepared.vocab_size,
             "special_tokens": prepared.special.tree(),
@@ -101,8 +100,8 @@ class TokenizerStage(Stage[Part]):
             **extension,
         }
         if self.encoder == "fast":
-            contents = TokenizerContents("", path, prepared.special, prepared.vocab_size)
-            counts["fast_problem"] = fast_encoder_problem(contents, self._tried())
+            tried = self._tried()
+            counts["fast_problem"] = fast_encoder_problem(contents, prepared.tokenizer, tried)
         return PartOutput(counts, [TOKENIZER_FILE])
 
     def _extended(
@@ -199,7 +198,7 @@ def tokenizer_contents(result: StageResult[Part]) -> TokenizerContents:
     special = roberta_places(vocab_size)  # the only ones of older records
     if "special_tokens" in record:
         special = SpecialTokens.model_validate(record["special_tokens"])
-    return TokenizerContents(file_sha256(path), path, special, vocab_size)
+    return TokenizerContents.of(path, special, vocab_size)
 
 
 def parent_sha256(result: StageResult[Part]) -> str | None:
@@ -219,7 +218,8 @@ def _fast_problem(result: StageResult[Part]) -> str | None:
         problem: str | None = record["fast_problem"]
         return problem
     # An older record, or the config asked for the reference encoder then.
-    return fast_encoder_problem(tokenizer_contents(result))
+    contents = tokenizer_contents(result)
+    return fast_encoder_problem(contents, load_tokenizer(contents.path))
 
 
 def notices(wanted: EncoderKind, result: StageResult[Part]) -> list[str]:
@@ -240,11 +240,16 @@ def notices_before(config: TokenizerConfig, wanted: EncoderKind) -> list[str]:
     problem = None
     if wanted == "fast":
         with TemporaryDirectory() as folder:
-            path = Path(folder) / TOKENIZER_FILE
-            path.write_text(prepared.tokenizer.to_str(), encoding="utf-8")
-            contents = TokenizerContents("", path, prepared.special, prepared.vocab_size)
-            problem = fast_encoder_problem(contents)
+            contents = _written(prepared, Path(folder))
+            problem = fast_encoder_problem(contents, prepared.tokenizer)
     return [*prepared.notices, *_slow_notices(problem)]
+
+
+def _written(prepared: PreparedTokenizer, folder: Path) -> TokenizerContents:
+    """Writes tokenizer.json, its name preceded by the part's."""
+    path = folder / TOKENIZER_FILE
+    write_atomic(path, prepared.tokenizer.to_str(pretty=True) + "\n")
+    return TokenizerContents.of(path, prepared.special, prepared.vocab_size)
 
 
 def _slow_notices(problem: str | None) -> list[str]:

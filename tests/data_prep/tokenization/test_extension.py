@@ -104,8 +104,8 @@ def test_words_without_a_new_token_encode_as_before(pair: Any, words: list[str])
 
 def test_the_fast_encoder_gives_the_same_ids(pair: Any) -> None:
     kind, old, new, _, _, path = pair
-    contents = TokenizerContents("", path, new.special, new.vocab_size)
-    problem = fast_encoder_problem(contents, [text.encode() for text in CORPUS])
+    contents = TokenizerContents.of(path, new.special, new.vocab_size)
+    problem = fast_encoder_problem(contents, new.tokenizer, [text.encode() for text in CORPUS])
     assert (problem is None) == (kind in {"roberta", "modernbert", "llama"})
     if problem is None:
         (found,) = Encoder(contents, "fast").ids([CORPUS[0].encode()])

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, text_tokenizer
 from data_prep.dry_run import describe
 from data_prep.run import prepare
-from data_prep.tokenization.encoder import Encoder, TokenizerContents
+from data_prep.tokenization.config import TokenizerFromFileConfig
+from data_prep.tokenization.encoder import Encoder, EncoderKind, TokenizerContents, encoder_of
+from data_prep.tokenization.existing import prepared_from_file
 from data_prep.tokenization.fast_encoder import fast_encoder_problem
 from tests.data_prep.corpora import forum_config, write_forum
 from tests.tokenizer_kinds import KINDS, save, texts
@@ -27,7 +30,11 @@ FAST = {"modernbert", "llama"}
 
 def contents_of(path: Path) -> TokenizerContents:
     tokenizer = load_tokenizer(path)
-    return TokenizerContents("", path, find_special_tokens(tokenizer, path), num_ids(tokenizer))
+    return TokenizerContents.of(path, find_special_tokens(tokenizer, path), num_ids(tokenizer))
+
+
+def problem_of(path: Path, written: Sequence[bytes] = ()) -> str | None:
+    return fast_encoder_problem(contents_of(path), load_tokenizer(path), written)
 
 
 def run(kind: str, folder: Path, written: list[str], **changes: Any) -> Manifest:
@@ -105,8 +112,7 @@ def test_the_reference_encoder_is_the_library_alone(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_encoders_give_equal_ids_or_the_problem_is_named(kind: str, tmp_path: Path) -> None:
-    contents = contents_of(save(kind, tmp_path))
-    problem = fast_encoder_problem(contents, [text.encode() for text in texts(10)])
+    problem = problem_of(save(kind, tmp_path), [text.encode() for text in texts(10)])
     assert (problem is None) == (kind in FAST), problem
 
 
@@ -117,7 +123,7 @@ def test_an_error_of_gigatoken_without_a_message_is_named(
         raise MemoryError
 
     monkeypatch.setattr(Encoder, "ids", failing)
-    problem = fast_encoder_problem(contents_of(save("modernbert", tmp_path)))
+    problem = problem_of(save("modernbert", tmp_path))
     assert problem == "gigatoken cannot use it: MemoryError"
 
 
@@ -210,3 +216,33 @@ def test_the_library_takes_one_thread(tmp_path: Path, monkeypatch: pytest.Monkey
     encoder.reference_ids([b"a" * 600_000, b"b" * 600_000, b"c"])
     assert seen == [("false", 1), ("false", 2)]
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+
+
+def test_one_process_builds_one_encoder_of_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build = Encoder.__init__
+
+    def counted(self: Encoder, tokenizer: TokenizerContents, kind: EncoderKind) -> None:
+        built.append(tokenizer.sha256)
+        build(self, tokenizer, kind)
+
+    monkeypatch.setattr(Encoder, "__init__", counted)
+    encoder_of.cache_clear()
+    run("llama", tmp_path, texts(20))  # checked before the work, taken over, encoded with
+    assert len(built) == 1
+
+
+def test_a_tokenizer_that_changed_is_read_again(tmp_path: Path) -> None:
+    first = save("llama", tmp_path)
+    config = TokenizerFromFileConfig(type="file", path=str(first))
+    before = prepared_from_file(config)
+    assert prepared_from_file(config) is before
+    larger = load_tokenizer(first)
+    larger.add_tokens(["anotherword"])
+    larger.save(str(first))
+    assert prepared_from_file(config).vocab_size == before.vocab_size + 1
+    (tmp_path / "special_tokens_map.json").write_text('{"additional_special_tokens": ["the"]}')
+    again = prepared_from_file(config)
+    assert again.special != before.special
