@@ -14,11 +14,13 @@ the same bytes, so that finished stages stay valid::
     done.json    now the stage is done
 """
 
+import gc
 import json
 import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,8 @@ _MAX_TRIES = 3
 _COMPARED_AT_ONCE_BYTES, _COMPARED_AT_ONCE_PARTS = 1 << 28, 256
 _COMPARED_IN_THIS_PROCESS_BYTES = 1 << 24
 _REPORTED_COMPARISON_S = 10.0
+_GARBAGE_COLLECTION = 100_000, 20, 50
+"""Of gc.set_threshold: objects, and collections of the younger generation, before a collection."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +236,25 @@ def run_part(
     """
     keep_freed_memory()
     raise_open_files_limit()  # workers of a cluster were started by others
-    with measured_costs() as costs:
+    with measured_costs() as costs, _rare_garbage_collection():
         counts, names = stage.run_part(Path(outputs), part)
         assert all(name.startswith(f"{part.name}.") for name in names), names
         entries = {name: describe_file(Path(outputs) / name) for name in names}
     record = json.loads(json.dumps({**counts, "outputs": entries, "costs": costs.tree()}))
     write_record(Path(folder), key, part.name, record)
     return part.name, record
+
+
+@contextmanager
+def _rare_garbage_collection() -> Iterator[None]:
+    """Looks for unreachable cycles of objects less often: a part makes a tuple for each document,
+    none of which is in a cycle, and looking took 4 % of the processor time of `ingest`."""
+    before = gc.get_threshold()
+    gc.set_threshold(*_GARBAGE_COLLECTION)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def recorded_part(
