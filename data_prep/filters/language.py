@@ -53,9 +53,11 @@ def language_of(text: bytes, limits: LanguageConfig) -> str:
             return by_script
     found = detect_fast(decoded, cutoff=limits.max_distance, n_results=_CANDIDATES)
     found = [found] if isinstance(found, tuple) else found
+    if not found:
+        return UNKNOWN
     close = [code for code, distance in found if distance <= _CLOSE * found[0][1]]
-    if len(close) < 2:
-        return str(found[0][0]) if found else UNKNOWN
+    if len(close) == 1:
+        return str(close[0])
     words = set(decoded.lower().split())
     return max(close, key=lambda code: len(words & _stop_words(code)))  # of equal ones, the first
 

@@ -18,7 +18,7 @@ from data_prep.readers.json_parser import (
     why_not_unicode,
     wrapper_reason,
 )
-from data_prep.readers.json_values import JsonRecord, JsonValues, Layout, concatenated, layout_of
+from data_prep.readers.json_values import JsonValues, Layout, concatenated, layout_of
 from data_prep.readers.kinds import HEAD_BYTES
 from data_prep.readers.lines import LineFiles
 from data_prep.readers.metadata import metadata_of
@@ -71,8 +71,6 @@ class JsonLinesReader:
                 yield from self._values(content, span.file, bad)
                 return
             for offset, line in self._files.lines_in(content, span, bad):
-                if line.isspace():
-                    continue
                 if len(line) > MAX_VALUES and bad.has_too_many(
                     line, b",{[", MAX_VALUES, span.file.path, offset
                 ):
@@ -80,11 +78,11 @@ class JsonLinesReader:
                 try:
                     value, is_unicode = parse_json(line)
                 except ValueError as error:
-                    why = str(error)
-                    yield from self._of_bad_line(line, offset, why, content, bad)
+                    if not line.isspace():
+                        why = str(error)
+                        yield from self._of_bad_line(line, offset, why, content, bad)
                     continue
-                record = JsonRecord(offset, line, value, is_unicode)
-                document = self._document(record, span.file, bad)
+                document = self._document((offset, line, value, is_unicode), span.file, bad)
                 if document is not None:
                     yield document
 
@@ -130,8 +128,11 @@ class JsonLinesReader:
             num_bytes, is_plain = len(line), content.is_plain
             bad.add_cut_record(file.path, offset, CUT_RECORD, error, num_bytes, is_plain)
 
-    def _document(self, parsed: JsonRecord, file: SourceFile, bad: BadRecords) -> Document | None:
-        """The document of a record; None, counted in `bad`, if it holds none."""
+    def _document(
+        self, parsed: tuple[int, bytes, Any, bool], file: SourceFile, bad: BadRecords
+    ) -> Document | None:
+        """The document of a record (the values of `JsonRecord`); None, counted in `bad`, if it
+        holds none."""
         offset, raw, record, is_unicode = parsed
         if not isinstance(record, dict):
             bad.add(file.path, offset, "JSON, but no object", num_bytes=len(raw))
@@ -148,7 +149,7 @@ class JsonLinesReader:
         if not is_unicode and holds_surrogates(text):
             bad.add_undecoded(file.path, offset, why_not_unicode(raw), raw)
             return None
-        if bad.has_nul(text, file.path, offset):
+        if "\0" in text and bad.has_nul(text, file.path, offset):
             return None
         metadata = metadata_of(record, self._metadata_fields) if self._metadata_fields else None
         own_id = field_of(record, self._id_field) if self._id_field else MISSING
