@@ -26,7 +26,6 @@ from data_prep.kernels.compiled import (
     U8,
     U64,
     UNALIGNED,
-    Flags,
     compiled,
     inlined,
     read,
@@ -109,9 +108,9 @@ def _marks_of_ascii(data: U8) -> U8:
 @inlined
 def _mark_characters(
     data: U8, eight: U64, start: np.uint64, end: np.uint64, kinds: U8, marks: U8
-) -> bool:
-    """Marks what is not ASCII in the text [start, end); whether there is none."""
-    at, is_ascii, is_alone, was_extension = start, True, False, False
+) -> np.uint64:
+    """Marks what is not ASCII in the text [start, end); bytes of tokens that start no character."""
+    at, num_inner, is_alone, was_extension = start, _0, False, False
     while at < end:
         if data[at] < _BEYOND_ASCII:
             if is_alone and marks[at] != _OUTSIDE:
@@ -121,7 +120,6 @@ def _mark_characters(
             while at + _8 <= end and eight[at] & _EIGHTH_BITS == _0:
                 at += _8
             continue
-        is_ascii = False
         size, kind = character(data, at, end, kinds)
         is_inside = bool(kind != NOT_WORD)
         if kind == EXTEND:
@@ -131,9 +129,10 @@ def _mark_characters(
         marks[at] = marks[at] | np.uint8(kind) << _KIND_SHIFT if is_inside else _OUTSIDE
         for place in range(at + _1, at + size):
             marks[place] = np.uint8(is_inside)
+            num_inner += np.uint64(is_inside)
         is_alone, was_extension = bool(kind >= IDEOGRAPH), bool(kind == EXTEND)
         at += size
-    return is_ascii
+    return num_inner
 
 
 @inlined
@@ -159,11 +158,11 @@ def tokens_of(data: U8, eight: U64, text_starts: I64, text_ends: I64, kinds: U8)
     num_texts, most = len(text_starts), len(data) // 2 + 1
     starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
     first_tokens = np.zeros(num_texts + 1, np.int64)
-    is_ascii = np.empty(num_texts, np.bool_)
+    inner_bytes = np.empty(num_texts, np.int64)
     marks = _marks_of_ascii(data)
     for text in range(num_texts):
         start, end = np.uint64(text_starts[text]), np.uint64(text_ends[text])
-        is_ascii[text] = _mark_characters(data, eight, start, end, kinds, marks)
+        inner_bytes[text] = _mark_characters(data, eight, start, end, kinds, marks)
     is_start, is_end = _edges(marks)
     num = num_ends = _0
     for text in range(num_texts):
@@ -173,23 +172,35 @@ def tokens_of(data: U8, eight: U64, text_starts: I64, text_ends: I64, kinds: U8)
             num += np.uint64(is_start[at])
             num_ends += np.uint64(is_end[at])
         first_tokens[text + 1] = num
-    return _measured(data, eight, marks, starts[:num], ends[:num], first_tokens, is_ascii)
+    return _measured(data, eight, marks, starts[:num], ends[:num], first_tokens, inner_bytes)
+
+
+@inlined
+def _characters_of_words(data: U8, starts: I64, ends: I64, widths: U8) -> np.uint64:
+    """The characters of the tokens that are whole words."""
+    number = _0
+    for token in range(len(starts)):
+        if widths[token] == WIDTH_OF_WORD:
+            for at in range(starts[token], ends[token]):
+                number += np.uint64(data[at] & np.uint8(0xC0) != np.uint8(0x80))
+    return number
 
 
 @inlined
 def _measured(
-    data: U8, eight: U64, marks: U8, starts: I64, ends: I64, first_tokens: I64, is_ascii: Flags
+    data: U8, eight: U64, marks: U8, starts: I64, ends: I64, first_tokens: I64, inner_bytes: I64
 ) -> Tokens:
-    """The tokens of the bounds, hashed and counted."""
-    num_texts = len(is_ascii)
+    """The tokens of the bounds, hashed and counted; `inner_bytes` of each text start no character."""
+    num_texts = len(inner_bytes)
     widths, hashes = np.empty(len(starts), np.uint8), np.empty(len(starts), np.uint64)
     word_widths, letter_widths = np.empty(num_texts, np.int64), np.empty(num_texts, np.int64)
     spaced_words, spaced_characters = np.empty(num_texts, np.int64), np.empty(num_texts, np.int64)
     word_bytes = np.empty(num_texts, np.int64)
     num_long = 0
     for text in range(num_texts):
-        num_bytes = all_widths = letters = words = characters = _0
-        for token in range(np.uint64(first_tokens[text]), np.uint64(first_tokens[text + 1])):
+        num_bytes = all_widths = letters = words = _0
+        first, last = np.uint64(first_tokens[text]), np.uint64(first_tokens[text + 1])
+        for token in range(first, last):
             start = np.uint64(starts[token])
             length = np.uint64(ends[token]) - start
             kind = marks[start] >> _KIND_SHIFT
@@ -201,12 +212,13 @@ def _measured(
             all_widths += width
             letters += np.uint64(width) * np.uint64((data[start] >= _A) & (kind != NUMBER))
             words += np.uint64(width == WIDTH_OF_WORD)
-            if not is_ascii[text] and width == WIDTH_OF_WORD:
-                for at in range(start, start + length):
-                    characters += np.uint64(data[at] & np.uint8(0xC0) != np.uint8(0x80))
         word_bytes[text], word_widths[text], letter_widths[text] = num_bytes, all_widths, letters
         spaced_words[text] = words
-        spaced_characters[text] = num_bytes if is_ascii[text] else characters
+        if words == last - first:
+            spaced_characters[text] = num_bytes - np.uint64(inner_bytes[text])
+        else:
+            tokens = starts[first:last], ends[first:last], widths[first:last]
+            spaced_characters[text] = _characters_of_words(data, *tokens)
     return Tokens(
         starts,
         ends,
