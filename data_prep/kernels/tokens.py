@@ -190,7 +190,7 @@ def _characters_of_words(data: U8, starts: I64, ends: I64, widths: U8) -> np.uin
 def _measured(
     data: U8, eight: U64, marks: U8, starts: I64, ends: I64, first_tokens: I64, inner_bytes: I64
 ) -> Tokens:
-    """The tokens of the bounds, hashed and counted; `inner_bytes` of each text start no character."""
+    """The tokens of the bounds, hashed and counted; `inner_bytes` [D] start no character."""
     num_texts = len(inner_bytes)
     widths, hashes = np.empty(len(starts), np.uint8), np.empty(len(starts), np.uint64)
     word_widths, letter_widths = np.empty(num_texts, np.int64), np.empty(num_texts, np.int64)
