@@ -81,7 +81,8 @@ def normalise(texts: Sequence[str], form: NormaliseConfig = DEFAULT_FORM) -> lis
         texts = [unicodedata.normalize("NFKC", text) for text in texts]
     pieces = [text.encode("utf-8", "ignore") for text in texts]
     joined = SEPARATOR.join(pieces)
-    if np.count_nonzero(np.frombuffer(joined, np.uint8) == normal_form.SEPARATOR) != len(pieces) - 1:
+    is_separator = np.frombuffer(joined, np.uint8) == normal_form.SEPARATOR
+    if np.count_nonzero(is_separator) != len(pieces) - 1:
         joined = SEPARATOR.join([piece.replace(SEPARATOR, b"") for piece in pieces])
     is_ascii = joined.isascii()
     joined = _plain(joined, not form.keeps_whitespace)
