@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 MAX_UNKNOWN_SHARE = 0.001
 """Share of unknown tokens of a source above which the user is warned: that text is lost."""
-_BATCHES_AT_ONCE = 32  # about 8 MB of text
+_BATCHES_AT_ONCE = 8  # about 8 MB of text
 
 Flags = npt.NDArray[np.bool_]
 
