@@ -27,6 +27,8 @@ _MOST_SHOWN = 3
 """Problems of a source."""
 _DOCUMENTS, _MOST_UNUSED, _MOST_SECONDS = 20, 1000, 5.0
 """Read of a file: up to so many documents, or records that give none."""
+_KEPT_CHARACTERS = 1_000
+"""Of the text of each: some are as long as `max_document_mb`, and there may be many sources."""
 
 
 @dataclass
@@ -136,7 +138,8 @@ def first_records(
     documents = _documents(file, reader_config, bad)
     try:
         for document in islice(documents, _DOCUMENTS):
-            found.documents.append(document)
+            start = document.text.lstrip()[:_KEPT_CHARACTERS]
+            found.documents.append(document._replace(text=start))
             bad.check()
         found.is_whole = len(found.documents) < _DOCUMENTS
     except _Enough:

@@ -147,6 +147,14 @@ def test_few_of_many_files_are_opened(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {"000.jsonl", "199.jsonl"} <= set(opened)
 
 
+def test_of_long_documents_only_the_start_is_kept(tmp_path: Path) -> None:
+    reader = written(tmp_path, [{"text": " \n" * 10**5 + "word " * 10**5}] * 30)
+    found = first_of_files(JsonLinesReaderConfig(**reader), "sources.a.reader", 10**7)
+    texts = [document.text for records in found.read for document in records.documents]
+    assert len(texts) == 20
+    assert {(text[:5], len(text)) for text in texts} == {("word ", 1000)}
+
+
 def test_files_without_documents_among_others_are_noticed(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     written(raw, [{"body": "x"}] * 5, "b.jsonl")
