@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +16,17 @@ import orjson
 
 from data_prep.dataset.manifest import SpecialTokens, file_sha256, narrowest_dtype
 from data_prep.dataset.tokenizer import read_tree, tokenizer_of_texts
+from data_prep.engine.costs import resident_bytes
 
 EncoderKind = Literal["fast", "reference"]
 
-_RENEW_ENCODER_BYTES = 64_000_000  # gigatoken 0.10.0 caches words without bound, 40 MB of these
+_RENEW_ENCODER_BYTES, _MOST_GROWN_BYTES = 64_000_000, 128_000_000
+"""gigatoken 0.10.0 caches words without bound: 25 MB after so many bytes of prose, 900 MB after as
+many in which no word repeats. So its encoder is made anew after so many bytes of text, or when the
+process has grown by so many since the last one was made."""
 _CHECKED_BYTES = 1 << 14
 """Bytes of a checked document that are encoded both ways: a long one would take minutes."""
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 18
 """Text that `tokenizers` encodes in one call, which holds some hundred bytes for each token."""
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 _NUMBER = re.compile(r"\d+\W*$")
@@ -60,10 +65,12 @@ class Encoder:
         self.dtype = np.dtype(narrowest_dtype(tokenizer.vocab_size)).newbyteorder("<")
         self._separator = tokenizer.special.eos
         self._fast: Any = None
-        self._left_bytes = 0
+        self._left_bytes, self._most_resident = 0, sys.maxsize
 
     def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint32]]:
         """The ids of all texts, each followed by a separator, and the lengths without it."""
+        if resident_bytes() > self._most_resident:
+            self._left_bytes = 0
         ids = self.ids(texts)
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         ends = np.cumsum(lengths + 1)
@@ -93,11 +100,14 @@ class Encoder:
         found: list[npt.NDArray[np.uint32]] = []
         with _one_thread():
             for batch in _batches(texts):
-                encodings = self._reference.encode_batch_fast(
-                    [text.decode() for text in batch], add_special_tokens=False
-                )
-                found += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+                found += self._reference_batch(batch)
         return found
+
+    def _reference_batch(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint32]]:
+        """The ids of a batch. All else that the library returns is freed before the next one."""
+        decoded = [text.decode() for text in texts]
+        encodings = self._reference.encode_batch_fast(decoded, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def _may_hold_added(self, text: bytes) -> bool:
         """Whether a text may hold an added token, of which gigatoken knows none."""
@@ -110,6 +120,7 @@ class Encoder:
             self._fast = None  # its cache goes before the next one comes
             self._fast = gigatoken.Tokenizer.from_json(self._json)
             self._left_bytes = _RENEW_ENCODER_BYTES
+            self._most_resident = resident_bytes() + _MOST_GROWN_BYTES
         self._left_bytes -= len(text)
         ids: npt.NDArray[np.uint32] = self._fast.encode(text)
         return ids

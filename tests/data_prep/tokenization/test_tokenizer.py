@@ -2,8 +2,11 @@
 
 import json
 import random
+import weakref
 from pathlib import Path
+from typing import Any
 
+import gigatoken
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,6 +18,7 @@ from data_prep.config import DataConfig
 from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer
 from data_prep.run import prepare
+from data_prep.tokenization import encoder as encoder_module
 from data_prep.tokenization.encoder import Encoder, EncoderKind, TokenizerContents
 from data_prep.tokenization.tokenizer import roberta_places
 from data_prep.tokenization.train import tokenizer_from_vocabulary, train_tokenizer
@@ -66,6 +70,54 @@ def test_the_fast_encoder_gives_the_reference_ids(path: Path, texts: list[str]) 
     np.testing.assert_array_equal(fast, reference)
     np.testing.assert_array_equal(fast_lengths, lengths)
     assert (fast == 2).sum() == len(texts)
+
+
+def test_the_words_that_gigatoken_caches_are_bounded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    resident = iter(range(0, 10**10, 100_000_000))  # the process grows by 100 MB between two looks
+    from_json = gigatoken.Tokenizer.from_json
+
+    def counted(content: bytes) -> gigatoken.Tokenizer:
+        made.append(content)
+        return from_json(content)
+
+    monkeypatch.setattr(gigatoken.Tokenizer, "from_json", counted)
+    monkeypatch.setattr(encoder_module, "_RENEW_ENCODER_BYTES", 10_000)
+    monkeypatch.setattr(encoder_module, "resident_bytes", lambda: 0)
+    batch = [("w%d " * 100 % tuple(range(k, k + 100))).encode()[:100] for k in range(20)]
+    fast, expected = encoder(path, "fast"), encoder(path, "reference").encode(batch)
+    for _ in range(10):  # 20,000 bytes
+        assert all(map(np.array_equal, fast.encode(batch), expected))
+    assert len(made) == 2
+    monkeypatch.setattr(encoder_module, "_RENEW_ENCODER_BYTES", 10**9)
+    monkeypatch.setattr(encoder_module, "resident_bytes", lambda: next(resident))
+    growing = encoder(path, "fast")
+    for _ in range(10):
+        assert all(map(np.array_equal, growing.encode(batch), expected))
+    assert len(made) == 2 + 5  # 200 MB more at the second look after the one at which it is made
+
+
+def test_the_library_holds_one_batch_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = weakref.WeakSet[Any](), 0
+
+    class Encoding:
+        ids = (1, 2)
+
+    class Library:
+        def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> list[Encoding]:
+            nonlocal most
+            encodings = [Encoding() for _ in texts]
+            alive.update(encodings)
+            most = max(most, len(alive))
+            return encodings
+
+    reference = encoder(path, "reference")
+    monkeypatch.setattr(reference, "_reference", Library())
+    monkeypatch.setattr(encoder_module, "_BATCH_BYTES", 1000)
+    assert len(reference.reference_ids([b"x" * 100] * 95)) == 95
+    assert most == 10
 
 
 def test_a_difference_between_the_encoders_stops_the_job(
