@@ -1,6 +1,6 @@
 """The frame of a page and its style: light and dark, wide and narrow screens, paper."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from configs.pages.colours import DARK, LIGHT, style_sheet
@@ -22,7 +22,16 @@ def page(title: str, parts: Iterable[str]) -> str:
     Names of files inside `parts` may hold characters that a terminal or UTF-8 does not take:
     `configs.terminal.visible` of the whole page shows them as escapes.
     """
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts), script=SCRIPT)
+    return "".join(page_pieces(title, parts))
+
+
+def page_pieces(title: str, parts: Iterable[str]) -> Iterator[str]:
+    """`page` piece by piece, for pages of many parts."""
+    yield _HEAD.format(title=escape(title), style=_STYLE)
+    for part in parts:
+        yield part
+        yield "\n"
+    yield _END.format(script=SCRIPT)
 
 
 def contents(titles: Iterable[tuple[str, str]]) -> str:
@@ -78,12 +87,12 @@ figure { margin: 0; }
 details > summary { cursor: pointer; }
 """
 )
-_PAGE = """<!doctype html>
+_HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{style}</style></head><body>
-{body}
-{script}
+"""
+_END = """{script}
 </body></html>
 """

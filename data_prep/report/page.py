@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from configs.pages.bars import bars, histogram
-from configs.pages.page import page
+from configs.pages.page import page_pieces
 from configs.pages.table import table
 from data_prep.report.accounts import CONTAMINATED, EXACT, NEAR, REMOVED_LINES, UNKNOWN
 from data_prep.report.evaluation_sets import COLUMNS
@@ -19,34 +19,39 @@ LENGTH_LABELS += ["1M", "≥2M"]
 """The least length of each class of `lengths`, bytes."""
 
 
-def render(data: Tree) -> str:
-    """The page, without external files."""
+def render(data: Tree) -> Iterator[str]:
+    """The page, without external files, piece by piece: it grows with the number of sources."""
+    return page_pieces("Data preparation", _parts(data))
+
+
+def _parts(data: Tree) -> Iterator[str]:
     sources, accounts = data["sources"], data["accounts"]
-    parts = [
-        "<h1>Data preparation</h1>",
+    yield "<h1>Data preparation</h1>"
+    yield (
         f"<p>{data['packing']}, rows of {data['row_tokens']} tokens, vocabulary of "
-        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>",
-        "<h2>Sources through the stages</h2>",
-        _stages_table(sources),
-        "<h3>Bytes kept and dropped, MB</h3>",
-        bars({name: _megabytes(account) for name, account in accounts.items()}, " MB"),
-        "<h2>What became of the records</h2>",
+        f"{data['vocab_size']:,}. Manifest {data['fingerprint'][:16]}.</p>"
+    )
+    yield "<h2>Sources through the stages</h2>"
+    yield _stages_table(sources)
+    yield "<h3>Bytes kept and dropped, MB</h3>"
+    yield bars({name: _megabytes(account) for name, account in accounts.items()}, " MB")
+    yield "<h2>What became of the records</h2>"
+    yield (
         "<p>Documents and bytes of text add up: those read are those kept and those dropped. Bad "
-        "and skipped records gave no document.</p>",
-        _accounts_table(accounts),
-        "<h2>Dropped documents by reason</h2>",
-        bars(_by_reason(accounts)),
-        *filter_sections({name: source["filter_values"] for name, source in sources.items()}),
-        *_scrubbed(sources),
-        *_duplicates(data),
-        *_evaluation_sets(data),
-        "<h2>Lengths of documents after the filters</h2>",
-        histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS),
-        *_tokens(data),
-        *_examples(data),
-        *costs_section(data["costs"]),
-    ]
-    return page("Data preparation", parts)
+        "and skipped records gave no document.</p>"
+    )
+    yield _accounts_table(accounts)
+    yield "<h2>Dropped documents by reason</h2>"
+    yield bars(_by_reason(accounts))
+    yield from filter_sections({name: source["filter_values"] for name, source in sources.items()})
+    yield from _scrubbed(sources)
+    yield from _duplicates(data)
+    yield from _evaluation_sets(data)
+    yield "<h2>Lengths of documents after the filters</h2>"
+    yield histogram({name: s["lengths"] for name, s in sources.items()}, LENGTH_LABELS)
+    yield from _tokens(data)
+    yield from _examples(data)
+    yield from costs_section(data["costs"])
 
 
 def _scrubbed(sources: Mapping[str, Tree]) -> Iterator[str]:
