@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.dataset.manifest import SPLITS, Split
 from data_prep.dedup import (
@@ -23,7 +22,7 @@ from data_prep.dedup import (
 from data_prep.dedup.contamination import contaminated_by
 from data_prep.dedup.origins import Origins, Twin
 from data_prep.dedup.removed_lines import REMOVED_SUFFIX
-from data_prep.documents.files import DocumentFile, Documents, document_ids
+from data_prep.documents.files import DocumentFile, Documents, document_ids, read_table
 from data_prep.documents.lookup import FoundRecord
 from data_prep.history import History
 from data_prep.packing import layout, order, order_keys, rows, streams
@@ -127,7 +126,7 @@ def _cleaned(document: _Document, fate: Fate) -> bool:
     if document.is_pending(clean.CleanStage, fate):
         return False
     folder = document.run.result(clean.CleanStage).folder
-    table = pq.read_table(folder / f"{document.name}{REMOVED_SUFFIX}", use_threads=False)
+    table = read_table(folder / f"{document.name}{REMOVED_SUFFIX}")
     mine = table.filter(pc.equal(table["document"], document.number)).to_pylist()
     if mine:
         fate["removed_lines"], fate["removed_bytes"] = mine[0]["lines"], mine[0]["bytes"]

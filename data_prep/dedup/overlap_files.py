@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.dataset.atomic import open_atomic
 from data_prep.dedup.exclusion_table import Matches
+from data_prep.documents.files import read_table
 
 TEXTS_SUFFIX, OVERLAP_SUFFIX = ".texts", ".sets"
 """Of Parquet files: not .parquet, which the files of documents have."""
@@ -94,7 +96,8 @@ class SharedCounts:
 def sets_of_document(path: Path, number: int) -> list[dict[str, Any]]:
     """The sets that a dropped document overlaps: set, ngrams, share of its n-grams; the largest
     first."""
-    rows = pq.read_table(path, filters=[("document", "=", number)], use_threads=False).to_pylist()
+    table = read_table(path)
+    rows = table.filter(pc.equal(table["document"], number)).to_pylist()
     found = [
         {
             "set": row["set"],
@@ -108,7 +111,7 @@ def sets_of_document(path: Path, number: int) -> list[dict[str, Any]]:
 
 def text_names(path: Path) -> list[dict[str, str]]:
     """The id and the first bytes of each evaluation text."""
-    rows: list[dict[str, str]] = pq.read_table(path, use_threads=False).to_pylist()
+    rows: list[dict[str, str]] = read_table(path).to_pylist()
     return rows
 
 

@@ -108,8 +108,18 @@ def read_texts(
 
 def all_ids(path: Path) -> pa.ChunkedArray:
     """The ids of all documents of a file, strings."""
+    return read_table(path, ["id"])["id"]
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or columns of it.
+
+    `pq.read_table` would import pyarrow.dataset, and that pandas, where it is installed: half a
+    second and 35 MB.
+    """
     count_open()
-    return pq.read_table(path, columns=["id"], use_threads=False)["id"]
+    with pq.ParquetFile(path) as file:
+        return file.read(columns, use_threads=False)
 
 
 def document_ids(path: Path, numbers: Sequence[int]) -> dict[int, str]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.documents import ledger
+from data_prep.documents.files import all_ids, read_table
 from data_prep.documents.ingest import IngestPart
 from data_prep.engine.stage import Record
 
@@ -144,9 +145,7 @@ def _kept_with_ids(
     if not ids:
         return
     for name, first, _ in part.pieces():
-        column = pq.read_table(part.folder / f"{name}.parquet", columns=["id"], use_threads=False)[
-            "id"
-        ]
+        column = all_ids(part.folder / f"{name}.parquet")
         for place in _places_of(column, ids):
             yield first + place, ids[str(column[place])]
 
@@ -165,7 +164,7 @@ def offsets_around(parts: Sequence[FinishedPart], query: str) -> list[str]:
     for part in parts:
         numbers = spans_named(part, query)
         if numbers:
-            table = pq.read_table(part.ledger, columns=["span", "offset"], use_threads=False)
+            table = read_table(part.ledger, ["span", "offset"])
             offsets = table["offset"].to_numpy()[np.isin(table["span"].to_numpy(), numbers)]
             offsets = offsets[offsets >= 0]
             before += np.sort(offsets[offsets < int(offset)])[-1:].tolist()
