@@ -5,12 +5,14 @@
 Prepares shards from JSON lines with the default filters, exact and near-duplicate removal, and a
 tokenizer trained beforehand. A run is one process on one core, so that its CPU time and memory can
 be measured; ``--repeat`` reports the best of several. ``--scaling`` uses half of the documents
-once, twice and four times (or as often as the given numbers say). In each copy, words of four
-letters and more are replaced by words of the same length and about the same frequency, so that
-copies do not resemble each other, but each has the same duplicates within itself and needs the same
-work. The reference tokenizer is measured on a sample.
+once, twice and four times (or as often as the given numbers say), as more files of the same
+sources. In each copy, words of four letters and more are replaced by words of the same length and
+about the same frequency, so that copies do not resemble each other, but each has the same
+duplicates within itself and needs the same work. The reference tokenizer is measured on a sample.
 """
 
+import ctypes
+import gc
 import json
 import multiprocessing
 import re
@@ -31,6 +33,7 @@ from configs.load import validate
 from data_prep.checks import check
 from data_prep.config import DataConfig
 from data_prep.dataset.tokenizer import load_tokenizer
+from data_prep.engine.costs import resident_bytes
 from data_prep.run import prepare
 from data_prep.tokenization.train import train_tokenizer
 
@@ -137,7 +140,8 @@ def texts_in(path: Path) -> Iterator[str]:
 def exchanged(path: Path, copy: int, exchanges: dict[int, dict[str, str]]) -> Path:
     """A file of the same texts with other words."""
     other = exchanges[copy].get
-    target = path.with_name(f"{path.stem}-{copy}.jsonl")
+    target = path.parent / str(copy) / path.name
+    target.parent.mkdir(exist_ok=True)
     with open(target, "wb") as file:
         for text in texts_in(path):
             words = _WORD.split(text)
@@ -151,11 +155,14 @@ def exchanged(path: Path, copy: int, exchanges: dict[int, dict[str, str]]) -> Pa
 
 
 def config_of(files: Sequence[Path], tokenizer: Path, folder: Path, part_mb: float) -> DataConfig:
-    """The default settings on `files`, in this process."""
+    """The default settings on `files`, in this process; those of one name are a source."""
+    sources: dict[str, list[str]] = {}
+    for path in files:
+        sources.setdefault(path.stem, []).append(str(path))
     tree = {
         "output": str(folder / "rows"),
         "work": str(folder / "work"),
-        "sources": {p.stem: {"reader": {"type": "jsonl", "files": [str(p)]}} for p in files},
+        "sources": {n: {"reader": {"type": "jsonl", "files": of}} for n, of in sources.items()},
         "tokenizer": {"type": "file", "path": str(tokenizer)},
         "part_mb": part_mb,
         "engine": {"type": "serial"},
@@ -164,7 +171,7 @@ def config_of(files: Sequence[Path], tokenizer: Path, folder: Path, part_mb: flo
 
 
 def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
-    """CPU seconds by stage, and the peak memory, of a run in a new process."""
+    """CPU seconds and peak memory by stage of a run in a new process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measured, args=(config.model_dump(mode="json"), sender))
@@ -177,6 +184,8 @@ def measure(config: DataConfig, files: Sequence[Path]) -> dict[str, Any]:
     result["filtered_bytes"] = sum(s["filtered_bytes"] for s in report["sources"].values())
     result["documents"] = sum(s["read_documents"] for s in report["sources"].values())
     result["costs"] = report["costs"]
+    peaks = {name: stage["peak_bytes"] for name, stage in report["costs"].items()}
+    result["peaks"] = {"checks": result["checks_peak"], **peaks, "report": result["report_peak"]}
     return result
 
 
@@ -195,12 +204,19 @@ def _measured(tree: dict[str, Any], sender: Any) -> None:
     startup = time.process_time() - start
     start = time.process_time()
     findings = check(config, only_new=True)
-    checks = time.process_time() - start
+    checks, checks_peak = time.process_time() - start, _peak_bytes()
     prepare(config, around_stage=timed, findings=findings)
     total = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    result = {"seconds": seconds, "total": total, "checks": checks}
-    sender.send({**result, "startup": startup, "peak_mb": peak})
+    result = {"seconds": seconds, "total": total, "checks": checks, "startup": startup}
+    result |= {"checks_peak": checks_peak, "report_peak": _peak_bytes()}
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is left is in use, or in pieces
+    sender.send({**result, "left_bytes": resident_bytes()})
+
+
+def _peak_bytes() -> int:
+    """The most memory of this process since the last part of a stage, which counts anew."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def warm_up() -> None:
@@ -235,7 +251,8 @@ def print_run(run: dict[str, Any]) -> None:
     for name, seconds, size in rows:
         speed = f"{size / 1e6:>9.1f}{size / 1e6 / seconds:>11.1f}" if size else ""
         print(f"{name:<24}{seconds:>9.2f}{speed}")
-    print(f"start-up, once per process: {run['startup']:.1f} s; peak {run['peak_mb']:,.0f} MB")
+    peak = max(run["peaks"].values()) / 1e6
+    print(f"start-up, once per process: {run['startup']:.1f} s; peak {peak:,.0f} MB")
 
 
 def print_scaling(runs: Sequence[dict[str, Any]]) -> None:
@@ -250,26 +267,25 @@ def print_scaling(runs: Sequence[dict[str, Any]]) -> None:
         all_of_it /= first["total"] / first["bytes"]
         cells = f"{run['bytes'] / 1e6:>16.1f}{run['total']:>16.2f}{run['checks']:>16.2f}"
         print(f"{cells}{rest:>16.3f}{all_of_it:>16.3f}")
-    heads = ("MB", "files opened", "KB read", "KB written", "peak MB", "in the stage")
-    print("\nfor each document, and memory\n" + "".join(f"{head:>16}" for head in heads))
+    heads = ("MB", "files opened", "KB read", "KB written")
+    print("\nfor each document\n" + "".join(f"{head:>16}" for head in heads))
     for run in runs:
         costs = run["costs"]
         opens, read, written = (
             sum(stage[key] for stage in costs.values()) / run["documents"]
             for key in ("opens", "bytes_read", "bytes_written")
         )
-        peak = max(costs, key=lambda name: int(costs[name]["peak_bytes"]))
         cells = f"{run['bytes'] / 1e6:>16.1f}{opens:>16.3f}{read / 1e3:>16.2f}"
-        print(f"{cells}{written / 1e3:>16.2f}{run['peak_mb']:>16,.0f}{peak:>16}")
-    print("\npeak MB of each stage")
-    for name in first["costs"]:
-        peaks = "".join(f"{run['costs'][name]['peak_bytes'] / 1e6:>10,.0f}" for run in runs)
-        print(f"{name:<24}{peaks}")
+        print(f"{cells}{written / 1e3:>16.2f}")
+    print("\npeak MB of each stage; of all; and at the end, when freed memory was given back")
+    for name in first["peaks"]:
+        _print_megabytes(name, [run["peaks"][name] for run in runs])
+    _print_megabytes("all", [max(run["peaks"].values()) for run in runs])
+    _print_megabytes("given back", [run["left_bytes"] for run in runs])
 
 
-def fixed_seconds(run: dict[str, Any]) -> float:
-    """CPU seconds of a run that do not depend on the size of the corpus."""
-    return float(run["checks"] + run["seconds"]["tokenizer"])
+def _print_megabytes(name: str, sizes: Sequence[int]) -> None:
+    print(f"{name:<24}" + "".join(f"{size / 1e6:>10,.0f}" for size in sizes))
 
 
 def print_reference(path: Path, texts: list[str]) -> None:
