@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.kernels import hashing, lines, normal_form, repeats, tokens, words
+from data_prep.kernels import files, hashing, joins, lines, normal_form, repeats, tokens, words
 from data_prep.kernels.compiled import Kernel, cache_folder
 
-_MODULES = (hashing, lines, normal_form, repeats, tokens, words)
+_MODULES = (files, hashing, joins, lines, normal_form, repeats, tokens, words)
 _COMPLETE = "complete"
 """A file in the folder of the machine code, once it holds all functions."""
 

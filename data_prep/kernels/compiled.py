@@ -18,7 +18,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -36,7 +36,8 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
-BYTE, INTEGER, HASH, FLAG = types.uint8, types.int64, types.uint64, types.boolean
+BYTE, HALF, INTEGER = types.uint8, types.uint32, types.int64
+HASH, FLAG = types.uint64, types.boolean
 
 
 def read(item: Any) -> Any:
@@ -52,6 +53,12 @@ def written(item: Any) -> Any:
 UNALIGNED = types.Array(types.uint64, 1, "A", readonly=True, aligned=False)
 """Eight bytes from each byte of an array on, as a number."""
 
+pread: Any = types.ExternalFunction(
+    "pread", types.int64(types.int32, types.uintp, types.uintp, types.int64)
+)
+"""The system's: (file, where to, bytes, where from) to the bytes that were read; for compiled
+functions."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +70,7 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
 class Kernel(Generic[P, R]):
     """A function that is compiled when it is first called."""
 
-    def __init__(self, function: Callable[P, R], parameters: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[P, R], parameters: Sequence[Any]) -> None:
         self._function, self._parameters = function, parameters
         self._compiled: Callable[P, R] | None = None
         self.is_kept = False
@@ -92,6 +99,11 @@ class Kernel(Generic[P, R]):
 def compiled(*parameters: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Declares a function of arguments of these types, without Python objects, to be compiled."""
     return lambda function: Kernel(function, parameters)
+
+
+def compiled_for_each(*parameters: tuple[Any, ...]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """The same of a function of arguments of several types."""
+    return lambda function: Kernel(function, list(parameters))
 
 
 @cache
