@@ -4,21 +4,18 @@ import io
 import mmap
 import os
 import resource
-from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise, repeat
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.text.batch import I64
+from data_prep.kernels.files import bounds_in_file, read_rows
+from data_prep.kernels.joins import by_window, gather
+from data_prep.text.batch import I64, U64
 
-_GAP_BYTES = 4096
-"""Reading so much that is not wanted takes about as long as another call."""
-_PLACES_AT_ONCE = 2048
-"""With gaps between all of them: 8 MB."""
 _HEADER_BYTES = 256
 """More than a header has."""
 _SHARE_OF_OPEN_FILES = 3
@@ -33,6 +30,9 @@ def read_part(path: Path, start: int, end: int) -> npt.NDArray[Any]:
         assert 0 <= start <= end <= length, (path, start, end, length)
         file.seek(start * dtype.itemsize, os.SEEK_CUR)
         return np.fromfile(file, dtype, end - start)
+
+
+Numbers = npt.NDArray[np.integer[Any]]
 
 
 class _Open(NamedTuple):
@@ -83,29 +83,30 @@ class ArrayFiles:
             assert count, name
             rest, at = rest[count:], at + count
 
-    def values(self, name: str, places: I64, width: int = 1) -> npt.NDArray[Any]:
-        """Of a file as rows of `width` numbers, those at ascending `places` [n]: [n, width].
+    def read_rows(self, name: str, places: I64, targets: I64, rows: U64) -> None:
+        """Of a file as rows of as many 64-bit numbers as `rows` [N, width] has, reads those at
+        ascending `places` [n] to the `targets` [n] in `rows`.
 
-        Places that are near one another are read together, with what is between. Mapping the file
-        takes three times as long where they are not: a page, and its neighbours, for each.
+        Rows that are near one another are read together, with what is between.
         """
         file, _, dtype, offset = self._opened(name)
-        row_bytes = width * dtype.itemsize
-        number = file.fileno()
-        found = np.empty((len(places), width), dtype)
-        for at in range(0, len(places), _PLACES_AT_ONCE):
-            some = places[at : at + _PLACES_AT_ONCE]
-            cuts = np.flatnonzero(np.diff(some) * row_bytes > _GAP_BYTES) + 1
-            firsts, lasts = some[np.append(0, cuts)], some[np.append(cuts, len(some)) - 1]
-            lengths = lasts - firsts + 1
-            sizes, starts = lengths * row_bytes, firsts * row_bytes + offset
-            content = b"".join(map(os.pread, repeat(number), sizes.tolist(), starts.tolist()))
-            assert len(content) == lengths.sum() * row_bytes, name
-            shift = np.cumsum(lengths) - lengths - firsts
-            of_block = np.repeat(shift, np.diff(np.concatenate([[0], cuts, [len(some)]])))
-            found[at : at + len(some)] = np.frombuffer(content, dtype).reshape(-1, width)[
-                some + of_block
-            ]
+        assert rows.dtype == dtype, name
+        width = rows.shape[1]
+        starts = offset + places * rows.itemsize * width
+        num_read = read_rows(file.fileno(), starts, targets, width, rows.reshape(-1))
+        if num_read < len(places):
+            os.pread(file.fileno(), 1, int(starts[num_read]))  # says why, unless the file has ended
+            raise EOFError(f"{self._folder / name}: ends before row {places[num_read]}")
+
+    def bounds(self, name: str, start: int, length: int, edges: U64) -> I64:
+        """Where keys from each of the ascending `edges` on start among `length` ascending keys of a
+        file, its rows in a row, from `start` on: [edges], counted from there."""
+        file, _, dtype, offset = self._opened(name)
+        assert edges.dtype == dtype, name
+        found = bounds_in_file(file.fileno(), offset + 8 * start, length, edges)
+        if len(found) < len(edges):
+            os.pread(file.fileno(), 1, offset + 8 * start)  # says why, unless the file has ended
+            raise EOFError(f"{self._folder / name}: ends early")
         return found
 
     def _opened(self, name: str) -> _Open:
@@ -126,38 +127,32 @@ class WindowedArray:
     """
 
     def __init__(self, path: Path, window_bytes: int) -> None:
-        """A window is a number of whole pages of memory."""
+        """The bytes of a window are a power of two, at least a page of memory."""
+        assert window_bytes & window_bytes - 1 == 0, window_bytes
         with open(path, "rb", buffering=0) as file:
             shape, dtype, self._offset = _described(file)
             self._mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         self._window_bytes = window_bytes
         self._array: npt.NDArray[Any] = np.ndarray(shape, dtype, self._mapped, offset=self._offset)
 
-    def at(self, places: I64) -> npt.NDArray[Any]:
+    def at(self, places: Numbers) -> npt.NDArray[Any]:
         """The numbers at `places`, which are in any order, in the shape of these."""
         num_bytes = len(self._mapped)
         if num_bytes <= self._window_bytes:
             return np.asarray(self._array[places])
         if places.ndim > 1:
             return self.at(places.reshape(-1)).reshape(places.shape)
-        windows = (places * self._array.itemsize + self._offset) // self._window_bytes
-        narrow = np.min_scalar_type(num_bytes // self._window_bytes)  # numpy's radix sort takes it
-        order = np.argsort(windows.astype(narrow), kind="stable")
+        layout = (self._array.itemsize, self._offset, self._window_bytes.bit_length() - 1)
+        num_windows = num_bytes // self._window_bytes + 1
+        ordered, positions, starts = by_window(places.astype(np.int64), *layout, num_windows)
         found = np.empty(len(places), self._array.dtype)
-        for window, here in _groups(windows, order):
-            found[here] = self._array[places[here]]
-            start = window * self._window_bytes
-            size = min(self._window_bytes, num_bytes - start)
-            self._mapped.madvise(mmap.MADV_DONTNEED, start, size)
+        for window, (start, end) in enumerate(pairwise(starts.tolist())):
+            if start < end:
+                gather(self._array, ordered[start:end], positions[start:end], found)
+                at = window * self._window_bytes
+                size = min(self._window_bytes, num_bytes - at)
+                self._mapped.madvise(mmap.MADV_DONTNEED, at, size)
         return found
-
-
-def _groups(numbers: I64, order: I64) -> Iterator[tuple[int, I64]]:
-    """Each of the `numbers` [n], with its places; `order` sorts them."""
-    ascending = numbers[order]
-    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(order)])
-    for start, end in pairwise([*starts.tolist(), len(order)]):
-        yield int(ascending[start]), order[start:end]
 
 
 def _described(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:

@@ -96,6 +96,7 @@ class FirstPairsStage(Stage[PairsPart]):
             known,
             self.near.min_similarity if self.near else 1.0,
             self.limits,
+            folder,
         )
         narrow = number_type(store.num_documents)
         found = [np.empty((2, 0), narrow)]

@@ -1,15 +1,21 @@
 """Pairs of equal and of similar documents, from sorted keys: pure functions of arrays."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.minhash import similarity
+from data_prep.dedup.minhash import least_equal_bytes, similarity
+from data_prep.kernels.joins import sets_to_compare, similar_in_sets
 from data_prep.text.batch import I64, U64
 
 _MAX_GROUP_ALL_PAIRS, _MAX_ROUNDS = 32, 64
-_PAIRS_AT_ONCE, _PAIRS_HELD = 1 << 16, 1 << 22
+_PAIRS_AT_ONCE = 1 << 16
+_DOCUMENTS_AT_ONCE = 1 << 16
+"""So many, about, whose signatures are in memory together: 7 MB."""
+Numbers = npt.NDArray[np.integer[Any]]
 
 
 def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
@@ -32,51 +38,161 @@ def near_pairs(
     min_similarity: float,
     roots_of: Callable[[I64], I64] = lambda numbers: numbers,
 ) -> tuple[I64, dict[str, int]]:
-    """Pairs (earlier, later) with equal keys and similar signatures: [2, P], and how many compared.
+    """The pairs of `NearPairs` from keys in any order: [2, P], and how many were compared."""
+    order = np.argsort(keys, kind="stable")
+    near = NearPairs(
+        signatures_of,
+        lambda batches: (signatures_of(some.astype(np.int64)) for some in batches),
+        min_similarity,
+        roots_of,
+    )
+    near.add(set_sizes(keys[order]), numbers[order])
+    found = [np.empty((2, 0), dtype=np.int64), *near.rest()]
+    return np.concatenate(found, axis=1), near.compared
 
-    The `numbers` of documents with equal keys are ascending.
+
+def set_sizes(keys: U64) -> I64:
+    """How many there are of each of the ascending `keys` [N]: [S]."""
+    is_last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
+    return np.diff(np.flatnonzero(is_last), prepend=-1)
+
+
+class NearPairs:
+    """Pairs (earlier, later) of documents with equal keys and similar signatures.
+
     Within a set of up to 32 documents with equal keys, all pairs are compared, except those in one
     known cluster, for which `roots_of` gives the same number. In a larger set, all documents are
     compared with the first, the dissimilar ones with the first of them, and so on: as nearly all
     documents of a large set resemble its first, that is linear in its size. Those in the known
     cluster of the first are left out where all others resemble it: what is left would be pairs in
     that cluster. Documents that are left after 64 rounds are counted as ``uncompared``.
+
+    Sets are held, so that what is known of many documents, and their signatures, are read together.
     """
-    order = np.argsort(keys, kind="stable")  # quick where they are sorted
-    keys, numbers = keys[order], numbers[order]
-    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
-    sizes = np.diff(np.append(starts, len(keys)))
-    is_large = np.repeat(sizes > _MAX_GROUP_ALL_PAIRS, sizes)
-    found: list[I64] = [np.empty((2, 0), dtype=np.int64)]
-    candidates = 0
-    roots = roots_of(numbers)
-    for left, right in _pairs_in_small_sets(keys, numbers, roots, np.flatnonzero(~is_large)):
-        candidates += len(left)
-        similar = _are_similar(left, right, signatures_of, min_similarity)
-        found.append(np.stack([left[similar], right[similar]]))
-    rest = np.flatnonzero(is_large)
-    for _ in range(_MAX_ROUNDS):
-        if len(rest) < 2:
-            break
-        is_first = np.append(True, keys[rest[1:]] != keys[rest[:-1]])
-        set_of = (np.cumsum(is_first) - 1)[~is_first]
-        first, rest = rest[is_first][set_of], rest[~is_first]
-        is_known = roots[first] == roots[rest]
-        left, right = numbers[first], numbers[rest]
-        similar = is_known.copy()
-        similar[~is_known] = _are_similar(
-            left[~is_known], right[~is_known], signatures_of, min_similarity
-        )
-        again = is_known & np.isin(set_of, set_of[~similar])  # in sets that are not at their end
-        similar[again] = _are_similar(left[again], right[again], signatures_of, min_similarity)
-        candidates += int((again | ~is_known).sum())
-        joined = similar & ~is_known
-        found.append(np.stack([left[joined], right[joined]]))
-        rest = rest[~similar]
-    pairs = np.concatenate(found, axis=1)
-    pairs = pairs[:, np.lexsort((pairs[1], pairs[0]))]
-    uncompared = len(rest) if len(rest) > 1 else 0  # a single one was compared with all
-    return pairs, {"candidates": candidates, "uncompared": uncompared}
+
+    def __init__(
+        self,
+        signatures_of: Callable[[I64], U64],
+        signatures_of_batches: Callable[[Sequence[Numbers]], Iterator[U64]],
+        min_similarity: float,
+        roots_of: Callable[[I64], I64],
+        are_first: Callable[[I64], npt.NDArray[np.bool_]] | None = None,
+        number_type: type[np.integer[Any]] = np.int64,
+    ) -> None:
+        """Documents that `are_first` is false of are left out. `number_type` is that in which
+        numbers are held."""
+        self._signatures_of, self._signatures_of_batches = signatures_of, signatures_of_batches
+        self._min_similarity, self._roots_of = min_similarity, roots_of
+        self._are_first, self._number_type = are_first, number_type
+        self._held: list[tuple[Numbers, Numbers]] = []
+        self._num_held = 0
+        self.compared = {"candidates": 0, "uncompared": 0}
+        """Pairs that were compared, and documents that were not, once `rest` is at its end."""
+
+    def add(self, sizes: I64, numbers: I64) -> None:
+        """Adds sets of `sizes` [S] of documents with equal keys, whose `numbers` [N] ascend in each
+        set."""
+        self._held.append((sizes.astype(np.uint32), numbers.astype(self._number_type)))
+        self._num_held += len(numbers)
+
+    @property
+    def num_held(self) -> int:
+        """Documents of the sets that are held."""
+        return self._num_held
+
+    def rest(self) -> Iterator[I64]:
+        """[2, P], some at a time, from the sets that are held."""
+        if not self._held:
+            return
+        sizes, numbers = (np.concatenate(each) for each in zip(*self._held, strict=True))
+        self._held, self._num_held = [], 0
+        if self._are_first is not None:
+            sizes, numbers = _chosen(sizes, numbers, self._are_first(numbers))
+        roots = self._roots_of(numbers)
+        starts = np.append(0, np.cumsum(sizes, dtype=np.int64))
+        are_compared = sets_to_compare(starts, roots)
+        is_small = sizes <= _MAX_GROUP_ALL_PAIRS
+        large, small = (np.repeat(sets, sizes) for sets in (~is_small, is_small & are_compared))
+        if large.any():
+            yield from self._pairs_in_large_sets(sizes[~is_small], numbers[large], roots[large])
+        if not small.all():
+            sizes, numbers, roots = sizes[is_small & are_compared], numbers[small], roots[small]
+        del starts, are_compared, is_small, large, small
+        yield from self._pairs_in_small_sets(sizes, numbers, roots)
+
+    def _pairs_in_small_sets(self, sizes: Numbers, numbers: Numbers, roots: I64) -> Iterator[I64]:
+        if not len(sizes):
+            return
+        ends = np.cumsum(sizes, dtype=np.int64)
+        cuts = np.flatnonzero(np.diff(ends // _DOCUMENTS_AT_ONCE)) + 1
+        numbers_of = np.split(numbers, ends[cuts - 1])
+        roots_of = np.split(roots, ends[cuts - 1])
+        signatures = self._signatures_of_batches(numbers_of)
+        batches = zip(np.split(sizes, cuts), numbers_of, roots_of, signatures, strict=True)
+        for each, here, of_root, signed in batches:
+            width = signed.shape[1]
+            pairs, num_compared = similar_in_sets(
+                np.append(0, np.cumsum(each, dtype=np.int64)),
+                of_root,
+                signed.reshape(-1),
+                width,
+                least_equal_bytes(self._min_similarity, 8 * width),
+            )
+            del signed
+            self.compared["candidates"] += num_compared
+            yield here[pairs.reshape(-1, 2).T].astype(np.int64)
+
+    def _pairs_in_large_sets(self, sizes: Numbers, numbers: Numbers, roots: I64) -> Iterator[I64]:
+        ends = np.cumsum(sizes, dtype=np.int64)
+        cuts = np.flatnonzero(np.diff(ends // _DOCUMENTS_AT_ONCE)) + 1
+        set_of = np.repeat(np.arange(len(sizes)), sizes)
+        for start, end in pairwise([0, *ends[cuts - 1].tolist(), len(numbers)]):
+            here = numbers[start:end].astype(np.int64)
+            yield self._pairs_with_first(set_of[start:end], here, roots[start:end])
+
+    def _pairs_with_first(self, set_of: I64, numbers: I64, roots: I64) -> I64:
+        found = [np.empty((2, 0), dtype=np.int64)]
+        rest = np.arange(len(numbers))
+        for _ in range(_MAX_ROUNDS):
+            if len(rest) < 2:
+                break
+            is_first = np.append(True, set_of[rest[1:]] != set_of[rest[:-1]])
+            place = (np.cumsum(is_first) - 1)[~is_first]
+            first, rest = rest[is_first][place], rest[~is_first]
+            is_known = roots[first] == roots[rest]
+            left, right = numbers[first], numbers[rest]
+            similar = is_known.copy()
+            similar[~is_known] = self._are_similar(left[~is_known], right[~is_known])
+            again = is_known & np.isin(place, place[~similar])  # in sets not at their end
+            similar[again] = self._are_similar(left[again], right[again])
+            self.compared["candidates"] += int((again | ~is_known).sum())
+            joined = similar & ~is_known
+            found.append(np.stack([left[joined], right[joined]]))
+            rest = rest[~similar]
+        left_over = np.unique(set_of[rest], return_counts=True)[1]
+        # A single one was compared with all.
+        self.compared["uncompared"] += int(left_over[left_over > 1].sum())
+        return np.concatenate(found, axis=1)
+
+    def _are_similar(self, left: I64, right: I64) -> npt.NDArray[np.bool_]:
+        result = np.empty(len(left), dtype=bool)
+        for at in range(0, len(left), _PAIRS_AT_ONCE):
+            chunk = slice(at, at + _PAIRS_AT_ONCE)
+            signed = self._signatures_of(np.concatenate([left[chunk], right[chunk]]))
+            result[chunk] = similarity(*np.split(signed, 2)) >= self._min_similarity
+        return result
+
+
+def _chosen(
+    sizes: Numbers, numbers: Numbers, is_chosen: npt.NDArray[np.bool_]
+) -> tuple[Numbers, Numbers]:
+    """Sizes and documents of sets without the documents that are not chosen."""
+    if is_chosen.all():
+        return sizes, numbers
+    ends = np.cumsum(sizes, dtype=np.int64)
+    before = np.append(0, np.cumsum(is_chosen, dtype=np.int64))
+    left = np.diff(before[ends], prepend=0)
+    return left[left > 0].astype(sizes.dtype), numbers[is_chosen]
 
 
 def exact_pairs_of_one_key(
@@ -161,37 +277,3 @@ class SimilarToFirst:
                 rest = rest[~similar]
             left_over += len(rest)
         self.compared["uncompared"] = left_over if left_over > 1 else 0
-
-
-def _pairs_in_small_sets(
-    keys: U64, numbers: I64, roots: I64, small: I64
-) -> Iterator[tuple[I64, I64]]:
-    """(earlier, later) of all pairs with equal keys and different roots at the positions `small`, a
-    few million at a time."""
-    held: list[I64] = []
-    for distance in range(1, _MAX_GROUP_ALL_PAIRS):
-        at = small[: len(small) - distance]
-        at = at[keys[at] == keys[small[distance:]]]
-        if not len(at):
-            break
-        at = at[roots[at] != roots[at + distance]]
-        held.append(np.stack([numbers[at], numbers[at + distance]]))
-        if sum(pairs.shape[1] for pairs in held) > _PAIRS_HELD:
-            left, right = np.concatenate(held, axis=1)
-            yield left, right
-            held = []
-    if held:
-        left, right = np.concatenate(held, axis=1)
-        yield left, right
-
-
-def _are_similar(
-    left: I64, right: I64, signatures_of: Callable[[I64], U64], min_similarity: float
-) -> npt.NDArray[np.bool_]:
-    result = np.empty(len(left), dtype=bool)
-    for at in range(0, len(left), _PAIRS_AT_ONCE):
-        chunk = slice(at, at + _PAIRS_AT_ONCE)
-        signed = signatures_of(np.concatenate([left[chunk], right[chunk]]))
-        estimate = similarity(*np.split(signed, 2))
-        result[chunk] = estimate >= min_similarity
-    return result

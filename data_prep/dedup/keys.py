@@ -126,7 +126,9 @@ class KeyRuns:
     ) -> None:
         """`folder` is that of the keys stage, `runs` are its parts."""
         self._bands = list(bands)
-        self._names, self._first = first_documents(runs)
+        names, self._first = first_documents(runs)
+        self._keys_files = [f"{name}.keys.npy" for name in names]
+        self._rows_files = [f"{name}.rows.npy" for name in names]
         self.num_documents = int(self._first[-1])
         self._number_type = number_type(self.num_documents)
         self._files = ArrayFiles(folder, limits.open_files)
@@ -159,14 +161,17 @@ class KeyRuns:
     def recurring_in(self, part: KeyRange) -> Iterator[tuple[U64, I64]]:
         """The keys of `part` that at least two documents have, and the numbers of these documents:
         ascending by key and number, some keys at a time."""
-        ends = np.cumsum(part.bounds[:, 1] - part.bounds[:, 0])
-        starts = np.append(0, ends)
+        sizes = part.bounds[:, 1] - part.bounds[:, 0]
+        starts = np.append(0, np.cumsum(sizes))
         keys = np.empty(part.num_keys, dtype=np.uint64)
-        numbers = np.empty(part.num_keys, dtype=self._number_type)
-        for run in np.flatnonzero(starts[1:] > starts[:-1]).tolist():
+        rows = np.empty(part.num_keys, dtype=np.uint32)
+        for run in np.flatnonzero(sizes).tolist():
             here, first = slice(starts[run], starts[run + 1]), int(part.bounds[run, 0])
-            self._files.read(self._file("keys", run), self._place(run, part.row, first), keys[here])
-            self._read_numbers(run, part.row, first, numbers[here])
+            at = self._place(run, part.row, first)
+            self._files.read(self._keys_files[run], at, keys[here])
+            self._files.read(self._rows_files[run], at, rows[here])
+        numbers = rows.astype(self._number_type, copy=False)
+        numbers += np.repeat(self._first[:-1].astype(self._number_type), sizes)
         held: list[I64] = []
         for places in recurring(keys, starts, part.low, part.high):
             held.append(places)
@@ -182,30 +187,20 @@ class KeyRuns:
         `at_once` at a time."""
         for run, (start, end) in enumerate(part.bounds.tolist()):
             for at in range(start, end, at_once):
-                some = np.empty(min(at + at_once, end) - at, dtype=self._number_type)
-                self._read_numbers(run, part.row, at, some)
-                yield some.astype(np.int64)
-
-    def _read_numbers(
-        self, run: int, row: int, start: int, target: npt.NDArray[np.integer[Any]]
-    ) -> None:
-        """Reads the numbers of documents from `start` on to `target` [n]."""
-        rows = target.view(np.uint32)[: len(target)]  # in the first half of wider numbers
-        self._files.read(self._file("rows", run), self._place(run, row, start), rows)
-        target[:] = rows.astype(target.dtype) + target.dtype.type(self._first[run])
+                rows = np.empty(min(at + at_once, end) - at, dtype=np.uint32)
+                self._files.read(self._rows_files[run], self._place(run, part.row, at), rows)
+                yield rows.astype(np.int64) + self._first[run]
 
     def _bounds(self, row: int, edges: Sequence[int]) -> npt.NDArray[np.int64]:
         """[runs, edges] where keys from each of the ascending `edges` on start in each run."""
         inside = np.array([edge for edge in edges if edge <= HIGHEST_KEY], dtype=np.uint64)
         bounds = np.repeat(self._counts[:, None], len(edges), axis=1)
-        for run in range(len(self._names)):
-            keys = self._files.mapped(self._file("keys", run))[row]
-            bounds[run, : len(inside)] = np.searchsorted(keys, inside)
+        for run in range(len(self._keys_files)):
+            start, length = self._place(run, row, 0), int(self._counts[run])
+            found = self._files.bounds(self._keys_files[run], start, length, inside)
+            bounds[run, : len(inside)] = found
         return bounds
 
     def _place(self, run: int, row: int, column: int) -> int:
         """Where a number stands in a file of a run."""
         return row * int(self._counts[run]) + column
-
-    def _file(self, kind: str, run: int) -> str:
-        return f"{self._names[run]}.{kind}.npy"

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import rensa
 
-from data_prep.text.batch import U64, TextBatch
+from data_prep.kernels.joins import equal_bytes
+from data_prep.text.batch import I64, U64, TextBatch
 
 NUM_BANDS, BAND_ROWS = 14, 8
 NUM_HASHES = NUM_BANDS * BAND_ROWS
@@ -61,7 +62,22 @@ def band_keys(signatures: Signatures, band: int) -> U64:
 
 
 def similarity(left: Signatures, right: Signatures) -> npt.NDArray[np.float64]:
-    """The estimated Jaccard similarity of each pair of signatures: [P, 14] twice to [P]."""
-    differing = np.ascontiguousarray(left ^ right).view(np.uint8)  # [P, 112]
-    agreement: npt.NDArray[np.float64] = (differing == 0).mean(axis=1)
-    return (agreement - _CHANCE) / (1 - _CHANCE)
+    """The estimated Jaccard similarity of each pair of signatures: [P, 14] twice to [P]; or [1, 14]
+    for one of them."""
+    width = left.shape[1]
+    flat_left, flat_right = (np.ascontiguousarray(one).reshape(-1) for one in (left, right))
+    equal = equal_bytes(flat_left, flat_right, width)
+    return _estimate(equal, 8 * width)
+
+
+def least_equal_bytes(min_similarity: float, num_bytes: int) -> int:
+    """How many of the bytes of two signatures are equal, at least, where the similarity that they
+    estimate is `min_similarity` or more."""
+    estimates = _estimate(np.arange(num_bytes + 1), num_bytes)
+    return int(np.searchsorted(estimates, min_similarity))
+
+
+def _estimate(equal: I64, num_bytes: int) -> npt.NDArray[np.float64]:
+    agreement = equal / num_bytes
+    estimate: npt.NDArray[np.float64] = (agreement - _CHANCE) / (1 - _CHANCE)
+    return estimate

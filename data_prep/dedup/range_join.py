@@ -4,23 +4,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.array_files import WindowedArray
+from data_prep.dedup.clusters import number_type
 from data_prep.dedup.joins import (
+    NearPairs,
     SimilarToFirst,
     exact_pairs,
     exact_pairs_of_one_key,
-    near_pairs,
+    set_sizes,
 )
 from data_prep.dedup.keys import KeyRuns
 from data_prep.dedup.limits import DedupLimits
+from data_prep.dedup.signature_batches import signatures_of_batches
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.text.batch import I64, U64
 
 _AT_ONCE = 1 << 16
+_ENOUGH_HELD, _MOST_HELD = 1 << 20, 1 << 21
+"""Documents of sets that are looked up together: after a range of keys, and at any time."""
+Numbers = npt.NDArray[np.integer[Any]]
 
 
 class KnownClusters:
@@ -38,11 +45,12 @@ class KnownClusters:
             WindowedArray(path, window_bytes) if path else None for path in (labels, copies)
         )
 
-    def roots_of(self, numbers: I64) -> I64:
+    def roots_of(self, numbers: Numbers) -> I64:
         """The first document of the cluster of each."""
-        return numbers if self._labels is None else self._labels.at(numbers).astype(np.int64)
+        labels = numbers if self._labels is None else self._labels.at(numbers)
+        return labels.astype(np.int64)
 
-    def are_first(self, numbers: I64) -> npt.NDArray[np.bool_]:
+    def are_first(self, numbers: Numbers) -> npt.NDArray[np.bool_]:
         """Whether no earlier document is equal."""
         if self._copies is None:
             return np.ones(len(numbers), dtype=bool)
@@ -64,7 +72,10 @@ class RangeJoin:
         known: KnownClusters,
         min_similarity: float,
         limits: DedupLimits,
+        scratch: Path,
     ) -> None:
+        """Temporary files are in the folder `scratch`."""
+        self._scratch = scratch
         self._runs, self._store, self._known = runs, store, known
         self._min_similarity, self._limits = min_similarity, limits
         self.compared: Counter[str] = Counter(candidates=0, uncompared=0)
@@ -73,38 +84,46 @@ class RangeJoin:
     def pairs(self, band: int | None, low: int, high: int) -> Iterator[I64]:
         """[2, P] (earlier, later), some at a time, of the keys of `band` from `low` to `high`; None
         for exact duplicates, the later ones of which have one pair each."""
+        near = NearPairs(
+            self._store.signatures_of,
+            partial(signatures_of_batches, self._store, self._scratch),
+            *(self._min_similarity, self._known.roots_of, self._known.are_first),
+            number_type(self._store.num_documents),
+        )
         for part in self._runs.ranges(band, low, high, self._limits.range_keys):
             if part.low == part.high and part.num_keys > self._limits.set_documents:
                 numbers = partial(self._runs.numbers_in, part, _AT_ONCE)
                 yield from self._pairs_of_one_key(band, numbers)
             else:
                 for keys, documents in self._runs.recurring_in(part):
-                    yield from self._pairs_of(band, keys, documents)
+                    yield from self._pairs_of(band, keys, documents, near)
+                    if near.num_held >= _MOST_HELD:
+                        yield from near.rest()
+            if near.num_held >= _ENOUGH_HELD:
+                yield from near.rest()
+        yield from near.rest()
+        self.compared.update(near.compared)
 
-    def _pairs_of(self, band: int | None, keys: U64, numbers: I64) -> Iterator[I64]:
-        """The pairs of documents with equal keys, both ascending by key and number."""
-        if not len(keys):
-            return
-        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-        sizes = np.diff(np.append(starts, len(keys)))
+    def _pairs_of(
+        self, band: int | None, keys: U64, numbers: I64, near: NearPairs
+    ) -> Iterator[I64]:
+        """The pairs of documents with equal keys, both ascending by key and number; those that
+        `near` holds come later."""
+        sizes = set_sizes(keys)
+        starts = np.cumsum(sizes) - sizes
         is_large = sizes > self._limits.set_documents
         for start, size in zip(starts[is_large].tolist(), sizes[is_large].tolist(), strict=True):
             of_set = [numbers[start : start + size]]
             yield from self._pairs_of_one_key(band, partial(iter, of_set))
-        rest = np.repeat(~is_large, sizes)
-        if band is not None:
-            rest &= self._known.are_first(numbers)
-        keys, numbers = keys[rest], numbers[rest]
+        if is_large.any():
+            rest = np.repeat(~is_large, sizes)
+            keys, numbers, sizes = keys[rest], numbers[rest], sizes[~is_large]
         if band is None:
             pairs = exact_pairs(keys, self._store.second_hashes_of(numbers), numbers)
             self.compared["candidates"] += pairs.shape[1]
+            yield pairs
         else:
-            pairs, compared = near_pairs(
-                *(keys, numbers, self._store.signatures_of),
-                *(self._min_similarity, self._known.roots_of),
-            )
-            self.compared.update(compared)
-        yield pairs
+            near.add(sizes, numbers)
 
     def _pairs_of_one_key(
         self, band: int | None, numbers: Callable[[], Iterable[I64]]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dedup.array_files import ArrayFiles
+from data_prep.dedup.key_order import key_order
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.signatures import FileRun, first_documents
@@ -28,22 +29,26 @@ class SignatureStore:
     def signatures_of(self, numbers: I64) -> U64:
         """The signatures of the documents `numbers`: [n, 14].
 
-        Each document is read once, in the order on disk.
+        They are read in the order on disk.
         """
-        ascending, places = np.unique(numbers, return_inverse=True)
-        result = np.empty((len(ascending), NUM_BANDS), dtype=np.uint64)
-        for name, here, rows in self._by_part(ascending):
-            result[here] = self._files.values(f"{name}.signatures.npy", rows, NUM_BANDS)
-        return result[places]
+        order = self.order(numbers)
+        result = np.empty((len(numbers), NUM_BANDS), dtype=np.uint64)
+        for name, here, rows in self._by_part(numbers[order]):
+            self._files.read_rows(f"{name}.signatures.npy", rows, order[here], result)
+        return result
 
     def second_hashes_of(self, numbers: I64) -> U64:
         """The second hash of the documents `numbers`: [n]."""
-        order = np.argsort(numbers, kind="stable")
-        result = np.empty(len(numbers), dtype=np.uint64)
+        order = self.order(numbers)
+        result = np.empty((len(numbers), 1), dtype=np.uint64)
         for name, here, rows in self._by_part(numbers[order]):
             _, num_rows = self._files.shape(f"{name}.hashes.npy")
-            result[order[here]] = self._files.values(f"{name}.hashes.npy", num_rows + rows)[:, 0]
-        return result
+            self._files.read_rows(f"{name}.hashes.npy", num_rows + rows, order[here], result)
+        return result[:, 0]
+
+    def order(self, numbers: I64) -> I64:
+        """The positions of ascending `numbers` of documents."""
+        return key_order(numbers.view(np.uint64), 0, self.num_documents)
 
     def _by_part(self, ascending: I64) -> list[tuple[str, slice, I64]]:
         """(name of a part, the places of its documents in `ascending`, their rows in its files)."""

@@ -1,5 +1,6 @@
 """Joins of ranges of keys: the pairs are those of all keys at once, whatever is read at once."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.dataset.atomic import save_array
-from data_prep.dedup import array_files, key_order, range_join
+from data_prep.dedup import joins, key_order, range_join, signature_batches
 from data_prep.dedup import keys as keys_module
 from data_prep.dedup.array_files import ArrayFiles, WindowedArray
 from data_prep.dedup.clusters import clusters, join, roots_of
@@ -77,7 +78,7 @@ def join_of(
     keys = run_stage(stage, folder, SerialEngine(), ProgressReporter())
     runs = KeyRuns(keys.folder, signed.parts, BANDS, limits)
     store = SignatureStore(signed.folder, signed.parts, limits)
-    return RangeJoin(runs, store, known, 0.75, limits)
+    return RangeJoin(runs, store, known, 0.75, limits, folder)
 
 
 def in_order(pairs: I64) -> I64:
@@ -101,6 +102,9 @@ def test_pairs_are_those_of_all_keys_at_once(
     monkeypatch.setattr(range_join, "_AT_ONCE", 7)
     monkeypatch.setattr(key_order, "KEYS_AT_ONCE", 16)
     monkeypatch.setattr(keys_module, "_DOCUMENTS_AT_ONCE", 50)
+    monkeypatch.setattr(joins, "_DOCUMENTS_AT_ONCE", 30)
+    monkeypatch.setattr(range_join, "_ENOUGH_HELD", 100)
+    monkeypatch.setattr(range_join, "_MOST_HELD", 200)
     if limits.open_files == 1:  # as for more than 2^32 documents
         monkeypatch.setattr(keys_module, "number_type", lambda num_documents: np.int64)
     signatures, hashes = made(500, 9)
@@ -120,17 +124,44 @@ def test_pairs_are_those_of_all_keys_at_once(
     np.testing.assert_array_equal(in_order(np.concatenate(found, axis=1)), in_order(expected))
 
 
-@given(st.integers(0, 1000), st.sampled_from([1, 40, 300, 1000]), st.sampled_from([1, 2, 14]))
-def test_values_are_read_in_places(seed: int, count: int, width: int) -> None:
+@given(st.integers(0, 1000), st.sampled_from([1, 40, 300, 1000]), st.sampled_from([1, 2, 600]))
+def test_rows_are_read_in_places(seed: int, count: int, width: int) -> None:
     generate = np.random.default_rng(seed)
-    array = generate.integers(0, 1 << 32, (3000, width), dtype=np.uint32)
-    places = np.unique(generate.integers(0, 3000, count))
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(array_files, "_GAP_BYTES", 100)
-        patch.setattr(array_files, "_PLACES_AT_ONCE", 64)
+    array = generate.integers(0, 1 << 64, (3000, width), dtype=np.uint64)
+    places = np.sort(generate.integers(0, 3000, count))
+    targets = generate.permutation(count + 5)[:count]
+    with tempfile.TemporaryDirectory() as folder:
         save_array(Path(folder) / "a.npy", array)
-        found = ArrayFiles(Path(folder), 1).values("a.npy", places, width)
-    np.testing.assert_array_equal(found, array[places])
+        found = np.zeros((count + 5, width), np.uint64)
+        ArrayFiles(Path(folder), 1).read_rows("a.npy", places, targets, found)
+    np.testing.assert_array_equal(found[targets], array[places])
+    assert not np.delete(found, targets, axis=0).any()
+
+
+def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
+    save_array(tmp_path / "a.npy", np.ones((100, 14), np.uint64))
+    os.truncate(tmp_path / "a.npy", 6000)
+    found = np.zeros((2, 14), np.uint64)
+    with pytest.raises(EOFError, match=r"a\.npy: ends before row 60"):
+        ArrayFiles(tmp_path, 1).read_rows("a.npy", np.array([3, 60]), np.arange(2), found)
+
+
+@pytest.mark.parametrize("sizes", [[], [40], [1, 1], [300, 299, 1, 150]])
+def test_signatures_of_batches_are_those_of_each(
+    tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signature_batches, "_DOCUMENTS_AT_ONCE", 100)
+    monkeypatch.setattr(signature_batches, "_SAMPLED", 10)
+    signatures, hashes = made(900, 50)
+    signed = signed_in(tmp_path / "signatures", signatures, hashes, [300, 1, 0, 450, 149])
+    store = SignatureStore(signed.folder, signed.parts)
+    chosen = np.random.default_rng(0).permutation(900)[: sum(sizes)].astype(np.uint32)
+    batches = np.split(chosen, np.cumsum(sizes)[:-1]) if sizes else []
+    found = list(signature_batches.signatures_of_batches(store, tmp_path, batches))
+    assert len(found) == len(batches)
+    for one, numbers in zip(found, batches, strict=True):
+        np.testing.assert_array_equal(one, signatures[numbers])
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @given(st.integers(0, 1000), st.sampled_from([1, 40, 3000]), st.sampled_from(["<u1", "<u4", "<i8"]))
