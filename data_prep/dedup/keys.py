@@ -26,7 +26,7 @@ from data_prep.text.batch import I64, U64
 
 BYTES_PER_KEY = 12
 _DOCUMENTS_AT_ONCE = 1 << 17
-"""Of those that share keys, about: their signatures are read together."""
+"""Of those that share keys, about: they are handed on together."""
 _SLACK = 1.25
 """By how much a range may exceed the usual number of keys before it is divided."""
 _BYTES_PER_DOCUMENT = 8 * (NUM_BANDS + 2)

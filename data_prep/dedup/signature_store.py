@@ -47,7 +47,7 @@ class SignatureStore:
         return result[:, 0]
 
     def order(self, numbers: I64) -> I64:
-        """The positions of ascending `numbers` of documents."""
+        """The positions of `numbers` of documents in ascending order."""
         return key_order(numbers.view(np.uint64), 0, self.num_documents)
 
     def _by_part(self, ascending: I64) -> list[tuple[str, slice, I64]]:

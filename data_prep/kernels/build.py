@@ -34,7 +34,7 @@ def build() -> None:
         return
     if (folder / _COMPLETE).exists():
         return
-    logger.info("compiling the loops over texts for this processor, once: %s", folder)
+    logger.info("compiling loops for this processor, once: %s", folder)
     for kernel in kernels():
         kernel.compile()
     if not all(kernel.is_kept for kernel in kernels()):  # each process compiles, and has warned
