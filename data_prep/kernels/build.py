@@ -4,10 +4,20 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.kernels import files, hashing, joins, lines, normal_form, repeats, tokens, words
+from data_prep.kernels import (
+    files,
+    hashing,
+    joins,
+    lines,
+    normal_form,
+    repeats,
+    slots,
+    tokens,
+    words,
+)
 from data_prep.kernels.compiled import Kernel, cache_folder
 
-_MODULES = (files, hashing, joins, lines, normal_form, repeats, tokens, words)
+_MODULES = (files, hashing, joins, lines, normal_form, repeats, slots, tokens, words)
 _COMPLETE = "complete"
 """A file in the folder of the machine code, once it holds all functions."""
 
