@@ -19,17 +19,12 @@ import numpy as np
 
 from benchmarks.data_languages import pages_of, text_of
 from configs import command
-from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import DecontaminateConfig
-from data_prep.dedup.evaluation import excluded_of
-from data_prep.dedup.exclusion_table import (
-    NGRAMS_SUFFIX,
-    SHORT_SUFFIX,
-    ExcludedFiles,
-    ExclusionTable,
-    write_exclusion_table,
-)
+from data_prep.dedup.evaluation import HeldoutPart, excluded_of
+from data_prep.dedup.exclusion import exclusion_files, exclusion_stage
+from data_prep.dedup.exclusion_table import ExclusionTable
 from data_prep.dedup.limits import DedupLimits
+from data_prep.engine.stage import StageResult
 from data_prep.text.batch import TextBatch
 from data_prep.text.normalise import normalise
 
@@ -87,19 +82,15 @@ def found_in(
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], float]:
     """Whether each document has one of the evaluation texts, and the CPU seconds of the search."""
     excluded = excluded_of([evaluation], RULES)
-    paths = [folder / f"quiz{suffix}" for suffix in (NGRAMS_SUFFIX, SHORT_SUFFIX)]
-    save_array(paths[0], excluded.ngrams)
-    save_array(paths[1], excluded.short)
-    num_hashes = len(excluded.ngrams) + excluded.short.shape[1]
-    write_exclusion_table(
-        folder,
-        "table",
-        folder,
-        [ExcludedFiles(paths[0].name, paths[1].name, 0)],
-        num_hashes,
-        DedupLimits(table_ngrams=num_hashes),
+    excluded.write(folder, "quiz")
+    part = HeldoutPart(name="quiz", set_name="quiz", files=[])
+    of_part = StageResult(
+        folder=folder, parts=[part], records=[excluded.counts], content_fingerprint=""
     )
-    table = ExclusionTable(folder, "table", RULES.ngram_words, RULES.min_text_words)
+    stage = exclusion_stage(["quiz"], of_part, DedupLimits())
+    records = [stage.run_part(folder, ranges).counts for ranges in stage.parts]
+    made = StageResult(folder=folder, parts=stage.parts, records=records, content_fingerprint="")
+    table = ExclusionTable(exclusion_files(made), RULES.ngram_words, RULES.min_text_words)
     started_at = time.process_time()
     found = [
         table.matches(TextBatch(documents[at : at + _BATCH])).counts() > 0

@@ -8,6 +8,8 @@ from data_prep.dedup import (
     clean,
     cluster_stages,
     decontaminate,
+    evaluation,
+    exclusion,
     keys,
     line_runs,
     lines,
@@ -165,17 +167,18 @@ def check_excluded(run: Preparation) -> None:
     decontaminate.warn_of_unusable_texts(excluded, run.config.decontaminate)
 
 
-def build_exclusion(run: Preparation) -> decontaminate.ExclusionStage:
+def build_exclusion(run: Preparation) -> exclusion.ExclusionStage:
     assert run.config.decontaminate is not None
     excluded = run.result(decontaminate.ExcludedNgramsStage)
-    return decontaminate.exclusion_stage(run.config.decontaminate, excluded, run.limits.dedup)
+    names = evaluation.set_names(run.config.decontaminate)
+    return exclusion.exclusion_stage(names, excluded, run.limits.dedup)
 
 
 def build_overlap(run: Preparation) -> decontaminate.OverlapStage:
     assert run.config.decontaminate is not None
-    exclusion = run.result(decontaminate.ExclusionStage)
+    tables = run.result(exclusion.ExclusionStage)
     return decontaminate.overlap_stage(
-        run.config.decontaminate, run.deduplicated, run.config.heldout_share, exclusion
+        run.config.decontaminate, run.deduplicated, run.config.heldout_share, tables
     )
 
 

@@ -10,6 +10,7 @@ from data_prep.dedup import (
     clean,
     cluster_stages,
     decontaminate,
+    exclusion,
     keys,
     line_runs,
     lines,
@@ -93,7 +94,7 @@ STAGES = (
         check=builders.check_excluded,
     ),
     StageEntry(
-        decontaminate.ExclusionStage,
+        exclusion.ExclusionStage,
         builders.build_exclusion,
         [decontaminate.ExcludedNgramsStage],
         DECONTAMINATE,
@@ -101,7 +102,7 @@ STAGES = (
     StageEntry(
         decontaminate.OverlapStage,
         builders.build_overlap,
-        [*DEDUPLICATED, decontaminate.ExclusionStage],
+        [*DEDUPLICATED, exclusion.ExclusionStage],
         DECONTAMINATE,
     ),
     StageEntry(sample.SampleStage, builders.build_sample, SELECTED, LEARNED_TOKENIZER),

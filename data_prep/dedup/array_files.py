@@ -4,6 +4,7 @@ import io
 import mmap
 import os
 import resource
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -153,6 +154,16 @@ class WindowedArray:
                 size = min(self._window_bytes, num_bytes - at)
                 self._mapped.madvise(mmap.MADV_DONTNEED, at, size)
         return found
+
+
+def grouped(numbers: I64, highest: int) -> Iterator[tuple[int, I64]]:
+    """Each of the `numbers` [n], from 0 to `highest`, with its places; both ascend."""
+    narrow = np.min_scalar_type(highest)  # numpy sorts 16 bits by their digits
+    order = np.argsort(numbers.astype(narrow), kind="stable")
+    ascending = numbers[order]
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(order)])
+    for start, end in pairwise([*starts.tolist(), len(order)]):
+        yield int(ascending[start]), order[start:end]
 
 
 def _described(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.dedup.array_files import grouped
 from data_prep.engine.scratch import scratch_folder
 from data_prep.text.batch import I64
 
@@ -43,15 +44,8 @@ class Buckets:
 
     def add(self, bucket_of: I64, rows: npt.NDArray[Any]) -> None:
         """Adds `rows` [columns, n], each to the bucket whose number `bucket_of` [n] has."""
-        if not len(bucket_of):
-            return
-        order = np.argsort(bucket_of, kind="stable")
-        ascending = bucket_of[order]
-        starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
-        ends = np.append(starts[1:], len(order))
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            here = rows[:, order[start:end]].astype(self._dtype)
-            self._hold(int(ascending[start]), here)
+        for bucket, here in grouped(bucket_of, len(self._held)):
+            self._hold(bucket, rows[:, here].astype(self._dtype))
 
     def read(self, bucket: int) -> Iterator[npt.NDArray[Any]]:
         """The rows of a bucket, [columns, n], some at a time, in the order in which they came."""

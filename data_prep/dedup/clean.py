@@ -76,7 +76,7 @@ class CleanStage(Stage[DocumentFile]):
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
         """Writes PART.parquet like the first stage, and PART.removed: the documents with removed
         lines (Parquet)."""
-        repeats = HashTable(self.tables, part.source)
+        repeats = HashTable(self.tables, [part.source])
         number = 0
         tally: Counter[str] = Counter(documents=0, bytes=0, removed_lines=0, removed_bytes=0)
         dropped = dropped_bytes = 0
@@ -146,9 +146,8 @@ def _to_remove(
 ) -> tuple[I64, I64, I64]:
     """(start, end, text) of the lines to remove from a batch."""
     hashes, starts, ends, text = lines_of(batch, rules.unit, rules.min_words)
-    remove, place = repeats.find(hashes)
+    remove, first = repeats.find(hashes)
     if rules.keep_first:
-        assert repeats.values is not None
         numbers = (text[remove] + first_document).astype(np.uint64)
-        remove = remove[repeats.values[place] != numbers]
+        remove = remove[first != numbers]
     return starts[remove], ends[remove], text[remove]

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 
 from data_prep.dedup.config import DecontaminateConfig
-from data_prep.dedup.decontaminate import NGRAM_TEXTS_SUFFIX, heldout_documents
-from data_prep.dedup.evaluation import EvaluationPart, HeldoutPart
-from data_prep.dedup.exclusion_table import NGRAMS_SUFFIX, SHORT_SUFFIX
+from data_prep.dedup.decontaminate import heldout_documents
+from data_prep.dedup.evaluation import (
+    NGRAM_TEXTS_SUFFIX,
+    NGRAMS_SUFFIX,
+    SHORT_SUFFIX,
+    EvaluationPart,
+    HeldoutPart,
+)
 from data_prep.dedup.overlap_files import (
     OVERLAP_SUFFIX,
     TEXTS_SUFFIX,
@@ -61,10 +66,10 @@ def _texts_in(part: Path, batch: TextBatch, hashes: U64) -> Iterator[int]:
     is in it."""
     places = _places(np.load(_with(part, NGRAMS_SUFFIX), mmap_mode="r"), hashes)
     yield from np.load(_with(part, NGRAM_TEXTS_SUFFIX), mmap_mode="r")[places].tolist()
-    short = np.load(_with(part, SHORT_SUFFIX))
-    for length in np.unique(short[2]).tolist():
+    short, lengths, texts = np.load(_with(part, SHORT_SUFFIX))
+    for length in np.unique(lengths).tolist():
         runs, _ = batch.token_ngrams(length)
-        yield from short[3][_places(short[0], runs)].tolist()
+        yield from texts[_places(short, runs)].tolist()
 
 
 def _with(part: Path, suffix: str) -> Path:

@@ -1,7 +1,7 @@
 """Finds and drops training documents that share word n-grams with evaluation texts.
 
 Three stages: the n-grams of the evaluation texts and of the held-out documents; all of them as one
-table; the training documents that have more of them than allowed.
+table, see `exclusion`; the training documents that have more of them than allowed.
 """
 
 import logging
@@ -11,39 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from configs.load import fingerprint
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import DecontaminateConfig
 from data_prep.dedup.evaluation import (
-    HELDOUT,
     EvaluationPart,
     HeldoutPart,
     check_has_texts,
     evaluation_parts,
     evaluation_texts,
     excluded_of,
+    set_names,
 )
-from data_prep.dedup.exclusion_table import (
-    NGRAMS_SUFFIX,
-    SHORT_SUFFIX,
-    ExcludedFiles,
-    ExclusionTable,
-    write_exclusion_table,
-)
+from data_prep.dedup.exclusion import exclusion_files
+from data_prep.dedup.exclusion_table import ExclusionFiles, ExclusionTable
+from data_prep.dedup.hash_ranges import HashRangePart
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.overlap_files import OVERLAP_SUFFIX, TEXTS_SUFFIX, SharedCounts, TextNames
 from data_prep.dedup.selection import Flags, Selection
 from data_prep.dedup.signatures import file_runs
 from data_prep.documents.files import DocumentFile, read_texts
-from data_prep.engine.stage import Part, PartOutput, Reads, Record, Stage, StageResult
+from data_prep.engine.stage import PartOutput, Reads, Record, Stage, StageResult
 from data_prep.readers.document import BadRecordPolicy, BadRecords
 from data_prep.text.batch import TextBatch
 
 logger = logging.getLogger(__name__)
 
-FLAGS_SUFFIX, NGRAM_TEXTS_SUFFIX = ".overlap.npy", ".ngram_texts.npy"
+FLAGS_SUFFIX = ".overlap.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +46,7 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
     """Hashes the word n-grams of the evaluation texts and of the held-out documents."""
 
     name = "excluded_ngrams"
-    version = 3
+    version = 4
     output = "arrays, names of the evaluation texts (Parquet)"
 
     rules: DecontaminateConfig
@@ -84,8 +79,9 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
         return fingerprint([self.content_fingerprint, hashes])
 
     def run_part(self, folder: Path, part: EvaluationPart | HeldoutPart) -> PartOutput:
-        """Writes PART.ngrams.npy [N], PART.ngram_texts.npy [N] and PART.short.npy [4, S], see
-        `evaluation.Excluded`, and PART.texts (id, text) of an evaluation file.
+        """Writes PART.ngrams.npy [N], PART.ngram_texts.npy [N], PART.short.npy [3, S] and
+        PART.prefixes.npy [P], see `evaluation.Excluded`, and PART.texts (id, text) of an evaluation
+        file.
 
         Raises UserError for an evaluation file without any text.
         """
@@ -97,21 +93,10 @@ class ExcludedNgramsStage(Stage[EvaluationPart | HeldoutPart]):
             check_has_texts(part, excluded.counts, bad)
         else:
             excluded = excluded_of(self._heldout_texts(part), self.rules)
-        files: dict[str, npt.NDArray[Any]] = {
-            NGRAMS_SUFFIX: excluded.ngrams,
-            NGRAM_TEXTS_SUFFIX: excluded.ngram_texts,
-            SHORT_SUFFIX: excluded.short,
-        }
-        for suffix, array in files.items():
-            save_array(folder / f"{part.name}{suffix}", array)
+        files = excluded.write(folder, part.name)
         names.write(folder / f"{part.name}{TEXTS_SUFFIX}")
-        record = {
-            **excluded.counts,
-            "ngrams": len(excluded.ngrams),
-            "short": excluded.short.shape[1],
-            "bad": dict(sorted(bad.counts.items())),
-        }
-        return PartOutput(record, [f"{part.name}{suffix}" for suffix in [*files, TEXTS_SUFFIX]])
+        record = {**excluded.counts, "bad": dict(sorted(bad.counts.items()))}
+        return PartOutput(record, [*files, f"{part.name}{TEXTS_SUFFIX}"])
 
     def _heldout_texts(self, part: HeldoutPart) -> Iterator[list[bytes]]:
         for file in part.files:
@@ -171,63 +156,6 @@ def warn_of_unusable_texts(
             logger.warning("evaluation set %r: %d records cannot be read", name, bad)
 
 
-def set_names(rules: DecontaminateConfig) -> list[str]:
-    """The names of the evaluation sets, in the order of their numbers."""
-    return [*rules.evaluation, *([HELDOUT] if rules.heldout else [])]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExclusionStage(Stage[Part]):
-    """Joins these n-grams to one table of hashes."""
-
-    name = "exclusion"
-    version = 3
-    output = "hash tables"
-
-    ngrams: Path
-    """Folder of the n-grams."""
-    files: Sequence[ExcludedFiles]
-    num_hashes: int
-    """In all files."""
-    limits: DedupLimits
-
-    def reads_of(self, part: Part) -> Reads:
-        return Reads(2 * len(self.files), 3 * part.num_bytes)  # and temporary files of twice that
-
-    def run_part(self, folder: Path, part: Part) -> PartOutput:
-        """Writes the table PART, one range of hashes after another."""
-        length, combinations, names = write_exclusion_table(
-            folder, part.name, self.ngrams, self.files, self.num_hashes, self.limits
-        )
-        return PartOutput({"ngrams": length, "combinations": combinations}, names)
-
-
-def exclusion_stage(
-    rules: DecontaminateConfig,
-    excluded: StageResult[EvaluationPart | HeldoutPart],
-    limits: DedupLimits,
-) -> ExclusionStage:
-    """A single part."""
-    num_hashes = excluded.total("ngrams") + excluded.total("short")
-    names = set_names(rules)
-    files = [
-        ExcludedFiles(
-            f"{part.name}{NGRAMS_SUFFIX}",
-            f"{part.name}{SHORT_SUFFIX}",
-            names.index(part.set_name),
-        )
-        for part in excluded.parts
-    ]
-    return ExclusionStage(
-        parts=[Part(name="exclusion", num_bytes=8 * num_hashes)],
-        inputs={"ngrams": excluded.content_fingerprint},
-        ngrams=excluded.folder,
-        files=files,
-        num_hashes=num_hashes,
-        limits=limits,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class OverlapStage(Stage[DocumentFile]):
     """Finds the training documents of which too many n-grams are in the table."""
@@ -239,12 +167,9 @@ class OverlapStage(Stage[DocumentFile]):
     rules: DecontaminateConfig
     heldout_share: float
     selection: Selection
-    table_folder: Path
-    table_name: str
-    table_content: str
-    """A hash of the table."""
-    combinations: Sequence[Sequence[int]]
-    """The evaluation sets of each value of the table."""
+    excluded: ExclusionFiles
+    excluded_content: str
+    """A hash of it."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -257,20 +182,21 @@ class OverlapStage(Stage[DocumentFile]):
         }
 
     def inputs_for(self, part: DocumentFile) -> Mapping[str, str]:
-        return {**self.selection.inputs_for(part), "table": self.table_content}
+        return {**self.selection.inputs_for(part), "table": self.excluded_content}
+
+    def reads_of(self, part: DocumentFile) -> Reads:
+        return Reads(1 + self.excluded.num_files, part.num_bytes)
 
     def run_part(self, folder: Path, part: DocumentFile) -> PartOutput:
         """Writes PART.overlap.npy [D]: whether each document is dropped; and PART.sets, see
         `overlap_files`."""
         rules = self.rules
-        excluded = ExclusionTable(
-            self.table_folder, self.table_name, rules.ngram_words, rules.min_text_words
-        )
+        excluded = ExclusionTable(self.excluded, rules.ngram_words, rules.min_text_words)
         trained = self.selection.kept(part)
         trained &= ~self.selection.heldout(part, self.heldout_share)
         dropped = np.zeros(len(trained), dtype=bool)
         dropped_bytes = 0
-        shared = SharedCounts(set_names(rules), self.combinations)
+        shared = SharedCounts(set_names(rules), self.excluded.combinations)
         for at, texts in read_texts(self.selection.path(part), trained):
             batch = TextBatch(texts)
             window = slice(at, at + len(texts))
@@ -293,19 +219,17 @@ def overlap_stage(
     rules: DecontaminateConfig,
     selection: Selection,
     heldout_share: float,
-    exclusion: StageResult[Part],
+    exclusion: StageResult[HashRangePart],
 ) -> OverlapStage:
     """A part for each file of documents."""
-    contents = exclusion.contents(lambda part: part.name)
-    combinations = exclusion.records[0]["combinations"]
+    excluded = exclusion_files(exclusion)
+    contents = exclusion.contents(lambda part: part.source)
     return OverlapStage(
         parts=selection.files,
         inputs={"exclusion": exclusion.content_fingerprint, "verdicts": selection.fingerprint},
         rules=rules,
         heldout_share=heldout_share,
         selection=selection,
-        table_folder=exclusion.folder,
-        table_name=exclusion.parts[0].name,
-        table_content=fingerprint([contents[exclusion.parts[0].name], combinations]),
-        combinations=combinations,
+        excluded=excluded,
+        excluded_content=fingerprint([contents, excluded.combinations, excluded.lengths]),
     )

@@ -7,6 +7,7 @@ words at word boundaries, from `min_text_words` on. What is shorter still occurs
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from configs.load import UserError
 from configs.terminal import visible_name
+from data_prep.dataset.atomic import save_array
 from data_prep.dedup.config import DecontaminateConfig
 from data_prep.documents.files import DocumentFile
 from data_prep.engine.stage import Part
@@ -27,6 +29,8 @@ from data_prep.text.normalise import normalise
 
 HELDOUT = "held-out documents"
 """The evaluation set of the run's own held-out documents."""
+NGRAMS_SUFFIX, NGRAM_TEXTS_SUFFIX = ".ngrams.npy", ".ngram_texts.npy"
+SHORT_SUFFIX, PREFIXES_SUFFIX = ".short.npy", ".prefixes.npy"
 Numbers = npt.NDArray[np.uint32]
 
 
@@ -58,6 +62,11 @@ class HeldoutPart(Part):
 
     def plan(self) -> dict[str, Any]:
         return {"files": [file.name for file in self.files]}
+
+
+def set_names(rules: DecontaminateConfig) -> list[str]:
+    """The names of the evaluation sets, in the order of their numbers."""
+    return [*rules.evaluation, *([HELDOUT] if rules.heldout else [])]
 
 
 def readers_of(rules: DecontaminateConfig, name: str) -> list[ReaderConfig]:
@@ -140,11 +149,25 @@ class Excluded:
     ngram_texts: Numbers
     """The number of the first text that has each: [N]."""
     short: U64
-    """The short texts: hash of the whole (ascending), hash of its first `min_text_words` tokens,
-    number of its tokens, number of the first text of this hash: [4, S]."""
+    """The short texts: hash of the whole (ascending), number of its tokens, number of the first
+    text of this hash: [3, S]."""
+    prefixes: U64
+    """Hashes of the first `min_text_words` tokens of the short texts, ascending: [P]."""
     counts: dict[str, int]
     """``texts`` with words, ``empty`` ones, ``short_texts`` that are looked for as a whole,
-    ``too_short`` ones."""
+    ``too_short`` ones; different ``ngrams``, ``short`` texts and their ``prefixes``."""
+
+    def write(self, folder: Path, name: str) -> list[str]:
+        """Writes a file NAME.* of each array; the names of the files."""
+        files: dict[str, npt.NDArray[Any]] = {
+            NGRAMS_SUFFIX: self.ngrams,
+            NGRAM_TEXTS_SUFFIX: self.ngram_texts,
+            SHORT_SUFFIX: self.short,
+            PREFIXES_SUFFIX: self.prefixes,
+        }
+        for suffix, array in files.items():
+            save_array(folder / f"{name}{suffix}", array)
+        return [f"{name}{suffix}" for suffix in files]
 
 
 def excluded_of(batches: Iterable[Sequence[bytes]], rules: DecontaminateConfig) -> Excluded:
@@ -172,14 +195,19 @@ def excluded_of(batches: Iterable[Sequence[bytes]], rules: DecontaminateConfig) 
         counts["too_short"] += int((without_ngram & ~long_enough).sum())
         number += len(batch_texts)
     ngrams, first = np.unique(np.concatenate(hashes), return_index=True)
-    joined = np.concatenate(short, axis=1)
-    _, first_short = np.unique(joined[0], return_index=True)
-    return Excluded(ngrams, np.concatenate(texts)[first], joined[:, first_short], counts)
+    whole_texts, prefixes, *facts = np.concatenate(short, axis=1)
+    whole_texts, first_short = np.unique(whole_texts, return_index=True)
+    joined = np.stack([whole_texts, *(fact[first_short] for fact in facts)])
+    prefixes = np.unique(prefixes)
+    sizes = {"ngrams": len(ngrams), "short": len(whole_texts), "prefixes": len(prefixes)}
+    return Excluded(ngrams, np.concatenate(texts)[first], joined, prefixes, {**counts, **sizes})
 
 
 def _short_texts(
     batch: TextBatch, whole: npt.NDArray[np.int64], number: int, min_words: int
 ) -> U64:
+    """Of the texts `whole` [S]: hash, hash of the first `min_words` tokens, number of tokens,
+    number of the text: [4, S]."""
     first, end = batch.first_tokens[whole], batch.first_tokens[whole + 1]
     # A token is at most a word, so that a text of `min_words` has as many tokens or more.
     return np.stack(

@@ -28,18 +28,22 @@ def hash_range_parts(
     """Parts of about `at_once` hashes, for sources with so many hashes of `bytes_each` bytes."""
     parts = []
     for source, count in counts.items():
-        num_ranges = -(-count // at_once) or 1
-        parts += [
-            HashRangePart(
-                name=f"{source}-{number:06d}",
-                num_bytes=bytes_each * count // num_ranges,
-                source=source,
-                number=number,
-                num_ranges=num_ranges,
-            )
-            for number in range(num_ranges)
-        ]
+        parts += range_parts(source, -(-count // at_once) or 1, bytes_each * count)
     return parts
+
+
+def range_parts(source: str, num_ranges: int, num_bytes: int) -> list[HashRangePart]:
+    """A part for each of `num_ranges` ranges of a source with hashes of so many bytes."""
+    return [
+        HashRangePart(
+            name=f"{source}-{number:06d}",
+            num_bytes=num_bytes // num_ranges,
+            source=source,
+            number=number,
+            num_ranges=num_ranges,
+        )
+        for number in range(num_ranges)
+    ]
 
 
 def range_of(number: int, num_ranges: int) -> tuple[np.uint64, np.uint64]:

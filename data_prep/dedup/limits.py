@@ -27,6 +27,9 @@ class DedupLimits:
     """Document ids of a part that looks for repeated ones."""
     table_ngrams: int = 4_000_000
     """Hashes of evaluation n-grams that are sorted together."""
+    table_ranges: int = 16
+    """Ranges of a table of them at most, a power of two: every file of documents is looked up in
+    all of them."""
     pairs: int = 1 << 20
     """Pairs of documents that are joined to clusters together."""
     cluster_documents: int = 1 << 21

@@ -183,7 +183,7 @@ class LineTableStage(Stage[LineTablePart]):
     """Joins the repeated lines of each source to a table of hashes."""
 
     name = "line_table"
-    version = 1
+    version = 2
     output = "hash tables"
 
     contents: Mapping[str, str]

@@ -44,6 +44,13 @@ def usable_resources(
     return Resources(max(1, int(cpus)), cpus_by, memory)
 
 
+def node_memory_bytes() -> int:
+    """The memory of this machine, or the part of it that its control groups allow."""
+    limit = usable_resources().memory_bytes
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return physical if limit is None else min(limit, physical)
+
+
 def _groups(proc: Path) -> Iterator[Path]:
     """The folders of the control groups of this process, and of all that they lie in."""
     try:

@@ -15,7 +15,9 @@ from data_prep.dataset.atomic import save_array
 from data_prep.dedup.candidates import all_bands, first_pairs_stage, pairs_stage
 from data_prep.dedup.cluster_stages import all_clusters_stage, clusters_stage
 from data_prep.dedup.config import DecontaminateConfig, DedupConfig, LineDedupConfig
-from data_prep.dedup.decontaminate import excluded_ngrams_stage, exclusion_stage, overlap_stage
+from data_prep.dedup.decontaminate import excluded_ngrams_stage, overlap_stage
+from data_prep.dedup.evaluation import set_names
+from data_prep.dedup.exclusion import exclusion_stage
 from data_prep.dedup.keys import keys_stage
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.line_runs import line_runs_stage
@@ -29,6 +31,7 @@ from data_prep.engine.costs import count_open, measured_costs
 from data_prep.engine.execution import StageRunner
 from data_prep.engine.stage import Reads, Stage, StageResult
 from data_prep.engine.tasks import divided
+from data_prep.kernels.build import kernels
 from data_prep.limits import Limits
 from data_prep.run import prepare
 from data_prep.stages import STAGES
@@ -70,6 +73,8 @@ def stages_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sta
     """A run in many small parts: its folder, and its stages."""
     folder = tmp_path_factory.mktemp("costs")
     write_corpus(folder / "raw")
+    for kernel in kernels():
+        kernel.compile()  # loading them would count as reading
     limits = DedupLimits(
         signature_parts=6,
         join_documents=60,
@@ -193,12 +198,10 @@ def made_up_run(documents: int, partitions: int) -> Iterable[Stage[Any]]:
     rules = DecontaminateConfig()
     excluded = excluded_ngrams_stage(rules, selection, 0.0001, "skip", limits)
     ngrams = int(NGRAMS * documents * 0.0001 / len(excluded.parts))
-    exclusion = exclusion_stage(
-        rules, done(excluded, lambda part: {"ngrams": ngrams, "short": 0}), limits
-    )
-    overlap = overlap_stage(
-        rules, selection, 0.0001, done(exclusion, lambda part: {"combinations": []})
-    )
+    hashed = done(excluded, lambda part: {"ngrams": ngrams, "short": 0, "prefixes": 0})
+    exclusion = exclusion_stage(set_names(rules), hashed, limits)
+    tables = done(exclusion, lambda part: {"combinations": [], "lengths": []})
+    overlap = overlap_stage(rules, selection, 0.0001, tables)
     sample = sample_stage(TrainTokenizerConfig(vocab_size=50_000), selection, {}, 0.0001, limits)
     yield from (excluded, exclusion, overlap, sample)
 
@@ -222,6 +225,24 @@ def test_ten_terabytes_cost_as_much_for_each_document_as_one() -> None:
     assert whole["bytes"] <= 7 * DOCUMENT_BYTES * DOCUMENTS
     for key, slack in (("tasks", 1.05), ("opens", 1.05), ("bytes", 1.05)):
         assert whole[key] <= slack * 10 * tenth[key], key
+
+
+@pytest.mark.parametrize(
+    ("documents", "num_ranges"), [(DOCUMENTS // 10, 4), (DOCUMENTS, 16), (10 * DOCUMENTS, 16)]
+)
+def test_ngrams_of_heldout_documents_are_joined_by_many_workers(
+    documents: int, num_ranges: int
+) -> None:
+    """And documents are looked up in few files, however many n-grams there are."""
+    stages = {stage.name: stage for stage in made_up_run(documents, PARTITIONS // 10)}
+    exclusion, overlap = stages["exclusion"], stages["overlap"]
+    reads = [exclusion.reads_of(part) for part in exclusion.parts]
+    assert len(reads) == num_ranges
+    assert sum(read.bytes for read in reads) == pytest.approx(
+        8 * NGRAMS * documents / 1e4, rel=1e-4
+    )
+    assert all(read.files <= DedupLimits().signature_parts for read in reads)
+    assert overlap.reads_of(overlap.parts[0]).files == 1 + 3 * num_ranges
 
 
 def test_all_stages_that_join_documents_are_in_the_made_up_run() -> None:

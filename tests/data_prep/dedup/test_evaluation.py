@@ -141,7 +141,7 @@ def test_bad_records_and_text_numbers_are_kept(tmp_path: Path) -> None:
     (counts,) = run(tmp_path, rules_of(written(tmp_path, "\n".join(lines) + "\n")))
     assert counts["bad"] == {"not JSON": 1}
     assert counts["names"] == [QUESTION, ANSWER]
-    assert np.load(tmp_path / "evaluation-quiz-000000.short.npy")[3].tolist() == [1]
+    assert np.load(tmp_path / "evaluation-quiz-000000.short.npy")[2].tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "hf_dataset"])
