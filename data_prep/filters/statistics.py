@@ -6,8 +6,11 @@ of these texts, by the hash of the text; each stands for that many. So the count
 parts. A value that is sure to be inside the limit may be counted as 0.
 """
 
+import base64
+import json
+import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,15 +58,20 @@ class FilterStatistics:
         if self._num_pending >= _FLUSH_TEXTS:
             self._flush()
 
-    def record(self) -> dict[str, Any]:
-        """The counts as JSON values: ``filters``, in their order, and ``languages``, of all
-        documents as detected and ``kept_languages``, as detected or as set."""
+    def record(self) -> str:
+        """The counts as one text, which `merged` reads: ``filters``, in their order, and
+        ``languages``, of all documents as detected and ``kept_languages``, as detected or as set.
+
+        The records of all parts are in the memory of the process that runs the job. As JSON values
+        these counts would take 150 KB of it for each part.
+        """
         self._flush()
-        return {
+        counts = {
             "filters": [[reason, h.record()] for reason, h in self._histograms.items()],
             "languages": [[code, count] for code, count in self._languages.most_common()],
             "kept_languages": [[code, n] for code, n in self._kept_languages.most_common()],
         }
+        return base64.b85encode(zlib.compress(json.dumps(counts).encode())).decode()
 
     def _flush(self) -> None:
         for reason, batches in self._pending.items():
@@ -134,13 +142,19 @@ def _sum(chosen: Any, weights: Values | None) -> int:
     return int(np.count_nonzero(chosen) if weights is None else weights[chosen].sum())
 
 
-def merged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged(records: Iterable[str | Mapping[str, Any]]) -> dict[str, Any]:
     """The sum of records of `FilterStatistics`: ``filters`` by reason; ``languages`` and
-    ``kept_languages`` by code, the latter None where a record of an older version lacks it."""
+    ``kept_languages`` by code, the latter None where a record of an older version lacks it.
+
+    Records of older versions are the counts as JSON values.
+    """
     filters: dict[str, dict[str, Any]] = {}
     languages: Counter[str] = Counter()
     kept_languages: Counter[str] = Counter()
-    for record in records:
+    knows_kept = True
+    for packed in records:
+        record = counts_in(packed) if isinstance(packed, str) else packed
+        knows_kept &= "kept_languages" in record
         languages.update(dict(record["languages"]))
         kept_languages.update(dict(record.get("kept_languages", ())))
         for reason, of_part in record["filters"]:
@@ -170,9 +184,11 @@ def merged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for reason, total in filters.items()
         },
         "languages": dict(languages.most_common()),
-        "kept_languages": (
-            dict(kept_languages.most_common())
-            if all("kept_languages" in record for record in records)
-            else None
-        ),
+        "kept_languages": dict(kept_languages.most_common()) if knows_kept else None,
     }
+
+
+def counts_in(record: str) -> dict[str, Any]:
+    """The counts of a record of `FilterStatistics` as JSON values."""
+    counts: dict[str, Any] = json.loads(zlib.decompress(base64.b85decode(record)))
+    return counts

@@ -24,8 +24,7 @@ Tree = dict[str, Any]
 
 def filter_values(records: Iterable[Record]) -> Tree:
     """The sum over the parts of a source, for report.json; empty where older records lack it."""
-    found = [record["filter_values"] for record in records if "filter_values" in record]
-    total = merged(found)
+    total = merged(record["filter_values"] for record in records if "filter_values" in record)
     for values in total["filters"].values():
         values["bins"] = [
             [least_value(number), next_value(number), count] for number, count in values["bins"]
