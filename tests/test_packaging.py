@@ -10,8 +10,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 OWN = ("configs", "data_prep", "model", "pipeline")
-# Imported by benchmarks/*_peers.py and *_peer.py only, in interpreters of their own.
-PEERS = {"daft", "datasketch", "datatrove", "sentence_transformers"}
+# Imported by benchmarks/*_peers.py, *_peer.py and *_engines.py only, in interpreters of their own.
+PEERS = {"daft", "datasketch", "datatrove", "sentence_transformers", "duckdb", "polars"}
 
 
 def _canonical(name: str) -> str:
