@@ -10,6 +10,7 @@ from data_prep.kernels import (
     joins,
     lines,
     normal_form,
+    places,
     repeats,
     slots,
     tokens,
@@ -17,7 +18,7 @@ from data_prep.kernels import (
 )
 from data_prep.kernels.compiled import Kernel, cache_folder
 
-_MODULES = (files, hashing, joins, lines, normal_form, repeats, slots, tokens, words)
+_MODULES = (files, hashing, joins, lines, normal_form, places, repeats, slots, tokens, words)
 _COMPLETE = "complete"
 """A file in the folder of the machine code, once it holds all functions."""
 

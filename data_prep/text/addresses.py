@@ -6,6 +6,10 @@ usually are, or if they are of a private network.
 """
 
 import re
+from functools import partial
+
+from data_prep.kernels.places import ipv4_places, ipv6_places
+from data_prep.text.places import Match, replaced_at_places, replaced_if
 
 _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rb"(?<![\w.])(" + _OCTET + rb"(?:\." + _OCTET + rb"){3})(?!\w|\.\w|-\w)")
@@ -39,32 +43,19 @@ _LEAST_OF_ADDRESS = 64
 _PRIVATE = re.compile(rb"(?:10|127|172\.(?:1[6-9]|2\d|3[01])|192\.168|169\.254)\.")
 
 
-def replace_ip_addresses(text: bytes, placeholder: bytes) -> tuple[bytes, int]:
-    """(the text with placeholders, number of addresses)."""
-    count = 0
-
-    def of_ipv4(match: re.Match[bytes]) -> bytes:
-        nonlocal count
-        if not _is_address(match):
-            return match[0]
-        count += 1
-        return placeholder
-
-    def of_ipv6(match: re.Match[bytes]) -> bytes:
-        nonlocal count
-        if match[0].count(b":") >= _MAX_GROUPS:
-            return match[0]
-        count += 1
-        return placeholder
-
-    if b"." in text:
-        text = _IPV4.sub(of_ipv4, text)
-    if b":" in text:
-        text = _IPV6.sub(of_ipv6, text)
-    return text, count
+def replace_ip_addresses(texts: list[bytes], placeholder: bytes) -> int:
+    """Puts placeholders in the `texts`; the number of addresses."""
+    ipv4 = partial(replaced_if, _IPV4, _is_address, placeholder)
+    ipv6 = partial(replaced_if, _IPV6, _has_groups_of_ipv6, placeholder)
+    count = replaced_at_places(texts, ipv4_places, ipv4)
+    return count + replaced_at_places(texts, ipv6_places, ipv6)
 
 
-def _is_address(match: re.Match[bytes]) -> bool:
+def _has_groups_of_ipv6(match: Match) -> bool:
+    return match[0].count(b":") < _MAX_GROUPS
+
+
+def _is_address(match: Match) -> bool:
     text, start, end = match.string, match.start(), match.end()
     before = text[max(start - _CONTEXT_BYTES, 0) : start]
     if _ADDRESS_AFTER.match(text, end) or _ADDRESS_BEFORE.search(before):

@@ -1,7 +1,11 @@
 """Numbers of persons in texts: payment cards, bank accounts (IBAN) and telephones."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from data_prep.kernels.places import card_places, digits_of_code_points, iban_places, phone_lines
+from data_prep.text.places import Match, replaced_at_places, replaced_if, substituted
 
 # A lead of six digits names the issuer; here is what the large ones use, with their lengths.
 _CARD = re.compile(
@@ -36,19 +40,15 @@ _IBAN_LENGTHS = {
 _MAY_BE_PHONE = re.compile(rb"\d[\d\s()./-]{5,18}\d")
 
 
-def replace_card_numbers(text: bytes, placeholder: bytes) -> tuple[bytes, int]:
-    """(the text with placeholders, how many); a number has a valid check digit (Luhn)."""
-    count = 0
+def replace_card_numbers(texts: list[bytes], placeholder: bytes) -> int:
+    """Puts placeholders in the `texts`; how many. A number has a valid check digit (Luhn)."""
+    replace = partial(replaced_if, _CARD, _is_card, placeholder)
+    return replaced_at_places(texts, card_places, replace)
 
-    def of(match: re.Match[bytes]) -> bytes:
-        nonlocal count
-        digits = [byte - 48 for byte in match[0] if 48 <= byte <= 57]
-        if not has_luhn_digit(digits) or len(set(digits)) < 2:
-            return match[0]
-        count += 1
-        return placeholder
 
-    return _CARD.sub(of, text), count
+def _is_card(match: Match) -> bool:
+    digits = [byte - 48 for byte in match[0] if 48 <= byte <= 57]
+    return has_luhn_digit(digits) and len(set(digits)) >= 2
 
 
 def has_luhn_digit(digits: Sequence[int]) -> bool:
@@ -57,12 +57,16 @@ def has_luhn_digit(digits: Sequence[int]) -> bool:
     return (sum(digits[-1::-2]) + sum(d - 9 if d > 9 else d for d in doubled)) % 10 == 0
 
 
-def replace_ibans(text: bytes, placeholder: bytes) -> tuple[bytes, int]:
-    """(the text with placeholders, how many); an IBAN has the length of its country and valid check
-    digits (ISO 13616)."""
+def replace_ibans(texts: list[bytes], placeholder: bytes) -> int:
+    """Puts placeholders in the `texts`; how many. An IBAN has the length of its country and valid
+    check digits (ISO 13616)."""
+    return replaced_at_places(texts, iban_places, partial(_ibans_replaced, placeholder))
+
+
+def _ibans_replaced(placeholder: bytes, text: bytes, starts: Iterable[int]) -> tuple[bytes, int]:
     count = 0
 
-    def of(match: re.Match[bytes]) -> bytes:
+    def of(match: Match) -> bytes:
         nonlocal count
         length = _IBAN_LENGTHS.get(match[0][:2].decode(), 99)
         end, seen = 0, 0
@@ -76,7 +80,7 @@ def replace_ibans(text: bytes, placeholder: bytes) -> tuple[bytes, int]:
         count += 1
         return placeholder + rest
 
-    return _IBAN.sub(of, text), count
+    return substituted(_IBAN, text, starts, of), count
 
 
 def _has_iban_digits(iban: bytes) -> bool:
@@ -84,23 +88,36 @@ def _has_iban_digits(iban: bytes) -> bool:
     return int("".join(str(int(chr(byte), 36)) for byte in moved)) % 97 == 1
 
 
-def replace_phone_numbers(
-    text: bytes, placeholder: bytes, regions: Sequence[str]
+def replace_phone_numbers(texts: list[bytes], placeholder: bytes, regions: Sequence[str]) -> int:
+    """Puts placeholders in the `texts`; how many. Replaced are those that can be telephone numbers
+    of a country: with its code, or without in one of the `regions`."""
+    digits, count = digits_of_code_points(), 0
+    may_have_one = [_MAY_BE_PHONE.search(text) is not None for text in texts]
+    chosen = [text for text, may in zip(texts, may_have_one, strict=True) if may]
+    for region in [None, *regions]:
+        find = partial(phone_lines, digits=digits, with_plus=region is None)
+        count += replaced_at_places(chosen, find, partial(_phones_replaced, placeholder, region))
+    rest = iter(chosen)
+    texts[:] = [next(rest) if may else text for text, may in zip(texts, may_have_one, strict=True)]
+    return count
+
+
+def _phones_replaced(
+    placeholder: bytes, region: str | None, text: bytes, starts: Iterable[int]
 ) -> tuple[bytes, int]:
-    """(the text with placeholders, how many); those that can be telephone numbers of a country."""
-    if not _MAY_BE_PHONE.search(text):
-        return text, 0
+    """Those in the lines from `starts` on: a number does not go beyond its line."""
     from phonenumbers import PhoneNumberMatcher
 
-    content, count = text.decode("utf-8"), 0
-    word = placeholder.decode()
-    for region in [None, *regions]:
-        if region is None and "+" not in content and "\uff0b" not in content:
-            continue
-        pieces, end = [], 0
-        for match in PhoneNumberMatcher(content, region, max_tries=1 << 62):
-            pieces += [content[end : match.start], word]
-            end = match.end
+    pieces: list[bytes] = []
+    count = end = 0
+    for start in starts:
+        line_end = text.find(b"\n", start) % (len(text) + 1)
+        line, at = text[start:line_end].decode("utf-8"), 0
+        pieces.append(text[end:start])
+        for match in PhoneNumberMatcher(line, region, max_tries=1 << 62):
+            pieces += [line[at : match.start].encode(), placeholder]
+            at = match.end
             count += 1
-        content = "".join([*pieces, content[end:]])
-    return content.encode(), count
+        pieces.append(line[at:].encode())
+        end = line_end
+    return b"".join([*pieces, text[end:]]), count

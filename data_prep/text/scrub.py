@@ -1,8 +1,9 @@
 """Personal data and secrets in texts are replaced by placeholders."""
 
 import re
+import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -14,10 +15,14 @@ from data_prep.text.personal_numbers import (
     replace_ibans,
     replace_phone_numbers,
 )
+from data_prep.text.places import replaced_if
 from data_prep.text.secret_tokens import replace_secrets
 
 EMAIL_PLACEHOLDER, IP_PLACEHOLDER = b"[email]", b"[ip address]"
 _EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_MAX_NAME_BYTES = 64
+_HOST_STARTS = (string.ascii_letters + string.digits + "-").encode()
+_NAME_BYTES = _HOST_STARTS + b"._%+"
 _IP_RULES = 2
 """Raised when other addresses are found."""
 
@@ -68,23 +73,42 @@ class ScrubConfig(Config):
 def scrubbed(texts: Sequence[bytes], config: ScrubConfig, counts: Counter[str]) -> list[bytes]:
     """The texts with placeholders; adds the number of replacements to `counts`."""
     result = list(texts)
-    if not config.replaces_any:
+    if not texts:
         return result
-    for number, text in enumerate(result):
-        found: dict[str, int] = {}
-        if config.secrets:
-            text, found["secrets"] = replace_secrets(text, b"[secret]")
-        if config.emails and b"@" in text:
-            text, found["emails"] = _EMAIL.subn(EMAIL_PLACEHOLDER, text)
-        if config.ip_addresses:
-            text, found["ip addresses"] = replace_ip_addresses(text, IP_PLACEHOLDER)
-        if config.ibans:
-            text, found["ibans"] = replace_ibans(text, b"[iban]")
-        if config.cards:
-            text, found["card numbers"] = replace_card_numbers(text, b"[card number]")
-        if config.phones:
-            regions = config.phone_regions
-            text, found["phone numbers"] = replace_phone_numbers(text, b"[phone]", regions)
-        counts.update(found)
-        result[number] = text
+    if config.secrets:
+        counts["secrets"] += replace_secrets(result, b"[secret]")
+    if config.emails and any(b"@" in text for text in result):
+        counts["emails"] += _replace_emails(result)
+    if config.ip_addresses:
+        counts["ip addresses"] += replace_ip_addresses(result, IP_PLACEHOLDER)
+    if config.ibans:
+        counts["ibans"] += replace_ibans(result, b"[iban]")
+    if config.cards:
+        counts["card numbers"] += replace_card_numbers(result, b"[card number]")
+    if config.phones:
+        regions = config.phone_regions
+        counts["phone numbers"] += replace_phone_numbers(result, b"[phone]", regions)
     return result
+
+
+def _replace_emails(texts: list[bytes]) -> int:
+    count = 0
+    for number, text in enumerate(texts):
+        if b"@" in text:
+            places = _email_places(text)
+            texts[number], found = replaced_if(
+                _EMAIL, lambda _: True, EMAIL_PLACEHOLDER, text, places
+            )
+            count += found
+    return count
+
+
+def _email_places(text: bytes) -> Iterator[int]:
+    """Where e-mail addresses may start: at the bytes before each @ that their names have."""
+    after = 0
+    at = text.find(b"@")
+    while at >= 0:
+        if text[at + 1 : at + 2] in _HOST_STARTS:
+            before = text[max(after, at - _MAX_NAME_BYTES) : at]
+            yield from range(at - len(before) + len(before.rstrip(_NAME_BYTES)), at)
+        after, at = at + 1, text.find(b"@", at + 1)

@@ -8,6 +8,11 @@ import itertools
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+from data_prep.kernels.places import assignment_places, token_places
+from data_prep.text.places import Match, replaced_at_places, replaced_if, substituted
 
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,10}-----"
@@ -30,10 +35,6 @@ _TOKEN = re.compile(
     rb"|eyJ[\w-]{8,4000}\.eyJ[\w-]{8,4000}\.[\w-]{8,4000}"  # JSON web tokens
     rb")(?![A-Za-z0-9_])"
 )
-_IN_TOKEN = re.compile(
-    rb"AKIA|ASIA|ABIA|ACCA|gh[pousr]_|github_pat_|glpat-|xox|xapp-|AIza|ya29\.|GOCSPX|k_live_|"
-    rb"k_test_|whsec_|sk-|hf_|npm_|pypi-|dckr_|SG\.|SK|AC|:AA|shp|dop_v1|eyJ"
-)
 _ASSIGNED = re.compile(
     rb"(?i)((?:api|access|auth|secret|private|account|encryption|signing)[_-]?(?:key|token|secret)"
     rb"|password|passwd|pwd|secret|token)"
@@ -41,32 +42,42 @@ _ASSIGNED = re.compile(
     rb"([A-Za-z0-9+/_=!@#$%^&*~-]{12,200})"
 )
 _IN_URL = re.compile(rb"(://[^\s/:@\"'<>]{1,64}:)([^\s/:@\"'<>]{3,128})(?=@[\w.-])")
+_MAX_NAME_BYTES = 24
+"""Of what `_ASSIGNED` finds before the colon or equals sign."""
 _LEAST_ENTROPY = 3.2
 """Of an assigned value, bits a character."""
 
 
-def replace_secrets(text: bytes, placeholder: bytes) -> tuple[bytes, int]:
-    """(the text with placeholders, number of secrets)."""
-    num = num_found = 0
-    if b"PRIVATE KEY" in text:
-        text, num = _PRIVATE_KEY.subn(placeholder, text)
-    if _IN_TOKEN.search(text):
-        text, num_found = _TOKEN.subn(placeholder, text)
-        num += num_found
-    if b"://" in text and b"@" in text:
-        text, num_found = _IN_URL.subn(rb"\1" + placeholder, text)
-        num += num_found
-    if b"=" in text or b":" in text:
+def replace_secrets(texts: list[bytes], placeholder: bytes) -> int:
+    """Puts placeholders in the `texts`; the number of secrets."""
+    count = 0
+    for number, text in enumerate(texts):
+        if b"PRIVATE KEY" in text:
+            texts[number], found = _PRIVATE_KEY.subn(placeholder, text)
+            count += found
+    of_services = partial(replaced_if, _TOKEN, lambda _: True, placeholder)
+    count += replaced_at_places(texts, token_places, of_services)
+    for number, text in enumerate(texts):
+        if b"://" in text and b"@" in text:
+            texts[number], found = _IN_URL.subn(rb"\1" + placeholder, text)
+            count += found
+    assigned = partial(_assigned_replaced, placeholder)
+    return count + replaced_at_places(texts, assignment_places, assigned)
 
-        def of_assigned(match: re.Match[bytes]) -> bytes:
-            nonlocal num
-            if not _looks_random(match[3]):
-                return match[0]
-            num += 1
-            return match[1] + match[2] + placeholder
 
-        text = _ASSIGNED.sub(of_assigned, text)
-    return text, num
+def _assigned_replaced(placeholder: bytes, text: bytes, signs: Iterable[int]) -> tuple[bytes, int]:
+    """`signs` are the colons and equals signs of assignments."""
+    count = 0
+
+    def of(match: Match) -> bytes:
+        nonlocal count
+        if not _looks_random(match[3]):
+            return match[0]
+        count += 1
+        return match[1] + match[2] + placeholder
+
+    starts = (at for sign in signs for at in range(max(sign - _MAX_NAME_BYTES, 0), sign))
+    return substituted(_ASSIGNED, text, starts, of), count
 
 
 def _looks_random(value: bytes) -> bool:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from data_prep.text.personal_numbers import has_luhn_digit
 from data_prep.text.scrub import ScrubConfig, scrubbed
+from tests.data_prep.text import plain_scrub
 
 ALL = ScrubConfig(emails=True, ip_addresses=True, phones=True, cards=True, ibans=True, secrets=True)
 BEFORE_ADDRESS = ["ping {}", "the IP address {}", "host {} is down", "from {}", "at http://{}/a"]
@@ -128,3 +129,54 @@ def test_time_grows_with_the_length_only(piece: str) -> None:
 def test_settings_of_older_plans_are_the_same() -> None:
     assert ScrubConfig().settings() == {"emails": False, "ip_addresses": False}
     assert ScrubConfig(cards=True).settings()["cards"] is True
+
+
+LIKE_PERSONAL = (
+    *("jane.doe+x@example.org", "a@b", "1.2.3.4", "192.168.0.1", "10.0.0.255:80", "1.2.3.4.5"),
+    *("256.1.2.3", "2001:db8::8a2e:370:7334", "fe80::1", "1:2:3:4:5:6:7:8", "::1", "a::b"),
+    *("12:30:45", "4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005"),
+    *("DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "+44 20 7946 0958"),
+    *("(202) 555-0143", "\uff0b44 20 7946 0958", "\uff12\uff10\uff12 555 0143", "+49 (0)30 123456"),
+    *("AKIAIOSFODNN7EXAMPLE", "ghp_" + "a1B2" * 9, "xoxb-1234567890-abc", "hf_" + "x" * 34),
+    *("123456789:AA" + "x_-Y1" * 7, "eyJhbGciOiJI.eyJzdWIiOiIx.abcdefgh", "https://u:p4ss@host/"),
+    *('password = "kT9!x2Lq8#vR"', "Secret=>'k3T9x2Lq8vRz1'", "auth-token := Zx81kPq72Lm0"),
+    *("pwd:\n x1y2z3a4b5c6d7", "-----BEGIN RSA PRIVATE KEY-----", "2024-11-28 10:30", "host "),
+    *("version ", "\u00e9", "\u4e2d\u6587", "\u0663\u0664", "\n", " ", "@", ".", ":", "=", "key"),
+)
+CHARACTERS = "0123456789.:abcdefABCDEFGxyYZ-_ @=/\"'\n+()%\u00e9\u4e2d\uff15\uff0b"
+
+
+def like_personal(generate: random.Random) -> str:
+    """A text of examples, some with other characters in them."""
+    pieces = []
+    for _ in range(generate.randint(0, 14)):
+        piece = generate.choice(LIKE_PERSONAL)
+        if generate.random() < 0.3:
+            at = generate.randint(0, len(piece))
+            rest = at + generate.randint(0, 1)
+            piece = piece[:at] + generate.choice(CHARACTERS) + piece[rest:]
+        elif generate.random() < 0.2:
+            piece = "".join(generate.choices(CHARACTERS, k=generate.randint(1, 20)))
+        pieces.append(piece + generate.choice(["", "", " ", "\n", ", "]))
+    return "".join(pieces)
+
+
+@pytest.mark.parametrize("kind", ["emails", "ip_addresses", "phones", "cards", "ibans", "secrets"])
+def test_nothing_is_missed_where_a_pattern_is_not_tried(kind: str) -> None:
+    generate = random.Random(kind)
+    counts: Counter[str] = Counter()
+    for _ in range(250):
+        texts = [like_personal(generate).encode() for _ in range(generate.randint(1, 5))]
+        expected = [getattr(plain_scrub, kind)(text) for text in texts]
+        assert scrubbed(texts, ScrubConfig.model_validate({kind: True}), counts) == expected
+    assert counts.total() > 30
+
+
+def test_phone_numbers_of_a_line_are_those_of_the_whole_text() -> None:
+    generate = random.Random(0)
+    config = ScrubConfig(phones=True, phone_regions=("US", "DE"))
+    counts: Counter[str] = Counter()
+    for _ in range(100):
+        text = like_personal(generate).encode()
+        assert scrubbed([text], config, counts) == [plain_scrub.phones(text, ("US", "DE"))]
+    assert counts["phone numbers"] > 20
