@@ -1,6 +1,7 @@
 """Arrays in many files, read in places by little memory."""
 
 import io
+import math
 import mmap
 import os
 import resource
@@ -23,17 +24,35 @@ _SHARE_OF_OPEN_FILES = 3
 """Of the files that a process may open, those of a folder are at most one in so many."""
 
 
+Numbers = npt.NDArray[np.integer[Any]]
+
+
 def read_part(path: Path, start: int, end: int) -> npt.NDArray[Any]:
     """The numbers [start, end) of the array [N] in a .npy file, read without mapping the file."""
-    with open(path, "rb") as file:
-        np.lib.format.read_magic(file)
-        (length,), _, dtype = np.lib.format.read_array_header_1_0(file)
+    with open(path, "rb", buffering=0) as file:
+        (length,), dtype, offset = _described(file)
         assert 0 <= start <= end <= length, (path, start, end, length)
-        file.seek(start * dtype.itemsize, os.SEEK_CUR)
-        return np.fromfile(file, dtype, end - start)
+        found = np.empty(end - start, dtype)
+        read_numbers(file.fileno(), path, offset + start * dtype.itemsize, found)
+    return found
 
 
-Numbers = npt.NDArray[np.integer[Any]]
+def read_numbers(file: int, path: Path, start: int, target: npt.NDArray[Any]) -> None:
+    """Fills `target`, which is contiguous, from byte `start` on of an open file.
+
+    Raises OSError, or EOFError where the file ends before; both name `path`.
+    """
+    assert target.flags.c_contiguous, path
+    rest = target.reshape(-1).view(np.uint8).data
+    while rest:
+        try:
+            count = os.preadv(file, [rest], start)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        if not count:
+            raise EOFError(f"{path}: ends early, at byte {start:,}")
+        rest, start = rest[count:], start + count
 
 
 class _Open(NamedTuple):
@@ -65,11 +84,9 @@ class ArrayFiles:
     def mapped(self, name: str) -> npt.NDArray[Any]:
         """The array in the file `name`, mapped into memory until nobody refers to it; it has at
         least one element."""
-        file, shape, dtype, offset = self._opened(name)
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        mapped, array = _map(self._opened(name))
         # Single places are read: without it every page brings its neighbours along.
         mapped.madvise(mmap.MADV_RANDOM)
-        array: npt.NDArray[Any] = np.ndarray(shape, dtype, mapped, offset=offset)
         return array
 
     def read(self, name: str, start: int, target: npt.NDArray[Any]) -> None:
@@ -78,11 +95,7 @@ class ArrayFiles:
         file, _, dtype, offset = self._opened(name)
         assert target.dtype == dtype, name
         at = offset + start * dtype.itemsize
-        rest = target.data.cast("B") if len(target) else memoryview(b"")
-        while rest:
-            count = os.preadv(file.fileno(), [rest], at)
-            assert count, name
-            rest, at = rest[count:], at + count
+        read_numbers(file.fileno(), self._folder / name, at, target)
 
     def read_rows(self, name: str, places: I64, targets: I64, rows: U64) -> None:
         """Of a file as rows of as many 64-bit numbers as `rows` [N, width] has, reads those at
@@ -94,10 +107,14 @@ class ArrayFiles:
         assert rows.dtype == dtype, name
         width = rows.shape[1]
         starts = offset + places * rows.itemsize * width
-        num_read = read_rows(file.fileno(), starts, targets, width, rows.reshape(-1))
-        if num_read < len(places):
-            os.pread(file.fileno(), 1, int(starts[num_read]))  # says why, unless the file has ended
-            raise EOFError(f"{self._folder / name}: ends before row {places[num_read]}")
+        flat, done = rows.reshape(-1), 0
+        while True:
+            done += read_rows(file.fileno(), starts[done:], targets[done:], width, flat)
+            if done == len(places):
+                return
+            # A signal has interrupted it, or this says what is wrong.
+            read_numbers(file.fileno(), self._folder / name, int(starts[done]), rows[targets[done]])
+            done += 1
 
     def bounds(self, name: str, start: int, length: int, edges: U64) -> I64:
         """Where keys from each of the ascending `edges` on start among `length` ascending keys of a
@@ -105,9 +122,10 @@ class ArrayFiles:
         file, _, dtype, offset = self._opened(name)
         assert edges.dtype == dtype, name
         found = bounds_in_file(file.fileno(), offset + 8 * start, length, edges)
-        if len(found) < len(edges):
-            os.pread(file.fileno(), 1, offset + 8 * start)  # says why, unless the file has ended
-            raise EOFError(f"{self._folder / name}: ends early")
+        if len(found) < len(edges):  # a signal has interrupted it, or reading says what is wrong
+            keys = np.empty(length, dtype)
+            self.read(name, start, keys)
+            found = np.searchsorted(keys, edges)
         return found
 
     def _opened(self, name: str) -> _Open:
@@ -131,10 +149,9 @@ class WindowedArray:
         """The bytes of a window are a power of two, at least a page of memory."""
         assert window_bytes & window_bytes - 1 == 0, window_bytes
         with open(path, "rb", buffering=0) as file:
-            shape, dtype, self._offset = _described(file)
-            self._mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        self._window_bytes = window_bytes
-        self._array: npt.NDArray[Any] = np.ndarray(shape, dtype, self._mapped, offset=self._offset)
+            opened = _Open(file, *_described(file))
+            self._mapped, self._array = _map(opened)
+        self._offset, self._window_bytes = opened.offset, window_bytes
 
     def at(self, places: Numbers) -> npt.NDArray[Any]:
         """The numbers at `places`, which are in any order, in the shape of these."""
@@ -166,10 +183,22 @@ def grouped(numbers: I64, highest: int) -> Iterator[tuple[int, I64]]:
         yield int(ascending[start]), order[start:end]
 
 
+def _map(opened: _Open) -> tuple[mmap.mmap, npt.NDArray[Any]]:
+    """A file mapped into memory, and the array in it."""
+    file, shape, dtype, offset = opened
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    if len(mapped) < offset + math.prod(shape) * dtype.itemsize:
+        raise EOFError(f"{file.name}: ends early, at byte {len(mapped):,}")
+    return mapped, np.ndarray(shape, dtype, mapped, offset=offset)
+
+
 def _described(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """(shape, type, where the numbers start) of the array in a .npy file."""
     start = os.pread(file.fileno(), _HEADER_BYTES, 0)
-    return _parsed(start[: 10 + int.from_bytes(start[8:10], "little")])
+    try:
+        return _parsed(start[: 10 + int.from_bytes(start[8:10], "little")])
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from None
 
 
 @lru_cache(maxsize=4096)  # the same files are opened again and again

@@ -1,6 +1,5 @@
 """Rows of numbers in a temporary file, written in any order and read bucket by bucket."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.array_files import grouped
-from data_prep.engine.scratch import scratch_folder
+from data_prep.dedup.scratch_file import ScratchFile
 from data_prep.text.batch import I64
 
 BLOCK_ROWS, HELD_ROWS = 1 << 14, 1 << 21
@@ -27,7 +26,7 @@ class Buckets:
         self, folder: Path, num_buckets: int, num_columns: int, dtype: npt.DTypeLike
     ) -> None:
         """`folder` is where the file is, if no other is named for temporary files."""
-        self._file = tempfile.TemporaryFile(dir=scratch_folder(folder))  # noqa: SIM115
+        self._file = ScratchFile(folder)
         self._num_columns, self._dtype = num_columns, np.dtype(dtype)
         self._block_rows = min(BLOCK_ROWS, HELD_ROWS // max(num_buckets, 1) + 1)
         self._held: list[list[npt.NDArray[Any]]] = [[] for _ in range(num_buckets)]
@@ -50,11 +49,9 @@ class Buckets:
     def read(self, bucket: int) -> Iterator[npt.NDArray[Any]]:
         """The rows of a bucket, [columns, n], some at a time, in the order in which they came."""
         for place, count in self._blocks[bucket]:
-            self._file.seek(place)
-            size = count * self._num_columns * self._dtype.itemsize
-            content = self._file.read(size)
-            assert len(content) == size, bucket
-            yield np.frombuffer(content, self._dtype).reshape(self._num_columns, count)
+            rows = np.empty((self._num_columns, count), self._dtype)
+            self._file.read(place, rows)
+            yield rows
         yield from list(self._held[bucket])
 
     def _hold(self, bucket: int, rows: npt.NDArray[Any]) -> None:
@@ -62,8 +59,7 @@ class Buckets:
         self._num_held[bucket] += rows.shape[1]
         if self._num_held[bucket] >= self._block_rows:
             joined = np.ascontiguousarray(np.concatenate(self._held[bucket], axis=1))
-            self._file.seek(self._end)
-            self._file.write(joined.data)
+            self._file.write(self._end, joined)
             self._blocks[bucket].append((self._end, joined.shape[1]))
             self._end += joined.nbytes
             self._held[bucket], self._num_held[bucket] = [], 0

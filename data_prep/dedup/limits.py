@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DedupLimits:
-    """Sizes that decide memory and speed of the stages. Results do not depend on them."""
+    """Sizes that decide memory and speed of the stages. Results do not depend on them, but for
+    `set_documents`."""
 
     signature_parts: int = 1024
     """Parts of the signatures at most: each range of a join reads a slice of all of them."""
@@ -15,8 +16,8 @@ class DedupLimits:
     """Keys of it that are in memory together. They take about 25 bytes each, 70 where most are
     those of copies."""
     set_documents: int = 1 << 18
-    """Documents with equal keys that are compared in memory; more of them are read a few at a
-    time."""
+    """Documents with equal keys that are compared in memory; more of them are read a few at a time,
+    and each is compared with few others, also where 32 or fewer are left without copies."""
     join_lines: int = 16_000_000
     """Different lines of a part that looks for repeated ones."""
     line_files: int = 500

@@ -1,17 +1,15 @@
 """Signatures of more documents than fit in memory, batch by batch, read in the order on disk."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.minhash import NUM_BANDS
+from data_prep.dedup.scratch_file import ScratchFile
 from data_prep.dedup.signature_store import SignatureStore
-from data_prep.engine.scratch import scratch_folder
 from data_prep.text.batch import U64
 
 Numbers = npt.NDArray[np.integer[Any]]
@@ -33,22 +31,21 @@ def signatures_of_batches(
     if len(batches) < 2:
         yield from (store.signatures_of(numbers.astype(np.int64)) for numbers in batches)
         return
-    starts = np.cumsum([0, *(_SIGNATURE_BYTES * len(numbers) for numbers in batches)]).tolist()
-    with tempfile.TemporaryFile(dir=scratch_folder(scratch)) as file:
+    lengths = np.array([len(numbers) for numbers in batches])
+    starts = (_SIGNATURE_BYTES * (np.cumsum(lengths) - lengths)).tolist()
+    with ScratchFile(scratch) as file:
         _write(store, [np.sort(numbers) for numbers in batches], starts, file)
-        for numbers, (start, end) in zip(batches, pairwise(starts), strict=True):
-            file.seek(start)
-            content = file.read(end - start)
-            assert len(content) == end - start, start
-            signatures = np.empty((len(numbers), NUM_BANDS), np.uint64)
-            ascending = np.frombuffer(content, np.uint64).reshape(signatures.shape)
+        for numbers, start in zip(batches, starts, strict=True):
+            ascending = np.empty((len(numbers), NUM_BANDS), np.uint64)
+            file.read(start, ascending)
+            signatures = np.empty_like(ascending)
             signatures[store.order(numbers.astype(np.int64))] = ascending
-            del content, ascending
+            del ascending
             yield signatures
 
 
 def _write(
-    store: SignatureStore, batches: Sequence[Numbers], starts: Sequence[int], file: IO[bytes]
+    store: SignatureStore, batches: Sequence[Numbers], starts: Sequence[int], file: ScratchFile
 ) -> None:
     """Writes the signatures of each batch, whose numbers ascend, to `file` from its start on."""
     sample = np.sort(np.concatenate([numbers[::_SAMPLED] for numbers in batches]))
@@ -61,6 +58,5 @@ def _write(
         some = [numbers[places] for numbers, places in zip(batches, here, strict=True)]
         signatures = store.signatures_of(np.concatenate(some).astype(np.int64))
         ends = np.cumsum([len(numbers) for numbers in some])[:-1]
-        for start, places, rows in zip(starts, here, np.split(signatures, ends), strict=False):
-            file.seek(start + _SIGNATURE_BYTES * places.start)
-            file.write(rows.data)
+        for start, places, rows in zip(starts, here, np.split(signatures, ends), strict=True):
+            file.write(start + _SIGNATURE_BYTES * places.start, rows)

@@ -1,7 +1,5 @@
 """Joins of ranges of keys: the pairs are those of all keys at once, whatever is read at once."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 from data_prep.dataset.atomic import save_array
 from data_prep.dedup import joins, key_order, range_join, signature_batches
 from data_prep.dedup import keys as keys_module
-from data_prep.dedup.array_files import ArrayFiles, WindowedArray
 from data_prep.dedup.clusters import clusters, join, roots_of
 from data_prep.dedup.joins import SimilarToFirst, exact_pairs, exact_pairs_of_one_key, near_pairs
 from data_prep.dedup.keys import KeyRuns, keys_stage
@@ -23,7 +20,6 @@ from data_prep.dedup.range_join import KnownClusters, RangeJoin
 from data_prep.dedup.signature_store import SignatureStore
 from data_prep.dedup.signatures import FileRun
 from data_prep.documents.files import DocumentFile
-from data_prep.engine.costs import measured_costs
 from data_prep.engine.engine import SerialEngine
 from data_prep.engine.execution import run_stage
 from data_prep.engine.progress import ProgressReporter
@@ -124,28 +120,6 @@ def test_pairs_are_those_of_all_keys_at_once(
     np.testing.assert_array_equal(in_order(np.concatenate(found, axis=1)), in_order(expected))
 
 
-@given(st.integers(0, 1000), st.sampled_from([1, 40, 300, 1000]), st.sampled_from([1, 2, 600]))
-def test_rows_are_read_in_places(seed: int, count: int, width: int) -> None:
-    generate = np.random.default_rng(seed)
-    array = generate.integers(0, 1 << 64, (3000, width), dtype=np.uint64)
-    places = np.sort(generate.integers(0, 3000, count))
-    targets = generate.permutation(count + 5)[:count]
-    with tempfile.TemporaryDirectory() as folder:
-        save_array(Path(folder) / "a.npy", array)
-        found = np.zeros((count + 5, width), np.uint64)
-        ArrayFiles(Path(folder), 1).read_rows("a.npy", places, targets, found)
-    np.testing.assert_array_equal(found[targets], array[places])
-    assert not np.delete(found, targets, axis=0).any()
-
-
-def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
-    save_array(tmp_path / "a.npy", np.ones((100, 14), np.uint64))
-    os.truncate(tmp_path / "a.npy", 6000)
-    found = np.zeros((2, 14), np.uint64)
-    with pytest.raises(EOFError, match=r"a\.npy: ends before row 60"):
-        ArrayFiles(tmp_path, 1).read_rows("a.npy", np.array([3, 60]), np.arange(2), found)
-
-
 @pytest.mark.parametrize("sizes", [[], [40], [1, 1], [300, 299, 1, 150]])
 def test_signatures_of_batches_are_those_of_each(
     tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
@@ -162,30 +136,6 @@ def test_signatures_of_batches_are_those_of_each(
     for one, numbers in zip(found, batches, strict=True):
         np.testing.assert_array_equal(one, signatures[numbers])
     assert len(list(tmp_path.iterdir())) == 1
-
-
-@given(st.integers(0, 1000), st.sampled_from([1, 40, 3000]), st.sampled_from(["<u1", "<u4", "<i8"]))
-def test_an_array_is_read_in_windows(seed: int, count: int, dtype: str) -> None:
-    generate = np.random.default_rng(seed)
-    array = generate.integers(0, 100, 20_000).astype(dtype)
-    places = generate.integers(0, 20_000, (2, count))
-    with tempfile.TemporaryDirectory() as folder:
-        save_array(Path(folder) / "a.npy", array)
-        windowed = WindowedArray(Path(folder) / "a.npy", 4096)
-        for chosen in (places, places[0], places[:, :0], places[:, :1] % 500):
-            np.testing.assert_array_equal(windowed.at(chosen), array[chosen])
-
-
-def test_windows_bound_the_memory(tmp_path: Path) -> None:
-    array = np.zeros(25_000_000, dtype=np.uint32)
-    save_array(tmp_path / "a.npy", array)
-    places = np.random.default_rng(0).integers(0, len(array), 20_000)
-    del array
-    with measured_costs() as few:
-        WindowedArray(tmp_path / "a.npy", 1 << 20).at(places)
-    with measured_costs() as at_once:
-        WindowedArray(tmp_path / "a.npy", 1 << 30).at(places)
-    assert at_once.peak_bytes - few.peak_bytes > 50_000_000
 
 
 @pytest.mark.parametrize("band", [0, 9])

@@ -1,5 +1,6 @@
 """Temporary files are on the disk that the environment names."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from configs.load import UserError
-from data_prep.dedup.buckets import Buckets
+from data_prep.dataset.atomic import open_atomic
+from data_prep.dedup.buckets import BLOCK_ROWS, Buckets
 from data_prep.engine.scratch import VARIABLE, scratch_folder
 
 
@@ -31,3 +33,25 @@ def test_buckets_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
         assert all(Path(name).parent == (disk if named else work) for name in files)
         buckets.add(np.array([1, 0]), np.array([[5, 6]]))
         assert [rows.tolist() for rows in buckets.read(1)] == [[[5]]]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    work, disk = tmp_path / "work", tmp_path / "disk"
+    work.mkdir()
+    disk.mkdir()
+    monkeypatch.setenv(VARIABLE, str(disk) if named else "")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    rows = np.zeros((1, BLOCK_ROWS))
+    with (
+        pytest.raises(OSError, match=f"No space left.*'{disk if named else work}'$"),
+        open_atomic(work / "result"),  # which is on another disk
+        Buckets(work, 2, 1, np.uint32) as buckets,
+    ):
+        buckets.add(np.zeros(BLOCK_ROWS, np.int64), rows)
+    assert not list(work.iterdir())
+    assert not list(disk.iterdir())
