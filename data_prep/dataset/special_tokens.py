@@ -156,9 +156,9 @@ class _Roles:
 
     def _said_by_file(self, role: Role) -> list[str]:
         before, after = self._around
-        if role == "bos" and before:
+        if role == "bos" and before and before[0] in self._text:
             return [self._text[before[0]]]
-        if role == "eos" and after:
+        if role == "eos" and after and after[0] in self._text:
             return [self._text[after[0]]]
         model = self._tree["model"]
         if role == "unk" and model.get("unk_token") is not None:

@@ -36,8 +36,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def read_tree(path: str | Path) -> dict[str, Any]:
     """The content of a tokenizer.json; UserError for a file that cannot be read."""
+    content = _read(path)
     try:
-        tree = orjson.loads(_read(path))
+        tree = orjson.loads(content)
     except ValueError as error:
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
@@ -84,11 +85,20 @@ def text_tokenizer(path: str | Path, special: SpecialTokens) -> Tokenizer:
     Unigram and WordLevel models, among others, know the names of special tokens as pieces of text.
     Here these tokens have names that no text contains, and their ids.
     """
-    return tokenizer_of_texts(read_tree(path), path, special)
+    added_tokens = load_tokenizer(path).get_added_tokens_decoder().items()
+    numbers = {token.content: number for number, token in added_tokens}
+    tree = read_tree(path)
+    for added in tree.get("added_tokens") or ():
+        added["id"] = numbers.get(added["content"], added["id"])
+    return tokenizer_of_texts(tree, path, special)
 
 
 def tokenizer_of_texts(tree: dict[str, Any], path: str | Path, special: SpecialTokens) -> Tokenizer:
-    """The `text_tokenizer` of the file `path`, whose content is `tree`. The tree is changed."""
+    """The `text_tokenizer` of the file `path`, whose content is `tree`. The tree is changed.
+
+    Its added tokens must have the ids that the library gives them, as in a file that it wrote: it
+    reads over those of other files.
+    """
     ids = {special.bos, special.pad, special.eos, special.unk, special.mask}
     hidden = {token for token, number in _ids_in(tree) if number in ids}
     hidden |= {t["content"] for t in tree.get("added_tokens") or () if t.get("special")}
