@@ -11,7 +11,7 @@ from configs.load import UserError
 from data_prep.dataset.manifest import SpecialTokens, file_sha256
 from data_prep.dataset.special_tokens import FILES_BESIDE, added_around, find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, read_tree, switched_off
-from data_prep.tokenization.config import TokenizerFromFileConfig
+from data_prep.tokenization.config import SpecialTokenNames, TokenizerFromFileConfig
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,23 @@ def prepared_from_file(config: TokenizerFromFileConfig) -> PreparedTokenizer:
         sha256s = tuple(map(file_sha256, files))
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
-    return _prepared(_Read(config.model_dump_json(), sha256s, config))
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What a prepared tokenizer depends on."""
-
-    settings: str
-    sha256s: tuple[str, ...]
-    """Of the file, and of those beside it."""
-    config: TokenizerFromFileConfig = field(compare=False)
+    return _prepared(path, sha256s, config.special_tokens, config.vocab_size)
 
 
 @lru_cache(maxsize=1)  # the checks before the work and the stage take the same
-def _prepared(read: _Read) -> PreparedTokenizer:
-    config, path = read.config, Path(read.config.path)
+def _prepared(
+    path: Path, sha256s: tuple[str, ...], names: SpecialTokenNames, vocab_size: int | None
+) -> PreparedTokenizer:
+    """`prepared_from_file`; `sha256s` are those of the file and of the files beside it."""
     tokenizer = load_tokenizer(path)
-    size = max(num_ids(tokenizer), config.vocab_size or 0)
-    names = config.special_tokens.by_role()
-    special = find_special_tokens(tokenizer, path, names, size)
+    size = max(num_ids(tokenizer), vocab_size or 0)
+    special = find_special_tokens(tokenizer, path, names.by_role(), size)
     notices = [
         f"{path}: {key} is switched off: it would change texts"
         for key in switched_off(read_tree(path))
     ]
-    if config.vocab_size is not None and config.vocab_size < size:
-        notices.append(
-            f"{path}: has {size} ids, more than tokenizer.vocab_size {config.vocab_size}"
-        )
+    if vocab_size is not None and vocab_size < size:
+        notices.append(f"{path}: has {size} ids, more than tokenizer.vocab_size {vocab_size}")
     before, after = added_around(tokenizer)
     if (before, after) != ([special.bos], [special.eos]):
         _put_around(tokenizer, special)

@@ -17,7 +17,7 @@ from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, text_tokenizer
 from data_prep.dry_run import describe
 from data_prep.run import prepare
-from data_prep.tokenization.config import TokenizerFromFileConfig
+from data_prep.tokenization.config import SpecialTokenNames, TokenizerFromFileConfig
 from data_prep.tokenization.encoder import Encoder, EncoderKind, TokenizerContents, encoder_of
 from data_prep.tokenization.existing import prepared_from_file
 from data_prep.tokenization.fast_encoder import fast_encoder_problem
@@ -246,3 +246,20 @@ def test_a_tokenizer_that_changed_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "special_tokens_map.json").write_text('{"additional_special_tokens": ["the"]}')
     again = prepared_from_file(config)
     assert again.special != before.special
+
+
+def test_a_tokenizer_of_other_settings_is_prepared_again(tmp_path: Path) -> None:
+    config = TokenizerFromFileConfig(type="file", path=str(save("wordpiece", tmp_path)))
+    before = prepared_from_file(config)
+    larger = prepared_from_file(config.model_copy(update={"vocab_size": 1000}))
+    assert (larger.vocab_size, before.vocab_size < 1000) == (1000, True)
+    names = SpecialTokenNames(mask="[unused2]")
+    assert prepared_from_file(config.model_copy(update={"special_tokens": names})).special.mask == 3
+    assert prepared_from_file(config).special == before.special
+
+
+def test_the_name_of_a_tokenizer_need_not_be_utf_8(tmp_path: Path) -> None:
+    path = save("llama", tmp_path)
+    named = path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.json"))
+    prepared = prepared_from_file(TokenizerFromFileConfig(type="file", path=str(named)))
+    assert prepared.vocab_size == num_ids(load_tokenizer(named))
