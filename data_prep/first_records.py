@@ -138,8 +138,7 @@ def first_records(
     documents = _documents(file, reader_config, bad)
     try:
         for document in islice(documents, _DOCUMENTS):
-            start = document.text.lstrip()[:_KEPT_CHARACTERS]
-            found.documents.append(document._replace(text=start))
+            found.documents.append(document._replace(text=_start(document.text)))
             bad.check()
         found.is_whole = len(found.documents) < _DOCUMENTS
     except _Enough:
@@ -147,6 +146,12 @@ def first_records(
     finally:
         documents.close()
     return found
+
+
+def _start(text: str) -> str:
+    """The first characters of a text; all of it where no word is in them."""
+    start = text.lstrip()[:_KEPT_CHARACTERS]
+    return start if any(map(str.isalnum, start)) else text
 
 
 def _documents(

@@ -155,6 +155,12 @@ def test_of_long_documents_only_the_start_is_kept(tmp_path: Path) -> None:
     assert {(text[:5], len(text)) for text in texts} == {("word ", 1000)}
 
 
+def test_a_text_of_an_evaluation_set_may_start_without_a_word(tmp_path: Path) -> None:
+    frame = written(tmp_path / "raw", [{"text": "=" * 1500 + " the question"}] * 3, "quiz.jsonl")
+    hidden = written(tmp_path / "raw", [{"text": "\u200b" * 1500 + "the exam"}] * 3, "exam.jsonl")
+    assert problems(tmp_path, decontaminate={"evaluation": {"quiz": frame, "exam": hidden}}) == []
+
+
 def test_files_without_documents_among_others_are_noticed(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     written(raw, [{"body": "x"}] * 5, "b.jsonl")
