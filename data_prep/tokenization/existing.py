@@ -3,12 +3,14 @@
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 from tokenizers import Tokenizer, processors
 
 from configs.load import UserError
-from data_prep.dataset.manifest import SpecialTokens, file_sha256
+from data_prep.dataset.files import read_regular
+from data_prep.dataset.manifest import SpecialTokens
 from data_prep.dataset.special_tokens import FILES_BESIDE, added_around, find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, read_tree, switched_off
 from data_prep.tokenization.config import SpecialTokenNames, TokenizerFromFileConfig
@@ -35,7 +37,7 @@ def prepared_from_file(config: TokenizerFromFileConfig) -> PreparedTokenizer:
     path = Path(config.path)
     files = [path, *filter(Path.is_file, map(path.with_name, FILES_BESIDE))]
     try:
-        sha256s = tuple(map(file_sha256, files))
+        sha256s = tuple(sha256(read_regular(file)).hexdigest() for file in files)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     return _prepared(path, sha256s, config.special_tokens, config.vocab_size)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from configs.load import UserError
+from data_prep.dataset.files import MAX_JSON_BYTES
 from data_prep.dataset.manifest import Manifest, read_manifest
 from data_prep.dataset.row_reader import RowReader
 from data_prep.dataset.special_tokens import find_special_tokens
 from data_prep.dataset.tokenizer import load_tokenizer, num_ids, text_tokenizer
 from data_prep.dry_run import describe
+from data_prep.engine.costs import measured_costs
 from data_prep.run import prepare
 from data_prep.tokenization.config import SpecialTokenNames, TokenizerFromFileConfig
 from data_prep.tokenization.encoder import Encoder, EncoderKind, TokenizerContents, encoder_of
@@ -263,3 +265,12 @@ def test_the_name_of_a_tokenizer_need_not_be_utf_8(tmp_path: Path) -> None:
     named = path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.json"))
     prepared = prepared_from_file(TokenizerFromFileConfig(type="file", path=str(named)))
     assert prepared.vocab_size == num_ids(load_tokenizer(named))
+
+
+def test_a_file_too_large_for_a_tokenizer_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.touch()
+    os.truncate(path, MAX_JSON_BYTES + 1)
+    with measured_costs() as costs, pytest.raises(UserError, match="more than 1,073,741,824 bytes"):
+        prepared_from_file(TokenizerFromFileConfig(type="file", path=str(path)))
+    assert costs.bytes_read < 1_000_000
