@@ -1,4 +1,4 @@
-"""Patterns are tried at the places only where a compiled loop says that they may match."""
+"""Patterns are tried only at the places where a compiled loop finds that they may match."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
