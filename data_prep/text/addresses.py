@@ -8,7 +8,7 @@ usually are, or if they are of a private network.
 import re
 from functools import partial
 
-from data_prep.kernels.places import ipv4_places, ipv6_places
+from data_prep.kernels.places import IPV4, IPV6
 from data_prep.text.places import Match, replaced_at_places, replaced_if
 
 _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
@@ -47,8 +47,8 @@ def replace_ip_addresses(texts: list[bytes], placeholder: bytes) -> int:
     """Puts placeholders in the `texts`; the number of addresses."""
     ipv4 = partial(replaced_if, _IPV4, _is_address, placeholder)
     ipv6 = partial(replaced_if, _IPV6, _has_groups_of_ipv6, placeholder)
-    count = replaced_at_places(texts, ipv4_places, ipv4)
-    return count + replaced_at_places(texts, ipv6_places, ipv6)
+    count = replaced_at_places(texts, IPV4, ipv4)
+    return count + replaced_at_places(texts, IPV6, ipv6)
 
 
 def _has_groups_of_ipv6(match: Match) -> bool:

@@ -4,8 +4,14 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from data_prep.kernels.places import card_places, digits_of_code_points, iban_places, phone_lines
-from data_prep.text.places import Match, replaced_at_places, replaced_if, substituted
+from data_prep.kernels.places import CARD, IBAN, digits_of_code_points, phone_lines
+from data_prep.text.places import (
+    Match,
+    replaced_at_places,
+    replaced_if,
+    replaced_where,
+    substituted,
+)
 
 # A lead of six digits names the issuer; here is what the large ones use, with their lengths.
 _CARD = re.compile(
@@ -43,7 +49,7 @@ _MAY_BE_PHONE = re.compile(rb"\d[\d\s()./-]{5,18}\d")
 def replace_card_numbers(texts: list[bytes], placeholder: bytes) -> int:
     """Puts placeholders in the `texts`; how many. A number has a valid check digit (Luhn)."""
     replace = partial(replaced_if, _CARD, _is_card, placeholder)
-    return replaced_at_places(texts, card_places, replace)
+    return replaced_at_places(texts, CARD, replace)
 
 
 def _is_card(match: Match) -> bool:
@@ -60,7 +66,7 @@ def has_luhn_digit(digits: Sequence[int]) -> bool:
 def replace_ibans(texts: list[bytes], placeholder: bytes) -> int:
     """Puts placeholders in the `texts`; how many. An IBAN has the length of its country and valid
     check digits (ISO 13616)."""
-    return replaced_at_places(texts, iban_places, partial(_ibans_replaced, placeholder))
+    return replaced_at_places(texts, IBAN, partial(_ibans_replaced, placeholder))
 
 
 def _ibans_replaced(placeholder: bytes, text: bytes, starts: Iterable[int]) -> tuple[bytes, int]:
@@ -95,8 +101,8 @@ def replace_phone_numbers(texts: list[bytes], placeholder: bytes, regions: Seque
     may_have_one = [_MAY_BE_PHONE.search(text) is not None for text in texts]
     chosen = [text for text, may in zip(texts, may_have_one, strict=True) if may]
     for region in [None, *regions]:
-        find = partial(phone_lines, digits=digits, with_plus=region is None)
-        count += replaced_at_places(chosen, find, partial(_phones_replaced, placeholder, region))
+        lines = partial(phone_lines, digits=digits, with_plus=region is None)
+        count += replaced_where(chosen, lines, partial(_phones_replaced, placeholder, region))
     rest = iter(chosen)
     texts[:] = [next(rest) if may else text for text, may in zip(texts, may_have_one, strict=True)]
     return count

@@ -2,19 +2,27 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
 from data_prep.kernels.compiled import I64, U8
+from data_prep.kernels.places import places_of
 
 Find = Callable[[U8, I64, I64], I64]
-"""A function of `data_prep.kernels.places`: (bytes, starts of texts, their ends) to positions."""
+"""(bytes of all texts, starts of texts, their ends) to ascending positions."""
 Replace = Callable[[bytes, Sequence[int]], tuple[bytes, int]]
 """(a text, positions in it) to (the text with placeholders, their number)."""
 Match = re.Match[bytes]
 
 
-def replaced_at_places(texts: list[bytes], find: Find, replace: Replace) -> int:
+def replaced_at_places(texts: list[bytes], kind: int, replace: Replace) -> int:
+    """Replaces in the `texts` that have places of a kind of `data_prep.kernels.places`; the number
+    of replacements."""
+    return replaced_where(texts, partial(places_of, kind=kind), replace)
+
+
+def replaced_where(texts: list[bytes], find: Find, replace: Replace) -> int:
     """Replaces in the `texts` that have places; the number of replacements."""
     data = np.frombuffer(b"".join(texts), dtype=np.uint8)
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))

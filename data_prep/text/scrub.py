@@ -55,12 +55,6 @@ class ScrubConfig(Config):
     """Private keys, tokens of well-known services, and values that look random and are assigned to
     a password, token or key, by [secret]."""
 
-    @property
-    def replaces_any(self) -> bool:
-        """Whether anything is replaced."""
-        kinds = (self.emails, self.ip_addresses, self.phones, self.cards, self.ibans, self.secrets)
-        return any(kinds)
-
     def settings(self) -> dict[str, Any]:
         """What results depend on, as JSON values; without kinds that are off and that version 0.1.0
         did not know."""

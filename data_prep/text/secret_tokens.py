@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
-from data_prep.kernels.places import assignment_places, token_places
+from data_prep.kernels.places import ASSIGNMENT, TOKEN
 from data_prep.text.places import Match, replaced_at_places, replaced_if, substituted
 
 _PRIVATE_KEY = re.compile(
@@ -56,13 +56,13 @@ def replace_secrets(texts: list[bytes], placeholder: bytes) -> int:
             texts[number], found = _PRIVATE_KEY.subn(placeholder, text)
             count += found
     of_services = partial(replaced_if, _TOKEN, lambda _: True, placeholder)
-    count += replaced_at_places(texts, token_places, of_services)
+    count += replaced_at_places(texts, TOKEN, of_services)
     for number, text in enumerate(texts):
         if b"://" in text and b"@" in text:
             texts[number], found = _IN_URL.subn(rb"\1" + placeholder, text)
             count += found
     assigned = partial(_assigned_replaced, placeholder)
-    return count + replaced_at_places(texts, assignment_places, assigned)
+    return count + replaced_at_places(texts, ASSIGNMENT, assigned)
 
 
 def _assigned_replaced(placeholder: bytes, text: bytes, signs: Iterable[int]) -> tuple[bytes, int]:
