@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.kernels.compiled import Numbers
 from data_prep.kernels.files import bounds_in_file, read_rows
 from data_prep.kernels.joins import by_window, gather
 from data_prep.text.batch import I64, U64
@@ -22,9 +23,6 @@ _HEADER_BYTES = 256
 """More than a header has."""
 _SHARE_OF_OPEN_FILES = 3
 """Of the files that a process may open, those of a folder are at most one in so many."""
-
-
-Numbers = npt.NDArray[np.integer[Any]]
 
 
 def read_part(path: Path, start: int, end: int) -> npt.NDArray[Any]:

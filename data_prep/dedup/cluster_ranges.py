@@ -17,16 +17,15 @@ connected components", SWAT 2004.)
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.dedup.buckets import Buckets
 from data_prep.dedup.clusters import duplicates, join, number_type
+from data_prep.kernels.compiled import Numbers
 from data_prep.text.batch import I64
 
-Numbers = npt.NDArray[np.integer[Any]]
 KnownLabels = Callable[[int, int], Numbers]
 """The labels of the documents [first, end), each at most its own number."""
 

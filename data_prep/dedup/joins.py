@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.minhash import least_equal_bytes, similarity
+from data_prep.kernels.compiled import Numbers
 from data_prep.kernels.joins import sets_to_compare, similar_in_sets
 from data_prep.text.batch import I64, U64
 
@@ -15,7 +16,6 @@ _MAX_GROUP_ALL_PAIRS, _MAX_ROUNDS = 32, 64
 _PAIRS_AT_ONCE = 1 << 16
 _DOCUMENTS_AT_ONCE = 1 << 16
 """So many, about, whose signatures are in memory together: 7 MB."""
-Numbers = npt.NDArray[np.integer[Any]]
 
 
 def exact_pairs(keys: U64, second_keys: U64, numbers: I64) -> I64:
@@ -123,10 +123,8 @@ class NearPairs:
     def _pairs_in_small_sets(self, sizes: Numbers, numbers: Numbers, roots: I64) -> Iterator[I64]:
         if not len(sizes):
             return
-        ends = np.cumsum(sizes, dtype=np.int64)
-        cuts = np.flatnonzero(np.diff(ends // _DOCUMENTS_AT_ONCE)) + 1
-        numbers_of = np.split(numbers, ends[cuts - 1])
-        roots_of = np.split(roots, ends[cuts - 1])
+        cuts, bounds = _cuts(sizes)
+        numbers_of, roots_of = np.split(numbers, bounds), np.split(roots, bounds)
         signatures = self._signatures_of_batches(numbers_of)
         batches = zip(np.split(sizes, cuts), numbers_of, roots_of, signatures, strict=True)
         for each, here, of_root, signed in batches:
@@ -143,10 +141,9 @@ class NearPairs:
             yield here[pairs.reshape(-1, 2).T].astype(np.int64)
 
     def _pairs_in_large_sets(self, sizes: Numbers, numbers: Numbers, roots: I64) -> Iterator[I64]:
-        ends = np.cumsum(sizes, dtype=np.int64)
-        cuts = np.flatnonzero(np.diff(ends // _DOCUMENTS_AT_ONCE)) + 1
+        _, bounds = _cuts(sizes)
         set_of = np.repeat(np.arange(len(sizes)), sizes)
-        for start, end in pairwise([0, *ends[cuts - 1].tolist(), len(numbers)]):
+        for start, end in pairwise([0, *bounds.tolist(), len(numbers)]):
             here = numbers[start:end].astype(np.int64)
             yield self._pairs_with_first(set_of[start:end], here, roots[start:end])
 
@@ -181,6 +178,14 @@ class NearPairs:
             signed = self._signatures_of(np.concatenate([left[chunk], right[chunk]]))
             result[chunk] = similarity(*np.split(signed, 2)) >= self._min_similarity
         return result
+
+
+def _cuts(sizes: Numbers) -> tuple[I64, I64]:
+    """Where sets of `sizes` are cut to batches of about _DOCUMENTS_AT_ONCE documents: the first set
+    of each batch but the first, and its first document."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    cuts = np.flatnonzero(np.diff(ends // _DOCUMENTS_AT_ONCE)) + 1
+    return cuts, ends[cuts - 1]
 
 
 def _chosen(

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +21,12 @@ from data_prep.dedup.keys import KeyRuns
 from data_prep.dedup.limits import DedupLimits
 from data_prep.dedup.signature_batches import signatures_of_batches
 from data_prep.dedup.signature_store import SignatureStore
+from data_prep.kernels.compiled import Numbers
 from data_prep.text.batch import I64, U64
 
 _AT_ONCE = 1 << 16
 _ENOUGH_HELD, _MOST_HELD = 1 << 20, 1 << 21
 """Documents of sets that are looked up together: after a range of keys, and at any time."""
-Numbers = npt.NDArray[np.integer[Any]]
 
 
 class KnownClusters:

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.dedup.minhash import NUM_BANDS
 from data_prep.dedup.scratch_file import ScratchFile
 from data_prep.dedup.signature_store import SignatureStore
+from data_prep.kernels.compiled import Numbers
 from data_prep.text.batch import U64
 
-Numbers = npt.NDArray[np.integer[Any]]
 _SIGNATURE_BYTES = 8 * NUM_BANDS
 _DOCUMENTS_AT_ONCE = 1 << 16
 """So many, about, are read together: 7 MB."""

@@ -36,6 +36,7 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.integer[Any]]
 BYTE, HALF, INTEGER = types.uint8, types.uint32, types.int64
 HASH, FLAG = types.uint64, types.boolean
 

@@ -1,8 +1,6 @@
 """Loops of the joins over documents: recurring keys, and signatures that agree. Legend: N keys, R
 runs of keys, P pairs, W numbers of a signature."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +12,7 @@ from data_prep.kernels.compiled import (
     INTEGER,
     U64,
     Flags,
+    Numbers,
     compiled,
     compiled_for_each,
     inlined,
@@ -21,7 +20,6 @@ from data_prep.kernels.compiled import (
     written,
 )
 
-Numbers = npt.NDArray[np.integer[Any]]
 U32 = npt.NDArray[np.uint32]
 
 _0, _1, _2 = np.uint64(0), np.uint64(1), np.uint64(2)
