@@ -215,7 +215,7 @@ def _measured(tree: dict[str, Any], sender: Any) -> None:
 
 
 def _peak_bytes() -> int:
-    """The most memory of this process since the last part of a stage, which counts anew."""
+    """The most memory of this process since the last part of a stage, which resets it."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -249,13 +249,13 @@ def _others(
     found = set(range(vocab_size)) - set(vocabulary.values())
     added = tokenizer.get_added_tokens_decoder()
     found |= {number for number, token in added.items() if token.special}
-    named = [beside.get(key) for keys in _KEYS.values() for key in keys]
-    listed = [item for key in _LISTS for item in _items(beside.get(key))]
-    names = {name for name in map(_text_of, [*named, *listed]) if name is not None}
-    found |= {vocabulary[name] for name in names if name in vocabulary}
+    listed = [beside.get(key) for keys in _KEYS.values() for key in keys]
+    listed += [item for key in _LISTS for item in _items(beside.get(key))]
+    names = set(map(_text_of, listed))
     for token, number in vocabulary.items():
         # RoBERTa's own vocabulary: its runs draw these three, as they always have.
-        if _UNUSED.fullmatch(token) and not (is_roberta and token.startswith("madeupword")):
+        is_drawn = is_roberta and token.startswith("madeupword")
+        if token in names or (_UNUSED.fullmatch(token) and not is_drawn):
             found.add(number)
     return tuple(_ranges(sorted(found - roles))) or None
 

@@ -22,8 +22,8 @@ EncoderKind = Literal["fast", "reference"]
 
 _RENEW_ENCODER_BYTES, _MOST_GROWN_BYTES = 64_000_000, 128_000_000
 """gigatoken 0.10.0 caches words without bound: 25 MB after so many bytes of prose, 900 MB after as
-many in which no word repeats. So its encoder is made anew after so many bytes of text, or when the
-process has grown by so many since the last one was made."""
+many in which no word repeats. So another encoder replaces it after so many bytes of text, or when
+the process has grown by so many since."""
 _CHECKED_BYTES = 1 << 14
 """Bytes of a checked document that are encoded both ways: a long one would take minutes."""
 _BATCH_BYTES = 1 << 18
