@@ -42,6 +42,7 @@ from tests.data_prep.corpora import config_of, write_corpus
 DOCUMENTS, PARTITIONS = 3_000_000_000, 100_000
 DOCUMENT_BYTES, LINES, NGRAMS = 3_300, 20, 300
 """Of a made-up document of 10 TB."""
+MADE_UP = Path("/made-up")
 OPENS_PER_FILE, OPENS_PER_PART = 12, 50
 """What a part opens at most for each file that it reads or writes, and besides."""
 
@@ -138,9 +139,7 @@ def test_the_report_has_the_costs_of_every_stage(
     assert "What the stages cost" in page
 
 
-def made_up_run(documents: int, partitions: int) -> Iterable[Stage[Any]]:
-    """The stages of a run with so many documents in so many files, none of which exists."""
-    each, folder, limits = documents // partitions, Path("/made-up"), DedupLimits()
+def made_up_documents(each: int, partitions: int) -> Documents:
     files = [
         DocumentFile(
             name=f"web-{k:06d}",
@@ -152,14 +151,21 @@ def made_up_run(documents: int, partitions: int) -> Iterable[Stage[Any]]:
         )
         for k in range(partitions)
     ]
-    docs = Documents(folder, files, "ingest", "made-up")
+    return Documents(MADE_UP, files, "ingest", "made-up")
 
-    def done(stage: Stage[Any], count_of: Callable[[Any], dict[str, Any]]) -> StageResult[Any]:
-        hashes = {"outputs": {"file": {"xxh3_128": "0"}}}
-        records = [{**hashes, **count_of(part)} for part in stage.parts]
-        return StageResult(
-            folder=folder, parts=stage.parts, records=records, content_fingerprint="made-up"
-        )
+
+def done(stage: Stage[Any], count_of: Callable[[Any], dict[str, Any]]) -> StageResult[Any]:
+    """The stage with a record of each part, as if it had run."""
+    hashes = {"outputs": {"file": {"xxh3_128": "0"}}}
+    records = [{**hashes, **count_of(part)} for part in stage.parts]
+    return StageResult(
+        folder=MADE_UP, parts=stage.parts, records=records, content_fingerprint="made-up"
+    )
+
+
+def made_up_run(documents: int, partitions: int) -> Iterable[Stage[Any]]:
+    """The stages of a run with so many documents in so many files, none of which exists."""
+    docs, limits = made_up_documents(documents // partitions, partitions), DedupLimits()
 
     def of_run(run: Any) -> dict[str, Any]:
         return {"documents": run.num_documents}
@@ -194,7 +200,7 @@ def made_up_run(documents: int, partitions: int) -> Iterable[Stage[Any]]:
     def judged(run: Any) -> dict[str, Any]:
         return {"kept_bytes": run.num_bytes, "files": {file.name: "" for file in run.files}}
 
-    selection = select(docs, done(verdicts, judged), folder, ["web"])
+    selection = select(docs, done(verdicts, judged), MADE_UP, ["web"])
     rules = DecontaminateConfig()
     excluded = excluded_ngrams_stage(rules, selection, 0.0001, "skip", limits)
     ngrams = int(NGRAMS * documents * 0.0001 / len(excluded.parts))

@@ -1,71 +1,27 @@
 """What a source's own settings do to its documents."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from configs.load import ConfigError, UserError
 from data_prep.documents.config import SourceConfig
-from data_prep.documents.ingest import IngestPart, ingest_stage, ingested_documents
-from data_prep.engine.engine import SerialEngine
-from data_prep.engine.execution import run_stage
-from data_prep.engine.progress import ProgressReporter
-from data_prep.engine.stage import StageResult
+from data_prep.documents.ingest import ingest_stage
 from data_prep.filters.quality import FiltersConfig
-from data_prep.filters.statistics import counts_in
-from data_prep.report.filter_values import filter_sections, filter_values
 from data_prep.run import prepare
 from data_prep.text.scrub import ScrubConfig
 from tests.data_prep.corpora import config_of, random_texts
-from tests.data_prep.documents.ingesting import ANY_TEXT
-
-SIZES = (1 << 30, 700)
-
-
-def write(folder: Path, records: Sequence[dict[str, Any]], num_files: int = 3) -> str:
-    """The pattern of files of records, in their order."""
-    folder.mkdir(exist_ok=True)
-    each = -(-len(records) // num_files)
-    for number in range(num_files):
-        lines = [json.dumps(r) + "\n" for r in records[number * each : (number + 1) * each]]
-        (folder / f"{number}.jsonl").write_text("".join(lines))
-    return f"{folder}/*.jsonl"
-
-
-def ingested(
-    work: Path,
-    source: dict[str, Any],
-    filters: FiltersConfig = ANY_TEXT,
-    part_bytes: int = 1 << 30,
-) -> StageResult[IngestPart]:
-    stage = ingest_stage(
-        {"forum": SourceConfig.model_validate(source)},
-        {"forum": filters},
-        scrub=ScrubConfig(emails=True),
-        max_document_bytes=1 << 20,
-        on_bad_record="skip",
-        part_bytes=part_bytes,
-    )
-    return run_stage(stage, work, SerialEngine(), ProgressReporter())
-
-
-def stored(result: StageResult[IngestPart]) -> dict[str, list[Any]]:
-    """The columns of all files of documents."""
-    columns: dict[str, list[Any]] = {}
-    documents = ingested_documents(result)
-    for file in documents.files:
-        for name, values in pq.read_table(documents.path(file.name)).to_pydict().items():
-            columns.setdefault(name, []).extend(values)
-    return columns
-
-
-def jsonl(pattern: str, **settings: Any) -> dict[str, Any]:
-    return {"type": "jsonl", "files": [pattern], **settings}
+from tests.data_prep.documents.ingesting import (
+    ANY_TEXT,
+    SIZES,
+    ingested_source,
+    jsonl,
+    stored,
+    write,
+)
 
 
 @pytest.mark.parametrize("part_bytes", SIZES)
@@ -74,7 +30,7 @@ def test_a_limit_takes_the_first_documents(tmp_path: Path, part_bytes: int) -> N
     pattern = write(tmp_path / "raw", [{"text": text} for text in texts])
     for limit in (1, 20, 21, 59, 60, 100):
         source = {"reader": jsonl(pattern), "limit": limit}
-        result = ingested(tmp_path / f"{limit}", source, part_bytes=part_bytes)
+        result = ingested_source(tmp_path / f"{limit}", source, part_bytes=part_bytes)
         assert stored(result)["text"] == texts[:limit]
         assert result.total("documents_read") == min(limit, 60)
 
@@ -85,7 +41,7 @@ def test_a_sample_is_the_same_however_the_input_is_cut(tmp_path: Path) -> None:
     found = []
     for part_bytes in SIZES:
         source = {"reader": jsonl(pattern), "sample": 0.25}
-        result = ingested(tmp_path / f"{part_bytes}", source, part_bytes=part_bytes)
+        result = ingested_source(tmp_path / f"{part_bytes}", source, part_bytes=part_bytes)
         found.append(stored(result)["text"])
         (skipped,) = {kind for record in result.records for kind in record["skipped"]}
         assert skipped == "not in the sample"
@@ -93,9 +49,11 @@ def test_a_sample_is_the_same_however_the_input_is_cut(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert 120 < len(found[0]) < 280
     assert found[0][: len(found[0]) // 2] == found[0][len(found[0]) // 2 :]  # copies alike
-    more = ingested(tmp_path / "more", {"reader": jsonl(pattern), "sample": 0.5})
+    more = ingested_source(tmp_path / "more", {"reader": jsonl(pattern), "sample": 0.5})
     assert set(found[0]) < set(stored(more)["text"])
-    first = ingested(tmp_path / "first", {"reader": jsonl(pattern), "sample": 0.25, "limit": 30})
+    first = ingested_source(
+        tmp_path / "first", {"reader": jsonl(pattern), "sample": 0.25, "limit": 30}
+    )
     assert stored(first)["text"] == found[0][:30]
 
 
@@ -103,14 +61,14 @@ def test_scrubbing_and_the_normal_form_are_those_of_the_source(tmp_path: Path) -
     text = "def f():\n\n\n    return  1  \n\t# ﬁ jane@x.org 4111111111111111\n"
     pattern = write(tmp_path / "raw", [{"text": text}], 1)
     measured = FiltersConfig(apply=False)
-    plain = stored(ingested(tmp_path / "a", {"reader": jsonl(pattern)}, measured))["text"]
+    plain = stored(ingested_source(tmp_path / "a", {"reader": jsonl(pattern)}, measured))["text"]
     assert plain == ["def f():\n\nreturn 1\n# ﬁ [email] 4111111111111111"]
     source = {
         "reader": jsonl(pattern),
         "scrub": {"cards": True},
         "normalise": {"whitespace": "keep", "unicode": "nfkc"},
     }
-    result = ingested(tmp_path / "b", source)
+    result = ingested_source(tmp_path / "b", source)
     assert stored(result)["text"] == [
         "def f():\n\n\n    return  1\n\t# fi jane@x.org [card number]"
     ]
@@ -122,11 +80,11 @@ def test_metadata_is_stored_beside_the_text(tmp_path: Path, part_bytes: int) -> 
     records = [{"text": t, "n": n, "q": {"s": n / 9}} for n, t in enumerate(random_texts(30))]
     pattern = write(tmp_path / "raw", records)
     source = {"reader": jsonl(pattern, metadata_fields=["n", "q.s"])}
-    columns = stored(ingested(tmp_path / "a", source, part_bytes=part_bytes))
+    columns = stored(ingested_source(tmp_path / "a", source, part_bytes=part_bytes))
     assert [json.loads(m) for m in columns["metadata"]] == [
         {"n": n, "q.s": n / 9} for n in range(30)
     ]
-    without = stored(ingested(tmp_path / "b", {"reader": jsonl(pattern)}))
+    without = stored(ingested_source(tmp_path / "b", {"reader": jsonl(pattern)}))
     assert without.keys() == {"text", "id"}
 
 
@@ -141,7 +99,7 @@ def test_documents_are_dropped_by_a_score(tmp_path: Path) -> None:
         update={"custom": FiltersConfig.model_validate({"custom": [score]}).custom}
     )
     reader = jsonl(pattern, metadata_fields=["quality"])
-    result = ingested(tmp_path / "a", {"reader": reader}, filters)
+    result = ingested_source(tmp_path / "a", {"reader": reader}, filters)
     assert stored(result)["text"] == [records[1]["text"], records[4]["text"]]
     assert result.records[0]["dropped"] == {
         "quality missing": 4,
@@ -185,12 +143,12 @@ def test_a_function_of_the_user_drops_documents(tmp_path: Path) -> None:
     texts = random_texts(10)
     pattern = write(tmp_path / "raw", [{"text": t, "n": n} for n, t in enumerate(texts)])
     source = {"reader": jsonl(pattern, metadata_fields=["n"])}
-    result = ingested(tmp_path / "a", source, python_filter(tmp_path, "keep", max=8))
+    result = ingested_source(tmp_path / "a", source, python_filter(tmp_path, "keep", max=8))
     assert stored(result)["text"] == [t for n, t in enumerate(texts) if n not in (3, 4, 9)]
     assert result.records[0]["dropped"] == {"keep": 1, "keep too high": 1, "keep: is three": 1}
     middle = sorted(map(len, texts))[5]
     limits = python_filter(tmp_path, "batched", per="batch", min=middle, name="length")
-    result = ingested(tmp_path / "b", source, limits)
+    result = ingested_source(tmp_path / "b", source, limits)
     assert stored(result)["text"] == [t for t in texts if len(t) >= middle]
     assert list(result.records[0]["dropped"]) == ["length too low"]
 
@@ -199,96 +157,25 @@ def test_errors_of_a_function_name_it_and_the_document(tmp_path: Path) -> None:
     records = [{"text": t, "n": n} for n, t in enumerate(random_texts(10))]
     source = {"reader": jsonl(write(tmp_path / "raw", records, 1), metadata_fields=["n"])}
     with pytest.raises(UserError, match=r"my_filters\.py:broken: ZeroDivision.*0\.jsonl:\d+'"):
-        ingested(tmp_path / "a", source, python_filter(tmp_path, "broken"))
+        ingested_source(tmp_path / "a", source, python_filter(tmp_path, "broken"))
     with pytest.raises(UserError, match=r"my_filters\.py:wrong: returned dict for document"):
-        ingested(tmp_path / "b", source, python_filter(tmp_path, "wrong"))
+        ingested_source(tmp_path / "b", source, python_filter(tmp_path, "wrong"))
     with pytest.raises(UserError, match="has no function 'nothing'"):
-        ingested(tmp_path / "c", source, python_filter(tmp_path, "nothing"))
+        ingested_source(tmp_path / "c", source, python_filter(tmp_path, "nothing"))
     missing = FiltersConfig.model_validate(
         {"custom": [{"type": "python", "function": "no_such_module:f"}]}
     )
     with pytest.raises(UserError, match="no module 'no_such_module' is found"):
-        ingested(tmp_path / "d", source, missing)
+        ingested_source(tmp_path / "d", source, missing)
 
 
 def test_a_changed_function_is_a_changed_plan(tmp_path: Path) -> None:
     records = [{"text": t, "n": n} for n, t in enumerate(random_texts(10))]
     source = {"reader": jsonl(write(tmp_path / "raw", records), metadata_fields=["n"])}
-    ingested(tmp_path / "a", source, python_filter(tmp_path, "keep"))
+    ingested_source(tmp_path / "a", source, python_filter(tmp_path, "keep"))
     (tmp_path / "my_filters.py").write_text(MODULE.replace("== 3", "== 5"))
     with pytest.raises(UserError, match=r"different plan:\n.*filters\.custom"):
-        ingested(tmp_path / "a", source, python_filter(tmp_path, "keep"))
-
-
-def test_filters_that_are_not_applied_are_measured(tmp_path: Path) -> None:
-    texts = [*random_texts(30, words=40), *random_texts(20, words=6, seed=1), ""]
-    pattern = write(tmp_path / "raw", [{"text": text} for text in texts])
-    tree = {"min_words": 10, "min_stop_words": 0, "document_language": "en"}
-    found = []
-    for apply in (False, True):
-        for part_bytes in SIZES:
-            limits = FiltersConfig.model_validate({**tree, "apply": apply})
-            work = tmp_path / f"{apply}{part_bytes}"
-            result = ingested(work, {"reader": jsonl(pattern)}, limits, part_bytes)
-            kept = stored(result)["text"]
-            values = filter_values(result.records)["filters"]
-            assert len(kept) == (30 if apply else 50)
-            words = values["too few words"]
-            assert words["documents"] == 51
-            assert words["dropped_alone"] == 21
-            assert words["limits"] == [(10.0, 51)]
-            assert sum(count for first, _, count in words["bins"] if first < 10) == 21
-            assert "repeated 5-grams" in values
-            found.append(values)
-    assert found[0] == found[1]
-    assert found[2] == found[3]
-    assert found[0]["repeated 5-grams"]["documents"] == 51
-
-
-def test_the_record_of_a_part_is_small(tmp_path: Path) -> None:
-    generate = np.random.default_rng(0)
-    words = ["the", "of", "and", "that", "people", "country", "state", "right", "own", "#", "..."]
-    sizes = generate.lognormal(5, 1, 2000).astype(int) + 1
-    texts = [" ".join(generate.choice(words, size)) for size in sizes]
-    source = {"reader": jsonl(write(tmp_path / "raw", [{"text": text} for text in texts]))}
-    (record,) = ingested(tmp_path / "work", source, FiltersConfig(), 1 << 30).records
-    assert filter_values([record])["filters"]["too few words"]["documents"] == 2000
-    assert len(json.dumps(record)) < 12_000  # the process that runs the job holds those of all
-
-
-ENGLISH = "The people of this country have long had the right to a state that is their own. " * 5
-GERMAN = "Die Menschen in diesem Land haben seit langem ein Recht auf einen eigenen Staat. " * 5
-
-
-@pytest.mark.parametrize(
-    ("limits", "read", "kept"),
-    [
-        ({}, {"en": 4, "de": 2}, {"en": 3, "de": 2}),
-        ({"language": {"keep": ["de"]}}, {"en": 4, "de": 2}, {"de": 2}),
-        ({"document_language": "en"}, {}, {"en": 5}),
-        ({"document_language": "en", "language": {"keep": ["de"]}}, {}, {"de": 2}),
-    ],
-)
-def test_the_languages_of_kept_documents_are_counted(
-    tmp_path: Path, limits: dict[str, Any], read: dict[str, int], kept: dict[str, int]
-) -> None:
-    texts = [*(f"{ENGLISH}{n}" for n in range(4)), f"{GERMAN}1", f"{GERMAN}2", "too short"]
-    records = [{"text": text, "score": int(n > 0)} for n, text in enumerate(texts)]
-    score = {"type": "score", "field": "score", "min": 1}
-    tree = {"min_words": 10, "min_stop_words": 0, "repetition": None, **limits}
-    source = {"reader": jsonl(write(tmp_path / "raw", records), metadata_fields=["score"])}
-    for part_bytes in SIZES:
-        filters = FiltersConfig.model_validate({**tree, "custom": [score]})
-        result = ingested(tmp_path / f"{part_bytes}", source, filters, part_bytes)
-        of_parts = [dict(record) for record in result.records]
-        values = filter_values(of_parts)
-        assert {code: values["languages"].get(code) for code in read} == read
-        assert values["kept_languages"] == kept
-    older = counts_in(of_parts[0]["filter_values"])  # records of older versions are JSON values
-    of_parts[0]["filter_values"] = older
-    assert filter_values(of_parts) == values
-    del older["kept_languages"]  # which still older ones lack
-    assert filter_values(of_parts)["kept_languages"] is None
+        ingested_source(tmp_path / "a", source, python_filter(tmp_path, "keep"))
 
 
 def test_an_older_plan_without_the_new_settings_is_continued(tmp_path: Path) -> None:
@@ -325,19 +212,3 @@ def test_metadata_and_indentation_survive_the_removal_of_lines(tmp_path: Path) -
     columns = pq.read_table(path).to_pydict()
     assert columns["text"] == [text.removesuffix(f"\n{notice}") for text in texts]
     assert [json.loads(m)["n"] for m in columns["metadata"]] == list(range(40))
-
-
-def test_the_report_names_no_more_documents_than_there_are() -> None:
-    exact = {
-        "documents": 349,
-        "without_value": 1,
-        "dropped_alone": 7,
-        "limit_is": "least",
-        "limits": [[50, 349]],
-        "bins": [[0, 50, 7], [50, 100, 342]],
-    }
-    sampled = exact | {"documents": 428, "without_value": 0, "dropped_alone": 107}
-    values = {"filters": {"too few words": exact, "repeated 5-grams": sampled}, "languages": {}}
-    shown = "".join(filter_sections({"web": values}))
-    assert "too few words</b><br>at least 50, drops alone 2.0%; 1 without a value of 349<" in shown
-    assert "repeated 5-grams</b><br>at least 50, drops alone 25.0% of 350 (estimated)<" in shown

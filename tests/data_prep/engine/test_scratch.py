@@ -22,25 +22,30 @@ def test_the_environment_names_the_folder(tmp_path: Path) -> None:
         scratch_folder(tmp_path, {VARIABLE: str(tmp_path / "none")})
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_buckets_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+@pytest.fixture(params=["no folder named", "a folder named"])
+def folders(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """The work folder, and the folder where temporary files should be."""
     work, disk = tmp_path / "work", tmp_path / "disk"
     work.mkdir()
     disk.mkdir()
-    monkeypatch.setenv(VARIABLE, str(disk) if named else "")
+    is_named = request.param == "a folder named"
+    monkeypatch.setenv(VARIABLE, str(disk) if is_named else "")
+    return work, disk if is_named else work
+
+
+def test_buckets_are_in_it(folders: tuple[Path, Path]) -> None:
+    work, scratch = folders
     with Buckets(work, 2, 1, np.uint32) as buckets:
         files = {os.readlink(f"/proc/self/fd/{buckets._file.fileno()}")}
-        assert all(Path(name).parent == (disk if named else work) for name in files)
+        assert all(Path(name).parent == scratch for name in files)
         buckets.add(np.array([1, 0]), np.array([[5, 6]]))
         assert [rows.tolist() for rows in buckets.read(1)] == [[[5]]]
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
-    work, disk = tmp_path / "work", tmp_path / "disk"
-    work.mkdir()
-    disk.mkdir()
-    monkeypatch.setenv(VARIABLE, str(disk) if named else "")
+def test_a_full_disk_is_named(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    work, scratch = folders
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -48,10 +53,10 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setattr(os, "pwrite", full)
     rows = np.zeros((1, BLOCK_ROWS))
     with (
-        pytest.raises(OSError, match=f"No space left.*'{disk if named else work}'$"),
+        pytest.raises(OSError, match=f"No space left.*'{scratch}'$"),
         open_atomic(work / "result"),  # which is on another disk
         Buckets(work, 2, 1, np.uint32) as buckets,
     ):
         buckets.add(np.zeros(BLOCK_ROWS, np.int64), rows)
     assert not list(work.iterdir())
-    assert not list(disk.iterdir())
+    assert not list(scratch.iterdir())
